@@ -1,0 +1,58 @@
+"""spikecdl: convolutional dictionary learning for spike trains.
+
+Learns *templates*, short waveforms of firing-rate change that recur at unknown times, from counts
+in small bins that follow a natural exponential family.  Names are imported on first use, so that
+``import spikecdl`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Family": "families",
+    "Gaussian": "families",
+    "Binomial": "families",
+    "Poisson": "families",
+    "NegativeBinomial": "families",
+    "ConvDictionary": "dictionary",
+    "L1": "penalties",
+    "GroupL1": "penalties",
+    "UnrolledEncoder": "encoder",
+    "UnrolledAutoencoder": "autoencoder",
+    "sparse_code": "coding",
+    "SpikeTrains": "data",
+    "BinnedSpikes": "data",
+    "Truth": "data",
+    "Decomposition": "data",
+    "Alternating": "training",
+    "Unrolled": "training",
+    "DCEA": "estimator",
+    "load": "estimator",
+    "read": "io",
+    "read_nwb": "io",
+    "read_neo": "io",
+    "read_phy": "io",
+    "read_npz": "io",
+    "to_neo": "io",
+    "write_nwb": "io",
+    "write_npz": "io",
+}
+_MODULES = ("metrics", "plots", "report", "simulate", "io")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

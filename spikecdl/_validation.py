@@ -1,0 +1,74 @@
+"""Checks at the door: one place that words what is wrong with an argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def positive(name: str, value: float, unit: str = "") -> float:
+    """Return ``value`` as a float, or raise if it is not a positive finite number."""
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"`{name}` (={value!r}) must be positive{_in(unit)}")
+    return number
+
+
+def real(name: str, value: float, unit: str = "") -> float:
+    """Return ``value`` as a float, or raise if it is not a finite number."""
+    if isinstance(value, bool | str | bytes):
+        raise TypeError(f"`{name}` (={value!r}) must be a number{_in(unit)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` (={value!r}) must be a number{_in(unit)}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` (={value!r}) must be finite{_in(unit)}")
+    return number
+
+
+def integer(name: str, value: int, minimum: int = 1) -> int:
+    """Return ``value`` as an int, or raise if it is not an integer of at least ``minimum``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` (={value!r}) must be an integer") from None
+    if number < minimum:
+        raise ValueError(f"`{name}` (={value!r}) must be at least {minimum}")
+    return number
+
+
+def one_of(name: str, value: Any, options: Collection[str]) -> str:
+    """Return ``value`` if it is among ``options``, or raise naming them."""
+    if value not in options:
+        raise ValueError(f"`{name}` (={value!r}) must be one of: {', '.join(sorted(options))}")
+    return value
+
+
+def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type[T]) -> T:
+    """Return ``value`` if it is an object of ``base``, or make the one a registry holds by that name.
+
+    Raises
+    ------
+    ValueError
+        If ``value`` is a string that the registry does not hold.
+    TypeError
+        If ``value`` is neither a string nor an instance of ``base``.
+    """
+    if isinstance(value, base):
+        return value
+    if isinstance(value, str):
+        return registry[one_of(name, value, registry)]()
+    raise TypeError(
+        f"`{name}` (={value!r}) must be a {base.__name__} or one of: {', '.join(sorted(registry))}"
+    )
+
+
+def _in(unit: str) -> str:
+    return f", in {unit}" if unit else ""

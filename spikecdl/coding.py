@@ -1,0 +1,235 @@
+"""Sparse coding: the encoder's objective solved to a certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikecdl import _validation
+from spikecdl.dictionary import ConvDictionary
+from spikecdl.encoder import MAX_HALVINGS, bregman, window_dims
+from spikecdl.families import Family
+from spikecdl.penalties import Penalty
+
+_CHECK_EVERY = 8
+_KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
+
+
+@dataclass(frozen=True)
+class SparseCode:
+    """Codes and how well they solve the problem.
+
+    Parameters
+    ----------
+    codes : tensor, shape (..., template, *places)
+    violation : tensor, shape (...)
+        Largest violation of the optimality conditions per window, relative to the penalty weight:
+        the certificate.
+    n_iter : int
+        Iterations taken by the slowest window.
+    converged : bool
+        Whether every window's violation is at most the tolerance.
+    """
+
+    codes: Tensor
+    violation: Tensor
+    n_iter: int
+    converged: bool
+
+
+@dataclass
+class _State:
+    """Windows still being solved, and where each of them stands."""
+
+    y: Tensor
+    mask: Tensor | None
+    baseline: Tensor
+    family: Family
+    penalty: Penalty
+    codes: Tensor
+    eta: Tensor
+    step: Tensor
+    point: Tensor
+    point_eta: Tensor
+    momentum: Tensor
+
+    def take(self, index: Tensor) -> _State:
+        """Keep some of the windows."""
+
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor[index]
+
+        parts = {
+            name: value
+            if value is None
+            else rows(value)
+            if torch.is_tensor(value)
+            else value.map(rows)
+            for name, value in vars(self).items()
+        }
+        return _State(**parts)
+
+
+@torch.no_grad()
+def sparse_code(
+    y: Tensor,
+    family: Family,
+    dictionary: ConvDictionary,
+    penalty: Penalty,
+    baseline: Tensor | float = 0.0,
+    mask: Tensor | None = None,
+    *,
+    tol: float = 1e-3,
+    max_iter: int = 3000,
+    start: Tensor | None = None,
+) -> SparseCode:
+    r"""Minimise penalised negative log likelihood over the codes, window by window.
+
+    .. math:: \min_x \; -\log p(y \mid Hx + \mu) + \lambda\,\mathrm{penalty}(x)
+
+    FISTA with backtracking and restart per window; finished windows leave the batch.
+
+    Parameters
+    ----------
+    y : tensor, shape (window, channel, *bins) or (trial, unit, channel, *bins)
+        Observations.
+    family, dictionary, penalty
+        The model; see `UnrolledEncoder`.
+    baseline : tensor or float
+        Linear predictor without events, broadcastable to ``y``.
+    mask : tensor of bool, optional
+        False where nothing was observed; shape of ``y``.
+    tol : float
+        Largest violation of the optimality conditions that is accepted, relative to the weight.
+    max_iter : int
+        Iterations at the most.
+    start : tensor, optional
+        Codes to start from, shape of the result.
+
+    Returns
+    -------
+    SparseCode
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import ConvDictionary, Gaussian, L1
+    >>> dictionary = ConvDictionary(torch.tensor([[[0.6, 0.8]]]))
+    >>> solved = sparse_code(torch.tensor([[[0.0, 3.0, 4.0]]]), Gaussian(), dictionary, L1(1.0))
+    >>> solved.codes.round(decimals=2), solved.converged
+    (tensor([[[0., 4.]]]), True)
+    """
+    _validation.positive("tol", tol)
+    dims = window_dims(dictionary, penalty)
+    lead = y.ndim + dims[0]
+    batch = y.shape[:lead]
+    state = _start(y, family, dictionary, penalty, baseline, mask, start, dims)
+    codes = torch.empty_like(state.codes)
+    violation = state.y.new_zeros(len(codes))
+    left = torch.arange(len(codes), device=y.device)
+    n_iter = 0
+    while True:
+        if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
+            error = _violation(state, dictionary, dims)
+            done = (error <= tol) | (n_iter == max_iter)
+            codes[left[done]], violation[left[done]] = state.codes[done], error[done]
+            if done.all():
+                break
+            if done.float().mean() > 1 - _KEEP_ABOVE:
+                left, state = left[~done], state.take(~done)
+        _iterate(state, dictionary, dims)
+        n_iter += 1
+    converged = bool((violation <= tol).all())
+    return SparseCode(
+        codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
+    )
+
+
+def _start(
+    y: Tensor,
+    family: Family,
+    dictionary: ConvDictionary,
+    penalty: Penalty,
+    baseline: Tensor | float,
+    mask: Tensor | None,
+    start: Tensor | None,
+    dims: tuple[int, ...],
+) -> _State:
+    """Lay every tensor out with one leading window axis, and choose the first step sizes."""
+    batch = y.shape[: y.ndim + dims[0]]
+
+    def rows(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(y.device, y.dtype if tensor.is_floating_point() else None)
+        missing = len(batch) - dims[0] - tensor.ndim
+        tensor = tensor.reshape(*(1,) * missing, *tensor.shape)
+        tail = tensor.shape[len(batch) :]
+        return tensor.expand(*batch, *tail).reshape(-1, *tail)
+
+    places = dictionary.code_shape(y.shape[-dictionary.axes :])
+    signal = rows(y)
+    offset = rows(torch.as_tensor(baseline, dtype=y.dtype, device=y.device))
+    model = family.map(rows)
+    if start is None:
+        codes = signal.new_zeros(
+            *signal.shape[: -dictionary.axes - 1], len(dictionary.templates), *places
+        )
+        eta = offset.expand_as(signal)
+    else:
+        codes = penalty.project(rows(start))
+        eta = dictionary(codes) + offset
+    curvature = model.curvature(signal, eta).amax(dim=dims, keepdim=True)
+    step = 1 / (curvature * dictionary.norm_squared(y.shape[-dictionary.axes :]))
+    if not isinstance(penalty.weight, Tensor):
+        penalty = penalty.with_weight(torch.as_tensor(penalty.weight, dtype=y.dtype))
+    return _State(
+        y=signal,
+        mask=None if mask is None else rows(mask.expand_as(y)),
+        baseline=offset,
+        family=model,
+        penalty=penalty.map(rows),
+        codes=codes,
+        eta=eta,
+        step=step,
+        point=codes,
+        point_eta=eta,
+        momentum=torch.ones_like(step),
+    )
+
+
+def _score(state: _State, eta: Tensor, dictionary: ConvDictionary) -> Tensor:
+    residual = state.family.residual(state.y, eta)
+    return dictionary.adjoint(residual if state.mask is None else residual * state.mask)
+
+
+def _violation(state: _State, dictionary: ConvDictionary, dims: tuple[int, ...]) -> Tensor:
+    """Largest move of a short proximal step at the codes, per unit of step and weight."""
+    score = _score(state, state.eta, dictionary)
+    moved = state.penalty.prox(state.codes + state.step * score, state.step) - state.codes
+    scaled = moved.abs() / (state.step * state.penalty.weight).clamp(
+        min=torch.finfo(moved.dtype).tiny
+    )
+    return scaled.amax(dim=dims)
+
+
+def _iterate(state: _State, dictionary: ConvDictionary, dims: tuple[int, ...]) -> None:
+    """One FISTA step for every window, with its own step size and restart."""
+    score = _score(state, state.point_eta, dictionary)
+    for _ in range(MAX_HALVINGS):
+        codes = state.penalty.prox(state.point + state.step * score, state.step)
+        eta = dictionary(codes) + state.baseline
+        excess = bregman(state.y, state.point_eta, eta - state.point_eta, state.mask, state.family)
+        allowed = (codes - state.point).square() / (2 * state.step)
+        failed = excess.sum(dims, keepdim=True) > allowed.sum(dims, keepdim=True) * (1 + 1e-4)
+        if not failed.any():
+            break
+        state.step = torch.where(failed, state.step / 2, state.step)
+    change = codes - state.codes
+    uphill = ((state.point - codes) * change).sum(dims, keepdim=True) > 0
+    momentum = torch.where(uphill, 1.0, state.momentum)
+    faster = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
+    push = torch.where(uphill, 0.0, (momentum - 1) / faster)
+    state.point = codes + push * change
+    state.point_eta = eta + push * (eta - state.eta)
+    state.codes, state.eta, state.momentum = codes, eta, faster

@@ -1,0 +1,259 @@
+"""The linear operator of the model: codes placed in time, templates added up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spikecdl import _validation
+
+_CONV = {1: F.conv1d, 2: F.conv2d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+_BLOCK = 16  # bins per block of the blocked operator
+_FFT_FROM = 160  # template length in bins from which the FFT is the quickest
+
+
+class ConvDictionary(nn.Module):
+    r"""Sum of shifted templates, and its adjoint.
+
+    .. math:: (Hx)[n, t] = \sum_c \sum_\tau h_c[n, t - s\tau]\, x_c[\tau]
+
+    Only whole templates are placed: a signal of T bins has (T - K) / s + 1 places for a template
+    of K bins with stride s.
+
+    Parameters
+    ----------
+    templates : tensor, shape (template, channel, bin) or (template, channel, row, column)
+        Becomes a parameter; not normalised here.
+    stride : int or sequence of int
+        Signal bins between neighbouring places, per axis.
+    method : {"auto", "direct", "fft", "blocked"}
+        How products are computed; all give the same numbers.  ``blocked`` turns 16 bins into 16
+        channels, so that a long convolution of few channels becomes a short one of many (1-D,
+        stride 1 only).  ``auto`` chooses by size and device.
+
+    Raises
+    ------
+    ValueError
+        If the templates have the wrong number of axes, or a size does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> dictionary = ConvDictionary(torch.tensor([[[1.0, 2.0]]]))
+    >>> dictionary(torch.tensor([[0.0, 1.0, 0.0]]))
+    tensor([[0., 1., 2., 0.]], grad_fn=<ViewBackward0>)
+    >>> dictionary.adjoint(torch.tensor([[0.0, 1.0, 2.0, 0.0]])).detach()
+    tensor([[2., 5., 2.]])
+    """
+
+    def __init__(
+        self, templates: Tensor, stride: int | Sequence[int] = 1, method: str = "auto"
+    ) -> None:
+        super().__init__()
+        if templates.ndim not in (3, 4) or 0 in templates.shape:
+            raise ValueError(
+                f"`templates` (shape {tuple(templates.shape)}) must have the axes "
+                "(template, channel, bin) or (template, channel, row, column), none empty"
+            )
+        axes = templates.ndim - 2
+        strides = (stride,) * axes if isinstance(stride, int) else tuple(stride)
+        if len(strides) != axes:
+            raise ValueError(f"`stride` (={stride!r}) must be one number or one per axis ({axes})")
+        self.stride = tuple(_validation.integer("stride", s) for s in strides)
+        self.method = _validation.one_of("method", method, ("auto", "direct", "fft", "blocked"))
+        if method == "blocked" and self.stride != (1,):
+            raise ValueError("`method` (='blocked') works in 1-D with stride 1; use 'auto'")
+        self.templates = nn.Parameter(templates)
+
+    @property
+    def axes(self) -> int:
+        """Number of axes along which templates shift: 1 for time, 2 for images."""
+        return self.templates.ndim - 2
+
+    @property
+    def support(self) -> tuple[int, ...]:
+        """Size of a template along those axes, in bins."""
+        return tuple(self.templates.shape[2:])
+
+    def code_shape(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of places along each axis for a signal of that many bins."""
+        sizes = []
+        for size, length, stride in zip(signal_shape, self.support, self.stride, strict=True):
+            if size < length:
+                raise ValueError(
+                    f"`template_length` (={length} bins) is longer than the window ({size} bins); "
+                    "use shorter templates or longer windows"
+                )
+            if (size - length) % stride:
+                raise ValueError(
+                    f"`stride` (={stride}) does not divide {size} - {length} bins; pad the signal"
+                )
+            sizes.append((size - length) // stride + 1)
+        return tuple(sizes)
+
+    def signal_shape(self, code_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of bins along each axis for codes of that many places."""
+        return tuple(
+            (size - 1) * stride + length
+            for size, length, stride in zip(code_shape, self.support, self.stride, strict=True)
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Add up shifted templates: (..., template, *places) to (..., channel, *bins)."""
+        batch, flat = self._flatten(codes, self.templates.shape[0], "codes")
+        signal = _OPERATORS[self._choose(flat)][0](flat, self.templates, self.stride)
+        return signal.reshape(*batch, *signal.shape[1:])
+
+    def adjoint(self, signal: Tensor) -> Tensor:
+        """Correlate with every template: (..., channel, *bins) to (..., template, *places)."""
+        batch, flat = self._flatten(signal, self.templates.shape[1], "signal")
+        self.code_shape(flat.shape[2:])
+        codes = _OPERATORS[self._choose(flat)][1](flat, self.templates, self.stride)
+        return codes.reshape(*batch, *codes.shape[1:])
+
+    def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
+        """Bound the largest eigenvalue of H'H, tightly, for signals of that many bins.
+
+        The operator is a part of a circular convolution of the signal's own size, whose spectrum
+        the FFT gives: the largest over frequencies of the squared norm of the (template, channel)
+        matrix there.  A stride turns into extra channels (polyphase components).
+        """
+        places = self.code_shape(signal_shape)
+        phases = _polyphase(self.templates, self.stride)
+        sizes = [p + k - 1 for p, k in zip(places, phases.shape[2:], strict=True)]
+        spectrum = torch.fft.rfftn(phases, s=sizes, dim=tuple(range(2, phases.ndim)))
+        matrices = spectrum.flatten(2).movedim(-1, 0)  # (frequency, template, channel)
+        if 1 in matrices.shape[1:]:
+            return matrices.abs().square().sum(dim=(1, 2)).amax()
+        if matrices.shape[1] > matrices.shape[2]:
+            matrices = matrices.mT
+        return torch.linalg.eigvalsh(matrices @ matrices.mH).amax()
+
+    @torch.no_grad()
+    def normalize_(self) -> ConvDictionary:
+        """Scale every template to unit l2 norm, in place; silent templates stay silent."""
+        norms = self.templates.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        self.templates /= norms.reshape(-1, *(1,) * (self.templates.ndim - 1))
+        return self
+
+    def _choose(self, flat: Tensor) -> str:
+        if self.method != "auto":
+            return self.method
+        if flat.is_cuda or self.stride != (1,) or self.support[0] < _BLOCK:
+            return "direct"
+        return "fft" if self.support[0] >= _FFT_FROM else "blocked"
+
+    def _flatten(self, tensor: Tensor, channels: int, name: str) -> tuple[torch.Size, Tensor]:
+        if tensor.ndim <= self.axes or tensor.shape[-self.axes - 1] != channels:
+            raise ValueError(
+                f"`{name}` (shape {tuple(tensor.shape)}) must have {channels} entries on axis "
+                f"{-self.axes - 1}"
+            )
+        batch = tensor.shape[: -self.axes - 1]
+        return batch, tensor.reshape(math.prod(batch), *tensor.shape[-self.axes - 1 :])
+
+
+def _polyphase(templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Turn the phases of each strided axis into channels: (template, channel * phases, *places)."""
+    for axis, step in enumerate(stride):
+        length = templates.shape[2 + axis]
+        pad = [0, 0] * (templates.ndim - 3 - axis) + [0, -length % step]
+        padded = F.pad(templates, pad)
+        split = padded.unflatten(2 + axis, (-1, step)).movedim(3 + axis, 2)
+        templates = split.flatten(1, 2)
+    return templates
+
+
+def _direct_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    return _CONV_TRANSPOSE[len(stride)](codes, templates, stride=stride)
+
+
+def _direct_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    return _CONV[len(stride)](signal, templates, stride=stride)
+
+
+def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    dims = tuple(range(2, codes.ndim))
+    sizes = [
+        (p - 1) * s + k
+        for p, s, k in zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
+    ]
+    if any(s > 1 for s in stride):
+        spread = codes.new_zeros(*codes.shape[:2], *sizes)
+        places = tuple(
+            slice(0, (p - 1) * s + 1, s) for p, s in zip(codes.shape[2:], stride, strict=True)
+        )
+        spread[(..., *places)] = codes
+        codes = spread
+    spectrum = torch.fft.rfftn(codes, s=sizes, dim=dims)
+    product = torch.einsum(
+        "wc...,cn...->wn...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims)
+    )
+    return torch.fft.irfftn(product, s=sizes, dim=dims)
+
+
+def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    dims = tuple(range(2, signal.ndim))
+    sizes = signal.shape[2:]
+    spectrum = torch.fft.rfftn(signal, s=sizes, dim=dims)
+    product = torch.einsum(
+        "wn...,cn...->wc...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims).conj()
+    )
+    codes = torch.fft.irfftn(product, s=sizes, dim=dims)
+    places = tuple(
+        slice(0, size - k + 1, s)
+        for size, k, s in zip(sizes, templates.shape[2:], stride, strict=True)
+    )
+    return codes[(..., *places)]
+
+
+def _blocks(signal: Tensor, count: int) -> Tensor:
+    """(window, channel, bin) to (window, channel * 16, block), padded with zeros to ``count``."""
+    padded = F.pad(signal, (0, count * _BLOCK - signal.shape[-1]))
+    return padded.unflatten(-1, (count, _BLOCK)).movedim(-1, 2).flatten(1, 2)
+
+
+def _unblocks(blocks: Tensor, channels: int, bins: int) -> Tensor:
+    """Undo `_blocks`."""
+    return blocks.unflatten(1, (channels, _BLOCK)).movedim(2, -1).flatten(-2)[..., :bins]
+
+
+def _block_taps(templates: Tensor) -> Tensor:
+    """Taps between blocks: entry (c, n, out, in, m) = h[c, n, 16 m + in - out], zero outside."""
+    length = templates.shape[-1]
+    count = (length + _BLOCK - 2) // _BLOCK + 1
+    bins = torch.arange(_BLOCK, device=templates.device)
+    lags = torch.arange(count, device=templates.device) * _BLOCK
+    index = lags + bins[None, :, None] - bins[:, None, None]
+    padded = F.pad(templates, (0, 1))
+    return padded[..., torch.where((index >= 0) & (index < length), index, length)]
+
+
+def _blocked_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    taps = _block_taps(templates)  # place block j, bin b reaches signal block j + m, bin q
+    count = taps.shape[-1]
+    kernel = taps.permute(1, 3, 0, 2, 4).flip(-1).flatten(2, 3).flatten(0, 1)
+    blocks = _blocks(codes, -(-codes.shape[-1] // _BLOCK))
+    signal = F.conv1d(blocks, kernel, padding=count - 1)
+    return _unblocks(signal, templates.shape[1], codes.shape[-1] + templates.shape[-1] - 1)
+
+
+def _blocked_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    taps = _block_taps(templates)
+    count = taps.shape[-1]
+    kernel = taps.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    places = signal.shape[-1] - templates.shape[-1] + 1
+    blocks = _blocks(signal, -(-places // _BLOCK) + count - 1)
+    return _unblocks(F.conv1d(blocks, kernel), templates.shape[0], places)
+
+
+_OPERATORS = {
+    "direct": (_direct_forward, _direct_adjoint),
+    "fft": (_fft_forward, _fft_adjoint),
+    "blocked": (_blocked_forward, _blocked_adjoint),
+}

@@ -1,0 +1,93 @@
+"""Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz.
+
+`read` finds the reader by what a file holds or is called; `READERS` lists them in the order they
+are asked.  A new format is one module with its reader and one line in `READERS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spikecdl.data import BinnedSpikes, SpikeTrains
+from spikecdl.io._files import HDF5_SIGNATURE, existing, starts_with
+from spikecdl.io.neo import neo_knows, read_neo, to_neo
+from spikecdl.io.npz import read_npz, write_npz
+from spikecdl.io.nwb import is_binned_nwb, read_binned_nwb, read_nwb
+from spikecdl.io.nwb_write import write_nwb
+from spikecdl.io.phy import read_phy
+
+__all__ = [
+    *("READERS", "Reader", "read", "read_binned_nwb", "read_neo", "read_npz", "read_nwb"),
+    *("read_phy", "to_neo", "write_npz", "write_nwb"),
+]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format: its name, whether a path is of that format, and the function that reads it.
+
+    Examples
+    --------
+    >>> [reader.name for reader in READERS]
+    ['npz', 'binned NWB', 'NWB or NWB-style HDF5', 'Phy or Kilosort folder', "one of Neo's formats"]
+    """
+
+    name: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Any], SpikeTrains | BinnedSpikes]
+
+
+READERS = (
+    Reader("npz", lambda path: path.suffix == ".npz", read_npz),
+    Reader("binned NWB", lambda path: _is_nwb(path) and is_binned_nwb(path), read_binned_nwb),
+    Reader("NWB or NWB-style HDF5", lambda path: _is_nwb(path), read_nwb),
+    Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
+    Reader("one of Neo's formats", neo_knows, read_neo),
+)
+
+
+def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
+    """Read a recording, or binned data, in any format that `READERS` lists.
+
+    Parameters
+    ----------
+    path : path_like
+        A file, or a folder for formats that are folders.
+
+    Returns
+    -------
+    SpikeTrains or BinnedSpikes
+        What the file holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If no reader knows the format, or the file is damaged or holds no spikes.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "one.nwb")
+    >>> write_nwb(path, SpikeTrains.from_arrays([[0.1, 0.25]], observed=(0.0, 1.0)))
+    >>> read(path)
+    SpikeTrains(1 unit, 2 spikes, 0 to 1 s)
+    """
+    place = existing(path)
+    for reader in READERS:
+        if reader.recognises(place):
+            return reader.read(path)
+    names = ", ".join(reader.name for reader in READERS)
+    raise ValueError(f"{path} is of no format that can be read: {names}")
+
+
+def _is_nwb(path: Path) -> bool:
+    """Files called .nwb, and HDF5 files that no other format claims by its name."""
+    if path.suffix == ".nwb":
+        return True
+    return path.suffix in ("", ".h5", ".hdf5") and starts_with(path, HDF5_SIGNATURE)

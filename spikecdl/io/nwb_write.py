@@ -1,0 +1,209 @@
+"""Write recordings, simulated data and what a model found in them as NWB, with pynwb."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+from spikecdl.io._files import replacing
+from spikecdl.io._nwb_series import TimeAxis, add_to_module, with_settings
+from spikecdl.io._nwb_session import new_file
+from spikecdl.io._nwb_tables import add_intervals, ragged, row_ids, table, table_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from hdmf.common import DynamicTable
+    from pynwb import NWBFile
+
+_EVENT_COLUMNS = {
+    "trial": "trial",
+    "unit": "unit; -1 where units share the codes of one template",
+    "template": "number of the template",
+    "time": "onset of the template, in seconds from what the window is aligned to",
+    "amplitude": "amplitude of the code",
+}
+
+
+def write_nwb(
+    path: str | os.PathLike[str],
+    data: SpikeTrains | BinnedSpikes,
+    *,
+    decomposition: Decomposition | None = None,
+) -> None:
+    """Write data, and optionally a model's decomposition of them, to a new NWB file.
+
+    The file is written beside ``path`` and then takes its place in one step.
+
+    `SpikeTrains` become the units table, with ``obs_intervals`` and all columns, the trials and
+    the other tables of intervals.  `BinnedSpikes` become the TimeSeries ``binned_signal`` (time,
+    unit), and ``binned_n_pooled`` where trials are pooled or bins not observed.  All else is in
+    the processing module ``ecephys``:
+
+    - ``true_templates``, ``true_baseline`` and ``true_events``, if the data have a truth.
+    - ``templates``: one row per bin with its ``time`` and one column ``template_0``, ... per
+      template, each (bin,), or (bin, channel) for several channels.
+    - ``codes``: TimeSeries (time, unit x template), the amplitude of every template's onset.
+    - ``fitted_rate``, ``fitted_baseline``: TimeSeries (time, unit).
+    - ``events``: one row per non-zero code: trial, unit, template, time, amplitude.
+
+    The time axis of each TimeSeries runs through the windows one after another, at their own times
+    in the recording where those are known and do not overlap, else end to end from 0; the interval
+    table ``windows`` says where each lies.  A series with more columns than rows is split into
+    ``codes_0``, ``codes_1``, ...
+
+    Ids that are not integers are kept in a column ``unit_id`` or ``trial_id``.  Where ``source`` is
+    an NWB file, its session, subject and experimenter are carried over; else they are unknown.
+
+    Parameters
+    ----------
+    path : path_like
+        Where to write; replaced if it exists, unless it is the file the data come from.
+    data : SpikeTrains or BinnedSpikes
+        The recording, or binned data.
+    decomposition : Decomposition, optional
+        What a model says of these data.
+
+    Raises
+    ------
+    ValueError
+        If ``path`` is the file that the data were read from.
+    TypeError
+        If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`.
+    OSError
+        If the folder does not exist or cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from spikecdl.io import read_nwb
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "one.nwb")
+    >>> write_nwb(path, SpikeTrains.from_arrays([[0.1, 0.25]], observed=(0.0, 1.0)))
+    >>> read_nwb(path).times[0]
+    array([0.1 , 0.25])
+    """
+    from pynwb import NWBHDF5IO
+
+    if not isinstance(data, SpikeTrains | BinnedSpikes):
+        raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
+    with replacing(path, data.source) as temporary:
+        file = new_file(data.source, simulated=data.truth is not None)
+        if isinstance(data, SpikeTrains):
+            _add_recording(file, data)
+        else:
+            _add_binned(file, data)
+        if data.truth is not None:
+            _add_truth(file, data.truth)
+        if decomposition is not None:
+            _add_decomposition(file, decomposition)
+        with NWBHDF5IO(temporary, "w") as handle:
+            handle.write(file)
+
+
+def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
+    from pynwb.misc import Units
+
+    ids, names = row_ids(spikes.unit_ids, "unit_id")
+    columns = [
+        *ragged("spike_times", "spike times of each unit, in seconds", spikes.times),
+        *ragged("obs_intervals", "intervals in which each unit was observed", spikes.observed),
+        *names,
+        *([] if spikes.units is None else table_columns(spikes.units)),
+    ]
+    file.units = Units(
+        name="units",
+        description="Spike trains, and when each unit was observed",
+        id=ids,
+        columns=columns,
+        colnames=[c.name for c in columns if not c.name.endswith("_index")],
+        resolution=None if spikes.clock_rate is None else 1.0 / spikes.clock_rate,
+    )
+    if spikes.trials is not None:
+        add_intervals(file, "trials", spikes.trials)
+    for name, frame in spikes.intervals.items():
+        add_intervals(file, name, frame)
+
+
+def _add_binned(file: NWBFile, counts: BinnedSpikes) -> None:
+    settings = {
+        "shape": counts.shape,
+        "bin_size": counts.bin_size,
+        "t_start": counts.t_start,
+        "unit_ids": counts.unit_ids,
+        "trial_ids": counts.trial_ids,
+        "slots": counts.slots,
+        "trial_starts": counts.trial_starts.tolist(),
+    }
+    axis = TimeAxis.of(counts)
+    unit = "spikes" if counts.is_counts else "a.u."
+    about = f"{unit} of each unit, one after another the windows of all trials"
+    axis.add(file, "binned_signal", counts.counts, unit, with_settings(about, settings))
+    if not (counts.n_pooled == 1).all():
+        about = "recorded trials summed in each bin; 0 where nothing was observed"
+        about = with_settings(about, {"shape": counts.shape})
+        axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
+    axis.add_windows(file, "trials", counts.trial_ids)
+
+
+def _add_truth(file: NWBFile, truth: Truth) -> None:
+    settings = {
+        "count": len(truth.templates),
+        "shape": truth.baseline.shape,
+        "bin_size": truth.bin_size,
+        "family": truth.family,
+        "layout": truth.layout,
+        "settings": dict(truth.settings),
+    }
+    about = with_settings("Templates the data were simulated with", settings)
+    add_to_module(file, _templates("true_templates", about, truth.templates, truth.bin_size))
+    trial, unit = (axis.ravel() for axis in np.indices(truth.baseline.shape))
+    columns = {
+        "trial": ("position of the trial", trial),
+        "unit": ("position of the unit", unit),
+        "rate": ("baseline rate, in Hz", truth.baseline.ravel()),
+    }
+    add_to_module(file, table("true_baseline", "Baseline the data were simulated with", columns))
+    _add_events(file, "true_events", "Events the data were simulated with", truth.events)
+
+
+def _add_decomposition(file: NWBFile, parts: Decomposition) -> None:
+    counts = parts.counts
+    per_unit = dict(zip(counts.unit_ids, parts.deviance_explained_per_unit.tolist(), strict=True))
+    about = f"family {parts.family}, layout {parts.layout}, bins of {counts.bin_size:g} s"
+    add_to_module(
+        file, _templates("templates", f"Templates ({about})", parts.templates, counts.bin_size)
+    )
+    axis = TimeAxis.of(counts)
+    units = f"columns: units {list(counts.unit_ids)}"
+    late = counts.n_bins - parts.codes.shape[-1]
+    codes = np.pad(parts.codes, [(0, 0), (0, 0), (0, 0), (0, late)])
+    codes = codes.reshape(len(counts), -1, counts.n_bins)
+    who = "units together" if parts.layout == "joint" else units
+    order = f"{who}, and within each the {len(parts.templates)} templates"
+    axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
+    explained = f"deviance explained {parts.deviance_explained:.4f}, per unit {per_unit}"
+    unit = "Hz" if counts.is_counts else "a.u."
+    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate; {units}; {about}; {explained}")
+    baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
+    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
+    events = parts.events()
+    if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
+        events = events.astype({"trial": str, "unit": str})
+    _add_events(file, "events", f"Codes that are not zero ({about})", events)
+    axis.add_windows(file, "windows", counts.trial_ids)
+
+
+def _templates(name: str, about: str, templates: np.ndarray, bin_size: float) -> DynamicTable:
+    columns = {"time": ("time from onset, in seconds", bin_size * np.arange(templates.shape[-1]))}
+    for i, template in enumerate(templates):
+        waveform = template[0] if len(template) == 1 else template.T
+        columns[f"template_{i}"] = (f"template {i}: (bin,) or (bin, channel)", waveform)
+    return table(name, about, columns)
+
+
+def _add_events(file: NWBFile, name: str, about: str, events: pd.DataFrame) -> None:
+    if len(events):
+        columns = {key: (_EVENT_COLUMNS[key], events[key].to_numpy()) for key in events}
+        add_to_module(file, table(name, about, columns))

@@ -1,0 +1,19 @@
+"""Figures of spikes, fitted rates, templates and codes.
+
+Every function draws on the axes it is given, or on a new figure, and returns the axes.
+"""
+
+from spikecdl.plots.parts import codes, decomposition
+from spikecdl.plots.rates import raster, rate, rates_figure
+from spikecdl.plots.shapes import templates
+from spikecdl.plots.training import training_curve
+
+__all__ = [
+    "codes",
+    "decomposition",
+    "raster",
+    "rate",
+    "rates_figure",
+    "templates",
+    "training_curve",
+]

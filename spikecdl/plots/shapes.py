@@ -1,0 +1,245 @@
+"""Templates, at the size of a typical event and beside the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl.metrics import template_error, template_shape
+from spikecdl.metrics.templates import baseline_probability, rate_gain, template_table
+from spikecdl.plots import _style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spikecdl.data import Decomposition, Truth
+    from spikecdl.estimator import DCEA
+
+_UNIT_NORM = "template (unit norm)"
+_GAINS = np.array([2.0**k for k in range(-10, 11)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Sheet:
+    """What is drawn: templates scaled to their events, the truth moved on top of them."""
+
+    templates: np.ndarray
+    truth: list[tuple[np.ndarray, int, float] | None]  # scaled truth, its shift in bins, its error
+    names: list[str]
+    label: str
+    bin_size: float
+    probability: float | None
+    unit_ids: tuple[int | str, ...] | None  # of the joint layout
+
+
+@_style.styled
+def templates(
+    source: DCEA | Decomposition,
+    truth: Truth | np.ndarray | None = None,
+    *,
+    sort_units: bool = False,
+    axes: Any = None,
+) -> np.ndarray:
+    """Draw templates over time: curves in the shared layout, images (unit, time) in the joint one.
+
+    A decomposition gives the change of eta in an event of the median size, with the same as a
+    multiple of the baseline rate on the right; a model, which has seen no events, gives templates
+    of unit norm.
+
+    Parameters
+    ----------
+    source : Decomposition or DCEA
+        A fitted model, or what it made of some counts.
+    truth : Truth or ndarray (template, channel, bin), optional
+        True templates with the same bins; each is drawn over the estimate that stands for it,
+        moved and scaled to lie on it (see `spikecdl.metrics.template_error`).
+    sort_units : bool
+        In the joint layout, sort units by the time of their largest value in the first template.
+    axes : array of Axes, optional
+        One per template; in the joint layout with a truth a second row for the truth. Default: a
+        new figure.
+
+    Returns
+    -------
+    ndarray of Axes
+        Of shape (template,), or (2, template) in the joint layout with a truth.
+
+    Raises
+    ------
+    ValueError
+        If the truth has other bins or channels, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> axes = templates(decomposition, truth=counts.truth)  # doctest: +SKIP
+    """
+    sheet = _sheet(source, truth)
+    if sheet.unit_ids is not None:
+        return _images(sheet, sort_units, axes)
+    return _curves(sheet, axes)
+
+
+def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
+    from spikecdl.data import Decomposition
+
+    if isinstance(source, Decomposition):
+        shapes, bin_size, unit_ids = (
+            source.templates,
+            source.counts.bin_size,
+            source.counts.unit_ids,
+        )
+        table = template_table(source)
+        scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
+        numbers = table["n_events"]
+        names = [f"template {k} · {n or 'no'} event{'s' * (n != 1)}" for k, n in enumerate(numbers)]
+        label = f"change of {_style.ETA[source.family]}" if numbers.any() else _UNIT_NORM
+        probability = baseline_probability(source) if numbers.any() else None
+        joint = source.layout == "joint"
+    else:
+        shapes, bin_size = source.templates_, source.bin_size_
+        unit_ids = tuple(range(shapes.shape[1]))
+        scale, label, probability = np.ones(len(shapes)), _UNIT_NORM, None
+        names = [f"template {k}" for k in range(len(shapes))]
+        joint = source.layout == "joint"
+    return _Sheet(
+        templates=shapes * scale[:, np.newaxis, np.newaxis],
+        truth=_aligned(shapes, truth, bin_size, scale),
+        names=names,
+        label=label,
+        bin_size=bin_size,
+        probability=probability,
+        unit_ids=unit_ids if joint else None,
+    )
+
+
+def _aligned(
+    shapes: np.ndarray, truth: Truth | np.ndarray | None, bin_size: float, scale: np.ndarray
+) -> list[tuple[np.ndarray, int, float] | None]:
+    """True template of each estimate: scaled like it, bins to move it, and its error."""
+    found: list[tuple[np.ndarray, int, float] | None] = [None] * len(shapes)
+    if truth is None:
+        return found
+    true_bin_size = getattr(truth, "bin_size", bin_size)
+    if not np.isclose(true_bin_size, bin_size):
+        raise ValueError(
+            f"`truth` has bins of {true_bin_size:g} s and the model of {bin_size:g} s; "
+            "simulate or bin with the same bin size"
+        )
+    true = np.asarray(getattr(truth, "templates", truth), dtype=float)
+    error = template_error(shapes, true)
+    for k, partner in enumerate(error.assignment):
+        if partner >= 0:
+            height = scale[partner] / np.linalg.norm(true[k])
+            found[partner] = (height * true[k], -int(error.shifts[k]), float(error.errors[k]))
+    return found
+
+
+def _titles(sheet: _Sheet) -> list[str]:
+    return [
+        name if match is None else f"{name}\nerror {match[2]:.2f} (dashed: truth)"
+        for name, match in zip(sheet.names, sheet.truth, strict=True)
+    ]
+
+
+def _time(bin_size: float, start: int, length: int) -> tuple[np.ndarray, str]:
+    """Middles of bins, in ms (in bins for plain arrays), and their unit."""
+    unit, factor = ("bins", 1.0) if _style.seconds(bin_size) == "bins" else ("ms", 1e3)
+    return (start + np.arange(length) + 0.5) * bin_size * factor, unit
+
+
+def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
+    count, _, length = sheet.templates.shape
+    columns = count if count <= 4 or axes is not None else 3
+    size = (max(4.4, 2.7 * columns + 0.6), 2.5)
+    grid = _style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
+    for k, (ax, title) in enumerate(zip(grid, _titles(sheet), strict=True)):
+        times, unit = _time(sheet.bin_size, 0, length)
+        ax.set_xlim(0, times[-1] + times[0])
+        ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
+        marker = "o" if length == 1 else ""
+        ax.plot(times, sheet.templates[k, 0], color=_style.colour(k), lw=2, marker=marker)
+        match = sheet.truth[k]
+        if match is not None:
+            true, shift, _ = match
+            times, _ = _time(sheet.bin_size, shift, true.shape[-1])
+            style = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
+            ax.plot(times, true[0], color=_style.INK, **style)
+        ax.set_title(title)
+        if k + columns >= count:
+            ax.set_xlabel(f"time from onset ({unit})")
+        if k % columns == 0:
+            ax.set_ylabel(sheet.label)
+        _style.tidy(ax)
+        if sheet.probability is not None and k % columns == columns - 1:
+            _gain_axis(ax, sheet.probability)
+    return grid
+
+
+def _gain_axis(ax: Axes, probability: float) -> None:
+    """Mark on the right how many times the baseline rate a change of eta is."""
+    changes = np.linspace(-12, 12, 4801)
+    gains = rate_gain(changes, probability)
+    low, high = ax.get_ylim()
+    reachable = _GAINS[(_GAINS > gains[0]) & (_GAINS < gains[-1])]
+    positions = np.interp(reachable, gains, changes)
+    inside = (positions >= low) & (positions <= high)
+    every = -(-int(inside.sum()) // 6)
+    keep = np.flatnonzero(inside)
+    one = int(np.flatnonzero(reachable == 1)[0])
+    keep = keep[(keep - one) % max(1, every) == 0]
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(positions[keep], labels=[_times(reachable[i]) for i in keep])
+    right.set_ylabel("rate / baseline rate")
+    right.tick_params(labelsize=8.5, length=3, width=0.8, color=_style.MUTED)
+
+
+def _times(gain: float) -> str:
+    return f"×{gain:g}" if gain >= 1 else f"×1/{1 / gain:g}"
+
+
+def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
+    count, units, length = sheet.templates.shape
+    order = np.arange(units)
+    if sort_units:
+        order = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
+    rows = 1 + any(match is not None for match in sheet.truth)
+    size = (max(4.4, 2.6 * count + 1.0), 0.6 + rows * (1.9 + 0.025 * min(units, 60)))
+    grid = _style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
+    top = float(np.abs(sheet.templates).max()) or 1.0
+    for k, name in enumerate(sheet.names):
+        mesh = _image(grid[0, k], sheet, sheet.templates[k][order], 0, top)
+        grid[0, k].set_title(name)
+        match = sheet.truth[k]
+        if match is not None:
+            true, shift, error = match
+            _image(grid[1, k], sheet, true[order], shift, top)
+            grid[1, k].set_title(f"truth · error {error:.2f}")
+        elif rows == 2:
+            grid[1, k].set_axis_off()
+        grid[-1, k].set_xlabel(f"time from onset ({_time(sheet.bin_size, 0, 1)[1]})")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
+    every = -(-units // 12)
+    ids = [str(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
+    grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
+    times, _ = _time(sheet.bin_size, 0, length)
+    grid[0, 0].set_xlim(0, times[-1] + times[0])
+    bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8.5, length=3, width=0.8, color=_style.MUTED)
+    return grid if rows == 2 else grid[0]
+
+
+def _image(ax: Axes, sheet: _Sheet, values: np.ndarray, shift: int, top: float) -> Any:
+    units, length = values.shape
+    middles, _ = _time(sheet.bin_size, shift, length)
+    width = middles[0] / (shift + 0.5)
+    times = np.append(middles - width / 2, middles[-1] + width / 2)
+    mesh = ax.pcolormesh(
+        times, np.arange(units + 1) - 0.5, values, cmap="RdBu_r", vmin=-top, vmax=top
+    )
+    ax.set_ylim(units - 0.5, -0.5)
+    _style.tidy(ax)
+    return mesh

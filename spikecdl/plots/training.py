@@ -1,0 +1,48 @@
+"""How the loss fell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spikecdl.plots import _style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spikecdl.estimator import DCEA
+
+
+@_style.styled
+def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
+    """Draw the loss after each epoch of a fitted model.
+
+    Parameters
+    ----------
+    model : DCEA
+        A fitted model.
+    ax : Axes, optional
+        Default: a new figure.
+
+    Returns
+    -------
+    Axes
+        The axes drawn on.
+
+    Examples
+    --------
+    >>> ax = training_curve(model)  # doctest: +SKIP
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    panel = _style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    epochs = [entry["epoch"] for entry in model.history_]
+    losses = [entry["loss"] for entry in model.history_]
+    marker = "o" if len(epochs) < 30 else ""
+    panel.plot(epochs, losses, color=_style.PALETTE[0], marker=marker, markersize=3.5)
+    panel.margins(x=0.02)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.ticklabel_format(axis="y", useOffset=False)
+    panel.set(xlabel="epoch", ylabel="loss")
+    panel.set_title("converged" if model.converged_ else "stopped before it converged")
+    _style.tidy(panel)
+    return panel

@@ -1,0 +1,280 @@
+"""`Truth`: what a simulator knows of its data; `Decomposition`: what a model says of counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl._validation import one_of, positive
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from spikecdl.binned import BinnedSpikes
+
+LAYOUTS = ("shared", "joint")
+"""How templates meet units: one waveform for each unit's own window, or one channel per unit."""
+
+EVENT_COLUMNS = ("trial", "unit", "template", "time", "amplitude")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Truth:
+    """What a simulator knows about the data it made.
+
+    Parameters
+    ----------
+    templates : ndarray, shape (template, channel, bin)
+        Templates of unit l2 norm; one channel in the shared layout, one per unit in the joint one.
+    events : DataFrame
+        One row per event: ``trial`` and ``unit`` (positions; unit is -1 in the joint layout),
+        ``template``, ``time`` (s from the window's start to the template's onset), ``amplitude``.
+    baseline : ndarray, shape (trial, unit)
+        Baseline rate, in Hz (in units of the signal for the Gaussian family).
+    bin_size : float
+        Seconds per bin of the templates.
+    family : str
+        Name of the observation model.
+    layout : {"shared", "joint"}
+        See `LAYOUTS`.
+    settings : mapping
+        The simulator's settings; must be writable as JSON.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, a template is not of unit norm, or a column is missing.
+    TypeError
+        If ``settings`` cannot be written as JSON.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> events = pd.DataFrame({"trial": [0], "unit": [0], "template": [0],
+    ...                        "time": [0.25], "amplitude": [15.0]})
+    >>> Truth(np.ones((1, 1, 4)) / 2, events, np.full((1, 1), 8.0), 0.001, "binomial", "shared")
+    Truth(1 template of 4 bins, 1 event, family='binomial', layout='shared')
+    """
+
+    templates: np.ndarray
+    events: pd.DataFrame
+    baseline: np.ndarray
+    bin_size: float
+    family: str
+    layout: str = "shared"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        positive("bin_size", self.bin_size, "seconds")
+        one_of("layout", self.layout, LAYOUTS)
+        store(self, templates=self.templates, baseline=self.baseline)
+        check_templates(self.templates)
+        if self.baseline.ndim != 2:
+            raise ValueError(f"`baseline` {self.baseline.shape} must have shape (trial, unit)")
+        missing = [name for name in EVENT_COLUMNS if name not in self.events]
+        if missing:
+            raise ValueError(f"`events` lacks the columns {missing}; it needs {EVENT_COLUMNS}")
+        events = self.events[list(EVENT_COLUMNS)].reset_index(drop=True)
+        kinds = {name: np.int64 for name in EVENT_COLUMNS[:3]}
+        floats = {name: np.float64 for name in EVENT_COLUMNS[3:]}
+        object.__setattr__(self, "events", events.astype({**kinds, **floats}))
+        sizes = (*self.baseline.shape, len(self.templates))
+        for name, size in zip(EVENT_COLUMNS[:3], sizes, strict=True):
+            lowest = -1 if name == "unit" and self.layout == "joint" else 0
+            if not self.events[name].between(lowest, size - 1).all():
+                raise ValueError(f"`events` column {name!r} must hold positions below {size}")
+        try:
+            json.dumps(dict(self.settings))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"`settings` must be writable as JSON: {error}") from None
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        count, _, length = self.templates.shape
+        return (
+            f"Truth({count} template{'s' * (count != 1)} of {length} bins, "
+            f"{len(self.events)} event{'s' * (len(self.events) != 1)}, "
+            f"family={self.family!r}, layout={self.layout!r})"
+        )
+
+    def select(self, trials: np.ndarray, units: np.ndarray) -> Truth | None:
+        """Return the truth of the given trials and units (positions, in this order).
+
+        In the joint layout templates are cut to the units and scaled back to unit norm, amplitudes
+        with them; None if a template has no part in these units.
+        """
+        events = _at(self.events, "trial", trials)
+        baseline = self.baseline[np.ix_(trials, units)]
+        if self.layout == "shared":
+            return replace(self, events=_at(events, "unit", units), baseline=baseline)
+        cut = self.templates[:, units]
+        norms = np.linalg.norm(cut, axis=(1, 2))
+        if not norms.all():
+            return None
+        events["amplitude"] *= norms[events["template"]]
+        return replace(self, templates=cut / norms[:, None, None], events=events, baseline=baseline)
+
+    def shift(self, offsets: np.ndarray, duration: float) -> Truth:
+        """Return the truth in windows that start ``offsets`` (trial,) later and last ``duration``.
+
+        Events whose onset is outside their window are left out.
+        """
+        events = self.events.assign(time=self.events["time"] - offsets[self.events["trial"]])
+        return replace(self, events=events[events["time"].between(-1e-9, duration)])
+
+    def pool(self) -> Truth:
+        """Return the truth of the sum over trials, as one trial.
+
+        Events of the same unit, template and time become one, of their mean amplitude over all
+        trials (an event in one of ten trials counts a tenth); the baseline is the mean.
+        """
+        events = self.events.assign(trial=0, time=self.events["time"].round(9))
+        keys = list(EVENT_COLUMNS[:4])
+        pooled = events.groupby(keys, as_index=False)["amplitude"].sum()
+        pooled["amplitude"] /= len(self.baseline)
+        return replace(self, events=pooled, baseline=self.baseline.mean(axis=0, keepdims=True))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Decomposition:
+    """What a fitted model says of a set of counts: the rate of each window in its parts.
+
+    Made by ``model.decompose(counts)``.
+
+    Parameters
+    ----------
+    counts : BinnedSpikes
+        The counts that were decomposed, of shape (trial, unit, bin).
+    templates : ndarray, shape (template, channel, bin)
+        Templates of unit l2 norm.
+    codes : ndarray, shape (trial, unit, template, code_bin)
+        Amplitudes; ``code_bin`` is the bin of a template's onset, so there are
+        ``bin - template_length + 1`` of them.  The unit axis has length 1 in the joint layout.
+    rate : ndarray, shape (trial, unit, bin)
+        Fitted rate in Hz (in units of the signal for the Gaussian family).
+    baseline : ndarray, shape (trial, unit)
+        Baseline in the unit of ``rate``.
+    contributions : ndarray, shape (trial, unit, template, bin)
+        What each template adds to the linear predictor ``eta``.
+    family : str
+        Name of the observation model.
+    layout : {"shared", "joint"}
+        See `LAYOUTS`.
+    deviance_explained : float
+        Fraction of the null deviance that the model explains.
+    deviance_explained_per_unit : ndarray, shape (unit,)
+        The same, unit by unit.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikecdl.data import BinnedSpikes
+    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
+    >>> codes = np.array([0.0, 9.0, 0.0]).reshape(1, 1, 1, 3)
+    >>> parts = Decomposition(counts, np.full((1, 1, 2), 0.5**0.5), codes, np.ones((1, 1, 4)),
+    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), "poisson", "shared", 0.5,
+    ...                       np.array([0.5]))
+    >>> parts.events()
+       trial  unit  template  time  amplitude
+    0      0     0         0  0.01        9.0
+    """
+
+    counts: BinnedSpikes
+    templates: np.ndarray
+    codes: np.ndarray
+    rate: np.ndarray
+    baseline: np.ndarray
+    contributions: np.ndarray
+    family: str
+    layout: str
+    deviance_explained: float
+    deviance_explained_per_unit: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        one_of("layout", self.layout, LAYOUTS)
+        arrays = ("templates", "codes", "rate", "baseline", "contributions")
+        names = (*arrays, "deviance_explained_per_unit")
+        store(self, **{name: getattr(self, name) for name in names})
+        check_templates(self.templates)
+        trials, units, bins = self.counts.shape
+        count, channels, length = self.templates.shape
+        joint = self.layout == "joint"
+        expected = {
+            "templates": (count, units if joint else 1, length),
+            "codes": (trials, 1 if joint else units, count, bins - length + 1),
+            "rate": (trials, units, bins),
+            "baseline": (trials, units),
+            "contributions": (trials, units, count, bins),
+            "deviance_explained_per_unit": (units,),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"`{name}` {getattr(self, name).shape} must have shape {shape}")
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        return (
+            f"Decomposition({len(self.templates)} templates, counts {self.counts.shape}, "
+            f"family={self.family!r}, layout={self.layout!r}, "
+            f"deviance explained {self.deviance_explained:.3f})"
+        )
+
+    def events(self) -> pd.DataFrame:
+        """Return the non-zero codes as a table, in the order of trial, unit, template and time.
+
+        Returns
+        -------
+        DataFrame
+            ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``, ``time``
+            (onset of the template relative to the alignment, s) and ``amplitude``.
+        """
+        import pandas as pd
+
+        trial, unit, template, onset = np.nonzero(self.codes)
+        units = self.counts.unit_ids if self.layout == "shared" else (-1,)
+        return pd.DataFrame(
+            {
+                "trial": [self.counts.trial_ids[i] for i in trial],
+                "unit": [units[i] for i in unit],
+                "template": template,
+                "time": self.counts.times[onset],
+                "amplitude": self.codes[trial, unit, template, onset],
+            }
+        )
+
+
+def store(target: object, **arrays: Any) -> None:
+    """Set read-only views of arrays as attributes of a frozen dataclass."""
+    for name, value in arrays.items():
+        view = np.asarray(value).view()
+        view.flags.writeable = False
+        object.__setattr__(target, name, view)
+
+
+def check_templates(templates: np.ndarray) -> None:
+    """Raise unless ``templates`` are (template, channel, bin), finite and of unit l2 norm."""
+    if templates.ndim != 3 or templates.size == 0:
+        raise ValueError(f"`templates` {templates.shape} must have shape (template, channel, bin)")
+    norms = np.linalg.norm(templates, axis=(1, 2))
+    if not np.allclose(norms, 1.0, atol=1e-3):
+        raise ValueError(f"`templates` must have unit l2 norm each, not {norms}")
+
+
+def _at(events: pd.DataFrame, column: str, positions: np.ndarray) -> pd.DataFrame:
+    """Return the events at these positions of a column, with the positions renumbered."""
+    import pandas as pd
+
+    places = pd.DataFrame({column: positions, "_new": np.arange(len(positions))})
+    chosen = places.merge(events, on=column)
+    return chosen.drop(columns=column).rename(columns={"_new": column})[list(EVENT_COLUMNS)]

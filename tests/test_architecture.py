@@ -1,0 +1,343 @@
+"""The rules that keep the package a house one person can read, checked on its source text."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import spikecdl
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "spikecdl"
+
+# Imports go down, or sideways without a circle.  A folder counts with all its files.
+LAYERS = (
+    {"families", "dictionary", "penalties", "storage", "binning", "_recording", "_validation"},
+    {"encoder"},
+    {"autoencoder", "coding", "events", "data", "binned", "results", "metrics", "goodness_of_fit"},
+    {"training", "selection", "simulate", "io", "baselines"},
+    {"estimator", "denoise", "plots", "report", "experiments"},
+    {"cli", "__main__"},
+)
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
+
+CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
+CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
+NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
+CONTAINERS_MEET_TORCH = {"estimator", "simulate", "experiments", "baselines", "cli"}
+
+SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
+AT_MODULE_LEVEL = {("estimator", "sklearn")}  # its base class comes from there
+SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}
+
+PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+NUMPY_STATE_OF_ITS_OWN = {"Generator", "PCG64", "RandomState", "SeedSequence", "default_rng"}
+TORCH_GLOBAL_STATE = {"manual_seed", "rand_like", "randint_like", "randn_like", "seed"}
+TORCH_DRAWS = {
+    *("bernoulli", "binomial", "multinomial", "normal", "poisson", "rand", "randint", "randn"),
+    *("randperm", "bernoulli_", "exponential_", "normal_", "random_", "uniform_"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: its module in the layer table, its place, and its syntax tree."""
+
+    module: str
+    path: Path
+    tree: ast.Module
+
+    def at(self, line: int) -> str:
+        return f"{self.path.relative_to(ROOT)}:{line}"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, fully dotted, and when it is imported."""
+
+    name: str
+    line: int
+    when: str  # "at import", "in a function" or "for types"
+
+    @property
+    def top(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def module(self) -> str:
+        """Module of ours that is imported ("" for the package itself)."""
+        return (self.name.split(".") + [""])[1]
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    files = sorted(PACKAGE.rglob("*.py"))
+    modules = [file.relative_to(PACKAGE).with_suffix("").parts[0] for file in files]
+    return tuple(
+        Source(module, file, ast.parse(file.read_text("utf-8")))
+        for module, file in zip(modules, files, strict=True)
+    )
+
+
+def imports(source: Source) -> Iterator[Import]:
+    yield from _imports(source.tree, source.path.relative_to(ROOT).parent.parts, "at import")
+
+
+def _imports(node: ast.AST, package: tuple[str, ...], when: str) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, when) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            parents = package[: len(package) + 1 - child.level] if child.level else ()
+            base = ".".join([*parents, *([child.module] if child.module else [])])
+            yield from (Import(f"{base}.{a.name}", child.lineno, when) for a in child.names)
+        else:
+            inner = when
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                inner = "for types"
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = "in a function"
+            yield from _imports(child, package, inner)
+
+
+def calls() -> Iterator[tuple[Source, ast.Call, str]]:
+    """Every call in the package, with the dotted name that is called."""
+    for source in sources():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Call):
+                yield source, node, ast.unparse(node.func)
+
+
+def has_keyword(call: ast.Call, name: str, value: object = ...) -> bool:
+    return any(
+        k.arg == name and (value is ... or getattr(k.value, "value", ...) is value)
+        for k in call.keywords
+    )
+
+
+def internal_imports() -> Iterator[tuple[Source, Import]]:
+    for source in sources():
+        for found in imports(source):
+            if found.top == "spikecdl" and found.module != source.module:
+                yield source, found
+
+
+def report(problems: list[str]) -> None:
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def test_every_module_has_a_layer():
+    report(
+        [
+            f"{source.at(1)}: place `{source.module}` in LAYERS of {Path(__file__).name}"
+            for source in sources()
+            if source.module not in LEVEL and source.module != "__init__"
+        ]
+    )
+
+
+def test_imports_go_down():
+    problems = []
+    for source, found in internal_imports():
+        if source.module == "__init__" or found.module == "__version__":
+            continue
+        here, there = LEVEL.get(source.module), LEVEL.get(found.module)
+        if here == len(LAYERS) - 1:
+            continue
+        if there is None:
+            problems.append(f"{source.at(found.line)}: import from the module, not `{found.name}`")
+        elif here is not None and there > here:
+            problems.append(
+                f"{source.at(found.line)}: `{source.module}` (layer {here}) imports "
+                f"`{found.module}` (layer {there})"
+            )
+    report(problems)
+
+
+def test_imports_have_no_circle():
+    graph: dict[str, set[str]] = {}
+    for source, found in internal_imports():
+        if found.when != "for types" and {source.module, found.module} <= LEVEL.keys():
+            graph.setdefault(source.module, set()).add(found.module)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' <- '.join(error.args[1])}")
+
+
+def test_the_core_imports_torch_only():
+    report(
+        [
+            f"{source.at(found.line)}: `{source.module}` is core and imports `{found.name}`"
+            for source in sources()
+            if source.module in CORE
+            for found in imports(source)
+            if found.top not in CORE_MAY_IMPORT
+            or (found.top == "spikecdl" and found.module not in CORE | {"_validation"})
+        ]
+    )
+
+
+def test_containers_and_torch_meet_in_few_places():
+    problems = []
+    for source in sources():
+        found = list(imports(source))
+        torch = [f for f in found if f.top == "torch"]
+        containers = any(f.top == "spikecdl" and f.module in CONTAINERS for f in found)
+        allowed = not containers or source.module in CONTAINERS_MEET_TORCH
+        if torch and (source.module in NUMPY_ONLY or not allowed):
+            problems.append(f"{source.at(torch[0].line)}: torch beside the NumPy containers")
+    report(problems)
+
+
+def test_slow_imports_are_inside_functions():
+    problems = []
+    for source in sources():
+        door = source.path.name == "__init__.py" or source.module in LAYERS[-1]
+        slow = SLOW_FOR_THE_DOOR if door else SLOW_TO_IMPORT
+        for found in imports(source):
+            if found.when != "at import" or (source.module, found.top) in AT_MODULE_LEVEL:
+                continue
+            if found.top in slow:
+                problems.append(f"{source.at(found.line)}: import `{found.name}` where it is used")
+    report(problems)
+
+
+def test_only_the_command_line_prints():
+    report(
+        [
+            f"{source.at(call.lineno)}: return it, warn or raise instead of printing"
+            for source, call, name in calls()
+            if name == "print" and source.module not in LAYERS[-1]
+        ]
+    )
+
+
+def test_nothing_is_unpickled():
+    problems = [
+        f"{source.at(found.line)}: `{found.name}` can run code from a file"
+        for source in sources()
+        for found in imports(source)
+        if found.top in PICKLES
+    ]
+    for source, call, name in calls():
+        if name == "torch.load" and not has_keyword(call, "weights_only", True):
+            problems.append(f"{source.at(call.lineno)}: torch.load without weights_only=True")
+        if name in {"np.load", "numpy.load"} and has_keyword(call, "allow_pickle", True):
+            problems.append(f"{source.at(call.lineno)}: {name} with allow_pickle=True")
+        if name in {"eval", "exec"}:
+            problems.append(f"{source.at(call.lineno)}: {name}")
+    report(problems)
+
+
+def test_no_global_random_state():
+    problems = [
+        f"{source.at(found.line)}: the module `random` has global state"
+        for source in sources()
+        for found in imports(source)
+        if found.top == "random"
+    ]
+    for source, call, name in calls():
+        owner, _, function = name.rpartition(".")
+        of_numpy = owner in {"np.random", "numpy.random"}
+        of_torch = re.fullmatch(r"torch(\.\w+)*", owner) is not None
+        draws = function in TORCH_DRAWS and (of_torch or function.endswith("_"))
+        if (
+            (of_numpy and function not in NUMPY_STATE_OF_ITS_OWN)
+            or (of_torch and function in TORCH_GLOBAL_STATE)
+            or (draws and not has_keyword(call, "generator"))
+        ):
+            problems.append(f"{source.at(call.lineno)}: {name} without a generator of its own")
+    report(problems)
+
+
+def test_public_signatures_name_their_arguments():
+    problems = []
+    for source in sources():
+        if any(part.startswith("_") for part in source.path.relative_to(PACKAGE).parts):
+            continue
+        for node in source.tree.body:
+            public = (
+                source.module in spikecdl._MODULES or getattr(node, "name", "") in spikecdl._HOME
+            )
+            for function in [node, *getattr(node, "body", ())] if public else ():
+                if isinstance(function, ast.FunctionDef) and function.args.kwarg:
+                    name, kwargs = function.name, function.args.kwarg.arg
+                    if name == "__init__" or not name.startswith("_"):
+                        problems.append(f"{source.at(function.lineno)}: **{kwargs} in {name}")
+    report(problems)
+
+
+def test_only_the_registry_asks_which_family():
+    from spikecdl.families import FAMILIES
+
+    problems = []
+    for source in sources():
+        if source.module == "families":
+            continue
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Compare) and any(
+                getattr(side, "value", None) in FAMILIES for side in [node.left, *node.comparators]
+            ):
+                problems.append(f"{source.at(node.lineno)}: `{ast.unparse(node)}`; ask the family")
+    report(problems)
+
+
+def test_no_path_of_somebodys_machine():
+    pattern = re.compile(r"(?<![\w.:/])/(?:home|mnt|root|tmp|Users|work)/")
+    kinds = {".cff", ".html", ".j2", ".json", ".md", ".py", ".toml", ".yaml", ".yml"}
+    folders = [PACKAGE, *(ROOT / name for name in ("datasets", "docs", "tests", "tutorials"))]
+    files = [*ROOT.iterdir(), *(file for folder in folders for file in folder.rglob("*"))]
+    report(
+        [
+            f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+            for file in files
+            if file.is_file() and file.suffix in kinds
+            for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+            if pattern.search(line)
+        ]
+    )
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after running ``code``."""
+    names = "{module.split('.')[0] for module in sys.modules}"
+    script = f"import sys\n{code}\nprint('\\n' + ' '.join({names}))"
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_import_is_light():
+    heavy = SLOW_FOR_THE_DOOR & modules_after("import spikecdl")
+    assert not heavy, f"`import spikecdl` imports {sorted(heavy)}"
+
+
+@pytest.mark.skipif("cli" not in {s.module for s in sources()}, reason="there is no command line")
+def test_help_is_light():
+    heavy = SLOW_FOR_THE_DOOR & modules_after(
+        "sys.argv = ['spikecdl', '--help']\n"
+        "from spikecdl.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code"
+    )
+    assert not heavy, f"`spikecdl --help` imports {sorted(heavy)}"
