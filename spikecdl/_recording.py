@@ -147,10 +147,11 @@ def check_seconds(
     end = max(ends, default=0.0)
     late, slow = (100 * end, 1.0) if end > 0 else (1e4, 0.05)
     if last > 4e9 or (last > late and fastest < slow):
-        known = f"the last trial or interval ends at {end:g}" if end > 0 else "no unit is so slow"
+        known = f"the last trial or interval ends at {end:g}" if end > 0 else "that is rare"
         raise ValueError(
-            f"`times` look like milliseconds: the last spike is at {last:g} and {known}; divide by "
-            "1000, or give `observed` if they are seconds"
+            f"`times` look like milliseconds: the last spike is at {last:g}, the most active unit "
+            f"has {fastest:.2g} per second, and {known}; divide by 1000, or give `observed` if "
+            "they are seconds"
         )
 
 

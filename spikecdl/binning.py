@@ -1,8 +1,8 @@
 """Exact binning: seconds become whole ticks of a clock once, and bins are found with integers.
 
 ``floor(t / bin_size)`` in floating point puts spikes that sit on a bin edge in the wrong bin, and
-spikes of a sampled recording often do.  Here a time becomes ``rint(t * rate)`` ticks, a bin width
-becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's start
+spikes of a sampled recording often do.  Here a time becomes the nearest tick of ``t * rate``, a bin
+width becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's start
 lies in bin ``floor(d * den / num)``, computed with integers only.
 """
 
@@ -19,12 +19,12 @@ from spikecdl._validation import positive
 
 COMMON_RATES = (
     *(1000.0, 2000.0, 10000.0, 20000.0, 24414.0625, 25000.0, 30000.0),
-    *(32000.0, 32768.0, 40000.0, 48000.0, 50000.0, 1e6),
+    *(32000.0, 32768.0, 40000.0, 48000.0, 48828.125, 50000.0, 1e6),
 )
 """Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
 
 _FINE = 10**9  # ticks per second, at least, where the recording's clock is not known
-_LARGEST = 2**62
+_LARGEST = 2**62  # what tick numbers, times the denominator of the bin width, stay below
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,31 @@ class Clock:
         The recording's own clock, if it is known, every one of ``times`` is on it, and the integers
         cannot overflow; otherwise one of about 1 GHz, on which the bin width (and where possible
         every whole microsecond) is a whole number of ticks.
+
+        Raises
+        ------
+        ValueError
+            If times are so large that they cannot be seconds.
         """
         size = _bin_fraction(bin_size)
+        latest = max((float(np.abs(t).max()) for t in times if t.size), default=0.0)
         if clock_rate is not None and all(on_clock(t, clock_rate) for t in times):
             rate = Fraction(clock_rate).limit_denominator(10**6)
             clock = cls(rate, size * rate)
-            span = max((2 * float(np.abs(t).max()) for t in times if t.size), default=0.0)
-            if span * clock_rate * clock.width.denominator < _LARGEST:
+            if latest * rate * clock.width.denominator < _LARGEST:
                 return clock
         step = lcm(size.denominator, 10**6)
         step = step if step <= 10 * _FINE else size.denominator
         fine = Fraction(step * -(-_FINE // step))
+        if latest * fine >= _LARGEST:
+            raise ValueError(f"a time of {latest:g} is too large to be binned; give seconds")
         return cls(fine, size * fine)
 
     def ticks(self, times: np.ndarray | Sequence[float]) -> np.ndarray:
         """Return times in seconds as the nearest whole ticks (int64)."""
-        return np.rint(np.asarray(times, dtype=float) * float(self.rate)).astype(np.int64)
+        # not rint, which rounds halves to even: times a whole number of bins apart must stay so
+        ticks = np.asarray(times, dtype=float) * float(self.rate)
+        return np.floor(ticks + 0.5).astype(np.int64)
 
     def bins(self, ticks: np.ndarray) -> np.ndarray:
         """Return the bin that each tick (counted from the window's start) lies in, rounded down."""

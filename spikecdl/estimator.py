@@ -412,13 +412,15 @@ class DCEA(TransformerMixin, BaseEstimator):
         self._tensors = {
             name: value
             for name, value in learned.tensors.items()
-            if name in ("templates", "analysis", "synthesis", "bias")
+            if name in ("templates", "analysis", "synthesis", "bias", "level")
         }
         self.n_bins_ = problem.length
         self._absolute_weight = None
         codes, _ = self._encode(problem)
         order = (codes != 0).sum(dim=(0, 1, 3)).argsort(descending=True, stable=True)
-        self._tensors = {name: value[order] for name, value in self._tensors.items()}
+        self._tensors = {
+            name: value[order] if value.ndim else value for name, value in self._tensors.items()
+        }
         _, baseline = self._encode(problem)
         data, layout = problem.data, LAYOUTS[self.layout]
         level = layout.squeeze(data.family.mean(baseline.expand_as(data.y)).cpu().numpy())
@@ -435,7 +437,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         top = lambda_max(problem.penalty, dictionary, data, data.baseline)
         if isinstance(problem.weight, Fraction):
             self._absolute_weight = float(problem.weight.fraction * top)
-        used = problem.weight(problem.penalty, dictionary, data, data.baseline).weight
+        level = float(self._tensors.get("level", 1.0))
+        used = problem.weight.at(level)(problem.penalty, dictionary, data, data.baseline).weight
         used = torch.as_tensor(used, dtype=top.dtype).median()
         self.penalty_weight_ = float(used / top) if top > 0 else 1.0
 

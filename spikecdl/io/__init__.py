@@ -13,16 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
-from spikecdl.io._files import HDF5_SIGNATURE, existing, starts_with
+from spikecdl.io._files import existing
 from spikecdl.io.neo import neo_knows, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
-from spikecdl.io.nwb import is_binned_nwb, read_binned_nwb, read_nwb
+from spikecdl.io.nwb import nwb_content, read_binned_nwb, read_nwb
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.phy import read_phy
 
 __all__ = [
-    *("READERS", "Reader", "read", "read_binned_nwb", "read_neo", "read_npz", "read_nwb"),
-    *("read_phy", "to_neo", "write_npz", "write_nwb"),
+    "READERS",
+    "Reader",
+    "read",
+    "read_binned_nwb",
+    "read_neo",
+    "read_npz",
+    "read_nwb",
+    "read_phy",
+    "to_neo",
+    "write_npz",
+    "write_nwb",
 ]
 
 
@@ -43,8 +52,8 @@ class Reader:
 
 READERS = (
     Reader("npz", lambda path: path.suffix == ".npz", read_npz),
-    Reader("binned NWB", lambda path: _is_nwb(path) and is_binned_nwb(path), read_binned_nwb),
-    Reader("NWB or NWB-style HDF5", lambda path: _is_nwb(path), read_nwb),
+    Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb),
+    Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb),
     Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
     Reader("one of Neo's formats", neo_knows, read_neo),
 )
@@ -84,10 +93,3 @@ def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
             return reader.read(path)
     names = ", ".join(reader.name for reader in READERS)
     raise ValueError(f"{path} is of no format that can be read: {names}")
-
-
-def _is_nwb(path: Path) -> bool:
-    """Files called .nwb, and HDF5 files that no other format claims by its name."""
-    if path.suffix == ".nwb":
-        return True
-    return path.suffix in ("", ".h5", ".hdf5") and starts_with(path, HDF5_SIGNATURE)

@@ -193,9 +193,13 @@ def _unpack_binned(
 def _plain_counts(archive: Any, source: str) -> BinnedSpikes:
     if "counts" not in archive:
         raise ValueError(f"no array `counts`, only {archive.files}; see SpikeTrains.from_arrays")
-    scalars = {key: float(archive[key]) for key in ("bin_size", "t_start") if key in archive}
-    mask = archive["mask"] if "mask" in archive else None
-    return BinnedSpikes.from_array(archive["counts"], mask=mask, source=source, **scalars)
+    return BinnedSpikes.from_array(
+        archive["counts"],
+        float(archive["bin_size"]) if "bin_size" in archive else 1.0,
+        mask=archive["mask"] if "mask" in archive else None,
+        t_start=float(archive["t_start"]) if "t_start" in archive else 0.0,
+        source=source,
+    )
 
 
 def _pack_table(name: str, frame: pd.DataFrame, arrays: dict[str, Any]) -> dict[str, Any]:

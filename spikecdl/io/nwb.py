@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from spikecdl._recording import whole_recording
 from spikecdl.binning import infer_clock_rate
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.io._files import existing, reading
+from spikecdl.io._files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io._hdf_tables import read_table, split
 from spikecdl.io._nwb_series import MODULE as MODULE_NAME
 from spikecdl.io._nwb_series import has_series, read_series, settings_in
@@ -122,11 +123,19 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
         )
 
 
-def is_binned_nwb(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file holds a binned signal and no units table."""
-    place = existing(path)
-    with reading(place, "NWB"), _open(place) as file:
-        return "units" not in file and has_series(file.get(MODULE, {}), "binned_signal")
+def nwb_content(path: Path) -> str | None:
+    """Return "spikes" or "binned" for an NWB(-style) file, by what is in it; else None.
+
+    What is called .nwb and holds neither, or is not even HDF5, counts as "spikes", so that
+    `read_nwb` says what is wrong with it.
+    """
+    found = "spikes" if path.suffix == ".nwb" else None
+    if not starts_with(path, HDF5_SIGNATURE):
+        return found
+    with reading(path, "NWB"), _open(path) as file:
+        if "units" in file:
+            return "spikes"
+        return "binned" if has_series(file.get(MODULE, {}), "binned_signal") else found
 
 
 def _open(place: os.PathLike[str]) -> h5py.File:

@@ -102,8 +102,7 @@ def _sample_rate(folder: Path) -> float:
     path = folder / "params.py"
     tree = ast.parse(path.read_text(errors="replace")) if path.exists() else ast.Module([], [])
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == "sample_rate" for target in targets):
+        if isinstance(node, ast.Assign) and "sample_rate" in map(ast.unparse, node.targets):
             return float(ast.literal_eval(node.value))
     raise ValueError("params.py with a sample_rate is missing; give `sample_rate`")
 

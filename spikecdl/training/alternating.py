@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,14 +14,17 @@ from torch import Tensor
 from spikecdl.coding import sparse_code
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.events import Events
+from spikecdl.penalties import Penalty
 from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Learned, OnEpoch, Problem
 from spikecdl.training.refine import Refined, refine
 from spikecdl.training.starts import data_starts
+from spikecdl.training.weight import Weight, null_spread
 
 _LOOSE = (0.5, 0.3, 0.1)  # tolerances of the first rounds, when the templates are still noise
 _SETTLING_ROUNDS = 3  # of the winner, before its templates are cropped
-_RACE_BINS = 150_000  # observed bins that a race looks at
+_HIDE_EVERY = 4  # one bin in so many is hidden from a race and judges it
+_RACE_BINS = 120_000  # observed bins that a race looks at
 _GAIN = 1e-3  # gain of an epoch, as a fraction of all gain so far, that counts as converged
 
 
@@ -28,8 +32,10 @@ _GAIN = 1e-3  # gain of an epoch, as a fraction of all gain so far, that counts 
 class Alternating:
     """Codes to convergence, then templates, amplitudes and baseline on the support they found.
 
-    Several short races from stretches of the data decide the start.  Templates are learned longer
-    than asked and cropped to the bins of most energy, which fixes their shift.
+    Several short races decide the start and the level of the penalty: each begins at stretches of
+    the data, sees three quarters of the bins, and is judged by the likelihood of the others.
+    Templates are learned longer than asked and cropped to the bins of most energy, which fixes
+    their shift.
 
     Parameters
     ----------
@@ -57,7 +63,7 @@ class Alternating:
     3
     """
 
-    n_starts: int = 6
+    n_starts: int = 9
     debias: bool = True
     padding: float = 0.4
     separation: float = 0.125
@@ -71,22 +77,25 @@ class Alternating:
         """Train, or go on from the state of an earlier run."""
         data = _windows(problem, problem.data)
         if learned is None:
-            learned = Learned({"templates": self._race(problem, data), "baseline": data.baseline})
+            templates, level = self._race(problem, data)
+            tensors = {"templates": templates, "baseline": data.baseline, "level": level}
+            learned = Learned(tensors)
         null = float(data.cost(data.baseline.expand_as(data.y)))
+        level = learned.tensors["level"]
+        step = _Step(self, problem, data, problem.weight.at(float(level)))
         while learned.epoch < problem.n_epochs and not learned.converged:
             began = time.perf_counter()
-            state = learned.tensors
-            found = self._round(problem, data, state["templates"], state["baseline"], self.tol)
+            found = step(learned.tensors["templates"], learned.tensors["baseline"], self.tol)
             record = {
                 "epoch": learned.epoch + 1,
                 "loss": found.cost / int(data.mask.sum()),
-                "objective": self._objective(problem, data, found),
+                "objective": found.cost + found.penalty,
                 "n_events": len(found.events),
                 "seconds": time.perf_counter() - began,
             }
             _check_finite(record)
             history = [*learned.history, record]
-            tensors = {"templates": found.templates, "baseline": found.baseline}
+            tensors = {"templates": found.templates, "baseline": found.baseline, "level": level}
             learned = Learned(tensors, learned.epoch + 1, history, _settled(history, null))
             on_epoch(learned)
         return learned
@@ -94,74 +103,92 @@ class Alternating:
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return codes and baseline of the problem's data; the templates stay as they are."""
         data = _windows(problem, problem.data)
-        templates, baseline = tensors["templates"], data.baseline
-        passes = 2 if self.debias and data.learn_baseline else 1
-        for _ in range(passes):
-            codes = self._codes(problem, data, templates, baseline, self.tol)
+        step = _Step(self, problem, data, problem.weight.at(float(tensors["level"])))
+        baseline = data.baseline
+        for _ in range(2 if self.debias and data.learn_baseline else 1):
+            codes, penalty = step.codes(tensors["templates"], baseline, self.tol)
             if self.debias:
-                found = self._debias(problem, data, templates, codes, baseline, learn=False)
+                found = step.debias(tensors["templates"], codes, baseline, penalty, learn=False)
                 baseline = found.baseline
                 codes = found.events.to_codes(codes.flatten(0, -3).shape).reshape(codes.shape)
         lead = problem.data.y.shape[:2]
         return codes.reshape(*lead, *codes.shape[-2:]), baseline.reshape(*lead, -1, 1)
 
-    def _race(self, problem: Problem, data: Observations) -> Tensor:
-        """Return the cropped templates of the best of several short runs on part of the data."""
+    def _race(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
+        """Return cropped templates and the level of the penalty that predict hidden bins best."""
         data = _part(data, problem.generator)
+        hidden = torch.arange(data.y.shape[-1], device=data.y.device) % _HIDE_EVERY == 0
+        seen = replace(data, mask=data.mask & ~hidden)
+        rows = data.rows()
+        eta = rows.baseline.expand_as(rows.y)
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
-        best, best_objective = None, math.inf
-        for _ in range(self.n_starts):
-            rows = data.rows()
+        levels = problem.weight.levels
+        best = _Racer(math.inf, data.baseline, data.baseline, 1.0)
+        for number in range(max(self.n_starts, len(levels))):
             templates = data_starts(
-                rows,
-                rows.baseline.expand_as(rows.y),
-                problem.n_templates,
-                problem.length + extra,
-                problem.generator,
+                rows, eta, problem.n_templates, problem.length + extra, problem.generator
             )
-            found = self._rounds(problem, data, templates, data.baseline, _LOOSE)
-            objective = self._objective(problem, data, found)
-            if best is None or objective < best_objective:
-                best, best_objective = found, objective
-        assert best is not None
-        settle = [self.tol] * _SETTLING_ROUNDS
-        found = self._rounds(problem, data, best.templates, best.baseline, settle)
-        return _crop(found.templates, problem.length)
+            level = levels[number % len(levels)]
+            start = _Racer(math.inf, templates, data.baseline, level)
+            racer = self._run(problem, seen, data, start, _LOOSE)
+            best = min(best, racer, key=lambda racer: racer.cost)
+        others = [replace(best, level=level) for level in levels if level != best.level]
+        racers = [best, *(self._run(problem, seen, data, other, _LOOSE[-1:]) for other in others)]
+        best = min(racers, key=lambda racer: racer.cost)
+        settled = self._run(problem, data, data, best, [self.tol] * _SETTLING_ROUNDS)
+        return _crop(settled.templates, problem.length), torch.tensor(best.level)
 
-    def _rounds(
+    def _run(
         self,
         problem: Problem,
+        seen: Observations,
         data: Observations,
-        templates: Tensor,
-        baseline: Tensor,
-        tolerances: tuple[float, ...] | list[float],
-    ) -> Refined:
+        racer: _Racer,
+        tolerances: Sequence[float],
+    ) -> _Racer:
+        """Take a few rounds on the bins that are seen; the cost is that of the others."""
+        step = _Step(self, problem, seen, problem.weight.at(racer.level))
+        templates, baseline = racer.templates, racer.baseline
         for tol in tolerances:
-            found = self._round(problem, data, templates, baseline, tol)
+            found = step(templates, baseline, tol)
             templates, baseline = found.templates, found.baseline
-        return found
+        rows = replace(data, mask=data.mask & ~seen.mask).rows().to(torch.float64)
+        eta = found.events.add_to(baseline.reshape_as(rows.baseline).expand_as(rows.y), templates)
+        return _Racer(float(rows.cost(eta)), templates, baseline, racer.level)
 
-    def _round(
-        self,
-        problem: Problem,
-        data: Observations,
-        templates: Tensor,
-        baseline: Tensor,
-        tol: float,
-    ) -> Refined:
-        """Codes, then templates: one epoch on some data."""
-        codes = self._codes(problem, data, templates, baseline, tol)
-        if self.debias:
-            return self._debias(problem, data, templates, codes, baseline, learn=True)
+
+@dataclass(frozen=True)
+class _Racer:
+    """Where a race stands: cost of the hidden bins, templates, baseline, level of the penalty."""
+
+    cost: float
+    templates: Tensor
+    baseline: Tensor
+    level: float
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One round on some data: codes, then templates."""
+
+    trainer: Alternating
+    problem: Problem
+    data: Observations
+    weight: Weight
+
+    def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> Refined:
+        codes, penalty = self.codes(templates, baseline, tol)
+        if self.trainer.debias:
+            return self.debias(templates, codes, baseline, penalty, learn=True)
         events = Events.from_codes(codes.flatten(0, -3))
-        return refine(data, templates, events, problem.penalty, baseline, learn_amplitudes=False)
+        found = refine(self.data, templates, events, penalty, baseline, learn_amplitudes=False)
+        return replace(found, penalty=float(penalty(codes)))
 
-    def _codes(
-        self, problem: Problem, data: Observations, templates: Tensor, baseline: Tensor, tol: float
-    ) -> Tensor:
-        dictionary = ConvDictionary(templates.to(data.y.dtype))
-        baseline = baseline.to(data.y.dtype)
-        penalty = problem.weight(problem.penalty, dictionary, data, baseline)
+    def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> tuple[Tensor, Penalty]:
+        """Solve for the codes; the penalty comes with its weight set."""
+        data, dtype = self.data, self.data.y.dtype
+        dictionary, baseline = ConvDictionary(templates.to(dtype)), baseline.to(dtype)
+        penalty = self.weight(self.problem.penalty, dictionary, data, baseline)
         solved = sparse_code(
             data.y,
             data.family,
@@ -170,37 +197,27 @@ class Alternating:
             baseline,
             data.mask,
             tol=tol,
-            max_iter=self.max_iter,
+            max_iter=self.trainer.max_iter,
         )
-        return solved.codes
+        return solved.codes, penalty
 
-    def _debias(
-        self,
-        problem: Problem,
-        data: Observations,
-        templates: Tensor,
-        codes: Tensor,
-        baseline: Tensor,
-        learn: bool,
+    def debias(
+        self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty, learn: bool
     ) -> Refined:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
         events = Events.from_codes(codes.flatten(0, -3))
-        events = events.merge(round(self.separation * problem.length))
-        events = _prune(data.rows(), templates, events, baseline, codes.shape[-1])
-        return refine(
-            data,
+        events = events.merge(round(self.trainer.separation * self.problem.length))
+        events, price = _prune(self.data, templates, events, baseline, penalty)
+        found = refine(
+            self.data,
             templates,
             events,
-            problem.penalty,
+            penalty,
             baseline,
             learn_templates=learn,
-            smoothness=self.smoothness,
+            smoothness=self.trainer.smoothness,
         )
-
-    def _objective(self, problem: Problem, data: Observations, found: Refined) -> float:
-        """Cost and the description length of the events' places, in nats."""
-        places = problem.n_templates * data.y.shape[-1]
-        return found.cost + len(found.events) * math.log(places)
+        return replace(found, penalty=price)
 
 
 def _windows(problem: Problem, data: Observations) -> Observations:
@@ -227,17 +244,27 @@ def _crop(templates: Tensor, length: int) -> Tensor:
 
 
 def _prune(
-    rows: Observations, templates: Tensor, events: Events, baseline: Tensor, n_places: int
-) -> Events:
-    """Drop events that gain less likelihood than it takes to say where they are."""
-    templates = templates.to(rows.y.dtype)
-    offset = baseline.reshape_as(rows.baseline).to(rows.y.dtype)
-    eta = events.add_to(offset.expand_as(rows.y).contiguous(), templates)
-    curvature = torch.where(rows.mask, rows.family.curvature(rows.y, eta), 0)
+    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
+) -> tuple[Events, float]:
+    r"""Drop events that gain less likelihood than a score at the penalty's weight would.
+
+    A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`, and the penalty lets scores above its
+    weight through: an event of amplitude a and curvature w under its template must gain
+    :math:`a^2 w / 2 > \lambda^2 / 2 \sigma^2`.  Returns the events kept, and the sum of what they
+    had to gain.  A penalty that couples units judges whole groups; its events are all kept.
+    """
+    if penalty.coupled:
+        return events, 0.0
+    templates, baseline = templates.to(data.y.dtype), baseline.to(data.y.dtype)
+    spread = null_spread(ConvDictionary(templates), data, baseline)
+    height = (penalty.weight / spread.clamp(min=1e-9)).expand(len(data.y), len(templates), 1)
+    eta = events.add_to(baseline.expand_as(data.y), templates)
+    curvature = torch.where(data.mask, data.family.curvature(data.y, eta), 0)
     patches = events.patches(curvature, templates.shape[-1])
     energy = (templates.square()[events.template] * patches).sum(dim=(1, 2))
-    gain = events.amplitude.square() * energy / 2
-    return events.take(gain > math.log(max(len(templates) * n_places, 2)))
+    price = height[events.window, events.template, 0].square() / 2
+    kept = events.amplitude.square() * energy / 2 > price
+    return events.take(kept), float(price[kept].sum())
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

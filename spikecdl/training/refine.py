@@ -18,12 +18,13 @@ from spikecdl.training.observations import Observations
 
 @dataclass(frozen=True)
 class Refined:
-    """Templates (unit norm), events and baseline after refinement, and their cost."""
+    """Templates (unit norm), events and baseline after refinement, their cost and penalty."""
 
     templates: Tensor
     events: Events
     baseline: Tensor
     cost: float
+    penalty: float = 0.0
 
 
 def refine(

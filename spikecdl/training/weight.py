@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ from spikecdl.training.observations import Observations
 
 class Weight(ABC):
     """Rule that sets the weight of a penalty for some observations and templates."""
+
+    #: Multiples of the weight among which a trainer may choose by held-out likelihood.
+    levels: ClassVar[tuple[float, ...]] = (1.0,)
+
+    def at(self, level: float) -> Weight:
+        """Return the rule at one of its levels."""
+        return self
 
     @abstractmethod
     def __call__(
@@ -36,17 +44,21 @@ class NullScore(Weight):
     Biometrika 81, 1994, for the Gaussian family).
     """
 
+    level: float = 1.0
+    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35)
+
+    def at(self, level: float) -> NullScore:
+        """Return the rule at a multiple of that height, for events too many to be that rare."""
+        return NullScore(level)
+
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
         """Return the penalty with one weight per window and template."""
-        templates = dictionary.templates.detach()
-        curvature = data.family.curvature(data.y, baseline.expand_as(data.y))
-        observed = data.mask.sum(-1).clamp(min=1)
-        mean = torch.where(data.mask, curvature, 0).sum(-1) / observed  # (..., channel)
-        spread = (mean @ templates.square().sum(-1).mT).sqrt()[..., None]
-        places = data.y.shape[-1] - templates.shape[-1] + 1
-        return penalty.with_weight(penalty.null_weight(spread, len(templates) * places))
+        spread = null_spread(dictionary, data, baseline)
+        places = data.y.shape[-1] - dictionary.support[0] + 1
+        height = penalty.null_weight(spread, spread.shape[-2] * places)
+        return penalty.with_weight(self.level * height)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,15 @@ class Fixed(Weight):
     ) -> Penalty:
         """Return the penalty with that weight."""
         return penalty.with_weight(self.weight)
+
+
+def null_spread(dictionary: ConvDictionary, data: Observations, baseline: Tensor) -> Tensor:
+    """Return the standard deviation of scores at the baseline, (..., template, 1)."""
+    templates = dictionary.templates.detach()
+    curvature = data.family.curvature(data.y, baseline.expand_as(data.y))
+    observed = data.mask.sum(-1).clamp(min=1)
+    mean = torch.where(data.mask, curvature, 0).sum(-1) / observed  # (..., channel)
+    return (mean @ templates.square().sum(-1).mT).sqrt()[..., None]
 
 
 @torch.no_grad()
