@@ -119,6 +119,8 @@ def whole_recording(
     It ends at the latest time of all spikes and tables.  It starts at 0, unless the earliest time
     is negative, or so late that most of the interval would be empty: then it starts there.
     """
+    if not times:
+        return ()
     known = np.concatenate([*times, *(_table_times(table) for table in tables)])
     if known.size == 0 or known.max() <= min(0.0, known.min()):
         raise ValueError("`observed` must be given where no spike, trial or interval gives a span")
@@ -146,12 +148,13 @@ def check_seconds(
     )
     end = max(ends, default=0.0)
     late, slow = (100 * end, 1.0) if end > 0 else (1e4, 0.05)
-    if last > 4e9 or (last > late and fastest < slow):
-        known = f"the last trial or interval ends at {end:g}" if end > 0 else "that is rare"
+    if last > late and fastest < slow:
+        clash = (
+            f"the last trial or interval ends at {end:g}" if end > 0 else f"no unit is at {slow} Hz"
+        )
         raise ValueError(
-            f"`times` look like milliseconds: the last spike is at {last:g}, the most active unit "
-            f"has {fastest:.2g} per second, and {known}; divide by 1000, or give `observed` if "
-            "they are seconds"
+            f"`times` look like milliseconds: the last spike is at {last:g}, but {clash}; "
+            "divide by 1000, or give `observed` if they are seconds"
         )
 
 
@@ -178,13 +181,16 @@ def check_columns(name: str, table: pd.DataFrame, columns: Sequence[str]) -> Non
 
 
 def check_trials(trials: pd.DataFrame) -> None:
-    """Raise unless every trial has a distinct id and stops after it starts."""
+    """Raise unless every trial has a distinct id and, where its times are known, lasts some time.
+
+    Times that are not known (nan) are an error only when the trial is used.
+    """
     check_columns("trials", trials, ("start_time", "stop_time"))
     if not len(trials):
         raise ValueError("`trials` must hold at least one trial, or be None")
     if not trials.index.is_unique:
         raise ValueError("`trials` must have distinct ids in its index")
-    _durations(trials)
+    _durations(trials, allow_unknown=True)
 
 
 def select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) -> np.ndarray:
@@ -205,7 +211,7 @@ def select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) -
     if np.any(rows < 0):
         unknown = [trial for trial, row in zip(index, rows, strict=True) if row < 0]
         raise ValueError(
-            f"`trials` has no {unknown}; ids run from {table.index[0]!r} to {table.index[-1]!r}"
+            f"`trials` {_some(unknown)} do not exist; those that do are {_some(list(table.index))}"
         )
     if not len(rows):
         raise ValueError(f"`trials` (={trials!r}) selects none of {len(table)} trials")
@@ -213,16 +219,21 @@ def select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) -
 
 
 def make_windows(
-    table: pd.DataFrame, rows: np.ndarray, align: str | None, window: tuple[float, float] | None
+    name: str,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    align: str | None,
+    window: tuple[float, float] | None,
 ) -> Windows:
     """Return the windows of the given rows, from their own times or around an aligned column."""
     ids = tuple(plain(trial) for trial in table.index)
     if align is not None and window is None:
         raise ValueError(f"`align` (={align!r}) needs a `window`: (start, stop), in seconds")
     column = "start_time" if align is None else align
-    check_columns("trials", table, (column,))
+    check_columns(name, table, (column,))
     anchors = _times(table, column)
     if window is None:
+        check_columns(name, table, ("start_time", "stop_time"))
         return Windows(ids, rows, anchors, _durations(table), 0.0)
     start, stop = (real("window", edge, "seconds") for edge in window)
     if stop <= start:
@@ -247,28 +258,33 @@ def plain(identifier: Any) -> Any:
     return identifier.item() if isinstance(identifier, np.generic) else identifier
 
 
-def _times(table: pd.DataFrame, column: str) -> np.ndarray:
+def _times(table: pd.DataFrame, column: str, allow_unknown: bool = False) -> np.ndarray:
     """Return a column as finite float64 seconds, or raise naming the trials that lack one."""
     try:
         times = table[column].to_numpy(dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"column {column!r} must hold times in seconds") from None
-    absent = table.index[~np.isfinite(times)].tolist()
-    if absent:
+    absent = list(table.index[~np.isfinite(times)])
+    if absent and not allow_unknown:
         raise ValueError(
-            f"column {column!r} has no time for {len(absent)} trials ({absent[:5]}, ...); select "
-            f'the others with trials="{column} == {column}"'
+            f"column {column!r} has no time for trials {_some(absent)}; select the others with "
+            f'trials="{column} == {column}"'
         )
     return times
 
 
-def _durations(table: pd.DataFrame) -> np.ndarray:
-    check_columns("trials", table, ("start_time", "stop_time"))
-    durations = _times(table, "stop_time") - _times(table, "start_time")
-    if np.any(durations <= 0):
-        trial = table.index[int(np.argmax(durations <= 0))]
+def _durations(table: pd.DataFrame, allow_unknown: bool = False) -> np.ndarray:
+    start, stop = (_times(table, name, allow_unknown) for name in ("start_time", "stop_time"))
+    wrong = stop <= start
+    if wrong.any():
+        trial = plain(table.index[int(np.argmax(wrong))])
         raise ValueError(f"trial {trial!r} must stop after it starts")
-    return durations
+    return stop - start
+
+
+def _some(values: Sequence[Any]) -> str:
+    """Return a list as text, of its first five values."""
+    return f"[{', '.join(repr(plain(v)) for v in values[:5])}{', ...' if len(values) > 5 else ''}]"
 
 
 def _table_times(table: pd.DataFrame) -> np.ndarray:

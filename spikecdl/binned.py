@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,6 +207,10 @@ class BinnedSpikes:
                 raise IndexError("BinnedSpikes are indexed by trial only; see `select` for units")
         return self.select(trials=key)
 
+    def __iter__(self) -> Iterator[BinnedSpikes]:
+        """Yield each trial."""
+        return (self.select(trials=trial) for trial in range(len(self)))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Numbers of trials, units and bins."""
@@ -240,7 +244,7 @@ class BinnedSpikes:
     @property
     def times(self) -> np.ndarray:
         """Left edge of each bin relative to the alignment, in seconds."""
-        return self.t_start + self.bin_size * np.arange(self.n_bins)
+        return np.round(self.t_start + self.bin_size * np.arange(self.n_bins), 12)
 
     @property
     def duration(self) -> float:

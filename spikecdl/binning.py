@@ -1,9 +1,9 @@
 """Exact binning: seconds become whole ticks of a clock once, and bins are found with integers.
 
 ``floor(t / bin_size)`` in floating point puts spikes that sit on a bin edge in the wrong bin, and
-spikes of a sampled recording often do.  Here a time becomes the nearest tick of ``t * rate``, a bin
-width becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's start
-lies in bin ``floor(d * den / num)``, computed with integers only.
+spikes of a sampled recording often do.  Here a time becomes the tick nearest to ``t * rate``, a bin
+width becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's
+start lies in bin ``floor(d * den / num)``, computed with integers only.
 """
 
 from __future__ import annotations

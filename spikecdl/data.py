@@ -43,6 +43,7 @@ class SpikeTrains:
         stretch marked invalid, say); they are not counted.
     trials : DataFrame or None
         ``start_time`` and ``stop_time``, and any other columns; the index holds the trials' ids.
+        Times may be nan where they are not known; `bin` refuses to use such a trial.
     intervals : mapping of str to DataFrame
         Every other table of intervals or events, by name, with at least ``start_time``.
     units : DataFrame or None
@@ -108,6 +109,8 @@ class SpikeTrains:
             raise ValueError(f"`units` has {len(self.units)} rows for {self.n_units} units")
         if self.trials is not None:
             _recording.check_trials(self.trials)
+        if "trials" in self.intervals:
+            raise ValueError("`intervals` must not hold 'trials'; give them as `trials`")
         for name, table in self.intervals.items():
             _recording.check_columns(name, table, ("start_time",))
         shape = (1 if self.trials is None else len(self.trials), self.n_units)
@@ -185,7 +188,9 @@ class SpikeTrains:
         if units is not None:
             import pandas as pd
 
-            unit_table = pd.DataFrame(units).set_axis(list(ids), axis=0)
+            unit_table = pd.DataFrame(units)
+            if len(unit_table) == len(ids):
+                unit_table = unit_table.set_axis(list(ids), axis=0)
         return cls(
             times=arrays,
             unit_ids=ids,
@@ -201,9 +206,9 @@ class SpikeTrains:
     def __repr__(self) -> str:
         """Describe in one line."""
         spikes = sum(t.size for t in self.times)
-        trials = "" if self.trials is None else f", {_count(len(self.trials), 'trial')}"
+        trials = "" if self.trials is None else f", {_number(len(self.trials), 'trial')}"
         return (
-            f"SpikeTrains({_count(self.n_units, 'unit')}, {_count(spikes, 'spike')}, "
+            f"SpikeTrains({_number(self.n_units, 'unit')}, {_number(spikes, 'spike')}, "
             f"{self.t_start:g} to {self.t_stop:g} s{trials})"
         )
 
@@ -249,6 +254,9 @@ class SpikeTrains:
         that are not wholly inside a unit's observed intervals, and bins past the end of a trial
         that is shorter than the longest, have mask False and count 0.
 
+        ``slots`` of the result is 1 while no bin holds two spikes, else the number of whole
+        milliseconds in a bin, each of which holds a spike or none.
+
         Parameters
         ----------
         bin_size : float
@@ -293,27 +301,15 @@ class SpikeTrains:
         observed = [self.observed[i] for i in chosen]
         edges = [windows.starts, windows.durations]
         clock = Clock.for_bins(bin_size, self.clock_rate, [*edges, *times, *observed])
-        starts = clock.ticks(windows.starts)
         n_bins = clock.bins(clock.ticks(windows.durations))
         if not n_bins.all():
             trial = windows.ids[int(np.argmin(n_bins))]
             raise ValueError(
                 f"`bin_size` (={bin_size!r}) is longer than the window of trial {trial!r}"
             )
-        counts = np.zeros((len(starts), len(chosen), int(n_bins.max())), dtype=np.int32)
-        mask = np.zeros(counts.shape, dtype=bool)
-        known: dict[bytes, np.ndarray] = {}
-        for unit, (spikes, intervals) in enumerate(zip(times, observed, strict=True)):
-            key = intervals.tobytes()
-            if key not in known:
-                known[key] = observed_bins(clock.ticks(intervals), starts, n_bins, clock)
-            mask[:, unit] = known[key]
-            counts[:, unit] = (
-                count_spikes(clock.ticks(spikes), starts, n_bins, clock) * mask[:, unit]
-            )
+        counts, mask = _count(times, observed, clock.ticks(windows.starts), n_bins, clock)
         if not mask.any():
             raise ValueError("no bin of any window lies wholly inside the observed intervals")
-        several = counts.max() > 1
         return BinnedSpikes(
             counts=counts,
             mask=mask,
@@ -322,7 +318,7 @@ class SpikeTrains:
             unit_ids=tuple(self.unit_ids[i] for i in chosen),
             trial_ids=windows.ids,
             n_pooled=mask.astype(np.int32),
-            slots=max(1, round(bin_size / 1e-3)) if several else 1,
+            slots=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
             trial_starts=windows.starts,
             source=self.source,
             truth=self._truth_in(windows, chosen) if table == "trials" else None,
@@ -353,7 +349,7 @@ class SpikeTrains:
             span = {"start_time": [self.t_start], "stop_time": [self.t_stop]}
             frame = _recording.as_table("trials", span)
         rows = _recording.select_rows(frame, trials)
-        return _recording.make_windows(frame.iloc[rows], rows, align, window)
+        return _recording.make_windows(table, frame.iloc[rows], rows, align, window)
 
     def _truth_in(self, windows: _recording.Windows, units: np.ndarray) -> Truth | None:
         chosen = self.truth.select(windows.rows, units) if self.truth is not None else None
@@ -361,8 +357,29 @@ class SpikeTrains:
             return None
         whole = np.array([self.t_start])
         begun = whole if self.trials is None else self.trials["start_time"].to_numpy(dtype=float)
-        return chosen.shift(windows.starts - begun[windows.rows], float(windows.durations.max()))
+        return chosen.shift(windows.starts - begun[windows.rows], windows.durations)
 
 
-def _count(number: int, noun: str) -> str:
+def _count(
+    times: Sequence[np.ndarray],
+    observed: Sequence[np.ndarray],
+    starts: np.ndarray,
+    n_bins: np.ndarray,
+    clock: Clock,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts and mask, both (trial, unit, bin), in windows given in ticks and bins."""
+    counts = np.zeros((len(starts), len(times), int(n_bins.max())), dtype=np.int32)
+    mask = np.zeros(counts.shape, dtype=bool)
+    known: dict[bytes, np.ndarray] = {}  # units often share their observed intervals
+    for unit, (spikes, intervals) in enumerate(zip(times, observed, strict=True)):
+        key = intervals.tobytes()
+        if key not in known:
+            known[key] = observed_bins(clock.ticks(intervals), starts, n_bins, clock)
+        mask[:, unit] = known[key]
+        counts[:, unit] = count_spikes(clock.ticks(spikes), starts, n_bins, clock)
+    counts[~mask] = 0
+    return counts, mask
+
+
+def _number(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"

@@ -296,6 +296,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         tags.non_deterministic = False
         return tags
 
+    @property
+    def epochs_at_most(self) -> int:
+        """Epochs after which training stops at the latest."""
+        return self._trainer().default_epochs if self.n_epochs is None else self.n_epochs
+
     # ----- arguments made into objects
 
     def _family(self) -> Family:
@@ -384,15 +389,13 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _problem(self, counts: BinnedSpikes, weight: Weight, n_bins: int) -> Problem:
         layout = LAYOUTS[_validation.one_of("layout", self.layout, LAYOUTS)]
         penalty = _validation.member("penalty", self.penalty, PENALTIES, Penalty)
-        trainer = self._trainer()
-        epochs = trainer.default_epochs if self.n_epochs is None else self.n_epochs
         return Problem(
             data=observe(counts, self._family(), layout, self.baseline, self._device()),
             n_templates=_validation.integer("n_templates", self.n_templates),
             length=n_bins,
             penalty=penalty,
             weight=weight,
-            n_epochs=_validation.integer("n_epochs", epochs),
+            n_epochs=_validation.integer("n_epochs", self.epochs_at_most),
             generator=self._generator(),
         )
 

@@ -94,6 +94,11 @@ class Family(ABC):
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         """Mark the observations outside the support, and say in words what the support is."""
 
+    @property
+    def eta_scale(self) -> float:
+        """Change of ``eta`` that is neither small nor large: one log unit, or the noise's scale."""
+        return 1.0
+
     def exposure(self, y: Tensor) -> Tensor:
         """Return what a rate per bin is multiplied by to give the mean: ones, or n_trials."""
         return torch.ones_like(y)
@@ -146,6 +151,10 @@ class Gaussian(Family):
 
     def __post_init__(self) -> None:
         _validation.positive("scale", self.scale)
+
+    @property
+    def eta_scale(self) -> float:
+        return self.scale
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return ((y - eta) / self.scale) ** 2 / 2

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spikecdl.metrics import template_table
+from spikecdl.metrics import template_error, template_table
+from spikecdl.metrics.templates import has_rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+    from spikecdl.estimator import DCEA
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _DPI = 150
 
 _CAPTIONS = {
@@ -41,7 +42,7 @@ _LABELS = {"bin_size": "bin size (s)", "sha256": "fingerprint (SHA-256)"}
 
 _PEAKS = {
     "rate": "Peak: largest factor by which a median event changes the median baseline rate.",
-    "gaussian": "Peak: largest change of the signal in a median event.",
+    "signal": "Peak: largest change of the signal in a median event.",
 }
 
 
@@ -53,11 +54,79 @@ class _Number(NamedTuple):
     meaning: str
 
 
+def draw_figures(
+    model: DCEA,
+    decomposition: Decomposition,
+    *,
+    spikes: SpikeTrains | BinnedSpikes | None = None,
+    truth: Truth | None = None,
+) -> dict[str, Figure]:
+    """Draw all figures of a fit.
+
+    Parameters
+    ----------
+    model : DCEA
+        A fitted model.
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    spikes : BinnedSpikes or SpikeTrains, optional
+        Where rasters come from if ``counts`` are pooled: the counts from before pooling. See
+        `spikecdl.plots.rate`.
+    truth : Truth, optional
+        Drawn over the templates. A truth with other bins or channels than the model's cannot be
+        compared and is left out.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most spikes) and
+        ``training``, in this order. They are not shown and hold no window open.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> figures = draw_figures(model, model.decompose(counts))
+    >>> list(figures)
+    ['templates', 'rates', 'codes', 'decomposition', 'training']
+    """
+    import matplotlib.pyplot as plt
+
+    from spikecdl import plots
+
+    trial, unit = np.unravel_index(
+        np.abs(decomposition.counts.counts).sum(axis=-1).argmax(), decomposition.baseline.shape
+    )
+    axes = {
+        "templates": plots.templates(decomposition, _comparable(truth, decomposition))[..., 0],
+        "codes": plots.codes(decomposition)[0],
+        "decomposition": plots.decomposition(decomposition, int(trial), int(unit))[0],
+        "training": plots.training_curve(model),
+    }
+    drawn = {name: np.atleast_1d(ax)[0].figure for name, ax in axes.items()}
+    drawn["rates"] = plots.rates_figure(decomposition, spikes)
+    for figure in drawn.values():
+        plt.close(figure)
+    return {name: drawn[name] for name in _CAPTIONS}
+
+
+def _comparable(truth: Truth | None, decomposition: Decomposition) -> Truth | None:
+    """Return the truth if it is of templates on the same bins and channels."""
+    if truth is None or not math.isclose(truth.bin_size, decomposition.counts.bin_size):
+        return None
+    same = truth.templates.shape[1] == decomposition.templates.shape[1]
+    return truth if same else None
+
+
 def write_report(
     path: str | Path,
     decomposition: Decomposition,
-    summary: Mapping[str, Any],
-    figures: Mapping[str, Figure | str | Path],
+    figures: Mapping[str, Figure],
+    summary: Mapping[str, Any] | None = None,
+    *,
+    truth: Truth | None = None,
 ) -> Path:
     """Write a self-contained HTML report of a fit; it needs no network and no other file.
 
@@ -67,15 +136,15 @@ def write_report(
         File to write; replaced if it exists.
     decomposition : Decomposition
         Made by ``model.decompose(counts)``.
-    summary : mapping
-        What ``spikecdl fit`` writes to ``summary.json``; what is missing is left out of the report:
-        ``command``, ``settings``, ``data`` (``source``, ``sha256``, ``n_trials``, ``n_units``,
-        ``n_bins``, ``bin_size``, ``n_spikes``), ``versions``, ``seed``, ``family``, ``layout``,
-        ``deviance_explained``, ``deviance_explained_per_unit``, ``events_per_template``,
-        ``penalty_weight_fraction``, ``converged``, ``n_epochs``, ``seconds``.
-    figures : mapping of str to Figure or path of a PNG file
-        Figures by name; ``templates``, ``rates``, ``codes``, ``decomposition`` and ``training``
-        have captions, others are captioned with their name. Figures are left open.
+    figures : mapping of str to Figure
+        Made by `draw_figures`, or any others; they are left open.
+    summary : mapping, optional
+        What the decomposition does not know; what is missing is left out of the report:
+        ``command``, ``settings``, ``data``, ``versions`` (mappings, shown as they are), ``seed``,
+        ``held_out_deviance_explained``, ``penalty_weight_fraction``, ``converged``, ``n_epochs``,
+        ``seconds``. Other keys are ignored.
+    truth : Truth, optional
+        Adds the error of each template, where it can be compared (see `draw_figures`).
 
     Returns
     -------
@@ -84,16 +153,15 @@ def write_report(
 
     Raises
     ------
-    ValueError
-        If a file among ``figures`` is not a PNG image.
     TypeError
-        If a figure is neither a matplotlib Figure nor a path.
+        If a figure is not a matplotlib Figure.
     OSError
-        If a file cannot be read or written.
+        If the file cannot be written.
 
     Examples
     --------
-    >>> write_report("report.html", decomposition, summary, figures)  # doctest: +SKIP
+    >>> figures = draw_figures(model, decomposition)  # doctest: +SKIP
+    >>> write_report("report.html", decomposition, figures, summary)  # doctest: +SKIP
     PosixPath('report.html')
     """
     from jinja2 import Environment, StrictUndefined
@@ -102,26 +170,28 @@ def write_report(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    summary = summary or {}
+    comparable = _comparable(truth, decomposition)
     page = environment.from_string(source).render(
         title=_title(decomposition, summary),
         numbers=list(_numbers(decomposition, summary)),
-        units=_units(decomposition, summary),
-        templates=_templates(decomposition),
-        peak_note=_PEAKS["gaussian" if decomposition.family == "gaussian" else "rate"],
+        templates=_templates(decomposition, comparable),
+        with_truth=comparable is not None,
+        peak_note=_PEAKS["rate" if has_rate(decomposition) else "signal"],
         joint=decomposition.layout == "joint",
-        figures=[
-            {
-                "name": name,
-                "caption": _CAPTIONS.get(name, name),
-                "data": _png(name, figure),
-                "width": _width(figure),
-            }
-            for name, figure in figures.items()
-        ],
+        units=_units(decomposition),
+        rate_unit=_rate_unit(decomposition),
+        figures=[_embedded(name, figure) for name, figure in figures.items()],
         command=summary.get("command"),
-        data=_rows(summary.get("data")),
-        settings=_rows({**_facts(summary), **(summary.get("settings") or {})}),
-        versions=_rows(summary.get("versions")),
+        tables=[
+            (heading, rows)
+            for heading, rows in (
+                ("Data", _rows(summary.get("data"))),
+                ("Settings", _settings(decomposition, summary)),
+                ("Versions", _rows(summary.get("versions"))),
+            )
+            if rows
+        ],
     )
     target = Path(path)
     target.write_text(page, encoding="utf-8")
@@ -138,23 +208,21 @@ def _title(decomposition: Decomposition, summary: Mapping[str, Any]) -> str:
 
 def _numbers(decomposition: Decomposition, summary: Mapping[str, Any]) -> Iterator[_Number]:
     """Key numbers, in the order in which a reader asks for them."""
-    explained = float(summary.get("deviance_explained", decomposition.deviance_explained))
     yield _Number(
         "Deviance explained",
-        _number(explained, 3),
+        _number(decomposition.deviance_explained, 3),
         "Part of the misfit of a constant rate that the model removes, on the data shown here: 0 "
         "is no better than a constant rate, 1 predicts every count. Spiking noise cannot be "
         "explained, so small bins of single trials stay near 0 even for a correct model.",
     )
-    events = _event_counts(decomposition, summary)
-    per_second = sum(events) / exposure if (exposure := _exposure(decomposition)) else math.nan
-    where = "of the population" if decomposition.layout == "joint" else "per unit"
-    yield _Number(
-        "Events",
-        " + ".join(f"{n}" for n in events),
-        f"Occurrences found of each template; together {_number(per_second)} per "
-        f"{_time_unit(decomposition)} of observed time {where}.",
-    )
+    if (held_out := summary.get("held_out_deviance_explained")) is not None:
+        yield _Number(
+            "Held-out deviance explained",
+            _number(held_out, 3),
+            "The same for data that the events were not found in: the honest measure, as events "
+            "adapt to the noise of the data in which they are found.",
+        )
+    yield _events_number(decomposition)
     if (fraction := summary.get("penalty_weight_fraction")) is not None:
         yield _Number(
             "Penalty weight",
@@ -165,7 +233,7 @@ def _numbers(decomposition: Decomposition, summary: Mapping[str, Any]) -> Iterat
     if (converged := summary.get("converged")) is not None:
         yield _Number(
             "Converged",
-            "yes" if converged else "no",
+            _text(bool(converged)),
             "More training would hardly change the templates."
             if converged
             else "Training stopped before the loss had settled; allow it more epochs before "
@@ -173,61 +241,84 @@ def _numbers(decomposition: Decomposition, summary: Mapping[str, Any]) -> Iterat
         )
     if (epochs := summary.get("n_epochs")) is not None:
         took = summary.get("seconds")
-        yield _Number(
-            "Epochs",
-            f"{epochs}",
-            "Passes over the data in training"
-            + (f", which took {_number(took)} s." if took is not None else "."),
-        )
+        took = "." if took is None else f", which took {_number(took)} s."
+        yield _Number("Epochs", f"{epochs}", f"Passes over the data in training{took}")
 
 
-def _event_counts(decomposition: Decomposition, summary: Mapping[str, Any]) -> list[int]:
-    given = summary.get("events_per_template")
-    if given is not None:
-        return [int(n) for n in given]
-    return np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist()
+def _events_number(decomposition: Decomposition) -> _Number:
+    mask, joint = decomposition.counts.mask, decomposition.layout == "joint"
+    seen = mask.any(axis=1) if joint else mask
+    exposure = float(seen.sum() * decomposition.counts.bin_size)
+    counts = np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist()
+    per_time = _number(sum(counts) / exposure if exposure else math.nan)
+    time = "bin" if _in_bins(decomposition) else "second"
+    return _Number(
+        "Events",
+        " + ".join(f"{n}" for n in counts),
+        f"Occurrences found of each template; together {per_time} per {time} of observed time "
+        f"{'of the population' if joint else 'per unit'}.",
+    )
 
 
-def _exposure(decomposition: Decomposition) -> float:
-    """Observed time of all windows in which events could begin, in seconds."""
-    mask = decomposition.counts.mask
-    seen = mask.any(axis=1) if decomposition.layout == "joint" else mask
-    return float(seen.sum() * decomposition.counts.bin_size)
-
-
-def _units(decomposition: Decomposition, summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    given = summary.get("deviance_explained_per_unit")
-    if given is None:
-        values = decomposition.deviance_explained_per_unit
-        given = dict(zip(decomposition.counts.unit_ids, values, strict=True))
-    return [{"unit": str(unit), "value": _number(value, 3)} for unit, value in given.items()]
-
-
-def _templates(decomposition: Decomposition) -> list[dict[str, str]]:
+def _templates(decomposition: Decomposition, truth: Truth | None) -> list[dict[str, str]]:
     """Rows of the table of templates, as text."""
-    gaussian = decomposition.family == "gaussian"
-    in_bins = _time_unit(decomposition) == "bin"
-    factor, unit = (1.0, "bins") if in_bins else (1e3, "ms")
+    factor, unit = (1.0, "bins") if _in_bins(decomposition) else (1e3, "ms")
+    errors: dict[int, float] = {}
+    if truth is not None:
+        found = template_error(decomposition.templates, truth.templates)
+        errors = dict(zip(found.assignment.tolist(), found.errors.tolist(), strict=True))
+    signal = not has_rate(decomposition)
     return [
         {
             "number": str(number),
-            "gain": _number(row.peak_change) if gaussian else _times(row.peak_gain),
+            "peak": _number(row.peak_change) if signal else _times(row.peak_gain),
+            "unit": str(row.unit),
             "time": f"{_number(factor * row.peak_time)} {unit}",
             "width": f"{_number(factor * row.width)} {unit}",
             "events": str(row.n_events),
             "amplitude": _number(row.amplitude),
-            "unit": str(row.unit),
+            "error": _number(errors.get(number, math.nan), 2),
         }
         for number, row in enumerate(template_table(decomposition).itertuples())
     ]
 
 
-def _time_unit(decomposition: Decomposition) -> str:
-    return "bin" if decomposition.counts.bin_size == 1.0 else "second"
+def _units(decomposition: Decomposition) -> list[dict[str, str]]:
+    """Rows of the table of units, as text."""
+    counts, shared = decomposition.counts, decomposition.layout == "shared"
+    explained = decomposition.deviance_explained_per_unit
+    rows = []
+    for i, unit in enumerate(counts.unit_ids):
+        seen = counts.n_pooled[:, i]
+        total, exposure = counts.counts[:, i].sum(), seen.sum() * counts.bin_size
+        events = np.count_nonzero(decomposition.codes[:, i], axis=(0, 2)) if shared else ()
+        rows.append(
+            {
+                "unit": str(unit),
+                "explained": _number(explained[i], 3),
+                "spikes": str(total) if counts.is_counts else "–",
+                "rate": _number(total / exposure if exposure else math.nan),
+                "events": " + ".join(f"{n}" for n in events),
+            }
+        )
+    return rows
 
 
-def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("family", "layout", "seed") if key in summary}
+def _rate_unit(decomposition: Decomposition) -> str:
+    """Unit of the units' mean rates; empty for a signal, which has none."""
+    if not has_rate(decomposition):
+        return ""
+    return "spikes per bin" if _in_bins(decomposition) else "Hz"
+
+
+def _in_bins(decomposition: Decomposition) -> bool:
+    return decomposition.counts.bin_size == 1.0
+
+
+def _settings(decomposition: Decomposition, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = {"family": decomposition.family, "layout": decomposition.layout}
+    seed = {"seed": summary["seed"]} if "seed" in summary else {}
+    return _rows({**facts, **seed, **(summary.get("settings") or {})})
 
 
 def _rows(mapping: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -253,7 +344,7 @@ def _text(value: Any) -> str:
 
 def _number(value: float, digits: int | None = None) -> str:
     """Three figures (or that many decimals); a dash where there is no number."""
-    if value is None or not math.isfinite(value):
+    if not math.isfinite(value):
         return "–"
     if digits is not None:
         return f"{value:.{digits}f}"
@@ -264,26 +355,19 @@ def _times(gain: float) -> str:
     return f"×{_number(gain)}" if math.isfinite(gain) else "–"
 
 
-def _width(figure: Any) -> str:
-    """Width in pixels at which text of all figures is equally large; none for files."""
-    return f"{100 * figure.get_figwidth():.0f}" if hasattr(figure, "get_figwidth") else ""
-
-
-def _png(name: str, figure: Figure | str | Path) -> str:
-    """Picture in base64."""
+def _embedded(name: str, figure: Figure) -> dict[str, str]:
+    """Picture in base64, at a width in pixels that makes text of all figures equally large."""
     from matplotlib.figure import Figure
 
-    if isinstance(figure, Figure):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
-        content = buffer.getvalue()
-    elif isinstance(figure, str | Path):
-        content = Path(figure).read_bytes()
-        if not content.startswith(_PNG):
-            raise ValueError(f"`figures[{name!r}]` (={str(figure)!r}) must be a PNG image")
-    else:
+    if not isinstance(figure, Figure):
         raise TypeError(
-            f"`figures[{name!r}]` ({type(figure).__name__}) must be a matplotlib Figure or the "
-            "path of a PNG image"
+            f"`figures[{name!r}]` ({type(figure).__name__}) must be a matplotlib Figure"
         )
-    return base64.b64encode(content).decode("ascii")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return {
+        "name": name,
+        "caption": _CAPTIONS.get(name, name),
+        "data": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "width": f"{100 * figure.get_figwidth():.0f}",
+    }

@@ -116,16 +116,18 @@ class Truth:
         norms = np.linalg.norm(cut, axis=(1, 2))
         if not norms.all():
             return None
-        events["amplitude"] *= norms[events["template"]]
+        events = events.assign(amplitude=events["amplitude"] * norms[events["template"]])
         return replace(self, templates=cut / norms[:, None, None], events=events, baseline=baseline)
 
-    def shift(self, offsets: np.ndarray, duration: float) -> Truth:
-        """Return the truth in windows that start ``offsets`` (trial,) later and last ``duration``.
+    def shift(self, offsets: np.ndarray, durations: np.ndarray) -> Truth:
+        """Return the truth in windows that start ``offsets`` later and last ``durations`` (trial,).
 
-        Events whose onset is outside their window are left out.
+        Both are in seconds.  Events whose onset is outside their window are left out.
         """
-        events = self.events.assign(time=self.events["time"] - offsets[self.events["trial"]])
-        return replace(self, events=events[events["time"].between(-1e-9, duration)])
+        trial = self.events["trial"].to_numpy()
+        time = self.events["time"].to_numpy() - offsets[trial]
+        inside = (time > -1e-9) & (time < durations[trial] - 1e-9)
+        return replace(self, events=self.events.assign(time=time)[inside])
 
     def pool(self) -> Truth:
         """Return the truth of the sum over trials, as one trial.
@@ -273,8 +275,5 @@ def check_templates(templates: np.ndarray) -> None:
 
 def _at(events: pd.DataFrame, column: str, positions: np.ndarray) -> pd.DataFrame:
     """Return the events at these positions of a column, with the positions renumbered."""
-    import pandas as pd
-
-    places = pd.DataFrame({column: positions, "_new": np.arange(len(positions))})
-    chosen = places.merge(events, on=column)
-    return chosen.drop(columns=column).rename(columns={"_new": column})[list(EVENT_COLUMNS)]
+    place = events[column].map({old: new for new, old in enumerate(positions.tolist())})
+    return events.assign(**{column: place})[place.notna()]

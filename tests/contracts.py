@@ -1,16 +1,109 @@
-"""Checks that any operator and any penalty must pass; the tests of each call them."""
+"""What the tests of the mathematics share: contracts, a dense twin of the operator, problems."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spikecdl.penalties import Penalty
+from spikecdl.dictionary import ConvDictionary
+from spikecdl.families import FAMILIES, Family
+from spikecdl.penalties import L1, Penalty
+
+N_TRIALS = 12
 
 
+def example(name: str) -> Family:
+    """Family of that name in the registry, with every parameter known."""
+    return FAMILIES[name]().resolve(torch.tensor(N_TRIALS))
+
+
+def support(family: Family, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Some observations of a family: both ends of its support, or its least and some large ones."""
+    y = torch.tensor([-50.0, -1, 0, 1, 2, 5, N_TRIALS - 1, N_TRIALS, 50, 1000], dtype=dtype)
+    return y[~family.invalid(y)[0]]
+
+
+def dense(templates: Tensor, places: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Matrix of `ConvDictionary`: every template pasted at every place, one column each."""
+    support = templates.shape[2:]
+    bins = [(p - 1) * s + k for p, s, k in zip(places, stride, support, strict=True)]
+    columns = []
+    for template in templates:
+        for place in itertools.product(*map(range, places)):
+            signal = templates.new_zeros(templates.shape[1], *bins)
+            corner = [p * s for p, s in zip(place, stride, strict=True)]
+            window = [slice(c, c + k) for c, k in zip(corner, support, strict=True)]
+            signal[(slice(None), *window)] = template
+            columns.append(signal.flatten())
+    return torch.stack(columns, dim=1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Small windows drawn from a model, and the penalised objective of their codes."""
+
+    family: Family
+    dictionary: ConvDictionary
+    penalty: Penalty
+    y: Tensor
+    baseline: Tensor
+
+    def objective(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Penalised negative log likelihood of every window, shape (window,)."""
+        cost = self.family.cost(self.y, self.dictionary(codes) + self.baseline)
+        cost = cost if mask is None else torch.where(mask, cost, 0)
+        penalties = torch.stack([self.penalty(window) for window in codes])
+        return cost.flatten(1).sum(1) + penalties
+
+    def score(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Derivative of the log likelihood with respect to the codes, by the dense matrix."""
+        places = codes.shape[-self.dictionary.axes :]
+        matrix = dense(self.dictionary.templates.detach(), places, self.dictionary.stride)
+        eta = (codes.flatten(-1 - len(places)) @ matrix.T).reshape(self.y.shape) + self.baseline
+        residual = self.family.residual(self.y, eta)
+        residual = residual if mask is None else torch.where(mask, residual, 0)
+        return (residual.flatten(-1 - len(places)) @ matrix).reshape(codes.shape)
+
+
+def problem(
+    name: str,
+    axes: int = 1,
+    sign: str = "positive",
+    *,
+    seed: int = 0,
+    windows: int = 3,
+    fraction: float = 0.2,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> Problem:
+    """Windows of a family with known codes; the weight is that fraction of lambda_max."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    family = example(name)
+    support, places, stride = {1: ((5,), (18,), 1), 2: ((3, 2), (4, 5), (2, 1))}[axes]
+    dictionary = ConvDictionary(normal(2, 2, *support), stride).normalize_()
+    with torch.no_grad():
+        dictionary.templates *= scale
+        codes = normal(windows, 2, *places)
+        codes = torch.where(codes.abs() > 1.2, 2 * codes, 0)
+        codes = L1(sign=sign, axes=axes).project(codes)
+        baseline = 0.3 * normal(windows, 2, *(1,) * axes)
+        y = family.sample(dictionary(codes) + baseline, generator)
+        score = dictionary.adjoint(family.residual(y, baseline))
+    penalty = L1(sign=sign, axes=axes)
+    penalty = penalty.with_weight(fraction * float(penalty.lambda_max(score)))
+    return Problem(family, dictionary, penalty, y, baseline)
+
+
+@torch.no_grad()
 def assert_adjoint(
     forward: Callable[[Tensor], Tensor],
     adjoint: Callable[[Tensor], Tensor],
@@ -31,6 +124,7 @@ def assert_adjoint(
     assert abs(left - right) <= 10 * torch.finfo(dtype).eps * scale, f"{left} is not {right}"
 
 
+@torch.no_grad()
 def assert_prox(penalty: Penalty, codes: Tensor, step: float) -> None:
     """Check ``penalty.prox`` against brute force and Moreau's identity.
 

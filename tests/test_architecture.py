@@ -26,7 +26,7 @@ LAYERS = (
     {"encoder"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "metrics", "goodness_of_fit"},
     {"training", "selection", "simulate", "io", "baselines"},
-    {"estimator", "denoise", "plots", "report", "experiments"},
+    {"estimator", "preparation", "settings", "denoise", "plots", "report", "experiments"},
     {"cli", "__main__"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -36,7 +36,7 @@ CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding
 CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
 CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
-CONTAINERS_MEET_TORCH = {"estimator", "simulate", "experiments", "baselines", "cli"}
+CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
 AT_MODULE_LEVEL = {("estimator", "sklearn")}  # its base class comes from there

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from decompositions import made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import d2_tweedie_score, r2_score
 
 from spikecdl import metrics
-from spikecdl.families import Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl.families import FAMILIES, Binomial, Gaussian, NegativeBinomial, Poisson
 
 
 def unit_norm(array):
@@ -334,6 +336,14 @@ def test_rates_are_checked(measure, y, mean, mask, message):
         measure(y, mean, 1.0, mask)
 
 
+def test_psnr_is_the_usual_formula():
+    """The definition that skimage.metrics.peak_signal_noise_ratio has, with the image's maximum."""
+    rng = np.random.default_rng(8)
+    clean, estimate = rng.uniform(0, 4, (2, 16, 16))
+    expected = 20 * np.log10(clean.max()) - 10 * np.log10(np.square(clean - estimate).mean())
+    assert metrics.psnr(estimate, clean) == pytest.approx(expected)
+
+
 def test_psnr():
     clean = np.linspace(0, 5, 12).reshape(3, 4)
     noisy = clean + 0.5
@@ -372,15 +382,63 @@ def test_template_shape_at_the_edges(template, time, width):
     assert (shape.time, shape.width) == (time, width)
 
 
-def test_rate_gain_is_a_ratio_of_family_means():
-    change = np.linspace(-6, 6, 13)
-    eta = torch.as_tensor(change)
-    np.testing.assert_allclose(
-        metrics.rate_gain(change), Poisson().mean(eta) / Poisson().mean(0 * eta)
-    )
-    family, p = Binomial(n_trials=1), 0.04
-    base = family.link(torch.tensor([p], dtype=torch.float64))
-    np.testing.assert_allclose(metrics.rate_gain(change, p), family.mean(base + eta) / p)
-    np.testing.assert_allclose(metrics.rate_gain([-900.0, 900.0], 0.5), [0.0, 2.0])
-    with pytest.raises(ValueError, match="`probability`"):
-        metrics.rate_gain(1.0, 1.0)
+@pytest.mark.parametrize(
+    "family", [Poisson(), NegativeBinomial(2.0), Binomial(n_trials=30), Binomial()]
+)
+def test_rate_gain_is_a_ratio_of_means(family):
+    change, mean = np.linspace(-6, 6, 13), 0.04
+    odds = np.exp(change) * mean / (1 - mean)
+    expected = {"poisson": np.exp(change), "negative_binomial": np.exp(change)}
+    of_30 = np.exp(change) * mean / (30 - mean)
+    binomial = 30 * of_30 / (1 + of_30) if family.config().get("n_trials") else odds / (1 + odds)
+    gain = metrics.rate_gain(change, mean, family)
+    np.testing.assert_allclose(gain, expected.get(family.name, binomial / mean))
+    np.testing.assert_allclose(metrics.rate_gain(0.0, mean, family), 1)
+
+
+def test_rate_gain_at_the_ends():
+    np.testing.assert_allclose(metrics.rate_gain([-900.0, 900.0], 0.5, Binomial()), [0.0, 2.0])
+    assert np.isnan(metrics.rate_gain(1.0, 1.5, Binomial()))
+    assert np.isnan(metrics.rate_gain(1.0, 0.0, Poisson()))
+
+
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_template_table_reads_the_codes_and_templates(family, layout):
+    parts = made_up(family, layout, units=3, n_pooled=2)
+    table = metrics.template_table(parts)
+    for number, template in enumerate(parts.templates):
+        row = table.loc[number]
+        amplitudes = parts.codes[:, :, number][parts.codes[:, :, number] != 0]
+        assert row["n_events"] == len(amplitudes)
+        assert row["amplitude"] == pytest.approx(np.median(amplitudes))
+        channel, at = np.unravel_index(np.abs(template).argmax(), template.shape)
+        change = np.median(amplitudes) * template[channel, at]
+        assert row["peak_change"] == pytest.approx(change)
+        assert row["peak_time"] == pytest.approx((at + 0.5) * 0.005)
+        assert row["unit"] == (channel if layout == "joint" else -1)
+        baseline = parts.baseline[:, channel] if layout == "joint" else parts.baseline
+        p = np.median(baseline) * 0.005
+        expected = {
+            "gaussian": np.nan,
+            "binomial": 1 / (p + (1 - p) * np.exp(-change)),
+        }.get(family, np.exp(change))
+        np.testing.assert_allclose(row["peak_gain"], expected)
+
+
+def test_template_table_without_events():
+    table = metrics.template_table(made_up(n_events=0))
+    assert table["n_events"].tolist() == [0, 0]
+    assert table[["amplitude", "peak_change", "peak_gain"]].isna().all(axis=None)
+
+
+def test_template_table_takes_the_baseline_of_what_was_observed():
+    mask = np.ones((4, 2, 120), bool)
+    mask[1:] = False
+    parts = made_up(mask=mask)
+    silent = replace(parts, baseline=np.where(mask.any(axis=-1), parts.baseline, 0.0))
+    alone = made_up(trials=4).baseline[0]
+    row = metrics.template_table(silent).loc[0]
+    p = np.median(alone) * 0.005
+    expected = 1 / (p + (1 - p) * np.exp(-row["peak_change"]))
+    assert row["peak_gain"] == pytest.approx(expected)

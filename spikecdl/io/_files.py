@@ -43,20 +43,23 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], source: str) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, which it replaces when all went well.
+def replacing(path: str | os.PathLike[str], source: str, suffix: str) -> Iterator[Path]:
+    """Give a temporary path, of this suffix, beside ``path``, which it replaces if all goes well.
 
     Raises
     ------
     ValueError
-        If ``path`` is the file that the data were read from.
+        If ``path`` is the file that the data were read from, or a folder.
+    FileNotFoundError
+        If the folder that ``path`` is in does not exist.
     """
     target = Path(path)
+    existing(target.parent)
+    if target.is_dir():
+        raise ValueError(f"`path` (={str(path)!r}) is a folder; name a file in it")
     if target.exists() and source and Path(source).exists() and target.samefile(source):
         raise ValueError(f"`path` (={str(path)!r}) is where the data come from; write elsewhere")
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
-    )
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_table(group: h5py.Group, leave_out: Collection[str] = ()) -> pd.DataFrame:
+def read_table(group: h5py.Group, leave_out: Collection[str] = (), n_rows: int = 0) -> pd.DataFrame:
     """Read a table; its index holds the rows' ids, its order is that of ``colnames``.
 
-    Columns of references and of compound types are left out.
+    Columns of references and of compound types are left out.  ``n_rows`` is taken where neither
+    a column nor ``id`` says how many rows there are.
 
     Raises
     ------
@@ -29,13 +30,14 @@ def read_table(group: h5py.Group, leave_out: Collection[str] = ()) -> pd.DataFra
     names = [name for name in (*order, *stored) if name in stored and name not in leave_out]
     columns: dict[str, Any] = {}
     for name in dict.fromkeys(names):
-        if name != "id" and not name.endswith("_index") and _is_plain(group[name]):
+        is_index = name.endswith("_index") and name.removesuffix("_index") in stored
+        if name != "id" and not is_index and _is_plain(group[name]):
             columns[name] = read_column(group, name)
     rows = {len(column) for column in columns.values()}
     if len(rows) > 1:
         lengths = {name: len(column) for name, column in columns.items()}
         raise ValueError(f"columns of {group.name} differ in length: {lengths}")
-    size = rows.pop() if rows else len(group.get("id", ()))
+    size = rows.pop() if rows else len(group["id"]) if "id" in group else n_rows
     ids = np.asarray(group["id"]) if "id" in group else np.arange(size)
     distinct = len(ids) == size and len(np.unique(ids)) == size
     return pd.DataFrame(columns, index=pd.Index(ids if distinct else np.arange(size)))

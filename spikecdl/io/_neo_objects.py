@@ -175,7 +175,9 @@ def _frame(table: Any) -> pd.DataFrame:
     rows = notes.pop("row_id", None)
     if rows is None and table.labels is not None and len(table.labels) == len(starts):
         columns["label"] = [str(label) for label in table.labels]
-    columns |= {key: values for key, values in notes.items() if values.shape == starts.shape}
+    for key, values in notes.items():
+        if values.shape == starts.shape:
+            columns.setdefault(key, values)
     return pd.DataFrame(columns, index=None if rows is None else pd.Index(rows.tolist()))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data import BinnedSpikes
-from spikecdl.io._hdf_tables import text
+from spikecdl.io._hdf_tables import read_values
 from spikecdl.io._nwb_tables import add_intervals
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pynwb import NWBFile
 
 MODULE = "ecephys"
-_SETTINGS = "Settings: "
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +81,14 @@ def has_series(module: Mapping[str, Any], name: str) -> bool:
     return name in module or f"{name}_0" in module
 
 
-def read_series(module: h5py.Group, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read what `TimeAxis.add` wrote, as (trial, column, bin), and the settings it came with.
-
-    Raises
-    ------
-    ValueError
-        If the series came without settings, so that its shape is not known.
-    """
+def read_series(module: h5py.Group, name: str, shape: Sequence[int]) -> np.ndarray:
+    """Read what `TimeAxis.add` wrote of an array of this shape (trial, column, bin)."""
     names = [name] if name in module else []
     while f"{name}_{len(names)}" in module:
         names.append(f"{name}_{len(names)}")
-    settings = settings_in(module[names[0]])
-    trials, columns, bins = settings["shape"]
+    trials, columns, bins = shape
     rows = np.concatenate([np.asarray(module[part]["data"]) for part in names], axis=1)
-    return rows.reshape(trials, bins, columns).transpose(0, 2, 1), settings
+    return rows.reshape(trials, bins, columns).transpose(0, 2, 1)
 
 
 def add_to_module(file: NWBFile, thing: Any) -> None:
@@ -106,20 +98,26 @@ def add_to_module(file: NWBFile, thing: Any) -> None:
     file.processing[MODULE].add(thing)
 
 
-def with_settings(description: str, settings: Mapping[str, Any]) -> str:
-    """Return a description that ends with settings as JSON."""
-    return f"{description}. {_SETTINGS}{json.dumps(settings)}"
+def write_notes(file: NWBFile, about: Mapping[str, Any]) -> None:
+    """Write what series and tables cannot say as JSON into the file's notes."""
+    if about:
+        file.notes = json.dumps(about)
 
 
-def settings_in(series_or_table: h5py.Group) -> dict[str, Any]:
-    """Return the settings at the end of a description.
+def read_notes(file: h5py.File) -> dict[str, Any]:
+    """Read what `write_notes` wrote.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If it is not there.
     """
-    description = text(series_or_table.attrs.get("description", ""))
-    if _SETTINGS not in description:
-        raise ValueError(f"{series_or_table.name} was not written by spikecdl: it lacks settings")
-    return json.JSONDecoder().raw_decode(description.partition(_SETTINGS)[2])[0]
+    try:
+        return json.loads(read_values(file["general/notes"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("general/notes hold no JSON, as spikecdl writes it") from None
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """Return a vector for JSON, which has no nan: None instead."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]

@@ -58,16 +58,15 @@ def new_file(source: str, *, simulated: bool) -> NWBFile:
 
 def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     import h5py
+    import pandas as pd
 
     with h5py.File(source, "r") as file:
         general = file.get("general", {})
         session = _texts(general, _SESSION)
         subject = _texts(general.get("subject", {}), _SUBJECT)
         if "session_start_time" in file:
-            start = datetime.fromisoformat(str(read_values(file["session_start_time"])))
-            session["session_start_time"] = (
-                start if start.tzinfo else start.astimezone(timezone.utc)
-            )
+            start = pd.Timestamp(str(read_values(file["session_start_time"]))).to_pydatetime()
+            session["session_start_time"] = start if start.tzinfo else start.astimezone()
     return session, subject
 
 

@@ -21,7 +21,6 @@ _DESCRIPTIONS = {
     "unit_id": "name of the unit",
     "trial_id": "name of the trial",
 }
-_RESERVED = ("electrodes", "electrode_group", "timeseries", "waveforms")
 
 
 def table(name: str, description: str, columns: Mapping[str, tuple[str, Any]]) -> DynamicTable:
@@ -40,30 +39,45 @@ def column(name: str, description: str, values: Any) -> VectorData:
 
 
 def ragged(name: str, description: str, rows: Sequence[Any]) -> list[Any]:
-    """Return a column with rows of different length, and its index."""
+    """Return a column with rows of different length, and its index; more if rows have rows."""
     from hdmf.common import VectorIndex
 
     if all(isinstance(row, np.ndarray) for row in rows):
         flat: Any = np.concatenate(rows)
     else:
         flat = [value for row in rows for value in row]
-    values = column(name, description, flat)
-    ends = np.cumsum([len(row) for row in rows])
-    return [values, VectorIndex(name=f"{name}_index", data=smallest(ends), target=values)]
+    nested = isinstance(flat, list) and any(isinstance(value, tuple) for value in flat)
+    made = ragged(name, description, flat) if nested else [column(name, description, flat)]
+    ends = smallest(np.cumsum([len(row) for row in rows]))
+    return [*made, VectorIndex(name=f"{made[-1].name}_index", data=ends, target=made[-1])]
 
 
-def table_columns(frame: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[Any]:
-    """Return the columns of a frame as NWB columns, indices of ragged ones among them.
+def frame_columns(frame: pd.DataFrame, kind: type[DynamicTable]) -> list[Any]:
+    """Return the columns of a frame as columns for a kind of table, indices among them.
 
     Numbers, booleans and text stay what they are; rows of several values become a ragged column;
-    anything else becomes text, empty where nothing is known.  Names that NWB reserves for
-    references get an underscore at the end.
+    anything else becomes text, empty where nothing is known.  Names that this kind of table keeps
+    for itself get an underscore at the end; those that HDF5 does not allow get one inside.
     """
+    kept = {about["name"] for about in kind.__columns__} - {"tags"} | {"unit_id", "trial_id"}
     made = []
-    for name in frame.columns:
-        if name not in leave_out:
-            made += _frame_column(str(name), frame[name])
+    for original in frame.columns:
+        name = allowed(str(original))
+        name += "_" * (name in kept or hasattr(kind, name))
+        made += _frame_column(name, str(original), frame[original])
     return made
+
+
+def allowed(name: str) -> str:
+    """Return a name without the characters that separate names in HDF5."""
+    return name.replace("/", "_").replace(":", "_")
+
+
+def colnames(columns: Sequence[Any]) -> list[str]:
+    """Return the names of columns, without those of their indices."""
+    from hdmf.common import VectorIndex
+
+    return [made.name for made in columns if not isinstance(made, VectorIndex)]
 
 
 def row_ids(ids: Sequence[int | str], name: str) -> tuple[list[int], list[Any]]:
@@ -84,14 +98,16 @@ def add_intervals(file: NWBFile, name: str, frame: pd.DataFrame) -> None:
         column("start_time", _DESCRIPTIONS["start_time"], starts),
         column("stop_time", _DESCRIPTIONS["stop_time"], stops),
         *names,
-        *table_columns(frame, leave_out=("start_time", "stop_time")),
+        *frame_columns(
+            frame.drop(columns=["start_time", "stop_time"], errors="ignore"), TimeIntervals
+        ),
     ]
     made = TimeIntervals(
-        name=name,
+        name=allowed(name),
         description=f"{name} of the recording",
         id=ids,
         columns=columns,
-        colnames=[c.name for c in columns if not c.name.endswith("_index")],
+        colnames=colnames(columns),
     )
     if name in ("trials", "epochs", "invalid_times"):
         setattr(file, name, made)
@@ -108,9 +124,8 @@ def smallest(values: Any) -> Any:
     return array.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
 
 
-def _frame_column(name: str, series: pd.Series) -> list[Any]:
-    about = _DESCRIPTIONS.get(name, name)
-    name = f"{name}_" if name in _RESERVED else name
+def _frame_column(name: str, original: str, series: pd.Series) -> list[Any]:
+    about = _DESCRIPTIONS.get(original, original)
     values = series.to_numpy()
     if name != "tags" and values.dtype.kind in "biuf":
         return [column(name, about, values)]

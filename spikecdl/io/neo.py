@@ -32,9 +32,9 @@ _REFUSED = ("NWBIO", "PickleIO")  # drops trials and intervals; runs code that a
 def read_neo(source: Any) -> SpikeTrains:
     """Read spike trains from Neo objects, or from a file in a format that Neo reads.
 
-    Several segments become trials.  They keep their times if these do not overlap, and are laid
-    end to end from 0 otherwise.  Epochs and events become tables of intervals, by their name; in a
-    single segment the epoch ``trials`` becomes the trials.  A unit is observed from ``t_start`` to
+    Segments keep their times if these do not overlap, and are laid end to end from 0 otherwise.
+    Epochs and events become tables of intervals, by their name.  Trials are the epoch ``trials``;
+    without it, several segments are one trial each.  A unit is observed from ``t_start`` to
     ``t_stop`` of its train.  Units are matched across segments by the annotation ``unit_id``, else
     by the trains' names, else by their order.  Times are sorted, duplicates kept.
 
@@ -189,7 +189,9 @@ def _spike_trains(segments: Sequence[Segment], source: str) -> SpikeTrains:
         for kind, table in segment.tables.items():
             tables.setdefault(kind, []).append(table)
     intervals = {kind: concatenated(parts) for kind, parts in tables.items()}
-    trials = _segment_trials(segments) if len(segments) > 1 else _pop_trials(intervals)
+    trials = _pop_trials(intervals)
+    if trials is None and len(segments) > 1:
+        trials = _segment_trials(segments)
     units = [trains[0].about for trains in found.values()]
     rates = {train.clock_rate for segment in segments for train in segment.trains}
     known = rates.pop() if len(rates) == 1 else None
@@ -219,16 +221,17 @@ def _side_by_side(segments: Sequence[Segment]) -> list[Segment]:
 def _segment_trials(segments: Sequence[Segment]) -> pd.DataFrame:
     import pandas as pd
 
-    rows = [{"start_time": s.start, "stop_time": s.stop, **s.about} for s in segments]
-    return pd.DataFrame(rows)
+    times = [{"start_time": s.start, "stop_time": s.stop} for s in segments]
+    return pd.DataFrame([{**t, **s.about, **t} for t, s in zip(times, segments, strict=True)])
 
 
 def _pop_trials(intervals: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Take the epoch ``trials`` out of the tables, if each of its rows lasts some time."""
-    table = intervals.get("trials")
-    if table is None or "stop_time" not in table or (table.stop_time <= table.start_time).any():
-        return None
-    return intervals.pop("trials")
+    """Take ``trials`` out of the tables; they stay, as ``trials_``, if a row does not last."""
+    table = intervals.pop("trials", None)
+    if table is None or ("stop_time" in table and (table.stop_time > table.start_time).all()):
+        return table
+    intervals["trials_"] = table
+    return None
 
 
 def _unit_names(segments: Sequence[Segment]) -> list[list[int | str]]:

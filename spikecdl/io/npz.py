@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.io._files import existing, reading, replacing
+from spikecdl.io._files import existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _HEADER = "spikecdl"  # JSON: what was written, ids, settings, and the columns of each table
+_SIGNATURE = b"PK"
 
 
 def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) -> None:
@@ -66,7 +67,7 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
         tables["truth/events"] = truth.events
     header["tables"] = {name: _pack_table(name, frame, arrays) for name, frame in tables.items()}
     arrays[_HEADER] = np.array(json.dumps(header))
-    with replacing(path, data.source) as temporary, temporary.open("wb") as file:
+    with replacing(path, data.source, ".npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -102,21 +103,29 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     BinnedSpikes(2 trials, 1 unit, 2 bins of 0.005 s, 3 spikes)
     """
     place = existing(path)
-    with reading(place, "npz"), np.load(place, allow_pickle=False) as archive:
-        if _HEADER not in archive:
-            return _plain_counts(archive, str(path))
-        header = json.loads(str(archive[_HEADER]))
-        tables = {n: _unpack_table(n, about, archive) for n, about in header["tables"].items()}
-        truth = None
-        if "truth" in header:
-            truth = Truth(
-                templates=archive["truth/templates"],
-                baseline=archive["truth/baseline"],
-                events=tables.pop("truth/events"),
-                **header["truth"],
-            )
-        unpack = _unpack_recording if header["kind"] == "SpikeTrains" else _unpack_binned
-        return unpack(header, archive, tables, truth, str(path))
+    if not starts_with(place, _SIGNATURE):
+        raise ValueError(f"{path}: not an npz archive, or cut short")
+    with reading(place, "npz"), place.open("rb") as file:
+        with np.load(file, allow_pickle=False) as archive:
+            if _HEADER not in archive:
+                return _plain_counts(archive, str(path))
+            return _unpack(json.loads(str(archive[_HEADER])), archive, str(path))
+
+
+def _unpack(
+    header: dict[str, Any], archive: Mapping[str, np.ndarray], source: str
+) -> SpikeTrains | BinnedSpikes:
+    tables = {name: _unpack_table(name, about, archive) for name, about in header["tables"].items()}
+    truth = None
+    if "truth" in header:
+        truth = Truth(
+            templates=archive["truth/templates"],
+            baseline=archive["truth/baseline"],
+            events=tables.pop("truth/events"),
+            **header["truth"],
+        )
+    unpack = _unpack_recording if header["kind"] == "SpikeTrains" else _unpack_binned
+    return unpack(header, archive, tables, truth, source)
 
 
 def _pack_recording(spikes: SpikeTrains) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -222,11 +231,14 @@ def _unpack_table(
 ) -> pd.DataFrame:
     import pandas as pd
 
+    rows = pd.Index(about["rows"])
     columns: dict[str, Any] = {}
     for i, (column, kind) in enumerate(about["columns"]):
         values = archive[f"{name}/{i}"]
-        columns[column] = [_tupled(json.loads(v)) for v in values] if kind == "json" else values
-    return pd.DataFrame(columns, index=pd.Index(about["rows"]))
+        if kind == "json":
+            values = pd.Series([_tupled(json.loads(v)) for v in values], index=rows, dtype=object)
+        columns[column] = values
+    return pd.DataFrame(columns, index=rows)
 
 
 def _listed(value: Any) -> Any:
@@ -237,4 +249,4 @@ def _listed(value: Any) -> Any:
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

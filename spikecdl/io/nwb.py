@@ -17,7 +17,8 @@ from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.io._files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io._hdf_tables import read_table, split
 from spikecdl.io._nwb_series import MODULE as MODULE_NAME
-from spikecdl.io._nwb_series import has_series, read_series, settings_in
+from spikecdl.io._nwb_series import has_series, read_notes, read_series
+from spikecdl.results import EVENT_COLUMNS
 
 if TYPE_CHECKING:
     import h5py
@@ -104,20 +105,21 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
         module = file.get(MODULE, {})
         if not has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
-        counts, settings = read_series(module, "binned_signal")
+        about = read_notes(file)["binned"]
+        counts = read_series(module, "binned_signal", about["shape"])
         n_pooled = np.ones(counts.shape, dtype=np.int64)
         if has_series(module, "binned_n_pooled"):
-            n_pooled, _ = read_series(module, "binned_n_pooled")
+            n_pooled = read_series(module, "binned_n_pooled", about["shape"])
         return BinnedSpikes(
             counts=counts,
             mask=n_pooled > 0,
-            bin_size=settings["bin_size"],
-            t_start=settings["t_start"],
-            unit_ids=tuple(settings["unit_ids"]),
-            trial_ids=tuple(settings["trial_ids"]),
+            bin_size=about["bin_size"],
+            t_start=about["t_start"],
+            unit_ids=tuple(about["unit_ids"]),
+            trial_ids=tuple(about["trial_ids"]),
             n_pooled=n_pooled,
-            slots=settings["slots"],
-            trial_starts=np.array(settings["trial_starts"], dtype=float),
+            slots=about["slots"],
+            trial_starts=np.array(about["trial_starts"], dtype=float),
             source=str(path),
             truth=_truth(file),
         )
@@ -155,7 +157,8 @@ def _contents(file: h5py.File) -> str:
 
 def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     units = file["units"]
-    table = read_table(units, leave_out=_NOT_READ)
+    index = units.get("spike_times_index")
+    table = read_table(units, leave_out=_NOT_READ, n_rows=1 if index is None else len(index))
     times = [np.sort(t) for t in _per_unit(units, "spike_times", len(table))]
     table = _named_rows(table, "unit_id")
     tables = {
@@ -205,15 +208,18 @@ def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
 def _filled(
     observed: list[np.ndarray] | None, times: list[np.ndarray], tables: Sequence[pd.DataFrame]
 ) -> list[np.ndarray] | None:
-    """Let units without observation intervals be observed throughout."""
+    """Let units without observation intervals be observed throughout.
+
+    An interval of no length is one: `write_nwb` marks units with it that were never observed.
+    """
     if observed is None or not any(len(rows) for rows in observed):
         return None
-    if all(len(rows) for rows in observed):
-        return observed
-    whole = whole_recording(times, tables)
-    return [
-        rows if len(rows) else all_of_it for rows, all_of_it in zip(observed, whole, strict=True)
-    ]
+    if not all(len(rows) for rows in observed):
+        whole = whole_recording(times, tables)
+        observed = [
+            o if len(o) else all_of_it for o, all_of_it in zip(observed, whole, strict=True)
+        ]
+    return [rows[rows[:, 0] != rows[:, 1]] for rows in observed]
 
 
 def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -259,17 +265,14 @@ def _truth(file: h5py.File) -> Truth | None:
     module = file.get(MODULE, {})
     if "true_templates" not in module:
         return None
-    about = settings_in(module["true_templates"])
-    waveforms = [np.asarray(module[f"true_templates/template_{i}"]) for i in range(about["count"])]
-    templates = np.stack([w.reshape(len(w), -1).T for w in waveforms])
+    about = read_notes(file)["truth"]
+    count, shape = about.pop("n_templates"), about.pop("shape")
+    waveforms = [np.asarray(module[f"true_templates/template_{i}"]) for i in range(count)]
     baseline = read_table(module["true_baseline"])["rate"].to_numpy()
-    events = pd.DataFrame({"trial": [], "unit": [], "template": [], "time": [], "amplitude": []})
+    none = pd.DataFrame(columns=list(EVENT_COLUMNS))
     return Truth(
-        templates=templates,
-        events=read_table(module["true_events"]) if "true_events" in module else events,
-        baseline=baseline.reshape(about["shape"]),
-        bin_size=about["bin_size"],
-        family=about["family"],
-        layout=about["layout"],
-        settings=about["settings"],
+        templates=np.stack([w.reshape(len(w), -1).T for w in waveforms]),
+        events=read_table(module["true_events"]) if "true_events" in module else none,
+        baseline=baseline.reshape(shape),
+        **about,
     )

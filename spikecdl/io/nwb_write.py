@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.binning import infer_clock_rate
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from spikecdl.io._files import replacing
-from spikecdl.io._nwb_series import TimeAxis, add_to_module, with_settings
+from spikecdl.io._nwb_series import TimeAxis, add_to_module, numbers, write_notes
 from spikecdl.io._nwb_session import new_file
-from spikecdl.io._nwb_tables import add_intervals, ragged, row_ids, table, table_columns
+from spikecdl.io._nwb_tables import add_intervals, colnames, frame_columns, ragged, row_ids, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +50,17 @@ def write_nwb(
     - ``fitted_rate``, ``fitted_baseline``: TimeSeries (time, unit).
     - ``events``: one row per non-zero code: trial, unit, template, time, amplitude.
 
+    What these cannot say is JSON in the file's notes: ``binned`` (bin size, ids, ...), ``truth``
+    and ``fit`` (family, layout, deviance explained per unit, ...).
+
     The time axis of each TimeSeries runs through the windows one after another, at their own times
     in the recording where those are known and do not overlap, else end to end from 0; the interval
     table ``windows`` says where each lies.  A series with more columns than rows is split into
     ``codes_0``, ``codes_1``, ...
 
-    Ids that are not integers are kept in a column ``unit_id`` or ``trial_id``.  Where ``source`` is
-    an NWB file, its session, subject and experimenter are carried over; else they are unknown.
+    Ids that are not integers are kept in a column ``unit_id`` or ``trial_id``; names that NWB keeps
+    for itself get an underscore.  Where ``source`` is an NWB file, its session, subject and
+    experimenter are carried over; else they are unknown.
 
     Parameters
     ----------
@@ -69,7 +74,7 @@ def write_nwb(
     Raises
     ------
     ValueError
-        If ``path`` is the file that the data were read from.
+        If ``path`` is the file that the data were read from, or a folder.
     TypeError
         If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`.
     OSError
@@ -88,16 +93,18 @@ def write_nwb(
 
     if not isinstance(data, SpikeTrains | BinnedSpikes):
         raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
-    with replacing(path, data.source) as temporary:
+    with replacing(path, data.source, ".nwb") as temporary:
         file = new_file(data.source, simulated=data.truth is not None)
+        notes: dict[str, Any] = {}
         if isinstance(data, SpikeTrains):
             _add_recording(file, data)
         else:
-            _add_binned(file, data)
+            notes["binned"] = _add_binned(file, data)
         if data.truth is not None:
-            _add_truth(file, data.truth)
+            notes["truth"] = _add_truth(file, data.truth)
         if decomposition is not None:
-            _add_decomposition(file, decomposition)
+            notes["fit"] = _add_decomposition(file, decomposition)
+        write_notes(file, notes)
         with NWBHDF5IO(temporary, "w") as handle:
             handle.write(file)
 
@@ -106,19 +113,22 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
     from pynwb.misc import Units
 
     ids, names = row_ids(spikes.unit_ids, "unit_id")
+    rate = spikes.clock_rate or infer_clock_rate(spikes.times)
+    never = np.full((1, 2), spikes.t_start)  # no interval at all would say: not known
+    observed = [rows if len(rows) else never for rows in spikes.observed]
     columns = [
         *ragged("spike_times", "spike times of each unit, in seconds", spikes.times),
-        *ragged("obs_intervals", "intervals in which each unit was observed", spikes.observed),
+        *ragged("obs_intervals", "intervals in which each unit was observed", observed),
         *names,
-        *([] if spikes.units is None else table_columns(spikes.units)),
+        *([] if spikes.units is None else frame_columns(spikes.units, Units)),
     ]
     file.units = Units(
         name="units",
         description="Spike trains, and when each unit was observed",
         id=ids,
         columns=columns,
-        colnames=[c.name for c in columns if not c.name.endswith("_index")],
-        resolution=None if spikes.clock_rate is None else 1.0 / spikes.clock_rate,
+        colnames=colnames(columns),
+        resolution=None if rate is None else 1.0 / rate,
     )
     if spikes.trials is not None:
         add_intervals(file, "trials", spikes.trials)
@@ -126,37 +136,28 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
         add_intervals(file, name, frame)
 
 
-def _add_binned(file: NWBFile, counts: BinnedSpikes) -> None:
-    settings = {
+def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
+    axis = TimeAxis.of(counts)
+    unit = "spikes" if counts.is_counts else "a.u."
+    about = f"{unit} in each bin; {_columns(counts)}"
+    axis.add(file, "binned_signal", counts.counts, unit, about)
+    if not (counts.n_pooled == 1).all():
+        about = "recorded trials summed in each bin; 0 where nothing was observed"
+        axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
+    axis.add_windows(file, "trials", counts.trial_ids)
+    return {
         "shape": counts.shape,
         "bin_size": counts.bin_size,
         "t_start": counts.t_start,
         "unit_ids": counts.unit_ids,
         "trial_ids": counts.trial_ids,
         "slots": counts.slots,
-        "trial_starts": counts.trial_starts.tolist(),
+        "trial_starts": numbers(counts.trial_starts),
     }
-    axis = TimeAxis.of(counts)
-    unit = "spikes" if counts.is_counts else "a.u."
-    about = f"{unit} of each unit, one after another the windows of all trials"
-    axis.add(file, "binned_signal", counts.counts, unit, with_settings(about, settings))
-    if not (counts.n_pooled == 1).all():
-        about = "recorded trials summed in each bin; 0 where nothing was observed"
-        about = with_settings(about, {"shape": counts.shape})
-        axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
-    axis.add_windows(file, "trials", counts.trial_ids)
 
 
-def _add_truth(file: NWBFile, truth: Truth) -> None:
-    settings = {
-        "count": len(truth.templates),
-        "shape": truth.baseline.shape,
-        "bin_size": truth.bin_size,
-        "family": truth.family,
-        "layout": truth.layout,
-        "settings": dict(truth.settings),
-    }
-    about = with_settings("Templates the data were simulated with", settings)
+def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
+    about = "Templates the data were simulated with"
     add_to_module(file, _templates("true_templates", about, truth.templates, truth.bin_size))
     trial, unit = (axis.ravel() for axis in np.indices(truth.baseline.shape))
     columns = {
@@ -166,33 +167,51 @@ def _add_truth(file: NWBFile, truth: Truth) -> None:
     }
     add_to_module(file, table("true_baseline", "Baseline the data were simulated with", columns))
     _add_events(file, "true_events", "Events the data were simulated with", truth.events)
+    return {
+        "n_templates": len(truth.templates),
+        "shape": truth.baseline.shape,
+        "bin_size": truth.bin_size,
+        "family": truth.family,
+        "layout": truth.layout,
+        "settings": dict(truth.settings),
+    }
 
 
-def _add_decomposition(file: NWBFile, parts: Decomposition) -> None:
-    counts = parts.counts
-    per_unit = dict(zip(counts.unit_ids, parts.deviance_explained_per_unit.tolist(), strict=True))
+def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
+    counts, axis = parts.counts, TimeAxis.of(parts.counts)
     about = f"family {parts.family}, layout {parts.layout}, bins of {counts.bin_size:g} s"
     add_to_module(
         file, _templates("templates", f"Templates ({about})", parts.templates, counts.bin_size)
     )
-    axis = TimeAxis.of(counts)
-    units = f"columns: units {list(counts.unit_ids)}"
     late = counts.n_bins - parts.codes.shape[-1]
     codes = np.pad(parts.codes, [(0, 0), (0, 0), (0, 0), (0, late)])
     codes = codes.reshape(len(counts), -1, counts.n_bins)
-    who = "units together" if parts.layout == "joint" else units
-    order = f"{who}, and within each the {len(parts.templates)} templates"
+    who = "" if parts.layout == "joint" else f"{_columns(counts)}, and for each of them "
+    order = f"{who}one column per template, {len(parts.templates)} in all"
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
-    explained = f"deviance explained {parts.deviance_explained:.4f}, per unit {per_unit}"
     unit = "Hz" if counts.is_counts else "a.u."
-    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate; {units}; {about}; {explained}")
+    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({about}); {_columns(counts)}")
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
-    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
+    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {_columns(counts)}")
     events = parts.events()
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
         events = events.astype({"trial": str, "unit": str})
     _add_events(file, "events", f"Codes that are not zero ({about})", events)
     axis.add_windows(file, "windows", counts.trial_ids)
+    return {
+        "family": parts.family,
+        "layout": parts.layout,
+        "bin_size": counts.bin_size,
+        "unit_ids": counts.unit_ids,
+        "deviance_explained": numbers(np.array([parts.deviance_explained]))[0],
+        "deviance_explained_per_unit": numbers(parts.deviance_explained_per_unit),
+    }
+
+
+def _columns(counts: BinnedSpikes) -> str:
+    """Name the columns of a series, one per unit; attributes of HDF5 cannot hold long lists."""
+    few = ", ".join(map(str, counts.unit_ids[:20]))
+    return f"columns: units {few}{', ...' if counts.n_units > 20 else ''}"
 
 
 def _templates(name: str, about: str, templates: np.ndarray, bin_size: float) -> DynamicTable:

@@ -13,10 +13,12 @@ import numpy as np
 
 from spikecdl._validation import positive
 from spikecdl.data import SpikeTrains
-from spikecdl.io._files import existing, reading
+from spikecdl.io._files import existing, reading, starts_with
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_SIGNATURE = b"\x93NUMPY"
 
 
 def read_phy(
@@ -91,7 +93,10 @@ def read_phy(
 def _vector(folder: Path, name: str) -> np.ndarray:
     if not (folder / name).exists():
         raise ValueError(f"{name} is missing")
-    array = np.load(folder / name, allow_pickle=False).ravel()
+    if not starts_with(folder / name, _SIGNATURE):
+        raise ValueError(f"{name} is not an array that NumPy wrote, or cut short")
+    with reading(Path(name), "an array"):
+        array = np.load(folder / name, allow_pickle=False).ravel()
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} must hold integers, not {array.dtype}")
     return array.astype(np.int64)
@@ -113,7 +118,8 @@ def _cluster_table(folder: Path, clusters: np.ndarray) -> pd.DataFrame:
 
     table = pd.DataFrame(index=pd.Index(clusters))
     for path in sorted(folder.glob("cluster_*.tsv")):
-        part = pd.read_csv(path, sep="\t")
+        with reading(Path(path.name), "a table"):
+            part = pd.read_csv(path, sep="\t")
         key = next((name for name in ("cluster_id", "id") if name in part), None)
         if key is None:
             raise ValueError(f"{path.name} has no column cluster_id, only {list(part.columns)}")

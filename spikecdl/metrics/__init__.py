@@ -1,18 +1,19 @@
 """How good an answer is: templates and events against a known truth, rates against the counts."""
 
 from spikecdl.metrics.events import EventRates, event_rates
-from spikecdl.metrics.fit import bits_per_spike, deviance_explained, psnr
+from spikecdl.metrics.fit import bits_per_spike, deviance_explained, psnr, rate_gain
 from spikecdl.metrics.templates import (
     TemplateError,
     TemplateShape,
-    rate_gain,
     template_error,
     template_shape,
     template_table,
 )
+from spikecdl.metrics.truth import Recovery, recovery
 
 __all__ = [
     "EventRates",
+    "Recovery",
     "TemplateError",
     "TemplateShape",
     "bits_per_spike",
@@ -20,6 +21,7 @@ __all__ = [
     "event_rates",
     "psnr",
     "rate_gain",
+    "recovery",
     "template_error",
     "template_shape",
     "template_table",

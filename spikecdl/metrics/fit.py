@@ -175,6 +175,42 @@ def psnr(estimate: ArrayLike, clean: ArrayLike, peak: float | None = None) -> fl
     return float(10 * np.log10(top**2 / error)) if error > 0 else float("inf")
 
 
+def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
+    """Turn a change of eta into the factor by which the expected count changes.
+
+    It is the exponential of the change for a log link; for log odds it levels off where the
+    probability nears 1.
+
+    Parameters
+    ----------
+    change : array_like
+        Change of the linear predictor.
+    mean : array_like, broadcastable to ``change``
+        Expected count before the change; a probability for `Binomial` without ``n_trials``.
+    family : Family
+        Observation model of counts.
+
+    Returns
+    -------
+    ndarray
+        Expected count over ``mean``; nan where the family cannot have that mean.
+
+    Examples
+    --------
+    >>> from spikecdl.families import Binomial, Poisson
+    >>> rate_gain([0.0, np.log(3)], 0.5, Poisson()).round(3)
+    array([1., 3.])
+    >>> rate_gain([0.0, np.log(3)], 0.5, Binomial()).round(3)
+    array([1. , 1.5])
+    """
+    import torch
+
+    before = torch.as_tensor(mean, dtype=torch.float64)
+    family = family.resolve(torch.ones_like(before))
+    eta = family.link(before) + torch.as_tensor(np.asarray(change), dtype=torch.float64)
+    return (family.mean(eta) / before).numpy()
+
+
 def _observations(
     y: ArrayLike, mean: ArrayLike, null_mean: ArrayLike, mask: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from spikecdl import _validation
+from spikecdl.families import FAMILIES
+from spikecdl.metrics.fit import rate_gain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,43 +227,6 @@ def _reach(height: np.ndarray, level: float) -> float:
     return float(step + (height[step] - level) / (height[step] - height[step + 1]))
 
 
-def rate_gain(change: ArrayLike, probability: float = 0.0) -> np.ndarray:
-    r"""Turn a change of eta into the factor by which the firing rate changes.
-
-    :math:`1 / (p + (1 - p) e^{-\Delta})`, which is :math:`e^{\Delta}` for a log link.
-
-    Parameters
-    ----------
-    change : array_like
-        Change of the linear predictor: of log odds (binomial) or of the log rate (Poisson, negative
-        binomial).
-    probability : float
-        Baseline probability of a spike per Bernoulli trial for the binomial family, 0 for a log
-        link.
-
-    Returns
-    -------
-    ndarray
-        Rate over baseline rate, in the shape of ``change``.
-
-    Raises
-    ------
-    ValueError
-        If the probability is outside [0, 1).
-
-    Examples
-    --------
-    >>> rate_gain([0.0, np.log(3)]).round(3)
-    array([1., 3.])
-    >>> rate_gain(np.log(3), probability=0.5).round(3)
-    np.float64(1.5)
-    """
-    if not 0 <= _validation.real("probability", probability) < 1:
-        raise ValueError(f"`probability` (={probability!r}) must be at least 0 and below 1")
-    with np.errstate(over="ignore", divide="ignore"):
-        return 1 / (probability + (1 - probability) * np.exp(-np.asarray(change, dtype=float)))
-
-
 def template_table(decomposition: Decomposition) -> pd.DataFrame:
     """Describe the templates of a fitted model at the size of their median event.
 
@@ -273,9 +240,13 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
     DataFrame
         One row per template: ``n_events``; ``amplitude``, the median magnitude of its events;
         ``peak_change``, the largest change of eta in such an event; ``peak_gain``, the factor by
-        which it changes the median baseline rate (nan for the Gaussian family); ``peak_time`` and
+        which it changes the median baseline rate (nan for a real-valued signal); ``peak_time`` and
         ``width`` at half height, in seconds; ``unit``, the unit with the peak (-1 in the shared
         layout). What depends on amplitudes is nan for a template without events.
+
+    See Also
+    --------
+    rate_gain : How a change of eta becomes a factor.
 
     Examples
     --------
@@ -301,13 +272,13 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
         amplitude = float(np.median(sizes)) if sizes.size else np.nan
         shape = template_shape(template, bin_size)
         change = amplitude * shape.peak
-        probability = baseline_probability(decomposition, shape.channel if joint else None)
+        gain = gain_of(decomposition, shape.channel if joint else None)
         rows.append(
             {
                 "n_events": sizes.size,
                 "amplitude": amplitude,
                 "peak_change": change,
-                "peak_gain": np.nan if probability is None else rate_gain(change, probability),
+                "peak_gain": np.nan if gain is None else float(gain(change)),
                 "peak_time": shape.time,
                 "width": shape.width,
                 "unit": decomposition.counts.unit_ids[shape.channel] if joint else -1,
@@ -316,12 +287,23 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis("template")
 
 
-def baseline_probability(decomposition: Decomposition, unit: int | None = None) -> float | None:
-    """Median baseline as `rate_gain` takes it (of one unit); None where rates are not gains."""
-    if decomposition.family == "gaussian":
+def gain_of(
+    decomposition: Decomposition, unit: int | None = None
+) -> Callable[[ArrayLike], np.ndarray] | None:
+    """Return `rate_gain` at the median baseline (of one unit); None for a real-valued signal.
+
+    It is nan where the baseline is impossible: counts out of more Bernoulli trials than the counts
+    themselves know of.
+    """
+    if not has_rate(decomposition):
         return None
-    if decomposition.family != "binomial":
-        return 0.0
-    baseline = decomposition.baseline if unit is None else decomposition.baseline[:, unit]
-    counts = decomposition.counts
-    return float(np.nanmedian(baseline)) * counts.bin_size / counts.slots
+    counts, chosen = decomposition.counts, slice(None) if unit is None else [unit]
+    seen = counts.mask[:, chosen].any(axis=-1)
+    level = np.median(decomposition.baseline[:, chosen][seen]) if seen.any() else np.nan
+    family = FAMILIES[decomposition.family]()
+    return partial(rate_gain, mean=level * counts.bin_size / counts.slots, family=family)
+
+
+def has_rate(decomposition: Decomposition) -> bool:
+    """Whether the family is one of counts, whose rates are in Hz, and not of a signal."""
+    return FAMILIES[decomposition.family].integer_valued

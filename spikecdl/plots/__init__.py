@@ -4,7 +4,8 @@ Every function draws on the axes it is given, or on a new figure, and returns th
 """
 
 from spikecdl.plots.parts import codes, decomposition
-from spikecdl.plots.rates import raster, rate, rates_figure
+from spikecdl.plots.rasters import raster
+from spikecdl.plots.rates import rate, rates_figure
 from spikecdl.plots.shapes import templates
 from spikecdl.plots.training import training_curve
 

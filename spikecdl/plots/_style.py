@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from spikecdl import _validation
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from spikecdl.data import BinnedSpikes
 
@@ -19,17 +22,20 @@ R = TypeVar("R")
 # Okabe and Ito's palette, distinct for colour-blind readers, less the yellow that white swallows.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
-DATA = "#BBC0C5"
+DATA = "#A9AFB5"
 MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
 
-ETA = {
+_LONGEST_NAME = 16
+_TICK = 0.17  # inches of height that a tick's label needs
+_CROWD = 120  # lines of full width that stand apart in a panel
+
+_ETA = {
     "binomial": "log odds",
     "poisson": "log rate",
     "negative_binomial": "log rate",
     "gaussian": "signal",
 }
-"""What the linear predictor of a family is called."""
 
 _RC: dict[str, Any] = {
     "figure.dpi": 100,
@@ -71,6 +77,42 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def colour(number: int) -> str:
     """Colour of a template."""
     return PALETTE[number % len(PALETTE)]
+
+
+def eta_name(family: str) -> str:
+    """What the linear predictor of a family is called."""
+    return _ETA.get(family, "eta")
+
+
+def short(name: int | str) -> str:
+    """Name of a unit or trial, cut to what fits beside a panel."""
+    text = str(name)
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+
+
+def unit_title(name: int | str) -> str:
+    """Title of a panel of one unit."""
+    return f"unit {short(name)}"
+
+
+def thin(count: int, width: float) -> float:
+    """Width of lines of which ``count`` stand side by side, so that they stay apart."""
+    return float(np.clip(_CROWD * width / max(count, 1), 0.3 * width, width))
+
+
+def check_type(name: str, value: Any, *types: type) -> None:
+    """Raise unless ``value`` is of one of the types."""
+    if not isinstance(value, types):
+        wanted = " or ".join(kind.__name__ for kind in types)
+        raise TypeError(f"`{name}` ({type(value).__name__}) must be {wanted}")
+
+
+def check_position(name: str, value: int, size: int) -> int:
+    """Return a position among ``size`` things, or raise."""
+    position = _validation.integer(name, value, minimum=0)
+    if position >= size:
+        raise ValueError(f"`{name}` (={value!r}) must be a position below {size}")
+    return position
 
 
 def axes_array(
@@ -130,9 +172,31 @@ def legend_above(ax: Axes) -> None:
     )
 
 
-def seconds(bin_size: float) -> str:
-    """Unit of times: plain arrays have bins of 1 and no seconds."""
-    return "bins" if bin_size == 1.0 else "s"
+def say_left_out(figure: Figure, shown: int, count: int) -> None:
+    """Say over a figure that it does not show all units."""
+    if shown < count:
+        figure.suptitle(f"first {shown} of {count} units", x=0.01, ha="left", fontsize=9)
+
+
+def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, label: str) -> None:
+    """Draw data as bars, visible even where they are narrower than a pixel."""
+    ax.stairs(values, edges, fill=True, fc=DATA, ec=DATA, linewidth=0.8, label=label)
+
+
+def baseline(ax: Axes, level: float) -> None:
+    """Draw the rate without events."""
+    dashes = (0, (4, 3))
+    ax.axhline(level, color=INK, linewidth=0.9, linestyle=dashes, label="baseline", zorder=1.8)
+
+
+def in_bins(bin_size: float) -> bool:
+    """Whether times count bins: plain arrays have bins of 1, and no seconds."""
+    return bin_size == 1.0
+
+
+def time_label(bin_size: float) -> str:
+    """What the axis of time of a window says."""
+    return f"time ({'bins' if in_bins(bin_size) else 's'})"
 
 
 def edges(counts: BinnedSpikes) -> np.ndarray:
@@ -153,12 +217,13 @@ def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     count = len(ids)
-    few = FixedLocator(range(count))
-    ax.yaxis.set_major_locator(
-        few if count <= 6 else MaxNLocator(5, integer=True, steps=[1, 2, 5, 10])
-    )
+    height = ax.get_window_extent().height / ax.figure.dpi  # in inches
+    most = max(1, int(height / _TICK))
+    every = FixedLocator(range(count))
+    some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
+    ax.yaxis.set_major_locator(every if count <= min(6, most) else some)
     ax.yaxis.set_major_formatter(
-        lambda row, _: str(ids[round(row)]) if -0.5 < row < count - 0.5 else ""
+        lambda row, _: short(ids[round(row)]) if -0.5 < row < count - 0.5 else ""
     )
     ax.set(ylabel="trial", ylim=(count - 0.5, -0.5))
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.plots import _style
-from spikecdl.plots.rates import observed_rate, rate_label
+from spikecdl.plots.rates import rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition
 
 _MOST_PANELS = 6
+_FEW_SPIKES = 3  # in one bin; more are not marks but a histogram
 
 
 @_style.styled
@@ -43,41 +45,65 @@ def codes(
 
     Raises
     ------
+    TypeError
+        If ``decomposition`` is something else.
     ValueError
-        If the number of axes is wrong.
+        If a unit does not exist or the number of axes is wrong.
 
     Examples
     --------
-    >>> axes = codes(decomposition)  # doctest: +SKIP
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> (ax,) = codes(model.decompose(counts))
+    >>> ax.get_title(loc="left")
+    'unit 0 · tallest stem ...'
     """
+    _check(decomposition)
     counts = decomposition.counts
-    joint = decomposition.layout == "joint"
-    shown = [0] if joint else list(range(counts.n_units) if units is None else units)
-    if units is None:
-        shown = shown[:_MOST_PANELS]
+    shown = _panels(decomposition, units)
     trials = len(counts)
     columns = min(len(shown), 3 if trials > 1 else 1)
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
     width = 7.2 if columns == 1 else 3.7 * columns
     grid = _style.wrapped(axes, len(shown), columns, (width, height), sharex=True)
     for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
-        name = "all units" if joint else f"unit {counts.unit_ids[unit]}"
-        _draw_codes(ax, decomposition, unit, name)
+        _draw_codes(ax, decomposition, unit)
         if place + columns >= len(shown) or axes is not None:
-            ax.set_xlabel(f"time ({_style.seconds(counts.bin_size)})")
+            ax.set_xlabel(_style.time_label(counts.bin_size))
     if axes is None:
-        _template_legend(grid[0].figure, decomposition, len(shown))
+        _name_templates(grid[0].figure, len(decomposition.templates))
+        if units is None and decomposition.layout == "shared":
+            _style.say_left_out(grid[0].figure, len(shown), counts.n_units)
     return grid
 
 
-def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, name: str) -> None:
+def _check(decomposition: Decomposition) -> None:
+    """Raise unless it is one."""
+    from spikecdl.data import Decomposition
+
+    _style.check_type("decomposition", decomposition, Decomposition)
+
+
+def _panels(decomposition: Decomposition, units: Sequence[int] | None) -> list[int]:
+    """Positions on the axis of units of the codes to draw, a panel each."""
+    n_units = decomposition.counts.n_units
+    if decomposition.layout == "joint":
+        return [0]
+    if units is None:
+        return list(range(min(n_units, _MOST_PANELS)))
+    return [_style.check_position("units", unit, n_units) for unit in units]
+
+
+def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
     """Stems of one unit's events (of all units in the joint layout)."""
     counts = decomposition.counts
     joint = decomposition.layout == "joint"
     seen = np.any(counts.mask if joint else counts.mask[:, [unit]], axis=1)
     values = decomposition.codes[:, unit]
+    title = "all units" if joint else _style.unit_title(counts.unit_ids[unit])
     tallest = float(np.abs(values).max())
-    ax.set_title(name)
     if not tallest:
         ax.text(0.5, 0.5, "no events", transform=ax.transAxes, ha="center", color=_style.MUTED)
     if len(values) == 1:
@@ -92,8 +118,8 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, name: str) ->
         scale = -(0.42 if two_sided else 0.84) / (tallest or 1.0)
         _style.shade(ax, counts, ~seen, rows=range(len(values)))
         _style.row_axis(ax, counts.trial_ids)
-        if tallest:
-            ax.set_title(f"{name} · tallest stem {tallest:.3g}")
+        title += f" · tallest stem {tallest:.3g}" if tallest else ""
+    ax.set_title(title)
     _stems(ax, counts.times, values, base, scale)
     _style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
     _style.tidy(ax)
@@ -101,25 +127,24 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, name: str) ->
 
 def _stems(ax: Axes, times: np.ndarray, values: np.ndarray, base: np.ndarray, scale: float) -> None:
     """Draw codes (trial, template, bin) from the height ``base`` of their trial."""
+    crowd = int(np.count_nonzero(values, axis=(1, 2)).max())
     for number in range(values.shape[1]):
         trial, at = np.nonzero(values[:, number])
         tip = base[trial] + scale * values[trial, number, at]
-        style = {"color": _style.colour(number), "label": f"template {number}"}
-        ax.vlines(times[at], base[trial], tip, linewidth=1.3, **style)
+        shade = _style.colour(number)
+        ax.vlines(times[at], base[trial], tip, color=shade, linewidth=_style.thin(crowd, 1.3))
         if len(values) == 1:
-            ax.plot(times[at], tip, "o", color=style["color"], markersize=4.5, clip_on=False)
+            size = _style.thin(crowd, 4.5)
+            ax.plot(times[at], tip, "o", color=shade, markersize=size, clip_on=False)
 
 
-def _template_legend(figure: Any, decomposition: Decomposition, shown: int) -> None:
-    """Name the templates at the top of a new figure, and say if units were left out."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    n_units = decomposition.counts.n_units
-    if shown == 1 and len(labels) <= 3:
-        _style.legend_above(figure.axes[0])
-    else:
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 6))
-    if decomposition.layout == "shared" and shown == _MOST_PANELS < n_units:
-        figure.suptitle(f"first {shown} of {n_units} units", x=0.01, ha="left", fontsize=9)
+def _name_templates(figure: Figure, count: int) -> None:
+    """Name the templates at the top of a new figure."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=_style.colour(k), label=f"template {k}") for k in range(count)]
+    columns = min(count, max(1, int(figure.get_figwidth() / 1.2)))
+    figure.legend(handles=lines, loc="outside upper right", ncols=columns)
 
 
 @_style.styled
@@ -127,6 +152,8 @@ def decomposition(
     decomposition: Decomposition, trial: int = 0, unit: int = 0, *, axes: Any = None
 ) -> np.ndarray:
     """Draw one window's counts and fitted rate, and below what each template adds to eta.
+
+    Triangles mark the onsets of events.
 
     Parameters
     ----------
@@ -144,74 +171,96 @@ def decomposition(
 
     Raises
     ------
+    TypeError
+        If ``decomposition`` is something else.
     ValueError
         If the window does not exist or the number of axes is wrong.
 
     Examples
     --------
-    >>> rate, *parts = decomposition(model.decompose(counts))  # doctest: +SKIP
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> rate, *parts = decomposition(model.decompose(counts), trial=3)
+    >>> rate.get_ylabel(), parts[0].get_ylabel()
+    ('spikes per bin', 'log rate')
     """
-    count = len(decomposition.templates)
-    joint = decomposition.layout == "joint"
-    counts = decomposition.counts
+    _check(decomposition)
+    count, counts = len(decomposition.templates), decomposition.counts
+    _style.check_position("trial", trial, len(counts))
+    _style.check_position("unit", unit, counts.n_units)
     size, ratios = (7.2, 2.1 + 0.95 * count), [2.2, *[1] * count]
     grid = _style.axes_array(axes, (1 + count, 1), size, sharex=True, height_ratios=ratios)[:, 0]
     _draw_window(grid[0], decomposition, trial, unit)
-    grid[0].set_title(f"unit {counts.unit_ids[unit]} · trial {counts.trial_ids[trial]}")
+    name = _style.unit_title(counts.unit_ids[unit])
+    grid[0].set_title(f"{name} · trial {_style.short(counts.trial_ids[trial])}")
     _style.legend_above(grid[0])
     added = decomposition.contributions[trial, unit]
-    middle = counts.times + counts.bin_size / 2
-    events = decomposition.codes[trial, 0 if joint else unit]
-    for number, ax in enumerate(grid[1:]):
-        shade = _style.colour(number)
-        _style.shade(ax, counts, ~counts.mask[trial, unit])
-        ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
-        ax.fill_between(middle, added[number], color=shade, alpha=0.25, linewidth=0)
-        ax.plot(middle, added[number], color=shade, marker="o" if len(middle) == 1 else "")
-        onsets = counts.times[np.flatnonzero(events[number])]
-        ax.plot(onsets, np.zeros(len(onsets)), "^", color=shade, markersize=4.5, zorder=3)
-        ax.set_title(f"template {number}", fontsize=8.5, color=shade, pad=3)
-        _style.tidy(ax)
+    events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
     low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
     margin = 0.12 * ((high - low) or 1.0)
-    for ax in grid[1:]:
-        ax.set_ylim(low - margin, high + margin)
-    grid[1 + count // 2].set_ylabel(f"added {_style.ETA[decomposition.family]}")
-    grid[-1].set_xlabel(f"time ({_style.seconds(counts.bin_size)})")
+    for number, ax in enumerate(grid[1:]):
+        _style.shade(ax, counts, ~counts.mask[trial, unit])
+        _draw_part(ax, counts, added[number], events[number], _style.colour(number))
+        ax.set_title(f"added by template {number}", fontsize=8.5, pad=3)
+        ax.set(ylabel=_style.eta_name(decomposition.family), ylim=(low - margin, high + margin))
+    grid[-1].set_xlabel(_style.time_label(counts.bin_size))
     return grid
+
+
+def _draw_part(
+    ax: Axes, counts: BinnedSpikes, added: np.ndarray, events: np.ndarray, shade: str
+) -> None:
+    """Draw what one template adds to eta, and where its events begin."""
+    from matplotlib.ticker import MaxNLocator
+
+    middle = counts.times + counts.bin_size / 2
+    ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
+    ax.fill_between(middle, added, color=shade, alpha=0.25, linewidth=0)
+    ax.plot(middle, added, color=shade, marker="o" if len(middle) == 1 else "")
+    onsets = counts.times[np.flatnonzero(events)]
+    size = _style.thin(len(onsets), 4.5)
+    ax.plot(onsets, np.zeros(len(onsets)), "^", color=shade, markersize=size, zorder=3)
+    ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    _style.tidy(ax)
 
 
 def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:
     """Fitted rate over the counts: single spikes as marks at the top, else as a histogram."""
-    counts = decomposition.counts
-    times = _style.edges(counts)
+    rates = rates_of(decomposition)
+    counts = rates.counts
     middle = counts.times + counts.bin_size / 2
     fit = decomposition.rate[trial, unit]
     _style.shade(ax, counts, ~counts.mask[trial, unit])
-    sparse = counts.is_counts and counts.n_pooled[trial, unit].max() <= 1
+    spikes = counts.counts[trial, unit]
+    single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
+    sparse = single and spikes.max() <= _FEW_SPIKES
     if not sparse:
-        data = observed_rate(decomposition)[trial, unit]
-        ax.stairs(data, times, fill=True, color=_style.DATA, label="data")
+        _style.histogram(ax, rates.data[trial, unit], _style.edges(counts), "data")
+    _style.baseline(ax, decomposition.baseline[trial, unit])
     ax.plot(middle, fit, color=_style.INK, label="fit", marker="o" if len(fit) == 1 else "")
-    baseline = decomposition.baseline[trial, unit]
-    ax.axhline(baseline, color=_style.PALETTE[1], lw=1, ls=(0, (4, 3)), label="baseline")
-    if counts.is_counts:
+    if not rates.is_signal:
         top = ax.get_ylim()[1]
         ax.set_ylim(0, 1.25 * top if sparse else top)
     if sparse:
-        spikes = counts.counts[trial, unit]
-        at = np.flatnonzero(spikes)
-        sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
-        ax.scatter(
-            middle[at],
-            np.full(len(at), 0.93),
-            sizes,
-            _style.INK,
-            marker="|",
-            linewidths=0.9,
-            transform=ax.get_xaxis_transform(),
-            label="spikes",
-        )
-    ax.set_ylabel(rate_label(decomposition))
+        _mark_spikes(ax, middle, spikes)
+    ax.set_ylabel(rates.label)
     _style.time_axis(ax, counts)
     _style.tidy(ax)
+
+
+def _mark_spikes(ax: Axes, times: np.ndarray, spikes: np.ndarray) -> None:
+    """Draw marks along the top, longer for more spikes in a bin."""
+    at = np.flatnonzero(spikes)
+    sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
+    ax.scatter(
+        times[at],
+        np.full(len(at), 0.93),
+        sizes,
+        _style.INK,
+        marker="|",
+        linewidths=_style.thin(len(at), 0.9),
+        transform=ax.get_xaxis_transform(),
+        label="spikes",
+    )

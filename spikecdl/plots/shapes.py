@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikecdl.metrics import template_error, template_shape
-from spikecdl.metrics.templates import baseline_probability, rate_gain, template_table
+from spikecdl.metrics.templates import gain_of, template_table
 from spikecdl.plots import _style
 
 if TYPE_CHECKING:
@@ -22,15 +23,24 @@ _GAINS = np.array([2.0**k for k in range(-10, 11)])
 
 
 @dataclass(frozen=True, eq=False)
+class _Match:
+    """A true template, scaled like its estimate; bins later that it begins; its error."""
+
+    template: np.ndarray
+    shift: int
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
 class _Sheet:
     """What is drawn: templates scaled to their events, the truth moved on top of them."""
 
     templates: np.ndarray
-    truth: list[tuple[np.ndarray, int, float] | None]  # scaled truth, its shift in bins, its error
+    matches: list[_Match | None]
     names: list[str]
     label: str
     bin_size: float
-    probability: float | None
+    gain: Callable[[np.ndarray], np.ndarray] | None
     unit_ids: tuple[int | str, ...] | None  # of the joint layout
 
 
@@ -68,57 +78,70 @@ def templates(
 
     Raises
     ------
+    TypeError
+        If ``source`` is something else.
     ValueError
         If the truth has other bins or channels, or the number of axes is wrong.
 
     Examples
     --------
-    >>> axes = templates(decomposition, truth=counts.truth)  # doctest: +SKIP
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> templates(model)[0].get_ylabel(), templates(model.decompose(counts))[0].get_ylabel()
+    ('template (unit norm)', 'change of log rate')
     """
-    sheet = _sheet(source, truth)
+    from spikecdl.data import Decomposition
+    from spikecdl.estimator import DCEA
+
+    _style.check_type("source", source, Decomposition, DCEA)
+    if isinstance(source, Decomposition):
+        sheet = _sheet_of_events(source, truth)
+    else:
+        sheet = _sheet_of_model(source, truth)
     if sheet.unit_ids is not None:
         return _images(sheet, sort_units, axes)
     return _curves(sheet, axes)
 
 
-def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
-    from spikecdl.data import Decomposition
-
-    if isinstance(source, Decomposition):
-        shapes, bin_size, unit_ids = (
-            source.templates,
-            source.counts.bin_size,
-            source.counts.unit_ids,
-        )
-        table = template_table(source)
-        scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
-        numbers = table["n_events"]
-        names = [f"template {k} · {n or 'no'} event{'s' * (n != 1)}" for k, n in enumerate(numbers)]
-        label = f"change of {_style.ETA[source.family]}" if numbers.any() else _UNIT_NORM
-        probability = baseline_probability(source) if numbers.any() else None
-        joint = source.layout == "joint"
-    else:
-        shapes, bin_size = source.templates_, source.bin_size_
-        unit_ids = tuple(range(shapes.shape[1]))
-        scale, label, probability = np.ones(len(shapes)), _UNIT_NORM, None
-        names = [f"template {k}" for k in range(len(shapes))]
-        joint = source.layout == "joint"
+def _sheet_of_events(source: Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
+    table = template_table(source)
+    counts, numbers = source.counts, table["n_events"]
+    scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
+    names = [f"template {k} · {n or 'no'} event{'s' * (n != 1)}" for k, n in enumerate(numbers)]
     return _Sheet(
-        templates=shapes * scale[:, np.newaxis, np.newaxis],
-        truth=_aligned(shapes, truth, bin_size, scale),
+        templates=source.templates * scale[:, np.newaxis, np.newaxis],
+        matches=_matches(source.templates, truth, counts.bin_size, scale),
         names=names,
-        label=label,
-        bin_size=bin_size,
-        probability=probability,
-        unit_ids=unit_ids if joint else None,
+        label=f"change of {_style.eta_name(source.family)}" if numbers.any() else _UNIT_NORM,
+        bin_size=counts.bin_size,
+        gain=gain_of(source) if numbers.any() else None,
+        unit_ids=counts.unit_ids if source.layout == "joint" else None,
     )
 
 
-def _aligned(
+def _sheet_of_model(source: DCEA, truth: Truth | np.ndarray | None) -> _Sheet:
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(source)
+    shapes = source.templates_
+    return _Sheet(
+        templates=shapes,
+        matches=_matches(shapes, truth, source.bin_size_, np.ones(len(shapes))),
+        names=[f"template {k}" for k in range(len(shapes))],
+        label=_UNIT_NORM,
+        bin_size=source.bin_size_,
+        gain=None,
+        unit_ids=tuple(range(shapes.shape[1])) if source.layout == "joint" else None,
+    )
+
+
+def _matches(
     shapes: np.ndarray, truth: Truth | np.ndarray | None, bin_size: float, scale: np.ndarray
-) -> list[tuple[np.ndarray, int, float] | None]:
-    """True template of each estimate: scaled like it, bins to move it, and its error."""
-    found: list[tuple[np.ndarray, int, float] | None] = [None] * len(shapes)
+) -> list[_Match | None]:
+    """True template of each estimate, moved and scaled to lie on it."""
+    found: list[_Match | None] = [None] * len(shapes)
     if truth is None:
         return found
     true_bin_size = getattr(truth, "bin_size", bin_size)
@@ -128,24 +151,26 @@ def _aligned(
             "simulate or bin with the same bin size"
         )
     true = np.asarray(getattr(truth, "templates", truth), dtype=float)
+    true = true[:, np.newaxis] if true.ndim == 2 else true
     error = template_error(shapes, true)
     for k, partner in enumerate(error.assignment):
         if partner >= 0:
             height = scale[partner] / np.linalg.norm(true[k])
-            found[partner] = (height * true[k], -int(error.shifts[k]), float(error.errors[k]))
+            shift = -int(error.shifts[k])
+            found[partner] = _Match(height * true[k], shift, float(error.errors[k]))
     return found
 
 
 def _titles(sheet: _Sheet) -> list[str]:
     return [
-        name if match is None else f"{name}\nerror {match[2]:.2f} (dashed: truth)"
-        for name, match in zip(sheet.names, sheet.truth, strict=True)
+        name if match is None else f"{name}\nerror {match.error:.2f} (dashed: truth)"
+        for name, match in zip(sheet.names, sheet.matches, strict=True)
     ]
 
 
 def _time(bin_size: float, start: int, length: int) -> tuple[np.ndarray, str]:
     """Middles of bins, in ms (in bins for plain arrays), and their unit."""
-    unit, factor = ("bins", 1.0) if _style.seconds(bin_size) == "bins" else ("ms", 1e3)
+    unit, factor = ("bins", 1.0) if _style.in_bins(bin_size) else ("ms", 1e3)
     return (start + np.arange(length) + 0.5) * bin_size * factor, unit
 
 
@@ -160,27 +185,28 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
         ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
         marker = "o" if length == 1 else ""
         ax.plot(times, sheet.templates[k, 0], color=_style.colour(k), lw=2, marker=marker)
-        match = sheet.truth[k]
+        match = sheet.matches[k]
         if match is not None:
-            true, shift, _ = match
-            times, _ = _time(sheet.bin_size, shift, true.shape[-1])
+            times, _ = _time(sheet.bin_size, match.shift, match.template.shape[-1])
             style = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
-            ax.plot(times, true[0], color=_style.INK, **style)
+            ax.plot(times, match.template[0], color=_style.INK, **style)
         ax.set_title(title)
         if k + columns >= count:
             ax.set_xlabel(f"time from onset ({unit})")
         if k % columns == 0:
             ax.set_ylabel(sheet.label)
         _style.tidy(ax)
-        if sheet.probability is not None and k % columns == columns - 1:
-            _gain_axis(ax, sheet.probability)
+        if sheet.gain is not None and (k % columns == columns - 1 or k == count - 1):
+            _gain_axis(ax, sheet.gain)
     return grid
 
 
-def _gain_axis(ax: Axes, probability: float) -> None:
+def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
     """Mark on the right how many times the baseline rate a change of eta is."""
     changes = np.linspace(-12, 12, 4801)
-    gains = rate_gain(changes, probability)
+    gains = gain(changes)
+    if not np.isfinite(gains).all():
+        return
     low, high = ax.get_ylim()
     reachable = _GAINS[(_GAINS > gains[0]) & (_GAINS < gains[-1])]
     positions = np.interp(reachable, gains, changes)
@@ -204,25 +230,24 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
     order = np.arange(units)
     if sort_units:
         order = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
-    rows = 1 + any(match is not None for match in sheet.truth)
+    rows = 1 + any(match is not None for match in sheet.matches)
     size = (max(4.4, 2.6 * count + 1.0), 0.6 + rows * (1.9 + 0.025 * min(units, 60)))
     grid = _style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
     top = float(np.abs(sheet.templates).max()) or 1.0
     for k, name in enumerate(sheet.names):
         mesh = _image(grid[0, k], sheet, sheet.templates[k][order], 0, top)
         grid[0, k].set_title(name)
-        match = sheet.truth[k]
+        match = sheet.matches[k]
         if match is not None:
-            true, shift, error = match
-            _image(grid[1, k], sheet, true[order], shift, top)
-            grid[1, k].set_title(f"truth · error {error:.2f}")
+            _image(grid[1, k], sheet, match.template[order], match.shift, top)
+            grid[1, k].set_title(f"truth · error {match.error:.2f}")
         elif rows == 2:
             grid[1, k].set_axis_off()
         grid[-1, k].set_xlabel(f"time from onset ({_time(sheet.bin_size, 0, 1)[1]})")
     for ax in grid[:, 0]:
         ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
     every = -(-units // 12)
-    ids = [str(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
+    ids = [_style.short(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
     grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
     times, _ = _time(sheet.bin_size, 0, length)
     grid[0, 0].set_xlim(0, times[-1] + times[0])

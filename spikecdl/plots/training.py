@@ -30,10 +30,18 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
 
     Examples
     --------
-    >>> ax = training_curve(model)  # doctest: +SKIP
+    >>> import numpy as np
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> training_curve(model).get_xlabel()
+    'epoch'
     """
     from matplotlib.ticker import MaxNLocator
+    from sklearn.utils.validation import check_is_fitted
 
+    check_is_fitted(model)
     panel = _style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
     epochs = [entry["epoch"] for entry in model.history_]
     losses = [entry["loss"] for entry in model.history_]

@@ -152,8 +152,14 @@ class Alternating:
         for tol in tolerances:
             found = step(templates, baseline, tol)
             templates, baseline = found.templates, found.baseline
+        if self.debias:
+            # as `encode` will have them
+            found = refine(
+                seen, templates, found.events, problem.penalty, baseline, learn_templates=False
+            )
         rows = replace(data, mask=data.mask & ~seen.mask).rows().to(torch.float64)
-        eta = found.events.add_to(baseline.reshape_as(rows.baseline).expand_as(rows.y), templates)
+        offset = found.baseline.reshape_as(rows.baseline)
+        eta = found.events.add_to(offset.expand_as(rows.y), templates)
         return _Racer(float(rows.cost(eta)), templates, baseline, racer.level)
 
 

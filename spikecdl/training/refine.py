@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -42,11 +42,18 @@ def refine(
     r"""Minimise the cost over templates, amplitudes and baseline with the events' places fixed.
 
     .. math:: \min_{h, a, \mu} -\log p\Bigl(y \mid \mu + \sum_e a_e\, h_{c(e)}(\cdot - t_e)\Bigr)
-              + \tfrac{1}{2} \|\mu - \mu_0\|^2 + \tfrac{\rho}{2} \sum_c \|\nabla h_c\|^2
+              + \frac{\|\mu - \mu_0\|^2}{2 s^2} + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
+              + \pi(h, a)
 
-    with :math:`\mu_0` the baseline the observations came with (a prior of one log unit, which
-    keeps windows without spikes finite), by L-BFGS with bounds that keep the sign of amplitudes
-    (Byrd et al., SIAM J. Sci. Comput. 16, 1995), in double precision.
+    with :math:`\mu_0` the baseline the observations came with and s the family's `eta_scale`.
+    Priors keep finite what the data say little of.  While templates are learned, their typical
+    waveform, at the mean amplitude of their events, is normal with deviation s in every bin:
+    :math:`\pi = \sum_c \|\bar a_c h_c\|^2 / 2 s^2`.  With templates as they are, amplitudes are
+    normal with the mean square that they have at the start: :math:`\pi = \sum_e a_e^2 /
+    2 \overline{a^2}_{c(e)}`, so that doubtful events weigh little.
+
+    By L-BFGS with bounds that keep the sign of amplitudes (Byrd et al., SIAM J. Sci. Comput. 16,
+    1995), in double precision.
 
     Parameters
     ----------
@@ -67,100 +74,147 @@ def refine(
         Weight :math:`\rho` of squared first differences (zero outside the template).
     """
     rows = data.rows().to(torch.float64)
-    amplitude = events.amplitude.double()
+    events = events.with_amplitude(events.amplitude.double())
     # one unit of each variable should move eta about equally
-    scale = float(amplitude.abs().mean()) if len(events) else 1.0
+    scale = float(events.amplitude.abs().mean()) if len(events) else 1.0
     scale *= (templates.shape[1] * templates.shape[2]) ** 0.5
-    parts = [
-        (templates.double(), 1.0, learn_templates),
-        (amplitude, scale, learn_amplitudes),
-        (baseline.double().reshape_as(rows.baseline), 1.0, data.learn_baseline),
-    ]
-    start = torch.cat(
-        [(value / unit).reshape(-1) for value, unit, free in parts if free] or [torch.zeros(0)]
+    variables = _Variables(
+        (templates.double(), events.amplitude, baseline.double().reshape_as(rows.baseline)),
+        (1.0, scale, 1.0),
+        (learn_templates, learn_amplitudes, data.learn_baseline),
     )
-    on_sphere = learn_templates and not learn_amplitudes
-    objective = partial(_objective, rows, events, parts, smoothness, on_sphere)
+    objective = _Objective(
+        rows, events, variables, smoothness, learn_templates and not learn_amplitudes
+    )
     found = minimize(
         objective,
-        start.cpu().numpy(),
+        variables.pack(variables.start).cpu().numpy(),
         jac=True,
         method="L-BFGS-B",
-        bounds=_bounds(events, penalty, parts),
+        bounds=_bounds(events, penalty, variables),
         options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
     )
-    templates, amplitude, baseline = _unpack(found.x, parts)
-    norms = templates.flatten(1).norm(dim=1)
-    norms = torch.where(norms > 0, norms, 1.0)
-    if not on_sphere:
-        amplitude = amplitude * norms[events.template]
+    templates, amplitude, baseline = variables.unpack(found.x)
+    norms = _norms(templates)
+    if learn_amplitudes:
+        amplitude = amplitude * norms[events.template, 0, 0]
     return Refined(
-        templates / norms[:, None, None],
+        templates / norms,
         events.with_amplitude(amplitude),
         baseline.reshape_as(data.baseline),
-        float(found.fun),
+        objective.cost(templates / norms, amplitude, baseline),
     )
 
 
-_Parts = list[tuple[Tensor, float, bool]]
+@dataclass(frozen=True)
+class _Variables:
+    """Templates, amplitudes and baseline as one vector of those that are free."""
+
+    start: tuple[Tensor, Tensor, Tensor]
+    units: tuple[float, float, float]
+    free: tuple[bool, bool, bool]
+
+    def pack(self, values: Sequence[Tensor]) -> Tensor:
+        """Lay the free ones end to end, in their units."""
+        parts = zip(values, self.units, self.free, strict=True)
+        flat = [(value / unit).reshape(-1) for value, unit, free in parts if free]
+        return torch.cat(flat or [torch.zeros(0)])
+
+    def pack_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Lay the derivatives end to end: they scale the other way."""
+        return self.pack(
+            [gradient * unit**2 for gradient, unit in zip(gradients, self.units, strict=True)]
+        )
+
+    def unpack(self, vector: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Undo `pack`; what is not free is as at the start."""
+        values, position = [], 0
+        for value, unit, free in zip(self.start, self.units, self.free, strict=True):
+            if free:
+                flat = torch.from_numpy(vector[position : position + value.numel()])
+                position += value.numel()
+                value = unit * flat.to(value.device).reshape(value.shape)
+            values.append(value)
+        return values[0], values[1], values[2]
 
 
-def _unpack(values: np.ndarray, parts: _Parts) -> list[Tensor]:
-    """Cut the vector of free variables into templates, amplitudes and baseline."""
-    tensors, start = [], 0
-    for value, unit, is_free in parts:
-        if is_free:
-            flat = torch.from_numpy(values[start : start + value.numel()]).to(value.device)
-            value = unit * flat.reshape(value.shape)
-            start += value.numel()
-        tensors.append(value)
-    return tensors
+@dataclass(frozen=True)
+class _Objective:
+    """What is minimised, and its gradient, as a function of the free variables."""
+
+    rows: Observations
+    events: Events
+    variables: _Variables
+    smoothness: float
+    on_sphere: bool
+
+    def cost(self, templates: Tensor, amplitude: Tensor, baseline: Tensor) -> float:
+        """Negative log likelihood up to a constant, without the priors."""
+        return float(self.rows.cost(self._eta(templates, amplitude, baseline)))
+
+    def _eta(self, templates: Tensor, amplitude: Tensor, baseline: Tensor) -> Tensor:
+        events = self.events.with_amplitude(amplitude)
+        return events.add_to(baseline.expand_as(self.rows.y), templates)
+
+    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient."""
+        rows, owner = self.rows, self.events.template
+        templates, amplitude, baseline = self.variables.unpack(vector)
+        norms = _norms(templates) if self.on_sphere else 1.0
+        templates = templates / norms
+        eta = self._eta(templates, amplitude, baseline)
+        residual = rows.residual(eta)
+        patches = self.events.patches(residual, templates.shape[-1])
+        prior, by_template, by_amplitude = self._prior(templates, amplitude)
+        drift = (baseline - rows.baseline) / rows.family.eta_scale**2
+        prior = prior + (drift * (baseline - rows.baseline)).sum() / 2
+        by_template = by_template.index_add(0, owner, -amplitude[:, None, None] * patches)
+        if self.on_sphere:
+            along = (by_template * templates).sum(dim=(1, 2), keepdim=True)
+            by_template = (by_template - along * templates) / norms
+        gradients = [
+            by_template,
+            by_amplitude - (templates[owner] * patches).sum(dim=(1, 2)),
+            drift - residual.sum(dim=-1, keepdim=True),
+        ]
+        gradient = self.variables.pack_gradient(gradients)
+        return float(rows.cost(eta) + prior), gradient.cpu().numpy()
+
+    def _prior(self, templates: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Priors of templates or of amplitudes, and their derivatives by both."""
+        owner = self.events.template
+        count = torch.bincount(owner, minlength=len(templates)).clamp(min=1)
+
+        def mean(values: Tensor) -> Tensor:
+            return values.new_zeros(len(templates)).index_add(0, owner, values) / count
+
+        if not self.variables.free[0]:
+            square = mean(self.variables.start[1].square()).clamp(min=1e-12)[owner]
+            prior = (amplitude.square() / square).sum() / 2
+            return prior, torch.zeros_like(templates), amplitude / square
+        slopes = F.pad(templates, (1, 1)).diff(dim=-1)
+        typical = mean(amplitude.abs())[:, None, None] / self.rows.family.eta_scale
+        wave = typical * templates
+        along = (wave * templates).sum(dim=(1, 2)) / count / self.rows.family.eta_scale
+        return (
+            (wave.square().sum() + self.smoothness * slopes.square().sum()) / 2,
+            typical * wave - self.smoothness * slopes.diff(dim=-1),
+            along[owner] * amplitude.sign(),
+        )
 
 
-def _objective(
-    rows: Observations,
-    events: Events,
-    parts: _Parts,
-    smoothness: float,
-    on_sphere: bool,
-    values: np.ndarray,
-) -> tuple[float, np.ndarray]:
-    """Cost and its gradient with respect to the scaled free variables."""
-    templates, amplitude, baseline = _unpack(values, parts)
-    norms = templates.flatten(1).norm(dim=1)[:, None, None] if on_sphere else 1.0
-    templates = templates / norms
-    current = events.with_amplitude(amplitude)
-    eta = current.add_to(baseline.expand_as(rows.y), templates)
-    residual = rows.residual(eta)
-    patches = current.patches(residual, templates.shape[-1])
-    slopes = F.pad(templates, (1, 1)).diff(dim=-1)
-    drift = baseline - rows.baseline
-    cost = rows.cost(eta) + smoothness / 2 * slopes.square().sum() + drift.square().sum() / 2
-    by_template = torch.zeros_like(templates).index_add(
-        0, events.template, -amplitude[:, None, None] * patches
-    )
-    by_template -= smoothness * slopes.diff(dim=-1)
-    if on_sphere:
-        along = (by_template * templates).sum(dim=(1, 2), keepdim=True)
-        by_template = (by_template - along * templates) / norms
-    gradients = [
-        by_template,
-        -(templates[events.template] * patches).sum(dim=(1, 2)),
-        drift - residual.sum(dim=-1, keepdim=True),
-    ]
-    flat = [
-        (gradient * unit).reshape(-1)
-        for gradient, (_, unit, free) in zip(gradients, parts, strict=True)
-        if free
-    ]
-    return float(cost), torch.cat(flat or [torch.zeros(0)]).cpu().numpy()
+def _norms(templates: Tensor) -> Tensor:
+    """Return l2 norms, shape (template, 1, 1); 1 for a template of zeros."""
+    norms = templates.flatten(1).norm(dim=1)[:, None, None]
+    return torch.where(norms > 0, norms, 1.0)
 
 
 def _bounds(
-    events: Events, penalty: Penalty, parts: _Parts
+    events: Events, penalty: Penalty, variables: _Variables
 ) -> list[tuple[float | None, float | None]]:
     """Amplitudes keep to the signs that the penalty allows; all else is free."""
-    (templates, _, free_templates), (_, _, free_amplitudes), (baseline, _, free_baseline) = parts
+    templates, _, baseline = variables.start
+    free_templates, free_amplitudes, free_baseline = variables.free
     ones = torch.ones(len(templates), 1)
     up = (penalty.project(ones) > 0)[events.template.cpu(), 0].tolist()
     down = (penalty.project(-ones) < 0)[events.template.cpu(), 0].tolist()

@@ -1,0 +1,5 @@
+"""`python -m spikecdl` is `spikecdl`."""
+
+from spikecdl.cli import main
+
+main()

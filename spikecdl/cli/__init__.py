@@ -1,0 +1,54 @@
+"""The command line: `spikecdl demo`, `inspect`, `fit`, `apply`, `evaluate`, `compare`, `simulate`.
+
+Nothing heavy is imported until a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import spikecdl
+from spikecdl.cli import fitting, models, recordings
+from spikecdl.cli.errors import run
+
+app = typer.Typer(
+    name="spikecdl",
+    help="Learn templates, short waveforms of firing-rate change, from spike trains.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"spikecdl {spikecdl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+) -> None:
+    pass
+
+
+for command in (
+    *(fitting.demo, recordings.inspect, fitting.fit),
+    *(models.apply, models.evaluate, models.compare, recordings.simulate),
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line and exit with its code (0, 1, 2 or 130; see the README)."""
+    # --debug counts anywhere on the line
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(run(app, arguments, debug="--debug" in sys.argv[1:]))

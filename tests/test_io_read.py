@@ -1,0 +1,113 @@
+"""`read` finds the reader for every format, and says clearly what it cannot read."""
+
+from __future__ import annotations
+
+import neo
+import numpy as np
+import pytest
+from recordings import make_counts, make_recording
+
+from spikecdl.data import BinnedSpikes, SpikeTrains
+from spikecdl.io import (
+    READERS,
+    read,
+    read_neo,
+    read_npz,
+    read_nwb,
+    read_phy,
+    to_neo,
+    write_npz,
+    write_nwb,
+)
+
+
+def write_phy(folder):
+    folder.mkdir()
+    np.save(folder / "spike_times.npy", np.array([30, 60]))
+    np.save(folder / "spike_clusters.npy", np.array([1, 1]))
+    (folder / "params.py").write_text("sample_rate = 30000")
+
+
+def write_nix(path):
+    with neo.NixIO(str(path), "ow") as file:
+        file.write_block(to_neo(make_recording()))
+
+
+# one example for each reader: what to call the file, and how to write it
+EXAMPLES = {
+    "npz": ("a.npz", lambda path: write_npz(path, make_recording())),
+    "binned NWB": ("a.nwb", lambda path: write_nwb(path, make_counts())),
+    "NWB or NWB-style HDF5": ("a.nwb", lambda path: write_nwb(path, make_recording())),
+    "Phy or Kilosort folder": ("sorted", write_phy),
+    "one of Neo's formats": ("a.nix", write_nix),
+}
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+def test_every_format_is_recognised(tmp_path, reader):
+    name, write = EXAMPLES[reader.name]
+    path = tmp_path / name
+    write(path)
+    assert next(one for one in READERS if one.recognises(path)) is reader
+    for place in (path, str(path)):
+        data = read(place)
+        assert isinstance(data, BinnedSpikes if reader.name == "binned NWB" else SpikeTrains)
+        assert data.source == str(path)
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a", "a.dat"])
+def test_nwb_is_recognised_by_what_it_holds(tmp_path, name):
+    for data in (make_recording(), make_counts()):
+        write_nwb(tmp_path / name, data)
+        assert isinstance(read(tmp_path / name), type(data))
+
+
+@pytest.mark.parametrize("reader", [read, read_nwb, read_neo, read_npz, read_phy])
+def test_what_is_not_there_is_not_found(tmp_path, reader):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder .*missing.nwb"):
+        reader(tmp_path / "missing.nwb")
+
+
+def damaged(cut):
+    def write(path):
+        write_nwb(path, make_recording())
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * cut)])
+
+    return write
+
+
+def zeroed(path):
+    write_nwb(path, make_recording())
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes(len(content) - 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.nwb", lambda path: path.write_text("0.1 0.2\n"), "not an HDF5 file, so not NWB"),
+        ("a.nwb", lambda path: path.write_bytes(b""), "not an HDF5 file, so not NWB"),
+        ("a.nwb", lambda path: path.mkdir(), "not an HDF5 file, so not NWB"),
+        ("a.nwb", lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "damaged or cut short"),
+        ("a.nwb", damaged(0.9), "damaged or cut short"),
+        ("a.nwb", damaged(0.3), "damaged or cut short"),
+        ("a.h5", damaged(0.5), "damaged or cut short"),
+        ("a.nwb", zeroed, "damaged or cut short"),
+        ("folder", lambda path: path.mkdir(), "is of no format that can be read: npz, binned NWB"),
+        ("a.png", lambda path: path.write_bytes(b"\x89PNG"), "is of no format that can be read"),
+        ("a", lambda path: path.write_bytes(b"0.1"), "no reader of Neo's finds spikes in it"),
+        ("a.nex", lambda path: path.write_bytes(b"not nex at all"), "no reader of Neo's finds"),
+        ("a.plx", lambda path: path.write_bytes(b""), "no reader of Neo's finds spikes in it"),
+        ("a.npz", lambda path: path.write_text("text"), "not an npz archive"),
+        ("a.npz", lambda path: path.mkdir(), "not an npz archive"),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, name, write, message):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(ValueError) as error:
+        read(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
