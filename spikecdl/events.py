@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,9 +42,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.window)
 
-    def to_codes(self, shape: tuple[int, int, int]) -> Tensor:
+    def to_codes(self, shape: Sequence[int]) -> Tensor:
         """Return dense codes (window, template, place)."""
-        codes = self.amplitude.new_zeros(shape)
+        codes = self.amplitude.new_zeros(tuple(shape))
         codes[self.window, self.template, self.place] = self.amplitude
         return codes
 

@@ -11,6 +11,7 @@ from spikecdl.binned import BinnedSpikes
 _NICE = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # seconds
 _BINS = 25  # bins per template, about
 _SIGNIFICANT = 3.0  # standard errors
+_SMALL = 0.1  # of the largest correlation
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def suggest(counts: BinnedSpikes) -> Suggestion:
     """
     score = _autocorrelation(counts)
     length = _extent(score) * counts.bin_size if score.size else 0.1
-    bin_size = _NICE[np.searchsorted(_NICE, length / _BINS * 1.0001, "right") - 1]
-    bin_size = float(max(bin_size, _NICE[0]))
+    fitting = _NICE[_NICE <= length / _BINS * 1.0001]
+    bin_size = float(fitting[-1]) if fitting.size else float(_NICE[0])
     return Suggestion(bin_size, round(round(length / bin_size) * bin_size, 6))
 
 
@@ -75,7 +76,7 @@ def _autocorrelation(counts: BinnedSpikes) -> np.ndarray:
 
 def _extent(score: np.ndarray) -> float:
     """Bins up to the last clear lag, or to the first side peak; a tenth of a second without."""
-    clear = np.flatnonzero(np.abs(score) > _SIGNIFICANT)
+    clear = np.flatnonzero(np.abs(score) > max(_SIGNIFICANT, _SMALL * np.abs(score).max()))
     if not clear.size:
         return max(1, score.size // 5)
     dip = np.flatnonzero(score < -_SIGNIFICANT)

@@ -24,8 +24,9 @@ PACKAGE = ROOT / "spikecdl"
 LAYERS = (
     {"families", "dictionary", "penalties", "storage", "binning", "_recording", "_validation"},
     {"encoder"},
-    {"autoencoder", "coding", "events", "data", "binned", "results", "metrics", "goodness_of_fit"},
-    {"training", "selection", "simulate", "io", "baselines"},
+    {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
+    | {"goodness_of_fit"},
+    {"training", "selection", "suggestions", "simulate", "io", "baselines"},
     {"estimator", "preparation", "settings", "denoise", "plots", "report", "experiments"},
     {"cli", "__main__"},
 )
@@ -146,6 +147,16 @@ def test_every_module_has_a_layer():
             if source.module not in LEVEL and source.module != "__init__"
         ]
     )
+
+
+def test_the_table_of_layers_in_contributing_is_this_one():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^(\d)  (.+)$", text, re.MULTILINE)
+    assert [int(level) for level, _ in rows] == list(reversed(range(len(LAYERS))))
+    for level, row in rows:
+        listed = set(row.split()) & LEVEL.keys()
+        assert listed, row
+        assert {LEVEL[module] for module in listed} == {int(level)}, row
 
 
 def test_imports_go_down():

@@ -251,7 +251,7 @@ def test_templates_are_the_only_parameter():
         (lambda: ConvDictionary(random(1, 1, 1, 1, 1)), ValueError, r"`templates` \(shape"),
         (lambda: ConvDictionary(random(0, 1, 3)), ValueError, r"`templates` .* none empty"),
         (lambda: ConvDictionary(random(1, 1, 0)), ValueError, r"`templates` .* none empty"),
-        (lambda: ConvDictionary(torch.ones(1, 1, 3).int()), TypeError, r"`templates` .*torch.int32"),
+        (lambda: ConvDictionary(torch.ones(1, 1, 3).int()), TypeError, r"`templates` .*int32"),
         (lambda: ConvDictionary(random(1, 1, 3), 0), ValueError, r"`stride` \(=0\)"),
         (lambda: ConvDictionary(random(1, 1, 3), 1.5), TypeError, r"`stride` \(=1.5\)"),
         (lambda: ConvDictionary(random(1, 1, 3), (1, 2)), ValueError, r"`stride` \(=\(1, 2\)\)"),

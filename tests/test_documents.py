@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 import spikecdl
+from spikecdl.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")])
@@ -33,6 +35,26 @@ def test_links_lead_somewhere(page):
         path = unquote(target.split("#")[0])
         if path and "://" not in target:
             assert (page.parent / path).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"^  - .*: (\S+\.md)$", menu, re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md"))
+
+
+def test_the_reference_names_things_that_exist():
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    targets = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    assert targets
+    for target in targets:
+        pkgutil.resolve_name(target)
+
+
+@pytest.mark.parametrize("page", ["model.md", "choosing.md"])
+def test_every_family_is_explained(page):
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    assert {name for name in FAMILIES if f"`{name}`" not in text} == set()
 
 
 def test_one_version_everywhere():

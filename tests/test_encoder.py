@@ -156,6 +156,18 @@ def test_untied_with_equal_weights_is_tied(name, axes, accelerated):
     torch.testing.assert_close(encode(task, 9, bias=weight, **options), tied)
 
 
+@each_dimension
+def test_untied_step_takes_both_norms(axes):
+    """One over the curvature, the norm of the analysis and the norm of the synthesis."""
+    task = problem("binomial", axes)
+    analysis = ConvDictionary(3 * task.dictionary.templates.detach(), task.dictionary.stride)
+    norm = task.dictionary.norm_squared(task.y.shape[-axes:]).detach()
+    step = float(1 / (N_TRIALS / 4 * norm.sqrt() * (9 * norm).sqrt()))
+    expected = encode(task, 6, step=step, analysis=analysis)
+    torch.testing.assert_close(encode(task, 6, analysis=analysis), expected)
+    assert (expected != 0).any()
+
+
 @each_family
 def test_bias_is_a_threshold_per_template(name):
     """A template whose threshold is never reached is as good as absent."""

@@ -279,6 +279,15 @@ def test_link_rate_is_per_exposure(name):
 
 
 @each_family
+def test_a_change_of_eta_scale_is_felt(name):
+    """Neither nothing nor everything: the mean moves by a tenth to three of its spreads."""
+    oracle = ORACLES[name]
+    variance = oracle.at(0.0).var()
+    moved = oracle.mean(oracle.family.eta_scale) - oracle.mean(0.0)
+    assert 0.1 < moved / np.sqrt(variance) < 3
+
+
+@each_family
 def test_support_is_told(name):
     family = example(name)
     y = torch.tensor([0.0, 3.0, 12.0, 13.0, 0.5, -1.0, math.nan, math.inf, -math.inf])

@@ -138,6 +138,16 @@ class TestTensors:
         with pytest.raises(ValueError, match="SHA-256 does not match"):
             load_tensors(path)
 
+    @pytest.mark.parametrize(("old", "new"), [(b'"F32"', b'"I32"'), (b"[2,3]", b"[3,2]")])
+    def test_changed_types_and_shapes_are_found(self, tmp_path, old, new):
+        path = tmp_path / "changed.safetensors"
+        save_tensors(path, {"a": torch.ones(2, 3)}, {})
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match="SHA-256 does not match"):
+            load_tensors(path)
+
     def test_no_file_is_an_error_of_its_own(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             load_tensors(tmp_path / "absent.safetensors")

@@ -1,0 +1,151 @@
+"""Where to start and how heavy the penalty is: several short runs, judged by hidden bins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spikecdl.training.observations import Observations
+from spikecdl.training.problem import Problem
+from spikecdl.training.refine import refine
+from spikecdl.training.rounds import Round
+from spikecdl.training.starts import data_starts
+from spikecdl.training.weight import Weight
+
+_HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
+_MOST_BINS = 120_000  # observed bins that a race looks at
+_LOOSE = (0.5, 0.3, 0.1)  # tolerances of the first rounds, when the templates are still noise
+_SETTLING_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Where a run stands: cost of every hidden bin, templates, baseline, level of the penalty."""
+
+    cost: Tensor
+    templates: Tensor
+    baseline: Tensor
+    level: float
+
+    @property
+    def total(self) -> float:
+        """Cost of all hidden bins."""
+        return float(self.cost.sum())
+
+
+@dataclass(frozen=True)
+class Race:
+    """Choose templates to start from, and the level of the penalty.
+
+    Runs begin at stretches of the data, at each level of the penalty in turn, and see three
+    quarters of the bins; the others judge them.  The best of each level go on, and so does the
+    very best at every level.  Of the levels that are within a standard error of the best the
+    highest is chosen, which has the fewest events (the one-standard-error rule: Breiman et al.,
+    *Classification and Regression Trees*, 1984).
+
+    Parameters
+    ----------
+    problem : Problem
+    make_round : callable
+        Gives the `Round` for some observations and rule of weight.
+    n_starts : int
+        Runs.
+    extra : int
+        Bins by which templates are longer than asked.
+    tol : float
+        Tolerance of codes once templates are no longer noise.
+    """
+
+    problem: Problem
+    make_round: Callable[[Observations, Weight], Round]
+    n_starts: int
+    extra: int
+    tol: float
+
+    def __call__(self, data: Observations) -> tuple[Tensor, float]:
+        """Return templates, longer than asked by the extra bins, and the level."""
+        data = _part(data, self.problem.generator)
+        hidden = torch.arange(data.y.shape[-1], device=data.y.device) % _HIDE_EVERY == 0
+        seen = replace(data, mask=data.mask & ~hidden)
+        levels = self.problem.weight.levels
+        settle = (self.tol,) * _SETTLING_ROUNDS
+        best = [
+            self._run(
+                self._first(seen, data, level, -(-self.n_starts // len(levels))), seen, data, settle
+            )
+            for level in levels
+        ]
+        winner = min(best, key=lambda runner: runner.total)
+        runners = [
+            winner
+            if level == winner.level
+            else self._run(replace(winner, level=level), seen, data, settle)
+            for level in levels
+        ]
+        chosen = _sparsest(runners)
+        return self._run(chosen, data, data, settle).templates, chosen.level
+
+    def _first(
+        self, seen: Observations, data: Observations, level: float, n_starts: int
+    ) -> _Runner:
+        """Return the best of a few runs at one level."""
+        runs = [self._run(self._start(data, level), seen, data, _LOOSE) for _ in range(n_starts)]
+        return min(runs, key=lambda runner: runner.total)
+
+    def _start(self, data: Observations, level: float) -> _Runner:
+        problem, rows = self.problem, data.rows()
+        eta = rows.baseline.expand_as(rows.y)
+        length = problem.length + self.extra
+        templates = data_starts(rows, eta, problem.n_templates, length, problem.generator)
+        return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
+
+    def _run(
+        self, runner: _Runner, seen: Observations, data: Observations, tolerances: Sequence[float]
+    ) -> _Runner:
+        """Take a few rounds on the bins that are seen; the cost is that of the others."""
+        step = self.make_round(seen, self.problem.weight.at(runner.level))
+        templates, baseline = runner.templates, runner.baseline
+        for tol in tolerances:
+            found = step(templates, baseline, tol)
+            templates, baseline = found.templates, found.baseline
+        if step.debias:
+            # amplitudes as they are found when templates are known
+            found = refine(
+                seen, templates, found.events, step.penalty, baseline, learn_templates=False
+            )
+        rows = data.rows().to(torch.float64)
+        eta = found.events.add_to(
+            found.baseline.reshape_as(rows.baseline).expand_as(rows.y), templates
+        )
+        hidden = rows.mask & ~seen.rows().mask
+        return replace(
+            runner,
+            cost=rows.family.cost(rows.y, eta)[hidden],
+            templates=templates,
+            baseline=baseline,
+        )
+
+
+def _sparsest(runners: Sequence[_Runner]) -> _Runner:
+    """Return the runner of the highest level that is within a standard error of the best."""
+    best = min(runners, key=lambda runner: runner.total)
+    good = []
+    for runner in runners:
+        worse = runner.cost - best.cost
+        if float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5):
+            good.append(runner)
+    return max(good, key=lambda runner: runner.level)
+
+
+def _part(data: Observations, generator: torch.Generator) -> Observations:
+    """Choose random trials, as many as a race may look at."""
+    n_trials = len(data.y)
+    per_trial = max(1, int(data.mask.sum()) // n_trials)
+    keep = max(1, _MOST_BINS // per_trial)
+    if keep >= n_trials:
+        return data
+    index = torch.randperm(n_trials, generator=generator)[:keep].sort().values
+    return data.take(index.to(data.y.device))
