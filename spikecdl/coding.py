@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,10 +12,12 @@ from spikecdl import _validation
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import MAX_HALVINGS, bregman, window_dims
 from spikecdl.families import Family
+from spikecdl.parallel import in_parallel
 from spikecdl.penalties import Penalty
 
 _CHECK_EVERY = 8
 _KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
+_ROOM = 4096  # events per window that the working set holds at the most
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,16 @@ def sparse_code(
     tol: float = 1e-3,
     max_iter: int = 3000,
     start: Tensor | None = None,
+    method: str = "auto",
 ) -> SparseCode:
     r"""Minimise penalised negative log likelihood over the codes, window by window.
 
     .. math:: \min_x \; -\log p(y \mid Hx + \mu) + \lambda\,\mathrm{penalty}(x)
 
-    FISTA with backtracking and restart per window; finished windows leave the batch.
+    Two methods reach the same certificate.  ``working_set``: events enter where the score is above
+    the weight, Newton steps on those present, window by window in compiled code (CPU, 1-D, stride
+    1, penalties that do not couple units).  ``fista``: FISTA with backtracking and restart per
+    window, as tensors on any device; finished windows leave the batch.
 
     Parameters
     ----------
@@ -107,6 +114,8 @@ def sparse_code(
         Iterations at the most.
     start : tensor, optional
         Codes to start from, shape of the result.
+    method : {"auto", "working_set", "fista"}
+        Auto: the working set wherever it applies.
 
     Returns
     -------
@@ -122,13 +131,72 @@ def sparse_code(
     (tensor([[[0., 4.]]]), True)
     """
     _validation.positive("tol", tol)
+    _validation.one_of("method", method, ("auto", "working_set", "fista"))
     dims = window_dims(dictionary, penalty)
-    lead = y.ndim + dims[0]
-    batch = y.shape[:lead]
+    batch = y.shape[: y.ndim + dims[0]]
     state = _start(y, family, dictionary, penalty, baseline, mask, start, dims)
+    fits = (
+        y.device.type == "cpu"
+        and dictionary.plain
+        and not penalty.coupled
+        and bool((state.penalty.weight > 0).all())
+    )
+    if method == "working_set" and not fits:
+        raise ValueError(
+            '`method` (="working_set") is for one axis of time without stride, on the CPU, and '
+            'positive penalties that do not couple units; use "fista"'
+        )
+    if fits and method != "fista":
+        codes, violation, n_iter = _working_set(state, dictionary, tol, max_iter)
+    else:
+        codes, violation, n_iter = _fista(state, dictionary, dims, tol, max_iter)
+    converged = bool((violation <= tol).all())
+    return SparseCode(
+        codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
+    )
+
+
+def _working_set(
+    state: _State, dictionary: ConvDictionary, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, int]:
+    """Solve windows in compiled code, some threads' worth at a time."""
+    from spikecdl._working_set import LOSSES, solve_windows
+
+    def array(tensor: Tensor) -> np.ndarray:
+        return np.ascontiguousarray(tensor.numpy(), dtype=np.float64)
+
+    loss = state.family.scalar_loss(state.y)
+    seen = torch.ones_like(state.y) if state.mask is None else state.mask
+    a, b = array(loss.a * seen), array(loss.b * seen)
+    offset = array((state.baseline - loss.shift).expand_as(state.y))
+    templates = dictionary.templates.detach()
+    weight = array(state.penalty.weight.expand(len(a), len(templates), 1)[..., 0])
+    up, down = (
+        (sign * state.penalty.project(sign * torch.ones(len(templates), 1)) > 0)[:, 0].numpy()
+        for sign in (1, -1)
+    )
+    codes, violation = array(state.codes), np.zeros(len(a))
+    rounds = np.zeros(len(a), dtype=np.int64)
+    room = min(codes[0].size, _ROOM)
+
+    def solve(part: slice) -> None:
+        solve_windows(
+            *(LOSSES[loss.kind], a[part], b[part], offset[part], array(templates), weight[part]),
+            *(up, down, tol, max_iter, room, codes[part], violation[part], rounds[part]),
+        )
+
+    in_parallel(solve, len(a))
+    solution = torch.from_numpy(codes).to(state.y.dtype)
+    return solution, torch.from_numpy(violation).to(state.y.dtype), int(rounds.max(initial=0))
+
+
+def _fista(
+    state: _State, dictionary: ConvDictionary, dims: tuple[int, ...], tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, int]:
+    """Solve all windows together; those that are finished leave."""
     codes = torch.empty_like(state.codes)
     violation = state.y.new_zeros(len(codes))
-    left = torch.arange(len(codes), device=y.device)
+    left = torch.arange(len(codes), device=state.y.device)
     n_iter = 0
     while True:
         if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
@@ -136,15 +204,11 @@ def sparse_code(
             done = (error <= tol) | (n_iter == max_iter)
             codes[left[done]], violation[left[done]] = state.codes[done], error[done]
             if done.all():
-                break
+                return codes, violation, n_iter
             if done.float().mean() > 1 - _KEEP_ABOVE:
                 left, state = left[~done], state.take(~done)
         _iterate(state, dictionary, dims)
         n_iter += 1
-    converged = bool((violation <= tol).all())
-    return SparseCode(
-        codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
-    )
 
 
 def _start(

@@ -76,6 +76,11 @@ class ConvDictionary(nn.Module):
         return self.templates.ndim - 2
 
     @property
+    def plain(self) -> bool:
+        """Whether this is convolution in time with a place in every bin."""
+        return self.axes == 1 and self.stride == (1,)
+
+    @property
     def support(self) -> tuple[int, ...]:
         """Size of a template along those axes, in bins."""
         return tuple(self.templates.shape[2:])

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,24 @@ _LOG_2PI = math.log(2 * math.pi)
 def _exp(eta: Tensor) -> Tensor:
     """Exponential that saturates ten e-folds below the largest number of its dtype."""
     return torch.exp(eta.clamp(max=math.log(torch.finfo(eta.dtype).max) - 10))
+
+
+class ScalarLoss(NamedTuple):
+    """A family's cost in one of three forms, up to terms that do not depend on ``eta``.
+
+    ==============  ======================================================
+    ``kind``        loss of :math:`z = \\eta - \\mathrm{shift}`
+    ==============  ======================================================
+    "quadratic"     b (a - z)^2 / 2
+    "logistic"      a log(1 + exp(-z)) + b log(1 + exp(z))
+    "exponential"   b exp(z) - a z
+    ==============  ======================================================
+    """
+
+    kind: str
+    a: Tensor
+    b: Tensor
+    shift: float = 0.0
 
 
 class Family(ABC):
@@ -39,6 +57,10 @@ class Family(ABC):
     @abstractmethod
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         """Negative log probability without the terms that do not depend on ``eta``."""
+
+    @abstractmethod
+    def scalar_loss(self, y: Tensor) -> ScalarLoss:
+        """`cost` in the form that compiled solvers take."""
 
     @abstractmethod
     def log_base(self, y: Tensor) -> Tensor:
@@ -103,6 +125,11 @@ class Family(ABC):
         """Return what a rate per bin is multiplied by to give the mean: ones, or n_trials."""
         return torch.ones_like(y)
 
+    @property
+    def fixed_trials(self) -> int | None:
+        """Bernoulli trials per bin where the family itself sets them; None elsewhere."""
+        return None
+
     def resolve(self, n_trials: Tensor) -> Family:
         """Fill in what only the data know: Bernoulli trials per bin (used by `Binomial`)."""
         return self
@@ -158,6 +185,9 @@ class Gaussian(Family):
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return ((y - eta) / self.scale) ** 2 / 2
+
+    def scalar_loss(self, y: Tensor) -> ScalarLoss:
+        return ScalarLoss("quadratic", y, torch.full_like(y, self.scale**-2))
 
     def log_base(self, y: Tensor) -> Tensor:
         return torch.full_like(y, -_LOG_2PI / 2 - math.log(self.scale))
@@ -223,6 +253,9 @@ class Binomial(Family):
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return y * softplus(-eta) + (self._total(eta) - y) * softplus(eta)
 
+    def scalar_loss(self, y: Tensor) -> ScalarLoss:
+        return ScalarLoss("logistic", y, self._total(y) - y)
+
     def log_base(self, y: Tensor) -> Tensor:
         total = self._total(y)
         return torch.lgamma(total + 1) - torch.lgamma(y + 1) - torch.lgamma(total - y + 1)
@@ -255,10 +288,16 @@ class Binomial(Family):
 
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         total = self._total(y)
-        return _invalid_counts(y) | (y > total), "whole counts from 0 to n_trials"
+        limit = f" (={int(total)})" if total.numel() == 1 else ""
+        return _invalid_counts(y) | (y > total), f"whole counts from 0 to n_trials{limit}"
 
     def exposure(self, y: Tensor) -> Tensor:
         return self._total(y).expand_as(y)
+
+    @property
+    def fixed_trials(self) -> int | None:
+        known = self.n_trials is not None and not isinstance(self.n_trials, Tensor)
+        return int(self.n_trials) if known else None  # type: ignore[arg-type]
 
     def resolve(self, n_trials: Tensor) -> Binomial:
         return self if self.n_trials is not None else replace(self, n_trials=n_trials)
@@ -284,6 +323,9 @@ class Poisson(Family):
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return _exp(eta) - y * eta
+
+    def scalar_loss(self, y: Tensor) -> ScalarLoss:
+        return ScalarLoss("exponential", y, torch.ones_like(y))
 
     def log_base(self, y: Tensor) -> Tensor:
         return -torch.lgamma(y + 1)
@@ -346,6 +388,9 @@ class NegativeBinomial(Family):
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         odds = self._log_odds(eta)
         return y * softplus(-odds) + self.shape * softplus(odds)
+
+    def scalar_loss(self, y: Tensor) -> ScalarLoss:
+        return ScalarLoss("logistic", y, torch.full_like(y, self.shape), math.log(self.shape))
 
     def log_base(self, y: Tensor) -> Tensor:
         return torch.lgamma(y + self.shape) - math.lgamma(self.shape) - torch.lgamma(y + 1)

@@ -22,8 +22,9 @@ PACKAGE = ROOT / "spikecdl"
 
 # Imports go down, or sideways without a circle.  A folder counts with all its files.
 LAYERS = (
-    {"families", "dictionary", "penalties", "storage", "binning", "_recording", "_validation"},
-    {"encoder"},
+    {"families", "dictionary", "penalties", "storage", "binning", "parallel", "_recording"}
+    | {"_validation"},
+    {"encoder", "_working_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},

@@ -130,6 +130,8 @@ def _stems(ax: Axes, times: np.ndarray, values: np.ndarray, base: np.ndarray, sc
     crowd = int(np.count_nonzero(values, axis=(1, 2)).max())
     for number in range(values.shape[1]):
         trial, at = np.nonzero(values[:, number])
+        if not len(at):  # an empty line that is not clipped would lie at the figure's corner
+            continue
         tip = base[trial] + scale * values[trial, number, at]
         shade = _style.colour(number)
         ax.vlines(times[at], base[trial], tip, color=shade, linewidth=_style.thin(crowd, 1.3))
