@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spikecdl.events import Events
 from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Problem
 from spikecdl.training.refine import refine
@@ -18,17 +19,20 @@ from spikecdl.training.weight import Weight
 _HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
 _MOST_BINS = 120_000  # observed bins that a race looks at
 _LOOSE = (0.5, 0.3, 0.1)  # tolerances of the first rounds, when the templates are still noise
+_TRIAL = (0.3, 0.1, 0.1)
 _SETTLING_ROUNDS = 2
+_RESEEDS = 4  # tries to replace each template
 
 
 @dataclass(frozen=True)
 class _Runner:
-    """Where a run stands: cost of every hidden bin, templates, baseline, level of the penalty."""
+    """Where a run stands: cost of every hidden bin, templates, baseline, level, events."""
 
     cost: Tensor
     templates: Tensor
     baseline: Tensor
     level: float
+    events: Events | None = None
 
     @property
     def total(self) -> float:
@@ -41,8 +45,8 @@ class Race:
     """Choose templates to start from, and the level of the penalty.
 
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
-    quarters of the bins; the others judge them.  The best of each level go on, and so does the
-    very best at every level.  Of the levels that are within a standard error of the best the
+    quarters of the bins; the others judge them.  The best of each level go on; in the
+    very best, templates are tried in place of each, and it goes on at every level.  Of the levels that are within a standard error of the best the
     highest is chosen, which has the fewest events (the one-standard-error rule: Breiman et al.,
     *Classification and Regression Trees*, 1984).
 
@@ -78,7 +82,7 @@ class Race:
             )
             for level in levels
         ]
-        winner = min(best, key=lambda runner: runner.total)
+        winner = self._reseeded(min(best, key=lambda runner: runner.total), seen, data)
         runners = [
             winner
             if level == winner.level
@@ -102,6 +106,25 @@ class Race:
         templates = data_starts(rows, eta, problem.n_templates, length, problem.generator)
         return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
 
+    def _reseeded(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
+        """Try others in place of each template, from what the rest leave unexplained."""
+        count = len(runner.templates)
+        for c in list(range(count)) * (_RESEEDS if count > 1 else 0):
+            assert runner.events is not None
+            rest = runner.events.take(runner.events.template != c)
+            rows = seen.rows()
+            eta = rest.add_to(
+                runner.baseline.reshape_as(rows.baseline).expand_as(rows.y).double(),
+                runner.templates,
+            )
+            templates = runner.templates.clone()
+            templates[c] = data_starts(
+                rows, eta.to(rows.y.dtype), 1, templates.shape[-1], self.problem.generator
+            )[0]
+            rival = self._run(replace(runner, templates=templates), seen, data, _TRIAL)
+            runner = min(runner, rival, key=lambda runner: runner.total)
+        return runner
+
     def _run(
         self, runner: _Runner, seen: Observations, data: Observations, tolerances: Sequence[float]
     ) -> _Runner:
@@ -109,7 +132,7 @@ class Race:
         step = self.make_round(seen, self.problem.weight.at(runner.level))
         templates, baseline = runner.templates, runner.baseline
         for tol in tolerances:
-            found = step(templates, baseline, tol)
+            found = step(_centred(templates, self.extra), baseline, tol)
             templates, baseline = found.templates, found.baseline
         if step.debias:
             # amplitudes as they are found when templates are known
@@ -126,7 +149,22 @@ class Race:
             cost=rows.family.cost(rows.y, eta)[hidden],
             templates=templates,
             baseline=baseline,
+            events=found.events,
         )
+
+
+def _centred(templates: Tensor, reach: int) -> Tensor:
+    """Move each template so that the centroid of its energy is in the middle, as far as reach."""
+    length = templates.shape[-1]
+    energy = templates.square().sum(1)
+    bins = torch.arange(length, dtype=energy.dtype, device=energy.device)
+    centroid = (energy * bins).sum(-1) / energy.sum(-1).clamp(min=1e-12)
+    late = (centroid - (length - 1) / 2).round().long().clamp(-reach, reach)
+    source = torch.arange(length, device=late.device) + late[:, None]
+    inside = (source >= 0) & (source < length)
+    index = source.clamp(0, length - 1)[:, None].expand_as(templates)
+    moved = torch.where(inside[:, None], templates.gather(-1, index), 0)
+    return moved / moved.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
 
 
 def _sparsest(runners: Sequence[_Runner]) -> _Runner:
