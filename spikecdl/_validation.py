@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ def one_of(name: str, value: Any, options: Collection[str]) -> str:
     return value
 
 
-def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type[T]) -> T:
-    """Return ``value`` if it is an object of ``base``, or make the one a registry holds by that name.
+def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -> T:
+    """Return ``value`` if it is an object of ``base``, or make the one a registry names so.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type[T]
         If ``value`` is neither a string nor an instance of ``base``.
     """
     if isinstance(value, base):
-        return value
+        return cast(T, value)
     if isinstance(value, str):
         return registry[one_of(name, value, registry)]()
     raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,15 +65,12 @@ class _State:
         def rows(tensor: Tensor) -> Tensor:
             return tensor[index]
 
-        parts = {
-            name: value
-            if value is None
-            else rows(value)
-            if torch.is_tensor(value)
-            else value.map(rows)
-            for name, value in vars(self).items()
-        }
-        return _State(**parts)
+        def taken(value: Any) -> Any:
+            if torch.is_tensor(value):
+                return rows(value)
+            return None if value is None else value.map(rows)
+
+        return _State(**{name: taken(value) for name, value in vars(self).items()})
 
 
 @torch.no_grad()
@@ -139,7 +137,7 @@ def sparse_code(
         y.device.type == "cpu"
         and dictionary.plain
         and not penalty.coupled
-        and bool((state.penalty.weight > 0).all())
+        and bool((torch.as_tensor(state.penalty.weight) > 0).all())
     )
     if method == "working_set" and not fits:
         raise ValueError(
@@ -170,7 +168,8 @@ def _working_set(
     a, b = array(loss.a * seen), array(loss.b * seen)
     offset = array((state.baseline - loss.shift).expand_as(state.y))
     templates = dictionary.templates.detach()
-    weight = array(state.penalty.weight.expand(len(a), len(templates), 1)[..., 0])
+    weight = torch.as_tensor(state.penalty.weight).expand(len(a), len(templates), 1)[..., 0]
+    weights = array(weight)
     up, down = (
         (sign * state.penalty.project(sign * torch.ones(len(templates), 1)) > 0)[:, 0].numpy()
         for sign in (1, -1)
@@ -181,7 +180,7 @@ def _working_set(
 
     def solve(part: slice) -> None:
         solve_windows(
-            *(LOSSES[loss.kind], a[part], b[part], offset[part], array(templates), weight[part]),
+            *(LOSSES[loss.kind], a[part], b[part], offset[part], array(templates), weights[part]),
             *(up, down, tol, max_iter, room, codes[part], violation[part], rounds[part]),
         )
 

@@ -143,7 +143,7 @@ class ConvDictionary(nn.Module):
     def normalize_(self) -> ConvDictionary:
         """Scale every template to unit l2 norm, in place; silent templates stay silent."""
         norms = self.templates.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        self.templates /= norms.reshape(-1, *(1,) * (self.templates.ndim - 1))
+        self.templates.div_(norms.reshape(-1, *(1,) * (self.templates.ndim - 1)))
         return self
 
     def _choose(self, flat: Tensor) -> str:
@@ -193,7 +193,7 @@ def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> T
         places = tuple(
             slice(0, (p - 1) * s + 1, s) for p, s in zip(codes.shape[2:], stride, strict=True)
         )
-        spread[(..., *places)] = codes
+        spread[(slice(None), slice(None), *places)] = codes
         codes = spread
     spectrum = torch.fft.rfftn(codes, s=sizes, dim=dims)
     product = torch.einsum(

@@ -157,9 +157,9 @@ class UnrolledEncoder(nn.Module):
             residual = F.elu(residual, alpha=self.stabilizer)
         return residual if mask is None else residual * mask
 
-    def _first_step(self, y: Tensor, baseline: Tensor | float, family: Family) -> Tensor | float:
+    def _first_step(self, y: Tensor, baseline: Tensor | float, family: Family) -> Tensor:
         if self.step is not None:
-            return self.step
+            return torch.as_tensor(self.step, dtype=y.dtype, device=y.device)
         if self.stabilizer is not None:
             bound: Tensor | None = self.stabilizer * y.clamp(min=1)
         else:
