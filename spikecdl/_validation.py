@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def positive(name: str, value: float, unit: str = "") -> float:
     """Return ``value`` as a float, or raise if it is not a positive finite number."""
-    number = real(name, value)
+    number = real(name, value, unit)
     if number <= 0:
         raise ValueError(f"`{name}` (={value!r}) must be positive{_in(unit)}")
     return number

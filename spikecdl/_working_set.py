@@ -9,15 +9,83 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
+
+from spikecdl.families import ScalarLoss
+from spikecdl.parallel import in_parallel
 
 LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
 QUADRATIC, LOGISTIC = LOSSES["quadratic"], LOSSES["logistic"]
 
+_ROOM = 4096  # events per window at the most
 _NEWTON_STEPS = 3  # on a working set, before it is looked at again
 _SWEEPS = 60  # of coordinate descent on a Newton step's quadratic model
 _SECANTS = 8  # of a line search
+_FAR = 4.0  # most that a Newton step changes the linear predictor of a bin
 _TOP = 80.0  # exponents are cut here
+
+
+def solve(
+    loss: ScalarLoss,
+    offset: Tensor,
+    templates: Tensor,
+    weight: Tensor,
+    up: Tensor,
+    down: Tensor,
+    start: Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Tensor, int]:
+    """Solve windows, some in each thread.
+
+    Parameters
+    ----------
+    loss : ScalarLoss
+        With a and b of shape (window, channel, bin), zero where nothing was observed.
+    offset : tensor, shape (window, channel, bin)
+        Linear predictor without events, less the loss' shift.
+    templates : tensor, shape (template, channel, bin)
+    weight : tensor, shape (window, template)
+        Of the l1 penalty; positive.
+    up, down : tensor of bool, shape (template,)
+        Signs that codes may take.
+    start : tensor, shape (window, template, place)
+        Codes to start from.
+    tol : float
+        Violation of the optimality conditions, relative to the weight, that is accepted.
+    max_iter : int
+        Rounds at the most.
+
+    Returns
+    -------
+    codes : tensor, shape of ``start``
+    violation : tensor, shape (window,)
+    n_iter : int
+        Rounds of the slowest window.
+    """
+    windows = [_array(t) for t in (loss.a, loss.b, offset, weight, start)]
+    a, b, eta, weights, codes = windows
+    model = (_array(templates), up.numpy(), down.numpy())
+    violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
+    room = min(int(codes[:1].size), _ROOM)
+
+    def work(part: slice) -> None:
+        _solve_windows(
+            *(LOSSES[loss.kind], a[part], b[part], eta[part], *model, weights[part]),
+            *(tol, max_iter, room, codes[part], violation[part], rounds[part]),
+        )
+
+    in_parallel(work, len(a))
+    solution = torch.from_numpy(codes).to(start.dtype)
+    certificate = torch.from_numpy(violation).to(start.dtype)
+    return solution, certificate, int(rounds.max(initial=0))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Return a copy in double precision."""
+    return np.array(tensor.numpy(), dtype=np.float64, order="C")
 
 
 @njit(cache=True, error_model="numpy")
@@ -155,7 +223,10 @@ def _step_length(loss, a, b, eta, towards, price, residual, curvature):
     for n in range(eta.shape[0]):
         for t in range(eta.shape[1]):
             slope_low -= residual[n, t] * towards[n, t]
-    position, step = 0.0, 1.0
+    farthest = 0.0
+    if loss != QUADRATIC:  # whose Newton step is exact
+        farthest = np.abs(towards).max()
+    position, step = 0.0, min(1.0, _FAR / max(farthest, 1e-300))
     for trial in range(_SECANTS):
         for n in range(eta.shape[0]):
             for t in range(eta.shape[1]):
@@ -166,7 +237,8 @@ def _step_length(loss, a, b, eta, towards, price, residual, curvature):
         for n in range(eta.shape[0]):
             for t in range(eta.shape[1]):
                 slope -= residual[n, t] * towards[n, t]
-        if slope <= 0.1 * abs(slope_low) or trial == _SECANTS - 1:
+        short = slope <= 0.1 * abs(slope_low) and step * farthest <= 1
+        if slope <= 0 or short or trial == _SECANTS - 1:
             return step
         high, slope_high = step, slope
         step = low + (high - low) * max(0.05, min(0.9, -slope_low / (slope_high - slope_low)))
@@ -318,28 +390,10 @@ def _solve(loss, a, b, offset, templates, weight, up, down, tol, max_iter, event
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def solve_windows(
-    loss, a, b, offset, templates, weight, up, down, tol, max_iter, room, codes, violation, rounds
+def _solve_windows(
+    loss, a, b, offset, templates, up, down, weight, tol, max_iter, room, codes, violation, rounds
 ):
-    """Solve every window, starting from ``codes`` and writing there.
-
-    Parameters
-    ----------
-    loss : int
-    a, b, offset : float64 arrays, shape (window, channel, bin)
-        Numbers of the loss, and the linear predictor without events.
-    templates : float64 array, shape (template, channel, bin)
-    weight : float64 array, shape (window, template)
-    up, down : bool arrays, shape (template,)
-        Signs that codes may take.
-    tol : float
-        Violation of the optimality conditions relative to the weight that is accepted.
-    max_iter, room : int
-        Rounds, and events per window, at the most.
-    codes : array, shape (window, template, place)
-    violation, rounds : arrays, shape (window,)
-        Filled in.
-    """
+    """Solve every window, from ``codes`` and into them."""
     for i in range(a.shape[0]):
         which, place = np.empty(room, np.int64), np.empty(room, np.int64)
         amplitude = np.empty(room)

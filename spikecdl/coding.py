@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,12 +12,10 @@ from spikecdl import _validation
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import MAX_HALVINGS, bregman, window_dims
 from spikecdl.families import Family
-from spikecdl.parallel import in_parallel
 from spikecdl.penalties import Penalty
 
 _CHECK_EVERY = 8
 _KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
-_ROOM = 4096  # events per window that the working set holds at the most
 
 
 @dataclass(frozen=True)
@@ -129,20 +126,18 @@ def sparse_code(
     (tensor([[[0., 4.]]]), True)
     """
     _validation.positive("tol", tol)
+    _validation.integer("max_iter", max_iter, minimum=0)
     _validation.one_of("method", method, ("auto", "working_set", "fista"))
     dims = window_dims(dictionary, penalty)
     batch = y.shape[: y.ndim + dims[0]]
     state = _start(y, family, dictionary, penalty, baseline, mask, start, dims)
-    fits = (
-        y.device.type == "cpu"
-        and dictionary.plain
-        and not penalty.coupled
-        and bool((torch.as_tensor(state.penalty.weight) > 0).all())
-    )
+    weight = torch.as_tensor(state.penalty.weight)
+    fits = y.device.type == "cpu" and dictionary.plain and not penalty.coupled
+    fits = fits and weight.shape[-1:] in ((), (1,)) and bool((weight > 0).all())
     if method == "working_set" and not fits:
         raise ValueError(
             '`method` (="working_set") is for one axis of time without stride, on the CPU, and '
-            'positive penalties that do not couple units; use "fista"'
+            'positive weights that couple neither units nor places; use "fista"'
         )
     if fits and method != "fista":
         codes, violation, n_iter = _working_set(state, dictionary, tol, max_iter)
@@ -157,36 +152,23 @@ def sparse_code(
 def _working_set(
     state: _State, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve windows in compiled code, some threads' worth at a time."""
-    from spikecdl._working_set import LOSSES, solve_windows
-
-    def array(tensor: Tensor) -> np.ndarray:
-        return np.ascontiguousarray(tensor.numpy(), dtype=np.float64)
+    """Solve every window on its own, in compiled code."""
+    from spikecdl._working_set import solve
 
     loss = state.family.scalar_loss(state.y)
     seen = torch.ones_like(state.y) if state.mask is None else state.mask
-    a, b = array(loss.a * seen), array(loss.b * seen)
-    offset = array((state.baseline - loss.shift).expand_as(state.y))
-    templates = dictionary.templates.detach()
-    weight = torch.as_tensor(state.penalty.weight).expand(len(a), len(templates), 1)[..., 0]
-    weights = array(weight)
-    up, down = (
-        (sign * state.penalty.project(sign * torch.ones(len(templates), 1)) > 0)[:, 0].numpy()
-        for sign in (1, -1)
+    signs = torch.ones(len(dictionary.templates), 1)
+    return solve(
+        loss._replace(a=loss.a * seen, b=loss.b * seen),
+        state.baseline.expand_as(state.y) - loss.shift,
+        dictionary.templates.detach(),
+        torch.as_tensor(state.penalty.weight).expand(len(state.y), len(signs), 1)[..., 0],
+        state.penalty.project(signs)[:, 0] > 0,
+        state.penalty.project(-signs)[:, 0] < 0,
+        state.codes,
+        tol,
+        max_iter,
     )
-    codes, violation = array(state.codes), np.zeros(len(a))
-    rounds = np.zeros(len(a), dtype=np.int64)
-    room = min(codes[0].size, _ROOM)
-
-    def solve(part: slice) -> None:
-        solve_windows(
-            *(LOSSES[loss.kind], a[part], b[part], offset[part], array(templates), weights[part]),
-            *(up, down, tol, max_iter, room, codes[part], violation[part], rounds[part]),
-        )
-
-    in_parallel(solve, len(a))
-    solution = torch.from_numpy(codes).to(state.y.dtype)
-    return solution, torch.from_numpy(violation).to(state.y.dtype), int(rounds.max(initial=0))
 
 
 def _fista(
@@ -242,13 +224,16 @@ def _start(
     else:
         codes = penalty.project(rows(start))
         eta = dictionary(codes) + offset
-    curvature = model.curvature(signal, eta).amax(dim=dims, keepdim=True)
-    step = 1 / (curvature * dictionary.norm_squared(y.shape[-dictionary.axes :]))
+    seen = None if mask is None else rows(mask.expand_as(y))
+    curvature = model.curvature(signal, eta)
+    curvature = curvature if seen is None else curvature * seen
+    largest = curvature.amax(dim=dims, keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * dictionary.norm_squared(y.shape[-dictionary.axes :]))
     if not isinstance(penalty.weight, Tensor):
         penalty = penalty.with_weight(torch.as_tensor(penalty.weight, dtype=y.dtype))
     return _State(
         y=signal,
-        mask=None if mask is None else rows(mask.expand_as(y)),
+        mask=seen,
         baseline=offset,
         family=model,
         penalty=penalty.map(rows),

@@ -60,8 +60,10 @@ class ConvDictionary(nn.Module):
                 f"`templates` (shape {tuple(templates.shape)}) must have the axes "
                 "(template, channel, bin) or (template, channel, row, column), none empty"
             )
+        if not templates.is_floating_point():
+            raise TypeError(f"`templates` (of {templates.dtype}) must be real numbers")
         axes = templates.ndim - 2
-        strides = (stride,) * axes if isinstance(stride, int) else tuple(stride)
+        strides = tuple(stride) if isinstance(stride, Sequence) else (stride,) * axes
         if len(strides) != axes:
             raise ValueError(f"`stride` (={stride!r}) must be one number or one per axis ({axes})")
         self.stride = tuple(_validation.integer("stride", s) for s in strides)
@@ -149,7 +151,7 @@ class ConvDictionary(nn.Module):
     def _choose(self, flat: Tensor) -> str:
         if self.method != "auto":
             return self.method
-        if flat.is_cuda or self.stride != (1,) or self.support[0] < _BLOCK:
+        if flat.is_cuda or flat.numel() == 0 or self.stride != (1,) or self.support[0] < _BLOCK:
             return "direct"
         return "fft" if self.support[0] >= _FFT_FROM else "blocked"
 

@@ -13,7 +13,7 @@ from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import Family
 from spikecdl.penalties import Penalty
 
-MAX_HALVINGS = 40
+MAX_HALVINGS = 100
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 
@@ -128,7 +128,7 @@ class UnrolledEncoder(nn.Module):
         tensor, shape (..., template, *places)
         """
         family = self.family if family is None else family
-        step = self._first_step(y, baseline, family)
+        step = self._first_step(y, baseline, mask, family)
         shape = self.dictionary.code_shape(y.shape[-self.dictionary.axes :])
         codes = y.new_zeros(*y.shape[: -len(shape) - 1], self.dictionary.templates.shape[0], *shape)
         point, momentum = codes, 1.0
@@ -137,7 +137,8 @@ class UnrolledEncoder(nn.Module):
             score = self.analysis.adjoint(self._residual(y, eta, mask, family))
             if self.backtracking:
                 with torch.no_grad():
-                    step = step * self._halvings(y, baseline, mask, family, point, score, step, eta)
+                    halvings = self._halvings(y, baseline, mask, family, point, score, step, eta)
+                step = step * halvings
             previous, codes = codes, self._prox(point + step * score, step)
             if self.accelerated:
                 faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
@@ -157,7 +158,9 @@ class UnrolledEncoder(nn.Module):
             residual = F.elu(residual, alpha=self.stabilizer)
         return residual if mask is None else residual * mask
 
-    def _first_step(self, y: Tensor, baseline: Tensor | float, family: Family) -> Tensor:
+    def _first_step(
+        self, y: Tensor, baseline: Tensor | float, mask: Tensor | None, family: Family
+    ) -> Tensor:
         if self.step is not None:
             return torch.as_tensor(self.step, dtype=y.dtype, device=y.device)
         if self.stabilizer is not None:
@@ -167,7 +170,9 @@ class UnrolledEncoder(nn.Module):
         if bound is None:
             bound = family.curvature(y, torch.zeros_like(y) + baseline)
         norm = self._norm_squared(y.shape[-self.dictionary.axes :])
-        return 1 / (self._over_window(bound.expand_as(y), torch.amax) * norm)
+        bound = bound.expand_as(y) if mask is None else bound * mask
+        largest = self._over_window(bound, torch.amax).clamp(min=torch.finfo(y.dtype).eps)
+        return 1 / (largest * norm)
 
     def _norm_squared(self, signal_shape: torch.Size) -> Tensor:
         norm = self.dictionary.norm_squared(signal_shape)
@@ -219,4 +224,6 @@ def bregman(y: Tensor, eta: Tensor, change: Tensor, mask: Tensor | None, family:
     """
     near, far = (family.curvature(y, eta + node * change) for node in _NODES)
     gain = (_WEIGHTS[0] * near + _WEIGHTS[1] * far) * change.square()
+    exact = family.cost(y, eta + change) - family.cost(y, eta) + family.residual(y, eta) * change
+    gain = torch.where(change.abs() < 1, gain, exact.clamp(min=0))
     return gain if mask is None else gain * mask

@@ -1,37 +1,29 @@
-"""`DCEA`: the model as a scikit-learn estimator over counts, and its files."""
+"""`DCEA`: the model as a scikit-learn estimator over counts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-import spikecdl
-from spikecdl import _validation, settings, storage
+from spikecdl import _validation, models, preparation, scoring, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import FAMILIES, Family
-from spikecdl.metrics import deviance_explained
 from spikecdl.penalties import PENALTIES, Penalty
-from spikecdl.preparation import LAYOUTS, as_counts, null_mean, observe, rates
+from spikecdl.preparation import LAYOUTS, Layout
 from spikecdl.training import (
-    TRAINERS,
     Fixed,
     Fraction,
     Learned,
     NullScore,
-    Observations,
     Problem,
     Trainer,
     Weight,
@@ -39,6 +31,11 @@ from spikecdl.training import (
 )
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
+_LEARNED = ("templates", "analysis", "synthesis", "bias", "level")  # tensors that make the model
+_FITTED = (
+    *("bin_size_", "n_bins_", "n_features_in_", "penalty_weight_", "converged_", "n_iter_"),
+    *("history_", "_absolute_weight"),
+)
 
 
 class NotConvergedWarning(UserWarning):
@@ -100,13 +97,21 @@ class DCEA(TransformerMixin, BaseEstimator):
     penalty_weight_ : float
         Weight used, as a fraction of lambda_max (median over windows and templates).
     history_ : list of dict
-        One record per epoch.
+        One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
+        bin without the terms that neither templates nor codes change (it may be negative);
+        ``seconds``.  Alternating training adds ``objective`` (negative log likelihood of all bins
+        and the price of the events) and ``n_events``.
     converged_ : bool
     n_iter_ : int
         Epochs.
     bin_size_ : float
+        Seconds per bin (1 for plain arrays).
     n_bins_ : int
         Bins of a template.
+    unit_ids_ : tuple
+        Units of the training data; the channels of joint templates.
+    n_features_in_ : int
+        Bins of a window, after fitting a (trial, bin) array.
 
     References
     ----------
@@ -171,6 +176,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             File that receives the state of training after every epoch (whole or not at all).
         resume : bool
             Go on from that file if it is there; the result is what an unbroken run gives.
+            ``n_epochs`` may have been raised, all else must be the same.
         on_epoch : callable, optional
             Called with the state of training after every epoch.
 
@@ -182,19 +188,26 @@ class DCEA(TransformerMixin, BaseEstimator):
         FloatingPointError
             If the loss stops being finite.
         """
+        if resume and checkpoint is None:
+            raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
-        problem = self._problem(counts, self._weight(), self._n_bins(counts))
-        learned = None
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            learned = self._resumed(checkpoint, problem)
+        length = settings.template_bins(self.template_length, counts.bin_size, counts.n_bins)
+        generator = settings.generator(self.random_state)
+        problem = self._problem(counts, settings.weight(self.penalty_weight), length, generator)
+        file = None
+        if checkpoint is not None:
+            described = settings.describe(self.get_params(deep=False))
+            file = models.Checkpoint.of(checkpoint, described, problem)
+        learned = file.load(problem.data.y.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
-            if checkpoint is not None:
-                self._save_checkpoint(checkpoint, state, problem)
+            if file is not None:
+                file.save(state)
             if on_epoch is not None:
                 on_epoch(state)
 
-        learned = self._trainer().fit(problem, learned, after_epoch)
+        with threads.for_size(_size(problem)):
+            learned = settings.trainer(self.gradient).fit(problem, learned, after_epoch)
         self._keep(counts, problem, learned)
         return self
 
@@ -209,232 +222,162 @@ class DCEA(TransformerMixin, BaseEstimator):
             layout.
         """
         codes, _ = self._encode(self._fitted_problem(self._counts(X)))
-        codes = codes.cpu().numpy()
-        return codes[:, 0] if codes.shape[1] == 1 else codes
+        array = codes.cpu().numpy()
+        return array[:, 0] if array.shape[1] == 1 else array
 
     def predict(self, X: Any) -> np.ndarray:
         """Return expected counts, in the shape and unit of the input."""
         problem = self._fitted_problem(self._counts(X))
-        mean = self._mean(problem.data, *self._encode(problem))
-        return mean[:, 0] if getattr(X, "ndim", np.ndim(X)) == 2 else mean
+        mean = problem.data.family.mean(self._eta(*self._encode(problem)))
+        array = self._layout().squeeze(mean)
+        flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
+        return array[:, 0] if flat else array
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the deviance explained of bins that the codes have not seen.
 
         A quarter of the bins, interleaved, is left out in turn; codes and baseline come from the
-        others, and so does the null model, a constant rate per unit.  1 is perfect, 0 no better
-        than that rate.
+        others, and so does the null model, a constant rate per unit (with half a spike added).
+        1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.
         """
-        problem = self._fitted_problem(self._counts(X))
-        data = problem.data
-        mean, null = torch.zeros_like(data.y), torch.zeros_like(data.y)
-        fold = torch.arange(data.y.shape[-1], device=data.y.device) % _FOLDS
-        for number in range(_FOLDS):
-            hidden = fold == number
-            part = replace(data, mask=data.mask & ~hidden)
-            eta = self._eta(part, *self._encode(replace(problem, data=part)))
-            mean = torch.where(hidden, data.family.mean(eta), mean)
-            null = torch.where(hidden, null_mean(part), null)
-        return float(_explained(data, mean, null))
+        counts = self._counts(X)
+        data = self._fitted_problem(counts).data
+        eta, null = torch.zeros_like(data.y), torch.zeros_like(data.y)
+        for fold in range(min(_FOLDS, counts.n_bins)):
+            hidden = np.arange(counts.n_bins) % _FOLDS == fold
+            seen = self._fitted_problem(preparation.hide(counts, hidden))
+            eta[..., hidden] = self._eta(*self._encode(seen))[..., hidden]
+            null[..., hidden] = scoring.null_rate(seen.data, prior=0.5)
+        return float(scoring.explained(data, eta, null))
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
-        data, layout = problem.data, LAYOUTS[self.layout]
+        data, layout = problem.data, self._layout()
         codes, baseline = self._encode(problem)
-        mean, null = data.family.mean(self._eta(data, codes, baseline)), null_mean(data)
+        eta, null = self._eta(codes, baseline), scoring.null_rate(data)
         parts = [
-            ConvDictionary(template[None])(codes[..., [c], :]).detach()
+            layout.squeeze(ConvDictionary(template[None])(codes[..., [c], :]).detach())
             for c, template in enumerate(self._dictionary().templates.detach())
         ]
-        contributions = [layout.squeeze(part.cpu().numpy()) for part in parts]
-        level = data.family.mean(baseline.expand_as(data.y))
         return Decomposition(
-            counts=counts,
+            counts=preparation.with_slots(counts, data.family),
             templates=self.templates_,
             codes=codes.cpu().numpy(),
-            rate=rates(counts, layout.squeeze(mean.cpu().numpy()), data.family),
-            baseline=_level(rates(counts, layout.squeeze(level.cpu().numpy()), data.family)),
-            contributions=np.stack(contributions, axis=2),
+            rate=preparation.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
+            baseline=preparation.baseline_rates(counts, layout, data, baseline),
+            contributions=np.stack(parts, axis=2),
             family=data.family.name,
             layout=self.layout,
-            deviance_explained=float(_explained(data, mean, null)),
-            deviance_explained_per_unit=_explained(data, mean, null, 3 - layout.axis),
+            deviance_explained=float(scoring.explained(data, eta, null)),
+            deviance_explained_per_unit=scoring.explained(data, eta, null, 3 - layout.axis),
         )
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (all of it) and ``.json`` (to read); see `load`.
 
+        A ``random_state`` that is not an integer is not written.
+
         Parameters
         ----------
         path : path
             Their common stem, or a folder that exists (the files are then called ``model``).
+
+        Raises
+        ------
+        TypeError
+            If an argument cannot be written, such as a penalty that is not one of the package's.
         """
         check_is_fitted(self)
-        names = ("bin_size_", "n_bins_", "n_features_in_", "penalty_weight_", "converged_")
-        fitted = {name: getattr(self, name) for name in (*names, "n_iter_", "history_")}
-        fitted |= {
-            "baseline_": self.baseline_.tolist(),
-            "unit_ids": list(self._unit_ids),
-            "absolute_weight": self._absolute_weight,
-        }
-        content = {
-            "spikecdl": spikecdl.__version__,
-            "settings": settings.describe(self.get_params(deep=False)),
-            "fitted": fitted,
-        }
-        stem = _stem(path)
-        storage.save_tensors(stem.with_suffix(".safetensors"), self._tensors, content)
-        storage.write_json(stem.with_suffix(".json"), content)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.input_tags.positive_only = self._family().integer_valued
-        tags.target_tags.required = False
-        tags.non_deterministic = False
-        return tags
+        fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
+        fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
+        described = settings.describe(self.get_params(deep=False))
+        models.write_model(path, self._tensors, described, fitted)
 
     @property
     def epochs_at_most(self) -> int:
         """Epochs after which training stops at the latest."""
-        return self._trainer().default_epochs if self.n_epochs is None else self.n_epochs
+        default = settings.trainer(self.gradient).default_epochs
+        return default if self.n_epochs is None else self.n_epochs
 
-    # ----- arguments made into objects
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "templates_")
+
+    # ----- counts made into a problem
 
     def _family(self) -> Family:
         return _validation.member("family", self.family, FAMILIES, Family)
 
-    def _trainer(self) -> Trainer:
-        if isinstance(self.gradient, str):
-            return TRAINERS[_validation.one_of("gradient", self.gradient, TRAINERS)]()
-        if not isinstance(self.gradient, tuple(TRAINERS.values())):
-            raise TypeError(
-                f"`gradient` (={self.gradient!r}) must be a trainer or one of: "
-                f"{', '.join(sorted(TRAINERS))}"
-            )
-        return self.gradient
-
-    def _weight(self) -> Weight:
-        if self.penalty_weight is None:
-            return NullScore()
-        fraction = _validation.positive("penalty_weight", self.penalty_weight)
-        if fraction >= 1:
-            raise ValueError(
-                f"`penalty_weight` (={self.penalty_weight!r}) must be below 1: it is a fraction of "
-                "lambda_max, above which all codes are zero"
-            )
-        return Fraction(fraction)
-
-    def _device(self) -> torch.device:
-        _validation.one_of("device", str(self.device).split(":")[0], ("auto", "cpu", "cuda"))
-        has_gpu = torch.cuda.is_available()
-        if self.device == "auto":
-            return torch.device("cuda" if has_gpu else "cpu")
-        if str(self.device).startswith("cuda") and not has_gpu:
-            raise ValueError(f"`device` (={self.device!r}) is not there; use 'cpu' or 'auto'")
-        return torch.device(self.device)
-
-    def _generator(self) -> torch.Generator:
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
-        return torch.Generator().manual_seed(int(seed))
-
-    # ----- counts made into a problem
+    def _layout(self) -> Layout:
+        return LAYOUTS[_validation.one_of("layout", self.layout, LAYOUTS)]
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
-        """Check the input; remember the bin size and units when fitting."""
+        """Check the input; against the fit, unless it is for a new one."""
         if not isinstance(X, BinnedSpikes):
-            X = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
+            given, X = X, check_array(X, allow_nd=True, estimator=self, input_name="X")
+            if X.ndim == 2:  # bins are features
+                validate_data(self, given, reset=reset, skip_check_array=True)
             if np.iscomplexobj(X):
                 raise ValueError("Complex data not supported: counts are real numbers")
-        counts = as_counts(X, self.bin_size)
+        counts = preparation.as_counts(X, self.bin_size)
         if reset:
-            self.bin_size_, self._unit_ids = counts.bin_size, counts.unit_ids
-            if isinstance(X, BinnedSpikes):
-                self.n_features_in_ = counts.shape[1]
             return counts
         check_is_fitted(self)
-        if not np.isclose(counts.bin_size, self.bin_size_, rtol=1e-9):
-            raise ValueError(
-                f"`bin_size` of the counts (={counts.bin_size:g}) must be that of the fit "
-                f"({self.bin_size_:g}); bin the spikes again"
-            )
-        if self.layout == "joint" and counts.shape[1] != self.templates_.shape[1]:
-            raise ValueError(
-                f"the counts have {counts.shape[1]} units, the joint templates "
-                f"{self.templates_.shape[1]}; select the units of the fit"
-            )
+        units = self.unit_ids_ if self.layout == "joint" else None
+        preparation.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
 
-    def _n_bins(self, counts: BinnedSpikes) -> int:
-        """Return the template length in bins, which must be whole and fit in the window."""
-        length = _validation.positive("template_length", self.template_length)
-        n_bins = round(length / counts.bin_size)
-        if n_bins < 1 or abs(length / counts.bin_size - n_bins) > 1e-6:
-            near = max(n_bins, 1) * counts.bin_size
-            raise ValueError(
-                f"`template_length` (={length:g}) must be a whole number of bins of "
-                f"{counts.bin_size:g}; the nearest is {near:g}"
-            )
-        if n_bins > counts.shape[2]:
-            raise ValueError(
-                f"`template_length` (={length:g}, {n_bins} bins of {counts.bin_size:g}) is longer "
-                f"than the window ({counts.shape[2]} bins); it is in the unit of `bin_size`"
-            )
-        return n_bins
-
-    def _problem(self, counts: BinnedSpikes, weight: Weight, n_bins: int) -> Problem:
-        layout = LAYOUTS[_validation.one_of("layout", self.layout, LAYOUTS)]
-        penalty = _validation.member("penalty", self.penalty, PENALTIES, Penalty)
+    def _problem(
+        self, counts: BinnedSpikes, weight: Weight, length: int, generator: torch.Generator
+    ) -> Problem:
+        device = settings.device(self.device)
         return Problem(
-            data=observe(counts, self._family(), layout, self.baseline, self._device()),
+            data=preparation.observe(counts, self._family(), self._layout(), self.baseline, device),
             n_templates=_validation.integer("n_templates", self.n_templates),
-            length=n_bins,
-            penalty=penalty,
+            length=length,
+            penalty=_validation.member("penalty", self.penalty, PENALTIES, Penalty),
             weight=weight,
             n_epochs=_validation.integer("n_epochs", self.epochs_at_most),
-            generator=self._generator(),
+            generator=generator,
         )
 
     def _fitted_problem(self, counts: BinnedSpikes) -> Problem:
+        """Return the problem of finding codes for templates that are known."""
         fixed = self._absolute_weight
         weight = NullScore() if fixed is None else Fixed(fixed)
-        if counts.shape[2] < self.n_bins_:
-            raise ValueError(
-                f"the windows have {counts.shape[2]} bins, fewer than a template ({self.n_bins_})"
-            )
-        return self._problem(counts, weight, self.n_bins_)
+        return self._problem(counts, weight, self.n_bins_, torch.Generator())
 
     # ----- what was learned
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
         """Take over what training found, with templates in order of their number of events."""
-        self._tensors = {
-            name: value
-            for name, value in learned.tensors.items()
-            if name in ("templates", "analysis", "synthesis", "bias", "level")
-        }
-        self.n_bins_ = problem.length
-        self._absolute_weight = None
+        tensors = {name: value for name, value in learned.tensors.items() if name in _LEARNED}
+        self._tensors = tensors
+        self._absolute_weight: float | None = None
         codes, _ = self._encode(problem)
         order = (codes != 0).sum(dim=(0, 1, 3)).argsort(descending=True, stable=True)
         self._tensors = {
-            name: value[order] if value.ndim else value for name, value in self._tensors.items()
+            name: value[order] if value.ndim else value for name, value in tensors.items()
         }
-        _, baseline = self._encode(problem)
-        data, layout = problem.data, LAYOUTS[self.layout]
-        level = layout.squeeze(data.family.mean(baseline.expand_as(data.y)).cpu().numpy())
-        self.baseline_ = _level(rates(counts, level, data.family))
-        self._set_weight(problem, baseline)
+        codes, baseline = self._encode(problem)
+        self.baseline_ = preparation.baseline_rates(counts, self._layout(), problem.data, baseline)
+        self._set_weight(problem)
+        self.n_bins_ = problem.length
+        self.bin_size_, self.unit_ids_ = counts.bin_size, counts.unit_ids
         self.templates_ = self._tensors["templates"].cpu().numpy()
         self.history_, self.n_iter_ = learned.history, learned.epoch
         self.converged_ = learned.converged
-        self._warn(codes)
+        _warn_if_unsettled(learned, bool((codes != 0).any()))
 
-    def _set_weight(self, problem: Problem, baseline: Tensor) -> None:
+    def _set_weight(self, problem: Problem) -> None:
         """Record the penalty's weight as a fraction of lambda_max, and fix it if it was one."""
         dictionary, data = self._dictionary(), problem.data
         top = lambda_max(problem.penalty, dictionary, data, data.baseline)
@@ -445,63 +388,20 @@ class DCEA(TransformerMixin, BaseEstimator):
         used = torch.as_tensor(used, dtype=top.dtype).median()
         self.penalty_weight_ = float(used / top) if top > 0 else 1.0
 
-    def _warn(self, codes: Tensor) -> None:
-        if not bool((codes != 0).any()):
-            warnings.warn(
-                "no events were found: all codes are zero, and the templates are those of the "
-                "start; lower `penalty_weight`, or use larger bins or more data",
-                NotConvergedWarning,
-                stacklevel=3,
-            )
-        elif not self.converged_:
-            warnings.warn(
-                f"training had not settled after {self.n_iter_} epochs; raise `n_epochs`",
-                NotConvergedWarning,
-                stacklevel=3,
-            )
-
     def _dictionary(self) -> ConvDictionary:
-        return ConvDictionary(self._tensors["templates"].to(self._device(), torch.float32))
+        templates = self._tensors["templates"]
+        return ConvDictionary(templates.to(settings.device(self.device), torch.float32))
 
     def _encode(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return codes (trial, unit, template, place) and baseline."""
         device = problem.data.y.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
-        codes, baseline = self._trainer().encode(problem, tensors)
+        with threads.for_size(_size(problem)):
+            codes, baseline = settings.trainer(self.gradient).encode(problem, tensors)
         return codes.to(torch.float32), baseline.to(torch.float32)
 
-    def _eta(self, data: Observations, codes: Tensor, baseline: Tensor) -> Tensor:
+    def _eta(self, codes: Tensor, baseline: Tensor) -> Tensor:
         return self._dictionary()(codes).detach() + baseline
-
-    def _mean(self, data: Observations, codes: Tensor, baseline: Tensor) -> np.ndarray:
-        mean = data.family.mean(self._eta(data, codes, baseline))
-        return LAYOUTS[self.layout].squeeze(mean.cpu().numpy())
-
-    # ----- checkpoints
-
-    def _fingerprint(self, problem: Problem) -> str:
-        """Tell one fit from another: the digest of its settings and data."""
-        digest = hashlib.sha256(json.dumps(settings.describe(self.get_params(deep=False))).encode())
-        for tensor in (problem.data.y, problem.data.mask):
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-    def _save_checkpoint(self, path: str | Path, state: Learned, problem: Problem) -> None:
-        about = {
-            "epoch": state.epoch,
-            "history": state.history,
-            "converged": state.converged,
-            "fingerprint": self._fingerprint(problem),
-        }
-        storage.save_tensors(path, state.tensors, about)
-
-    def _resumed(self, path: str | Path, problem: Problem) -> Learned:
-        tensors, about = storage.load_tensors(path)
-        if about.get("fingerprint") != self._fingerprint(problem):
-            raise ValueError(
-                f"`checkpoint` ({path}) is of another fit (settings, seed or data differ); "
-                "remove it, or resume with what it was made from"
-            )
-        return Learned(tensors, about["epoch"], about["history"], about["converged"])
 
 
 def load(path: str | Path) -> DCEA:
@@ -519,41 +419,29 @@ def load(path: str | Path) -> DCEA:
     ValueError
         If the file is damaged, or not of a model.
     """
-    file = _stem(path).with_suffix(".safetensors")
-    if not file.exists():
-        raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
-    tensors, content = storage.load_tensors(file)
-    if "fitted" not in content:
-        raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
-    fitted = dict(content["fitted"])
+    tensors, content = models.read_model(path)
     model = DCEA(**settings.restore(content["settings"]))
-    model._tensors = tensors
-    model._absolute_weight = fitted.pop("absolute_weight")
-    model._unit_ids = tuple(fitted.pop("unit_ids"))
-    model.templates_ = tensors["templates"].numpy()
-    model.baseline_ = np.array(fitted.pop("baseline_"))
-    for name, value in fitted.items():
+    for name, value in content["fitted"].items():
         setattr(model, name, value)
+    model._tensors, model.templates_ = tensors, tensors["templates"].numpy()
+    model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)
     return model
 
 
-def _stem(path: str | Path) -> Path:
-    """Return the common stem of a model's two files."""
-    path = Path(path)
-    if path.is_dir():
-        return path / "model"
-    return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+def _size(problem: Problem) -> int:
+    """Return how large a problem is: observed numbers times templates."""
+    return problem.data.y.numel() * problem.n_templates
 
 
-def _explained(data: Observations, mean: Tensor, null: Tensor, unit_axis: int | None = None) -> Any:
-    """Deviance explained of the observed bins, for all or per unit."""
-    axes = None if unit_axis is None else tuple(i for i in range(4) if i != unit_axis)
-    arrays = [tensor.cpu().double().numpy() for tensor in (data.y, mean, null)]
-    family = data.family.map(lambda tensor: tensor.cpu().double())
-    return deviance_explained(*arrays, family, data.mask.cpu().numpy(), axis=axes)
-
-
-def _level(rate: np.ndarray) -> np.ndarray:
-    """Reduce a rate that is constant over bins, nan where not observed, to (trial, unit)."""
-    seen = ~np.isnan(rate)
-    return np.where(seen, rate, 0).sum(-1) / np.maximum(seen.sum(-1), 1)
+def _warn_if_unsettled(learned: Learned, any_events: bool) -> None:
+    """Tell the caller of `fit` what is wrong with its result, if anything."""
+    if not any_events:
+        problem = (
+            "no events were found: all codes are zero, and the templates are those of the start; "
+            "lower `penalty_weight`, or use larger bins or more data"
+        )
+    elif not learned.converged:
+        problem = f"training had not settled after {learned.epoch} epochs; raise `n_epochs`"
+    else:
+        return
+    warnings.warn(problem, NotConvergedWarning, stacklevel=4)

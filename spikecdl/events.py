@@ -45,8 +45,8 @@ class Events:
     def to_codes(self, shape: Sequence[int]) -> Tensor:
         """Return dense codes (window, template, place)."""
         codes = self.amplitude.new_zeros(tuple(shape))
-        codes[self.window, self.template, self.place] = self.amplitude
-        return codes
+        index = (self.window, self.template, self.place)
+        return codes.index_put(index, self.amplitude, accumulate=True)
 
     def take(self, index: Tensor) -> Events:
         """Keep some of the events."""

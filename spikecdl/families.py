@@ -140,7 +140,11 @@ class Family(ABC):
 
     def config(self) -> dict[str, Any]:
         """Describe the family in plain values; `from_config` makes it anew."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {
+            "name": self.name,
+            **{k: v.tolist() if isinstance(v, Tensor) else v for k, v in values.items()},
+        }
 
 
 def _check_drawable(mean: Tensor) -> None:
@@ -242,7 +246,14 @@ class Binomial(Family):
     name: ClassVar[str] = "binomial"
 
     def __post_init__(self) -> None:
-        if self.n_trials is not None and not isinstance(self.n_trials, Tensor):
+        if isinstance(self.n_trials, list):
+            object.__setattr__(self, "n_trials", torch.tensor(self.n_trials))
+        if isinstance(self.n_trials, Tensor):
+            if bool(_invalid_counts(self.n_trials).any()):
+                raise ValueError(
+                    f"`n_trials` (={self.n_trials!r}) must be whole numbers of 0 or more"
+                )
+        elif self.n_trials is not None:
             _validation.integer("n_trials", self.n_trials)
 
     def _total(self, like: Tensor) -> Tensor:
@@ -262,7 +273,8 @@ class Binomial(Family):
 
     def saturated_cost(self, y: Tensor) -> Tensor:
         total = self._total(y)
-        return -torch.xlogy(y, y / total) - torch.xlogy(total - y, (total - y) / total)
+        share = y / total.clamp(min=1)
+        return -torch.xlogy(y, share) - torch.xlogy(total - y, 1 - share)
 
     def mean(self, eta: Tensor) -> Tensor:
         return self._total(eta) * torch.sigmoid(eta)

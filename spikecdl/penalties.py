@@ -39,6 +39,10 @@ class Penalty(ABC):
     def __post_init__(self) -> None:
         if not isinstance(self.weight, Tensor) and _validation.real("weight", self.weight) < 0:
             raise ValueError(f"`weight` (={self.weight!r}) must not be negative")
+        if not isinstance(self.sign, str | Sequence):
+            raise TypeError(
+                f"`sign` (={self.sign!r}) must be one or a sequence of: {', '.join(_SIGNS)}"
+            )
         for sign in (self.sign,) if isinstance(self.sign, str) else self.sign:
             _validation.one_of("sign", sign, _SIGNS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,9 @@ class Layout:
         """(trial, unit, bin) to (trial, unit, channel, bin)."""
         return np.expand_dims(counts, self.axis)
 
-    def squeeze(self, signal: np.ndarray) -> np.ndarray:
-        """(trial, unit, channel, bin) to (trial, unit, bin)."""
-        return np.squeeze(signal, self.axis)
+    def squeeze(self, signal: Tensor) -> np.ndarray:
+        """(trial, unit, channel, bin) to (trial, unit, bin), back in NumPy."""
+        return signal.squeeze(self.axis).cpu().numpy()
 
 
 LAYOUTS = {layout.name: layout for layout in (Layout("shared", 2), Layout("joint", 1))}
@@ -44,7 +44,55 @@ def as_counts(X: Any, bin_size: float) -> BinnedSpikes:
     """Return counts as `BinnedSpikes`; a (trial, bin) array is of one unit."""
     if isinstance(X, BinnedSpikes):
         return X
-    return BinnedSpikes.from_array(np.asarray(X), _validation.positive("bin_size", bin_size))
+    array = np.asarray(X)
+    if array.dtype.kind == "i" and array.min(initial=0) < 0:
+        array = array.astype(float)  # a signal, not counts; families say whether they take it
+    return BinnedSpikes.from_array(array, _validation.positive("bin_size", bin_size))
+
+
+def check_like_fit(
+    counts: BinnedSpikes, bin_size: float, n_bins: int, channels: tuple[int | str, ...] | None
+) -> None:
+    """Raise unless templates of that bin size and length, and of those units, suit the counts."""
+    if not np.isclose(counts.bin_size, bin_size, rtol=1e-9):
+        raise ValueError(
+            f"`bin_size` of the counts (={counts.bin_size:g}) must be that of the fit "
+            f"({bin_size:g}); bin the spikes again"
+        )
+    if counts.n_bins < n_bins:
+        raise ValueError(
+            f"the windows have {counts.n_bins} bins, fewer than a template ({n_bins}); use longer "
+            "windows"
+        )
+    units = counts.unit_ids
+    if channels is None or units == channels:
+        return
+    if len(units) != len(channels):
+        raise ValueError(
+            f"the counts have {len(units)} units, the joint templates {len(channels)}; select the "
+            "units of the fit"
+        )
+    if set(units) == set(channels):
+        raise ValueError(
+            f"the units of the counts {units} are in another order than those of the joint "
+            f"templates {channels}; select them in that order"
+        )
+
+
+def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
+    """Return counts as if some bins, where ``bins`` is True, had not been observed."""
+    return replace(
+        counts,
+        counts=np.where(bins, 0, counts.counts),
+        mask=counts.mask & ~bins,
+        n_pooled=np.where(bins, 0, counts.n_pooled),
+    )
+
+
+def with_slots(counts: BinnedSpikes, family: Family) -> BinnedSpikes:
+    """Return counts that know the family's Bernoulli trials per bin, if it sets them itself."""
+    per_trial, rest = divmod(family.fixed_trials or 0, max(int(counts.n_pooled.max()), 1))
+    return counts if rest or not per_trial else replace(counts, slots=per_trial)
 
 
 def observe(
@@ -69,25 +117,29 @@ def observe(
     Raises
     ------
     ValueError
-        If a count is outside the family's support (naming unit, trial and bin), or the baseline
-        does not fit the counts.
+        If a count is outside the family's support (naming unit, trial and bin), if the number of
+        trials pooled in a bin varies and the family does not know of it, or if the baseline does
+        not fit the counts.
     """
 
-    def tensor(values: np.ndarray, dtype: torch.dtype | None = torch.float32) -> Tensor:
+    def tensor(values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.as_tensor(layout.expand(np.array(values)), dtype=dtype, device=device)
 
     y, mask = tensor(counts.counts), tensor(counts.mask, torch.bool)
+    family = family.map(lambda given: tensor(_per_bin("n_trials", given, counts)))
     family = family.resolve(tensor(counts.n_trials))
-    _check_support(counts, family, y, mask, layout)
+    _check_support(counts, family, layout, y, mask)
+    exposure = layout.squeeze(family.exposure(y))
+    _check_pooling(counts, family, exposure)
     learn = isinstance(baseline, str)
     if learn:
         _validation.one_of("baseline", baseline, ("learned",))
         eta = _estimated_baseline(family, y, mask)
     elif isinstance(baseline, tuple):
-        bins = layout.expand(counts.mask & _within(counts, baseline))
-        eta = _estimated_baseline(family, y, torch.as_tensor(bins, device=device))
+        eta = _estimated_baseline(family, y, tensor(_within(counts, baseline), torch.bool))
     else:
-        eta = family.link_rate(tensor(_given_rate(counts, family, baseline)))
+        mean = _given_rate(counts, baseline) * _count_per_rate(counts, family)
+        eta = family.link_rate(tensor((mean / exposure.clip(min=1)).max(-1, keepdims=True)))
     if not torch.isfinite(eta).all():
         raise ValueError(f"`baseline` (={baseline!r}) must give rates above 0 and below certainty")
     return Observations(y, mask, family, eta, learn)
@@ -98,50 +150,49 @@ def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
 
     A family of real values keeps the units of the signal.  nan where nothing was observed.
     """
-    if not family.integer_valued:
-        return np.where(counts.mask, mean, np.nan)
-    exposure = np.where(counts.mask, counts.n_pooled * counts.bin_size, np.nan)
-    return mean / exposure
+    return mean / np.where(counts.mask, _count_per_rate(counts, family), np.nan)
 
 
-def null_mean(data: Observations) -> Tensor:
-    """Return the expected observations of a constant rate per unit over all trials and bins."""
-    return _rate(data.family, data.y, data.mask, (0, -1)) * data.family.exposure(data.y)
+def baseline_rates(
+    counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
+) -> np.ndarray:
+    """Return the baseline (trial, unit) as a rate, the mean over its observed bins; 0 if none."""
+    mean = layout.squeeze(data.family.mean(baseline.expand_as(data.y)))
+    rate = np.where(counts.mask, rates(counts, mean, data.family), 0)
+    return rate.sum(-1) / counts.mask.sum(-1).clip(min=1)
 
 
-def _rate(
-    family: Family,
-    y: Tensor,
-    mask: Tensor,
-    dim: tuple[int, ...],
-    prior: Tensor | None = None,
-) -> Tensor:
-    """Rate per exposure over some axes, kept as ones; ``prior`` adds one spike at that rate."""
-    exposure = torch.where(mask, family.exposure(y), 0).sum(dim, keepdim=True)
+def _totals(
+    family: Family, y: Tensor, mask: Tensor, dim: int | tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Sums of observations and of exposure over some axes, kept as ones."""
     total = torch.where(mask, y, 0).sum(dim, keepdim=True)
-    if prior is None:
-        return total / exposure.clamp(min=1)
-    return (total + 1) / (exposure + 1 / prior)
+    return total, torch.where(mask, family.exposure(y), 0).sum(dim, keepdim=True)
 
 
 def _estimated_baseline(family: Family, y: Tensor, mask: Tensor) -> Tensor:
     """Linear predictor of the mean rate of every window over the bins of ``mask``.
 
     Counts have one spike added at the unit's rate over all trials (itself with half a spike
-    added), so that silent windows stay finite.
+    added), so that silent windows stay finite.  A signal that was not observed has its unit's mean.
     """
+    total, exposure = _totals(family, y, mask, -1)
+    all_total, all_exposure = _totals(family, y, mask, (0, -1))
     if not family.integer_valued:
-        return _rate(family, y, mask, (-1,))
-    exposure = torch.where(mask, family.exposure(y), 0)
-    spikes = torch.where(mask, y, 0).sum((0, -1), keepdim=True)
-    unit = (spikes + 0.5) / (exposure.sum((0, -1), keepdim=True) + 1)
-    rate = _rate(family, y, mask, (-1,), prior=unit)
-    return family.link_rate(rate)
+        unit = all_total / all_exposure.clamp(min=1)
+        return torch.where(exposure > 0, total / exposure.clamp(min=1), unit)
+    unit = (all_total + 0.5) / (all_exposure + 1)
+    return family.link_rate((total + 1) / (exposure + 1 / unit))
 
 
 def _within(counts: BinnedSpikes, window: tuple[float, float]) -> np.ndarray:
-    """Mark the bins that lie wholly inside a window of time; at least one is needed."""
-    start, stop = window
+    """Mark the observed bins that lie wholly inside a window of time; every unit needs one."""
+    if len(window) != 2:
+        raise ValueError(
+            f"`baseline` (={window!r}) must be a (start, stop) pair in seconds; pass rates as a "
+            "list or an array"
+        )
+    start, stop = (_validation.real("baseline", edge, "seconds") for edge in window)
     edges = counts.times
     slack = 1e-6 * counts.bin_size
     inside = (edges >= start - slack) & (edges + counts.bin_size <= stop + slack)
@@ -150,42 +201,83 @@ def _within(counts: BinnedSpikes, window: tuple[float, float]) -> np.ndarray:
             f"`baseline` (={window!r}) holds no whole bin of windows from {edges[0]:g} to "
             f"{edges[-1] + counts.bin_size:g} s"
         )
-    return inside
+    bins = counts.mask & inside
+    unseen = counts.mask.any((0, 2)) & ~bins.any((0, 2))
+    if unseen.any():
+        unit = counts.unit_ids[int(unseen.argmax())]
+        raise ValueError(
+            f"`baseline` (={window!r}) holds no observed bin of unit {unit!r}; choose another "
+            "window, or other units"
+        )
+    return bins
 
 
-def _given_rate(counts: BinnedSpikes, family: Family, baseline: Any) -> np.ndarray:
-    """Baselines given as rates in Hz, per bin and exposure (trial, unit, 1)."""
+def _given_rate(counts: BinnedSpikes, baseline: Any) -> np.ndarray:
+    """Rates given as (unit,) or (trial, unit), as (trial, unit, 1)."""
     rate = np.asarray(baseline, dtype=float)
     shape = counts.shape[:2]
     try:
-        rate = np.broadcast_to(rate, shape)[..., None]
+        return np.broadcast_to(rate, shape)[..., None]
     except ValueError:
         raise ValueError(
             f"`baseline` (shape {rate.shape}) must be 'learned', a (start, stop) pair, or rates "
             f"of shape (unit,) or (trial, unit) = {shape}"
         ) from None
-    if not family.integer_valued:
-        return rate
-    per_bin = rate * counts.bin_size
-    pooled = counts.n_pooled.max(axis=-1, keepdims=True)
-    return per_bin / counts.slots if family.name == "binomial" else per_bin * pooled
+
+
+def _count_per_rate(counts: BinnedSpikes, family: Family) -> np.ndarray:
+    """What a rate per recorded trial is multiplied by to give an expected count per bin."""
+    return counts.n_pooled * (counts.bin_size if family.integer_valued else 1.0)
+
+
+def _per_bin(name: str, given: Tensor, counts: BinnedSpikes) -> np.ndarray:
+    """Give a parameter that differs between windows the shape of the counts."""
+    try:
+        return np.broadcast_to(given.cpu().numpy(), counts.shape)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` (shape {tuple(given.shape)}) must broadcast to the counts (trial, unit, "
+            f"bin) = {counts.shape}"
+        ) from None
 
 
 def _check_support(
-    counts: BinnedSpikes, family: Family, y: Tensor, mask: Tensor, layout: Layout
+    counts: BinnedSpikes, family: Family, layout: Layout, y: Tensor, mask: Tensor
 ) -> None:
-    wrong, support = family.invalid(y)
-    wrong = layout.squeeze((wrong & mask).cpu().numpy())
-    if family.integer_valued:
-        wrong |= counts.counts > _EXACT
-    if not wrong.any():
+    large = family.integer_valued & (counts.counts > _EXACT)
+    outside = layout.squeeze(family.invalid(y)[0] & mask) & ~large
+    if not (large | outside).any():
         return
-    trial, unit, bin_ = (int(i[0]) for i in np.nonzero(wrong))
-    value = counts.counts[trial, unit, bin_]
-    limit = counts.n_trials[trial, unit, bin_]
-    of = f"{support} (n_trials={limit} here)" if family.name == "binomial" else support
+    trial, unit, bin_ = (int(i[0]) for i in np.nonzero(large | outside))
+    which = (
+        f"count {counts.counts[trial, unit, bin_]} of unit {counts.unit_ids[unit]!r}, trial "
+        f"{counts.trial_ids[trial]!r}, bin {bin_}"
+    )
+    if large[trial, unit, bin_]:
+        raise ValueError(f"{which} is above {_EXACT}, the most that can be told apart")
+    where = (trial, unit, 0, bin_) if layout.axis == 2 else (trial, 0, unit, bin_)
+    _, support = family.map(lambda values: values[where]).invalid(y[where])
     raise ValueError(
-        f"count {value} of unit {counts.unit_ids[unit]!r}, trial {counts.trial_ids[trial]!r}, bin "
-        f"{bin_} is outside the support of {type(family).__name__}: {of}; use smaller bins, "
+        f"{which} is outside the support of {type(family).__name__}: {support}; use smaller bins, "
         "another family, or spikecdl.Binomial(n_trials=...)"
     )
+
+
+def _check_pooling(counts: BinnedSpikes, family: Family, exposure: np.ndarray) -> None:
+    """Refuse pooled counts whose number of trials varies if the family would take it for a rate."""
+    pooled_least, pooled_most = _range(counts.n_pooled, counts.mask)
+    least, most = _range(exposure / counts.n_pooled.clip(min=1), counts.mask)
+    varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
+    if varies.any():
+        unit = int(varies.argmax())
+        raise ValueError(
+            f"the bins of unit {counts.unit_ids[unit]!r} pool from {pooled_least[unit]:g} to "
+            f"{pooled_most[unit]:g} trials, which {type(family).__name__} would take for changes "
+            "of its rate; use family='binomial', which counts trials, or do not pool"
+        )
+
+
+def _range(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest observed value of each unit."""
+    least = np.where(mask, values, np.inf).min((0, 2))
+    return least, np.where(mask, values, -np.inf).max((0, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PAUSE = 0.5  # seconds between the windows of a simulated recording
+_SLACK = 1e-6  # relative error of a time that is a whole number of bins
 _TICKS = 32  # clock ticks per bin, at the least
 
 
@@ -99,23 +101,23 @@ def simulate(
     ((4, 2, 1000), (1, 1, 50))
     """
     model = _validation.member("family", family, FAMILIES, Family)
-    model = model.resolve(torch.tensor(1))
+    slots, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
     _validation.one_of("layout", layout, LAYOUTS)
     for name, number in (("n_trials", n_trials), ("n_units", n_units)):
         _validation.integer(name, number)
+    if random_state is not None:
+        random_state = _validation.integer("random_state", random_state, minimum=0)
     n_bins = _whole("duration", duration, bin_size)
     rng = np.random.default_rng(random_state)
     channels = n_units if layout == "joint" else 1
-    waves = _templates(
-        templates, channels, _whole("template_length", template_length, bin_size), rng
-    )
+    waves = _templates(templates, channels, template_length, bin_size, rng)
     if waves.shape[2] > n_bins:
         raise ValueError(f"`duration` (={duration:g} s) is shorter than a template")
     events = _events(
         (1 if same_events else n_trials, 1 if layout == "joint" else n_units, len(waves)),
         n_bins - waves.shape[2] + 1,
-        round((waves.shape[2] * bin_size if gap is None else gap) / bin_size),
-        _rate(event_rate) * duration,
+        waves.shape[2] if gap is None else _gap_bins(gap, bin_size),
+        _at_least_0("event_rate", event_rate, "Hz") * duration,
         n_events,
         rng,
     )
@@ -140,7 +142,7 @@ def simulate(
     counts = BinnedSpikes.from_array(
         y.astype(np.int64) if model.integer_valued else y,
         bin_size,
-        slots=int(getattr(model, "n_trials", 1)),
+        slots=slots,
         trial_starts=np.arange(n_trials) * spacing * bin_size,
         source="simulation",
         truth=truth,
@@ -212,7 +214,7 @@ def _whole(name: str, seconds: float, bin_size: float) -> int:
     ratio = _validation.positive(name, seconds, "seconds") / _validation.positive(
         "bin_size", bin_size, "seconds"
     )
-    if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6 * ratio:
+    if round(ratio) < 1 or abs(ratio - round(ratio)) > _SLACK * ratio:
         raise ValueError(
             f"`{name}` (={seconds!r}) must be a whole number of bins of {bin_size:g} s"
         )
@@ -220,10 +222,15 @@ def _whole(name: str, seconds: float, bin_size: float) -> int:
 
 
 def _templates(
-    given: Sequence[str] | np.ndarray, channels: int, n_bins: int, rng: np.random.Generator
+    given: Sequence[str] | np.ndarray,
+    channels: int,
+    length: float,
+    bin_size: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Return templates (template, channel, bin) of unit norm."""
     if len(given) and all(isinstance(shape, str) for shape in given):
+        n_bins = _whole("template_length", length, bin_size)
         made = [
             waveform(shape, n_bins, rng)[None]
             if channels == 1
@@ -244,10 +251,16 @@ def _templates(
     return waves / norms
 
 
-def _rate(event_rate: float) -> float:
-    if _validation.real("event_rate", event_rate, "Hz") < 0:
-        raise ValueError(f"`event_rate` (={event_rate!r}) must not be negative, in Hz")
-    return event_rate
+def _gap_bins(gap: float, bin_size: float) -> int:
+    """Return a time as the number of bins that it takes."""
+    return math.ceil(_at_least_0("gap", gap, "seconds") / bin_size - _SLACK)
+
+
+def _at_least_0(name: str, value: float, unit: str) -> float:
+    number = _validation.real(name, value, unit)
+    if number < 0:
+        raise ValueError(f"`{name}` (={value!r}) must not be negative, in {unit}")
+    return number
 
 
 def _events(
@@ -326,8 +339,8 @@ def _eta(
     codes = np.zeros((n_trials, rows, len(waves), n_bins - waves.shape[2] + 1))
     index = tuple(events[name] for name in ("trial", "unit", "template", "place"))
     np.add.at(codes, index, events["amplitude"])
-    per_bin = levels * bin_size / getattr(model, "n_trials", 1) if model.integer_valued else levels
-    mean = model.link_rate(torch.as_tensor(per_bin))
+    per_bin = torch.as_tensor(levels * (bin_size if model.integer_valued else 1.0))
+    mean = model.link_rate(per_bin / model.exposure(per_bin))
     if not torch.isfinite(mean).all():
         raise ValueError(
             f"`baseline` must give rates above 0 and below one spike per slot, in Hz; it runs from "

@@ -41,7 +41,7 @@ def save_tensors(
     """Write tensors and JSON-able metadata to one safetensors file with its SHA-256 inside."""
     from safetensors.torch import save
 
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     header = {"metadata": text, "sha256": _digest(plain, text)}
     write_atomic(path, save(plain, metadata=header))

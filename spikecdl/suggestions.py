@@ -1,4 +1,4 @@
-"""First guesses of bin size and template length, from the spikes' autocovariance."""
+"""First guesses of bin size and template length, from the distances between a unit's spikes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spikecdl.binned import BinnedSpikes
+from spikecdl.data import SpikeTrains
 
+_STEP = 0.001  # seconds; resolution of distances
+_FARTHEST = 0.5  # seconds
+_SMOOTH, _PEAK = 5, 25  # steps: of the running mean; of a peak, or a pause
+_MOST_SPIKES = 20_000  # of a unit that are looked at
 _NICE = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # seconds
-_BINS = 25  # bins per template, about
-_SIGNIFICANT = 3.0  # standard errors
-_SMALL = 0.1  # of the largest correlation
+_BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
+_SIGNIFICANT = 3.5  # standard errors
+_SMALL = 0.1  # of the largest excess
 
 
 @dataclass(frozen=True)
@@ -28,58 +32,106 @@ class Suggestion:
     length: float
 
 
-def suggest(counts: BinnedSpikes) -> Suggestion:
+def suggest(spikes: SpikeTrains) -> Suggestion:
     """Suggest a template length and a bin size.
 
-    The length is the lag up to which spikes of a unit predict each other better or worse than its
-    mean rate does, but no longer than the first lag at which a periodic rate repeats; the bin size
-    is the round number nearest below a 25th of it.
+    The length is the distance up to which pairs of spikes of a unit are clearly more or fewer than
+    at a constant rate, but no longer than the first distance at which a periodic rate repeats. The
+    bin size is the round number nearest below a 25th of it.  Time between trials does not count.
 
     Parameters
     ----------
-    counts : BinnedSpikes
-        Of single trials in fine bins (1 or 2 ms).
+    spikes : SpikeTrains
 
     Examples
     --------
-    >>> counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.05, (20, 1000)), 0.001)
-    >>> suggest(counts)
-    Suggestion(bin_size=0.005, length=0.1)
+    >>> events = np.arange(0.5, 99.5, 0.9)
+    >>> bursts = np.concatenate([events + lag for lag in np.linspace(0, 0.1, 10)])
+    >>> suggest(SpikeTrains.from_arrays([np.sort(bursts)]))
+    Suggestion(bin_size=0.002, length=0.1)
     """
-    score = _autocorrelation(counts)
-    length = _extent(score) * counts.bin_size if score.size else 0.1
+    score = _excess(spikes)
+    length = _extent(score) * _STEP
     fitting = _NICE[_NICE <= length / _BINS * 1.0001]
     bin_size = float(fitting[-1]) if fitting.size else float(_NICE[0])
-    return Suggestion(bin_size, round(round(length / bin_size) * bin_size, 6))
+    n_bins = max(_FEWEST_BINS, _ROUND_BINS * round(length / bin_size / _ROUND_BINS))
+    return Suggestion(bin_size, round(n_bins * bin_size, 6))
 
 
-def _autocorrelation(counts: BinnedSpikes) -> np.ndarray:
-    """Autocovariance at each positive lag, in standard errors of a constant rate; smoothed."""
-    seen = counts.mask.astype(float)
-    n_bins = counts.n_bins
-    rate = counts.counts.sum((0, 2), keepdims=True) / np.maximum(seen.sum((0, 2), keepdims=True), 1)
-    excess = (counts.counts - rate) * seen
-    n_lags = min(n_bins // 3, round(0.5 / counts.bin_size))
-    size = 2 * n_bins
+def _excess(spikes: SpikeTrains) -> np.ndarray:
+    """Pairs of spikes at each distance beyond those of a constant rate, in standard errors."""
+    n_steps = round(_FARTHEST / _STEP)
+    lags = _STEP * (np.arange(n_steps) + 0.5)
+    pairs, expected = np.zeros(n_steps), np.zeros(n_steps)
+    for times, observed in zip(spikes.times, spikes.observed, strict=True):
+        stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
+        stretches = _both(observed, np.minimum(_trials(spikes), stop))
+        which = np.searchsorted(stretches[:, 0], times, "right") - 1
+        inside = which >= 0
+        inside[inside] = times[inside] < stretches[which[inside], 1]
+        durations = np.diff(stretches, axis=1)
+        if inside.any():
+            rate = inside.sum() / durations.sum()
+            pairs += _distances(times[inside], which[inside], n_steps)
+            expected += rate**2 * _STEP * np.maximum(durations - lags, 0).sum(axis=0)
+    excess = (pairs - expected) / np.sqrt(np.maximum(expected, 1e-12))
+    smooth = np.convolve(excess, np.ones(_SMOOTH) / _SMOOTH**0.5, "same")
+    return np.where(expected > 0, smooth, 0.0)
 
-    def lagged(signal: np.ndarray) -> np.ndarray:
-        power = np.abs(np.fft.rfft(signal, size)) ** 2
-        return np.fft.irfft(power.sum(0), size)[:, 1 : n_lags + 1]
 
-    variance = (rate[0] ** 2 * lagged(seen)).sum(0)
-    covariance = lagged(excess).sum(0)
-    width = max(1, round(0.005 / counts.bin_size))
-    kernel = np.ones(width) / width**0.5
-    score = covariance / np.sqrt(np.maximum(variance, 1e-12))
-    return np.convolve(score, kernel, "same")
+def _trials(spikes: SpikeTrains) -> np.ndarray:
+    """Return the time that trials cover, as sorted disjoint intervals; all of it without trials."""
+    if spikes.trials is None:
+        return np.array([[-np.inf, np.inf]])
+    spans = spikes.trials[["start_time", "stop_time"]].to_numpy(dtype=float)
+    spans = spans[np.isfinite(spans).all(axis=1)]
+    spans = spans[np.argsort(spans[:, 0])]
+    reach = np.maximum.accumulate(spans[:, 1])
+    first = np.flatnonzero(np.r_[True, spans[1:, 0] > reach[:-1]][: len(spans)])
+    last = np.r_[first[1:], len(spans)][: len(first)] - 1
+    return np.stack([spans[first, 0], reach[last]], axis=1)
 
 
-def _extent(score: np.ndarray) -> float:
-    """Bins up to the last clear lag, or to the first side peak; a tenth of a second without."""
-    clear = np.flatnonzero(np.abs(score) > max(_SIGNIFICANT, _SMALL * np.abs(score).max()))
+def _both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return what two sets of sorted disjoint intervals have in common."""
+    start = np.maximum(one[:, None, 0], other[None, :, 0])
+    stop = np.minimum(one[:, None, 1], other[None, :, 1])
+    common = np.stack([start, stop], axis=-1)[start < stop]
+    return common[np.argsort(common[:, 0])]
+
+
+def _distances(times: np.ndarray, stretch: np.ndarray, n_steps: int) -> np.ndarray:
+    """Count the pairs of sorted spikes within a stretch by their distance, in steps."""
+    found = np.zeros(n_steps)
+    for apart in range(1, times.size):
+        distance = ((times[apart:] - times[:-apart]) / _STEP + 1e-6).astype(int)
+        near = (distance < n_steps) & (stretch[apart:] == stretch[:-apart])
+        if not near.any():
+            break
+        found += np.bincount(distance[near], minlength=n_steps)
+    return found
+
+
+def _extent(score: np.ndarray) -> int:
+    """Steps up to the last clear excess, or to the first side peak; a tenth of a second without."""
+    threshold = max(_SIGNIFICANT, _SMALL * np.abs(score).max())
+    clear = np.flatnonzero(np.abs(score) > threshold)
     if not clear.size:
-        return max(1, score.size // 5)
-    dip = np.flatnonzero(score < -_SIGNIFICANT)
-    if dip.size and score[dip[0] :].max() > max(_SIGNIFICANT, score[: dip[0] + 1].max() / 2):
-        return dip[0] + int(score[dip[0] :].argmax()) + 1
-    return int(clear[-1]) + 1
+        return round(0.1 / _STEP)
+    repeats = _side_peak(score, threshold)
+    if repeats is not None:
+        return repeats + 1
+    quiet = np.flatnonzero(np.diff(clear) > _PEAK)
+    return int(clear[quiet[0]] if quiet.size else clear[-1]) + 1
+
+
+def _side_peak(score: np.ndarray, threshold: float) -> int | None:
+    """Return where the excess, once it has fallen, comes back to at least half its height."""
+    begin = int(np.argmax(score > threshold))
+    low = score[begin:] < np.maximum.accumulate(score[begin:]) / 4
+    fall = begin + int(np.argmax(low))
+    rest = score[fall:]
+    if fall == begin or rest.max() < max(threshold, score[:fall].max() / 2):
+        return None
+    first = int(np.argmax(rest > 0.8 * rest.max()))
+    return fall + first + int(np.argmax(rest[first : first + _PEAK]))

@@ -103,6 +103,17 @@ def problem(
     return Problem(family, dictionary, penalty, y, baseline)
 
 
+def hard_start(name: str, baseline: float, dtype: torch.dtype) -> Problem:
+    """A loud and a silent window, to be coded from a baseline that may be far off."""
+    family = example(name)
+    y = torch.zeros(2, 1, 20, dtype=dtype)
+    y[0] = support(family).max()
+    y[0, 0, 4:7] = 0
+    templates = torch.tensor([[[0.6, 0.8]], [[0.8, -0.6]]], dtype=dtype)
+    offset = torch.full((2, 1, 1), baseline, dtype=dtype)
+    return Problem(family, ConvDictionary(templates), L1(0.5, sign="both"), y, offset)
+
+
 @torch.no_grad()
 def assert_adjoint(
     forward: Callable[[Tensor], Tensor],

@@ -217,6 +217,29 @@ def test_curvature_stays_below_its_bound(name, eta, index):
 
 
 @each_family
+@each_dtype
+def test_scalar_loss_is_the_cost_but_for_a_constant(name, dtype):
+    family = ORACLES[name].family
+    y = whole_support(family).to(dtype)[:, None]
+    eta = torch.linspace(-9, 6, 31, dtype=dtype)
+    loss = family.scalar_loss(y)
+    z = eta - loss.shift
+    form = {
+        "quadratic": lambda a, b: b * (a - z) ** 2 / 2,
+        "logistic": lambda a, b: a * torch.log1p(torch.exp(-z)) + b * torch.log1p(torch.exp(z)),
+        "exponential": lambda a, b: b * torch.exp(z) - a * z,
+    }[loss.kind]
+    constant = form(loss.a, loss.b) - family.cost(y, eta)
+    assert constant.dtype == dtype
+    torch.testing.assert_close(
+        constant,
+        constant.mean(1, keepdim=True).expand_as(constant),
+        rtol=1e-5,
+        atol=1e-2 if dtype == torch.float32 else 1e-9,
+    )
+
+
+@each_family
 def test_curvature_bound_is_reached(name):
     family = ORACLES[name].family
     y = whole_support(family)

@@ -1,0 +1,109 @@
+"""Files of fitted models and of fits under way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikecdl import __version__, storage
+from spikecdl.training import Learned, Problem
+
+
+def write_model(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    fitted: Mapping[str, Any],
+) -> None:
+    """Write a model as ``.safetensors`` (all of it) and ``.json`` (to read)."""
+    content = {"spikecdl": __version__, "settings": settings, "fitted": fitted}
+    stem = _stem(path)
+    storage.save_tensors(stem.with_suffix(".safetensors"), tensors, content)
+    storage.write_json(stem.with_suffix(".json"), content)
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a model, and its ``settings`` and what was ``fitted``; see `load`."""
+    file = _stem(path).with_suffix(".safetensors")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
+    tensors, content = storage.load_tensors(file)
+    if "fitted" not in content:
+        raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
+    return tensors, content
+
+
+def _stem(path: str | Path) -> Path:
+    """Return the common stem of a model's two files."""
+    path = Path(path)
+    if path.is_dir():
+        return path / "model"
+    return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds the state of a fit, and tells it from other fits.
+
+    Parameters
+    ----------
+    path : Path
+    fingerprint : str
+        Digest of the settings and data of the fit.
+    """
+
+    path: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, path: str | Path, settings: Mapping[str, Any], problem: Problem) -> Checkpoint:
+        """Return the checkpoint of a problem.
+
+        A fit may go on for more epochs than it was begun with.
+        """
+        kept = {name: value for name, value in settings.items() if name != "n_epochs"}
+        digest = hashlib.sha256(json.dumps(kept).encode())
+        data = problem.data
+        for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return cls(Path(path), digest.hexdigest())
+
+    def save(self, state: Learned) -> None:
+        """Write the state of training."""
+        about = {
+            "epoch": state.epoch,
+            "history": state.history,
+            "converged": state.converged,
+            "fingerprint": self.fingerprint,
+        }
+        storage.save_tensors(self.path, state.tensors, about)
+
+    def load(self, device: torch.device) -> Learned | None:
+        """Return the state of training; None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another fit.
+        """
+        if not self.path.exists():
+            return None
+        tensors, about = storage.load_tensors(self.path)
+        if about.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
+                "remove it, or resume with what it was made from"
+            )
+        moved = {
+            name: value.to(device) if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
+        return Learned(moved, about["epoch"], about["history"], about["converged"])
