@@ -1,4 +1,4 @@
-"""Make `demo.nwb`: 20 units under a repeated stimulus, with the source paper's three templates.
+"""Make `demo.nwb`: 30 units under a repeated stimulus, with the source paper's three templates.
 
 Every one of 30 trials of a unit has the same events, at places that the fit has to find.
 """
@@ -15,7 +15,7 @@ if __name__ == "__main__":
         "binomial",
         ["square", "vee", "cosine"],
         n_trials=30,
-        n_units=20,
+        n_units=30,
         duration=2.0,
         event_rate=2.0,
         amplitude=(10.0, 20.0),
