@@ -45,8 +45,8 @@ class Race:
     """Choose templates to start from, and the level of the penalty.
 
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
-    quarters of the bins; the others judge them.  The best of each level go on; in the very best,
-    other templates are tried in place of each, and it goes on at every level.  Of the levels that
+    quarters of the bins; the others judge them.  The best of each level go on, and others are tried in
+    place of each of their templates; the very best goes on at every level.  Of the levels that
     are within a standard error of the best the highest is chosen, which has the fewest events (the
     one-standard-error rule: Breiman et al., *Classification and Regression Trees*, 1984).
 
@@ -82,7 +82,8 @@ class Race:
             )
             for level in levels
         ]
-        winner = self._reseeded(min(best, key=lambda runner: runner.total), seen, data)
+        tried = [self._reseeded(runner, seen, data) for runner in best]
+        winner = min(tried, key=lambda runner: runner.total)
         runners = [
             winner
             if level == winner.level
@@ -107,23 +108,27 @@ class Race:
         return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
 
     def _reseeded(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
-        """Try others in place of each template, from what the rest leave unexplained."""
+        """Try others in place of each template, as long as that helps."""
         count = len(runner.templates)
-        for c in list(range(count)) * (_RESEEDS if count > 1 else 0):
-            assert runner.events is not None
-            rest = runner.events.take(runner.events.template != c)
-            rows = seen.rows()
-            eta = rest.add_to(
-                runner.baseline.reshape_as(rows.baseline).expand_as(rows.y).double(),
-                runner.templates,
-            )
-            templates = runner.templates.clone()
-            templates[c] = data_starts(
-                rows, eta.to(rows.y.dtype), 1, templates.shape[-1], self.problem.generator
-            )[0]
-            rival = self._run(replace(runner, templates=templates), seen, data, _TRIAL)
-            runner = min(runner, rival, key=lambda runner: runner.total)
+        for _ in range(_RESEEDS if count > 1 else 0):
+            before = runner
+            for c in range(count):
+                rival = self._run(self._without(runner, c, seen), seen, data, _TRIAL)
+                runner = min(runner, rival, key=lambda runner: runner.total)
+            if runner is before:
+                break
         return runner
+
+    def _without(self, runner: _Runner, c: int, seen: Observations) -> _Runner:
+        """Put in place of a template a stretch that the others leave unexplained."""
+        assert runner.events is not None
+        rows, templates = seen.rows(), runner.templates.clone()
+        offset = runner.baseline.reshape_as(rows.baseline).expand_as(rows.y)
+        others = runner.events.take(runner.events.template != c)
+        eta = others.add_to(offset.to(templates.dtype), templates).to(rows.y.dtype)
+        length = templates.shape[-1]
+        templates[c] = data_starts(rows, eta, 1, length, self.problem.generator)[0]
+        return replace(runner, templates=templates)
 
     def _run(
         self, runner: _Runner, seen: Observations, data: Observations, tolerances: Sequence[float]
