@@ -64,7 +64,7 @@ class Alternating:
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run."""
-        data = _windows(problem, problem.data)
+        data = problem.windows()
         if learned is None:
             templates, level = self._race(problem, data)
             start = {"templates": templates, "baseline": data.baseline, "level": level}
@@ -91,7 +91,7 @@ class Alternating:
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return codes and baseline of the problem's data; the templates stay as they are."""
-        data = _windows(problem, problem.data)
+        data = problem.windows()
         step = self._round(problem, data, problem.weight.at(float(tensors["level"])))
         baseline = data.baseline
         for _ in range(2 if self.debias and data.learn_baseline else 1):
@@ -123,11 +123,6 @@ class Alternating:
             smoothness=self.smoothness,
             max_iter=self.max_iter,
         )
-
-
-def _windows(problem: Problem, data: Observations) -> Observations:
-    """Lay trials and units along one axis unless the penalty needs them apart."""
-    return data if problem.penalty.coupled else data.rows()
 
 
 def _crop(templates: Tensor, length: int) -> Tensor:

@@ -40,6 +40,10 @@ class Problem:
     n_epochs: int
     generator: torch.Generator
 
+    def windows(self) -> Observations:
+        """Lay trials and units along one axis, unless the penalty needs them apart."""
+        return self.data if self.penalty.coupled else self.data.rows()
+
 
 @dataclass
 class Learned:
@@ -48,8 +52,8 @@ class Learned:
     Parameters
     ----------
     tensors : dict
-        ``templates`` (template, channel, bin), ``baseline`` (trial, unit, channel, 1) and what
-        else the trainer keeps.
+        ``templates`` (template, channel, bin), ``baseline`` in the shape of that of
+        `Problem.windows`, and what else the trainer keeps.
     epoch : int
         Epochs completed.
     history : list of dict

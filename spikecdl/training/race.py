@@ -45,10 +45,10 @@ class Race:
     """Choose templates to start from, and the level of the penalty.
 
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
-    quarters of the bins; the others judge them.  The best of each level go on, and others are tried in
-    place of each of their templates; the very best goes on at every level.  Of the levels that
-    are within a standard error of the best the highest is chosen, which has the fewest events (the
-    one-standard-error rule: Breiman et al., *Classification and Regression Trees*, 1984).
+    quarters of the bins; the others judge them.  The best of each level go on, and others are
+    tried in place of each of their templates; the very best goes on at every level.  Of the levels
+    that are within a standard error of the best the highest is chosen, which has the fewest events
+    (the one-standard-error rule: Breiman et al., *Classification and Regression Trees*, 1984).
 
     Parameters
     ----------

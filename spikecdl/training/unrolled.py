@@ -14,6 +14,7 @@ from spikecdl.autoencoder import UnrolledAutoencoder
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import UnrolledEncoder
 from spikecdl.events import Events
+from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Learned, OnEpoch, Problem
 from spikecdl.training.refine import refine
 from spikecdl.training.starts import data_starts
@@ -41,7 +42,7 @@ class Unrolled:
     learning_rate, epsilon : float
         Of Adam.
     batch_size : int
-        Trials per step.
+        Windows per step (trials, where the penalty couples units).
     start : {"data", "random"}
         Stretches of the data, or normal noise, at unit norm.
 
@@ -72,14 +73,15 @@ class Unrolled:
         """Train, or go on from the state of an earlier run."""
         learned = self._begin(problem) if learned is None else learned
         model = self._autoencoder(problem, learned.tensors)
-        baseline = learned.tensors["baseline"].clone().requires_grad_(problem.data.learn_baseline)
-        parameters = list(model.parameters()) + [baseline] * problem.data.learn_baseline
+        data = problem.windows()
+        baseline = learned.tensors["baseline"].clone().requires_grad_(data.learn_baseline)
+        parameters = list(model.parameters()) + [baseline] * data.learn_baseline
         adam = torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
         _restore(adam, learned.tensors)
         problem.generator.set_state(learned.tensors["generator"])
         while learned.epoch < problem.n_epochs:
             began = time.perf_counter()
-            loss = self._epoch(problem, model, baseline, adam, learned.epoch + 1)
+            loss = self._epoch(data, problem.generator, model, baseline, adam, learned.epoch + 1)
             record = {
                 "epoch": learned.epoch + 1,
                 "loss": loss,
@@ -94,24 +96,24 @@ class Unrolled:
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the encoder's codes, and the baseline as the problem's data give it."""
-        model, data = self._autoencoder(problem, tensors), problem.data
+        model, data = self._autoencoder(problem, tensors), problem.windows()
+        baseline = data.baseline
         with torch.no_grad():
-            codes = model.encoder(data.y, data.baseline, data.mask, data.family)
-        if not data.learn_baseline:
-            return codes, data.baseline
-        events = Events.from_codes(codes.flatten(0, -3))
-        found = refine(
-            data,
-            model.dictionary.templates.detach(),
-            events,
-            problem.penalty,
-            data.baseline,
-            learn_templates=False,
-            learn_amplitudes=False,
-        )
-        baseline = found.baseline.to(data.y.dtype)
-        with torch.no_grad():
-            return model.encoder(data.y, baseline, data.mask, data.family), baseline
+            codes = model.encoder(data.y, baseline, data.mask, data.family)
+            if data.learn_baseline:
+                found = refine(
+                    data,
+                    model.dictionary.templates,
+                    Events.from_codes(codes.flatten(0, -3)),
+                    problem.penalty,
+                    baseline,
+                    learn_templates=False,
+                    learn_amplitudes=False,
+                )
+                baseline = found.baseline.to(data.y.dtype)
+                codes = model.encoder(data.y, baseline, data.mask, data.family)
+        lead = problem.data.y.shape[:2]
+        return codes.reshape(*lead, *codes.shape[-2:]), baseline.reshape(*lead, -1, 1)
 
     def _begin(self, problem: Problem) -> Learned:
         rows = problem.data.rows()
@@ -123,11 +125,11 @@ class Unrolled:
             templates = torch.randn(shape, generator=problem.generator, dtype=rows.y.dtype)
             templates = templates.to(rows.y.device)
         templates = ConvDictionary(templates).normalize_().templates.detach()
-        tensors = {"templates": templates, "baseline": problem.data.baseline}
+        data = problem.windows()
+        tensors = {"templates": templates, "baseline": data.baseline}
         if not self.tied:
-            penalty = problem.weight(
-                problem.penalty, ConvDictionary(templates), problem.data, problem.data.baseline
-            )
+            dictionary = ConvDictionary(templates)
+            penalty = problem.weight(problem.penalty, dictionary, data, data.baseline)
             bias = torch.as_tensor(penalty.weight, dtype=templates.dtype).mean()
             tensors |= {
                 "analysis": templates.clone(),
@@ -139,12 +141,13 @@ class Unrolled:
 
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
         """Build the network from its tensors; the penalty's weight follows the data."""
+        data = problem.windows()
         dictionaries = {
             name: ConvDictionary(tensors[name].clone()) for name in _DICTIONARIES if name in tensors
         }
         decoder = dictionaries["templates"]
         encoder = UnrolledEncoder(
-            problem.data.family,
+            data.family,
             dictionaries.get("synthesis", decoder),
             problem.penalty,
             self.n_unrolled,
@@ -155,24 +158,24 @@ class Unrolled:
             stabilizer=self.stabilizer,
         )
         if self.tied:
-            encoder.penalty = problem.weight(
-                problem.penalty, decoder, problem.data, problem.data.baseline
-            )
+            encoder.penalty = problem.weight(problem.penalty, decoder, data, data.baseline)
         return UnrolledAutoencoder(encoder, decoder)
 
     def _epoch(
         self,
-        problem: Problem,
+        data: Observations,
+        generator: torch.Generator,
         model: UnrolledAutoencoder,
         baseline: Tensor,
         adam: torch.optim.Adam,
         epoch: int,
     ) -> float:
-        order = torch.randperm(len(problem.data.y), generator=problem.generator)
+        """Take a step for every batch; return the mean loss."""
+        order = torch.randperm(len(data.y), generator=generator)
         total, whole = 0.0, model.encoder.penalty
         for number, batch in enumerate(order.split(self.batch_size)):
-            batch = batch.to(problem.data.y.device)
-            part = problem.data.take(batch)
+            batch = batch.to(data.y.device)
+            part = data.take(batch)
             model.encoder.penalty = whole.map(lambda w: w[batch] if w.ndim else w)  # noqa: B023
             loss = model.loss(part.y, baseline[batch], part.mask, part.family)
             if not math.isfinite(float(loss)):
@@ -221,7 +224,7 @@ def _restore(adam: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
 
 
 def _settled(history: list[dict[str, Any]]) -> bool:
-    """Whether the last epochs moved the loss by less than a thousandth of all it has moved."""
+    """Whether the last epochs moved the loss by less than a hundredth of all it has moved."""
     losses = [record["loss"] for record in history]
     if len(losses) < 4:
         return False
