@@ -86,15 +86,17 @@ def refine(
     objective = _Objective(
         rows, events, variables, smoothness, learn_templates and not learn_amplitudes
     )
-    found = minimize(
-        objective,
-        variables.pack(variables.start).cpu().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=_bounds(events, penalty, variables),
-        options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
-    )
-    templates, amplitude, baseline = variables.unpack(found.x)
+    values = variables.pack(variables.start).cpu().numpy()
+    if values.size:
+        values = minimize(
+            objective,
+            values,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=_bounds(events, penalty, variables),
+            options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
+        ).x
+    templates, amplitude, baseline = variables.unpack(values)
     norms = _norms(templates)
     if learn_amplitudes:
         amplitude = amplitude * norms[events.template, 0, 0]

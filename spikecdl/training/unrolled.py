@@ -178,9 +178,10 @@ class Unrolled:
             part = data.take(batch)
             model.encoder.penalty = whole.map(lambda w: w[batch] if w.ndim else w)  # noqa: B023
             loss = model.loss(part.y, baseline[batch], part.mask, part.family)
-            if not math.isfinite(float(loss)):
+            value = float(loss.detach())
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss is {float(loss)} at epoch {epoch}, step {number + 1}; lower "
+                    f"the loss is {value} at epoch {epoch}, step {number + 1}; lower "
                     f"`learning_rate` (={self.learning_rate}) or `step`"
                 )
             adam.zero_grad()
@@ -188,7 +189,7 @@ class Unrolled:
             adam.step()
             for dictionary in {model.dictionary, model.encoder.dictionary, model.encoder.analysis}:
                 dictionary.normalize_()
-            total += float(loss.detach()) * len(batch)
+            total += value * len(batch)
         model.encoder.penalty = whole
         return total / len(order)
 
