@@ -6,25 +6,22 @@ per bin (both zero where nothing was observed; see `spikecdl.families.ScalarLoss
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
+from spikecdl._losses import LOSSES, QUADRATIC, slopes
 from spikecdl.families import ScalarLoss
 from spikecdl.parallel import in_parallel
 
-LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
-QUADRATIC, LOGISTIC = LOSSES["quadratic"], LOSSES["logistic"]
-
+_ROUGH = 1e-3  # tolerances for which scores in single precision do
+_BLOCK = 64  # places whose scores are renewed together
 _ROOM = 4096  # events per window at the most
 _NEWTON_STEPS = 3  # on a working set, before it is looked at again
 _SWEEPS = 60  # of coordinate descent on a Newton step's quadratic model
 _SECANTS = 8  # of a line search
 _FAR = 4.0  # most that a Newton step changes the linear predictor of a bin
-_TOP = 80.0  # exponents are cut here
 
 
 def solve(
@@ -67,7 +64,9 @@ def solve(
     """
     windows = [_array(t) for t in (loss.a, loss.b, offset, weight, start)]
     a, b, eta, weights, codes = windows
-    model = (_array(templates), up.numpy(), down.numpy())
+    waves = _array(templates)
+    low = waves.astype(np.float32 if tol >= _ROUGH else np.float64)
+    model = (waves, low, up.numpy(), down.numpy())
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
     room = min(int(codes[:1].size), _ROOM)
 
@@ -93,19 +92,7 @@ def _slopes(loss, a, b, eta, residual, curvature):
     """Fill in the residual (minus the loss' derivative) and the curvature of every bin."""
     for n in range(eta.shape[0]):
         for t in range(eta.shape[1]):
-            if loss == QUADRATIC:
-                residual[n, t] = b[n, t] * (a[n, t] - eta[n, t])
-                curvature[n, t] = b[n, t]
-            elif loss == LOGISTIC:
-                small = math.exp(-abs(eta[n, t]))
-                up = (1.0 if eta[n, t] >= 0 else small) / (1.0 + small)
-                down = (small if eta[n, t] >= 0 else 1.0) / (1.0 + small)
-                residual[n, t] = a[n, t] * down - b[n, t] * up
-                curvature[n, t] = (a[n, t] + b[n, t]) * up * down
-            else:
-                mean = b[n, t] * math.exp(min(eta[n, t], _TOP))
-                residual[n, t] = a[n, t] - mean
-                curvature[n, t] = mean
+            residual[n, t], curvature[n, t] = slopes(loss, a[n, t], b[n, t], eta[n, t])
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -122,17 +109,51 @@ def _product(template, signal, start):
 
 @njit(cache=True, error_model="numpy", fastmath=True)
 def _scores(templates, residual, first, last, score):
-    """Fill in the scores of the places from ``first`` up to ``last``."""
+    """Fill in the scores of the places from ``first`` up to ``last``, four taps at a time."""
     length = templates.shape[2]
+    size = last - first
     for c in range(templates.shape[0]):
         out = score[c, first:last]
-        out[:] = 0.0
+        out[:] = 0
         for n in range(templates.shape[1]):
-            for k in range(length):
-                h = templates[c, n, k]
-                part = residual[n, first + k : last + k]
-                for p in range(out.size):
-                    out[p] += h * part[p]
+            wave, signal = templates[c, n], residual[n, first:]
+            for k in range(0, length - 3, 4):
+                h0, h1, h2, h3 = wave[k], wave[k + 1], wave[k + 2], wave[k + 3]
+                r0, r1 = signal[k : k + size], signal[k + 1 : k + 1 + size]
+                r2, r3 = signal[k + 2 : k + 2 + size], signal[k + 3 : k + 3 + size]
+                for p in range(size):
+                    out[p] += (h0 * r0[p] + h1 * r1[p]) + (h2 * r2[p] + h3 * r3[p])
+            for k in range(length - length % 4, length):
+                h0, r0 = wave[k], signal[k : k + size]
+                for p in range(size):
+                    out[p] += h0 * r0[p]
+
+
+@njit(cache=True, error_model="numpy")
+def _renew(templates, residual, stale, score):
+    """Compute the scores of the blocks of places that are stale."""
+    n_places = score.shape[1]
+    block = 0
+    while block < stale.size:
+        if not stale[block]:
+            block += 1
+            continue
+        start = block
+        while block < stale.size and stale[block]:
+            stale[block] = False
+            block += 1
+        _scores(templates, residual, start * _BLOCK, min(block * _BLOCK, n_places), score)
+
+
+@njit(cache=True, error_model="numpy")
+def _mark(stale, place, move, count, length):
+    """Mark the blocks of places whose scores the moves of events change."""
+    for j in range(count):
+        if move[j] != 0.0:
+            first = max(place[j] - length + 1, 0) // _BLOCK
+            last = min((place[j] + length - 1) // _BLOCK, stale.size - 1)
+            for block in range(first, last + 1):
+                stale[block] = True
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -278,7 +299,9 @@ def _band(place, count, length):
 
 
 @njit(cache=True, error_model="numpy")
-def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, events, count, tol):
+def _newton(
+    loss, a, b, eta, residual, curvature, templates, weight, up, down, events, count, tol, stale
+):
     """Newton steps on the working set; ``eta`` follows."""
     which, place, amplitude = events
     gram = np.empty((count, _band(place, count, templates.shape[2])))
@@ -307,6 +330,7 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
         towards[:] = 0.0
         _add(towards, templates, which, place, before, count)
         step = _step_length(loss, a, b, eta, towards, price, residual, curvature)
+        _mark(stale, place, before, count, templates.shape[2])
         if step < 1.0:
             for j in range(count):
                 amplitude[j] += (step - 1) * before[j]
@@ -315,10 +339,10 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
 
 
 @njit(cache=True, error_model="numpy")
-def _violation(score, weight, up, down, events, count):
+def _violation(score, weight, up, down, events, count, above):
     """Largest violation of the optimality conditions, relative to the weight.
 
-    Overwrites ``score`` by how far places without an event are above their weight.
+    Fills in how far ``above`` their weight the scores of places without an event are.
     """
     which, place, amplitude = events
     worst = 0.0
@@ -327,15 +351,13 @@ def _violation(score, weight, up, down, events, count):
         if amplitude[j] != 0.0:
             sign = 1.0 if amplitude[j] > 0 else -1.0
             worst = max(worst, abs(score[c, p] - sign * weight[c]) / weight[c])
-            score[c, p] = 0.0
     for c in range(score.shape[0]):
+        rise, fall = 1.0 / weight[c] if up[c] else 0.0, -1.0 / weight[c] if down[c] else 0.0
         for p in range(score.shape[1]):
-            value = score[c, p]
-            height = value if up[c] and (value >= 0 or not down[c]) else -value
-            above = max(height / weight[c] - 1, 0.0)
-            score[c, p] = above
-            worst = max(worst, above)
-    return worst
+            above[c, p] = max(score[c, p] * rise, score[c, p] * fall) - 1.0
+    for j in range(count):
+        above[which[j], place[j]] = 0.0
+    return max(worst, above.max())
 
 
 @njit(cache=True, error_model="numpy")
@@ -362,36 +384,54 @@ def _grow(above, tol, reach, events, count):
 
 
 @njit(cache=True, error_model="numpy")
-def _solve(loss, a, b, offset, templates, weight, up, down, tol, max_iter, events, count):
-    """Solve one window from the events given; return their number, the violation and rounds."""
+def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, events, count):
+    """Solve one window from the events given; return their number, the violation and rounds.
+
+    ``low`` are the templates in the precision of scores where no event is.
+    """
     which, place, amplitude = events
     n_places = a.shape[1] - templates.shape[2] + 1
     reach = max(1, templates.shape[2] // 8)
     eta = offset.copy()
     residual, curvature = np.empty_like(eta), np.empty_like(eta)
-    score = np.empty((templates.shape[0], n_places))
+    score = np.empty((templates.shape[0], n_places), low.dtype)
+    above = np.empty((templates.shape[0], n_places))
+    stale = np.ones((n_places + _BLOCK - 1) // _BLOCK, np.bool_)
     _add(eta, templates, which, place, amplitude, count)
     _slopes(loss, a, b, eta, residual, curvature)
     worst = 0.0
     for rounds in range(max_iter + 1):
-        _scores(templates, residual, 0, n_places, score)
-        worst = _violation(score, weight, up, down, events, count)
+        _renew(low, residual.astype(low.dtype), stale, score)
+        worst = _violation(score, weight, up, down, events, count, above)
         if worst <= tol or rounds == max_iter:
             return count, worst, rounds
-        grown = _grow(score, tol, reach, events, count)
+        grown = _grow(above, tol, reach, events, count)
         if grown < 0:
             return count, worst, rounds
         count = grown
-        _newton(
-            loss, a, b, eta, residual, curvature, templates, weight, up, down, events, count, tol
-        )
+        work = (loss, a, b, eta, residual, curvature, templates, weight, up, down)
+        _newton(*work, events, count, tol, stale)
         count = _keep_nonzero(which, place, amplitude, count)
     return count, worst, max_iter
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _solve_windows(
-    loss, a, b, offset, templates, up, down, weight, tol, max_iter, room, codes, violation, rounds
+    loss,
+    a,
+    b,
+    offset,
+    templates,
+    low,
+    up,
+    down,
+    weight,
+    tol,
+    max_iter,
+    room,
+    codes,
+    violation,
+    rounds,
 ):
     """Solve every window, from ``codes`` and into them."""
     for i in range(a.shape[0]):
@@ -411,6 +451,7 @@ def _solve_windows(
             b[i],
             offset[i],
             templates,
+            low,
             weight[i],
             up,
             down,

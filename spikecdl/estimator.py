@@ -359,7 +359,9 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
         """Take over what training found, with templates in order of their number of events."""
-        tensors = {name: value for name, value in learned.tensors.items() if name in _LEARNED}
+        tensors = {
+            name: value.float() for name, value in learned.tensors.items() if name in _LEARNED
+        }
         self._tensors = tensors
         self._absolute_weight: float | None = None
         codes, _ = self._encode(problem)

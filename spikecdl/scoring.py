@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.metrics import deviance_explained
 from spikecdl.training import Observations
 
 
@@ -26,6 +25,9 @@ def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
 def explained(data: Observations, eta: Tensor, rate: Tensor, axis: int | None = None) -> np.ndarray:
     """Return the deviance explained of the observed bins, in all or along an axis.
 
+    As `spikecdl.metrics.deviance_explained`, but of linear predictors, which do not saturate.  nan
+    where there is nothing to explain.
+
     Parameters
     ----------
     data : Observations
@@ -37,14 +39,11 @@ def explained(data: Observations, eta: Tensor, rate: Tensor, axis: int | None = 
         The axis to keep.
     """
     data = data.to(torch.float64)
-    family, y = data.family.map(Tensor.cpu), data.y.cpu()
-    return np.asarray(
-        deviance_explained(
-            y.numpy(),
-            family.mean(eta.cpu().double()).numpy(),
-            (rate.cpu().double() * family.exposure(y)).numpy(),
-            family,
-            data.mask.cpu().numpy(),
-            axis=None if axis is None else tuple(i for i in range(4) if i != axis),
-        )
-    )
+    y, family = data.y, data.family
+    null = rate.double() * family.exposure(y)
+    lost = torch.stack([family.deviance(y, eta.double()), family.deviance(y, family.link(null))])
+    lost[1] = torch.where(y == null, 0, lost[1])
+    lost = torch.where(data.mask, lost, 0)
+    dim = tuple(i for i in range(1, lost.ndim) if axis is None or i != axis + 1)
+    left, total = lost.sum(dim).cpu().numpy()
+    return np.where(total > 0, 1 - left / np.where(total > 0, total, 1), np.nan)

@@ -12,9 +12,10 @@ _STEP = 0.001  # seconds; resolution of distances
 _FARTHEST = 0.5  # seconds
 _SMOOTH, _PEAK = 5, 25  # steps: of the running mean; of a peak, or a pause
 _MOST_SPIKES = 20_000  # of a unit that are looked at
-_NICE = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # seconds
+_NICE = np.array([1, 2, 5, 10, 20]) * 1e-3  # seconds
 _BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
-_SIGNIFICANT = 3.5  # standard errors
+_FEWEST_PAIRS = 5  # fewer than these have the standard error of these
+_SIGNIFICANT = 4.0  # standard errors
 _SMALL = 0.1  # of the largest excess
 
 
@@ -37,7 +38,7 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
 
     The length is the distance up to which pairs of spikes of a unit are clearly more or fewer than
     at a constant rate, but no longer than the first distance at which a periodic rate repeats. The
-    bin size is the round number nearest below a 25th of it.  Time between trials does not count.
+    bin size is the round number nearest to a 25th of it.  Time between trials does not count.
 
     Parameters
     ----------
@@ -45,21 +46,20 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
 
     Examples
     --------
-    >>> events = np.arange(0.5, 99.5, 0.9)
-    >>> bursts = np.concatenate([events + lag for lag in np.linspace(0, 0.1, 10)])
-    >>> suggest(SpikeTrains.from_arrays([np.sort(bursts)]))
-    Suggestion(bin_size=0.002, length=0.1)
+    >>> spikes_of_event = np.random.default_rng(0).uniform(0, 0.1, (110, 10))
+    >>> times = 0.9 * np.arange(110)[:, None] + spikes_of_event
+    >>> suggest(SpikeTrains.from_arrays([np.sort(times.ravel())]))
+    Suggestion(bin_size=0.005, length=0.1)
     """
     score = _excess(spikes)
     length = _extent(score) * _STEP
-    fitting = _NICE[_NICE <= length / _BINS * 1.0001]
-    bin_size = float(fitting[-1]) if fitting.size else float(_NICE[0])
+    bin_size = float(_NICE[np.abs(np.log(_NICE * _BINS / length)).argmin()])
     n_bins = max(_FEWEST_BINS, _ROUND_BINS * round(length / bin_size / _ROUND_BINS))
     return Suggestion(bin_size, round(n_bins * bin_size, 6))
 
 
 def _excess(spikes: SpikeTrains) -> np.ndarray:
-    """Pairs of spikes at each distance beyond those of a constant rate, in standard errors."""
+    """Pairs of spikes at each distance beyond those at most distances, in standard errors."""
     n_steps = round(_FARTHEST / _STEP)
     lags = _STEP * (np.arange(n_steps) + 0.5)
     pairs, expected = np.zeros(n_steps), np.zeros(n_steps)
@@ -74,9 +74,13 @@ def _excess(spikes: SpikeTrains) -> np.ndarray:
             rate = inside.sum() / durations.sum()
             pairs += _distances(times[inside], which[inside], n_steps)
             expected += rate**2 * _STEP * np.maximum(durations - lags, 0).sum(axis=0)
-    excess = (pairs - expected) / np.sqrt(np.maximum(expected, 1e-12))
-    smooth = np.convolve(excess, np.ones(_SMOOTH) / _SMOOTH**0.5, "same")
-    return np.where(expected > 0, smooth, 0.0)
+    wide = np.ones(_SMOOTH)
+    pairs, expected = np.convolve(pairs, wide, "same"), np.convolve(expected, wide, "same")
+    excess = (pairs - expected) / np.sqrt(np.maximum(expected, _FEWEST_PAIRS))
+    known = expected > 0
+    if known.any():  # slow changes of rate, and pauses between events, raise or lower all
+        excess -= np.median(excess[known])
+    return np.where(known, excess, 0.0)
 
 
 def _trials(spikes: SpikeTrains) -> np.ndarray:
@@ -126,12 +130,17 @@ def _extent(score: np.ndarray) -> int:
 
 
 def _side_peak(score: np.ndarray, threshold: float) -> int | None:
-    """Return where the excess, once it has fallen, comes back to at least half its height."""
-    begin = int(np.argmax(score > threshold))
+    """Return where the excess, once it has fallen, comes back to at least half its height.
+
+    Where it begins late, there is one spike in each period, and it has come back already.
+    """
+    begin = int(np.argmax(score > max(threshold, score.max() / 2)))
+    if begin > _PEAK:
+        return begin + int(score[begin : begin + _PEAK].argmax())
     low = score[begin:] < np.maximum.accumulate(score[begin:]) / 4
     fall = begin + int(np.argmax(low))
     rest = score[fall:]
     if fall == begin or rest.max() < max(threshold, score[:fall].max() / 2):
         return None
     first = int(np.argmax(rest > 0.8 * rest.max()))
-    return fall + first + int(np.argmax(rest[first : first + _PEAK]))
+    return fall + first + int(rest[first : first + _PEAK].argmax())

@@ -22,7 +22,16 @@ PACKAGE = ROOT / "spikecdl"
 
 # Imports go down, or sideways without a circle.  A folder counts with all its files.
 LAYERS = (
-    {"families", "dictionary", "penalties", "storage", "binning", "parallel", "_recording"}
+    {
+        "families",
+        "dictionary",
+        "penalties",
+        "storage",
+        "binning",
+        "parallel",
+        "_recording",
+        "_losses",
+    }
     | {"threads", "_validation"},
     {"encoder", "_working_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}

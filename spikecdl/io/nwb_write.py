@@ -178,6 +178,8 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
+    from spikecdl.metrics.templates import has_rate
+
     counts, axis = parts.counts, TimeAxis.of(parts.counts)
     about = f"family {parts.family}, layout {parts.layout}, bins of {counts.bin_size:g} s"
     add_to_module(
@@ -189,7 +191,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     who = "" if parts.layout == "joint" else f"{_columns(counts)}, and for each of them "
     order = f"{who}one column per template, {len(parts.templates)} in all"
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
-    unit = "Hz" if counts.is_counts else "a.u."
+    unit = "Hz" if has_rate(parts) else "a.u."
     axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({about}); {_columns(counts)}")
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
     axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {_columns(counts)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikecdl.events import Events
 from spikecdl.penalties import Penalty
+from spikecdl.training.likelihood import Likelihood, likelihood
 from spikecdl.training.observations import Observations
 
 
@@ -73,7 +74,7 @@ def refine(
     smoothness : float
         Weight :math:`\rho` of squared first differences (zero outside the template).
     """
-    rows = data.rows().to(torch.float64)
+    rows = data.rows()
     events = events.with_amplitude(events.amplitude.double())
     # one unit of each variable should move eta about equally
     scale = float(events.amplitude.abs().mean()) if len(events) else 1.0
@@ -84,7 +85,12 @@ def refine(
         (learn_templates, learn_amplitudes, data.learn_baseline),
     )
     objective = _Objective(
-        rows, events, variables, smoothness, learn_templates and not learn_amplitudes
+        likelihood(rows, events, templates.shape[-1]),
+        events.template,
+        variables,
+        rows.baseline.double(),
+        rows.family.eta_scale,
+        smoothness,
     )
     values = variables.pack(variables.start).cpu().numpy()
     if values.size:
@@ -104,7 +110,7 @@ def refine(
         templates / norms,
         events.with_amplitude(amplitude),
         baseline.reshape_as(data.baseline),
-        objective.cost(templates / norms, amplitude, baseline),
+        objective.likelihood(templates / norms, amplitude, baseline)[0],
     )
 
 
@@ -144,47 +150,35 @@ class _Variables:
 class _Objective:
     """What is minimised, and its gradient, as a function of the free variables."""
 
-    rows: Observations
-    events: Events
+    likelihood: Likelihood
+    owner: Tensor
     variables: _Variables
+    expected: Tensor
+    eta_scale: float
     smoothness: float
-    on_sphere: bool
-
-    def cost(self, templates: Tensor, amplitude: Tensor, baseline: Tensor) -> float:
-        """Negative log likelihood up to a constant, without the priors."""
-        return float(self.rows.cost(self._eta(templates, amplitude, baseline)))
-
-    def _eta(self, templates: Tensor, amplitude: Tensor, baseline: Tensor) -> Tensor:
-        events = self.events.with_amplitude(amplitude)
-        return events.add_to(baseline.expand_as(self.rows.y), templates)
 
     def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient."""
-        rows, owner = self.rows, self.events.template
         templates, amplitude, baseline = self.variables.unpack(vector)
-        norms = _norms(templates) if self.on_sphere else 1.0
+        free_templates, free_amplitudes, _ = self.variables.free
+        on_sphere = free_templates and not free_amplitudes
+        norms = _norms(templates) if on_sphere else 1.0
         templates = templates / norms
-        eta = self._eta(templates, amplitude, baseline)
-        residual = rows.residual(eta)
-        patches = self.events.patches(residual, templates.shape[-1])
+        cost, *gradients = self.likelihood(templates, amplitude, baseline)
         prior, by_template, by_amplitude = self._prior(templates, amplitude)
-        drift = (baseline - rows.baseline) / rows.family.eta_scale**2
-        prior = prior + (drift * (baseline - rows.baseline)).sum() / 2
-        by_template = by_template.index_add(0, owner, -amplitude[:, None, None] * patches)
-        if self.on_sphere:
+        drift = (baseline - self.expected) / self.eta_scale
+        by_template = by_template + gradients[0]
+        if on_sphere:
             along = (by_template * templates).sum(dim=(1, 2), keepdim=True)
             by_template = (by_template - along * templates) / norms
-        gradients = [
-            by_template,
-            by_amplitude - (templates[owner] * patches).sum(dim=(1, 2)),
-            drift - residual.sum(dim=-1, keepdim=True),
-        ]
-        gradient = self.variables.pack_gradient(gradients)
-        return float(rows.cost(eta) + prior), gradient.cpu().numpy()
+        gradient = self.variables.pack_gradient(
+            [by_template, by_amplitude + gradients[1], drift / self.eta_scale + gradients[2]]
+        )
+        return cost + float(prior + drift.square().sum() / 2), gradient.cpu().numpy()
 
     def _prior(self, templates: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Priors of templates or of amplitudes, and their derivatives by both."""
-        owner = self.events.template
+        owner = self.owner
         count = torch.bincount(owner, minlength=len(templates)).clamp(min=1)
 
         def mean(values: Tensor) -> Tensor:
@@ -195,9 +189,9 @@ class _Objective:
             prior = (amplitude.square() / square).sum() / 2
             return prior, torch.zeros_like(templates), amplitude / square
         slopes = F.pad(templates, (1, 1)).diff(dim=-1)
-        typical = mean(amplitude.abs())[:, None, None] / self.rows.family.eta_scale
+        typical = mean(amplitude.abs())[:, None, None] / self.eta_scale
         wave = typical * templates
-        along = (wave * templates).sum(dim=(1, 2)) / count / self.rows.family.eta_scale
+        along = (wave * templates).sum(dim=(1, 2)) / count / self.eta_scale
         return (
             (wave.square().sum() + self.smoothness * slopes.square().sum()) / 2,
             typical * wave - self.smoothness * slopes.diff(dim=-1),

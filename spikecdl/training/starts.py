@@ -43,8 +43,9 @@ def data_starts(
 
 
 def _unit(templates: Tensor) -> Tensor:
-    norms = templates.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return templates / norms[:, None, None]
+    norms = templates.flatten(1).norm(dim=1)[:, None, None]
+    flat = templates[0].numel() ** -0.5
+    return torch.where(norms > 0, templates / norms.clamp(min=1e-12), flat)
 
 
 def _smooth(signal: Tensor, width: float) -> Tensor:
@@ -64,7 +65,8 @@ def _peaks(signal: Tensor, length: int) -> Tensor:
     """Return the stretches of most energy, none overlapping another by more than half."""
     energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, place)
     best = F.max_pool1d(energy[:, None], length | 1, 1, length // 2)[:, 0]
-    window, place = (energy == best).nonzero(as_tuple=True)
+    stands_out = (energy == best) & (energy > 0)
+    window, place = (stands_out if stands_out.any() else energy == best).nonzero(as_tuple=True)
     order = energy[window, place].argsort(descending=True)[:_N_CANDIDATES]
     return signal.unfold(-1, length, 1)[window[order], :, place[order]]
 

@@ -81,6 +81,10 @@ class Unrolled:
         problem.generator.set_state(learned.tensors["generator"])
         while learned.epoch < problem.n_epochs:
             began = time.perf_counter()
+            if self.tied:  # follows the templates, so that a fit can go on from them
+                model.encoder.penalty = problem.weight(
+                    problem.penalty, model.dictionary, data, data.baseline
+                )
             loss = self._epoch(data, problem.generator, model, baseline, adam, learned.epoch + 1)
             record = {
                 "epoch": learned.epoch + 1,

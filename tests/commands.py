@@ -1,0 +1,67 @@
+"""The command line, run in this process as `spikecdl` runs it, and small recordings for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from spikecdl import cli
+
+SIMULATE = (
+    "simulate --trials 20 --units 2 --duration 0.4 --bin 0.002 --length 0.02 --templates square "
+    "--baseline 30 --events 2 --seed 1"
+).split()
+FIT = "--length 0.02 --bin 0.002 --epochs 3".split()
+
+#: For a process of its own, which finds the package where this one did.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+
+
+class Outcome(NamedTuple):
+    """How a command ended: exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output, which must be one JSON document without NaN or Infinity."""
+        return json.loads(self.out, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def run(*arguments: object) -> Outcome:
+    """Run ``spikecdl`` with these arguments and wait for its end."""
+    line = ["spikecdl", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", line),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main()
+        except SystemExit as end:
+            return Outcome(int(end.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("main() must exit")
+
+
+def succeeded(outcome: Outcome) -> Outcome:
+    """Return it, if the command succeeded."""
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def write_only_summary(folder: Path, model: Any, data: Any, single: Any, parts: Any, about: Any):
+    """Take the place of `outputs.write_fit`, without figures, where these do not matter."""
+    (folder / "summary.json").write_text(json.dumps(about))

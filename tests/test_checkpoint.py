@@ -1,0 +1,252 @@
+"""Models and checkpoints: the same bits come back, from another process and after a kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fits import TRAINERS, quick, same_bits, some_counts
+
+import spikecdl
+from spikecdl import DCEA, L1, Alternating, Binomial, GroupL1, NegativeBinomial, Unrolled, storage
+
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+each_trainer = pytest.mark.parametrize("gradient", sorted(TRAINERS))
+
+MODELS = {
+    "names": lambda: quick(penalty_weight=None),
+    "unrolled": lambda: quick(gradient="unrolled"),
+    "untied": lambda: quick(gradient=Unrolled(n_unrolled=8, tied=False, step=0.02)),
+    "objects": lambda: quick(
+        Binomial(n_trials=np.int64(40)),
+        Alternating(n_starts=1, separation=0.3),
+        penalty=L1(sign=("both",)),
+        baseline=(0.0, 50.0),
+        random_state=np.int64(7),
+    ),
+    "groups": lambda: quick(
+        NegativeBinomial(shape=3.5), penalty=GroupL1(), baseline=np.array([1.0, 2.0])
+    ),
+    "joint": lambda: quick(layout="joint", baseline=[0.5, 1.5]),
+    "random state": lambda: quick(random_state=np.random.RandomState(0)),
+}
+
+
+class TestModel:
+    """`DCEA.save` and `spikecdl.load`."""
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_comes_back_to_the_bit(self, name, tmp_path):
+        counts = some_counts("binomial")
+        model = MODELS[name]().fit(counts)
+        model.save(tmp_path / "a.model")
+        again = spikecdl.load(tmp_path / "a.model")
+        assert same_bits(again.templates_, model.templates_)
+        assert same_bits(again.baseline_, model.baseline_)
+        assert same_bits(again.transform(counts), model.transform(counts))
+        assert same_bits(again.predict(counts), model.predict(counts))
+        assert again.score(counts) == model.score(counts)
+        for attribute in ("history_", "converged_", "n_iter_", "penalty_weight_", "unit_ids_"):
+            assert getattr(again, attribute) == getattr(model, attribute)
+        assert repr(again.get_params()["gradient"]) == repr(model.get_params()["gradient"])
+
+    def test_fits_again_to_the_same_bits(self, tmp_path):
+        counts = some_counts("binomial")
+        model = MODELS["objects"]().fit(counts)
+        model.save(tmp_path / "model")
+        again = spikecdl.load(tmp_path / "model").fit(counts)
+        assert same_bits(again.templates_, model.templates_)
+
+    def test_another_process_finds_the_same_codes(self, tmp_path):
+        counts = some_counts()
+        model = quick().fit(counts)
+        model.save(tmp_path / "model")
+        np.save(tmp_path / "counts.npy", counts.counts)
+        code = (
+            "import sys, numpy, spikecdl, pathlib; folder = pathlib.Path(sys.argv[1]);"
+            "codes = spikecdl.load(folder / 'model').transform(numpy.load(folder / 'counts.npy'));"
+            "numpy.save(folder / 'codes.npy', codes)"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment())
+        assert same_bits(np.load(tmp_path / "codes.npy"), model.transform(counts))
+
+    def test_is_found_by_folder_stem_or_file(self, tmp_path):
+        model = quick().fit(some_counts())
+        model.save(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
+        for path in ("", "model", "model.json", "model.safetensors"):
+            assert same_bits(spikecdl.load(tmp_path / path).templates_, model.templates_)
+
+    def test_json_is_for_people(self, tmp_path):
+        MODELS["objects"]().fit(some_counts("binomial")).save(tmp_path)
+        content = json.loads((tmp_path / "model.json").read_text())
+        assert content["spikecdl"] == spikecdl.__version__
+        assert content["settings"]["family"] == {"name": "binomial", "n_trials": 40}
+        assert content["settings"]["baseline"] == {"window": [0.0, 50.0]}
+        assert content["fitted"]["n_bins_"] == 12
+
+    def test_what_is_not_a_model_is_refused(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no model at"):
+            spikecdl.load(tmp_path / "nothing")
+        (tmp_path / "text.safetensors").write_text("templates")
+        with pytest.raises(ValueError, match="not a file written by spikecdl, or damaged"):
+            spikecdl.load(tmp_path / "text")
+        storage.save_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}, {})
+        with pytest.raises(ValueError, match="not a model"):
+            spikecdl.load(tmp_path / "checkpoint")
+
+    def test_damage_is_found(self, tmp_path):
+        quick().fit(some_counts()).save(tmp_path)
+        file = tmp_path / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-3] ^= 4
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="SHA-256"):
+            spikecdl.load(tmp_path)
+
+    def test_what_cannot_be_written_is_said_before_anything_is(self, tmp_path):
+        class MyPenalty(L1):
+            pass
+
+        model = quick(penalty=MyPenalty()).fit(some_counts())
+        with pytest.raises(TypeError, match="`penalty`.*cannot be written"):
+            model.save(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_unfitted(self, tmp_path):
+        with pytest.raises(ValueError, match="not fitted"):
+            DCEA().save(tmp_path)
+
+
+class Stop(Exception):
+    """The power goes."""
+
+
+def stop_after(epochs: int):
+    def on_epoch(state):
+        if state.epoch == epochs:
+            raise Stop
+
+    return on_epoch
+
+
+class TestResume:
+    """A fit that was broken off goes on as if it had not been."""
+
+    @each_trainer
+    @pytest.mark.parametrize("epochs", [1, 2])
+    def test_gives_the_bits_of_an_unbroken_fit(self, gradient, epochs, tmp_path):
+        file, counts = tmp_path / "checkpoint.safetensors", some_counts()
+        model = quick(gradient=gradient, n_epochs=3)
+        with pytest.raises(Stop):
+            model.fit(counts, checkpoint=file, on_epoch=stop_after(epochs))
+        seen = []
+        on_epoch = lambda state: seen.append(state.epoch)  # noqa: E731
+        model.fit(counts, checkpoint=file, resume=True, on_epoch=on_epoch)
+        whole = quick(gradient=gradient, n_epochs=3).fit(counts)
+        assert seen == list(range(epochs + 1, whole.n_iter_ + 1))
+        assert same_bits(model.templates_, whole.templates_)
+        assert same_bits(model.transform(counts), whole.transform(counts))
+        assert [r["loss"] for r in model.history_] == [r["loss"] for r in whole.history_]
+        assert model.converged_ == whole.converged_
+
+    def test_untied_weights_too(self, tmp_path):
+        file, counts = tmp_path / "checkpoint", some_counts("binomial")
+        trainer = Unrolled(n_unrolled=8, tied=False, step=0.02, batch_size=3)
+        model = quick("binomial", trainer, n_epochs=3)
+        with pytest.raises(Stop):
+            model.fit(counts, checkpoint=file, on_epoch=stop_after(2))
+        model.fit(counts, checkpoint=file, resume=True)
+        whole = quick("binomial", trainer, n_epochs=3).fit(counts)
+        for name, tensor in whole._tensors.items():
+            assert torch.equal(model._tensors[name], tensor), name
+
+    @each_trainer
+    def test_a_finished_fit_is_as_it_was(self, gradient, tmp_path):
+        file, counts = tmp_path / "checkpoint", some_counts()
+        model = quick(gradient=gradient).fit(counts, checkpoint=file)
+        again = quick(gradient=gradient).fit(
+            counts, checkpoint=file, resume=True, on_epoch=lambda state: pytest.fail("an epoch")
+        )
+        assert same_bits(again.templates_, model.templates_)
+        assert again.history_ == model.history_
+
+    def test_goes_on_for_more_epochs(self, tmp_path):
+        file, counts = tmp_path / "checkpoint", some_counts()
+        quick(gradient="unrolled", n_epochs=1).fit(counts, checkpoint=file)
+        more = quick(gradient="unrolled", n_epochs=3).fit(counts, checkpoint=file, resume=True)
+        whole = quick(gradient="unrolled", n_epochs=3).fit(counts)
+        assert same_bits(more.templates_, whole.templates_)
+
+    def test_without_a_file_begins(self, tmp_path):
+        model = quick().fit(some_counts(), checkpoint=tmp_path / "new", resume=True)
+        assert model.n_iter_ >= 1
+        assert (tmp_path / "new").exists()
+        with pytest.raises(ValueError, match="`resume`.*needs `checkpoint`"):
+            quick().fit(some_counts(), resume=True)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"random_state": 1}, {"penalty_weight": 0.3}, {"family": "negative_binomial"}],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_of_other_settings_is_refused(self, change, tmp_path):
+        file = tmp_path / "checkpoint"
+        quick().fit(some_counts(), checkpoint=file)
+        with pytest.raises(ValueError, match="`checkpoint`.*of another fit"):
+            quick().set_params(**change).fit(some_counts(), checkpoint=file, resume=True)
+
+    def test_of_other_data_is_refused(self, tmp_path):
+        file = tmp_path / "checkpoint"
+        quick().fit(some_counts(), checkpoint=file)
+        with pytest.raises(ValueError, match="`checkpoint`.*of another fit"):
+            quick().fit(some_counts(seed=1), checkpoint=file, resume=True)
+
+    def test_damaged_is_refused(self, tmp_path):
+        file = tmp_path / "checkpoint"
+        quick().fit(some_counts(), checkpoint=file)
+        file.write_bytes(file.read_bytes()[:-10])
+        with pytest.raises(ValueError, match="damaged"):
+            quick().fit(some_counts(), checkpoint=file, resume=True)
+
+    def test_a_model_is_no_checkpoint(self, tmp_path):
+        quick().fit(some_counts()).save(tmp_path / "model")
+        with pytest.raises(ValueError, match="of another fit"):
+            quick().fit(some_counts(), checkpoint=tmp_path / "model.safetensors", resume=True)
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+    @each_trainer
+    def test_after_kill_9(self, gradient, tmp_path):
+        file = tmp_path / "checkpoint"
+        code = (
+            "import sys, time; from fits import quick, some_counts;"
+            f"quick(gradient={gradient!r}, n_epochs=3).fit(some_counts(), checkpoint=sys.argv[1],"
+            "on_epoch=lambda state: time.sleep(0.2))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment())
+        until = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert storage.load_tensors(file)[1]["epoch"] < 3
+        model = quick(gradient=gradient, n_epochs=3)
+        model.fit(some_counts(), checkpoint=file, resume=True)
+        whole = quick(gradient=gradient, n_epochs=3).fit(some_counts())
+        assert same_bits(model.templates_, whole.templates_)
+        assert same_bits(model.baseline_, whole.baseline_)
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which another process finds this working tree."""
+    folders = [Path(__file__).parents[1], Path(__file__).parent]
+    paths = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

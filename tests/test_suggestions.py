@@ -1,0 +1,102 @@
+"""Suggested bins and lengths, on recordings whose time scale is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spikecdl import simulate
+from spikecdl.data import SpikeTrains
+from spikecdl.io import read
+from spikecdl.suggestions import suggest
+
+
+def bursts(length: float, duration: float = 200.0, seed: int = 0) -> np.ndarray:
+    """Spikes at 2 Hz, and every second or so at 60 Hz for ``length`` seconds."""
+    generator = np.random.default_rng(seed)
+    starts = np.cumsum(generator.exponential(1.0, round(duration / (1.2 + length))) + length + 0.2)
+    times = [generator.uniform(0, duration, round(2 * duration))]
+    times += [start + generator.uniform(0, length, round(60 * length)) for start in starts]
+    times = np.sort(np.concatenate(times))
+    return times[times < duration]
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.2])
+def test_length_of_bursts(length):
+    found = suggest(SpikeTrains.from_arrays([bursts(length)]))
+    assert 0.5 * length <= found.length <= 1.3 * length
+    assert 15 <= found.length / found.bin_size <= 40
+
+
+@pytest.mark.parametrize("period", [0.06, 0.125])
+def test_no_longer_than_the_period_of_a_rhythm(period):
+    generator = np.random.default_rng(1)
+    beats = np.arange(0.1, 150, period)
+    beats = beats[generator.random(beats.size) < 0.6]
+    times = np.sort(beats + generator.normal(0, 0.004, beats.size))
+    assert suggest(SpikeTrains.from_arrays([times])).length == pytest.approx(period, rel=0.15)
+
+
+def test_noise_alone_gets_a_tenth_of_a_second():
+    generator = np.random.default_rng(2)
+    trains = [np.sort(generator.uniform(0, 300, 3000)) for _ in range(3)]
+    found = suggest(SpikeTrains.from_arrays(trains, observed=(0.0, 300.0)))
+    assert (found.bin_size, found.length) == (0.005, 0.1)
+
+
+@pytest.mark.parametrize("times", [[], [1.0], [1.0, 2.0]], ids=["silent", "one spike", "two"])
+def test_hardly_any_spikes(times):
+    found = suggest(SpikeTrains.from_arrays([times, []], observed=(0.0, 5.0)))
+    assert (found.bin_size, found.length) == (0.005, 0.1)
+
+
+def test_time_between_trials_does_not_count():
+    """Activity between trials would look like a rhythm with the period of the trials."""
+    generator = np.random.default_rng(0)
+    starts = 0.3 * np.arange(200)
+    times = np.sort(np.repeat(starts, generator.poisson(10, 200)))
+    times = np.sort(times + generator.uniform(0, 0.2, times.size))
+    trials = {"start_time": starts, "stop_time": starts + 0.2}
+    with_trials = suggest(SpikeTrains.from_arrays([times], trials=trials))
+    assert (with_trials.bin_size, with_trials.length) == (0.005, 0.1)
+    assert suggest(SpikeTrains.from_arrays([times])) != with_trials
+
+
+def test_the_same_whenever_the_recording_began():
+    times = bursts(0.1)
+    now = suggest(SpikeTrains.from_arrays([times], observed=(0.0, 200.0)))
+    later = suggest(SpikeTrains.from_arrays([times + 1000], observed=(1000.0, 1200.0)))
+    assert now == later
+
+
+@given(st.integers(0, 2**31), st.floats(0.2, 50.0), st.sampled_from([1.0, 0.3, 20.0]))
+def test_a_fit_accepts_every_suggestion(seed, rate, duration):
+    generator = np.random.default_rng(seed)
+    times = np.sort(generator.uniform(0, duration, generator.poisson(rate * duration)))
+    found = suggest(SpikeTrains.from_arrays([times], observed=(0.0, duration)))
+    assert found.bin_size > 0
+    assert 0.02 <= found.length <= 0.5
+    assert found.length / found.bin_size == pytest.approx(round(found.length / found.bin_size))
+
+
+def test_trials_that_overlap_and_trials_without_times():
+    times = bursts(0.1)
+    trials = {"start_time": [50.0, 0.0, np.nan, 20.0], "stop_time": [200.0, 40.0, 9.0, 30.0]}
+    found = suggest(SpikeTrains.from_arrays([times], trials=trials))
+    assert 0.05 <= found.length <= 0.13
+
+
+def test_simulated_events():
+    counts = simulate.simulate(
+        "poisson", ["vee"], n_trials=20, n_units=5, duration=4.0, event_rate=1.0, bin_size=0.005,
+        template_length=0.2, amplitude=(5.0, 10.0), baseline=10.0, random_state=1,
+    )  # fmt: skip
+    assert 0.1 <= suggest(simulate.place_spikes(counts, 0)).length <= 0.3
+
+
+@pytest.mark.parametrize("name", ["dir3_stim2", "dir16_stim1"])
+def test_whiskers_deflected_every_eighth_of_a_second(shared_data, name):
+    found = suggest(read(shared_data / "whisker_thalamus" / f"{name}.nwb"))
+    assert (found.bin_size, found.length) == (0.005, 0.125)
