@@ -85,6 +85,8 @@ class Alternating:
             _check_finite(record)
             history = [*learned.history, record]
             tensors = {"templates": found.templates, "baseline": found.baseline, "level": level}
+            if _worse(history):
+                tensors = learned.tensors
             learned = Learned(tensors, learned.epoch + 1, history, _settled(history, null))
             on_epoch(learned)
         return learned
@@ -131,6 +133,11 @@ def _crop(templates: Tensor, length: int) -> Tensor:
     start = energy.argmax(-1)
     cut = torch.stack([h[:, s : s + length] for h, s in zip(templates, start, strict=True)])
     return cut / cut.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+
+
+def _worse(history: list[dict[str, Any]]) -> bool:
+    """Whether the last epoch went uphill: its codes are solved anew, so it can; it is not kept."""
+    return len(history) > 1 and history[-1]["objective"] > history[-2]["objective"]
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

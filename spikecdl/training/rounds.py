@@ -75,13 +75,17 @@ class Round:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
         events = Events.from_codes(codes.flatten(0, -3))
         events = events.merge(self.separation)
-        events, price = _prune(self.data, templates, events, baseline, penalty)
+        events, _ = _prune(self.data, templates, events, baseline, penalty)
+        first = refine(
+            self.data, templates, events, penalty, baseline, learn_templates=False, max_iter=8
+        )
+        events, price = _prune(self.data, templates, first.events, first.baseline, penalty)
         found = refine(
             self.data,
             templates,
             events,
             penalty,
-            baseline,
+            first.baseline,
             learn_templates=learn,
             smoothness=self.smoothness,
         )
@@ -100,13 +104,15 @@ def _prune(
     """
     if penalty.coupled:
         return events, 0.0
-    templates, baseline = templates.to(data.y.dtype), baseline.to(data.y.dtype)
+    dtype = data.y.dtype
+    templates, baseline = templates.to(dtype), baseline.to(dtype)
+    amplitude = events.amplitude.to(dtype)
     spread = null_spread(ConvDictionary(templates), data, baseline)
     height = (penalty.weight / spread.clamp(min=1e-9)).expand(len(data.y), len(templates), 1)
-    eta = events.add_to(baseline.expand_as(data.y), templates)
+    eta = events.with_amplitude(amplitude).add_to(baseline.expand_as(data.y), templates)
     curvature = torch.where(data.mask, data.family.curvature(data.y, eta), 0)
     patches = events.patches(curvature, templates.shape[-1])
     energy = (templates.square()[events.template] * patches).sum(dim=(1, 2))
     price = height[events.window, events.template, 0].square() / 2
-    kept = events.amplitude.square() * energy / 2 > price
+    kept = amplitude.square() * energy / 2 > price
     return events.take(kept), float(price[kept].sum())
