@@ -419,7 +419,6 @@ def test_whiskers_pooled(shared_data, tmp_path):
     assert succeeded(run("evaluate", tmp_path, file, *held_out)).json["deviance_explained"] > 0.4
 
 
-@pytest.mark.slow
 def test_whiskers_of_single_trials(shared_data, tmp_path):
     file = shared_data / "whisker_thalamus" / "dir16_stim1.nwb"
     options = "--family poisson --templates 2 --length 0.100 --bin 0.005".split()

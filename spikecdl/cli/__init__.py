@@ -17,7 +17,9 @@ from spikecdl.cli.errors import run
 app = typer.Typer(
     name="spikecdl",
     help="Learn templates, short waveforms of firing-rate change, from spike trains.",
-    no_args_is_help=True,
+    epilog="Exit codes: 0 success; 2 the command line or the data is wrong; 130 interrupted; "
+    "1 anything else, a bug.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -35,7 +37,9 @@ def _every_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, and warnings of other packages.")
+    ] = False,
 ) -> None:
     pass
 
@@ -51,4 +55,4 @@ def main() -> None:
     """Run the command line and exit with its code (0, 1, 2 or 130; see the README)."""
     # --debug counts anywhere on the line
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(run(app, arguments, debug="--debug" in sys.argv[1:]))
+    sys.exit(run(app, arguments or ["--help"], debug="--debug" in sys.argv[1:]))

@@ -1,67 +1,106 @@
-"""Exit codes, and errors as one line."""
+"""Exit codes, and errors as one line that names what was typed."""
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 SUCCESS, BUG, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 _PACKAGE = Path(__file__).parents[1]
 _EXPECTED = (ValueError, TypeError, FloatingPointError)
+# What every error of the command line derives from (ClickException), in whichever version of
+# Click this Typer depends on or carries.
+_USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[2]
+# Arguments of functions whose options have another name than theirs, but for a leading "n_".
+_ARGUMENTS = {
+    "bin_size": "bin",
+    "template_length": "length",
+    "penalty_weight": "weight",
+    "random_state": "seed",
+    "shape": "templates",
+    "path": "out",
+}
 
 
 def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
-    """Run a command; tell of what goes wrong in one line, and return the exit code."""
+    """Run a command; tell of what goes wrong in one line, and return the exit code.
+
+    Parameters
+    ----------
+    app : Typer
+    arguments : sequence of str
+        What follows ``spikecdl`` on the line.
+    debug : bool
+        Show tracebacks, and the warnings of other packages.
+    """
+    options = _options(app, arguments)
+
+    def show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if debug or category.__module__.startswith("spikecdl"):
+            _say(f"warning: {message}", options)
+
     with warnings.catch_warnings():
-        if debug:
-            warnings.simplefilter("default")
-        else:
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", module=r"spikecdl(\.|$)")
-        warnings.showwarning = _show_warning
+        warnings.simplefilter("always")
+        warnings.showwarning = show_warning
         try:
-            result = app(args=list(arguments), standalone_mode=False)
+            result = app(args=list(arguments), prog_name="spikecdl", standalone_mode=False)
         except BaseException as error:
-            if debug and not isinstance(error, click.ClickException | click.Abort):
+            code, message = _verdict(error)
+            if debug and code in (BUG, MISUSE) and not isinstance(error, _USAGE_ERROR):
                 traceback.print_exc()
-            return _report(error)
-    return result if isinstance(result, int) else SUCCESS
+        else:
+            code, message = (result, "") if isinstance(result, int) else (SUCCESS, "")
+        if code == INTERRUPTED:
+            message = "interrupted"
+        if message:
+            _say(message, options)
+    return code
 
 
-def _report(error: BaseException) -> int:
-    """Print what went wrong and return the exit code."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        _say("interrupted")
-        return INTERRUPTED
-    if isinstance(error, click.ClickException):
-        help_of = error.ctx.command_path if getattr(error, "ctx", None) else "spikecdl"
-        _say(f"error: {error.format_message()} (see {help_of} --help)")
-        return MISUSE
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Return the exit code that an exception means, and what to say."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED, ""
+    if isinstance(error, _USAGE_ERROR):
+        where = getattr(getattr(error, "ctx", None), "command_path", "spikecdl")
+        return MISUSE, f"error: {error.format_message()} (see {where} --help)"  # type: ignore[attr-defined]
     if isinstance(error, OSError):
-        _say(f"error: {_os_message(error)}")
-        return MISUSE
+        return MISUSE, f"error: {_os_message(error)}"
     if isinstance(error, _EXPECTED) and _raised_here(error):
-        _say(f"error: {error}")
-        return MISUSE
+        return MISUSE, f"error: {error}"
     if not isinstance(error, Exception):
         raise error
-    _say(
+    return BUG, (
         f"unexpected error: {type(error).__name__}: {error}; this is a bug: run again with --debug "
         "and report it"
     )
-    return BUG
 
 
-def _say(message: str) -> None:
-    print(f"spikecdl: {' '.join(message.split())}", file=sys.stderr)
+def _say(message: str, options: Mapping[str, str]) -> None:
+    """Print one line on standard error, with arguments by the names of their options."""
+
+    def as_typed(found: re.Match[str]) -> str:
+        name = found[1].removeprefix("n_")
+        return f"`{options.get(_ARGUMENTS.get(name, name), found[1])}`"
+
+    line = re.sub(r"`(\w+)`", as_typed, " ".join(message.split()))
+    print(f"spikecdl: {line}", file=sys.stderr)
+
+
+def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
+    """Return the options of the command that is run, by the names of its parameters."""
+    commands: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    command = next((commands[word] for word in arguments if word in commands), None)
+    parameters = command.params if command is not None else ()
+    return {p.name: p.opts[0] for p in parameters if p.opts[0].startswith("--")}
 
 
 def _os_message(error: OSError) -> str:
@@ -74,7 +113,3 @@ def _raised_here(error: BaseException) -> bool:
     """Whether the package itself raised the error, rather than something it called."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and _PACKAGE in Path(frames[-1].filename).parents
-
-
-def _show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-    _say(f"warning: {message}")

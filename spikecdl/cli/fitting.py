@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +16,12 @@ from spikecdl.cli.windows import Windows
 if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
 
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Out = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Folder for the results; made if it is not there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if any), cpu or cuda.")]
+Seed = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Same seed, same result.")]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -28,62 +29,90 @@ CHECKPOINT = "checkpoint.safetensors"
 def fit(
     file: choose.File,
     out: Out,
-    length: Annotated[float, typer.Option(help="Length of the templates in seconds.")],
-    templates: Annotated[int, typer.Option(help="Number of templates.")] = 1,
+    length: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Length of the templates: whole bins.")
+    ],
+    bin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Size of bins. Needed, unless the file holds bins already."
+        ),
+    ] = None,
+    templates: Annotated[int, typer.Option(metavar="NUMBER", help="How many templates.")] = 1,
     family: Annotated[
-        str, typer.Option(help="binomial, poisson, negative_binomial or gaussian.")
+        str,
+        typer.Option(metavar="NAME", help="binomial, poisson, negative_binomial or gaussian."),
     ] = "poisson",
-    bin: Annotated[float | None, typer.Option(help="Seconds per bin.")] = None,
     pool_trials: choose.Pool = False,
     align: choose.Align = None,
     window: choose.Window = None,
     units: choose.Units = None,
     trials: choose.Trials = None,
     table: choose.Table = "trials",
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="shared: one waveform for all units, a code per unit; joint: units are channels "
+            "of the templates, a code per trial.",
+        ),
+    ] = "shared",
     weight: Annotated[
         float | None,
         typer.Option(
             "--lambda",
-            help="Penalty as a fraction of lambda_max. Default: from the height that scores of "
-            "pure noise reach.",
+            metavar="FRACTION",
+            help="Penalty as a fraction of lambda_max, above which there are no events. Default: "
+            "from the height that scores of pure noise reach.",
         ),
     ] = None,
-    layout: Annotated[
-        str,
-        typer.Option(help="shared: one waveform for all units; joint: units are its channels."),
-    ] = "shared",
-    penalty: Annotated[str, typer.Option(help="l1, or group_l1: units fire together.")] = "l1",
+    penalty: Annotated[
+        str, typer.Option(metavar="NAME", help="l1, or group_l1: units fire together.")
+    ] = "l1",
     sign: Annotated[
-        str, typer.Option(help="Sign of codes: positive, negative, both.")
+        str, typer.Option(metavar="NAME", help="Sign of codes: positive, negative or both.")
     ] = "positive",
     baseline: Annotated[
         str,
-        typer.Option(help="learned; START:STOP, estimated there (s); or rates in Hz, by commas."),
+        typer.Option(
+            metavar="HOW",
+            help="learned; or START:STOP, estimated between these times of each window; or a rate "
+            "in Hz; or one for each unit, as 8,5.5,12.",
+        ),
     ] = "learned",
     gradient: Annotated[
-        str, typer.Option(help="alternating, or unrolled: the source paper's training.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Training: alternating, or unrolled, that of the source paper."
+        ),
     ] = "alternating",
-    device: Device = "auto",
-    seed: Seed = 0,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs at the most. Default: as training needs.")
+        int | None,
+        typer.Option(metavar="NUMBER", help="Epochs at the most. Default: as training needs."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the checkpoint that a killed fit left in --out."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Learn templates from a recording; results go to the folder --out."""
+    """Learn templates from a recording; write everything to --out.
+
+    --out receives the model, summary.json, figures, results.nwb and report.html. Times are in
+    seconds. `spikecdl inspect FILE` shows what there is to choose from.
+    """
+    from spikecdl._validation import one_of
     from spikecdl.estimator import DCEA
     from spikecdl.penalties import PENALTIES
 
-    chosen = Windows(pool_trials, align, window, units, trials, table)
-    if penalty not in PENALTIES:
-        raise ValueError(f"`--penalty` (={penalty!r}) must be one of: {', '.join(PENALTIES)}")
     model = DCEA(
         templates,
         length,
         family,
         layout=layout,
-        penalty=PENALTIES[penalty](sign=sign),
+        penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
         baseline=_baseline(baseline),
         gradient=gradient,
@@ -91,22 +120,24 @@ def fit(
         device=device,
         random_state=seed,
     )
-    summary = fit_to_folder(file, model, chosen, bin, out, resume=resume, quiet=as_json)
-    _show(summary, out, as_json)
+    chosen = Windows(pool_trials, align, window, units, trials, table)
+    _fit_to_folder(file, model, chosen, bin, out, resume=resume, as_json=as_json)
 
 
 def demo(
     out: Out = Path("spikecdl-demo"), seed: Seed = 0, device: Device = "auto", as_json: Json = False
 ) -> None:
-    """Fit the recording that ships with the package, and compare with what made it."""
+    """Fit the recording that comes with spikecdl; check the result.
+
+    The recording is simulated: what was found is compared with what made it.
+    """
     from spikecdl.estimator import DCEA
 
     model = DCEA(3, 0.05, "binomial", device=device, random_state=seed)
-    summary = fit_to_folder(_demo_file(), model, Windows(pool=True), 0.001, out, quiet=as_json)
-    _show(summary, out, as_json)
+    _fit_to_folder(_demo_file(), model, Windows(pool=True), 0.001, out, as_json=as_json)
 
 
-def fit_to_folder(
+def _fit_to_folder(
     file: Path,
     model: DCEA,
     chosen: Windows,
@@ -114,26 +145,29 @@ def fit_to_folder(
     out: Path,
     *,
     resume: bool = False,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Read, count, fit and write everything; return the summary."""
-    from spikecdl.cli.outputs import results_folder, write_results
+    as_json: bool = False,
+) -> None:
+    """Read, count, fit, write everything and print the summary."""
+    from spikecdl.cli import outputs, summary
     from spikecdl.io import read
 
-    data = read(file)
-    counts, single = chosen.count(data, bin_size)
-    with results_folder(out):
+    with outputs.results_folder(out, file) as unfinished:
+        data = read(file)
+        counts, single = chosen.count(data, bin_size)
         began = time.perf_counter()
-        with epochs_shown(model, quiet) as on_epoch:
+        with epochs_shown(model, as_json) as on_epoch:
             model.fit(counts, checkpoint=out / CHECKPOINT, resume=resume, on_epoch=on_epoch)
         seconds = time.perf_counter() - began
-        with working("scoring held-out bins, writing results", quiet):
-            summary = write_results(out, model, data, single, counts, file, chosen, seconds)
-        (out / CHECKPOINT).unlink(missing_ok=True)
-    return summary
+        with working("scoring bins held out, writing results", as_json):
+            parts = model.decompose(counts)
+            about = summary.of_fit(model, parts, file, chosen, seconds)
+            outputs.write_fit(unfinished, model, data, single, parts, about)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    lines = [*summary.fit_in_words(about), f"results in {out}/ (start with report.html)"]
+    summary.show(about, lines, as_json)
 
 
-def _baseline(text: str) -> str | tuple[float, float] | list[float]:
+def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
     """Return the baseline that an option means."""
     if text == "learned":
         return text
@@ -144,10 +178,10 @@ def _baseline(text: str) -> str | tuple[float, float] | list[float]:
         rates = [float(rate) for rate in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"`--baseline` (={text!r}) must be learned, START:STOP in seconds, or rates in Hz "
+            f"`baseline` (={text!r}) must be learned, START:STOP in seconds, or rates in Hz "
             "separated by commas"
         ) from None
-    return rates if len(rates) > 1 else rates[0]  # type: ignore[return-value]
+    return rates if len(rates) > 1 else rates[0]
 
 
 def _demo_file() -> Path:
@@ -155,10 +189,3 @@ def _demo_file() -> Path:
     shipped = Path(str(resources.files("spikecdl").joinpath("demo.nwb")))
     beside = Path(__file__).parents[2] / "datasets" / "demo.nwb"
     return shipped if shipped.exists() else beside
-
-
-def _show(summary: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Print the summary."""
-    from spikecdl.cli.outputs import in_words
-
-    print(json.dumps(summary, indent=2) if as_json else in_words(summary, out))

@@ -12,22 +12,44 @@ import typer
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
-File = Annotated[Path, typer.Argument(help="Recording: NWB, a format of Neo, a Phy folder, npz.")]
+_SHOWN = 10  # units listed in an error
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Recording: NWB, npz, a Phy folder, or a format that Neo reads."
+    ),
+]
 Pool = Annotated[
     bool, typer.Option("--pool-trials", help="Sum the trials of a unit into one count series.")
 ]
 Align = Annotated[
-    str | None, typer.Option(help="Column of times (s) of the trials that windows start from.")
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Column of times that windows are relative to; needs --window."
+    ),
 ]
 Window = Annotated[
     tuple[float, float] | None,
-    typer.Option(help="START STOP of the windows relative to the alignment, in seconds."),
+    typer.Option(
+        metavar="START STOP",
+        help="Edges of the windows in seconds, relative to --align or the start of each trial. "
+        "Default: whole trials.",
+    ),
 ]
-Units = Annotated[str | None, typer.Option(help="Ids of units, separated by commas.")]
+Units = Annotated[
+    str | None, typer.Option(metavar="IDS", help="Units to take, as 3,7,12. Default: all.")
+]
 Trials = Annotated[
-    str | None, typer.Option(help="Query on the trials' columns, as \"split == 'train'\".")
+    str | None,
+    typer.Option(
+        metavar="QUERY",
+        help="Trials to take, by their columns, as \"split == 'train'\". Default: all.",
+    ),
 ]
-Table = Annotated[str, typer.Option(help="Table of intervals that holds the trials.")]
+Table = Annotated[
+    str, typer.Option(metavar="NAME", help="Table of intervals whose rows are the trials.")
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,9 @@ class Windows:
 
         if isinstance(data, SpikeTrains):
             if bin_size is None:
-                raise ValueError("`--bin` is needed: seconds per bin (`spikecdl inspect` suggests)")
+                raise ValueError(
+                    "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
+                )
             single = data.bin(
                 bin_size,
                 align=self.align,
@@ -64,13 +88,14 @@ class Windows:
 
     def _of_binned(self, data: BinnedSpikes, bin_size: float | None) -> BinnedSpikes:
         """Take units of data that are binned already."""
-        given = {"--align": self.align, "--window": self.window, "--trials": self.trials}
+        given = {"align": self.align, "window": self.window, "trials": self.trials}
+        given["table"] = self.table if self.table != "trials" else None
         for name, value in given.items():
             if value is not None:
                 raise ValueError(f"`{name}` (={value!r}) needs spike times; the file holds bins")
         if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
             raise ValueError(
-                f"`--bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
+                f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
                 "bins of that size"
             )
         chosen = _chosen(self.units, data.unit_ids)
@@ -95,10 +120,11 @@ def _chosen(text: str | None, known: Sequence[int | str]) -> list[int | str] | N
     if text is None:
         return None
     by_name = {str(unit): unit for unit in known}
-    names = [name.strip() for name in text.split(",")]
+    names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in by_name]
-    if unknown:
+    if unknown or not names:
+        some = [*list(by_name)[:_SHOWN], *(["..."] if len(by_name) > _SHOWN else [])]
         raise ValueError(
-            f"`--units` (={text!r}) names {', '.join(unknown)}; there are: {', '.join(by_name)}"
+            f"`units` (={text!r}) must name units of the recording, which are {', '.join(some)}"
         )
     return [by_name[name] for name in names]

@@ -35,11 +35,32 @@ class Recovery:
     tolerance: float
 
 
+def comparable(decomposition: Decomposition) -> bool:
+    """Return whether counts hold a truth of the same bins, layout and channels as the model.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Of any counts.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(20, 200))
+    >>> counts[:, 50:55] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> comparable(model.decompose(counts))
+    False
+    """
+    return _mismatch(decomposition) is None
+
+
 def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Recovery:
     """Compare templates and events with the truth of the counts that were decomposed.
 
-    Templates are known up to order and shift: found ones are assigned to true ones, and the onsets
-    of their events moved by the shift, before events are paired.
+    Templates are known up to order and shift, and up to sign if codes have both signs: found ones
+    are assigned to true ones, and the onsets of their events moved by the shift, before events are
+    paired.
 
     Parameters
     ----------
@@ -51,30 +72,45 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
     Raises
     ------
     ValueError
-        If the counts hold no truth, or bins of another size than the truth's.
+        If the counts hold no truth, or its bins, layout or channels are not the model's.
 
     Examples
     --------
     >>> from spikecdl import DCEA, simulate
-    >>> counts = simulate.simulate("poisson", ["vee"], n_trials=8, n_units=1, baseline=20,
-    ...                            n_events=3, random_state=0)
-    >>> model = DCEA(1, 0.05, "poisson", random_state=0).fit(counts)
-    >>> bool(recovery(model.decompose(counts)).templates.max < 0.4)
-    True
+    >>> counts = simulate.simulate("binomial", ["square"], n_units=3, baseline=20.0, n_events=3,
+    ...                            same_events=True, random_state=0).pool()
+    >>> model = DCEA(1, 0.05, "binomial", random_state=0).fit(counts)
+    >>> recovery(model.decompose(counts)).events.hit_rate
+    1.0
     """
-    counts = decomposition.counts
-    if counts.truth is None:
-        raise ValueError("`decomposition` is of counts without a truth; simulate them to have one")
-    if not np.isclose(counts.truth.bin_size, counts.bin_size):
-        raise ValueError(
-            f"`decomposition` has bins of {counts.bin_size:g} s, the truth "
-            f"{counts.truth.bin_size:g} s; fit with the truth's bins"
-        )
-    error = template_error(decomposition.templates, counts.truth.templates)
+    counts, truth = decomposition.counts, decomposition.counts.truth
+    mismatch = _mismatch(decomposition)
+    if truth is None or mismatch is not None:
+        raise ValueError(mismatch)
+    two_sided = bool((decomposition.codes < 0).any())  # then signs are a convention
+    error = template_error(decomposition.templates, truth.templates, sign=two_sided)
     tolerance = 3 * counts.bin_size if tolerance is None else tolerance
-    found = _as_in_truth(decomposition, error, counts.truth)
-    true = counts.truth.events.assign(time=counts.truth.events["time"] + counts.t_start)
+    found = _as_in_truth(decomposition, error, truth)
+    true = truth.events.assign(time=truth.events["time"] + counts.t_start)
     return Recovery(error, event_rates(found, true, tolerance), tolerance)
+
+
+def _mismatch(decomposition: Decomposition) -> str | None:
+    """Say why model and truth cannot be compared; None if they can."""
+    counts, truth = decomposition.counts, decomposition.counts.truth
+    if truth is None:
+        return "`decomposition` is of counts without a truth; simulate them to have one"
+    if not np.isclose(truth.bin_size, counts.bin_size):
+        return (
+            f"`decomposition` has bins of {counts.bin_size:g} s, the truth {truth.bin_size:g} s; "
+            "fit with the truth's bins"
+        )
+    if truth.layout != decomposition.layout:
+        return (
+            f"`decomposition` has the layout {decomposition.layout!r}, the truth "
+            f"{truth.layout!r}; fit with the truth's layout"
+        )
+    return None
 
 
 def _as_in_truth(decomposition: Decomposition, error: TemplateError, truth: Truth) -> pd.DataFrame:
