@@ -324,8 +324,10 @@ def _check_counts(counts: np.ndarray) -> None:
     bad = counts < 0 if counts.dtype.kind != "f" else ~np.isfinite(counts)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
+        shown = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
+        value = shown.get(str(counts[where]), str(counts[where]))
         raise ValueError(
-            f"`counts` (={counts[where]} at trial {where[0]}, unit {where[1]}, bin {where[2]}) "
+            f"`counts` (={value} at trial {where[0]}, unit {where[1]}, bin {where[2]}) "
             "must be finite and not negative; give a `mask` that is False where nothing was "
             "observed"
         )

@@ -322,11 +322,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Check the input; against the fit, unless it is for a new one."""
         if not isinstance(X, BinnedSpikes):
-            given, X = X, check_array(X, allow_nd=True, estimator=self, input_name="X")
-            if X.ndim == 2:  # bins are features
-                validate_data(self, given, reset=reset, skip_check_array=True)
-            if np.iscomplexobj(X):
-                raise ValueError("Complex data not supported: counts are real numbers")
+            X = self._array(X, reset)
         counts = preparation.as_counts(X, self.bin_size)
         if reset:
             return counts
@@ -334,6 +330,24 @@ class DCEA(TransformerMixin, BaseEstimator):
         units = self.unit_ids_ if self.layout == "joint" else None
         preparation.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
+
+    def _array(self, X: Any, reset: bool) -> np.ndarray:
+        """Check an array as scikit-learn does; what it holds is checked with the counts."""
+        values = X if hasattr(X, "shape") else np.asarray(X)
+        shape = values.shape
+        if len(shape) not in (2, 3):
+            raise ValueError(
+                f"`X` {shape} must have shape (trial, unit, bin), or (trial, bin) for one unit. "
+                "Reshape your data: one window x is x[None]"
+            )
+        if np.iscomplexobj(values):
+            raise ValueError("Complex data not supported: counts are real numbers")
+        array = check_array(
+            X, allow_nd=True, ensure_all_finite=False, estimator=self, input_name="X"
+        )
+        if array.ndim == 2:  # bins are features
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        return array
 
     def _problem(
         self, counts: BinnedSpikes, weight: Weight, length: int, generator: torch.Generator

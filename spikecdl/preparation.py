@@ -257,9 +257,11 @@ def _check_support(
         raise ValueError(f"{which} is above {_EXACT}, the most that can be told apart")
     where = (trial, unit, 0, bin_) if layout.axis == 2 else (trial, 0, unit, bin_)
     _, support = family.map(lambda values: values[where]).invalid(y[where])
+    remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"
+    if counts.counts[trial, unit, bin_] < 0:
+        remedy = "use the Gaussian family for a real-valued signal"
     raise ValueError(
-        f"{which} is outside the support of {type(family).__name__}: {support}; use smaller bins, "
-        "another family, or spikecdl.Binomial(n_trials=...)"
+        f"{which} is outside the support of {type(family).__name__}: {support}; {remedy}"
     )
 
 

@@ -201,7 +201,8 @@ def _unpack_binned(
 
 def _plain_counts(archive: Any, source: str) -> BinnedSpikes:
     if "counts" not in archive:
-        raise ValueError(f"no array `counts`, only {archive.files}; see SpikeTrains.from_arrays")
+        names = ", ".join(map(repr, archive.files[:5])) + ", ..." * (len(archive.files) > 5)
+        raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
     return BinnedSpikes.from_array(
         archive["counts"],
         float(archive["bin_size"]) if "bin_size" in archive else 1.0,
