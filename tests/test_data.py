@@ -161,7 +161,7 @@ def test_recordings_describe_themselves():
         ({"counts": [["a"]]}, TypeError, "must hold real numbers"),
         ({"counts": [[1j]]}, TypeError, "must hold real numbers"),
         ({"counts": [[0, -1]]}, ValueError, "(=-1 at trial 0, unit 0, bin 1)"),
-        ({"counts": [[0, np.nan]]}, ValueError, "(=nan at trial 0, unit 0, bin 1)"),
+        ({"counts": [[0, np.nan]]}, ValueError, "(=NaN at trial 0, unit 0, bin 1)"),
         ({"counts": [[0, np.inf]]}, ValueError, "give a `mask`"),
         ({"counts": [[0, 1]], "bin_size": 0}, ValueError, "`bin_size` (=0) must be positive"),
         ({"counts": [[0, 1]], "mask": [[True]]}, ValueError, "must have the shape of `counts`"),

@@ -107,7 +107,7 @@ def zipped_text():
         (archive(counts=np.ones((3, 40)))[:-30], "cannot be read as npz; it may be damaged"),
         (archive(counts=np.ones((3, 40)))[:100], "cannot be read as npz; it may be damaged"),
         (zipped_text(), "wrong.npz"),
-        (archive(spikes=np.ones(3)), "no array `counts`, only ['spikes']"),
+        (archive(spikes=np.ones(3)), "no array `counts`, only 'spikes'"),
         (archive(counts=np.array([[-1, 0]])), "must be finite and not negative"),
         (archive(counts=np.array([[1, 0]]), bin_size=0.0), "`bin_size` (=0.0) must be positive"),
         (archive(counts=np.array([[{}, 0]], dtype=object)), "allow_pickle=False"),

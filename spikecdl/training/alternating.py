@@ -78,7 +78,7 @@ class Alternating:
             record = {
                 "epoch": learned.epoch + 1,
                 "loss": found.cost / int(data.mask.sum()),
-                "objective": found.cost + found.penalty,
+                "objective": found.objective,
                 "n_events": len(found.events),
                 "seconds": time.perf_counter() - began,
             }

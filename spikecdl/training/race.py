@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,8 +73,7 @@ class Race:
     def __call__(self, data: Observations) -> tuple[Tensor, float]:
         """Return templates, longer than asked by the extra bins, and the level."""
         data = _part(data, self.problem.generator)
-        hidden = torch.arange(data.y.shape[-1], device=data.y.device) % _HIDE_EVERY == 0
-        seen = replace(data, mask=data.mask & ~hidden)
+        seen = replace(data, mask=data.mask & ~_hidden(data))
         levels = self.problem.weight.levels
         settle = (self.tol,) * _SETTLING_ROUNDS
         best = [
@@ -135,10 +135,13 @@ class Race:
     ) -> _Runner:
         """Take a few rounds on the bins that are seen; the cost is that of the others."""
         step = self.make_round(seen, self.problem.weight.at(runner.level))
-        templates, baseline = runner.templates, runner.baseline
-        for tol in tolerances:
-            found = step(_centred(templates, self.extra), baseline, tol)
-            templates, baseline = found.templates, found.baseline
+        found = step(_centred(runner.templates, self.extra), runner.baseline, tolerances[0])
+        for before, tol in zip(tolerances, tolerances[1:], strict=False):
+            new = step(_centred(found.templates, self.extra), found.baseline, tol)
+            if tol == before and new.objective > found.objective:
+                break
+            found = new
+        templates, baseline = found.templates, found.baseline
         if step.debias:
             # amplitudes as they are found when templates are known
             found = refine(
@@ -181,6 +184,13 @@ def _sparsest(runners: Sequence[_Runner]) -> _Runner:
         if float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5):
             good.append(runner)
     return max(good, key=lambda runner: runner.level)
+
+
+def _hidden(data: Observations) -> Tensor:
+    """Mark every so many bins, others in each window: events may come at the same time in all."""
+    *windows, _, n_bins = data.y.shape
+    first = torch.arange(math.prod(windows), device=data.y.device).reshape(*windows, 1, 1)
+    return (first + torch.arange(n_bins, device=data.y.device)) % _HIDE_EVERY == 0
 
 
 def _part(data: Observations, generator: torch.Generator) -> Observations:

@@ -27,6 +27,11 @@ class Refined:
     cost: float
     penalty: float = 0.0
 
+    @property
+    def objective(self) -> float:
+        """Return cost and penalty together."""
+        return self.cost + self.penalty
+
 
 def refine(
     data: Observations,

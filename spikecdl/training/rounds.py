@@ -15,6 +15,9 @@ from spikecdl.training.observations import Observations
 from spikecdl.training.refine import Refined, refine
 from spikecdl.training.weight import Weight, null_spread
 
+_PRICE = 4.0  # times what a score at the weight gains: twice as high a score
+_LENIENT = 0.25  # share of its price that an event of the l1 solution, which is shrunk, has to gain
+
 
 @dataclass(frozen=True)
 class Round:
@@ -75,7 +78,7 @@ class Round:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
         events = Events.from_codes(codes.flatten(0, -3))
         events = events.merge(self.separation)
-        events, _ = _prune(self.data, templates, events, baseline, penalty)
+        events, _ = _prune(self.data, templates, events, baseline, penalty, _LENIENT)
         first = refine(
             self.data, templates, events, penalty, baseline, learn_templates=False, max_iter=8
         )
@@ -93,14 +96,19 @@ class Round:
 
 
 def _prune(
-    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
+    data: Observations,
+    templates: Tensor,
+    events: Events,
+    baseline: Tensor,
+    penalty: Penalty,
+    share: float = _PRICE,
 ) -> tuple[Events, float]:
-    r"""Drop events that gain less likelihood than a score at the penalty's weight would.
+    r"""Drop events that gain less likelihood than a score twice the penalty's weight would.
 
-    A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`, and the penalty lets scores above its
-    weight through: an event of amplitude a and curvature w under its template must gain
-    :math:`a^2 w / 2 > \lambda^2 / 2 \sigma^2`.  Returns the events kept, and the sum of what they
-    had to gain.  A penalty that couples units judges whole groups; its events are all kept.
+    A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`.  An event of amplitude a, with the
+    curvature w under its template, must gain :math:`a^2 w / 2 > q \lambda^2 / 2 \sigma^2` with
+    q = ``share``.  Returns the events kept, and the sum of what they had to gain.  A penalty that
+    couples units judges whole groups; its events are all kept.
     """
     if penalty.coupled:
         return events, 0.0
@@ -113,6 +121,6 @@ def _prune(
     curvature = torch.where(data.mask, data.family.curvature(data.y, eta), 0)
     patches = events.patches(curvature, templates.shape[-1])
     energy = (templates.square()[events.template] * patches).sum(dim=(1, 2))
-    price = height[events.window, events.template, 0].square() / 2
+    price = share * height[events.window, events.template, 0].square() / 2
     kept = amplitude.square() * energy / 2 > price
     return events.take(kept), float(price[kept].sum())

@@ -45,7 +45,7 @@ class NullScore(Weight):
     """
 
     level: float = 1.0
-    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35)
+    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35, 0.2)
 
     def at(self, level: float) -> NullScore:
         """Return the rule at a multiple of that height, for events too many to be that rare."""

@@ -5,49 +5,62 @@ Each is counts with their truth, drawn by `spikecdl.simulate`; probabilities are
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
+import pandas as pd
 
 from spikecdl import BinnedSpikes, Binomial
 from spikecdl.simulate import simulate
 
 
-def w1(seed: int = 0) -> BinnedSpikes:
+def w1(seed: int = 0, n_windows: int = 30, n_bins: int = 3000) -> BinnedSpikes:
     """30 windows of 3,000 bins, 50 pooled trials, 3 templates of 125 bins, 4 events of each."""
-    rng = np.random.default_rng(seed)
-    return _pooled(w1_templates(), rng.uniform(0.02, 0.05, 30), 3000, 50, 4, (14, 26), 125, seed)
+    levels = np.random.default_rng(seed).uniform(0.02, 0.05, n_windows)
+    return _pooled(w1_templates(), levels, n_bins, 50, 4 / 3000, (14, 26), 125, seed)
 
 
-def w1_hard(seed: int = 0) -> BinnedSpikes:
+def w1_hard(seed: int = 0, n_windows: int = 30, n_bins: int = 3000) -> BinnedSpikes:
     """As `w1`, with rarer spikes, more and weaker events close together, templates more alike."""
-    rng = np.random.default_rng(seed)
-    levels = rng.uniform(0.008, 0.02, 30)
-    return _pooled(w1_hard_templates(), levels, 3000, 50, 7, (8, 18), 31, seed)
+    levels = np.random.default_rng(seed).uniform(0.008, 0.02, n_windows)
+    return _pooled(w1_hard_templates(), levels, n_bins, 50, 7 / 3000, (8, 18), 31, seed)
 
 
-def w3(seed: int = 0) -> BinnedSpikes:
-    """1,000 windows of 500 bins, 25 pooled trials, 5 templates of 50 bins."""
-    rng = np.random.default_rng(seed)
-    levels = rng.uniform(0.02, 0.06, 1000)
-    return _pooled(five_templates(50), levels, 500, 25, 1.5, (8, 16), 12, seed)
-
-
+@cache
 def w2(n_bins: int = 120_000, n_units: int = 100, seed: int = 0) -> BinnedSpikes:
-    """100 units of 120,000 bins, Poisson, 10 templates of 100 bins."""
-    rng = np.random.default_rng(seed)
+    """100 units of 120,000 bins, Poisson, 10 templates of 100 bins; 60 events of each."""
+    levels = np.random.default_rng(seed).uniform(0.015, 0.06, n_units)
     templates = np.concatenate([five_templates(100), five_templates(100)[:, ::-1]])
-    return simulate(
-        "poisson",
-        templates,
-        n_trials=1,
-        n_units=n_units,
-        duration=float(n_bins),
-        bin_size=1.0,
-        event_rate=60 / 120_000,
-        gap=25.0,
-        amplitude=(7.0, 15.0),
-        baseline=rng.uniform(0.015, 0.06, n_units),
-        random_state=seed,
-    )
+    units = [
+        _continuous(templates, level, n_bins, 1000 * seed + u) for u, level in enumerate(levels)
+    ]
+    events = [unit.truth.events.assign(unit=u) for u, unit in enumerate(units)]
+    truth = replace(units[0].truth, events=pd.concat(events), baseline=levels[None])
+    counts = np.concatenate([unit.counts for unit in units], axis=1)
+    return BinnedSpikes.from_array(counts, truth=truth)
+
+
+def w3(seed: int = 0, n_windows: int = 1000, n_bins: int = 500) -> BinnedSpikes:
+    """1,000 windows of 500 bins, 25 pooled trials, 5 templates of 50 bins."""
+    levels = np.random.default_rng(seed).uniform(0.02, 0.06, n_windows)
+    return _pooled(five_templates(50), levels, n_bins, 25, 1.5 / 500, (8, 16), 12, seed)
+
+
+def w4(seed: int = 0, size: int = 256, n_filters: int = 169) -> tuple[np.ndarray, np.ndarray]:
+    """Poisson counts of an image at peak 4, and random filters of 11 x 11 pixels and unit norm.
+
+    The image, (row, column), is a smooth ground with 25 discs on it.
+    """
+    rng = np.random.default_rng(seed)
+    row, column = (np.mgrid[:size, :size] + 0.5) / size
+    image = 0.35 + 0.25 * np.sin(6 * column + 3 * row) * np.cos(4 * row)
+    for x, y, radius, height in rng.uniform((0, 0, 0.03, -0.4), (1, 1, 0.2, 0.5), (25, 4)):
+        image += height * ((column - x) ** 2 + (row - y) ** 2 < radius**2)
+    image = (image - image.min()) / np.ptp(image)
+    filters = rng.standard_normal((n_filters, 1, 11, 11))
+    filters /= np.linalg.norm(filters, axis=(2, 3), keepdims=True)
+    return rng.poisson(4 * np.maximum(image, 1 / 255)), filters
 
 
 def w1_templates() -> np.ndarray:
@@ -55,7 +68,7 @@ def w1_templates() -> np.ndarray:
     t = _time(125)
     decay = (t > 0.12) * (np.exp(-(t - 0.12) / 0.12) - np.exp(-(t - 0.12) / 0.03))
     gabor = np.exp(-0.5 * ((t - 0.5) / 0.14) ** 2) * np.sin(2 * np.pi * 3.2 * (t - 0.45))
-    bumps = _bump(t, 0.2, 0.03) + 0.9 * _bump(t, 0.75, 0.03)
+    bumps = _bump(t, 0.2, 0.03) + _bump(t, 0.75, 0.03)
     return _tapered([decay, gabor, bumps])
 
 
@@ -70,8 +83,8 @@ def five_templates(n_bins: int) -> np.ndarray:
     return _tapered(
         [
             (t > 0.12) * (np.exp(-(t - 0.12) / 0.12) - np.exp(-(t - 0.12) / 0.03)),
-            np.exp(-0.5 * ((t - 0.5) / 0.14) ** 2) * np.sin(2 * np.pi * 1.6 * (t - 0.45)),
-            _bump(t, 0.66, 0.10) - 0.6 * _bump(t, 0.3, 0.08),
+            np.exp(-0.5 * ((t - 0.5) / 0.17) ** 2) * np.sin(2 * np.pi * 1.8 * (t - 0.45)),
+            _bump(t, 0.66, 0.10) - 0.8 * _bump(t, 0.3, 0.08),
             _bump(t, 0.25, 0.05) + 0.8 * _bump(t, 0.62, 0.05),
             t**2 * (1 - 1 / (1 + np.exp(-(t - 0.8) / 0.02))),
         ]
@@ -83,7 +96,7 @@ def _pooled(
     levels: np.ndarray,
     n_bins: int,
     n_pooled: int,
-    events: float,
+    event_rate: float,
     amplitude: tuple[float, float],
     gap: int,
     seed: int,
@@ -96,10 +109,27 @@ def _pooled(
         n_units=len(levels),
         duration=float(n_bins),
         bin_size=1.0,
-        event_rate=events / n_bins,
+        event_rate=event_rate,
         gap=float(gap),
         amplitude=amplitude,
         baseline=levels * n_pooled,
+        random_state=seed,
+    )
+
+
+def _continuous(templates: np.ndarray, level: float, n_bins: int, seed: int) -> BinnedSpikes:
+    """Draw a unit's recording; ``level`` is its mean count per bin."""
+    return simulate(
+        "poisson",
+        templates,
+        n_trials=1,
+        n_units=1,
+        duration=float(n_bins),
+        bin_size=1.0,
+        event_rate=60 / 120_000,
+        gap=25.0,
+        amplitude=(7.0, 15.0),
+        baseline=level,
         random_state=seed,
     )
 

@@ -1,0 +1,197 @@
+"""Templates: a training step, recovery from a start that is near and from nothing."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import workloads
+from problems import Coding, observations, true_events, true_templates
+from timing import Row, Settings, duel, duration, interleaved
+from torch import Tensor
+from yardstick import Training
+
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, ConvDictionary, sparse_code, threads
+from spikecdl.estimator import NotConvergedWarning
+from spikecdl.metrics import template_error
+from spikecdl.training import NullScore, Observations
+from spikecdl.training.refine import Refined, refine
+from spikecdl.training.rounds import Round
+
+GOOD = 0.1  # error of a template that counts as found
+_LOOSE = (0.5, 0.3)  # tolerances of the first rounds, when templates are not yet right
+_TOL = 0.1
+_MOST_ROUNDS = 30
+_TO_THE_END = 200  # iterations of the refinement that knows the events
+LENGTH = 125  # bins of a template of W1
+
+
+def training_steps(settings: Settings) -> Iterator[Row]:
+    """A round, or a step that starts from the last codes, against the yardstick's step, on W1."""
+    problem = Coding.of(_w1(settings))
+    start, baseline = perturbed(problem.templates, 0.9, seed=0), problem.data.baseline
+    n_iter = 10 if settings.quick else 250
+    penalised, debiased = (default_round(problem.data, debias) for debias in (False, True))
+    contenders = {
+        "yardstick": Training(problem.yardstick, start, n_iter).step,
+        "l1 round": partial(take, penalised, start, baseline),
+        "debiased round": partial(take, debiased, start, baseline),
+        "l1 gradient step, warm": _WarmSteps(problem, start).step,
+    }
+    seconds = interleaved(contenders, settings.repeats)
+    for name in list(contenders)[1:]:
+        note = f"against a gradient step through {n_iter} iterations"
+        yield duel(f"training, {name}, W1", seconds, note=note, by=name)
+
+
+def from_near(settings: Settings) -> Iterator[Row]:
+    """Rounds from templates that correlate 0.6 with the truth until all errors are small."""
+    counts = _w1(settings)
+    data, truth = observations(counts, known_baseline=False), true_templates(counts)
+    take(default_round(data), truth, data.baseline)  # compiles
+    starts = [perturbed(truth, 0.6, seed) for seed in range(settings.repeats)]
+    runs = [_seconds_to_good(data, start, truth) for start in starts]
+    good = [run for run in runs if run is not None]
+    share = f"{len(good)} of {len(runs)} starts"
+    what = f"from correlation 0.6 to all errors < {GOOD}, W1"
+    if not good:
+        yield Row(what, package="never", note=f"{share} in {_MOST_ROUNDS} rounds")
+        return
+    seconds, rounds = np.median(good, axis=0)
+    yield Row(what, package=duration(seconds), note=f"{rounds:g} rounds; {share}")
+
+
+def from_nothing(settings: Settings) -> Iterator[Row]:
+    """Fits of W1 without knowledge."""
+    return _without_knowledge("W1", _w1, settings)
+
+
+def from_nothing_hard(settings: Settings) -> Iterator[Row]:
+    """Fits of W1hard without knowledge."""
+    return _without_knowledge("W1hard", _w1_hard, settings)
+
+
+def perturbed(templates: Tensor, correlation: float, seed: int) -> Tensor:
+    """Return templates of unit norm with that correlation, the rest white noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(templates.shape, generator=generator)
+    noise -= (noise * templates).sum(-1, keepdim=True) * templates
+    noise /= noise.norm(dim=-1, keepdim=True)
+    return correlation * templates + (1 - correlation**2) ** 0.5 * noise
+
+
+class _WarmSteps:
+    """Solve for the codes from those of the last step, then move a little along the gradient.
+
+    The gradient is that of the penalised objective at its minimum over the codes.
+    """
+
+    def __init__(self, problem: Coding, templates: Tensor) -> None:
+        self.problem, self.dictionary = problem, ConvDictionary(templates.clone())
+        self.codes: Tensor | None = None
+        self.adam = torch.optim.Adam(self.dictionary.parameters(), lr=1e-3, eps=1e-3)
+
+    def step(self) -> None:
+        """Take one step."""
+        data = self.problem.data
+        self.codes = sparse_code(
+            data.y,
+            data.family,
+            self.dictionary,
+            self.problem.penalty,
+            data.baseline,
+            tol=_TOL,
+            start=self.codes,
+        ).codes
+        self.adam.zero_grad()
+        data.family.cost(data.y, self.dictionary(self.codes) + data.baseline).mean().backward()
+        self.adam.step()
+        self.dictionary.normalize_()
+
+
+def default_round(data: Observations, debias: bool = True) -> Round:
+    """Return a round with the settings of the default fit, on templates of W1's length."""
+    default = Alternating(debias=debias)
+    return Round(
+        data=data,
+        penalty=L1(),
+        weight=NullScore(),
+        debias=debias,
+        separation=round(default.separation * LENGTH),
+        smoothness=default.smoothness,
+        max_iter=default.max_iter,
+    )
+
+
+def take(step: Round, templates: Tensor, baseline: Tensor, tol: float = _TOL) -> Refined:
+    """Take a round with as many threads as a fit uses."""
+    with threads.for_size(step.data.y.numel() * len(templates)):
+        return step(templates, baseline, tol)
+
+
+def _seconds_to_good(
+    data: Observations, templates: Tensor, truth: Tensor
+) -> tuple[float, int] | None:
+    """Return the seconds and rounds until all errors are small; None if they never are."""
+    step, baseline, seconds = default_round(data), data.baseline, 0.0
+    for count in range(_MOST_ROUNDS):
+        began = time.perf_counter()
+        found = take(step, templates, baseline, _LOOSE[count] if count < len(_LOOSE) else _TOL)
+        seconds += time.perf_counter() - began
+        templates, baseline = found.templates, found.baseline
+        if template_error(templates, truth).max < GOOD:
+            return seconds, count + 1
+    return None
+
+
+def _without_knowledge(
+    name: str, make: Callable[[Settings, int], BinnedSpikes], settings: Settings
+) -> Iterator[Row]:
+    """Fits of data and starts of several seeds, and what knowing all events would give."""
+    _fit(make(replace(settings, quick=True), 0), 0)  # compiles
+    fits = [_fit(make(settings, seed), seed) for seed in range(settings.seeds)]
+    seconds, errors, known = (np.array(values) for values in zip(*fits, strict=True))
+    good = int((errors < GOOD).all(axis=1).sum())
+    yield Row(
+        f"without knowledge, all errors < {GOOD}, {name}",
+        package=f"{good} of {len(fits)}",
+        note=f"{duration(np.median(seconds))} a fit, at most {duration(seconds.max())}",
+    )
+    errors, known = errors.mean(axis=1), known.mean(axis=1)
+    ratio = errors / known
+    yield Row(
+        f"final error over that with known events, {name}",
+        package=f"{np.median(ratio):.2f}",
+        note=f"{ratio.min():.2f}-{ratio.max():.2f}; median errors {np.median(errors):.3f} and "
+        f"{np.median(known):.3f}",
+    )
+
+
+def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the seconds of a fit, its errors, and those of templates fitted to true events."""
+    model = DCEA(3, LENGTH, counts.truth.family, random_state=seed)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        model.fit(counts)
+    seconds = time.perf_counter() - began
+    data, truth = observations(counts, known_baseline=False), true_templates(counts)
+    known = refine(data, truth, true_events(counts), L1(), data.baseline, max_iter=_TO_THE_END)
+    return (
+        seconds,
+        template_error(model.templates_, truth).errors,
+        template_error(known.templates, truth).errors,
+    )
+
+
+def _w1(settings: Settings, seed: int = 0) -> BinnedSpikes:
+    return workloads.w1(seed, n_windows=6) if settings.quick else workloads.w1(seed)
+
+
+def _w1_hard(settings: Settings, seed: int = 0) -> BinnedSpikes:
+    return workloads.w1_hard(seed, n_windows=6) if settings.quick else workloads.w1_hard(seed)

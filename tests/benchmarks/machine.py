@@ -1,0 +1,113 @@
+"""The machine and what it can do at best: products, multiply-adds, bytes."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numba import njit
+from timing import Row, Settings, interleaved, number
+
+import spikecdl
+from spikecdl.parallel import in_parallel, n_threads
+
+_CHAIN = 16  # multiply-adds on a number while it is in a register
+_IN_CACHE = 2048  # numbers of a thread that stay in the first cache
+
+
+def describe() -> str:
+    """Return processor, threads, versions and date."""
+    versions = [f"{name} {version(name)}" for name in ("torch", "numba", "numpy", "scipy")]
+    return "\n".join(
+        [
+            f"processor  {_processor()}",
+            f"threads    {n_threads()} of the package, {torch.get_num_threads()} of torch",
+            f"versions   spikecdl {spikecdl.__version__}, {', '.join(versions)}, "
+            f"Python {platform.python_version()}",
+            f"date       {datetime.date.today().isoformat()}",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Most operations per second in matrix products and as multiply-adds, and bytes per second."""
+
+    product: float
+    fma: float
+    bandwidth: float
+
+    def bound(self, flops: float, n_bytes: float, seconds: float) -> str:
+        """Say how near to both limits work is that takes so many operations and bytes."""
+        products, traffic = flops / seconds / self.product, n_bytes / seconds / self.bandwidth
+        return (
+            f"{number(flops / seconds / 1e9)} GFLOP/s ({products:.0%} of products), "
+            f"{number(n_bytes / seconds / 1e9)} GB/s ({traffic:.0%} of bandwidth); the nearer "
+            f"limit: {'products' if products > traffic else 'bandwidth'}"
+        )
+
+
+def peaks(settings: Settings) -> Peaks:
+    """Measure what the machine can do, in single precision, with all threads."""
+    size = 512 if settings.quick else 2048
+    left, right = torch.rand(2, size, size)
+    source = torch.rand((2 if settings.quick else 50) * 1_000_000)
+    target = torch.empty_like(source)
+    values = np.ones((n_threads(), _IN_CACHE), np.float32)
+    rounds, factor, rest = 2_000, np.float32(0.9), np.float32(0.1)  # values stay near 1
+
+    def multiply_add() -> None:
+        in_parallel(lambda part: _multiply_add(values[part], factor, rest, rounds), len(values))
+
+    seconds = interleaved(
+        {
+            "product": lambda: left @ right,
+            "fma": multiply_add,
+            "copy": lambda: target.copy_(source),
+        },
+        settings.repeats,
+    )
+    best = {name: values.min() for name, values in seconds.items()}
+    return Peaks(
+        product=2 * size**3 / best["product"],
+        fma=2 * _CHAIN * values.size * rounds / best["fma"],
+        bandwidth=2 * source.nbytes / best["copy"],
+    )
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Return the peaks as rows of the table."""
+    found = peaks(settings)
+    return [
+        Row("matrix product, single precision", package=f"{number(found.product / 1e9)} GFLOP/s"),
+        Row("multiply-add, single precision", package=f"{number(found.fma / 1e9)} GFLOP/s"),
+        Row("copy, read and write", package=f"{number(found.bandwidth / 1e9)} GB/s"),
+    ]
+
+
+@njit(cache=True, fastmath={"contract"}, nogil=True)
+def _multiply_add(values, factor, rest, rounds):
+    """Multiply every number and add to it, many times."""
+    for i in range(values.shape[0]):
+        row = values[i]
+        for _ in range(rounds):
+            for j in range(row.size):
+                x = row[j]
+                for _ in range(_CHAIN):
+                    x = x * factor + rest
+                row[j] = x
+
+
+def _processor() -> str:
+    """Return the name of the processor."""
+    about = Path("/proc/cpuinfo")
+    if about.exists():
+        for line in about.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

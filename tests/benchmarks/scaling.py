@@ -1,0 +1,101 @@
+"""How memory grows with depth, and time with the number and the length of windows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import workloads
+from learning import default_round, perturbed, take
+from problems import Coding, observations, true_templates
+from timing import Row, Settings, exponent, interleaved
+from yardstick import Training
+
+from spikecdl import BinnedSpikes
+
+
+def memory(settings: Settings) -> Iterator[Row]:
+    """Peak memory of a process that takes a step of training on W1, at several depths."""
+    depths = (5, 10, 20) if settings.quick else (25, 50, 100)
+    for name in _TRAINED:
+        peaks = [_in_a_process(name, depth, settings.quick) for depth in depths]
+        growth = (peaks[-1] - peaks[0]) / (depths[-1] - depths[0])
+        at = ", ".join(f"{peak:.0f}" for peak in peaks)
+        yield Row(
+            f"peak memory against depth, {name}, W1",
+            note=f"{at} MB at {', '.join(map(str, depths))} iterations",
+            **{name: f"{growth:.2f} MB/iteration"},
+        )
+
+
+def slopes(settings: Settings) -> Iterator[Row]:
+    """Power of the time of a debiased round in the number and in the length of windows."""
+    windows, bins = ((2, 4), (500, 1000)) if settings.quick else ((15, 30, 60), (1500, 3000, 6000))
+    for what, sizes, counts in (
+        ("number of windows", windows, [workloads.w1(n_windows=size) for size in windows]),
+        ("bins of a window", bins, [workloads.w1(n_bins=size) for size in bins]),
+    ):
+        yield Row(
+            f"time of a debiased round against {what}, W1",
+            package=f"power {_power(sizes, counts, settings):.2f}",
+            note=f"of {', '.join(map(str, sizes))}",
+        )
+
+
+def _power(sizes: Sequence[int], counts: Sequence[BinnedSpikes], settings: Settings) -> float:
+    """Return p of time = constant * size ** p."""
+    contenders = {}
+    for size, drawn in zip(sizes, counts, strict=True):
+        data = observations(drawn, known_baseline=False)
+        start = perturbed(true_templates(drawn), 0.9, seed=0)
+        contenders[str(size)] = partial(take, default_round(data), start, data.baseline)
+    seconds = interleaved(contenders, settings.repeats)
+    return exponent(sizes, list(seconds.values()))
+
+
+def _in_a_process(name: str, depth: int, quick: bool) -> float:
+    """Return the peak memory in MB of a process that trains with that many iterations."""
+    command = [sys.executable, __file__, name, str(depth), *["quick"] * quick]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
+
+
+def _peak_memory() -> float:
+    """Return the most memory that this process has held, in MB.
+
+    On Linux `getrusage` hands on the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(peak.split()[1]) / 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes or kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _yardstick(counts: BinnedSpikes, depth: int) -> None:
+    """Take a gradient step through that many iterations."""
+    problem = Coding.of(counts)
+    Training(problem.yardstick, problem.templates, depth).step()
+
+
+def _package(counts: BinnedSpikes, depth: int) -> None:
+    """Take a round that stops coding after that many iterations, not at a tolerance."""
+    data, templates = observations(counts, known_baseline=False), true_templates(counts)
+    step = replace(default_round(data), max_iter=depth)
+    take(step, perturbed(templates, 0.9, seed=0), data.baseline, tol=1e-9)
+
+
+_TRAINED = {"yardstick": _yardstick, "package": _package}
+
+if __name__ == "__main__":
+    trained, given_depth, *options = sys.argv[1:]
+    size = {"n_windows": 4, "n_bins": 1000} if options else {}
+    _TRAINED[trained](workloads.w1(**size), int(given_depth))
+    print(_peak_memory())
