@@ -32,6 +32,7 @@ _HOME = {
     "Unrolled": "training",
     "DCEA": "estimator",
     "load": "estimator",
+    "NotConvergedWarning": "estimator",
     "read": "io",
     "read_nwb": "io",
     "read_neo": "io",
@@ -41,7 +42,7 @@ _HOME = {
     "write_nwb": "io",
     "write_npz": "io",
 }
-_MODULES = ("metrics", "plots", "report", "simulate", "io")
+_MODULES = ("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

@@ -71,7 +71,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         ``spikecdl.L1(sign="both")``; its weight is set here.
     penalty_weight : float, optional
         Weight as a fraction of lambda_max, above which all codes are zero.  None: the height
-        that scores of pure noise reach, per window.
+        that scores of pure noise reach in a window, times the level (1 or lower) that predicts
+        hidden bins best.
     baseline : "learned", (start, stop), or array_like
         Linear predictor without events: learned with the codes per unit and window; estimated
         from bins between two times of each window; or given as rates in Hz, (unit,) or

@@ -447,3 +447,33 @@ def from_config(config: Mapping[str, Any]) -> Family:
     """Make a family from what `Family.config` described."""
     name = _validation.one_of("name", config["name"], FAMILIES)
     return FAMILIES[name](**{key: value for key, value in config.items() if key != "name"})
+
+
+def from_text(text: str) -> Family:
+    """Make a family from its name and, after a colon, its parameters.
+
+    Raises
+    ------
+    ValueError
+        If there is no such family or parameter, or a value is not a number.
+
+    Examples
+    --------
+    >>> from_text("gaussian:scale=2.5")
+    Gaussian(scale=2.5)
+    """
+    name, _, rest = text.partition(":")
+    known = [f.name for f in fields(FAMILIES[_validation.one_of("family", name, FAMILIES)])]  # type: ignore[arg-type]
+    config: dict[str, Any] = {"name": name}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        try:
+            config[key] = int(value) if key == "n_trials" else float(value)
+        except ValueError:
+            raise ValueError(
+                f"`family` (={text!r}): `{key}` (={value!r}) must be a number"
+            ) from None
+        if key not in known:
+            options = ", ".join(known) or "none"
+            raise ValueError(f"`family` (={text!r}): {name} has no {key!r}; it has: {options}")
+    return from_config(config)

@@ -126,6 +126,10 @@ class TestModel:
             DCEA().save(tmp_path)
 
 
+#: A fit that takes all of its epochs.
+LONG = {"n_templates": 2, "penalty_weight": None, "n_epochs": 3}
+
+
 class Stop(Exception):
     """The power goes."""
 
@@ -145,13 +149,14 @@ class TestResume:
     @pytest.mark.parametrize("epochs", [1, 2])
     def test_gives_the_bits_of_an_unbroken_fit(self, gradient, epochs, tmp_path):
         file, counts = tmp_path / "checkpoint.safetensors", some_counts()
-        model = quick(gradient=gradient, n_epochs=3)
+        model = quick(gradient=gradient, **LONG)
         with pytest.raises(Stop):
             model.fit(counts, checkpoint=file, on_epoch=stop_after(epochs))
         seen = []
         on_epoch = lambda state: seen.append(state.epoch)  # noqa: E731
         model.fit(counts, checkpoint=file, resume=True, on_epoch=on_epoch)
-        whole = quick(gradient=gradient, n_epochs=3).fit(counts)
+        whole = quick(gradient=gradient, **LONG).fit(counts)
+        assert whole.n_iter_ == 3
         assert seen == list(range(epochs + 1, whole.n_iter_ + 1))
         assert same_bits(model.templates_, whole.templates_)
         assert same_bits(model.transform(counts), whole.transform(counts))
@@ -228,7 +233,7 @@ class TestResume:
         file = tmp_path / "checkpoint"
         code = (
             "import sys, time; from fits import quick, some_counts;"
-            f"quick(gradient={gradient!r}, n_epochs=3).fit(some_counts(), checkpoint=sys.argv[1],"
+            f"quick(gradient={gradient!r}, **{LONG}).fit(some_counts(), checkpoint=sys.argv[1],"
             "on_epoch=lambda state: time.sleep(0.2))"
         )
         process = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment())
@@ -238,9 +243,9 @@ class TestResume:
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert storage.load_tensors(file)[1]["epoch"] < 3
-        model = quick(gradient=gradient, n_epochs=3)
+        model = quick(gradient=gradient, **LONG)
         model.fit(some_counts(), checkpoint=file, resume=True)
-        whole = quick(gradient=gradient, n_epochs=3).fit(some_counts())
+        whole = quick(gradient=gradient, **LONG).fit(some_counts())
         assert same_bits(model.templates_, whole.templates_)
         assert same_bits(model.baseline_, whole.baseline_)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from spikecdl.families import (
     NegativeBinomial,
     Poisson,
     from_config,
+    from_text,
 )
 
 NAMES = sorted(FAMILIES)
@@ -446,3 +448,33 @@ def test_the_negative_binomial_becomes_poisson(shape):
     eta = torch.tensor(0.8, dtype=torch.float64)
     difference = NegativeBinomial(shape).log_prob(y, eta) - Poisson().log_prob(y, eta)
     assert difference.abs().max() < 60 / shape
+
+
+class TestFromText:
+    @pytest.mark.parametrize(
+        ("text", "family"),
+        [
+            ("poisson", Poisson()),
+            ("gaussian:scale=2.5", Gaussian(2.5)),
+            ("negative_binomial:shape=3", NegativeBinomial(3.0)),
+        ],
+    )
+    def test_parameters_follow_a_colon(self, text, family):
+        assert from_text(text) == family
+
+    def test_a_binomial_takes_whole_trials(self):
+        assert from_text("binomial:n_trials=30").n_trials == 30
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("gauss", "must be one of"),
+            ("gaussian:sigma=2", "gaussian has no 'sigma'; it has: scale"),
+            ("poisson:rate=2", "it has: none"),
+            ("gaussian:scale=wide", "`scale` (='wide') must be a number"),
+            ("gaussian:scale=-1", "`scale` (=-1.0) must be positive"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, text, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            from_text(text)

@@ -41,7 +41,11 @@ def fit(
     templates: Annotated[int, typer.Option(metavar="NUMBER", help="How many templates.")] = 1,
     family: Annotated[
         str,
-        typer.Option(metavar="NAME", help="binomial, poisson, negative_binomial or gaussian."),
+        typer.Option(
+            metavar="NAME",
+            help="binomial, poisson, negative_binomial or gaussian; parameters after a colon, as "
+            "gaussian:scale=2.5, negative_binomial:shape=3.",
+        ),
     ] = "poisson",
     pool_trials: choose.Pool = False,
     align: choose.Align = None,
@@ -105,12 +109,13 @@ def fit(
     """
     from spikecdl._validation import one_of
     from spikecdl.estimator import DCEA
+    from spikecdl.families import from_text
     from spikecdl.penalties import PENALTIES
 
     model = DCEA(
         templates,
         length,
-        family,
+        from_text(family) if ":" in family else family,
         layout=layout,
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,

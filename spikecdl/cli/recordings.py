@@ -43,7 +43,11 @@ def simulate(
     out: Annotated[Path, typer.Option(metavar="FILE", help="NWB file to write.")],
     family: Annotated[
         str,
-        typer.Option(metavar="NAME", help="binomial, poisson, negative_binomial or gaussian."),
+        typer.Option(
+            metavar="NAME",
+            help="binomial, poisson, negative_binomial or gaussian; parameters after a colon, as "
+            "gaussian:scale=2.5.",
+        ),
     ] = "binomial",
     templates: Annotated[
         str,
@@ -107,10 +111,11 @@ def simulate(
     The truth is in the file. Counts become spike times; a gaussian signal is written as bins.
     """
     import spikecdl.simulate as simulators
+    from spikecdl.families import from_text
     from spikecdl.io import write_nwb
 
     counts = simulators.simulate(
-        family,
+        from_text(family),
         _templates(templates),
         n_trials=trials,
         n_units=units,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -83,10 +83,10 @@ class Alternating:
                 "seconds": time.perf_counter() - began,
             }
             _check_finite(record)
+            if learned.history and record["objective"] > learned.history[-1]["objective"]:
+                return replace(learned, converged=True)  # codes are solved anew: uphill can be
             history = [*learned.history, record]
             tensors = {"templates": found.templates, "baseline": found.baseline, "level": level}
-            if _worse(history):
-                tensors = learned.tensors
             learned = Learned(tensors, learned.epoch + 1, history, _settled(history, null))
             on_epoch(learned)
         return learned
@@ -133,11 +133,6 @@ def _crop(templates: Tensor, length: int) -> Tensor:
     start = energy.argmax(-1)
     cut = torch.stack([h[:, s : s + length] for h, s in zip(templates, start, strict=True)])
     return cut / cut.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
-
-
-def _worse(history: list[dict[str, Any]]) -> bool:
-    """Whether the last epoch went uphill: its codes are solved anew, so it can; it is not kept."""
-    return len(history) > 1 and history[-1]["objective"] > history[-2]["objective"]
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

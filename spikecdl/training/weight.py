@@ -44,6 +44,7 @@ class NullScore(Weight):
     Biometrika 81, 1994, for the Gaussian family).
     """
 
+    #: Multiplies that height.
     level: float = 1.0
     levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35, 0.2)
 

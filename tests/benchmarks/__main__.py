@@ -54,15 +54,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python tests/benchmarks",
-        description="Measure the package against the paper's algorithm, both in this run, by turns.",
+        description="Measure the package against the paper's algorithm; both take turns.",
     )
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=PARTS,
-        metavar="NAME",
-        help=f"{', '.join(PARTS)}; may be repeated",
-    )
+    names = f"{', '.join(PARTS)}; may be repeated"
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=names)
     parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="default: 5")
     parser.add_argument(
         "--seeds", type=_count, default=5, metavar="N", help="fits without knowledge; default: 5"

@@ -46,19 +46,10 @@ def at_the_gap_of_the_yardstick(settings: Settings) -> Iterator[Row]:
 
 def to_a_certificate(settings: Settings) -> Iterator[Row]:
     """Codes to a relative gap of a millionth; of W2, as many units as can be afforded."""
+    yield _certified("W1", Coding.of(_w1(settings)), settings)
     n_units = 1 if settings.quick else _affordable_units()
-    for name, problem in (
-        ("W1", Coding.of(_w1(settings))),
-        (f"W2 ({n_units} of 100 units)", Coding.of(_w2(settings, n_units))),
-    ):
-        tol = problem.loosest(_TIGHT, problem.codes)
-        contenders = {"package": partial(problem.codes, tol)}
-        seconds = interleaved(contenders, settings.repeats, warm=False)["package"]
-        yield Row(
-            f"codes to gap {_TIGHT:.0e}, {name}",
-            package=duration(np.median(seconds)),
-            note=problem.certificate(tol),
-        )
+    problem = Coding.of(_w2(settings, n_units))
+    yield _certified(f"W2 ({n_units} of 100 units)", problem, settings)
 
 
 def against_alphacsc(settings: Settings) -> Iterator[Row]:
@@ -121,7 +112,10 @@ def _w2(settings: Settings, n_units: int = 100) -> BinnedSpikes:
 def _affordable_units() -> int:
     """Return how many units of W2 can be solved over and over in a minute."""
     problem = Coding.of(workloads.w2(n_units=1))
-    problem.codes(1e-3)
+    solved = problem.solve(1e-3)  # compiles
+    if not solved.converged:
+        violation = float(solved.violation.max())
+        raise Skip(f"W2: sparse coding stopped at a violation of {violation:.1e} of the weight")
     seconds = interleaved({"solve": partial(problem.codes, 1e-3)}, 1, warm=False)["solve"][0]
     return int(np.clip(_MOST_SECONDS / _SOLVES * n_threads() / seconds, 1, 100))
 
@@ -146,6 +140,17 @@ def _iteration(what: str, problem: Coding, n_iter: int, limits: Peaks, settings:
     flops = 4 * codes.numel() * problem.templates[0].numel()
     n_bytes = 4 * codes.nbytes + data.y.nbytes  # codes and their extrapolation, read and written
     return duel(what, seconds, n_iter, limits.bound(flops, n_bytes, fastest))
+
+
+def _certified(name: str, problem: Coding, settings: Settings) -> Row:
+    """Time the loosest tolerance that gives the gap."""
+    tol = problem.loosest(_TIGHT, problem.codes)
+    seconds = interleaved({"package": partial(problem.codes, tol)}, settings.repeats, warm=False)
+    return Row(
+        f"codes to gap {_TIGHT:.0e}, {name}",
+        package=duration(np.median(seconds["package"])),
+        note=problem.certificate(tol),
+    )
 
 
 def _without_graph(call: Callable[..., Tensor], *arguments: object) -> Callable[[], Tensor]:

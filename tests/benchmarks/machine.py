@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Peaks:
         )
 
 
+@cache
 def peaks(settings: Settings) -> Peaks:
     """Measure what the machine can do, in single precision, with all threads."""
     size = 512 if settings.quick else 2048
