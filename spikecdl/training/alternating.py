@@ -52,7 +52,7 @@ class Alternating:
     3
     """
 
-    n_starts: int = 9
+    n_starts: int = 12
     debias: bool = True
     padding: float = 0.4
     separation: float = 0.125
