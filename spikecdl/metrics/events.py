@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class EventRates:
     hits: int
     misses: int
     false_alarms: int
-    pairs: np.ndarray
+    pairs: np.ndarray = field(repr=False)
     amplitude_correlation: float
 
     @property

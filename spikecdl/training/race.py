@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,18 +28,13 @@ _RESEEDS = 4  # tries to replace each template
 
 @dataclass(frozen=True)
 class _Runner:
-    """Where a run stands: cost of every hidden bin, templates, baseline, level, events."""
+    """Where a run stands: cost of the hidden bins, templates, baseline, level, events."""
 
-    cost: Tensor
+    cost: float
     templates: Tensor
     baseline: Tensor
     level: float
     events: Events | None = None
-
-    @property
-    def total(self) -> float:
-        """Cost of all hidden bins."""
-        return float(self.cost.sum())
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,9 @@ class Race:
     """Choose templates to start from, and the level of the penalty.
 
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
-    quarters of the bins; the others judge them.  The best of each level go on, and others are
-    tried in place of each of their templates; the very best goes on at every level.  Of the levels
-    that are within a standard error of the best the highest is chosen, which has the fewest events
-    (the one-standard-error rule: Breiman et al., *Classification and Regression Trees*, 1984).
+    quarters of the bins; the others judge them.  Every other run begins with one template and adds
+    the rest one by one.  The best of each level go on, and others are tried in place of each of
+    their templates; the very best goes on at every level, and the best of those is chosen.
 
     Parameters
     ----------
@@ -76,36 +71,41 @@ class Race:
         seen = replace(data, mask=data.mask & ~_hidden(data))
         levels = self.problem.weight.levels
         settle = (self.tol,) * _SETTLING_ROUNDS
-        best = [
-            self._run(
-                self._first(seen, data, level, -(-self.n_starts // len(levels))), seen, data, settle
-            )
+        share = -(-self.n_starts // len(levels))
+        first = [self._first(seen, data, level, share) for level in levels]
+        leaders = [_best([runner, self._run(runner, seen, data, settle)]) for runner in first]
+        winner = _best(self._reseeded(runner, seen, data) for runner in leaders)
+        others = [
+            self._run(replace(winner, level=level), seen, data, settle)
             for level in levels
+            if level != winner.level
         ]
-        tried = [self._reseeded(runner, seen, data) for runner in best]
-        winner = min(tried, key=lambda runner: runner.total)
-        runners = [
-            winner
-            if level == winner.level
-            else self._run(replace(winner, level=level), seen, data, settle)
-            for level in levels
-        ]
-        chosen = _sparsest(runners)
+        chosen = _best([winner, *others])
         return self._run(chosen, data, data, settle).templates, chosen.level
 
     def _first(
         self, seen: Observations, data: Observations, level: float, n_starts: int
     ) -> _Runner:
-        """Return the best of a few runs at one level."""
-        runs = [self._run(self._start(data, level), seen, data, _LOOSE) for _ in range(n_starts)]
-        return min(runs, key=lambda runner: runner.total)
+        """Return the best of a few runs at one level, every other one grown."""
+        together, one_by_one = self.problem.n_templates, 1
+        counts = itertools.islice(itertools.cycle((together, one_by_one)), n_starts)
+        return _best(self._grown(seen, data, level, count) for count in counts)
 
-    def _start(self, data: Observations, level: float) -> _Runner:
+    def _grown(self, seen: Observations, data: Observations, level: float, count: int) -> _Runner:
+        """Run with so many templates, then with one more, begun where the others explain least."""
+        runner = self._run(self._start(data, level, count), seen, data, _LOOSE)
+        while len(runner.templates) < self.problem.n_templates:
+            new = self._unexplained(runner, seen)
+            idle = replace(runner, templates=torch.cat([runner.templates, new]))
+            runner = _best([idle, self._run(idle, seen, data, _LOOSE)])
+        return runner
+
+    def _start(self, data: Observations, level: float, n_templates: int) -> _Runner:
         problem, rows = self.problem, data.rows()
         eta = rows.baseline.expand_as(rows.y)
         length = problem.length + self.extra
-        templates = data_starts(rows, eta, problem.n_templates, length, problem.generator)
-        return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
+        templates = data_starts(rows, eta, n_templates, length, problem.generator)
+        return _Runner(math.inf, templates, data.baseline, level)
 
     def _reseeded(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
         """Try others in place of each template, as long as that helps."""
@@ -114,21 +114,25 @@ class Race:
             before = runner
             for c in range(count):
                 rival = self._run(self._without(runner, c, seen), seen, data, _TRIAL)
-                runner = min(runner, rival, key=lambda runner: runner.total)
+                runner = _best([runner, rival])
             if runner is before:
                 break
         return runner
 
     def _without(self, runner: _Runner, c: int, seen: Observations) -> _Runner:
         """Put in place of a template a stretch that the others leave unexplained."""
-        assert runner.events is not None
-        rows, templates = seen.rows(), runner.templates.clone()
-        offset = runner.baseline.reshape_as(rows.baseline).expand_as(rows.y)
-        others = runner.events.take(runner.events.template != c)
-        eta = others.add_to(offset.to(templates.dtype), templates).to(rows.y.dtype)
-        length = templates.shape[-1]
-        templates[c] = data_starts(rows, eta, 1, length, self.problem.generator)[0]
+        templates = runner.templates.clone()
+        templates[c] = self._unexplained(runner, seen, without=c)[0]
         return replace(runner, templates=templates)
+
+    def _unexplained(self, runner: _Runner, seen: Observations, without: int = -1) -> Tensor:
+        """Take for a template a stretch that the events, without one template's, do not explain."""
+        assert runner.events is not None
+        events = runner.events.take(runner.events.template != without)
+        rows, templates = seen.rows(), runner.templates
+        offset = runner.baseline.reshape_as(rows.baseline).expand_as(rows.y)
+        eta = events.add_to(offset.to(templates.dtype), templates).to(rows.y.dtype)
+        return data_starts(rows, eta, 1, templates.shape[-1], self.problem.generator)
 
     def _run(
         self, runner: _Runner, seen: Observations, data: Observations, tolerances: Sequence[float]
@@ -154,7 +158,7 @@ class Race:
         hidden = rows.mask & ~seen.rows().mask
         return replace(
             runner,
-            cost=rows.family.cost(rows.y, eta)[hidden],
+            cost=float(rows.family.cost(rows.y, eta)[hidden].sum()),
             templates=templates,
             baseline=baseline,
             events=found.events,
@@ -175,15 +179,9 @@ def _centred(templates: Tensor, reach: int) -> Tensor:
     return moved / moved.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
 
 
-def _sparsest(runners: Sequence[_Runner]) -> _Runner:
-    """Return the runner of the highest level that is within a standard error of the best."""
-    best = min(runners, key=lambda runner: runner.total)
-    good = []
-    for runner in runners:
-        worse = runner.cost - best.cost
-        if float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5):
-            good.append(runner)
-    return max(good, key=lambda runner: runner.level)
+def _best(runners: Iterable[_Runner]) -> _Runner:
+    """Return the runner that predicts the hidden bins best, the first of equals."""
+    return min(runners, key=lambda runner: runner.cost)
 
 
 def _hidden(data: Observations) -> Tensor:
