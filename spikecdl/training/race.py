@@ -28,9 +28,9 @@ _RESEEDS = 4  # tries to replace each template
 
 @dataclass(frozen=True)
 class _Runner:
-    """Where a run stands: cost of the hidden bins, templates, baseline, level, events."""
+    """Where a run stands: cost of every hidden bin, templates, baseline, level, events."""
 
-    cost: float
+    cost: Tensor
     templates: Tensor
     baseline: Tensor
     level: float
@@ -44,7 +44,9 @@ class Race:
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
     quarters of the bins; the others judge them.  Every other run begins with one template and adds
     the rest one by one.  The best of each level go on, and others are tried in place of each of
-    their templates; the very best goes on at every level, and the best of those is chosen.
+    their templates; the very best goes on at every level.  Of the levels that are within a standard
+    error of the best the highest is chosen, which has the fewest events (the one-standard-error
+    rule: Breiman et al., *Classification and Regression Trees*, 1984).
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ class Race:
             for level in levels
             if level != winner.level
         ]
-        chosen = _best([winner, *others])
+        chosen = _sparsest([winner, *others])
         return self._run(chosen, data, data, settle).templates, chosen.level
 
     def _first(
@@ -105,7 +107,7 @@ class Race:
         eta = rows.baseline.expand_as(rows.y)
         length = problem.length + self.extra
         templates = data_starts(rows, eta, n_templates, length, problem.generator)
-        return _Runner(math.inf, templates, data.baseline, level)
+        return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
 
     def _reseeded(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
         """Try others in place of each template, as long as that helps."""
@@ -158,7 +160,7 @@ class Race:
         hidden = rows.mask & ~seen.rows().mask
         return replace(
             runner,
-            cost=float(rows.family.cost(rows.y, eta)[hidden].sum()),
+            cost=rows.family.cost(rows.y, eta)[hidden],
             templates=templates,
             baseline=baseline,
             events=found.events,
@@ -181,7 +183,18 @@ def _centred(templates: Tensor, reach: int) -> Tensor:
 
 def _best(runners: Iterable[_Runner]) -> _Runner:
     """Return the runner that predicts the hidden bins best, the first of equals."""
-    return min(runners, key=lambda runner: runner.cost)
+    return min(runners, key=lambda runner: float(runner.cost.sum()))
+
+
+def _sparsest(runners: Sequence[_Runner]) -> _Runner:
+    """Return the runner of the highest level that is within a standard error of the best."""
+    best = _best(runners)
+    good = []
+    for runner in runners:
+        worse = runner.cost - best.cost
+        if float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5):
+            good.append(runner)
+    return max(good, key=lambda runner: runner.level)
 
 
 def _hidden(data: Observations) -> Tensor:
