@@ -2,6 +2,11 @@
 
 Every family's cost is one of three scalar losses of the linear predictor, with two numbers a and b
 per bin (both zero where nothing was observed; see `spikecdl.families.ScalarLoss`).
+
+A window is solved in rounds.  Places whose score is highest above the weight join the events;
+events that overlap form groups, and each group in which something is wrong takes Newton steps, in
+the bins that it covers; scores are renewed where the residual has changed.  So the cost of a round
+is that of what changes, and windows may be long.
 """
 
 from __future__ import annotations
@@ -12,14 +17,15 @@ from numba import njit
 from torch import Tensor
 
 from spikecdl._losses import LOSSES, QUADRATIC, slopes
+from spikecdl._quadratic import minimize
 from spikecdl.families import ScalarLoss
 from spikecdl.parallel import in_parallel
 
 _ROUGH = 1e-3  # tolerances for which scores in single precision do
 _BLOCK = 64  # places whose scores are renewed together
-_ROOM = 4096  # events per window at the most
-_NEWTON_STEPS = 3  # on a working set, before it is looked at again
-_SWEEPS = 60  # of coordinate descent on a Newton step's quadratic model
+_MOST = 64  # events of a group; what overlaps beyond is solved in turns
+_NEWTON_STEPS = 8  # of a group, before scores are looked at again
+_GAIN = 0.1  # share of the violation of a round that its Newton steps leave
 _SECANTS = 8  # of a line search
 _FAR = 4.0  # most that a Newton step changes the linear predictor of a bin
 
@@ -62,18 +68,16 @@ def solve(
     n_iter : int
         Rounds of the slowest window.
     """
-    windows = [_array(t) for t in (loss.a, loss.b, offset, weight, start)]
-    a, b, eta, weights, codes = windows
+    a, b, eta, weights, codes = (_array(t) for t in (loss.a, loss.b, offset, weight, start))
     waves = _array(templates)
     low = waves.astype(np.float32 if tol >= _ROUGH else np.float64)
     model = (waves, low, up.numpy(), down.numpy())
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
-    room = min(int(codes[:1].size), _ROOM)
 
     def work(part: slice) -> None:
         _solve_windows(
             *(LOSSES[loss.kind], a[part], b[part], eta[part], *model, weights[part]),
-            *(tol, max_iter, room, codes[part], violation[part], rounds[part]),
+            *(tol, max_iter, codes[part], violation[part], rounds[part]),
         )
 
     in_parallel(work, len(a))
@@ -87,211 +91,147 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.array(tensor.numpy(), dtype=np.float64, order="C")
 
 
-@njit(cache=True, error_model="numpy")
-def _slopes(loss, a, b, eta, residual, curvature):
-    """Fill in the residual (minus the loss' derivative) and the curvature of every bin."""
-    for n in range(eta.shape[0]):
-        for t in range(eta.shape[1]):
-            residual[n, t], curvature[n, t] = slopes(loss, a[n, t], b[n, t], eta[n, t])
-
-
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _product(template, signal, start):
-    """Inner product of a template (channel, bin) with the signal from a place on."""
+def _dot(left, right):
     total = 0.0
-    for n in range(template.shape[0]):
-        wave = template[n]
-        part = signal[n, start : start + wave.size]
-        for k in range(wave.size):
-            total += wave[k] * part[k]
+    for k in range(left.size):
+        total += left[k] * right[k]
     return total
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
+def _move(signal, step, towards):
+    for t in range(signal.size):
+        signal[t] += step * towards[t]
+
+
+@njit(cache=True, error_model="numpy")
+def _product(template, signal, start):
+    """Inner product of a template (channel, bin) with the signal from a place on."""
+    total = 0.0
+    for n in range(template.shape[0]):
+        total += _dot(template[n], signal[n, start : start + template.shape[1]])
+    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _eight_taps(out, wave, r0, r1, r2, r3, r4, r5, r6, r7):
+    h0, h1, h2, h3 = wave[0], wave[1], wave[2], wave[3]
+    h4, h5, h6, h7 = wave[4], wave[5], wave[6], wave[7]
+    for p in range(out.size):
+        one = (h0 * r0[p] + h1 * r1[p]) + (h2 * r2[p] + h3 * r3[p])
+        out[p] += one + ((h4 * r4[p] + h5 * r5[p]) + (h6 * r6[p] + h7 * r7[p]))
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
 def _scores(templates, residual, first, last, score):
-    """Fill in the scores of the places from ``first`` up to ``last``, four taps at a time."""
+    """Fill in the scores of the places from ``first`` up to ``last``, eight taps at a time."""
     length = templates.shape[2]
     size = last - first
+    whole = length - length % 8
     for c in range(templates.shape[0]):
         out = score[c, first:last]
         out[:] = 0
         for n in range(templates.shape[1]):
             wave, signal = templates[c, n], residual[n, first:]
-            for k in range(0, length - 3, 4):
-                h0, h1, h2, h3 = wave[k], wave[k + 1], wave[k + 2], wave[k + 3]
-                r0, r1 = signal[k : k + size], signal[k + 1 : k + 1 + size]
-                r2, r3 = signal[k + 2 : k + 2 + size], signal[k + 3 : k + 3 + size]
-                for p in range(size):
-                    out[p] += (h0 * r0[p] + h1 * r1[p]) + (h2 * r2[p] + h3 * r3[p])
-            for k in range(length - length % 4, length):
-                h0, r0 = wave[k], signal[k : k + size]
-                for p in range(size):
-                    out[p] += h0 * r0[p]
+            for k in range(0, whole, 8):
+                _eight_taps(
+                    out,
+                    wave[k : k + 8],
+                    signal[k : k + size],
+                    signal[k + 1 : k + 1 + size],
+                    signal[k + 2 : k + 2 + size],
+                    signal[k + 3 : k + 3 + size],
+                    signal[k + 4 : k + 4 + size],
+                    signal[k + 5 : k + 5 + size],
+                    signal[k + 6 : k + 6 + size],
+                    signal[k + 7 : k + 7 + size],
+                )
+            for k in range(whole, length):
+                _move(out, wave[k], signal[k : k + size])
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _heights(score, weight, up, down, first, last, height, owner):
+    """Fill in the largest score over templates, relative to the weight, and whose it is."""
+    top, best = height[first:last], owner[first:last]
+    for c in range(score.shape[0]):
+        rise, fall = 1.0 / weight[c] if up[c] else 0.0, -1.0 / weight[c] if down[c] else 0.0
+        here = score[c, first:last]
+        for p in range(here.size):
+            own = max(here[p] * rise, here[p] * fall)
+            if c == 0 or own > top[p]:
+                top[p], best[p] = own, c
 
 
 @njit(cache=True, error_model="numpy")
-def _renew(templates, residual, stale, score):
-    """Compute the scores of the blocks of places that are stale."""
+def _renew(low, residual, weight, up, down, stale, score, height, owner, top):
+    """Compute scores and heights in the blocks of places that are stale."""
     n_places = score.shape[1]
+    rounded = residual.astype(low.dtype)
     block = 0
     while block < stale.size:
         if not stale[block]:
             block += 1
             continue
-        start = block
+        begun = block
         while block < stale.size and stale[block]:
             stale[block] = False
             block += 1
-        _scores(templates, residual, start * _BLOCK, min(block * _BLOCK, n_places), score)
+        first, last = begun * _BLOCK, min(block * _BLOCK, n_places)
+        _scores(low, rounded, first, last, score)
+        _heights(score, weight, up, down, first, last, height, owner)
+        for renewed in range(begun, block):
+            here = height[renewed * _BLOCK : min((renewed + 1) * _BLOCK, n_places)]
+            top[renewed] = here.max()
 
 
 @njit(cache=True, error_model="numpy")
-def _mark(stale, place, move, count, length):
-    """Mark the blocks of places whose scores the moves of events change."""
-    for j in range(count):
-        if move[j] != 0.0:
-            first = max(place[j] - length + 1, 0) // _BLOCK
-            last = min((place[j] + length - 1) // _BLOCK, stale.size - 1)
-            for block in range(first, last + 1):
-                stale[block] = True
+def _mark(stale, first, last):
+    """Mark the blocks that hold the places from ``first`` to ``last``."""
+    stale[max(first, 0) // _BLOCK : min(last // _BLOCK, stale.size - 1) + 1] = True
 
 
-@njit(cache=True, error_model="numpy", fastmath=True)
-def _add(signal, templates, which, place, amplitude, count):
+@njit(cache=True, error_model="numpy")
+def _add(signal, templates, which, place, amplitude):
     """Add events to a signal (channel, bin)."""
     length = templates.shape[2]
-    for j in range(count):
+    for j in range(which.size):
         if amplitude[j] != 0.0:
             for n in range(signal.shape[0]):
-                wave = templates[which[j], n]
                 part = signal[n, place[j] : place[j] + length]
-                for k in range(length):
-                    part[k] += amplitude[j] * wave[k]
+                _move(part, amplitude[j], templates[which[j], n])
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _gram(templates, curvature, which, place, count, gram):
+def _weighted(wave, curvature, out):
+    for k in range(wave.size):
+        out[k] = wave[k] * curvature[k]
+
+
+@njit(cache=True, error_model="numpy")
+def _gram(templates, curvature, which, place, gram):
     """Fill in the banded matrix of weighted inner products; row j meets its predecessors."""
-    length, n_channels = templates.shape[2], templates.shape[1]
-    for j in range(count):
-        for back in range(gram.shape[1]):
-            i = j - back
-            gram[j, back] = 0.0
-            if i < 0 or place[j] - place[i] >= length:
-                continue
-            lag = place[j] - place[i]
-            total = 0.0
-            for n in range(n_channels):
-                left, right = templates[which[i], n], templates[which[j], n]
-                weight = curvature[n, place[j] : place[j] + length]
-                for k in range(length - lag):
-                    total += weight[k] * left[k + lag] * right[k]
-            gram[j, back] = total
-
-
-@njit(cache=True, error_model="numpy")
-def _shrink(value, weight, up, down):
-    """Soft threshold that leaves only the allowed signs."""
-    if value > weight and up:
-        return value - weight
-    if value < -weight and down:
-        return value + weight
-    return 0.0
-
-
-@njit(cache=True, error_model="numpy", fastmath=True)
-def _quadratic(gram, linear, which, weight, up, down, amplitude, count, tol):
-    """Minimise the quadratic model with its l1 term, by coordinate descent from ``amplitude``."""
-    band = gram.shape[1]
-    pull = np.empty(count)  # gram @ amplitude, kept up to date
-    for j in range(count):
-        pull[j] = 0.0
-    for j in range(count):
-        for back in range(min(band, j + 1)):
-            pull[j] += gram[j, back] * amplitude[j - back]
-            if back > 0:
-                pull[j - back] += gram[j, back] * amplitude[j]
-    for _ in range(_SWEEPS):
-        largest = 0.0
-        for j in range(count):
-            own = gram[j, 0]
-            if own <= 0.0:
-                continue
-            c = which[j]
-            best = (
-                _shrink(linear[j] - pull[j] + own * amplitude[j], weight[c], up[c], down[c]) / own
+    length = templates.shape[2]
+    weighted = np.empty(length)
+    gram[:] = 0.0
+    for j in range(which.size):
+        for n in range(templates.shape[1]):
+            _weighted(
+                templates[which[j], n], curvature[n, place[j] : place[j] + length], weighted
             )
-            change = best - amplitude[j]
-            if change != 0.0:
-                largest = max(largest, abs(change) * own / weight[c])
-                amplitude[j] = best
-                for back in range(min(band, j + 1)):
-                    pull[j - back] += gram[j, back] * change
-                for i in range(j + 1, min(j + band, count)):
-                    pull[i] += gram[i, i - j] * change
-        if largest < tol:
-            break
+            for back in range(min(gram.shape[1], j + 1)):
+                lag = place[j] - place[j - back]
+                if lag < length:
+                    wave = templates[which[j - back], n]
+                    gram[j, back] += _dot(weighted[: length - lag], wave[lag:])
 
 
 @njit(cache=True, error_model="numpy")
-def _step_length(loss, a, b, eta, towards, price, residual, curvature):
-    """Step at which the loss plus ``price`` per step stops falling, by secants on its slope.
-
-    On return ``eta`` has moved, and residual and curvature belong to it.
-    """
-    low, high = 0.0, 1.0
-    slope_low = price
-    for n in range(eta.shape[0]):
-        for t in range(eta.shape[1]):
-            slope_low -= residual[n, t] * towards[n, t]
-    farthest = 0.0
-    if loss != QUADRATIC:  # whose Newton step is exact
-        farthest = np.abs(towards).max()
-    position, step = 0.0, min(1.0, _FAR / max(farthest, 1e-300))
-    for trial in range(_SECANTS):
-        for n in range(eta.shape[0]):
-            for t in range(eta.shape[1]):
-                eta[n, t] += (step - position) * towards[n, t]
-        position = step
-        _slopes(loss, a, b, eta, residual, curvature)
-        slope = price
-        for n in range(eta.shape[0]):
-            for t in range(eta.shape[1]):
-                slope -= residual[n, t] * towards[n, t]
-        short = slope <= 0.1 * abs(slope_low) and step * farthest <= 1
-        if slope <= 0 or short or trial == _SECANTS - 1:
-            return step
-        high, slope_high = step, slope
-        step = low + (high - low) * max(0.05, min(0.9, -slope_low / (slope_high - slope_low)))
-    return step
-
-
-@njit(cache=True, error_model="numpy")
-def _insert(which, place, amplitude, count, c, p):
-    """Put an event of amplitude zero in its place in time; return the new number of events."""
-    j = count
-    while j > 0 and (place[j - 1] > p or (place[j - 1] == p and which[j - 1] > c)):
-        which[j], place[j], amplitude[j] = which[j - 1], place[j - 1], amplitude[j - 1]
-        j -= 1
-    which[j], place[j], amplitude[j] = c, p, 0.0
-    return count + 1
-
-
-@njit(cache=True, error_model="numpy")
-def _keep_nonzero(which, place, amplitude, count):
-    kept = 0
-    for j in range(count):
-        if amplitude[j] != 0.0:
-            which[kept], place[kept], amplitude[kept] = which[j], place[j], amplitude[j]
-            kept += 1
-    return kept
-
-
-@njit(cache=True, error_model="numpy")
-def _band(place, count, length):
+def _band(place, length):
     """Most events, itself included, that one event overlaps with going back in time."""
     widest, first = 1, 0
-    for j in range(count):
+    for j in range(place.size):
         while place[j] - place[first] >= length:
             first += 1
         widest = max(widest, j - first + 1)
@@ -299,166 +239,193 @@ def _band(place, count, length):
 
 
 @njit(cache=True, error_model="numpy")
-def _newton(
-    loss, a, b, eta, residual, curvature, templates, weight, up, down, events, count, tol, stale
-):
-    """Newton steps on the working set; ``eta`` follows."""
-    which, place, amplitude = events
-    gram = np.empty((count, _band(place, count, templates.shape[2])))
-    linear, before = np.empty(count), np.empty(count)
-    towards = np.empty_like(eta)
-    for _ in range(_NEWTON_STEPS):
-        _gram(templates, curvature, which, place, count, gram)
-        for j in range(count):
-            before[j] = amplitude[j]
-            gram[j, 0] *= 1 + 1e-7
-            linear[j] = _product(templates[which[j]], residual, place[j])
-        for j in range(count):
-            for back in range(min(gram.shape[1], j + 1)):
-                linear[j] += gram[j, back] * before[j - back]
-                if back > 0:
-                    linear[j - back] += gram[j, back] * before[j]
-        _quadratic(gram, linear, which, weight, up, down, amplitude, count, tol / 4)
-        price, largest = 0.0, 0.0
-        for j in range(count):
-            move = amplitude[j] - before[j]
-            price += weight[which[j]] * (abs(amplitude[j]) - abs(before[j]))
-            largest = max(largest, abs(move) * gram[j, 0] / weight[which[j]])
-            before[j] = move
-        if largest == 0.0:
-            return
-        towards[:] = 0.0
-        _add(towards, templates, which, place, before, count)
-        step = _step_length(loss, a, b, eta, towards, price, residual, curvature)
-        _mark(stale, place, before, count, templates.shape[2])
-        if step < 1.0:
-            for j in range(count):
-                amplitude[j] += (step - 1) * before[j]
-        if largest < tol / 2:
-            return
+def _wrong(score, amplitude, weight, up, down):
+    """Violation of the optimality condition of one code, relative to the weight."""
+    if amplitude > 0.0:
+        return abs(score - weight) / weight
+    if amplitude < 0.0:
+        return abs(score + weight) / weight
+    above = max(score if up else 0.0, -score if down else 0.0)
+    return max(above / weight - 1.0, 0.0)
 
 
 @njit(cache=True, error_model="numpy")
-def _violation(score, weight, up, down, events, count, above):
-    """Largest violation of the optimality conditions, relative to the weight.
+def _search(loss, a, b, eta, towards, price, residual, curvature):
+    """Step at which the loss plus ``price`` per step stops falling, by secants on its slope.
 
-    Fills in how far ``above`` their weight the scores of places without an event are.
+    On return ``eta`` has moved, and residual and curvature belong to it.
+    """
+    low, high = 0.0, 1.0
+    slope_low, farthest = price, 0.0
+    for n in range(eta.shape[0]):
+        slope_low -= _dot(residual[n], towards[n])
+        if loss != QUADRATIC:  # whose Newton step is exact
+            farthest = max(farthest, np.abs(towards[n]).max())
+    position, step = 0.0, min(1.0, _FAR / max(farthest, 1e-300))
+    for trial in range(_SECANTS):
+        slope = price
+        for n in range(eta.shape[0]):
+            _move(eta[n], step - position, towards[n])
+            slopes(loss, a[n], b[n], eta[n], residual[n], curvature[n])
+            slope -= _dot(residual[n], towards[n])
+        position = step
+        short = slope <= 0.1 * abs(slope_low) and step * farthest <= 1
+        if slope <= 0 or short or trial == _SECANTS - 1:
+            break
+        high, slope_high = step, slope
+        step = low + (high - low) * max(0.05, min(0.9, -slope_low / (slope_high - slope_low)))
+    return position
+
+
+@njit(cache=True, error_model="numpy")
+def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, events, goal, tol):
+    """Newton steps on a group of events, until none violates its condition by more than goal.
+
+    ``eta``, residual and curvature of the bins that the group covers follow.  Returns whether any
+    code has changed.
     """
     which, place, amplitude = events
-    worst = 0.0
-    for j in range(count):
-        c, p = which[j], place[j]
-        if amplitude[j] != 0.0:
-            sign = 1.0 if amplitude[j] > 0 else -1.0
-            worst = max(worst, abs(score[c, p] - sign * weight[c]) / weight[c])
-    for c in range(score.shape[0]):
-        rise, fall = 1.0 / weight[c] if up[c] else 0.0, -1.0 / weight[c] if down[c] else 0.0
-        for p in range(score.shape[1]):
-            above[c, p] = max(score[c, p] * rise, score[c, p] * fall) - 1.0
-    for j in range(count):
-        above[which[j], place[j]] = 0.0
-    return max(worst, above.max())
+    count = which.size
+    gram = np.empty((count, _band(place, templates.shape[2])))
+    slope, move = np.empty(count), np.empty(count)
+    towards = np.empty_like(eta)
+    changed = False
+    for _ in range(_NEWTON_STEPS):
+        worst = 0.0
+        for j in range(count):
+            c = which[j]
+            slope[j] = _product(templates[c], residual, place[j])
+            worst = max(worst, _wrong(slope[j], amplitude[j], weight[c], up[c], down[c]))
+        if worst <= goal:
+            break
+        _gram(templates, curvature, which, place, gram)
+        gram[:, 0] *= 1 + 1e-9
+        price = minimize(gram, slope, which, weight, up, down, amplitude, move, tol / 4)
+        if not move.any():
+            break
+        towards[:] = 0.0
+        _add(towards, templates, which, place, move)
+        step = _search(loss, a, b, eta, towards, price, residual, curvature)
+        changed = True
+        for j in range(count):
+            if step == 1.0 and amplitude[j] + move[j] == 0.0:
+                amplitude[j] = 0.0
+            else:
+                amplitude[j] += step * move[j]
+    return changed
 
 
 @njit(cache=True, error_model="numpy")
-def _grow(above, tol, reach, events, count):
-    """Add the places where ``above`` is largest within reach; -1 if there is no room."""
-    which, place, amplitude = events
-    for c in range(above.shape[0]):
-        p = 0
-        while p < above.shape[1]:
-            value = above[c, p]
-            if value > tol:
-                first, last = max(p - reach, 0), min(p + reach + 1, above.shape[1])
-                top = True
-                for q in range(first, last):
-                    if above[c, q] > value or (above[c, q] == value and q < p):
-                        top = False
-                        break
-                if top:
-                    if count == which.size:
-                        return -1
-                    count = _insert(which, place, amplitude, count, c, p)
-            p += 1
-    return count
+def _candidates(height, top, least, reach):
+    """Places where the height is above ``least`` and the largest within reach, in order."""
+    found = np.empty(height.size // (reach + 1) + 1, np.int64)
+    count = 0
+    p = 0
+    while p < height.size:
+        if top[p // _BLOCK] <= least:
+            p = (p // _BLOCK + 1) * _BLOCK
+            continue
+        if height[p] > least:
+            around = height[max(p - reach, 0) : p + reach + 1]
+            if height[p] >= around.max():
+                found[count] = p
+                count += 1
+                p += reach
+        p += 1
+    return found[:count]
 
 
 @njit(cache=True, error_model="numpy")
-def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, events, count):
-    """Solve one window from the events given; return their number, the violation and rounds.
+def _joined(which, place, amplitude, owner, new):
+    """Merge the places that join, with amplitude zero, into the events; both are in order."""
+    size = which.size + new.size
+    all_which, all_place = np.empty(size, np.int64), np.empty(size, np.int64)
+    all_amplitude = np.zeros(size)
+    j, count = 0, 0
+    for p in new:
+        c = owner[p]
+        there = False
+        while j < which.size and place[j] <= p:
+            there = there or (place[j] == p and which[j] == c)
+            all_which[count], all_place[count] = which[j], place[j]
+            all_amplitude[count] = amplitude[j]
+            j, count = j + 1, count + 1
+        if not there:
+            all_which[count], all_place[count] = c, p
+            count += 1
+    rest = which.size - j
+    all_which[count : count + rest], all_place[count : count + rest] = which[j:], place[j:]
+    all_amplitude[count : count + rest] = amplitude[j:]
+    count += rest
+    return all_which[:count], all_place[:count], all_amplitude[:count]
+
+
+@njit(cache=True, error_model="numpy")
+def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, events):
+    """Solve one window from the events given; return the events, the violation and rounds.
 
     ``low`` are the templates in the precision of scores where no event is.
     """
     which, place, amplitude = events
-    n_places = a.shape[1] - templates.shape[2] + 1
-    reach = max(1, templates.shape[2] // 8)
+    length, n_places = templates.shape[2], a.shape[1] - templates.shape[2] + 1
+    reach = max(1, length // 8)
     eta = offset.copy()
     residual, curvature = np.empty_like(eta), np.empty_like(eta)
     score = np.empty((templates.shape[0], n_places), low.dtype)
-    above = np.empty((templates.shape[0], n_places))
+    height, owner = np.empty(n_places, low.dtype), np.empty(n_places, np.int32)
     stale = np.ones((n_places + _BLOCK - 1) // _BLOCK, np.bool_)
-    _add(eta, templates, which, place, amplitude, count)
-    _slopes(loss, a, b, eta, residual, curvature)
+    top = np.empty(stale.size, low.dtype)
+    _add(eta, templates, which, place, amplitude)
+    for n in range(eta.shape[0]):
+        slopes(loss, a[n], b[n], eta[n], residual[n], curvature[n])
     worst = 0.0
     for rounds in range(max_iter + 1):
-        _renew(low, residual.astype(low.dtype), stale, score)
-        worst = _violation(score, weight, up, down, events, count, above)
+        _renew(low, residual, weight, up, down, stale, score, height, owner, top)
+        worst = max(top.max() - 1.0, 0.0)
+        for j in range(which.size):
+            c = which[j]
+            worst = max(worst, _wrong(score[c, place[j]], amplitude[j], weight[c], up[c], down[c]))
         if worst <= tol or rounds == max_iter:
-            return count, worst, rounds
-        grown = _grow(above, tol, reach, events, count)
-        if grown < 0:
-            return count, worst, rounds
-        count = grown
-        work = (loss, a, b, eta, residual, curvature, templates, weight, up, down)
-        _newton(*work, events, count, tol, stale)
-        count = _keep_nonzero(which, place, amplitude, count)
-    return count, worst, max_iter
+            break
+        which, place, amplitude = _joined(
+            which, place, amplitude, owner, _candidates(height, top, 1.0 + tol, reach)
+        )
+        goal = max(0.5 * tol, min(0.3, _GAIN * worst))
+        begin, most = 0, _MOST if rounds % 2 else _MOST // 2
+        while begin < which.size:
+            end = begin + 1
+            while end < which.size and end - begin < most and place[end] - place[end - 1] < length:
+                end += 1
+            first, last = place[begin], place[end - 1] + length
+            group = (which[begin:end], place[begin:end] - first, amplitude[begin:end])
+            # copies lie in one piece, which compiled loops need to be fast
+            here = eta[:, first:last].copy()
+            slope, bend = residual[:, first:last].copy(), curvature[:, first:last].copy()
+            part = (loss, a[:, first:last].copy(), b[:, first:last].copy(), here, slope, bend)
+            if _newton(*part, templates, weight, up, down, group, goal, tol):
+                eta[:, first:last] = here
+                residual[:, first:last], curvature[:, first:last] = slope, bend
+                _mark(stale, first - length + 1, last - 1)
+            begin, most = end, _MOST
+        kept = amplitude != 0.0
+        which, place, amplitude = which[kept], place[kept], amplitude[kept]
+    return which, place, amplitude, worst, rounds
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _solve_windows(
-    loss,
-    a,
-    b,
-    offset,
-    templates,
-    low,
-    up,
-    down,
-    weight,
-    tol,
-    max_iter,
-    room,
-    codes,
-    violation,
-    rounds,
+    loss, a, b, offset, templates, low, up, down, weight, tol, max_iter, codes, violation, rounds
 ):
     """Solve every window, from ``codes`` and into them."""
     for i in range(a.shape[0]):
-        which, place = np.empty(room, np.int64), np.empty(room, np.int64)
-        amplitude = np.empty(room)
-        count = 0
-        for p in range(codes.shape[2]):
-            for c in range(codes.shape[1]):
-                if codes[i, c, p] != 0.0:
-                    if count < room:
-                        which[count], place[count], amplitude[count] = c, p, codes[i, c, p]
-                        count += 1
-                    codes[i, c, p] = 0.0
-        count, violation[i], rounds[i] = _solve(
-            loss,
-            a[i],
-            b[i],
-            offset[i],
-            templates,
-            low,
-            weight[i],
-            up,
-            down,
-            tol,
-            max_iter,
-            (which, place, amplitude),
-            count,
+        place, which = np.nonzero(codes[i].T)
+        amplitude = np.empty(place.size)
+        for j in range(place.size):
+            amplitude[j] = codes[i, which[j], place[j]]
+        codes[i] = 0.0
+        window = (loss, a[i], b[i], offset[i])
+        which, place, amplitude, violation[i], rounds[i] = _solve(
+            *window, templates, low, weight[i], up, down, tol, max_iter, (which, place, amplitude)
         )
-        for j in range(count):
+        for j in range(which.size):
             codes[i, which[j], place[j]] = amplitude[j]

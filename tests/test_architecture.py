@@ -31,6 +31,7 @@ LAYERS = (
         "parallel",
         "_recording",
         "_losses",
+        "_quadratic",
     }
     | {"threads", "_validation"},
     {"encoder", "_working_set"},

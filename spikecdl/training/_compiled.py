@@ -7,7 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from spikecdl._losses import LOSSES, QUADRATIC, value_and_residual
+from spikecdl._losses import LOSSES, QUADRATIC, value
 from spikecdl.events import Events
 from spikecdl.parallel import in_parallel
 from spikecdl.training.observations import Observations
@@ -37,14 +37,10 @@ class CompiledLikelihood:
         self._which, self._place = _array(events.template), _array(events.place)
         n_windows = len(rows.y)
         self._first = np.searchsorted(_array(events.window), np.arange(n_windows + 1))
-        self._covered = np.zeros((n_windows, rows.y.shape[-1]), dtype=np.bool_)
-        self._sums = np.zeros((n_windows, rows.y.shape[1], 3))
+        self._spans = _spans(self._first, self._place, length, rows.y.shape[-1])
+        self._sums = _outside(self._loss, self._a, self._b, self._spans)
         edges = np.arange(_PARTS + 1) * n_windows // _PARTS
         self._parts = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
-        _cover(
-            *(self._loss, self._a, self._b, self._first, self._place, length),
-            *(self._covered, self._sums),
-        )
 
     def __call__(
         self, templates: Tensor, amplitude: Tensor, baseline: Tensor
@@ -61,7 +57,7 @@ class CompiledLikelihood:
                 windows = self._parts[number]
                 costs[number] = _evaluate(
                     *(windows.start, windows.stop, self._loss, self._a, self._b, levels),
-                    *(self._covered, self._sums, self._first, self._which, self._place),
+                    *(self._spans, self._sums, self._first, self._which, self._place),
                     *(sizes, waves, by_template[number], by_amplitude, by_level),
                 )
 
@@ -79,17 +75,59 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 @njit(cache=True, error_model="numpy")
-def _cover(loss, a, b, first, place, length, covered, sums):
-    """Mark the bins that events cover, and sum the numbers of all others."""
+def _spans(first, place, length, n_bins):
+    """Return the stretches of bins that events cover: where those of each window begin, and them.
+
+    A table with one row (start, stop) per stretch, in the order of windows and time.
+    """
+    n_windows = first.size - 1
+    of_window, table = np.zeros(n_windows + 1, np.int64), np.empty((place.size, 2), np.int64)
+    count = 0
+    for i in range(n_windows):
+        begun = count
+        for p in np.sort(place[first[i] : first[i + 1]]):
+            if count > begun and p <= table[count - 1, 1]:
+                table[count - 1, 1] = p + length
+            else:
+                table[count] = p, p + length
+                count += 1
+        of_window[i + 1] = count
+    return of_window, table[:count].copy()
+
+
+@njit(cache=True, error_model="numpy")
+def _outside(loss, a, b, spans):
+    """Sum the numbers of the bins that no event covers, (window, channel, 3)."""
+    of_window, table = spans
+    sums = np.zeros((a.shape[0], a.shape[1], 3))
     for i in range(a.shape[0]):
-        for j in range(first[i], first[i + 1]):
-            covered[i, place[j] : place[j] + length] = True
         for n in range(a.shape[1]):
-            for t in range(a.shape[2]):
-                if not covered[i, t]:
+            start = 0
+            for span in range(of_window[i], of_window[i + 1] + 1):
+                stop = table[span, 0] if span < of_window[i + 1] else a.shape[2]
+                for t in range(start, stop):
                     sums[i, n, 0] += b[i, n, t]
                     sums[i, n, 1] += a[i, n, t] * (b[i, n, t] if loss == QUADRATIC else 1.0)
                     sums[i, n, 2] += a[i, n, t] * a[i, n, t] * b[i, n, t]
+                if span < of_window[i + 1]:
+                    start = table[span, 1]
+    return sums
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _add(part, amplitude, wave):
+    for k in range(wave.size):
+        part[k] += amplitude * wave[k]
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _pull(part, amplitude, wave, gradient):
+    """Return the product of a residual with a waveform; its share goes off the gradient."""
+    product = 0.0
+    for k in range(wave.size):
+        product += wave[k] * part[k]
+        gradient[k] -= amplitude * part[k]
+    return product
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -100,7 +138,7 @@ def _evaluate(
     a,
     b,
     levels,
-    covered,
+    spans,
     sums,
     first,
     which,
@@ -113,37 +151,31 @@ def _evaluate(
 ):
     """Return the cost of some windows, and fill in or add to the derivatives."""
     length = waves.shape[2]
-    eta = np.empty(a.shape[2])
+    of_window, table = spans
+    eta, residual = np.empty(a.shape[2]), np.empty(a.shape[2])
+    alone, none = np.empty((3, 1)), np.empty(1)
     total = 0.0
     for i in range(start, stop):
         for n in range(a.shape[1]):
             level = levels[i, n]
-            eta[:] = level
-            for j in range(first[i], first[i + 1]):
-                part, wave = eta[place[j] : place[j] + length], waves[which[j], n]
-                for k in range(length):
-                    part[k] += sizes[j] * wave[k]
             if loss == QUADRATIC:
                 s0, s1, s2 = sums[i, n, 0], sums[i, n, 1], sums[i, n, 2]
                 total += (s2 - 2 * level * s1 + level * level * s0) / 2
                 slope = s1 - level * s0
             else:
-                cost, slope = value_and_residual(loss, sums[i, n, 1], sums[i, n, 0], level)
-                total += cost
-            # eta becomes the residual
-            for t in range(eta.size):
-                if covered[i, t]:
-                    cost, residual = value_and_residual(loss, a[i, n, t], b[i, n, t], eta[t])
-                    total += cost
-                    slope += residual
-                    eta[t] = residual
+                alone[0, 0], alone[1, 0], alone[2, 0] = sums[i, n, 1], sums[i, n, 0], level
+                total += value(loss, alone[0], alone[1], alone[2], none)
+                slope = none[0]
+            for span in range(of_window[i], of_window[i + 1]):
+                eta[table[span, 0] : table[span, 1]] = level
+            for j in range(first[i], first[i + 1]):
+                _add(eta[place[j] : place[j] + length], sizes[j], waves[which[j], n])
+            for span in range(of_window[i], of_window[i + 1]):
+                here = slice(table[span, 0], table[span, 1])
+                total += value(loss, a[i, n, here], b[i, n, here], eta[here], residual[here])
+                slope += residual[here].sum()
             by_level[i, n] = -slope
             for j in range(first[i], first[i + 1]):
-                part, wave = eta[place[j] : place[j] + length], waves[which[j], n]
-                gradient = by_template[which[j], n]
-                product = 0.0
-                for k in range(length):
-                    product += wave[k] * part[k]
-                    gradient[k] -= sizes[j] * part[k]
-                by_amplitude[j] -= product
+                part, wave = residual[place[j] : place[j] + length], waves[which[j], n]
+                by_amplitude[j] -= _pull(part, sizes[j], wave, by_template[which[j], n])
     return total

@@ -35,6 +35,12 @@ class _Runner:
     baseline: Tensor
     level: float
     events: Events | None = None
+    objective: float = math.inf
+
+    def signal(self, rows: Observations) -> Tensor:
+        """Sum of the events, in the shape of rows."""
+        assert self.events is not None
+        return self.events.add_to(torch.zeros_like(rows.y, dtype=self.templates.dtype), self.templates)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Race:
         share = -(-self.n_starts // len(levels))
         first = [self._first(seen, data, level, share) for level in levels]
         leaders = [_best([runner, self._run(runner, seen, data, settle)]) for runner in first]
-        winner = _best(self._reseeded(runner, seen, data) for runner in leaders)
+        winner = self._reseeded(_best(leaders), seen, data)
         others = [
             self._run(replace(winner, level=level), seen, data, settle)
             for level in levels
@@ -114,27 +120,33 @@ class Race:
         count = len(runner.templates)
         for _ in range(_RESEEDS if count > 1 else 0):
             before = runner
-            for c in range(count):
-                rival = self._run(self._without(runner, c, seen), seen, data, _TRIAL)
-                runner = _best([runner, rival])
+            for c, propose in itertools.product(range(count), (self._whole, self._unexplained)):
+                templates = runner.templates.clone()
+                templates[c] = propose(runner, seen, c)[0]
+                rival = self._run(replace(runner, templates=templates), seen, data, _TRIAL)
+                better = rival.objective < runner.objective and _as_good(rival, runner)
+                runner = rival if better else _best([runner, rival])
             if runner is before:
                 break
         return runner
 
-    def _without(self, runner: _Runner, c: int, seen: Observations) -> _Runner:
-        """Put in place of a template a stretch that the others leave unexplained."""
-        templates = runner.templates.clone()
-        templates[c] = self._unexplained(runner, seen, without=c)[0]
-        return replace(runner, templates=templates)
+    def _whole(self, runner: _Runner, seen: Observations, c: int) -> Tensor:
+        """What all events together make of the signal around those of a template, on average.
+
+        If another template explains a part of each of its events, this is the whole of them.
+        """
+        signal = runner.signal(seen.rows())
+        events = runner.events.take(runner.events.template == c)
+        patches = events.patches(signal, runner.templates.shape[-1])
+        mean = (events.amplitude[:, None, None] * patches).sum(0, keepdim=True)
+        return mean / mean.norm().clamp(min=1e-12) 
 
     def _unexplained(self, runner: _Runner, seen: Observations, without: int = -1) -> Tensor:
         """Take for a template a stretch that the events, without one template's, do not explain."""
-        assert runner.events is not None
-        events = runner.events.take(runner.events.template != without)
-        rows, templates = seen.rows(), runner.templates
-        offset = runner.baseline.reshape_as(rows.baseline).expand_as(rows.y)
-        eta = events.add_to(offset.to(templates.dtype), templates).to(rows.y.dtype)
-        return data_starts(rows, eta, 1, templates.shape[-1], self.problem.generator)
+        rows = seen.rows()
+        others = replace(runner, events=runner.events.take(runner.events.template != without))
+        eta = others.signal(rows).to(rows.y.dtype) + runner.baseline.reshape_as(rows.baseline).to(rows.y.dtype)
+        return data_starts(rows, eta, 1, runner.templates.shape[-1], self.problem.generator)
 
     def _run(
         self, runner: _Runner, seen: Observations, data: Observations, tolerances: Sequence[float]
@@ -147,6 +159,7 @@ class Race:
             if tol == before and new.objective > found.objective:
                 break
             found = new
+        objective = found.objective
         templates, baseline = found.templates, found.baseline
         if step.debias:
             # amplitudes as they are found when templates are known
@@ -164,6 +177,7 @@ class Race:
             templates=templates,
             baseline=baseline,
             events=found.events,
+            objective=objective,
         )
 
 
@@ -189,12 +203,14 @@ def _best(runners: Iterable[_Runner]) -> _Runner:
 def _sparsest(runners: Sequence[_Runner]) -> _Runner:
     """Return the runner of the highest level that is within a standard error of the best."""
     best = _best(runners)
-    good = []
-    for runner in runners:
-        worse = runner.cost - best.cost
-        if float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5):
-            good.append(runner)
+    good = (runner for runner in runners if _as_good(runner, best))
     return max(good, key=lambda runner: runner.level)
+
+
+def _as_good(runner: _Runner, other: _Runner) -> bool:
+    """Whether a runner predicts the hidden bins better than another less a standard error."""
+    worse = runner.cost - other.cost
+    return float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5)
 
 
 def _hidden(data: Observations) -> Tensor:
