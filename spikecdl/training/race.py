@@ -15,7 +15,7 @@ from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Problem
 from spikecdl.training.refine import refine
 from spikecdl.training.rounds import Round
-from spikecdl.training.starts import data_starts
+from spikecdl.training.starts import data_starts, recurring
 from spikecdl.training.weight import Weight
 
 _HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
@@ -120,7 +120,7 @@ class Race:
         count = len(runner.templates)
         for _ in range(_RESEEDS if count > 1 else 0):
             before = runner
-            for c, propose in itertools.product(range(count), (self._whole, self._unexplained)):
+            for c, propose in itertools.product(range(count), (self._crowded, self._unexplained)):
                 templates = runner.templates.clone()
                 templates[c] = propose(runner, seen, c)[0]
                 rival = self._run(replace(runner, templates=templates), seen, data, _TRIAL)
@@ -130,16 +130,14 @@ class Race:
                 break
         return runner
 
-    def _whole(self, runner: _Runner, seen: Observations, c: int) -> Tensor:
-        """What all events together make of the signal around those of a template, on average.
+    def _crowded(self, runner: _Runner, seen: Observations, c: int) -> Tensor:
+        """Take for a template what comes back often where several events overlap.
 
-        If another template explains a part of each of its events, this is the whole of them.
+        They may be parts of one event, which together they explain.
         """
-        signal = runner.signal(seen.rows())
-        events = runner.events.take(runner.events.template == c)
-        patches = events.patches(signal, runner.templates.shape[-1])
-        mean = (events.amplitude[:, None, None] * patches).sum(0, keepdim=True)
-        return mean / mean.norm().clamp(min=1e-12) 
+        length = runner.templates.shape[-1]
+        crowded = replace(runner, events=runner.events.take(runner.events.crowded(length // 2)))
+        return recurring(crowded.signal(seen.rows()), length, self.problem.generator)
 
     def _unexplained(self, runner: _Runner, seen: Observations, without: int = -1) -> Tensor:
         """Take for a template a stretch that the events, without one template's, do not explain."""
