@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from spikecdl.events import Events
@@ -210,18 +210,18 @@ def _norms(templates: Tensor) -> Tensor:
     return torch.where(norms > 0, norms, 1.0)
 
 
-def _bounds(
-    events: Events, penalty: Penalty, variables: _Variables
-) -> list[tuple[float | None, float | None]]:
+def _bounds(events: Events, penalty: Penalty, variables: _Variables) -> Bounds:
     """Amplitudes keep to the signs that the penalty allows; all else is free."""
-    templates, _, baseline = variables.start
-    free_templates, free_amplitudes, free_baseline = variables.free
+    templates, amplitude, baseline = variables.start
     ones = torch.ones(len(templates), 1)
-    up = (penalty.project(ones) > 0)[events.template.cpu(), 0].tolist()
-    down = (penalty.project(-ones) < 0)[events.template.cpu(), 0].tolist()
-    signs = [(None if d else 0.0, None if u else 0.0) for u, d in zip(up, down, strict=True)]
-    return (
-        [(None, None)] * (templates.numel() * free_templates)
-        + signs * free_amplitudes
-        + [(None, None)] * (baseline.numel() * free_baseline)
+    up = (penalty.project(ones) > 0)[events.template.cpu(), 0]
+    down = (penalty.project(-ones) < 0)[events.template.cpu(), 0]
+    anything = (torch.full_like(templates, torch.inf), torch.full_like(baseline, torch.inf))
+    lowest = torch.where(down, -torch.inf, 0.0).to(amplitude)
+    highest = torch.where(up, torch.inf, 0.0).to(amplitude)
+    return Bounds(
+        *(
+            variables.pack((sign * anything[0], limit, sign * anything[1])).cpu().numpy()
+            for sign, limit in ((-1, lowest), (1, highest))
+        )
     )
