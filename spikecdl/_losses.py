@@ -37,10 +37,8 @@ def _log1p(x):
     """Logarithm of 1 + x for x from 0 to 1: twice the inverse hyperbolic tangent of x / (2 + x)."""
     u = x / (2.0 + x)
     v = u * u
-    high = 1 / 13 + v * (1 / 15 + v * (1 / 17 + v * (1 / 19 + v / 21)))
-    return (
-        2 * u * (1 + v * (1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * (1 / 11 + v * high))))))
-    )
+    high = 1 / 11 + v * (1 / 13 + v * (1 / 15 + v * (1 / 17 + v * (1 / 19 + v / 21))))
+    return 2 * u * (1 + v * (1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * high)))))
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)

@@ -18,7 +18,8 @@ def minimize(gram, slope, which, weight, up, down, amplitude, move, tol):
     with G banded (row j holds its own entry and those of its predecessors), g the slope and v the
     amplitude.  Coordinate descent finds which codes are zero, and a Cholesky factor the rest.
 
-    Returns the change of the l1 term.
+    It stops when a sweep changes no slope by more than ``tol``, and returns the change of the l1
+    term.
     """
     count = slope.size
     value = amplitude.copy()
@@ -66,7 +67,7 @@ def _shrink(value, weight, up, down):
 
 @njit(cache=True, error_model="numpy")
 def _sweep(gram, linear, which, weight, up, down, value, pull):
-    """Minimise over each code in turn; return the largest change of a slope, by its weight."""
+    """Minimise over each code in turn; return the largest change of a slope."""
     largest = 0.0
     for j in range(value.size):
         own, c = gram[j, 0], which[j]
@@ -75,7 +76,7 @@ def _sweep(gram, linear, which, weight, up, down, value, pull):
         best = _shrink(linear[j] - pull[j] + own * value[j], weight[c], up[c], down[c]) / own
         change = best - value[j]
         if change != 0.0:
-            largest = max(largest, abs(change) * own / weight[c])
+            largest = max(largest, abs(change) * own)
             value[j] = best
             for back in range(min(gram.shape[1], j + 1)):
                 pull[j - back] += gram[j, back] * change

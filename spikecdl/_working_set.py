@@ -106,7 +106,7 @@ def _move(signal, step, towards):
 
 
 @njit(cache=True, error_model="numpy")
-def _product(template, signal, start):
+def product(template, signal, start):
     """Inner product of a template (channel, bin) with the signal from a place on."""
     total = 0.0
     for n in range(template.shape[0]):
@@ -193,7 +193,7 @@ def _mark(stale, first, last):
 
 
 @njit(cache=True, error_model="numpy")
-def _add(signal, templates, which, place, amplitude):
+def add_events(signal, templates, which, place, amplitude):
     """Add events to a signal (channel, bin)."""
     length = templates.shape[2]
     for j in range(which.size):
@@ -210,16 +210,14 @@ def _weighted(wave, curvature, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _gram(templates, curvature, which, place, gram):
+def banded_gram(templates, curvature, which, place, gram):
     """Fill in the banded matrix of weighted inner products; row j meets its predecessors."""
     length = templates.shape[2]
     weighted = np.empty(length)
     gram[:] = 0.0
     for j in range(which.size):
         for n in range(templates.shape[1]):
-            _weighted(
-                templates[which[j], n], curvature[n, place[j] : place[j] + length], weighted
-            )
+            _weighted(templates[which[j], n], curvature[n, place[j] : place[j] + length], weighted)
             for back in range(min(gram.shape[1], j + 1)):
                 lag = place[j] - place[j - back]
                 if lag < length:
@@ -228,7 +226,7 @@ def _gram(templates, curvature, which, place, gram):
 
 
 @njit(cache=True, error_model="numpy")
-def _band(place, length):
+def overlap(place, length):
     """Most events, itself included, that one event overlaps with going back in time."""
     widest, first = 1, 0
     for j in range(place.size):
@@ -250,7 +248,7 @@ def _wrong(score, amplitude, weight, up, down):
 
 
 @njit(cache=True, error_model="numpy")
-def _search(loss, a, b, eta, towards, price, residual, curvature):
+def line_search(loss, a, b, eta, towards, price, residual, curvature):
     """Step at which the loss plus ``price`` per step stops falling, by secants on its slope.
 
     On return ``eta`` has moved, and residual and curvature belong to it.
@@ -286,7 +284,7 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
     """
     which, place, amplitude = events
     count = which.size
-    gram = np.empty((count, _band(place, templates.shape[2])))
+    gram = np.empty((count, overlap(place, templates.shape[2])))
     slope, move = np.empty(count), np.empty(count)
     towards = np.empty_like(eta)
     changed = False
@@ -294,18 +292,19 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
         worst = 0.0
         for j in range(count):
             c = which[j]
-            slope[j] = _product(templates[c], residual, place[j])
+            slope[j] = product(templates[c], residual, place[j])
             worst = max(worst, _wrong(slope[j], amplitude[j], weight[c], up[c], down[c]))
         if worst <= goal:
             break
-        _gram(templates, curvature, which, place, gram)
+        banded_gram(templates, curvature, which, place, gram)
         gram[:, 0] *= 1 + 1e-9
-        price = minimize(gram, slope, which, weight, up, down, amplitude, move, tol / 4)
+        small = tol / 4 * weight.min()
+        price = minimize(gram, slope, which, weight, up, down, amplitude, move, small)
         if not move.any():
             break
         towards[:] = 0.0
-        _add(towards, templates, which, place, move)
-        step = _search(loss, a, b, eta, towards, price, residual, curvature)
+        add_events(towards, templates, which, place, move)
+        step = line_search(loss, a, b, eta, towards, price, residual, curvature)
         changed = True
         for j in range(count):
             if step == 1.0 and amplitude[j] + move[j] == 0.0:
@@ -375,7 +374,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
     height, owner = np.empty(n_places, low.dtype), np.empty(n_places, np.int32)
     stale = np.ones((n_places + _BLOCK - 1) // _BLOCK, np.bool_)
     top = np.empty(stale.size, low.dtype)
-    _add(eta, templates, which, place, amplitude)
+    add_events(eta, templates, which, place, amplitude)
     for n in range(eta.shape[0]):
         slopes(loss, a[n], b[n], eta[n], residual[n], curvature[n])
     worst = 0.0

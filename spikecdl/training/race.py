@@ -34,13 +34,17 @@ class _Runner:
     templates: Tensor
     baseline: Tensor
     level: float
-    events: Events | None = None
+    events: Events
     objective: float = math.inf
 
     def signal(self, rows: Observations) -> Tensor:
-        """Sum of the events, in the shape of rows."""
-        assert self.events is not None
-        return self.events.add_to(torch.zeros_like(rows.y, dtype=self.templates.dtype), self.templates)
+        """Sum of the events, in the shape of the observations."""
+        zeros = torch.zeros_like(rows.y, dtype=self.templates.dtype)
+        return self.events.add_to(zeros, self.templates)
+
+
+#: From a runner, what it has seen and a template, to what may take the template's place.
+_Proposal = Callable[[_Runner, Observations, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class Race:
 
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
     quarters of the bins; the others judge them.  Every other run begins with one template and adds
-    the rest one by one.  The best of each level go on, and others are tried in place of each of
-    their templates; the very best goes on at every level.  Of the levels that are within a standard
+    the rest one by one.  In place of each template of the best run others are tried: what recurs
+    where events overlap, and what no event explains.  It then goes on at every level.  Of the levels that are within a standard
     error of the best the highest is chosen, which has the fewest events (the one-standard-error
     rule: Breiman et al., *Classification and Regression Trees*, 1984).
 
@@ -113,14 +117,16 @@ class Race:
         eta = rows.baseline.expand_as(rows.y)
         length = problem.length + self.extra
         templates = data_starts(rows, eta, n_templates, length, problem.generator)
-        return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level)
+        none = Events.from_codes(templates.new_zeros(1, 1, 1))
+        return _Runner(rows.baseline.new_tensor(torch.inf), templates, data.baseline, level, none)
 
     def _reseeded(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
         """Try others in place of each template, as long as that helps."""
         count = len(runner.templates)
+        proposals: tuple[_Proposal, ...] = (self._crowded, self._unexplained)
         for _ in range(_RESEEDS if count > 1 else 0):
             before = runner
-            for c, propose in itertools.product(range(count), (self._crowded, self._unexplained)):
+            for c, propose in itertools.product(range(count), proposals):
                 templates = runner.templates.clone()
                 templates[c] = propose(runner, seen, c)[0]
                 rival = self._run(replace(runner, templates=templates), seen, data, _TRIAL)
@@ -143,7 +149,8 @@ class Race:
         """Take for a template a stretch that the events, without one template's, do not explain."""
         rows = seen.rows()
         others = replace(runner, events=runner.events.take(runner.events.template != without))
-        eta = others.signal(rows).to(rows.y.dtype) + runner.baseline.reshape_as(rows.baseline).to(rows.y.dtype)
+        eta = others.signal(rows) + runner.baseline.reshape_as(rows.baseline)
+        eta = eta.to(rows.y.dtype)
         return data_starts(rows, eta, 1, runner.templates.shape[-1], self.problem.generator)
 
     def _run(

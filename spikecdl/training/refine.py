@@ -81,6 +81,8 @@ def refine(
     """
     rows = data.rows()
     events = events.with_amplitude(events.amplitude.double())
+    if learn_amplitudes and not learn_templates and rows.y.device.type == "cpu":
+        return _with_templates_known(data, templates.double(), events, penalty, baseline)
     # one unit of each variable should move eta about equally
     scale = float(events.amplitude.abs().mean()) if len(events) else 1.0
     scale *= (templates.shape[1] * templates.shape[2]) ** 0.5
@@ -117,6 +119,27 @@ def refine(
         baseline.reshape_as(data.baseline),
         objective.likelihood(templates / norms, amplitude, baseline)[0],
     )
+
+
+def _with_templates_known(
+    data: Observations, templates: Tensor, events: Events, penalty: Penalty, baseline: Tensor
+) -> Refined:
+    """Fit amplitudes and baseline to the end, by Newton steps in compiled code."""
+    from spikecdl.training._amplitudes import fit_amplitudes
+
+    rows = data.rows()
+    spread = _mean_square(events.amplitude, events.template, len(templates)).sqrt()
+    amplitude, levels = fit_amplitudes(
+        rows,
+        templates,
+        events,
+        _signs(penalty, len(templates)),
+        spread,
+        baseline.reshape_as(rows.baseline),
+    )
+    cost = likelihood(rows, events, templates.shape[-1])(templates, amplitude, levels)[0]
+    events = events.with_amplitude(amplitude)
+    return Refined(templates, events, levels.reshape_as(data.baseline), cost)
 
 
 @dataclass(frozen=True)
@@ -190,7 +213,7 @@ class _Objective:
             return values.new_zeros(len(templates)).index_add(0, owner, values) / count
 
         if not self.variables.free[0]:
-            square = mean(self.variables.start[1].square()).clamp(min=1e-12)[owner]
+            square = _mean_square(self.variables.start[1], owner, len(templates))[owner]
             prior = (amplitude.square() / square).sum() / 2
             return prior, torch.zeros_like(templates), amplitude / square
         slopes = F.pad(templates, (1, 1)).diff(dim=-1)
@@ -213,9 +236,7 @@ def _norms(templates: Tensor) -> Tensor:
 def _bounds(events: Events, penalty: Penalty, variables: _Variables) -> Bounds:
     """Amplitudes keep to the signs that the penalty allows; all else is free."""
     templates, amplitude, baseline = variables.start
-    ones = torch.ones(len(templates), 1)
-    up = (penalty.project(ones) > 0)[events.template.cpu(), 0]
-    down = (penalty.project(-ones) < 0)[events.template.cpu(), 0]
+    up, down = (sign[events.template.cpu()] for sign in _signs(penalty, len(templates)))
     anything = (torch.full_like(templates, torch.inf), torch.full_like(baseline, torch.inf))
     lowest = torch.where(down, -torch.inf, 0.0).to(amplitude)
     highest = torch.where(up, torch.inf, 0.0).to(amplitude)
@@ -225,3 +246,16 @@ def _bounds(events: Events, penalty: Penalty, variables: _Variables) -> Bounds:
             for sign, limit in ((-1, lowest), (1, highest))
         )
     )
+
+
+def _signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
+    """Whether the amplitudes of each template may be positive, and negative."""
+    ones = torch.ones(n_templates, 1)
+    return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
+
+
+def _mean_square(amplitude: Tensor, owner: Tensor, n_templates: int) -> Tensor:
+    """Mean square amplitude of the events of each template."""
+    count = torch.bincount(owner, minlength=n_templates).clamp(min=1)
+    total = amplitude.new_zeros(n_templates).index_add(0, owner, amplitude.square())
+    return (total / count).clamp(min=1e-12)

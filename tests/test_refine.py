@@ -1,0 +1,82 @@
+"""Cost of events at fixed places, and amplitudes fitted to it, against slower twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl.events import Events
+from spikecdl.training import Observations
+from spikecdl.training._compiled import CompiledLikelihood
+from spikecdl.training.likelihood import TensorLikelihood
+from spikecdl.training.refine import refine
+
+FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def problem(family, learn_baseline=True):
+    """Counts of 5 windows, 2 channels and 60 bins, some unobserved; events, two of them apart."""
+    draw = torch.Generator().manual_seed(0)
+    templates = torch.randn(2, 2, 7, generator=draw, dtype=torch.float64)
+    templates /= templates.flatten(1).norm(dim=1)[:, None, None]
+    window = torch.tensor([0, 0, 0, 0, 2, 2, 4, 4])  # windows 1 and 3 have none
+    template = torch.tensor([0, 0, 1, 1, 0, 1, 0, 1])
+    place = torch.tensor([3, 5, 4, 40, 0, 53, 20, 20])
+    amplitude = 1 + torch.rand(8, generator=draw, dtype=torch.float64)
+    events = Events(window, template, place, amplitude)
+    baseline = torch.full((5, 2, 1), -1.0, dtype=torch.float64)
+    eta = events.add_to(baseline.expand(5, 2, 60), templates)
+    y = family.sample(eta, draw)
+    mask = torch.rand(5, 2, 60, generator=draw) > 0.1
+    rows = Observations(y, mask, family.map(lambda t: t), baseline, learn_baseline)
+    return rows, templates, events
+
+
+@each_family
+def test_compiled_likelihood_is_that_of_tensors(family):
+    rows, templates, events = problem(family)
+    arguments = (templates, events.amplitude, rows.baseline + 0.3)
+    compiled = CompiledLikelihood(rows, events, 7)(*arguments)
+    tensors = TensorLikelihood(rows, events)(*arguments)
+    none = torch.zeros(8, dtype=torch.float64)
+    offset = compiled[0] - tensors[0]  # a constant is left out
+    other = (templates, none, rows.baseline)
+    again = (
+        CompiledLikelihood(rows, events, 7)(*other)[0] - TensorLikelihood(rows, events)(*other)[0]
+    )
+    assert offset == pytest.approx(again, abs=1e-7)
+    for one, two in zip(compiled[1:], tensors[1:], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
+
+
+@each_family
+@pytest.mark.parametrize("learn_baseline", [True, False])
+@pytest.mark.parametrize("sign", [1, "both"])
+def test_amplitudes_are_where_the_cost_with_its_priors_is_least(family, learn_baseline, sign):
+    rows, templates, events = problem(family, learn_baseline)
+    penalty = L1(1.0) if sign == 1 else L1(1.0, sign="both")
+    found = refine(rows, templates, events, penalty, rows.baseline, learn_templates=False)
+    amplitude = found.events.amplitude.clone().requires_grad_()
+    level = found.baseline.clone().requires_grad_()
+    owner = events.template
+    square = torch.stack([events.amplitude[owner == c].square().mean() for c in (0, 1)])
+    eta = events.with_amplitude(amplitude).add_to(level.expand_as(rows.y), templates)
+    prior = (amplitude.square() / square[owner]).sum() / 2
+    drift = (level - rows.baseline) / family.eta_scale
+    (rows.cost(eta) + prior + drift.square().sum() / 2).backward()
+    curvature = torch.where(rows.mask, family.curvature(rows.y, eta.detach()), 0)
+    patches = events.patches(curvature, 7) * templates[owner].square()
+    error = (patches.sum(dim=(1, 2)) + 1 / square[owner]).rsqrt()
+    slope = amplitude.grad * error  # in standard errors
+    at_zero = amplitude == 0
+    assert (slope[~at_zero].abs() < 0.15).all()
+    assert (slope[at_zero] > -0.15).all()
+    if sign == 1:
+        assert (amplitude >= 0).all()
+    if learn_baseline:
+        spread = (curvature.sum(-1, keepdim=True) + family.eta_scale**-2).rsqrt()
+        assert ((level.grad * spread).abs() < 0.15).all()
+    else:
+        torch.testing.assert_close(level.detach(), rows.baseline)
