@@ -21,6 +21,7 @@ from spikecdl._quadratic import minimize
 from spikecdl.families import ScalarLoss
 from spikecdl.parallel import in_parallel
 
+_COSTLY = 10  # times more work than a look at each number, at the least
 _ROUGH = 1e-3  # tolerances for which scores in single precision do
 _BLOCK = 64  # places whose scores are renewed together
 _MOST = 64  # events of a group; what overlaps beyond is solved in turns
@@ -80,7 +81,7 @@ def solve(
             *(tol, max_iter, codes[part], violation[part], rounds[part]),
         )
 
-    in_parallel(work, len(a))
+    in_parallel(work, len(a), a.size * len(waves) * _COSTLY)
     solution = torch.from_numpy(codes).to(start.dtype)
     certificate = torch.from_numpy(violation).to(start.dtype)
     return solution, certificate, int(rounds.max(initial=0))

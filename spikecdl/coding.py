@@ -41,8 +41,8 @@ class SparseCode:
 
 
 @dataclass
-class _State:
-    """Windows still being solved, and where each of them stands."""
+class _Windows:
+    """What is to be solved, with one leading window axis, and the codes so far."""
 
     y: Tensor
     mask: Tensor | None
@@ -50,6 +50,12 @@ class _State:
     family: Family
     penalty: Penalty
     codes: Tensor
+
+
+@dataclass
+class _State(_Windows):
+    """Windows still being solved by FISTA, and where each of them stands."""
+
     eta: Tensor
     step: Tensor
     point: Tensor
@@ -130,8 +136,8 @@ def sparse_code(
     _validation.one_of("method", method, ("auto", "working_set", "fista"))
     dims = window_dims(dictionary, penalty)
     batch = y.shape[: y.ndim + dims[0]]
-    state = _start(y, family, dictionary, penalty, baseline, mask, start, dims)
-    weight = torch.as_tensor(state.penalty.weight)
+    windows = _lay_out(y, family, dictionary, penalty, baseline, mask, start, dims)
+    weight = torch.as_tensor(windows.penalty.weight)
     fits = y.device.type == "cpu" and dictionary.plain and not penalty.coupled
     fits = fits and weight.shape[-1:] in ((), (1,)) and bool((weight > 0).all())
     if method == "working_set" and not fits:
@@ -140,9 +146,9 @@ def sparse_code(
             'positive weights that couple neither units nor places; use "fista"'
         )
     if fits and method != "fista":
-        codes, violation, n_iter = _working_set(state, dictionary, tol, max_iter)
+        codes, violation, n_iter = _working_set(windows, dictionary, tol, max_iter)
     else:
-        codes, violation, n_iter = _fista(state, dictionary, dims, tol, max_iter)
+        codes, violation, n_iter = _fista(windows, dictionary, dims, tol, max_iter)
     converged = bool((violation <= tol).all())
     return SparseCode(
         codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
@@ -150,31 +156,32 @@ def sparse_code(
 
 
 def _working_set(
-    state: _State, dictionary: ConvDictionary, tol: float, max_iter: int
+    windows: _Windows, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve every window on its own, in compiled code."""
     from spikecdl._working_set import solve
 
-    loss = state.family.scalar_loss(state.y)
-    seen = torch.ones_like(state.y) if state.mask is None else state.mask
+    loss = windows.family.scalar_loss(windows.y)
+    seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
     signs = torch.ones(len(dictionary.templates), 1)
     return solve(
         loss._replace(a=loss.a * seen, b=loss.b * seen),
-        state.baseline.expand_as(state.y) - loss.shift,
+        windows.baseline.expand_as(windows.y) - loss.shift,
         dictionary.templates.detach(),
-        torch.as_tensor(state.penalty.weight).expand(len(state.y), len(signs), 1)[..., 0],
-        state.penalty.project(signs)[:, 0] > 0,
-        state.penalty.project(-signs)[:, 0] < 0,
-        state.codes,
+        torch.as_tensor(windows.penalty.weight).expand(len(windows.y), len(signs), 1)[..., 0],
+        windows.penalty.project(signs)[:, 0] > 0,
+        windows.penalty.project(-signs)[:, 0] < 0,
+        windows.codes,
         tol,
         max_iter,
     )
 
 
 def _fista(
-    state: _State, dictionary: ConvDictionary, dims: tuple[int, ...], tol: float, max_iter: int
+    windows: _Windows, dictionary: ConvDictionary, dims: tuple[int, ...], tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve all windows together; those that are finished leave."""
+    state = _start(windows, dictionary, dims)
     codes = torch.empty_like(state.codes)
     violation = state.y.new_zeros(len(codes))
     left = torch.arange(len(codes), device=state.y.device)
@@ -192,7 +199,7 @@ def _fista(
         n_iter += 1
 
 
-def _start(
+def _lay_out(
     y: Tensor,
     family: Family,
     dictionary: ConvDictionary,
@@ -201,8 +208,8 @@ def _start(
     mask: Tensor | None,
     start: Tensor | None,
     dims: tuple[int, ...],
-) -> _State:
-    """Lay every tensor out with one leading window axis, and choose the first step sizes."""
+) -> _Windows:
+    """Lay every tensor out with one leading window axis."""
     batch = y.shape[: y.ndim + dims[0]]
 
     def rows(tensor: Tensor) -> Tensor:
@@ -215,29 +222,33 @@ def _start(
     places = dictionary.code_shape(y.shape[-dictionary.axes :])
     signal = rows(y)
     offset = rows(torch.as_tensor(baseline, dtype=y.dtype, device=y.device))
-    model = family.map(rows)
     if start is None:
-        codes = signal.new_zeros(
-            *signal.shape[: -dictionary.axes - 1], len(dictionary.templates), *places
-        )
-        eta = offset.expand_as(signal)
+        size = (*signal.shape[: -dictionary.axes - 1], len(dictionary.templates), *places)
+        codes = signal.new_zeros(size)
     else:
         codes = penalty.project(rows(start))
-        eta = dictionary(codes) + offset
-    seen = None if mask is None else rows(mask.expand_as(y))
-    curvature = model.curvature(signal, eta)
-    curvature = curvature if seen is None else curvature * seen
-    largest = curvature.amax(dim=dims, keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
-    step = 1 / (largest * dictionary.norm_squared(y.shape[-dictionary.axes :]))
     if not isinstance(penalty.weight, Tensor):
         penalty = penalty.with_weight(torch.as_tensor(penalty.weight, dtype=y.dtype))
-    return _State(
+    return _Windows(
         y=signal,
-        mask=seen,
+        mask=None if mask is None else rows(mask.expand_as(y)),
         baseline=offset,
-        family=model,
+        family=family.map(rows),
         penalty=penalty.map(rows),
         codes=codes,
+    )
+
+
+def _start(windows: _Windows, dictionary: ConvDictionary, dims: tuple[int, ...]) -> _State:
+    """Choose the first step sizes, from the curvature where the codes begin."""
+    y, codes = windows.y, windows.codes
+    eta = dictionary(codes) + windows.baseline
+    curvature = windows.family.curvature(y, eta)
+    curvature = curvature if windows.mask is None else curvature * windows.mask
+    largest = curvature.amax(dim=dims, keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * dictionary.norm_squared(y.shape[-dictionary.axes :]))
+    return _State(
+        **vars(windows),
         eta=eta,
         step=step,
         point=codes,

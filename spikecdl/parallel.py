@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
+SMALL = 200_000  # numbers
 _PARTS = 4  # per thread, so that slow windows do not hold up the others
 
 
@@ -19,8 +21,15 @@ def n_threads() -> int:
     return os.cpu_count() or 1
 
 
-def in_parallel(work: Callable[[slice], None], n_windows: int) -> None:
+def in_parallel(work: Callable[[slice], None], n_windows: int, size: int) -> None:
     """Call ``work`` (which lets go of the interpreter's lock) on slices that cover all windows.
+
+    Parameters
+    ----------
+    work : callable
+    n_windows : int
+    size : int
+        Numbers to be worked on; for fewer than `SMALL` threads take longer to wake than they save.
 
     Raises
     ------
@@ -28,12 +37,17 @@ def in_parallel(work: Callable[[slice], None], n_windows: int) -> None:
         Whatever ``work`` raises.
     """
     threads = min(n_threads(), n_windows)
-    if threads <= 1:
+    if threads <= 1 or size < SMALL:
         work(slice(0, n_windows))
         return
     parts = min(n_windows, threads * _PARTS)
     edges = [n_windows * part // parts for part in range(parts + 1)]
     slices = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, slices):
-            pass
+    for _ in _pool(threads, os.getpid()).map(work, slices):
+        pass
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads that wait for work; a forked process, which has none of them, gets its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="spikecdl")

@@ -69,7 +69,7 @@ def fit_amplitudes(
             *(_array(listed.template), _array(listed.place), amplitude),
         )
 
-    in_parallel(work, len(a))
+    in_parallel(work, len(a), a.size)
     found = torch.empty(len(events), dtype=torch.float64)
     found[order] = torch.from_numpy(amplitude)
     return found, torch.from_numpy(levels[..., None] + loss.shift)

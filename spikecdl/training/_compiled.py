@@ -61,7 +61,7 @@ class CompiledLikelihood:
                     *(sizes, waves, by_template[number], by_amplitude, by_level),
                 )
 
-        in_parallel(work, _PARTS)
+        in_parallel(work, _PARTS, self._a.size)
         return (
             float(costs.sum()),
             torch.from_numpy(by_template.sum(0)),

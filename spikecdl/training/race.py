@@ -54,9 +54,10 @@ class Race:
     Runs begin at stretches of the data, at each level of the penalty in turn, and see three
     quarters of the bins; the others judge them.  Every other run begins with one template and adds
     the rest one by one.  In place of each template of the best run others are tried: what recurs
-    where events overlap, and what no event explains.  It then goes on at every level.  Of the levels that are within a standard
-    error of the best the highest is chosen, which has the fewest events (the one-standard-error
-    rule: Breiman et al., *Classification and Regression Trees*, 1984).
+    where events overlap, and what no event explains.  It then goes on at every level.  Of the
+    levels that are within a standard error of the best the highest is chosen, which has the fewest
+    events (the one-standard-error rule: Breiman et al., *Classification and Regression Trees*,
+    1984).
 
     Parameters
     ----------

@@ -64,7 +64,9 @@ def peaks(settings: Settings) -> Peaks:
     rounds, factor, rest = 2_000, np.float32(0.9), np.float32(0.1)  # values stay near 1
 
     def multiply_add() -> None:
-        in_parallel(lambda part: _multiply_add(values[part], factor, rest, rounds), len(values))
+        in_parallel(
+            lambda part: _multiply_add(values[part], factor, rest, rounds), len(values), 10**9
+        )
 
     seconds = interleaved(
         {
