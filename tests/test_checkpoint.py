@@ -127,7 +127,12 @@ class TestModel:
 
 
 #: A fit that takes all of its epochs.
-LONG = {"n_templates": 2, "penalty_weight": None, "n_epochs": 3}
+LONG = {
+    "n_templates": 2,
+    "penalty_weight": None,
+    "n_epochs": 3,
+    "random_state": 1,
+}  # takes all three
 
 
 class Stop(Exception):

@@ -23,6 +23,7 @@ _MOST_BINS = 120_000  # observed bins that a race looks at
 _LOOSE = (0.5, 0.3, 0.1)  # tolerances of the first rounds, when the templates are still noise
 _TRIAL = (0.3, 0.1, 0.1)
 _SETTLING_ROUNDS = 2
+_NOTHING = 0.1  # nats; less is no evidence at all
 _RESEEDS = 4  # tries to replace each template
 
 
@@ -216,7 +217,7 @@ def _sparsest(runners: Sequence[_Runner]) -> _Runner:
 def _as_good(runner: _Runner, other: _Runner) -> bool:
     """Whether a runner predicts the hidden bins better than another less a standard error."""
     worse = runner.cost - other.cost
-    return float(worse.sum()) <= float(worse.std() * len(worse) ** 0.5)
+    return float(worse.sum()) <= max(_NOTHING, float(worse.std() * len(worse) ** 0.5))
 
 
 def _hidden(data: Observations) -> Tensor:
