@@ -59,7 +59,8 @@ def refine(
     2 \overline{a^2}_{c(e)}`, so that doubtful events weigh little.
 
     By L-BFGS with bounds that keep the sign of amplitudes (Byrd et al., SIAM J. Sci. Comput. 16,
-    1995), in double precision.
+    1995), in double precision.  Amplitudes of templates as they are, on the CPU, by Newton steps of
+    each window to the end; see `fit_amplitudes`.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def refine(
         What to fit.  Templates without amplitudes are kept at unit norm on the way, so that the
         codes mean what they meant.
     max_iter : int
-        L-BFGS iterations.
+        L-BFGS iterations at the most.
     smoothness : float
         Weight :math:`\rho` of squared first differences (zero outside the template).
     """
