@@ -52,16 +52,9 @@ class Events:
         """Keep some of the events."""
         return Events(*(value[index] for value in vars(self).values()))
 
-    def crowded(self, reach: int) -> Tensor:
-        """Tell which events begin at most that many bins from another, of any template."""
-        if len(self) < 2:
-            return torch.zeros_like(self.window, dtype=torch.bool)
-        position = self.window * (1 << 40) + self.place
-        order = position.argsort()
-        near = position[order].diff() <= reach
-        none = near.new_zeros(1)
-        beside = torch.cat([none, near]) | torch.cat([near, none])
-        return torch.zeros_like(beside).index_put((order,), beside)
+    def to(self, device: torch.device | str) -> Events:
+        """Move to a device."""
+        return Events(*(value.to(device) for value in vars(self).values()))
 
     def with_amplitude(self, amplitude: Tensor) -> Events:
         """Return the same events with other amplitudes."""

@@ -74,6 +74,15 @@ class Penalty(ABC):
         """Return the same penalty with another weight."""
         return replace(self, weight=weight)
 
+    def select(self: P, templates: Sequence[int]) -> P:
+        """Return the penalty of some of the templates, in that order."""
+        sign, weight, dim = self.sign, self.weight, -1 - self.axes
+        if not isinstance(sign, str) and len(sign) > 1:
+            sign = tuple(sign[c] for c in templates)
+        if isinstance(weight, Tensor) and weight.ndim >= -dim and weight.shape[dim] > 1:
+            weight = weight.index_select(dim, torch.tensor(templates, device=weight.device))
+        return replace(self, sign=sign, weight=weight)
+
     def map(self: P, change: Callable[[Tensor], Tensor]) -> P:
         """Return the penalty with ``change`` applied to its weight, if that is a tensor."""
         return self.with_weight(change(self.weight)) if isinstance(self.weight, Tensor) else self

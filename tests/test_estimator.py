@@ -42,7 +42,7 @@ TOO_SHORT = "a window of one bin is shorter than this template, which the error 
 
 @parametrize_with_checks(
     [
-        DCEA(1, 2, "gaussian", gradient=Alternating(n_starts=1), n_epochs=1),
+        DCEA(1, 2, "gaussian", gradient=Alternating(), n_epochs=1),
         DCEA(1, 2, "gaussian", gradient=Unrolled(n_unrolled=3), n_epochs=1),
     ],
     expected_failed_checks=lambda model: {"check_fit2d_1feature": TOO_SHORT},

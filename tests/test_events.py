@@ -158,13 +158,3 @@ def test_no_events():
     assert torch.equal(none.to_codes(SHAPE), torch.zeros(SHAPE, dtype=torch.float64))
     assert torch.equal(none.add_to(signal, random(2, 1, 3)), signal)
     assert none.patches(signal, 3).shape == (0, 1, 3)
-
-
-def test_crowded_events_begin_near_another_of_the_window():
-    window = torch.tensor([0, 0, 0, 1, 1])
-    template = torch.tensor([0, 0, 1, 0, 1])
-    place = torch.tensor([2, 30, 6, 6, 11])
-    events = Events(window, template, place, torch.ones(5))
-    assert events.crowded(4).tolist() == [True, False, True, False, False]
-    assert events.crowded(5).tolist() == [True, False, True, True, True]
-    assert events.take(events.window == 2).crowded(4).tolist() == []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.events import Events
 from spikecdl.training import Observations
-from spikecdl.training._compiled import CompiledLikelihood
-from spikecdl.training.likelihood import TensorLikelihood
+from spikecdl.training._amplitudes import Amplitudes
 from spikecdl.training.refine import refine
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
@@ -35,20 +36,51 @@ def problem(family, learn_baseline=True):
 
 
 @each_family
-def test_compiled_likelihood_is_that_of_tensors(family):
+@pytest.mark.parametrize("learn", [True, False])
+def test_slopes_by_templates_are_those_of_the_cost(family, learn):
     rows, templates, events = problem(family)
-    arguments = (templates, events.amplitude, rows.baseline + 0.3)
-    compiled = CompiledLikelihood(rows, events, 7)(*arguments)
-    tensors = TensorLikelihood(rows, events)(*arguments)
-    none = torch.zeros(8, dtype=torch.float64)
-    offset = compiled[0] - tensors[0]  # a constant is left out
-    other = (templates, none, rows.baseline)
-    again = (
-        CompiledLikelihood(rows, events, 7)(*other)[0] - TensorLikelihood(rows, events)(*other)[0]
+    precision = torch.tensor([0.3, 0.7])
+    signs = (torch.tensor([True, True]), torch.tensor([True, False]))
+    best = Amplitudes(rows, events, signs, precision, rows.baseline + 0.3, learn)
+    fit = best(templates, tol=1e-9)
+    waves = templates.clone().requires_grad_()
+    amplitude = best.events.amplitude
+    assert torch.equal(amplitude, events.amplitude) is not learn
+    eta = best.events.add_to(best.baseline.expand_as(rows.y), waves)
+    cost = rows.cost(eta)
+    cost.backward()
+    torch.testing.assert_close(fit.slope, waves.grad, rtol=1e-7, atol=1e-7)
+    levels = replace(rows, learn_baseline=False)
+    none = Amplitudes(
+        levels, events.with_amplitude(0 * amplitude), signs, precision, rows.baseline, False
     )
-    assert offset == pytest.approx(again, abs=1e-7)
-    for one, two in zip(compiled[1:], tensors[1:], strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
+    offset = fit.cost - cost.item()  # a constant is left out
+    assert offset == pytest.approx(
+        none(templates).cost - float(rows.cost(rows.baseline.expand_as(rows.y))), abs=1e-7
+    )
+    drift = (best.baseline - rows.baseline).square().sum() / family.eta_scale**2
+    prior = (precision[events.template] * amplitude.square()).sum() + drift
+    assert fit.prior == pytest.approx(float(prior) / 2)
+    weight = family.curvature(rows.y, eta.detach()) * rows.mask
+    bend = amplitude.square()[:, None, None] * events.patches(weight, 7)
+    expected = torch.zeros_like(templates).index_add(0, events.template, bend)
+    torch.testing.assert_close(fit.curvature, expected, rtol=1e-7, atol=1e-7)
+
+
+@each_family
+def test_refined_templates_are_where_the_cost_is_least_on_the_spheres(family):
+    rows, templates, events = problem(family)
+    found = refine(rows, templates, events, L1(1.0), rows.baseline, max_iter=500)
+    torch.testing.assert_close(found.templates.flatten(1).norm(dim=1), torch.ones(2).double())
+    waves = found.templates.clone().requires_grad_()
+    amplitude = found.events.amplitude.clone().requires_grad_()
+    eta = found.events.with_amplitude(amplitude).add_to(found.baseline.expand_as(rows.y), waves)
+    rows.cost(eta).backward()
+    along = (waves.grad * found.templates).sum(dim=(1, 2), keepdim=True)
+    tangent = waves.grad - along * found.templates
+    first = refine(rows, templates, events, L1(1.0), rows.baseline, max_iter=1)
+    assert tangent.norm() < 0.05 * along.norm() + 0.05
+    assert found.cost < first.cost
 
 
 @each_family

@@ -1,28 +1,80 @@
-"""Waveforms taken from a signal as templates to start from."""
+"""Templates to start from, and fewer of them from more."""
 
 from __future__ import annotations
 
 import torch
 
-from spikecdl.training.starts import recurring
+from spikecdl import L1, Poisson
+from spikecdl.events import Events
+from spikecdl.training import NullScore, Observations
+from spikecdl.training.rounds import Round
+from spikecdl.training.starts import data_starts
+from spikecdl.training.thinning import thin
+
+LENGTH = 20
 
 
-def test_what_comes_back_is_chosen_over_what_comes_once():
-    draw = torch.Generator().manual_seed(0)
-    wave = torch.hann_window(21, periodic=False) * torch.sin(torch.arange(21) / 2.5)
-    signal = torch.zeros(12, 1, 200)
-    for window in range(12):
-        place = 20 + 5 * window
-        signal[window, 0, place : place + 21] = wave * (1 + window / 12)
-    signal[0, 0, 150:170] = torch.randn(20, generator=draw) * 2
-    for seed in range(5):
-        found = recurring(signal, 31, torch.Generator().manual_seed(seed))
-        assert found.shape == (1, 1, 31)
-        torch.testing.assert_close(found.norm(), torch.tensor(1.0))
-        overlap = torch.nn.functional.conv1d(found, (wave / wave.norm())[None, None], padding=20)
-        assert overlap.max() > 0.98
+def waves():
+    """A dip and two cycles, of unit norm."""
+    t = torch.linspace(0, 1, LENGTH)
+    window = torch.hann_window(LENGTH, periodic=False)
+    both = torch.stack([window, window * torch.sin(4 * torch.pi * t)])[:, None]
+    return both / both.flatten(1).norm(dim=1)[:, None, None]
 
 
-def test_nothing_recurs_in_silence():
-    found = recurring(torch.zeros(2, 3, 50), 10, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found.norm(), torch.tensor(1.0))
+def problem(seed=0):
+    """Poisson counts of 20 windows with 3 events of each wave."""
+    draw = torch.Generator().manual_seed(seed)
+    window = torch.arange(20).repeat_interleave(6)
+    template = torch.arange(2).repeat(60)
+    place = (torch.arange(6) * 40 + torch.randint(0, 20, (20, 6), generator=draw)).reshape(-1)
+    events = Events(window, template, place, 5 + torch.rand(120, generator=draw))
+    baseline = torch.full((20, 1, 1), -0.5)
+    eta = events.add_to(baseline.expand(20, 1, 260), waves())
+    y = Poisson().sample(eta, draw)
+    return Observations(y, y == y, Poisson(), baseline, True)
+
+
+def likeness(found):
+    """Largest correlation over shifts of each found template with each wave."""
+    pad = found.shape[-1]
+    return torch.nn.functional.conv1d(found.float(), waves(), padding=pad).amax(-1)
+
+
+def test_starts_are_stretches_like_what_is_in_the_data():
+    data = problem()
+    eta = data.baseline.expand_as(data.y)
+    found = data_starts(data, eta, 6, LENGTH + 8, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(6))
+    assert (likeness(found).amax(0) > 0.7).all()
+
+
+def test_starts_of_silence_are_flat():
+    y = torch.zeros(2, 3, 50)
+    data = Observations(y, y == y, Poisson(), torch.full((2, 3, 1), -2.0), True)
+    eta = data.baseline.expand_as(y)
+    found = data_starts(data, eta, 2, 10, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(2))
+
+
+def test_thinning_leaves_the_templates_that_made_the_data():
+    data = problem()
+    noise = torch.randn(5, 1, LENGTH, generator=torch.Generator().manual_seed(3))
+    noise[3] = 0.9 * waves()[0] + 0.1 * noise[3]  # one twice, the other worse
+    noise[4] = 0.6 * waves()[1].roll(3, -1) + 0.2 * noise[4]
+    more = torch.cat([noise[:3], waves()[:1], noise[3:]])
+    more = more / more.flatten(1).norm(dim=1)[:, None, None]
+    step = Round(data, L1(), NullScore(), True, 2, 0.0, 300)
+    templates, baseline = thin(step, more, data.baseline, 2, lambda templates: templates)
+    assert templates.shape == (2, 1, LENGTH)
+    assert baseline.shape == data.baseline.shape
+    alike = likeness(templates)
+    assert (alike.amax(1) > 0.9).all()
+    assert sorted(alike.argmax(1).tolist()) == [0, 1]
+
+
+def test_thinning_to_as_many_takes_none_away():
+    data = problem()
+    step = Round(data, L1(), NullScore(), True, 2, 0.0, 300)
+    templates, _ = thin(step, waves(), data.baseline, 2, lambda templates: templates)
+    assert (likeness(templates).diagonal() > 0.95).all()

@@ -62,7 +62,7 @@ class TestAlternating:
 
         The weight is a fraction of lambda_max, which moves a little with the templates.
         """
-        trainer = Alternating(n_starts=1, debias=False, tol=1e-3)
+        trainer = Alternating(debias=False, tol=1e-3)
         model = quick(family, trainer, n_epochs=6, baseline=[1.0, 1.0])
         objective = np.array(losses(model.fit(some_counts(family)), "objective"))
         slack = 1e-3 * np.abs(objective[0])
@@ -94,7 +94,7 @@ class TestAlternating:
 
     def test_separation_merges_events(self):
         counts = some_counts()
-        far = quick(gradient=Alternating(n_starts=1, separation=0.9)).fit(counts)
+        far = quick(gradient=Alternating(separation=0.9)).fit(counts)
         place = np.argwhere(far.transform(counts)[:, :, 0])
         gaps = np.diff(place[:, 2])[(np.diff(place[:, :2], axis=0) == 0).all(axis=1)]
         assert gaps.min() > 0.4 * LENGTH
@@ -103,7 +103,7 @@ class TestAlternating:
         counts = some_counts(trials=3)
 
         def roughness(weight):
-            trainer = Alternating(n_starts=1, smoothness=weight)
+            trainer = Alternating(smoothness=weight)
             templates = quick(gradient=trainer).fit(counts).templates_
             return np.square(np.diff(templates)).sum()
 
@@ -196,7 +196,7 @@ def test_templates_of_different_shapes_are_told_apart():
         "binomial", ("square", "vee"), n_trials=30, n_units=12, duration=2.0, bin_size=0.002,
         n_events=4, gap=0.1, same_events=True, random_state=2,
     ).pool()  # fmt: skip
-    trainer = Alternating(n_starts=3)
+    trainer = Alternating()
     model = DCEA(2, 0.05, "binomial", gradient=trainer, random_state=0).fit(counts)
     found = recovery(model.decompose(counts))
     assert found.templates.max < 0.25

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from spikecdl._losses import LOSSES, slopes
+from spikecdl._losses import LOSSES, slopes, value
 from spikecdl._quadratic import minimize
 from spikecdl._working_set import add_events, banded_gram, line_search, overlap, product
 from spikecdl.events import Events
@@ -16,63 +18,111 @@ from spikecdl.training.observations import Observations
 
 _ROUNDS = 12  # of amplitudes and baseline in turn
 _TOL = 0.1  # of a standard error, at which both have settled
+_NOISE = 0.01  # of a standard error; shorter steps tell nothing of the next
+_FARTHEST = 8.0  # times Newton's step of the baseline that may be taken
+_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
 
 
-def fit_amplitudes(
-    rows: Observations,
-    templates: Tensor,
-    events: Events,
-    signs: tuple[Tensor, Tensor],
-    spread: Tensor,
-    baseline: Tensor,
-) -> tuple[Tensor, Tensor]:
-    r"""Minimise the cost with normal priors over amplitudes and baseline.
+@dataclass(frozen=True)
+class Fit:
+    """What templates are worth with the amplitudes and baselines that suit them best.
 
-    .. math:: -\log p(y \mid \mu + \sum_e a_e h_{c(e)}(\cdot - t_e))
+    Parameters
+    ----------
+    cost, prior : float
+        Negative log likelihood up to a constant, and that of the priors.
+    slope, curvature : tensor of double precision, shape (template, channel, bin)
+        Derivative of their sum by the templates, and the diagonal of the second derivative.
+    """
+
+    cost: float
+    prior: float
+    slope: Tensor
+    curvature: Tensor
+
+
+class Amplitudes:
+    r"""Cost and normal priors, least over amplitudes and baselines, as a function of templates.
+
+    .. math:: \min_{a, \mu} -\log p\Bigl(y \mid \mu + \sum_e a_e h_{c(e)}(\cdot - t_e)\Bigr)
               + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
+
+    Its derivative is that of the cost at the minimum (envelope theorem), where every call begins
+    from what suited the templates before.
 
     Parameters
     ----------
     rows : Observations
         On the CPU, with one window axis.
-    templates : tensor, shape (template, channel, bin)
     events : Events
-        Sorted by window; where they begin.
+        Sorted by window; where they begin, and amplitudes to start from.
     signs : two tensors of bool, shape (template,)
         Whether amplitudes may be positive, and negative.
-    spread : tensor, shape (template,)
-        Standard deviation of the prior of amplitudes.
+    precision : tensor, shape (template,)
+        :math:`1 / \sigma^2` of the prior of amplitudes.
     baseline : tensor, shape (window, channel, 1)
         Where the baseline begins; it stays there unless it is to be learned.
-
-    Returns
-    -------
-    amplitude : tensor of double precision, shape (event,)
-    baseline : tensor of double precision, shape of ``baseline``
+    learn : bool
+        Whether to fit amplitudes; if not, they stay as they are.
     """
-    loss = rows.family.scalar_loss(rows.y)
-    a, b = (_array((values * rows.mask).double()) for values in (loss.a, loss.b))
-    levels = np.ascontiguousarray(_array(baseline.double())[..., 0] - loss.shift)
-    expected = np.ascontiguousarray(_array(rows.baseline.double())[..., 0] - loss.shift)
-    # in the order of windows and time
-    order = (events.window * rows.y.shape[-1] + events.place).argsort(stable=True)
-    listed = events.take(order)
-    amplitude = _array(listed.amplitude.double()).copy()
-    first = np.searchsorted(_array(listed.window), np.arange(len(a) + 1))
-    model = (_array(templates.double()), _array(1 / spread.double().square()))
-    stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
 
-    def work(part: slice) -> None:
-        _fit_windows(
-            *(part.start, part.stop, LOSSES[loss.kind], a, b, levels, expected, *model),
-            *(_array(signs[0]), _array(signs[1]), stiffness, first),
-            *(_array(listed.template), _array(listed.place), amplitude),
-        )
+    def __init__(
+        self,
+        rows: Observations,
+        events: Events,
+        signs: tuple[Tensor, Tensor],
+        precision: Tensor,
+        baseline: Tensor,
+        learn: bool = True,
+    ) -> None:
+        loss = rows.family.scalar_loss(rows.y)
+        self._shift, self._events, n_windows = loss.shift, events, len(rows.y)
+        a, b = (_array((values * rows.mask).double()) for values in (loss.a, loss.b))
+        self._levels = _array(baseline.double())[..., 0] - loss.shift
+        expected = _array(rows.baseline.double())[..., 0] - loss.shift
+        stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
+        relax = np.ones_like(expected)
+        self._data = (LOSSES[loss.kind], a, b, self._levels, relax, expected, stiffness)
+        up, down = (_array(sign) for sign in signs)
+        self._priors = (_array(precision.double()), up, down, learn)
+        # in the order of windows and time
+        self._order = (events.window * rows.y.shape[-1] + events.place).argsort(stable=True)
+        listed = events.take(self._order)
+        first = np.searchsorted(_array(listed.window), np.arange(n_windows + 1))
+        self._amplitude = _array(listed.amplitude.double()).copy()
+        self._listed = (first, _array(listed.template), _array(listed.place), self._amplitude)
+        edges = np.arange(_PARTS + 1) * n_windows // _PARTS
+        self._parts = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
 
-    in_parallel(work, len(a), a.size)
-    found = torch.empty(len(events), dtype=torch.float64)
-    found[order] = torch.from_numpy(amplitude)
-    return found, torch.from_numpy(levels[..., None] + loss.shift)
+    def __call__(self, templates: Tensor, tol: float = _TOL) -> Fit:
+        """Fit to a tolerance in standard errors."""
+        waves = _array(templates.double())
+        sums = np.zeros((_PARTS, 2))
+        derivatives = np.zeros((2, _PARTS, *waves.shape))
+
+        def work(parts: slice) -> None:
+            for number in range(parts.start, parts.stop):
+                windows = self._parts[number]
+                sums[number] = _fit_windows(
+                    *(windows.start, windows.stop, *self._data, waves, *self._priors, tol),
+                    *(*self._listed, *derivatives[:, number]),
+                )
+
+        in_parallel(work, _PARTS, self._data[1].size)
+        (cost, prior), (slope, curvature) = sums.sum(0), derivatives.sum(1)
+        return Fit(float(cost), float(prior), torch.from_numpy(slope), torch.from_numpy(curvature))
+
+    @property
+    def events(self) -> Events:
+        """Return the events with their amplitudes, as they suited the last templates."""
+        found = torch.empty(len(self._events), dtype=torch.float64)
+        found[self._order] = torch.from_numpy(self._amplitude)
+        return self._events.with_amplitude(found)
+
+    @property
+    def baseline(self) -> Tensor:
+        """Return the baseline that suited the last templates, (window, channel, 1)."""
+        return torch.from_numpy(self._levels[..., None] + self._shift)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -87,20 +137,30 @@ def _fit_windows(
     a,
     b,
     levels,
+    relax,
     expected,
+    stiffness,
     templates,
     precision,
     up,
     down,
-    stiffness,
+    learn,
+    tol,
     first,
     which,
     place,
     amplitude,
+    by_template,
+    bend,
 ):
-    """Fit some windows; ``levels`` and ``amplitude`` are changed in place."""
+    """Fit some windows; return their cost and prior, and add to the derivatives by templates.
+
+    ``levels`` and ``amplitude`` are changed in place.
+    """
     eta = np.empty(a.shape[1:])
     residual, curvature = np.empty_like(eta), np.empty_like(eta)
+    state, last = (eta, residual, curvature), np.empty(eta.shape[0])
+    cost, prior = 0.0, 0.0
     for i in range(begin, end):
         mine = slice(first[i], first[i + 1])
         events = (which[mine], place[mine], amplitude[mine])
@@ -109,28 +169,63 @@ def _fit_windows(
         add_events(eta, templates, *events)
         for n in range(eta.shape[0]):
             slopes(loss, a[i, n], b[i, n], eta[n], residual[n], curvature[n])
+        last[:] = 0.0
         for _ in range(_ROUNDS):
             moved = 0.0
+            if learn:
+                moved = _fit_events(
+                    loss, a[i], b[i], *state, templates, precision, up, down, *events, tol
+                )
             if stiffness < np.inf:
-                state = (eta, residual, curvature, levels[i], expected[i])
-                moved = _fit_levels(loss, a[i], b[i], *state, stiffness)
-            state = (eta, residual, curvature)
-            moved = max(
-                moved,
-                _fit_events(loss, a[i], b[i], *state, templates, precision, up, down, *events),
-            )
-            if moved < _TOL:
+                level = (levels[i], relax[i], last, expected[i], stiffness)
+                moved = max(moved, _fit_levels(loss, a[i], b[i], *state, *level))
+            if moved < tol:
                 break
+        for n in range(eta.shape[0]):
+            cost += value(loss, a[i, n], b[i, n], eta[n], residual[n])
+            if stiffness < np.inf:
+                prior += stiffness * (levels[i, n] - expected[i, n]) ** 2 / 2
+        _differentiate(residual, curvature, *events, by_template, bend)
+        for j in range(first[i], first[i + 1]):
+            prior += precision[which[j]] * amplitude[j] ** 2 / 2
+    return cost, prior
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _subtract(gradient, amplitude, residual):
+    for k in range(gradient.size):
+        gradient[k] -= amplitude * residual[k]
 
 
 @njit(cache=True, error_model="numpy")
-def _fit_levels(loss, a, b, eta, residual, curvature, levels, expected, stiffness):
-    """Take a Newton step of the baseline of each channel; return its size in standard errors."""
+def _differentiate(residual, curvature, which, place, amplitude, by_template, bend):
+    """Add the derivatives of a window's cost by the templates, the second ones to ``bend``."""
+    length = by_template.shape[2]
+    for j in range(which.size):
+        size = amplitude[j]
+        for n in range(residual.shape[0]):
+            here = slice(place[j], place[j] + length)
+            _subtract(by_template[which[j], n], size, residual[n, here])
+            _subtract(bend[which[j], n], -size * size, curvature[n, here])
+
+
+@njit(cache=True, error_model="numpy")
+def _fit_levels(loss, a, b, eta, residual, curvature, levels, relax, last, expected, stiffness):
+    """Take a step of the baseline of each channel; return its size in standard errors.
+
+    Newton's step takes amplitudes for given, which would follow: of what it should have moved, a
+    constant fraction is left each time.  ``relax`` is the multiple that leaves none, as the last
+    steps tell it (Aitken's extrapolation).
+    """
     largest = 0.0
     for n in range(eta.shape[0]):
         bend = curvature[n].sum() + stiffness
         step = (residual[n].sum() - stiffness * (levels[n] - expected[n])) / bend
-        step = max(-1.0, min(1.0, step))
+        if abs(last[n]) * np.sqrt(bend) > _NOISE:
+            left = min(step / last[n], 1 - relax[n] / _FARTHEST)
+            relax[n] = max(relax[n] / (1 - left), 1.0)
+        last[n] = step
+        step = max(-1.0, min(1.0, relax[n] * step))
         levels[n] += step
         eta[n] += step
         slopes(loss, a[n], b[n], eta[n], residual[n], curvature[n])
@@ -153,6 +248,7 @@ def _fit_events(
     which,
     place,
     amplitude,
+    tol,
 ):
     """Take a Newton step of each group of events that overlap; return the largest one.
 
@@ -178,7 +274,7 @@ def _fit_events(
             slope[j] = product(templates[ours[j]], slope_here, starts[j]) - prior * sizes[j]
             gram[j, 0] += prior
         unit = np.sqrt(gram[:, 0].max())
-        minimize(gram, slope, ours, free, up, down, sizes, move, _TOL / 4 * unit)
+        minimize(gram, slope, ours, free, up, down, sizes, move, tol / 4 * unit)
         towards = np.zeros_like(here)
         add_events(towards, templates, ours, starts, move)
         price = 0.0  # the prior's slope, at the start of the step

@@ -28,8 +28,8 @@ class Alternating:
 
     Parameters
     ----------
-    n_starts : int
-        Runs of the race.
+    surplus : float
+        Templates that a run of the race begins with beyond those asked, as a multiple of them.
     debias : bool
         Merge events that the l1 solution spreads over neighbouring places, drop those that the
         likelihood does not support, and refit amplitudes with the templates, without the penalty.
@@ -48,11 +48,11 @@ class Alternating:
     Examples
     --------
     >>> import spikecdl
-    >>> spikecdl.DCEA(gradient=spikecdl.Alternating(n_starts=3)).gradient.n_starts
-    3
+    >>> spikecdl.DCEA(gradient=spikecdl.Alternating(surplus=3.0)).gradient.surplus
+    3.0
     """
 
-    n_starts: int = 12
+    surplus: float = 1.7
     debias: bool = True
     padding: float = 0.4
     separation: float = 0.125
@@ -112,8 +112,8 @@ class Alternating:
         def make_round(seen: Observations, weight: Weight) -> Round:
             return self._round(problem, seen, weight)
 
-        templates, level = Race(problem, make_round, self.n_starts, extra, self.tol)(data)
-        return _crop(templates, problem.length), torch.tensor(level)
+        templates, level = Race(problem, make_round, self.surplus, extra, self.tol)(data)
+        return templates, torch.tensor(level)
 
     def _round(self, problem: Problem, data: Observations, weight: Weight) -> Round:
         return Round(
@@ -125,14 +125,6 @@ class Alternating:
             smoothness=self.smoothness,
             max_iter=self.max_iter,
         )
-
-
-def _crop(templates: Tensor, length: int) -> Tensor:
-    """Keep the stretch of most energy of each template, at unit norm."""
-    energy = templates.square().sum(1).unfold(-1, length, 1).sum(-1)
-    start = energy.argmax(-1)
-    cut = torch.stack([h[:, s : s + length] for h, s in zip(templates, start, strict=True)])
-    return cut / cut.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

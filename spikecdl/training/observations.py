@@ -43,9 +43,10 @@ class Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""
         return self._map(lambda tensor: tensor.flatten(0, -3))
 
-    def to(self, dtype: torch.dtype) -> Observations:
-        """Change the precision."""
-        return self._map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+    def to(self, target: torch.dtype | torch.device | str) -> Observations:
+        """Change the precision of real numbers, or move to a device."""
+        real = isinstance(target, torch.dtype)
+        return self._map(lambda t: t.to(target) if t.is_floating_point() or not real else t)
 
     def with_baseline(self, baseline: Tensor) -> Observations:
         """Return the same observations with another baseline."""

@@ -1,20 +1,21 @@
-"""Refinement on a fixed support: templates, amplitudes and baseline without the l1 bias."""
+"""Refinement: templates, amplitudes and baselines fitted together, places of events fixed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import Bounds, minimize
+from scipy.optimize import minimize
 from torch import Tensor
 
 from spikecdl.events import Events
 from spikecdl.penalties import Penalty
-from spikecdl.training.likelihood import Likelihood, likelihood
+from spikecdl.training._amplitudes import Amplitudes, Fit
 from spikecdl.training.observations import Observations
+
+_LEAST = 0.05  # curvature of a template's bin, as a fraction of the mean, in whose unit it is
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,25 @@ def refine(
     *,
     learn_templates: bool = True,
     learn_amplitudes: bool = True,
-    max_iter: int = 15,
+    max_iter: int = 3,
     smoothness: float = 0.0,
 ) -> Refined:
     r"""Minimise the cost over templates, amplitudes and baseline with the events' places fixed.
 
-    .. math:: \min_{h, a, \mu} -\log p\Bigl(y \mid \mu + \sum_e a_e\, h_{c(e)}(\cdot - t_e)\Bigr)
-              + \frac{\|\mu - \mu_0\|^2}{2 s^2} + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
-              + \pi(h, a)
+    .. math:: \min_{\|h_c\| = 1,\, a,\, \mu}
+              -\log p\Bigl(y \mid \mu + \sum_e a_e\, h_{c(e)}(\cdot - t_e)\Bigr)
+              + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
+              + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
 
     with :math:`\mu_0` the baseline the observations came with and s the family's `eta_scale`.
-    Priors keep finite what the data say little of.  While templates are learned, their typical
-    waveform, at the mean amplitude of their events, is normal with deviation s in every bin:
-    :math:`\pi = \sum_c \|\bar a_c h_c\|^2 / 2 s^2`.  With templates as they are, amplitudes are
-    normal with the mean square that they have at the start: :math:`\pi = \sum_e a_e^2 /
-    2 \overline{a^2}_{c(e)}`, so that doubtful events weigh little.
+    Priors keep finite what the data say little of.  While templates are learned, :math:`\sigma^2`
+    is s squared times the number of events: the typical waveform is normal with deviation s in
+    every bin.  With templates as they are, it is the mean square that amplitudes have at the
+    start, so that doubtful events weigh little.
 
-    By L-BFGS with bounds that keep the sign of amplitudes (Byrd et al., SIAM J. Sci. Comput. 16,
-    1995), in double precision.  Amplitudes of templates as they are, on the CPU, by Newton steps of
-    each window to the end; see `fit_amplitudes`.
+    Amplitudes and baselines are fitted anew, by Newton steps, for all templates that are tried
+    (variable projection: Golub and Pereyra, SIAM J. Numer. Anal. 10, 1973), and templates by
+    L-BFGS on the product of their unit spheres, each bin in units of its own curvature.
 
     Parameters
     ----------
@@ -73,159 +74,65 @@ def refine(
     baseline : tensor
         Start of the baseline, shape of ``data.baseline``; kept where it is not to be learned.
     learn_templates, learn_amplitudes : bool
-        What to fit.  Templates without amplitudes are kept at unit norm on the way, so that the
-        codes mean what they meant.
+        What to fit.
     max_iter : int
         L-BFGS iterations at the most.
     smoothness : float
         Weight :math:`\rho` of squared first differences (zero outside the template).
     """
-    rows = data.rows()
-    events = events.with_amplitude(events.amplitude.double())
-    if learn_amplitudes and not learn_templates and rows.y.device.type == "cpu":
-        return _with_templates_known(data, templates.double(), events, penalty, baseline)
-    # one unit of each variable should move eta about equally
-    scale = float(events.amplitude.abs().mean()) if len(events) else 1.0
-    scale *= (templates.shape[1] * templates.shape[2]) ** 0.5
-    variables = _Variables(
-        (templates.double(), events.amplitude, baseline.double().reshape_as(rows.baseline)),
-        (1.0, scale, 1.0),
-        (learn_templates, learn_amplitudes, data.learn_baseline),
-    )
-    objective = _Objective(
-        likelihood(rows, events, templates.shape[-1]),
-        events.template,
-        variables,
-        rows.baseline.double(),
-        rows.family.eta_scale,
-        smoothness,
-    )
-    values = variables.pack(variables.start).cpu().numpy()
-    if values.size:
-        values = minimize(
-            objective,
-            values,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=_bounds(events, penalty, variables),
-            options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
-        ).x
-    templates, amplitude, baseline = variables.unpack(values)
-    norms = _norms(templates)
-    if learn_amplitudes:
-        amplitude = amplitude * norms[events.template, 0, 0]
-    return Refined(
-        templates / norms,
-        events.with_amplitude(amplitude),
-        baseline.reshape_as(data.baseline),
-        objective.likelihood(templates / norms, amplitude, baseline)[0],
-    )
-
-
-def _with_templates_known(
-    data: Observations, templates: Tensor, events: Events, penalty: Penalty, baseline: Tensor
-) -> Refined:
-    """Fit amplitudes and baseline to the end, by Newton steps in compiled code."""
-    from spikecdl.training._amplitudes import fit_amplitudes
-
-    rows = data.rows()
-    spread = _mean_square(events.amplitude, events.template, len(templates)).sqrt()
-    amplitude, levels = fit_amplitudes(
+    rows, device = data.rows().to("cpu"), templates.device
+    events, waves = events.to("cpu"), templates.double().cpu()
+    best = Amplitudes(
         rows,
-        templates,
         events,
-        _signs(penalty, len(templates)),
-        spread,
-        baseline.reshape_as(rows.baseline),
+        _signs(penalty, len(waves)),
+        _precision(rows, events, len(waves), learn_templates) * learn_amplitudes,
+        baseline.cpu().reshape_as(rows.baseline),
+        learn_amplitudes,
     )
-    cost = likelihood(rows, events, templates.shape[-1])(templates, amplitude, levels)[0]
-    events = events.with_amplitude(amplitude)
-    return Refined(templates, events, levels.reshape_as(data.baseline), cost)
+    fit = best(waves)
+    if learn_templates and len(events):
+        waves = _descend(best, waves, fit, max_iter, smoothness)
+        fit = best(waves)
+    return Refined(
+        waves.to(device),
+        best.events.to(device),
+        best.baseline.reshape_as(data.baseline).to(device),
+        fit.cost,
+    )
 
 
-@dataclass(frozen=True)
-class _Variables:
-    """Templates, amplitudes and baseline as one vector of those that are free."""
+def _descend(
+    best: Amplitudes, templates: Tensor, fit: Fit, max_iter: int, smoothness: float
+) -> Tensor:
+    """Take L-BFGS steps of the templates; amplitudes and baselines follow."""
+    scale = fit.curvature.clamp(min=1e-12)
+    scale = scale.clamp(min=_LEAST * scale.mean()).rsqrt()
+    # the first step of L-BFGS has length 1: that of Newton's with the diagonal alone
+    scale *= float((scale * fit.slope).norm().clamp(min=1e-12))
 
-    start: tuple[Tensor, Tensor, Tensor]
-    units: tuple[float, float, float]
-    free: tuple[bool, bool, bool]
+    def on_spheres(vector: np.ndarray) -> tuple[Tensor, Tensor]:
+        free = torch.from_numpy(vector).reshape(scale.shape) * scale
+        norms = _norms(free)
+        return free / norms, norms
 
-    def pack(self, values: Sequence[Tensor]) -> Tensor:
-        """Lay the free ones end to end, in their units."""
-        parts = zip(values, self.units, self.free, strict=True)
-        flat = [(value / unit).reshape(-1) for value, unit, free in parts if free]
-        return torch.cat(flat or [torch.zeros(0)])
+    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        waves, norms = on_spheres(vector)
+        fit = best(waves)
+        steps = F.pad(waves, (1, 1)).diff(dim=-1)
+        slope = fit.slope - smoothness * steps.diff(dim=-1)
+        slope = (slope - (slope * waves).sum(dim=(1, 2), keepdim=True) * waves) / norms * scale
+        value = fit.cost + fit.prior + smoothness * float(steps.square().sum()) / 2
+        return value, slope.reshape(-1).numpy()
 
-    def pack_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Lay the derivatives end to end: they scale the other way."""
-        return self.pack(
-            [gradient * unit**2 for gradient, unit in zip(gradients, self.units, strict=True)]
-        )
-
-    def unpack(self, vector: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Undo `pack`; what is not free is as at the start."""
-        values, position = [], 0
-        for value, unit, free in zip(self.start, self.units, self.free, strict=True):
-            if free:
-                flat = torch.from_numpy(vector[position : position + value.numel()])
-                position += value.numel()
-                value = unit * flat.to(value.device).reshape(value.shape)
-            values.append(value)
-        return values[0], values[1], values[2]
-
-
-@dataclass(frozen=True)
-class _Objective:
-    """What is minimised, and its gradient, as a function of the free variables."""
-
-    likelihood: Likelihood
-    owner: Tensor
-    variables: _Variables
-    expected: Tensor
-    eta_scale: float
-    smoothness: float
-
-    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
-        """Value and gradient."""
-        templates, amplitude, baseline = self.variables.unpack(vector)
-        free_templates, free_amplitudes, _ = self.variables.free
-        on_sphere = free_templates and not free_amplitudes
-        norms = _norms(templates) if on_sphere else 1.0
-        templates = templates / norms
-        cost, *gradients = self.likelihood(templates, amplitude, baseline)
-        prior, by_template, by_amplitude = self._prior(templates, amplitude)
-        drift = (baseline - self.expected) / self.eta_scale
-        by_template = by_template + gradients[0]
-        if on_sphere:
-            along = (by_template * templates).sum(dim=(1, 2), keepdim=True)
-            by_template = (by_template - along * templates) / norms
-        gradient = self.variables.pack_gradient(
-            [by_template, by_amplitude + gradients[1], drift / self.eta_scale + gradients[2]]
-        )
-        return cost + float(prior + drift.square().sum() / 2), gradient.cpu().numpy()
-
-    def _prior(self, templates: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Priors of templates or of amplitudes, and their derivatives by both."""
-        owner = self.owner
-        count = torch.bincount(owner, minlength=len(templates)).clamp(min=1)
-
-        def mean(values: Tensor) -> Tensor:
-            return values.new_zeros(len(templates)).index_add(0, owner, values) / count
-
-        if not self.variables.free[0]:
-            square = _mean_square(self.variables.start[1], owner, len(templates))[owner]
-            prior = (amplitude.square() / square).sum() / 2
-            return prior, torch.zeros_like(templates), amplitude / square
-        slopes = F.pad(templates, (1, 1)).diff(dim=-1)
-        typical = mean(amplitude.abs())[:, None, None] / self.eta_scale
-        wave = typical * templates
-        along = (wave * templates).sum(dim=(1, 2)) / count / self.eta_scale
-        return (
-            (wave.square().sum() + self.smoothness * slopes.square().sum()) / 2,
-            typical * wave - self.smoothness * slopes.diff(dim=-1),
-            along[owner] * amplitude.sign(),
-        )
+    found = minimize(
+        objective,
+        (templates / scale).reshape(-1).numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
+    )
+    return on_spheres(found.x)[0]
 
 
 def _norms(templates: Tensor) -> Tensor:
@@ -234,29 +141,19 @@ def _norms(templates: Tensor) -> Tensor:
     return torch.where(norms > 0, norms, 1.0)
 
 
-def _bounds(events: Events, penalty: Penalty, variables: _Variables) -> Bounds:
-    """Amplitudes keep to the signs that the penalty allows; all else is free."""
-    templates, amplitude, baseline = variables.start
-    up, down = (sign[events.template.cpu()] for sign in _signs(penalty, len(templates)))
-    anything = (torch.full_like(templates, torch.inf), torch.full_like(baseline, torch.inf))
-    lowest = torch.where(down, -torch.inf, 0.0).to(amplitude)
-    highest = torch.where(up, torch.inf, 0.0).to(amplitude)
-    return Bounds(
-        *(
-            variables.pack((sign * anything[0], limit, sign * anything[1])).cpu().numpy()
-            for sign, limit in ((-1, lowest), (1, highest))
-        )
-    )
-
-
 def _signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     """Whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
 
 
-def _mean_square(amplitude: Tensor, owner: Tensor, n_templates: int) -> Tensor:
-    """Mean square amplitude of the events of each template."""
-    count = torch.bincount(owner, minlength=n_templates).clamp(min=1)
-    total = amplitude.new_zeros(n_templates).index_add(0, owner, amplitude.square())
-    return (total / count).clamp(min=1e-12)
+def _precision(
+    rows: Observations, events: Events, n_templates: int, learn_templates: bool
+) -> Tensor:
+    """One over the variance of the prior of each template's amplitudes; see `refine`."""
+    count = torch.bincount(events.template, minlength=n_templates).clamp(min=1)
+    if learn_templates:
+        return 1 / (count * rows.family.eta_scale**2).double()
+    square = events.amplitude.double().square()
+    total = square.new_zeros(n_templates).index_add(0, events.template, square)
+    return 1 / (total / count).clamp(min=1e-12)

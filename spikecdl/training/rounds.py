@@ -57,20 +57,41 @@ class Round:
 
     def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> tuple[Tensor, Penalty]:
         """Solve for the codes; the penalty comes with its weight set."""
+        dtype = self.data.y.dtype
+        dictionary = ConvDictionary(templates.to(dtype))
+        penalty = self.weight(self.penalty, dictionary, self.data, baseline.to(dtype))
+        return self.solve(templates, baseline, penalty, tol), penalty
+
+    def solve(
+        self,
+        templates: Tensor,
+        baseline: Tensor,
+        penalty: Penalty,
+        tol: float,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Solve for the codes with a penalty whose weight is set."""
         data, dtype = self.data, self.data.y.dtype
-        dictionary, baseline = ConvDictionary(templates.to(dtype)), baseline.to(dtype)
-        penalty = self.weight(self.penalty, dictionary, data, baseline)
-        solved = sparse_code(
+        return sparse_code(
             data.y,
             data.family,
-            dictionary,
+            ConvDictionary(templates.to(dtype)),
             penalty,
-            baseline,
+            baseline.to(dtype),
             data.mask,
             tol=tol,
             max_iter=self.max_iter,
-        )
-        return solved.codes, penalty
+            start=start,
+        ).codes
+
+    def penalised_cost(
+        self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty
+    ) -> float:
+        """Return what the codes minimise."""
+        rows, dtype = self.data.rows(), self.data.y.dtype
+        level = baseline.to(dtype).reshape_as(rows.baseline).expand_as(rows.y)
+        eta = Events.from_codes(codes.flatten(0, -3)).add_to(level, templates.to(dtype))
+        return float(rows.cost(eta)) + float(penalty(codes))
 
     def refit(
         self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty, learn: bool
@@ -80,9 +101,7 @@ class Round:
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_PRUNINGS):
-            fitted = refine(
-                self.data, templates, events, penalty, baseline, learn_templates=False, max_iter=8
-            )
+            fitted = refine(self.data, templates, events, penalty, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
             kept = gains.own > _PRICE
             events, baseline = fitted.events.take(kept), fitted.baseline

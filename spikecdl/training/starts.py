@@ -9,8 +9,6 @@ from torch import Tensor
 from spikecdl.training.observations import Observations
 
 _N_CANDIDATES = 300
-_N_COMPARED = 40  # candidates to each of which all are compared
-_SHARP = 8  # power of a similarity that says whether waveforms are the same
 
 
 def data_starts(
@@ -42,24 +40,6 @@ def data_starts(
         chosen.append(int(torch.multinomial(chance.cpu(), 1, generator=generator)))
         distance = torch.minimum(distance, 1 - _similarity(stretches, stretches[chosen[-1]]))
     return _unit(_average(stretches, stretches[chosen]) * _taper(length, stretches))
-
-
-def recurring(signal: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """Choose a waveform that comes back often in a signal (window, channel, bin).
-
-    Stretches of much energy are compared with some of them at every shift; one is drawn, with a
-    chance that grows with how many are like it, and averaged with those.
-
-    Returns
-    -------
-    tensor, shape (1, channel, bin), unit norm
-    """
-    stretches = _unit(_peaks(signal, length))
-    some = torch.randperm(len(stretches), generator=generator)[:_N_COMPARED].to(signal.device)
-    alike = torch.stack([_similarity(stretches, stretches[i]).clamp(min=0) for i in some])
-    chance = (alike**_SHARP).sum(1).square()
-    drawn = some[torch.multinomial(chance.cpu(), 1, generator=generator).to(some.device)]
-    return _unit(_average(stretches, stretches[drawn]))
 
 
 def _unit(templates: Tensor) -> Tensor:
