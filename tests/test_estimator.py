@@ -98,7 +98,7 @@ class TestArguments:
             ({"baseline": 0.0}, ValueError, "`baseline`.*above 0"),
             ({"baseline": (500.0, 600.0)}, ValueError, "`baseline`.*no whole bin"),
             ({"baseline": (1.0, 2.0, 3.0)}, ValueError, "`baseline`.*pair"),
-            ({"gradient": "newton"}, ValueError, "`gradient`.*alternating, unrolled"),
+            ({"gradient": "newton"}, ValueError, "`gradient`.*alternating, implicit, unrolled"),
             ({"gradient": 1}, TypeError, "`gradient`"),
             ({"n_epochs": 0}, ValueError, "`n_epochs`"),
             ({"device": "tpu"}, ValueError, "`device`"),
