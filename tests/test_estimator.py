@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import spikecdl
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Unrolled
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Implicit, Unrolled
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.families import FAMILIES
 from spikecdl.metrics import recovery
@@ -44,6 +44,7 @@ TOO_SHORT = "a window of one bin is shorter than this template, which the error 
     [
         DCEA(1, 2, "gaussian", gradient=Alternating(n_starts=1), n_epochs=1),
         DCEA(1, 2, "gaussian", gradient=Unrolled(n_unrolled=3), n_epochs=1),
+        DCEA(1, 2, "gaussian", gradient=Implicit(), n_epochs=1),
     ],
     expected_failed_checks=lambda model: {"check_fit2d_1feature": TOO_SHORT},
 )
