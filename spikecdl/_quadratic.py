@@ -89,35 +89,50 @@ def _sweep(gram, linear, which, weight, up, down, value, pull):
 def _solve_support(gram, linear, which, weight, value):
     """Move the codes that are not zero to where the model is least, or to the first sign change."""
     support = np.nonzero(value)[0]
+    best = np.empty(support.size)
+    for i in range(support.size):
+        j = support[i]
+        best[i] = linear[j] - np.sign(value[j]) * weight[which[j]]
+    if not solve_banded(gram, support, best):
+        return
+    step = 1.0
+    for i in range(support.size):
+        old = value[support[i]]
+        if best[i] * old < 0.0:
+            step = min(step, old / (old - best[i]))
+    for i in range(support.size):
+        old = value[support[i]]
+        crosses = best[i] * old < 0.0 and old / (old - best[i]) <= step
+        value[support[i]] = 0.0 if crosses else old + step * (best[i] - old)
+
+
+@njit(cache=True, error_model="numpy")
+def solve_banded(gram, support, right):
+    """Solve the rows and columns of a banded matrix that ``support`` lists, by Cholesky.
+
+    ``right`` becomes the solution.  Returns false, and leaves no solution, if a pivot vanishes.
+    """
     size = support.size
-    factor, best = np.zeros((size, gram.shape[1])), np.empty(size)
+    factor = np.zeros((size, gram.shape[1]))
     for i in range(size):
         j = support[i]
         first = i
         while first > 0 and j - support[first - 1] < gram.shape[1]:
             first -= 1
-        best[i] = linear[j] - np.sign(value[j]) * weight[which[j]]
         for m in range(first, i + 1):
             total = gram[j, j - support[m]]
             for k in range(max(first, m - gram.shape[1] + 1), m):
                 total -= factor[i, i - k] * factor[m, m - k]
             if m < i:
                 factor[i, i - m] = total / factor[m, 0]
-                best[i] -= factor[i, i - m] * best[m]
+                right[i] -= factor[i, i - m] * right[m]
             elif total <= 1e-12 * gram[j, 0]:
-                return
+                return False
             else:
                 factor[i, 0] = np.sqrt(total)
-        best[i] /= factor[i, 0]
-    step = 1.0
+        right[i] /= factor[i, 0]
     for i in range(size - 1, -1, -1):
         for k in range(i + 1, min(size, i + gram.shape[1])):
-            best[i] -= factor[k, k - i] * best[k]
-        best[i] /= factor[i, 0]
-        old = value[support[i]]
-        if best[i] * old < 0.0:
-            step = min(step, old / (old - best[i]))
-    for i in range(size):
-        old = value[support[i]]
-        crosses = best[i] * old < 0.0 and old / (old - best[i]) <= step
-        value[support[i]] = 0.0 if crosses else old + step * (best[i] - old)
+            right[i] -= factor[k, k - i] * right[k]
+        right[i] /= factor[i, 0]
+    return True

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import UnrolledEncoder
 from spikecdl.families import Family
+from spikecdl.implicit import ImplicitEncoder
 
 
 class UnrolledAutoencoder(nn.Module):
@@ -17,8 +18,8 @@ class UnrolledAutoencoder(nn.Module):
 
     Parameters
     ----------
-    encoder : UnrolledEncoder
-        Tied (its dictionary is the decoder's) or untied.
+    encoder : UnrolledEncoder or ImplicitEncoder
+        T layers, tied (its dictionary is the decoder's) or untied, or their limit.
     dictionary : ConvDictionary, optional
         Decoder H; the encoder's own when not given (DCEA-C).
 
@@ -33,7 +34,11 @@ class UnrolledAutoencoder(nn.Module):
     (torch.Size([1, 3]), torch.Size([1, 4]))
     """
 
-    def __init__(self, encoder: UnrolledEncoder, dictionary: ConvDictionary | None = None) -> None:
+    def __init__(
+        self,
+        encoder: UnrolledEncoder | ImplicitEncoder,
+        dictionary: ConvDictionary | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.dictionary = encoder.dictionary if dictionary is None else dictionary

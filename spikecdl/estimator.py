@@ -78,8 +78,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         from bins between two times of each window; or given as rates in Hz, (unit,) or
         (trial, unit).
     gradient : str or trainer
-        "alternating" or "unrolled" (the source's), or an object such as
-        ``spikecdl.Unrolled(n_unrolled=250)``.
+        "alternating", "unrolled" (the source's) or "implicit" (its limit of infinitely many
+        layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.
     n_epochs : int, optional
         Epochs at the most; None: as the trainer needs.
     bin_size : float

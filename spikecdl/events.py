@@ -89,15 +89,19 @@ class Events:
 
     def add_to(self, signal: Tensor, templates: Tensor) -> Tensor:
         """Return ``signal`` (window, channel, bin) with every event's template added."""
-        windows, channels, bins = signal.shape
-        length = templates.shape[-1]
-        start = (self.window * channels)[:, None] * bins + self.place[:, None]
-        start = start + bins * torch.arange(channels, device=start.device)
-        index = start[..., None] + torch.arange(length, device=start.device)
+        index = self._bins(signal, templates.shape[-1])
         waves = self.amplitude[:, None, None] * templates[self.template]
-        flat = signal.reshape(-1).index_add(0, index.reshape(-1), waves.reshape(-1))
-        return flat.reshape(windows, channels, bins)
+        return signal.reshape(-1).index_add(0, index, waves.reshape(-1)).reshape(signal.shape)
 
     def patches(self, signal: Tensor, length: int) -> Tensor:
         """Return the part of a signal (window, channel, bin) under each event's template."""
-        return signal.unfold(-1, length, 1)[self.window, :, self.place]
+        flat = signal.reshape(-1).index_select(0, self._bins(signal, length))
+        return flat.reshape(len(self), signal.shape[1], length)
+
+    def _bins(self, signal: Tensor, length: int) -> Tensor:
+        """Number the bins under each event in a flattened signal: event by channel by bin."""
+        _, channels, bins = signal.shape
+        start = (self.window * channels)[:, None] * bins + self.place[:, None]
+        start = start + bins * torch.arange(channels, device=start.device)
+        index = start[..., None] + torch.arange(length, device=start.device)
+        return index.reshape(-1)

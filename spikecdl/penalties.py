@@ -65,6 +65,10 @@ class Penalty(ABC):
         ``spread`` (..., template, *1) is the standard deviation of a score.
         """
 
+    def curvature(self, codes: Tensor, direction: Tensor) -> Tensor:
+        """Second derivative at codes, among those that are not zero, times a direction."""
+        return torch.zeros_like(direction)
+
     @property
     def coupled(self) -> bool:
         """Whether codes of different units are penalised together."""
@@ -170,6 +174,12 @@ class GroupL1(Penalty):
 
     def lambda_max(self, score: Tensor) -> Tensor:
         return self._norms(self.project(score)).max()
+
+    def curvature(self, codes: Tensor, direction: Tensor) -> Tensor:
+        norms = self._norms(codes)
+        unit = codes / norms
+        along = (unit * direction).sum(dim=-2 - self.axes, keepdim=True)
+        return self.weight / norms * (direction - unit * along)
 
     def null_weight(self, spread: Tensor, n_scores: int) -> Tensor:
         # the norm of n normal scores is at most sqrt(n) and the height of one, about

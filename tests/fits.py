@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl import DCEA, Alternating, BinnedSpikes, Binomial, NegativeBinomial, Unrolled
+from spikecdl import DCEA, Alternating, BinnedSpikes, Binomial, Implicit, NegativeBinomial, Unrolled
 from spikecdl.simulate import simulate
 
 LENGTH, BINS = 12, 96
 WAVE = np.sin(2 * np.pi * (np.arange(LENGTH) + 0.5) / LENGTH)[None]
 LEVEL = {"gaussian": 1.0, "binomial": 2.0, "poisson": 1.0, "negative_binomial": 1.0}
 MODEL = {"binomial": Binomial(n_trials=12), "negative_binomial": NegativeBinomial(shape=20.0)}
-TRAINERS = {"alternating": Alternating(), "unrolled": Unrolled(n_unrolled=20)}
+TRAINERS = {
+    "alternating": Alternating(),
+    "implicit": Implicit(),
+    "unrolled": Unrolled(n_unrolled=20),
+}
 
 
 def some_counts(

@@ -36,7 +36,7 @@ LAYERS = (
     | {"threads", "_validation"},
     {"encoder", "_working_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
-    | {"goodness_of_fit"},
+    | {"implicit", "_support", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments"},
@@ -45,9 +45,10 @@ LAYERS = (
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
+CORE |= {"implicit"}
 
-# what the core may use besides: checks, and the compiled solver (the one file with numba)
-CORE_HELPERS = {"_validation", "_working_set"}
+# what the core may use besides: checks, and the compiled solvers (which import numba)
+CORE_HELPERS = {"_validation", "_working_set", "_support"}
 CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
 CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}

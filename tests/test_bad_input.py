@@ -165,7 +165,7 @@ FITS = [
     Row(
         "unknown gradient",
         lambda: fit(gradient="adam"),
-        "`gradient` (='adam'); alternating, unrolled",
+        "`gradient` (='adam'); alternating, implicit, unrolled",
     ),
     Row("unknown penalty", lambda: fit(penalty="l0"), "`penalty` (='l0'); group_l1, l1"),
     Row(

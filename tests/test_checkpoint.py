@@ -23,6 +23,7 @@ each_trainer = pytest.mark.parametrize("gradient", sorted(TRAINERS))
 
 MODELS = {
     "names": lambda: quick(penalty_weight=None),
+    "implicit": lambda: quick(gradient="implicit"),
     "unrolled": lambda: quick(gradient="unrolled"),
     "untied": lambda: quick(gradient=Unrolled(n_unrolled=8, tied=False, step=0.02)),
     "objects": lambda: quick(

@@ -329,6 +329,7 @@ def test_a_truth_that_cannot_be_compared_is_left_out(sims, tmp_path, only_summar
         (["--baseline", "28,31.5"], "baseline", [28, 31.5]),
         (["--sign", "both"], "penalty", {"name": "l1", "sign": "both"}),
         (["--gradient", "unrolled"], "gradient", "unrolled"),
+        (["--gradient", "implicit"], "gradient", "implicit"),
         (["--family", "negative_binomial"], "family", "negative_binomial"),
         (["--device", "cpu"], "device", "cpu"),
         (["--units", "1"], "units", "1"),

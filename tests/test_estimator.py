@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import spikecdl
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Unrolled
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Implicit, Unrolled
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.families import FAMILIES
 from spikecdl.metrics import recovery
@@ -44,6 +44,7 @@ TOO_SHORT = "a window of one bin is shorter than this template, which the error 
     [
         DCEA(1, 2, "gaussian", gradient=Alternating(), n_epochs=1),
         DCEA(1, 2, "gaussian", gradient=Unrolled(n_unrolled=3), n_epochs=1),
+        DCEA(1, 2, "gaussian", gradient=Implicit(), n_epochs=1),
     ],
     expected_failed_checks=lambda model: {"check_fit2d_1feature": TOO_SHORT},
 )
@@ -98,7 +99,7 @@ class TestArguments:
             ({"baseline": 0.0}, ValueError, "`baseline`.*above 0"),
             ({"baseline": (500.0, 600.0)}, ValueError, "`baseline`.*no whole bin"),
             ({"baseline": (1.0, 2.0, 3.0)}, ValueError, "`baseline`.*pair"),
-            ({"gradient": "newton"}, ValueError, "`gradient`.*alternating, unrolled"),
+            ({"gradient": "newton"}, ValueError, "`gradient`.*alternating, implicit, unrolled"),
             ({"gradient": 1}, TypeError, "`gradient`"),
             ({"n_epochs": 0}, ValueError, "`n_epochs`"),
             ({"device": "tpu"}, ValueError, "`device`"),

@@ -47,6 +47,22 @@ def test_prox_is_the_minimum_whatever_the_codes(name, values, weight, step, sign
 
 
 @each_penalty
+@pytest.mark.parametrize("axes", SHAPES)
+def test_curvature_is_the_second_derivative(name, axes):
+    """By autograd, at codes some of which are zero and stay so."""
+    codes = random(*SHAPES[axes])
+    present = codes.abs() > 0.3
+    codes, direction = codes * present, random(*SHAPES[axes], seed=1) * present
+    penalty = PENALTIES[name](weight=0.7, axes=axes)
+
+    def slope(codes: Tensor) -> Tensor:
+        return torch.autograd.grad(penalty(codes), codes, create_graph=True)[0]
+
+    _, expected = torch.autograd.functional.jvp(slope, codes, direction)
+    torch.testing.assert_close(penalty.curvature(codes, direction) * present, expected * present)
+
+
+@each_penalty
 @settings(max_examples=50)
 @given(seed=st.integers(0, 999), step=st.floats(0.01, 3), sign=st.sampled_from(SIGNS))
 def test_prox_is_nonexpansive(name, seed, step, sign):

@@ -1,4 +1,4 @@
-"""Both trainers: they lower their loss, find templates, and say what went wrong."""
+"""The trainers: they lower their loss, find templates, and say what went wrong."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from fits import LENGTH, TRAINERS, quick, same_bits, some_counts
 from scipy import stats
 
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Unrolled
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, GroupL1, Implicit, Unrolled
 from spikecdl.coding import sparse_code
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import FAMILIES, Poisson
-from spikecdl.metrics import recovery
+from spikecdl.metrics import recovery, template_error
 from spikecdl.simulate import simulate
 from spikecdl.training import Fixed, Fraction, NullScore, Observations, lambda_max
 
@@ -152,6 +152,58 @@ class TestUnrolled:
         model = quick("gaussian", trainer, n_epochs=2)
         with pytest.raises(FloatingPointError, match="epoch 1, step 1.*`learning_rate`.*`step`"):
             model.fit(some_counts("gaussian"))
+
+
+class TestImplicit:
+    """Through codes that are solved."""
+
+    @each_family
+    @pytest.mark.parametrize("layout", ["shared", "joint"])
+    def test_loss_falls(self, family, layout):
+        counts = some_counts(family, layout)
+        model = quick(family, "implicit", layout=layout, n_epochs=6).fit(counts)
+        assert losses(model)[-1] < losses(model)[0]
+        assert model.transform(counts).any()
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"start": "random"}, {"batch_size": 3}, {"tol": 1e-5}, {"learning_rate": 0.03}],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_variants(self, change):
+        trainer = replace(TRAINERS["implicit"], **change)
+        model = quick(gradient=trainer, n_epochs=4).fit(some_counts())
+        assert losses(model)[-1] < losses(model)[0]
+        assert np.linalg.norm(model.templates_) == pytest.approx(1, abs=1e-5)
+
+    @pytest.mark.parametrize("penalty", [L1(sign="both"), GroupL1()], ids=["both", "groups"])
+    def test_other_penalties(self, penalty):
+        model = quick(gradient="implicit", penalty=penalty, n_epochs=4).fit(some_counts())
+        assert losses(model)[-1] < losses(model)[0]
+
+    @each_family
+    def test_finds_a_template_from_nothing(self, family):
+        """From noise, about orthogonal to the truth."""
+        counts, seen = some_counts(family, trials=16), []
+
+        def on_epoch(state):
+            seen.append(template_error(counts.truth.templates, state.tensors["templates"].numpy()))
+
+        trainer = Implicit(start="random", batch_size=8, learning_rate=0.05)
+        quick(family, trainer, n_epochs=10, penalty_weight=0.3).fit(counts, on_epoch=on_epoch)
+        assert seen[0].max > 0.6
+        assert seen[-1].max < 0.35
+
+    @each_family
+    def test_many_layers_learn_the_same(self, family):
+        """Back-propagation through 300 layers ends close by."""
+        counts = some_counts(family)
+        one, other = (
+            quick(family, trainer, n_epochs=5).fit(counts)
+            for trainer in (Implicit(tol=1e-5), Unrolled(n_unrolled=300))
+        )
+        assert losses(one) == pytest.approx(losses(other), rel=1e-3)
+        assert np.vdot(one.templates_, other.templates_) > 0.999
 
 
 class TestWeight:

@@ -87,7 +87,9 @@ def fit(
     gradient: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Training: alternating, or unrolled, that of the source paper."
+            metavar="NAME",
+            help="Training: alternating; unrolled, that of the source paper; or implicit, its "
+            "limit of infinitely many layers.",
         ),
     ] = "alternating",
     epochs: Annotated[

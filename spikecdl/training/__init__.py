@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spikecdl.training.alternating import Alternating
+from spikecdl.training.implicit import Implicit
 from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.unrolled import Unrolled
@@ -13,6 +14,7 @@ __all__ = [
     "Alternating",
     "Fixed",
     "Fraction",
+    "Implicit",
     "Learned",
     "NullScore",
     "Observations",
@@ -25,4 +27,4 @@ __all__ = [
 ]
 
 #: Values of ``gradient`` by name.
-TRAINERS: dict[str, type] = {trainer.name: trainer for trainer in (Alternating, Unrolled)}
+TRAINERS: dict[str, type] = {trainer.name: trainer for trainer in (Alternating, Implicit, Unrolled)}
