@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 _ROUNDS = 20  # of sweeps, each followed by a Newton step on the groups that are not zero
-_SWEEPS = 4
+_SWEEPS = 4  # more than there are groups
 _ROOT_STEPS = 50
 _HALVINGS = 6
 
@@ -35,7 +35,7 @@ def minimize(gram, slope, weight, up, down, amplitude, move, tol):
     linear += pull
     for _ in range(_ROUNDS):
         largest = 0.0
-        for _ in range(_SWEEPS):
+        for _ in range(_SWEEPS + len(value)):
             largest = _sweep(gram, linear, weight, up, down, value, pull)
             if largest < tol:
                 break

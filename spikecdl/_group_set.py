@@ -25,8 +25,6 @@ from spikecdl._losses import slopes
 from spikecdl._working_set import (
     BLOCK,
     GAIN,
-    MOST,
-    NEWTON_STEPS,
     add_events,
     banded_gram,
     candidates,
@@ -40,6 +38,9 @@ from spikecdl._working_set import (
     product,
     scores,
 )
+
+_MOST = 32  # groups solved together; what overlaps beyond is solved in turns
+_NEWTON_STEPS = 3  # of groups that overlap, before scores are looked at again
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -129,7 +130,7 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
     towards, rows = np.empty_like(eta), (eta.shape[0] * eta.shape[1], eta.shape[2])
     data = (a.reshape(rows), b.reshape(rows), eta.reshape(rows), towards.reshape(rows))
     changed = False
-    for _ in range(NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS):
         worst = 0.0
         for j in range(which.size):
             for u in range(len(eta)):
@@ -174,7 +175,7 @@ def _step(loss, a, b, state, templates, weight, up, down, events, most, goal, st
             eta[:, :, first:last] = here
             residual[:, :, first:last], curvature[:, :, first:last] = slope, bend
             mark(stale, first - length + 1, last - 1)
-        begin, limit = end, MOST
+        begin, limit = end, _MOST
 
 
 @njit(cache=True, error_model="numpy")
@@ -207,7 +208,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
         which, place, amplitude = joined(which, place, amplitude, owner, new)
         goal = max(0.5 * tol, min(0.3, GAIN * worst))
         events = (which, place, amplitude)
-        most, state = MOST if rounds % 2 else MOST // 2, (eta, residual, curvature)
+        most, state = _MOST if rounds % 2 else _MOST // 2, (eta, residual, curvature)
         _step(loss, a, b, state, templates, weight, up, down, events, most, goal, stale)
         kept = np.array([amplitude[j].any() for j in range(which.size)], np.bool_)
         which, place, amplitude = which[kept], place[kept], amplitude[kept]

@@ -26,8 +26,8 @@ from spikecdl.parallel import in_parallel
 COSTLY = 10  # times more work than a look at each number, at the least
 ROUGH = 1e-3  # tolerances for which scores in single precision do
 BLOCK = 64  # places whose scores are renewed together
-MOST = 64  # events of a group; what overlaps beyond is solved in turns
-NEWTON_STEPS = 8  # of a group, before scores are looked at again
+_MOST = 64  # events of a group; what overlaps beyond is solved in turns
+_NEWTON_STEPS = 8  # of a group, before scores are looked at again
 GAIN = 0.1  # share of the violation of a round that its Newton steps leave
 _SECANTS = 8  # of a line search
 _FAR = 4.0  # most that a Newton step changes the linear predictor of a bin
@@ -305,7 +305,7 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
     slope, move = np.empty(count), np.empty(count)
     towards = np.empty_like(eta)
     changed = False
-    for _ in range(NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS):
         worst = 0.0
         for j in range(count):
             c = which[j]
@@ -419,7 +419,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
             which, place, amplitude, owner, candidates(height, top, 1.0 + tol, reach)
         )
         goal = max(0.5 * tol, min(0.3, GAIN * worst))
-        begin, most = 0, MOST if rounds % 2 else MOST // 2
+        begin, most = 0, _MOST if rounds % 2 else _MOST // 2
         while begin < which.size:
             end = group_end(place, begin, most, length)
             first, last = place[begin], place[end - 1] + length
@@ -432,7 +432,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
                 eta[:, first:last] = here
                 residual[:, first:last], curvature[:, first:last] = slope, bend
                 mark(stale, first - length + 1, last - 1)
-            begin, most = end, MOST
+            begin, most = end, _MOST
         kept = amplitude != 0.0
         which, place, amplitude = which[kept], place[kept], amplitude[kept]
     return which, place, amplitude, worst, rounds
