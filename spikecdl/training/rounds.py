@@ -76,7 +76,8 @@ class Round:
         self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty, learn: bool
     ) -> Refined:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
-        events = Events.from_codes(codes.flatten(0, -3)).merge(self.separation)
+        units = self.data.together(penalty)
+        events = Events.from_codes(codes.flatten(0, -3)).merge(self.separation, units)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_PRUNINGS):
