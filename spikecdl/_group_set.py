@@ -40,6 +40,7 @@ from spikecdl._working_set import (
 )
 
 _MOST = 32  # groups solved together; what overlaps beyond is solved in turns
+_PATIENCE = 12  # rounds after which that number doubles, twice at the most
 _NEWTON_STEPS = 3  # of groups that overlap, before scores are looked at again
 
 
@@ -158,11 +159,14 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
 
 
 @njit(cache=True, error_model="numpy")
-def _step(loss, a, b, state, templates, weight, up, down, events, most, goal, stale):
-    """Take Newton steps of all groups, those that overlap together; mark what has changed."""
+def _step(loss, a, b, state, templates, weight, up, down, events, limits, goal, stale):
+    """Take Newton steps of all groups, those that overlap together; mark what has changed.
+
+    ``limits`` says how many go together, in the first place and after it.
+    """
     eta, residual, curvature = state
     which, place, amplitude = events
-    length, begin, limit = templates.shape[2], 0, most
+    length, begin, limit = templates.shape[2], 0, limits[0]
     while begin < which.size:
         end = group_end(place, begin, limit, length)
         first, last = place[begin], place[end - 1] + length
@@ -175,7 +179,7 @@ def _step(loss, a, b, state, templates, weight, up, down, events, most, goal, st
             eta[:, :, first:last] = here
             residual[:, :, first:last], curvature[:, :, first:last] = slope, bend
             mark(stale, first - length + 1, last - 1)
-        begin, limit = end, _MOST
+        begin, limit = end, limits[1]
 
 
 @njit(cache=True, error_model="numpy")
@@ -208,8 +212,9 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
         which, place, amplitude = joined(which, place, amplitude, owner, new)
         goal = max(0.5 * tol, min(0.3, GAIN * worst))
         events = (which, place, amplitude)
-        most, state = _MOST if rounds % 2 else _MOST // 2, (eta, residual, curvature)
-        _step(loss, a, b, state, templates, weight, up, down, events, most, goal, stale)
+        most, state = _MOST << min(rounds // _PATIENCE, 2), (eta, residual, curvature)
+        limits = (most if rounds % 2 else most // 2, most)  # edges lie elsewhere every other time
+        _step(loss, a, b, state, templates, weight, up, down, events, limits, goal, stale)
         kept = np.array([amplitude[j].any() for j in range(which.size)], np.bool_)
         which, place, amplitude = which[kept], place[kept], amplitude[kept]
     return which, place, amplitude, worst, rounds
