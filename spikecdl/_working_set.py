@@ -11,6 +11,8 @@ is that of what changes, and windows may be long.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numba import njit
@@ -21,17 +23,18 @@ from spikecdl._quadratic import minimize
 from spikecdl.families import ScalarLoss
 from spikecdl.parallel import in_parallel
 
-_COSTLY = 10  # times more work than a look at each number, at the least
-_ROUGH = 1e-3  # tolerances for which scores in single precision do
-_BLOCK = 64  # places whose scores are renewed together
+COSTLY = 10  # times more work than a look at each number, at the least
+ROUGH = 1e-3  # tolerances for which scores in single precision do
+BLOCK = 64  # places whose scores are renewed together
 _MOST = 64  # events of a group; what overlaps beyond is solved in turns
 _NEWTON_STEPS = 8  # of a group, before scores are looked at again
-_GAIN = 0.1  # share of the violation of a round that its Newton steps leave
+GAIN = 0.1  # share of the violation of a round that its Newton steps leave
 _SECANTS = 8  # of a line search
 _FAR = 4.0  # most that a Newton step changes the linear predictor of a bin
 
 
 def solve(
+    solve_windows: Callable[..., None],
     loss: ScalarLoss,
     offset: Tensor,
     templates: Tensor,
@@ -46,16 +49,19 @@ def solve(
 
     Parameters
     ----------
+    solve_windows : callable
+        The compiled solver of the penalty: `solve_windows` here for l1, whose windows have no unit
+        axis, that of `spikecdl._group_set` for l2 norms over units.
     loss : ScalarLoss
-        With a and b of shape (window, channel, bin), zero where nothing was observed.
-    offset : tensor, shape (window, channel, bin)
+        With a and b of shape (window, [unit,] channel, bin), zero where nothing was observed.
+    offset : tensor, shape (window, [unit,] channel, bin)
         Linear predictor without events, less the loss' shift.
     templates : tensor, shape (template, channel, bin)
     weight : tensor, shape (window, template)
-        Of the l1 penalty; positive.
+        Of the penalty; positive.
     up, down : tensor of bool, shape (template,)
         Signs that codes may take.
-    start : tensor, shape (window, template, place)
+    start : tensor, shape (window, [unit,] template, place)
         Codes to start from.
     tol : float
         Violation of the optimality conditions, relative to the weight, that is accepted.
@@ -69,25 +75,25 @@ def solve(
     n_iter : int
         Rounds of the slowest window.
     """
-    a, b, eta, weights, codes = (_array(t) for t in (loss.a, loss.b, offset, weight, start))
-    waves = _array(templates)
-    low = waves.astype(np.float32 if tol >= _ROUGH else np.float64)
+    a, b, eta, weights, codes = (as_array(t) for t in (loss.a, loss.b, offset, weight, start))
+    waves = as_array(templates)
+    low = waves.astype(np.float32 if tol >= ROUGH else np.float64)
     model = (waves, low, up.numpy(), down.numpy())
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
 
     def work(part: slice) -> None:
-        _solve_windows(
+        solve_windows(
             *(LOSSES[loss.kind], a[part], b[part], eta[part], *model, weights[part]),
             *(tol, max_iter, codes[part], violation[part], rounds[part]),
         )
 
-    in_parallel(work, len(a), a.size * len(waves) * _COSTLY)
+    in_parallel(work, len(a), a.size * len(waves) * COSTLY)
     solution = torch.from_numpy(codes).to(start.dtype)
     certificate = torch.from_numpy(violation).to(start.dtype)
     return solution, certificate, int(rounds.max(initial=0))
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
     """Return a copy in double precision."""
     return np.array(tensor.numpy(), dtype=np.float64, order="C")
 
@@ -125,7 +131,7 @@ def _eight_taps(out, wave, r0, r1, r2, r3, r4, r5, r6, r7):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _scores(templates, residual, first, last, score):
+def scores(templates, residual, first, last, score):
     """Fill in the scores of the places from ``first`` up to ``last``, eight taps at a time."""
     length = templates.shape[2]
     size = last - first
@@ -168,29 +174,39 @@ def _heights(score, weight, up, down, first, last, height, owner):
 @njit(cache=True, error_model="numpy")
 def _renew(low, residual, weight, up, down, stale, score, height, owner, top):
     """Compute scores and heights in the blocks of places that are stale."""
-    n_places = score.shape[1]
     rounded = residual.astype(low.dtype)
-    block = 0
-    while block < stale.size:
-        if not stale[block]:
-            block += 1
-            continue
-        begun = block
-        while block < stale.size and stale[block]:
-            stale[block] = False
-            block += 1
-        first, last = begun * _BLOCK, min(block * _BLOCK, n_places)
-        _scores(low, rounded, first, last, score)
+    begun, ended = next_stale(stale, 0)
+    while begun < ended:
+        first, last = begun * BLOCK, min(ended * BLOCK, score.shape[1])
+        scores(low, rounded, first, last, score)
         _heights(score, weight, up, down, first, last, height, owner)
-        for renewed in range(begun, block):
-            here = height[renewed * _BLOCK : min((renewed + 1) * _BLOCK, n_places)]
-            top[renewed] = here.max()
+        note_tops(height, begun, ended, top)
+        begun, ended = next_stale(stale, ended)
 
 
 @njit(cache=True, error_model="numpy")
-def _mark(stale, first, last):
+def next_stale(stale, block):
+    """Return where the next blocks that are stale begin and end, and take them for renewed."""
+    while block < stale.size and not stale[block]:
+        block += 1
+    begun = block
+    while block < stale.size and stale[block]:
+        stale[block] = False
+        block += 1
+    return begun, block
+
+
+@njit(cache=True, error_model="numpy")
+def note_tops(height, begun, ended, top):
+    """Fill in the largest height of each of some blocks."""
+    for block in range(begun, ended):
+        top[block] = height[block * BLOCK : (block + 1) * BLOCK].max()
+
+
+@njit(cache=True, error_model="numpy")
+def mark(stale, first, last):
     """Mark the blocks that hold the places from ``first`` to ``last``."""
-    stale[max(first, 0) // _BLOCK : min(last // _BLOCK, stale.size - 1) + 1] = True
+    stale[max(first, 0) // BLOCK : min(last // BLOCK, stale.size - 1) + 1] = True
 
 
 @njit(cache=True, error_model="numpy")
@@ -316,14 +332,14 @@ def _newton(loss, a, b, eta, residual, curvature, templates, weight, up, down, e
 
 
 @njit(cache=True, error_model="numpy")
-def _candidates(height, top, least, reach):
+def candidates(height, top, least, reach):
     """Places where the height is above ``least`` and the largest within reach, in order."""
     found = np.empty(height.size // (reach + 1) + 1, np.int64)
     count = 0
     p = 0
     while p < height.size:
-        if top[p // _BLOCK] <= least:
-            p = (p // _BLOCK + 1) * _BLOCK
+        if top[p // BLOCK] <= least:
+            p = (p // BLOCK + 1) * BLOCK
             continue
         if height[p] > least:
             around = height[max(p - reach, 0) : p + reach + 1]
@@ -336,11 +352,14 @@ def _candidates(height, top, least, reach):
 
 
 @njit(cache=True, error_model="numpy")
-def _joined(which, place, amplitude, owner, new):
-    """Merge the places that join, with amplitude zero, into the events; both are in order."""
+def joined(which, place, amplitude, owner, new):
+    """Merge the places that join, with amplitude zero, into the events; both are in order.
+
+    An amplitude is a number or a row of numbers.
+    """
     size = which.size + new.size
     all_which, all_place = np.empty(size, np.int64), np.empty(size, np.int64)
-    all_amplitude = np.zeros(size)
+    all_amplitude = np.zeros((size,) + amplitude.shape[1:])
     j, count = 0, 0
     for p in new:
         c = owner[p]
@@ -361,6 +380,15 @@ def _joined(which, place, amplitude, owner, new):
 
 
 @njit(cache=True, error_model="numpy")
+def group_end(place, begin, most, length):
+    """Return where the events that overlap, from one on and at most so many, end."""
+    end = begin + 1
+    while end < place.size and end - begin < most and place[end] - place[end - 1] < length:
+        end += 1
+    return end
+
+
+@njit(cache=True, error_model="numpy")
 def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, events):
     """Solve one window from the events given; return the events, the violation and rounds.
 
@@ -373,7 +401,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
     residual, curvature = np.empty_like(eta), np.empty_like(eta)
     score = np.empty((templates.shape[0], n_places), low.dtype)
     height, owner = np.empty(n_places, low.dtype), np.empty(n_places, np.int32)
-    stale = np.ones((n_places + _BLOCK - 1) // _BLOCK, np.bool_)
+    stale = np.ones((n_places + BLOCK - 1) // BLOCK, np.bool_)
     top = np.empty(stale.size, low.dtype)
     add_events(eta, templates, which, place, amplitude)
     for n in range(eta.shape[0]):
@@ -387,15 +415,13 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
             worst = max(worst, _wrong(score[c, place[j]], amplitude[j], weight[c], up[c], down[c]))
         if worst <= tol or rounds == max_iter:
             break
-        which, place, amplitude = _joined(
-            which, place, amplitude, owner, _candidates(height, top, 1.0 + tol, reach)
+        which, place, amplitude = joined(
+            which, place, amplitude, owner, candidates(height, top, 1.0 + tol, reach)
         )
-        goal = max(0.5 * tol, min(0.3, _GAIN * worst))
+        goal = max(0.5 * tol, min(0.3, GAIN * worst))
         begin, most = 0, _MOST if rounds % 2 else _MOST // 2
         while begin < which.size:
-            end = begin + 1
-            while end < which.size and end - begin < most and place[end] - place[end - 1] < length:
-                end += 1
+            end = group_end(place, begin, most, length)
             first, last = place[begin], place[end - 1] + length
             group = (which[begin:end], place[begin:end] - first, amplitude[begin:end])
             # copies lie in one piece, which compiled loops need to be fast
@@ -405,7 +431,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
             if _newton(*part, templates, weight, up, down, group, goal, tol):
                 eta[:, first:last] = here
                 residual[:, first:last], curvature[:, first:last] = slope, bend
-                _mark(stale, first - length + 1, last - 1)
+                mark(stale, first - length + 1, last - 1)
             begin, most = end, _MOST
         kept = amplitude != 0.0
         which, place, amplitude = which[kept], place[kept], amplitude[kept]
@@ -413,7 +439,7 @@ def _solve(loss, a, b, offset, templates, low, weight, up, down, tol, max_iter, 
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _solve_windows(
+def solve_windows(
     loss, a, b, offset, templates, low, up, down, weight, tol, max_iter, codes, violation, rounds
 ):
     """Solve every window, from ``codes`` and into them."""

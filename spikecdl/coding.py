@@ -96,8 +96,9 @@ def sparse_code(
 
     Two methods reach the same certificate.  ``working_set``: events enter where the score is above
     the weight, Newton steps on those present, window by window in compiled code (CPU, 1-D, stride
-    1, penalties that do not couple units).  ``fista``: FISTA with backtracking and restart per
-    window, as tensors on any device; finished windows leave the batch.
+    1, positive weights that are the same for all units and places); an event has one amplitude, or
+    where the penalty couples units one for each.  ``fista``: FISTA with backtracking and restart
+    per window, as tensors on any device; finished windows leave the batch.
 
     Parameters
     ----------
@@ -137,16 +138,14 @@ def sparse_code(
     dims = window_dims(dictionary, penalty)
     batch = y.shape[: y.ndim + dims[0]]
     windows = _lay_out(y, family, dictionary, penalty, baseline, mask, start, dims)
-    weight = torch.as_tensor(windows.penalty.weight)
-    fits = y.device.type == "cpu" and dictionary.plain and not penalty.coupled
-    fits = fits and weight.shape[-1:] in ((), (1,)) and bool((weight > 0).all())
+    fits = _fits(windows, dictionary)
     if method == "working_set" and not fits:
         raise ValueError(
             '`method` (="working_set") is for one axis of time without stride, on the CPU, and '
-            'positive weights that couple neither units nor places; use "fista"'
+            'positive weights that are the same for all units and places; use "fista"'
         )
     if fits and method != "fista":
-        codes, violation, n_iter = _working_set(windows, dictionary, tol, max_iter)
+        codes, violation, n_iter = _compiled(windows, dictionary, tol, max_iter)
     else:
         codes, violation, n_iter = _fista(windows, dictionary, dims, tol, max_iter)
     converged = bool((violation <= tol).all())
@@ -155,20 +154,30 @@ def sparse_code(
     )
 
 
-def _working_set(
+def _fits(windows: _Windows, dictionary: ConvDictionary) -> bool:
+    """Whether the compiled solvers apply."""
+    weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *places)
+    shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
+    on_cpu = windows.y.device.type == "cpu"
+    return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
+
+
+def _compiled(
     windows: _Windows, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve every window on its own, in compiled code."""
-    from spikecdl._working_set import solve
+    from spikecdl import _group_set, _working_set
 
+    solver = _group_set if windows.penalty.coupled else _working_set
     loss = windows.family.scalar_loss(windows.y)
     seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
     signs = torch.ones(len(dictionary.templates), 1)
-    return solve(
+    return _working_set.solve(
+        solver.solve_windows,
         loss._replace(a=loss.a * seen, b=loss.b * seen),
         windows.baseline.expand_as(windows.y) - loss.shift,
         dictionary.templates.detach(),
-        torch.as_tensor(windows.penalty.weight).expand(len(windows.y), len(signs), 1)[..., 0],
+        torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
         windows.penalty.project(signs)[:, 0] > 0,
         windows.penalty.project(-signs)[:, 0] < 0,
         windows.codes,

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from spikecdl import _validation, models, preparation, scoring, settings, threads
+from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import FAMILIES, Family
@@ -168,6 +168,9 @@ class DCEA(TransformerMixin, BaseEstimator):
     ) -> DCEA:
         """Learn templates.
 
+        In the processes of a torch.distributed group, each with all the counts, windows are shared
+        among them; the result is the same in all, and the first one writes the checkpoint.
+
         Parameters
         ----------
         X : BinnedSpikes, array (trial, unit, bin) or array (trial, bin)
@@ -202,7 +205,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         learned = file.load(problem.data.y.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
-            if file is not None:
+            if file is not None and ranks.present().rank == 0:
                 file.save(state)
             if on_epoch is not None:
                 on_epoch(state)

@@ -65,27 +65,76 @@ class Events:
         place = (self.place + bins[self.template]).clamp(0, n_places - 1)
         return replace(self, place=place).merge(separation=0)
 
-    def merge(self, separation: int) -> Events:
+    def groups(self, units: int) -> Tensor:
+        """Number the groups of events at one place of one template, in order of time.
+
+        Parameters
+        ----------
+        units : int
+            So many neighbouring windows are the units of one trial; 1: events are on their own.
+
+        Returns
+        -------
+        tensor of int64, shape (event,)
+        """
+        return self._cell(self.window // units).unique(return_inverse=True)[1]
+
+    def merge(self, separation: int, units: int = 1) -> Events:
         """Join events of one window, template and sign that lie at most that many bins apart.
 
         The l1 solution spreads one event over neighbouring places; the joint event has the sum of
         their amplitudes and stands at the mean place weighted by them.
+
+        Parameters
+        ----------
+        separation : int
+            Bins.
+        units : int
+            So many neighbouring windows are the units of one trial, whose events are joined as
+            groups: they come to stand at one place, the mean weighted by the amplitudes of all,
+            and the sign that has to agree is that of the inner product of two groups.
         """
         if len(self) == 0:
             return self
-        new = torch.ones(len(self), dtype=torch.bool, device=self.window.device)
+        group, unit, size = self.groups(units), self.window % units, self.amplitude.abs()
+        count = int(group.max()) + 1
+        amplitude = self.amplitude.new_zeros(count, units)
+        amplitude = amplitude.index_put((group, unit), self.amplitude, accumulate=True)
+
+        def of_group(value: Tensor) -> Tensor:
+            return value.new_zeros(count).index_put((group,), value)
+
+        new = torch.ones(count, dtype=torch.bool, device=group.device)
         new[1:] = (
-            (self.window.diff() != 0)
-            | (self.template.diff() != 0)
-            | (self.amplitude.sign().diff() != 0)
-            | (self.place.diff().abs() > separation)
+            (of_group(self.window // units).diff() != 0)
+            | (of_group(self.template).diff() != 0)
+            | ((amplitude[1:] * amplitude[:-1]).sum(dim=1) < 0)
+            | (of_group(self.place).diff().abs() > separation)
         )
-        group = new.cumsum(0) - 1
-        count = int(group[-1]) + 1
-        total = self.amplitude.new_zeros(count).index_add(0, group, self.amplitude)
-        moment = self.amplitude.new_zeros(count).index_add(0, group, self.amplitude * self.place)
-        place = (moment / total).round().long()
-        return Events(self.window[new], self.template[new], place, total)
+        cluster = (new.cumsum(0) - 1)[group]
+        total, moment = (
+            size.new_zeros(int(new.sum())).index_add(0, cluster, value)
+            for value in (size, size * self.place)
+        )
+        place = (moment / total).round().long()[cluster]
+        return replace(self, place=place)._summed()
+
+    def _summed(self) -> Events:
+        """Add up events of one window, template and place, and sort them."""
+        cells, owner = self._cell(self.window).unique(return_inverse=True)
+
+        def of_cell(value: Tensor) -> Tensor:
+            return value.new_zeros(len(cells)).index_put((owner,), value)
+
+        total = self.amplitude.new_zeros(len(cells)).index_add(0, owner, self.amplitude)
+        return Events(of_cell(self.window), of_cell(self.template), of_cell(self.place), total)
+
+    def _cell(self, window: Tensor) -> Tensor:
+        """One number for window, template and place, in this order."""
+        if len(self) == 0:
+            return window
+        row = window * (self.template.max() + 1) + self.template
+        return row * (self.place.max() + 1) + self.place
 
     def add_to(self, signal: Tensor, templates: Tensor) -> Tensor:
         """Return ``signal`` (window, channel, bin) with every event's template added."""

@@ -74,6 +74,10 @@ class Penalty(ABC):
         """Whether codes of different units are penalised together."""
         return False
 
+    def typical(self, spread: Tensor) -> Tensor:
+        """Spread of scores (..., template, *1) in common to those that are penalised together."""
+        return spread
+
     def with_weight(self: P, weight: float | Tensor) -> P:
         """Return the same penalty with another weight."""
         return replace(self, weight=weight)
@@ -183,10 +187,12 @@ class GroupL1(Penalty):
 
     def null_weight(self, spread: Tensor, n_scores: int) -> Tensor:
         # the norm of n normal scores is at most sqrt(n) and the height of one, about
-        dim = -2 - self.axes
-        typical = spread.square().mean(dim=dim, keepdim=True).sqrt()
         height = math.sqrt(2 * math.log(max(n_scores, 2)))
-        return typical * (math.sqrt(spread.shape[dim]) + height)
+        return self.typical(spread) * (math.sqrt(spread.shape[-2 - self.axes]) + height)
+
+    def typical(self, spread: Tensor) -> Tensor:
+        """Return the root mean square over units, whose axis is kept."""
+        return spread.square().mean(dim=-2 - self.axes, keepdim=True).sqrt()
 
     def _norms(self, codes: Tensor) -> Tensor:
         # a tiny floor keeps the derivative at zero finite

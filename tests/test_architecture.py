@@ -32,9 +32,10 @@ LAYERS = (
         "_recording",
         "_losses",
         "_quadratic",
+        "_group_quadratic",
     }
-    | {"threads", "_validation"},
-    {"encoder", "_working_set"},
+    | {"threads", "ranks", "_validation"},
+    {"encoder", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},
@@ -47,8 +48,8 @@ LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in mod
 CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
 CORE |= {"implicit"}
 
-# what the core may use besides: checks, and the compiled solvers (which import numba)
-CORE_HELPERS = {"_validation", "_working_set", "_support"}
+# what the core may use besides: checks, and the compiled solvers (the files with numba)
+CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}
 CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
 CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}

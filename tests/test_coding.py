@@ -150,61 +150,6 @@ def test_certificate_holds_whatever_the_data(name, method, seed, fraction, loudn
     assert (point - solved.codes).abs().max() <= 1e-3 * 1.1e-4 * task.penalty.weight
 
 
-class TestGroups:
-    """Codes of units that are penalised together."""
-
-    @staticmethod
-    def groups(name: str, sign, fraction: float = 0.3) -> Problem:
-        task = problem(name, sign=sign, windows=6)
-        y, baseline = (t.reshape(2, 3, *t.shape[1:]) for t in (task.y, task.baseline))
-        penalty = GroupL1(sign=sign)
-        score = task.dictionary.adjoint(task.family.residual(y, baseline)).detach()
-        penalty = penalty.with_weight(fraction * float(penalty.lambda_max(score)))
-        return replace(task, y=y, baseline=baseline, penalty=penalty)
-
-    @each_family
-    @each_sign
-    def test_zero_is_a_subgradient(self, name, sign):
-        task = self.groups(name, sign)
-        solved = solution(task)
-        assert solved.converged
-        assert solved.violation.shape == (2,)
-        codes, weight = solved.codes, task.penalty.weight
-        assert codes.shape == (2, 3, 2, 18)
-        assert torch.equal(task.penalty.project(codes), codes)
-        score = task.score(codes)
-        norms = codes.norm(dim=1, keepdim=True)
-        on = (norms > 0).expand_as(codes)
-        pull = weight * codes / norms.clamp(min=1e-300)
-        # a code at zero inside a live group may be pulled towards the sign it may not take
-        rest = torch.where(codes != 0, score - pull, task.penalty.project(score))
-        assert (rest[on].abs() <= 1e-4 * weight).all()
-        idle = task.penalty.project(score).norm(dim=1, keepdim=True)[norms == 0]
-        assert (idle <= weight * (1 + 1e-4)).all()
-        assert 0 < on.double().mean() < 1
-
-    @each_family
-    def test_trials_are_as_each_alone(self, name):
-        task = self.groups(name, "both")
-        together = solution(task)
-        for trial in range(2):
-            alone = solution(replace(task, y=task.y[trial], baseline=task.baseline[trial]))
-            torch.testing.assert_close(alone.codes, together.codes[trial], rtol=1e-3, atol=1e-4)
-
-    @each_family
-    def test_a_weight_per_trial(self, name):
-        task = self.groups(name, "both")
-        weights = torch.tensor([0.5, 2.0]).double() * task.penalty.weight
-        together = solution(
-            replace(task, penalty=task.penalty.with_weight(weights.reshape(2, 1, 1, 1)))
-        )
-        for trial, weight in enumerate(weights.tolist()):
-            alone = solution(replace(task, penalty=task.penalty.with_weight(weight)))
-            torch.testing.assert_close(
-                alone.codes[trial], together.codes[trial], rtol=1e-3, atol=1e-4
-            )
-
-
 @each_family
 @each_sign
 @pytest.mark.parametrize("kind", sorted(PENALTIES))
@@ -410,7 +355,7 @@ def test_hard_starts(name, baseline, dtype, solve):
 
 
 @pytest.mark.parametrize(
-    ("axes", "penalty"), [(2, L1(axes=2)), (1, GroupL1()), (1, L1(weight=0.0))], ids=repr
+    ("axes", "penalty"), [(2, L1(axes=2)), (1, L1(weight=0.0)), (1, GroupL1(weight=0.0))], ids=repr
 )
 def test_the_working_set_says_where_it_fits(axes, penalty):
     task = replace(problem("binomial", axes), penalty=penalty)

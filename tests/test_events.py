@@ -158,3 +158,41 @@ def test_no_events():
     assert torch.equal(none.to_codes(SHAPE), torch.zeros(SHAPE, dtype=torch.float64))
     assert torch.equal(none.add_to(signal, random(2, 1, 3)), signal)
     assert none.patches(signal, 3).shape == (0, 1, 3)
+
+
+class TestGroups:
+    """Events of the units of a trial, which neighbouring windows hold."""
+
+    def test_merging_by_hand(self):
+        codes = torch.zeros(4, 2, 20)  # two trials of two units
+        codes[0, 0, [3, 5]] = torch.tensor([2.0, 1.0])
+        codes[1, 0, 6] = 3.0  # 1 bin from the last of the other unit
+        codes[1, 1, 6] = 7.0  # another template
+        codes[2, 0, 4] = 5.0  # another trial
+        codes[3, 0, [11, 13]] = torch.tensor([1.0, -1.0])  # another sign
+        merged = Events.from_codes(codes).merge(2, units=2)
+        assert merged.window.tolist() == [0, 1, 1, 2, 3, 3]
+        assert merged.template.tolist() == [0, 0, 1, 0, 0, 0]
+        # (2 * 3 + 1 * 5 + 3 * 6) / 6 = 4.83
+        assert merged.place.tolist() == [5, 5, 6, 4, 11, 13]
+        assert merged.amplitude.tolist() == [3.0, 3.0, 7.0, 5.0, 1.0, -1.0]
+        assert merged.groups(2).tolist() == [0, 0, 1, 2, 3, 4]
+        alone = Events.from_codes(codes).merge(2)
+        assert alone.place.tolist() == [4, 6, 6, 4, 11, 13]
+        assert alone.groups(1).unique().numel() == 6
+
+    @settings(max_examples=60)
+    @given(sparse(positive=True), st.integers(0, 5))
+    def test_units_keep_their_amplitude_and_share_their_places(self, codes, separation):
+        merged = Events.from_codes(codes).merge(separation, units=3)
+        after = merged.to_codes(SHAPE)
+        torch.testing.assert_close(after.sum(-1), codes.sum(-1))
+        places = torch.arange(SHAPE[-1], dtype=torch.float64)
+        moved = ((after - codes) * places).sum((0, 2)).abs()
+        assert (moved <= after.sum((0, 2)) / 2 + 1e-9).all()
+        for template in range(2):
+            starts = merged.place[merged.template == template].unique()
+            assert (starts.diff() > 0).all()
+            together = codes[:, template].sum(0).nonzero().flatten()
+            clusters = 1 + int((together.diff() > separation).sum()) if len(together) else 0
+            assert len(starts) == clusters

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fits import LENGTH, TRAINERS, quick, same_bits, some_counts
+from fits import LENGTH, TRAINERS, WAVE, quick, same_bits, some_counts
 from scipy import stats
 
 from spikecdl import DCEA, L1, Alternating, BinnedSpikes, GroupL1, Implicit, Unrolled
@@ -98,6 +98,22 @@ class TestAlternating:
         place = np.argwhere(far.transform(counts)[:, :, 0])
         gaps = np.diff(place[:, 2])[(np.diff(place[:, :2], axis=0) == 0).all(axis=1)]
         assert gaps.min() > 0.4 * LENGTH
+
+    def test_units_that_fire_together_share_their_events(self):
+        """Trials of the same events, taken for the units of one trial."""
+        units = [
+            simulate(
+                "poisson", WAVE, n_trials=3, n_units=1, duration=96.0, bin_size=1.0, n_events=3,
+                amplitude=(4.0, 5.0), baseline=1.0, same_events=True, random_state=seed,
+            )
+            for seed in range(8)
+        ]  # fmt: skip
+        counts = np.stack([trial.counts[:, 0] for trial in units])
+        model = quick(penalty="group_l1", penalty_weight=None).fit(counts)
+        live = model.transform(counts)[:, :, 0] != 0  # (trial, unit, place)
+        together = live.sum(axis=1)[live.any(axis=1)]
+        assert 16 <= len(together) <= 32
+        assert (together == 3).mean() > 0.8
 
     def test_smoothness_makes_smooth(self):
         counts = some_counts(trials=3)

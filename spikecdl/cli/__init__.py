@@ -5,6 +5,7 @@ Nothing heavy is imported until a command runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -52,7 +53,14 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line and exit with its code (0, 1, 2 or 130; see the README)."""
+    """Run the command line and exit with its code (0, 1, 2 or 130; see the README).
+
+    Of several processes (torchrun), the first one speaks; those that have nothing to share end.
+    """
     # --debug counts anywhere on the line
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if os.environ.get("RANK", "0") != "0":
+        if not {"fit", "demo"} & set(arguments):
+            return
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(run(app, arguments or ["--help"], debug="--debug" in sys.argv[1:]))

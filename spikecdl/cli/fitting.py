@@ -154,7 +154,30 @@ def _fit_to_folder(
     resume: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Read, count, fit, write everything and print the summary."""
+    """Read, count, fit, write everything and print the summary.
+
+    Of the processes that torchrun starts, the first one does all but the fit, which all share.
+    """
+    from spikecdl.io import read
+    from spikecdl.ranks import joined
+
+    with joined() as ranks:
+        if ranks.rank > 0:
+            counts, _ = chosen.count(read(file), bin_size)
+            model.fit(counts, checkpoint=out / CHECKPOINT, resume=resume)
+        else:
+            _fit_and_write(file, model, chosen, bin_size, out, resume, as_json)
+
+
+def _fit_and_write(
+    file: Path,
+    model: DCEA,
+    chosen: Windows,
+    bin_size: float | None,
+    out: Path,
+    resume: bool,
+    as_json: bool,
+) -> None:
     from spikecdl.cli import outputs, summary
     from spikecdl.io import read
 

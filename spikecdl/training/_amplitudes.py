@@ -14,6 +14,7 @@ from spikecdl._quadratic import minimize
 from spikecdl._working_set import add_events, banded_gram, line_search, overlap, product
 from spikecdl.events import Events
 from spikecdl.parallel import in_parallel
+from spikecdl.ranks import Ranks
 from spikecdl.training.observations import Observations
 
 _ROUNDS = 12  # of amplitudes and baseline in turn
@@ -39,6 +40,14 @@ class Fit:
     prior: float
     slope: Tensor
     curvature: Tensor
+
+    def total(self, ranks: Ranks) -> Fit:
+        """Return the sum over processes."""
+        sums = self.slope.new_tensor([self.cost, self.prior])
+        packed = torch.cat([sums, self.slope.reshape(-1), self.curvature.reshape(-1)])
+        total = ranks.total(packed)
+        slope, curvature = total[2:].reshape(2, *self.slope.shape)
+        return Fit(float(total[0]), float(total[1]), slope, curvature)
 
 
 class Amplitudes:

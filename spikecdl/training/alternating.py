@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spikecdl.ranks import Ranks
+from spikecdl.ranks import present as ranks_present
 from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Learned, OnEpoch, Problem
 from spikecdl.training.race import Race
@@ -63,30 +65,35 @@ class Alternating:
     default_epochs: ClassVar[int] = 10
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
-        """Train, or go on from the state of an earlier run."""
-        data = problem.windows()
+        """Train, or go on from the state of an earlier run.
+
+        Processes of torch.distributed share the windows, after a race that each runs for itself.
+        """
+        data, ranks = problem.windows(), ranks_present()
         if learned is None:
             templates, level = self._race(problem, data)
             start = {"templates": templates, "baseline": data.baseline, "level": level}
             learned = Learned(start)
         null = float(data.cost(data.baseline.expand_as(data.y)))
         level = learned.tensors["level"]
-        step = self._round(problem, data, problem.weight.at(float(level)))
+        mine = ranks.part(len(data.y))
+        step = self._round(problem, data.take(mine), problem.weight.at(float(level)), ranks)
         while learned.epoch < problem.n_epochs and not learned.converged:
             began = time.perf_counter()
-            found = step(learned.tensors["templates"], learned.tensors["baseline"], self.tol)
+            found = step(learned.tensors["templates"], learned.tensors["baseline"][mine], self.tol)
             record = {
                 "epoch": learned.epoch + 1,
                 "loss": found.cost / int(data.mask.sum()),
                 "objective": found.objective,
-                "n_events": len(found.events),
+                "n_events": int(ranks.total(torch.tensor(len(found.events)))),
                 "seconds": time.perf_counter() - began,
             }
             _check_finite(record)
             if learned.history and record["objective"] > learned.history[-1]["objective"]:
                 return replace(learned, converged=True)  # codes are solved anew: uphill can be
             history = [*learned.history, record]
-            tensors = {"templates": found.templates, "baseline": found.baseline, "level": level}
+            baseline = ranks.whole(found.baseline, len(data.y))
+            tensors = {"templates": found.templates, "baseline": baseline, "level": level}
             learned = Learned(tensors, learned.epoch + 1, history, _settled(history, null))
             on_epoch(learned)
         return learned
@@ -115,7 +122,9 @@ class Alternating:
         templates, level = Race(problem, make_round, self.surplus, extra, self.tol)(data)
         return templates, torch.tensor(level)
 
-    def _round(self, problem: Problem, data: Observations, weight: Weight) -> Round:
+    def _round(
+        self, problem: Problem, data: Observations, weight: Weight, ranks: Ranks | None = None
+    ) -> Round:
         return Round(
             data=data,
             penalty=problem.penalty,
@@ -124,6 +133,7 @@ class Alternating:
             separation=round(self.separation * problem.length),
             smoothness=self.smoothness,
             max_iter=self.max_iter,
+            ranks=ranks or Ranks(),
         )
 
 

@@ -16,7 +16,10 @@ from spikecdl.training.weight import null_spread
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains of events, each of shape (event,); the first two are multiples of the third.
+    """Gains of events, each of shape (event,); the first two are multiples of the price.
+
+    Events that the penalty takes together, the units of a trial at one place, gain together: they
+    have the sum of their gains in common, and each its share of the price.
 
     Parameters
     ----------
@@ -25,7 +28,8 @@ class Gains:
     alone : tensor
         Gain of an event that takes over what events near it explain of its waveform.
     unit : tensor
-        Gain of a score at the weight of the penalty, in nats.
+        Gain of a score at the weight of the penalty, in nats: the price of an event, or of a group
+        over the number of its events.
     """
 
     own: Tensor
@@ -40,23 +44,33 @@ def event_gains(
 
     An event of amplitude a and waveform h gains :math:`a^2 \langle h, w h\rangle / 2`; alone it
     would have the amplitude :math:`\langle h, w s\rangle / \langle h, w h\rangle`, with s the sum
-    of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`.  A penalty that
-    couples units judges whole groups: each event of it gains without bound, at no price.
+    of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; of a group, s is the
+    norm over units and sigma the root mean square.
     """
-    if penalty.coupled:
-        free = torch.full_like(events.amplitude, torch.inf)
-        return Gains(free, free, torch.zeros_like(free))
-    dtype, length = data.y.dtype, templates.shape[-1]
+    rows, dtype, length = data.rows(), data.y.dtype, templates.shape[-1]
     templates, baseline = templates.to(dtype), baseline.to(dtype)
     events = events.with_amplitude(events.amplitude.to(dtype))
-    signal = events.add_to(torch.zeros_like(data.y), templates)
-    curvature = torch.where(data.mask, data.family.curvature(data.y, baseline + signal), 0)
+    signal = events.add_to(torch.zeros_like(rows.y), templates)
+    eta = baseline.reshape_as(rows.baseline) + signal
+    curvature = torch.where(rows.mask, rows.family.curvature(rows.y, eta), 0)
     waveform = templates[events.template]
     weighted = waveform * events.patches(curvature, length)
     energy = (waveform * weighted).sum(dim=(1, 2)).clamp(min=1e-12)
     explained = (weighted * events.patches(signal, length)).sum(dim=(1, 2))
-    spread = null_spread(ConvDictionary(templates), data, baseline).clamp(min=1e-9)
-    height = (penalty.weight / spread).expand(len(data.y), len(templates), 1)
-    unit = height[events.window, events.template, 0].square() / 2
-    own = events.amplitude.square() * energy / 2
-    return Gains(own / unit, explained.square() / energy / 2 / unit, unit)
+    group = events.groups(data.together(penalty))
+
+    def together(gain: Tensor) -> Tensor:
+        return torch.zeros_like(gain).index_add(0, group, gain)[group]
+
+    price = _price(data, templates, baseline, penalty)[events.window, events.template]
+    own = together(events.amplitude.square() * energy / 2)
+    alone = together(explained.square() / energy / 2)
+    return Gains(own / price, alone / price, price / together(torch.ones_like(own)))
+
+
+def _price(data: Observations, templates: Tensor, baseline: Tensor, penalty: Penalty) -> Tensor:
+    """Return the gain of a score at the weight, of shape (window, template)."""
+    spread = penalty.typical(null_spread(ConvDictionary(templates), data, baseline))
+    height = penalty.weight / spread.clamp(min=1e-9)
+    height = height.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)
+    return height[..., 0].square() / 2

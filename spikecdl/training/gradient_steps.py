@@ -13,6 +13,7 @@ from torch import Tensor
 from spikecdl.autoencoder import UnrolledAutoencoder
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.events import Events
+from spikecdl.ranks import present as ranks_present
 from spikecdl.training.observations import Observations
 from spikecdl.training.problem import Learned, OnEpoch, Problem
 from spikecdl.training.refine import refine
@@ -52,7 +53,10 @@ class GradientSteps(ABC):
         )
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
-        """Train, or go on from the state of an earlier run."""
+        """Train, or go on from the state of an earlier run.
+
+        Processes of torch.distributed share the windows of each batch.
+        """
         learned = self._begin(problem) if learned is None else learned
         model = self._autoencoder(problem, learned.tensors)
         data = problem.windows()
@@ -125,13 +129,17 @@ class GradientSteps(ABC):
     ) -> float:
         """Take a step for every batch; return the mean loss."""
         order = torch.randperm(len(data.y), generator=generator)
-        total, whole = 0.0, model.encoder.penalty
+        total, whole, ranks = 0.0, model.encoder.penalty, ranks_present()
+        learned = [parameter for group in adam.param_groups for parameter in group["params"]]
         for number, batch in enumerate(order.split(self.batch_size)):
             batch = batch.to(data.y.device)
-            part = data.take(batch)
-            model.encoder.penalty = whole.map(lambda w: w[batch] if w.ndim else w)  # noqa: B023
-            loss = model.loss(part.y, baseline[batch], part.mask, part.family)
-            value = float(loss.detach())
+            mine = batch[ranks.part(len(batch))] if len(batch) >= ranks.size else batch
+            part = data.take(mine)
+            model.encoder.penalty = whole.map(lambda w: w[mine] if w.ndim else w)  # noqa: B023
+            seen = part.mask.sum().double()
+            share = seen / ranks.total(seen)
+            loss = share * model.loss(part.y, baseline[mine], part.mask, part.family)
+            value = float(ranks.total(loss.detach()))
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"the loss is {value} at epoch {epoch}, step {number + 1}; lower "
@@ -139,6 +147,8 @@ class GradientSteps(ABC):
                 )
             adam.zero_grad()
             loss.backward()
+            for parameter in learned:
+                parameter.grad = ranks.total(parameter.grad)
             adam.step()
             for part_of_model in model.modules():
                 if isinstance(part_of_model, ConvDictionary):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spikecdl.families import Family
+from spikecdl.penalties import Penalty
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class Observations:
     baseline: Tensor
     learn_baseline: bool
 
-    def take(self, index: Tensor) -> Observations:
+    def take(self, index: Tensor | slice) -> Observations:
         """Keep some of the trials."""
         return self._map(lambda tensor: tensor[index])
 
     def rows(self) -> Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""
         return self._map(lambda tensor: tensor.flatten(0, -3))
+
+    def together(self, penalty: Penalty) -> int:
+        """Return how many neighbouring rows the penalty takes together: units of a trial, or 1."""
+        return self.y.shape[-3] if penalty.coupled else 1
 
     def to(self, target: torch.dtype | torch.device | str) -> Observations:
         """Change the precision of real numbers, or move to a device."""

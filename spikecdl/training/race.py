@@ -23,6 +23,7 @@ _MOST_BINS = 120_000  # observed bins that a race looks at
 _ROUNDS = 2  # of a run, at the most
 _GAIN = 1e-3  # of a round, as a fraction of all gain so far, at which a run has settled
 _TRIES = 4  # of templates one by one
+_ERRORS = 2.0  # standard errors by which a prediction is better
 _NOTHING = 0.1  # nats; less is no evidence at all
 
 
@@ -45,8 +46,8 @@ class Race:
     asked, at stretches of the data, of which it takes away those that are missed least; see `thin`.
     The first is at the highest level of the penalty.  As long as a lower level predicts about as
     well, there is another run at that.  Where all this predicts no better than a constant rate,
-    templates are sought one by one.  Of the levels that are within a standard error of the best the
-    highest is chosen, which has the fewest events (the one-standard-error rule: Breiman et al.,
+    templates are sought one by one.  Of the levels that are within two standard errors of the best
+    the highest is chosen, which has the fewest events (a standard-error rule: Breiman et al.,
     *Classification and Regression Trees*, 1984).
 
     Parameters
@@ -202,16 +203,16 @@ def _best(runners: Sequence[_Runner]) -> _Runner:
 
 
 def _sparsest(runners: Sequence[_Runner]) -> _Runner:
-    """Return the runner of the highest level that is within a standard error of the best."""
+    """Return the runner of the highest level that is within two standard errors of the best."""
     best = _best(runners)
     good = (runner for runner in runners if _as_good(runner, best))
     return max(good, key=lambda runner: runner.level)
 
 
 def _as_good(runner: _Runner, other: _Runner) -> bool:
-    """Whether a runner predicts the hidden bins better than another less a standard error."""
+    """Whether a runner predicts the hidden bins better than another less two standard errors."""
     worse = runner.cost - other.cost
-    return float(worse.sum()) <= max(_NOTHING, float(worse.std() * len(worse) ** 0.5))
+    return float(worse.sum()) <= max(_NOTHING, _ERRORS * float(worse.std() * len(worse) ** 0.5))
 
 
 def _hidden(data: Observations) -> Tensor:

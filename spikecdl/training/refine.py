@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from spikecdl.events import Events
 from spikecdl.penalties import Penalty
+from spikecdl.ranks import Ranks
 from spikecdl.training._amplitudes import Amplitudes, Fit
 from spikecdl.training.observations import Observations
 
@@ -45,6 +47,7 @@ def refine(
     learn_amplitudes: bool = True,
     max_iter: int = 3,
     smoothness: float = 0.0,
+    ranks: Ranks | None = None,
 ) -> Refined:
     r"""Minimise the cost over templates, amplitudes and baseline with the events' places fixed.
 
@@ -79,21 +82,29 @@ def refine(
         L-BFGS iterations at the most.
     smoothness : float
         Weight :math:`\rho` of squared first differences (zero outside the template).
+    ranks : Ranks, optional
+        Processes that share the windows; None: this one has all.  The cost is that of all.
     """
+    ranks = ranks or Ranks()
     rows, device = data.rows().to("cpu"), templates.device
     events, waves = events.to("cpu"), templates.double().cpu()
+    precision = _precision(rows, events, len(waves), learn_templates, ranks) * learn_amplitudes
     best = Amplitudes(
         rows,
         events,
         _signs(penalty, len(waves)),
-        _precision(rows, events, len(waves), learn_templates) * learn_amplitudes,
+        precision,
         baseline.cpu().reshape_as(rows.baseline),
         learn_amplitudes,
     )
-    fit = best(waves)
-    if learn_templates and len(events):
-        waves = _descend(best, waves, fit, max_iter, smoothness)
-        fit = best(waves)
+
+    def fit_to(templates: Tensor) -> Fit:
+        return best(templates).total(ranks)
+
+    fit = fit_to(waves)
+    if learn_templates and (fit.curvature > 0).any():
+        waves = _descend(fit_to, waves, fit, max_iter, smoothness)
+        fit = fit_to(waves)
     return Refined(
         waves.to(device),
         best.events.to(device),
@@ -103,7 +114,11 @@ def refine(
 
 
 def _descend(
-    best: Amplitudes, templates: Tensor, fit: Fit, max_iter: int, smoothness: float
+    fit_to: Callable[[Tensor], Fit],
+    templates: Tensor,
+    fit: Fit,
+    max_iter: int,
+    smoothness: float,
 ) -> Tensor:
     """Take L-BFGS steps of the templates; amplitudes and baselines follow."""
     scale = fit.curvature.clamp(min=1e-12)
@@ -118,7 +133,7 @@ def _descend(
 
     def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
         waves, norms = on_spheres(vector)
-        fit = best(waves)
+        fit = fit_to(waves)
         steps = F.pad(waves, (1, 1)).diff(dim=-1)
         slope = fit.slope - smoothness * steps.diff(dim=-1)
         slope = (slope - (slope * waves).sum(dim=(1, 2), keepdim=True) * waves) / norms * scale
@@ -148,12 +163,14 @@ def _signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
 
 
 def _precision(
-    rows: Observations, events: Events, n_templates: int, learn_templates: bool
+    rows: Observations, events: Events, n_templates: int, learn_templates: bool, ranks: Ranks
 ) -> Tensor:
     """One over the variance of the prior of each template's amplitudes; see `refine`."""
-    count = torch.bincount(events.template, minlength=n_templates).clamp(min=1)
-    if learn_templates:
-        return 1 / (count * rows.family.eta_scale**2).double()
     square = events.amplitude.double().square()
-    total = square.new_zeros(n_templates).index_add(0, events.template, square)
-    return 1 / (total / count).clamp(min=1e-12)
+    sums = torch.stack([torch.ones_like(square), square], dim=1)
+    sums = sums.new_zeros(n_templates, 2).index_add(0, events.template, sums)
+    count, square = ranks.total(sums).unbind(dim=1)
+    count = count.clamp(min=1)
+    if learn_templates:
+        return 1 / (count * rows.family.eta_scale**2)
+    return 1 / (square / count).clamp(min=1e-12)

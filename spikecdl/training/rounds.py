@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from spikecdl.coding import sparse_code
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.events import Events
 from spikecdl.penalties import Penalty
+from spikecdl.ranks import Ranks
 from spikecdl.training.gains import event_gains
 from spikecdl.training.observations import Observations
 from spikecdl.training.refine import Refined, refine
@@ -36,6 +37,8 @@ class Round:
         See `refine`.
     max_iter : int
         Iterations of sparse coding at the most.
+    ranks : Ranks
+        Processes that share the windows; the data are the part of this one, the costs are of all.
     """
 
     data: Observations
@@ -45,6 +48,7 @@ class Round:
     separation: int
     smoothness: float
     max_iter: int
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> Refined:
         """Codes to a tolerance, then templates, amplitudes and baseline."""
@@ -52,14 +56,16 @@ class Round:
         if self.debias:
             return self.refit(templates, codes, baseline, penalty, learn=True)
         events = Events.from_codes(codes.flatten(0, -3))
-        found = refine(self.data, templates, events, penalty, baseline, learn_amplitudes=False)
-        return replace(found, penalty=float(penalty(codes)))
+        found = self._refine(templates, events, penalty, baseline, learn_amplitudes=False)
+        return self._with_penalty(found, penalty(codes))
 
     def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> tuple[Tensor, Penalty]:
         """Solve for the codes; the penalty comes with its weight set."""
         dtype = self.data.y.dtype
         dictionary = ConvDictionary(templates.to(dtype))
         penalty = self.weight(self.penalty, dictionary, self.data, baseline.to(dtype))
+        # a weight for all windows follows from the highest score of all
+        penalty = penalty.map(lambda w: w if w.ndim else self.ranks.largest(w))
         return self.solve(templates, baseline, penalty, tol), penalty
 
     def solve(
@@ -97,21 +103,40 @@ class Round:
         self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty, learn: bool
     ) -> Refined:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
-        events = Events.from_codes(codes.flatten(0, -3)).merge(self.separation)
+        units = self.data.together(penalty)
+        events = Events.from_codes(codes.flatten(0, -3)).merge(self.separation, units)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_PRUNINGS):
-            fitted = refine(self.data, templates, events, penalty, baseline, learn_templates=False)
+            fitted = self._refine(templates, events, penalty, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
             kept = gains.own > _PRICE
             events, baseline = fitted.events.take(kept), fitted.baseline
-        found = refine(
+        found = self._refine(templates, events, penalty, baseline, learn_templates=learn)
+        return self._with_penalty(found, _PRICE * gains.unit[kept].sum())
+
+    def _refine(
+        self,
+        templates: Tensor,
+        events: Events,
+        penalty: Penalty,
+        baseline: Tensor,
+        *,
+        learn_templates: bool = True,
+        learn_amplitudes: bool = True,
+    ) -> Refined:
+        return refine(
             self.data,
             templates,
             events,
             penalty,
             baseline,
-            learn_templates=learn,
+            learn_templates=learn_templates,
+            learn_amplitudes=learn_amplitudes,
             smoothness=self.smoothness,
+            ranks=self.ranks,
         )
-        return replace(found, penalty=_PRICE * float(gains.unit[kept].sum()))
+
+    def _with_penalty(self, found: Refined, penalty: Tensor) -> Refined:
+        """Note the penalty of all processes."""
+        return replace(found, penalty=float(self.ranks.total(penalty.double())))
