@@ -99,5 +99,6 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group("gloo")
     try:
         yield present()
+        dist.barrier()  # none leaves while others still speak to it
     finally:
         dist.destroy_process_group()

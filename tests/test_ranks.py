@@ -58,6 +58,7 @@ def begin(rank, size, store, work, *arguments):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     torch.set_num_threads(1)
     work(rank, *arguments)
+    dist.barrier()
     dist.destroy_process_group()
 
 
