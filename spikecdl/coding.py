@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikecdl import _validation
+from spikecdl.blocks import Layout
 from spikecdl.dictionary import ConvDictionary
-from spikecdl.encoder import MAX_HALVINGS, bregman, window_dims
+from spikecdl.encoder import MAX_HALVINGS, bregman
 from spikecdl.families import Family
 from spikecdl.penalties import Penalty
+from spikecdl.windows import Windows, window_dims
 
 _CHECK_EVERY = 8
 _KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
@@ -41,21 +42,11 @@ class SparseCode:
 
 
 @dataclass
-class _Windows:
-    """What is to be solved, with one leading window axis, and the codes so far."""
-
-    y: Tensor
-    mask: Tensor | None
-    baseline: Tensor
-    family: Family
-    penalty: Penalty
-    codes: Tensor
-
-
-@dataclass
-class _State(_Windows):
+class _State:
     """Windows still being solved by FISTA, and where each of them stands."""
 
+    windows: Windows
+    codes: Tensor
     eta: Tensor
     step: Tensor
     point: Tensor
@@ -64,16 +55,8 @@ class _State(_Windows):
 
     def take(self, index: Tensor) -> _State:
         """Keep some of the windows."""
-
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor[index]
-
-        def taken(value: Any) -> Any:
-            if torch.is_tensor(value):
-                return rows(value)
-            return None if value is None else value.map(rows)
-
-        return _State(**{name: taken(value) for name, value in vars(self).items()})
+        values = vars(self).items()
+        return _State(**{n: v.take(index) if n == "windows" else v[index] for n, v in values})
 
 
 @torch.no_grad()
@@ -135,9 +118,9 @@ def sparse_code(
     _validation.positive("tol", tol)
     _validation.integer("max_iter", max_iter, minimum=0)
     _validation.one_of("method", method, ("auto", "working_set", "fista"))
-    dims = window_dims(dictionary, penalty)
-    batch = y.shape[: y.ndim + dims[0]]
-    windows = _lay_out(y, family, dictionary, penalty, baseline, mask, start, dims)
+    batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
+    windows = Windows.of(y, family, dictionary, penalty, baseline, mask)
+    codes = _first_codes(windows, dictionary, start)
     fits = _fits(windows, dictionary)
     if method == "working_set" and not fits:
         raise ValueError(
@@ -145,16 +128,16 @@ def sparse_code(
             'positive weights that are the same for all units and places; use "fista"'
         )
     if fits and method != "fista":
-        codes, violation, n_iter = _compiled(windows, dictionary, tol, max_iter)
+        codes, violation, n_iter = _compiled(windows, codes, dictionary, tol, max_iter)
     else:
-        codes, violation, n_iter = _fista(windows, dictionary, dims, tol, max_iter)
+        codes, violation, n_iter = _fista(windows, codes, dictionary, tol, max_iter)
     converged = bool((violation <= tol).all())
     return SparseCode(
         codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
     )
 
 
-def _fits(windows: _Windows, dictionary: ConvDictionary) -> bool:
+def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
     """Whether the compiled solvers apply."""
     weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *places)
     shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
@@ -162,8 +145,16 @@ def _fits(windows: _Windows, dictionary: ConvDictionary) -> bool:
     return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
 
 
+def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | None) -> Tensor:
+    """Return the codes to start from: those given, of an allowed sign, or none."""
+    shape = windows.code_shape(dictionary)
+    if start is None:
+        return windows.y.new_zeros(shape)
+    return windows.penalty.project(start.to(windows.y).reshape(shape))
+
+
 def _compiled(
-    windows: _Windows, dictionary: ConvDictionary, tol: float, max_iter: int
+    windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve every window on its own, in compiled code."""
     from spikecdl import _group_set, _working_set
@@ -180,84 +171,49 @@ def _compiled(
         torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
         windows.penalty.project(signs)[:, 0] > 0,
         windows.penalty.project(-signs)[:, 0] < 0,
-        windows.codes,
+        codes,
         tol,
         max_iter,
     )
 
 
 def _fista(
-    windows: _Windows, dictionary: ConvDictionary, dims: tuple[int, ...], tol: float, max_iter: int
+    windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve all windows together; those that are finished leave."""
-    state = _start(windows, dictionary, dims)
+    y = windows.y
+    layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
+    state = _start(windows, codes, dictionary, layout)
     codes = torch.empty_like(state.codes)
-    violation = state.y.new_zeros(len(codes))
-    left = torch.arange(len(codes), device=state.y.device)
+    violation = y.new_zeros(len(codes))
+    left = torch.arange(len(codes), device=y.device)
     n_iter = 0
     while True:
         if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
-            error = _violation(state, dictionary, dims)
+            error = _violation(state, layout)
             done = (error <= tol) | (n_iter == max_iter)
             codes[left[done]], violation[left[done]] = state.codes[done], error[done]
             if done.all():
-                return codes, violation, n_iter
+                return layout.places(codes), violation, n_iter
             if done.float().mean() > 1 - _KEEP_ABOVE:
                 left, state = left[~done], state.take(~done)
-        _iterate(state, dictionary, dims)
+        _iterate(state, layout)
         n_iter += 1
 
 
-def _lay_out(
-    y: Tensor,
-    family: Family,
-    dictionary: ConvDictionary,
-    penalty: Penalty,
-    baseline: Tensor | float,
-    mask: Tensor | None,
-    start: Tensor | None,
-    dims: tuple[int, ...],
-) -> _Windows:
-    """Lay every tensor out with one leading window axis."""
-    batch = y.shape[: y.ndim + dims[0]]
-
-    def rows(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(y.device, y.dtype if tensor.is_floating_point() else None)
-        missing = len(batch) - dims[0] - tensor.ndim
-        tensor = tensor.reshape(*(1,) * missing, *tensor.shape)
-        tail = tensor.shape[len(batch) :]
-        return tensor.expand(*batch, *tail).reshape(-1, *tail)
-
-    places = dictionary.code_shape(y.shape[-dictionary.axes :])
-    signal = rows(y)
-    offset = rows(torch.as_tensor(baseline, dtype=y.dtype, device=y.device))
-    if start is None:
-        size = (*signal.shape[: -dictionary.axes - 1], len(dictionary.templates), *places)
-        codes = signal.new_zeros(size)
-    else:
-        codes = penalty.project(rows(start))
-    if not isinstance(penalty.weight, Tensor):
-        penalty = penalty.with_weight(torch.as_tensor(penalty.weight, dtype=y.dtype))
-    return _Windows(
-        y=signal,
-        mask=None if mask is None else rows(mask.expand_as(y)),
-        baseline=offset,
-        family=family.map(rows),
-        penalty=penalty.map(rows),
-        codes=codes,
-    )
-
-
-def _start(windows: _Windows, dictionary: ConvDictionary, dims: tuple[int, ...]) -> _State:
+def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: Layout) -> _State:
     """Choose the first step sizes, from the curvature where the codes begin."""
-    y, codes = windows.y, windows.codes
-    eta = dictionary(codes) + windows.baseline
+    norm = dictionary.norm_squared(windows.y.shape[-dictionary.axes :])
+    windows, codes = windows.laid_out(layout), layout.codes(codes)
+    y = windows.y
+    eta = layout.forward(codes) + windows.baseline
     curvature = windows.family.curvature(y, eta)
     curvature = curvature if windows.mask is None else curvature * windows.mask
-    largest = curvature.amax(dim=dims, keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
-    step = 1 / (largest * dictionary.norm_squared(y.shape[-dictionary.axes :]))
+    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * norm)
     return _State(
-        **vars(windows),
+        windows=windows,
+        codes=codes,
         eta=eta,
         step=step,
         point=codes,
@@ -266,28 +222,33 @@ def _start(windows: _Windows, dictionary: ConvDictionary, dims: tuple[int, ...])
     )
 
 
-def _score(state: _State, eta: Tensor, dictionary: ConvDictionary) -> Tensor:
-    residual = state.family.residual(state.y, eta)
-    return dictionary.adjoint(residual if state.mask is None else residual * state.mask)
+def _dims(tensor: Tensor) -> tuple[int, ...]:
+    """All axes but that of windows."""
+    return tuple(range(1, tensor.ndim))
 
 
-def _violation(state: _State, dictionary: ConvDictionary, dims: tuple[int, ...]) -> Tensor:
+def _score(windows: Windows, eta: Tensor, layout: Layout) -> Tensor:
+    residual = windows.family.residual(windows.y, eta)
+    return layout.adjoint(residual if windows.mask is None else residual * windows.mask)
+
+
+def _violation(state: _State, layout: Layout) -> Tensor:
     """Largest move of a short proximal step at the codes, per unit of step and weight."""
-    score = _score(state, state.eta, dictionary)
-    moved = state.penalty.prox(state.codes + state.step * score, state.step) - state.codes
-    scaled = moved.abs() / (state.step * state.penalty.weight).clamp(
-        min=torch.finfo(moved.dtype).tiny
-    )
-    return scaled.amax(dim=dims)
+    score, penalty = _score(state.windows, state.eta, layout), state.windows.penalty
+    moved = penalty.prox(state.codes + state.step * score, state.step) - state.codes
+    scaled = moved.abs() / (state.step * penalty.weight).clamp(min=torch.finfo(moved.dtype).tiny)
+    return scaled.amax(dim=_dims(scaled))
 
 
-def _iterate(state: _State, dictionary: ConvDictionary, dims: tuple[int, ...]) -> None:
+def _iterate(state: _State, layout: Layout) -> None:
     """One FISTA step for every window, with its own step size and restart."""
-    score = _score(state, state.point_eta, dictionary)
+    windows = state.windows
+    score, dims = _score(windows, state.point_eta, layout), _dims(state.codes)
     for _ in range(MAX_HALVINGS):
-        codes = state.penalty.prox(state.point + state.step * score, state.step)
-        eta = dictionary(codes) + state.baseline
-        excess = bregman(state.y, state.point_eta, eta - state.point_eta, state.mask, state.family)
+        codes = windows.penalty.prox(torch.addcmul(state.point, state.step, score), state.step)
+        eta = layout.forward(codes) + windows.baseline
+        change = eta - state.point_eta
+        excess = bregman(windows.y, state.point_eta, change, windows.mask, windows.family)
         allowed = (codes - state.point).square() / (2 * state.step)
         failed = excess.sum(dims, keepdim=True) > allowed.sum(dims, keepdim=True) * (1 + 1e-4)
         if not failed.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import _validation
+from spikecdl.blocks import Blocks, Layout
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
-_BLOCK = 16  # bins per block of the blocked operator
-_FFT_FROM = 160  # template length in bins from which the FFT is the quickest
+_BLOCKED_FROM, _FFT_FROM = 16, 160  # template lengths in bins from which these are the quickest
+_MOST_PATCHES = 4  # times the signal that its patches may take
 
 
 class ConvDictionary(nn.Module):
@@ -31,10 +33,11 @@ class ConvDictionary(nn.Module):
         Becomes a parameter; not normalised here.
     stride : int or sequence of int
         Signal bins between neighbouring places, per axis.
-    method : {"auto", "direct", "fft", "blocked"}
+    method : {"auto", "direct", "fft", "blocked", "patches"}
         How products are computed; all give the same numbers.  ``blocked`` turns 16 bins into 16
         channels, so that a long convolution of few channels becomes a short one of many (1-D,
-        stride 1 only).  ``auto`` chooses by size and device.
+        stride 1 only).  ``patches`` is a matrix product with the parts of the image under each
+        place (2-D only).  ``auto`` chooses by size and device.
 
     Raises
     ------
@@ -67,9 +70,11 @@ class ConvDictionary(nn.Module):
         if len(strides) != axes:
             raise ValueError(f"`stride` (={stride!r}) must be one number or one per axis ({axes})")
         self.stride = tuple(_validation.integer("stride", s) for s in strides)
-        self.method = _validation.one_of("method", method, ("auto", "direct", "fft", "blocked"))
+        self.method = _validation.one_of("method", method, ("auto", *_OPERATORS))
         if method == "blocked" and self.stride != (1,):
             raise ValueError("`method` (='blocked') works in 1-D with stride 1; use 'auto'")
+        if method == "patches" and axes != 2:
+            raise ValueError("`method` (='patches') works in 2-D; use 'auto'")
         self.templates = nn.Parameter(templates)
 
     @property
@@ -113,14 +118,14 @@ class ConvDictionary(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Add up shifted templates: (..., template, *places) to (..., channel, *bins)."""
         batch, flat = self._flatten(codes, self.templates.shape[0], "codes")
-        signal = _OPERATORS[self._choose(flat)][0](flat, self.templates, self.stride)
+        signal = _OPERATORS[self._method_for(flat)][0](flat, self.templates, self.stride)
         return signal.reshape(*batch, *signal.shape[1:])
 
     def adjoint(self, signal: Tensor) -> Tensor:
         """Correlate with every template: (..., channel, *bins) to (..., template, *places)."""
         batch, flat = self._flatten(signal, self.templates.shape[1], "signal")
         self.code_shape(flat.shape[2:])
-        codes = _OPERATORS[self._choose(flat)][1](flat, self.templates, self.stride)
+        codes = _OPERATORS[self._method_for(flat)][1](flat, self.templates, self.stride)
         return codes.reshape(*batch, *codes.shape[1:])
 
     def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
@@ -148,12 +153,37 @@ class ConvDictionary(nn.Module):
         self.templates.div_(norms.reshape(-1, *(1,) * (self.templates.ndim - 1)))
         return self
 
-    def _choose(self, flat: Tensor) -> str:
+    def layout(
+        self, signal_shape: Sequence[int], is_cuda: bool, analysis: ConvDictionary | None = None
+    ) -> Layout:
+        """Return the layout of signals and codes in which iterations are the quickest.
+
+        Parameters
+        ----------
+        signal_shape : sequence of int
+            Bins of a window, per axis.
+        is_cuda : bool
+            Whether they are on a GPU.
+        analysis : ConvDictionary, optional
+            Gives the adjoint, if it is another dictionary.
+        """
+        analysis = self if analysis is None else analysis
+        if self._choose(is_cuda) == analysis._choose(is_cuda) == "blocked":
+            return Blocks(self.templates, analysis.templates, signal_shape[0])
+        return Layout(self, analysis.adjoint)
+
+    def _method_for(self, flat: Tensor) -> str:
+        return self._choose(flat.is_cuda) if flat.numel() else "direct"
+
+    def _choose(self, is_cuda: bool) -> str:
         if self.method != "auto":
             return self.method
-        if flat.is_cuda or flat.numel() == 0 or self.stride != (1,) or self.support[0] < _BLOCK:
+        length = math.prod(self.support)
+        if is_cuda or (self.axes == 1 and (self.stride != (1,) or length < _BLOCKED_FROM)):
             return "direct"
-        return "fft" if self.support[0] >= _FFT_FROM else "blocked"
+        if self.axes == 1:
+            return "fft" if length >= _FFT_FROM else "blocked"
+        return "patches" if length <= _MOST_PATCHES * math.prod(self.stride) else "direct"
 
     def _flatten(self, tensor: Tensor, channels: int, name: str) -> tuple[torch.Size, Tensor]:
         if tensor.ndim <= self.axes or tensor.shape[-self.axes - 1] != channels:
@@ -219,48 +249,50 @@ def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> 
     return codes[(..., *places)]
 
 
-def _blocks(signal: Tensor, count: int) -> Tensor:
-    """(window, channel, bin) to (window, channel * 16, block), padded with zeros to ``count``."""
-    padded = F.pad(signal, (0, count * _BLOCK - signal.shape[-1]))
-    return padded.unflatten(-1, (count, _BLOCK)).movedim(-1, 2).flatten(1, 2)
-
-
-def _unblocks(blocks: Tensor, channels: int, bins: int) -> Tensor:
-    """Undo `_blocks`."""
-    return blocks.unflatten(1, (channels, _BLOCK)).movedim(2, -1).flatten(-2)[..., :bins]
-
-
-def _block_taps(templates: Tensor) -> Tensor:
-    """Taps between blocks: entry (c, n, out, in, m) = h[c, n, 16 m + in - out], zero outside."""
-    length = templates.shape[-1]
-    count = (length + _BLOCK - 2) // _BLOCK + 1
-    bins = torch.arange(_BLOCK, device=templates.device)
-    lags = torch.arange(count, device=templates.device) * _BLOCK
-    index = lags + bins[None, :, None] - bins[:, None, None]
-    padded = F.pad(templates, (0, 1))
-    return padded[..., torch.where((index >= 0) & (index < length), index, length)]
-
-
 def _blocked_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    taps = _block_taps(templates)  # place block j, bin b reaches signal block j + m, bin q
-    count = taps.shape[-1]
-    kernel = taps.permute(1, 3, 0, 2, 4).flip(-1).flatten(2, 3).flatten(0, 1)
-    blocks = _blocks(codes, -(-codes.shape[-1] // _BLOCK))
-    signal = F.conv1d(blocks, kernel, padding=count - 1)
-    return _unblocks(signal, templates.shape[1], codes.shape[-1] + templates.shape[-1] - 1)
+    blocks = Blocks(templates, templates, codes.shape[-1] + templates.shape[-1] - 1)
+    return blocks.bins(blocks.forward(blocks.codes(codes)))
 
 
 def _blocked_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    taps = _block_taps(templates)
-    count = taps.shape[-1]
-    kernel = taps.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-    places = signal.shape[-1] - templates.shape[-1] + 1
-    blocks = _blocks(signal, -(-places // _BLOCK) + count - 1)
-    return _unblocks(F.conv1d(blocks, kernel), templates.shape[0], places)
+    blocks = Blocks(templates, templates, signal.shape[-1])
+    return blocks.places(blocks.adjoint(blocks.signal(signal)))
+
+
+def _patches_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Templates times codes, with templates last in memory; then patches added up.
+
+    A patch reaches over several cells of the stride's grid: its part in each is added at once.
+    """
+    n_images, n_templates, *places = codes.shape
+    (high, wide), (channels, *support) = stride, templates.shape[1:]
+    flat = codes.permute(0, 2, 3, 1).flatten(0, 2) @ templates.flatten(1)
+    patches = flat.view(n_images, *places, channels, *support).permute(0, 3, 1, 4, 2, 5)
+    reach = [-(-size // step) for size, step in zip(support, stride, strict=True)]
+    cells = [place + r - 1 for place, r in zip(places, reach, strict=True)]
+    signal = codes.new_zeros(n_images, channels, cells[0], high, cells[1], wide)
+    for i, j in itertools.product(*map(range, reach)):
+        part = patches[:, :, :, i * high : (i + 1) * high, :, j * wide : (j + 1) * wide]
+        rows, columns = part.shape[3], part.shape[5]
+        signal[:, :, i : i + places[0], :rows, j : j + places[1], :columns] += part
+    height, width = ((p - 1) * s + k for p, s, k in zip(places, stride, support, strict=True))
+    return signal.flatten(4, 5).flatten(2, 3)[..., :height, :width]
+
+
+def _patches_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Patches times templates; codes have templates last in memory."""
+    patches = signal.unfold(2, templates.shape[2], stride[0]).unfold(
+        3, templates.shape[3], stride[1]
+    )
+    n_images, _, *places = patches.shape[:4]
+    flat = patches.permute(0, 2, 3, 1, 4, 5).flatten(3, 5).flatten(0, 2)
+    codes = flat @ templates.flatten(1).mT
+    return codes.view(n_images, *places, len(templates)).permute(0, 3, 1, 2)
 
 
 _OPERATORS = {
     "direct": (_direct_forward, _direct_adjoint),
     "fft": (_fft_forward, _fft_adjoint),
     "blocked": (_blocked_forward, _blocked_adjoint),
+    "patches": (_patches_forward, _patches_adjoint),
 }

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import _validation
+from spikecdl.blocks import Layout
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import Family
 from spikecdl.penalties import Penalty
+from spikecdl.windows import Windows
 
 MAX_HALVINGS = 100
+_PIECE = 600_000  # codes that go through all layers together, so that they stay in the cache
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 
@@ -128,51 +131,65 @@ class UnrolledEncoder(nn.Module):
         tensor, shape (..., template, *places)
         """
         family = self.family if family is None else family
-        step = self._first_step(y, baseline, mask, family)
-        shape = self.dictionary.code_shape(y.shape[-self.dictionary.axes :])
-        codes = y.new_zeros(*y.shape[: -len(shape) - 1], self.dictionary.templates.shape[0], *shape)
-        point, momentum = codes, 1.0
-        for _ in range(self.n_unrolled):
-            eta = self.dictionary(point) + baseline
-            score = self.analysis.adjoint(self._residual(y, eta, mask, family))
+        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self.bias)
+        windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
+        analysis = self.analysis if self.analysis is not self.dictionary else None
+        layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)
+        step = self._first_step(windows)
+        shape = windows.code_shape(self.dictionary)[1:]
+        count = len(windows.y) if y.is_cuda else max(1, _PIECE // math.prod(shape))
+        parts = [slice(first, first + count) for first in range(0, len(windows.y), count)]
+        codes = [
+            self._layers(windows.take(part), layout, step[part] if step.ndim else step)
+            for part in parts or [slice(None)]
+        ]
+        return torch.cat(codes).reshape(*y.shape[: y.ndim + 1 - windows.y.ndim], *shape)
+
+    def _layers(self, windows: Windows, layout: Layout, step: Tensor) -> Tensor:
+        """Return the codes of windows after all layers, from a step size for all or for each."""
+        codes = point = layout.codes(windows.y.new_zeros(windows.code_shape(self.dictionary)))
+        step = layout.signal(step) if step.ndim else step
+        windows = windows.laid_out(layout)
+        dims = tuple(range(1 - windows.y.ndim, 0))
+        eta, penalty = windows.baseline.expand_as(windows.y), windows.penalty
+        momentum = 1.0
+        for layer in range(self.n_unrolled):
+            if layer:
+                eta = layout.forward(point) + windows.baseline
+            score = layout.adjoint(self._residual(windows, eta))
             if self.backtracking:
                 with torch.no_grad():
-                    halvings = self._halvings(y, baseline, mask, family, point, score, step, eta)
+                    halvings = _halvings(windows, layout, point, score, step, eta, dims)
                 step = step * halvings
-            previous, codes = codes, self._prox(point + step * score, step)
+            previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
             if self.accelerated:
                 faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-                point = codes + (momentum - 1) / faster * (codes - previous)
+                point = torch.lerp(previous, codes, 1 + (momentum - 1) / faster)
                 momentum = faster
             else:
                 point = codes
-        return codes
+        return layout.places(codes)
 
-    def _prox(self, codes: Tensor, step: Tensor | float) -> Tensor:
-        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self.bias)
-        return penalty.prox(codes, step)
-
-    def _residual(self, y: Tensor, eta: Tensor, mask: Tensor | None, family: Family) -> Tensor:
-        residual = family.residual(y, eta)
+    def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
+        residual = windows.family.residual(windows.y, eta)
         if self.stabilizer is not None:
             residual = F.elu(residual, alpha=self.stabilizer)
-        return residual if mask is None else residual * mask
+        return residual if windows.mask is None else residual * windows.mask
 
-    def _first_step(
-        self, y: Tensor, baseline: Tensor | float, mask: Tensor | None, family: Family
-    ) -> Tensor:
+    def _first_step(self, windows: Windows) -> Tensor:
+        y, mask = windows.y, windows.mask
         if self.step is not None:
             return torch.as_tensor(self.step, dtype=y.dtype, device=y.device)
         if self.stabilizer is not None:
             bound: Tensor | None = self.stabilizer * y.clamp(min=1)
         else:
-            bound = family.curvature_bound(y)
+            bound = windows.family.curvature_bound(y)
         if bound is None:
-            bound = family.curvature(y, torch.zeros_like(y) + baseline)
+            bound = windows.family.curvature(y, torch.zeros_like(y) + windows.baseline)
         norm = self._norm_squared(y.shape[-self.dictionary.axes :])
         bound = bound.expand_as(y) if mask is None else bound * mask
-        largest = self._over_window(bound, torch.amax).clamp(min=torch.finfo(y.dtype).eps)
-        return 1 / (largest * norm)
+        largest = bound.amax(dim=tuple(range(1 - y.ndim, 0)), keepdim=True)
+        return 1 / (largest.clamp(min=torch.finfo(y.dtype).eps) * norm)
 
     def _norm_squared(self, signal_shape: torch.Size) -> Tensor:
         norm = self.dictionary.norm_squared(signal_shape)
@@ -180,38 +197,28 @@ class UnrolledEncoder(nn.Module):
             return norm
         return (norm * self.analysis.norm_squared(signal_shape)).sqrt()
 
-    def _over_window(self, values: Tensor, reduce) -> Tensor:  # type: ignore[no-untyped-def]
-        """Reduce over the axes of one window, kept as ones so that the result broadcasts."""
-        return reduce(values, dim=window_dims(self.dictionary, self.penalty), keepdim=True)
 
-    def _halvings(
-        self,
-        y: Tensor,
-        baseline: Tensor | float,
-        mask: Tensor | None,
-        family: Family,
-        point: Tensor,
-        score: Tensor,
-        step: Tensor,
-        eta: Tensor,
-    ) -> Tensor:
-        """Return the power of one half per window that makes the step a majoriser there."""
-        factor = torch.ones_like(step)
-        for _ in range(MAX_HALVINGS):
-            trial = step * factor
-            change = self._prox(point + trial * score, trial) - point
-            excess = bregman(y, eta, self.dictionary(change), mask, family)
-            allowed = change.square() / (2 * trial)
-            failed = self._over_window(excess, torch.sum) > self._over_window(allowed, torch.sum)
-            if not failed.any():
-                break
-            factor = torch.where(failed, factor / 2, factor)
-        return factor
-
-
-def window_dims(dictionary: ConvDictionary, penalty: Penalty) -> tuple[int, ...]:
-    """Axes that belong to one window: channel or template, places, and coupled units."""
-    return tuple(range(-1 - dictionary.axes - penalty.coupled, 0))
+def _halvings(
+    windows: Windows,
+    layout: Layout,
+    point: Tensor,
+    score: Tensor,
+    step: Tensor,
+    eta: Tensor,
+    dims: tuple[int, ...],
+) -> Tensor:
+    """Return the power of one half per window that makes the step a majoriser there."""
+    factor = torch.ones_like(step)
+    for _ in range(MAX_HALVINGS):
+        trial = step * factor
+        change = windows.penalty.prox(point + trial * score, trial) - point
+        excess = bregman(windows.y, eta, layout.forward(change), windows.mask, windows.family)
+        allowed = change.square() / (2 * trial)
+        failed = excess.sum(dims, keepdim=True) > allowed.sum(dims, keepdim=True)
+        if not failed.any():
+            break
+        factor = torch.where(failed, factor / 2, factor)
+    return factor
 
 
 def bregman(y: Tensor, eta: Tensor, change: Tensor, mask: Tensor | None, family: Family) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from spikecdl import _validation
 from spikecdl.coding import sparse_code
 from spikecdl.dictionary import ConvDictionary
-from spikecdl.encoder import window_dims
 from spikecdl.events import Events
 from spikecdl.families import Family
 from spikecdl.penalties import Penalty
+from spikecdl.windows import window_dims
 
 _MOST_STEPS = 500  # of conjugate gradients
 

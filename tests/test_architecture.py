@@ -32,10 +32,11 @@ LAYERS = (
         "_recording",
         "_losses",
         "_quadratic",
+        "blocks",
         "_group_quadratic",
     }
     | {"threads", "ranks", "_validation"},
-    {"encoder", "_working_set", "_group_set"},
+    {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},
@@ -46,7 +47,7 @@ LAYERS = (
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
-CORE |= {"implicit"}
+CORE |= {"implicit", "blocks", "windows"}
 
 # what the core may use besides: checks, and the compiled solvers (the files with numba)
 CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}

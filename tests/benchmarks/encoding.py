@@ -25,7 +25,7 @@ _MOST_SECONDS, _SOLVES = 40, 15  # that solving W2 may take, and how often it is
 def iterations(settings: Settings) -> Iterator[Row]:
     """An iteration: products with the dictionary and its adjoint, residual, soft threshold."""
     limits = peaks(settings)
-    for name, make, n_iter in (("W1", _w1, 10), ("W3", _w3, 5), ("W2", _w2, 1)):
+    for name, make, n_iter in (("W1", _w1, 20), ("W3", _w3, 10), ("W2", _w2, 3)):
         problem = Coding.of(make(settings))
         yield _iteration(f"encoder iteration, {name}", problem, n_iter, limits, settings)
 
