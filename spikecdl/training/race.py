@@ -44,9 +44,9 @@ class Race:
 
     A run sees three quarters of the bins; the others judge it.  It begins with more templates than
     asked, at stretches of the data, of which it takes away those that are missed least; see `thin`.
-    The first is at the highest level of the penalty.  As long as a lower level predicts about as
-    well, there is another run at that.  Where all this predicts no better than a constant rate,
-    templates are sought one by one.  Of the levels that are within two standard errors of the best
+    The first is at the highest level of the penalty, others are at lower levels that promise to
+    predict better.  Where all this predicts no better than a constant rate, templates are sought
+    one by one.  Of the levels that are within two standard errors of the best
     the highest is chosen, which has the fewest events (a standard-error rule: Breiman et al.,
     *Classification and Regression Trees*, 1984).
 
@@ -81,12 +81,18 @@ class Race:
         return _crop(templates, self.problem.length), chosen.level
 
     def _search(self, seen: Observations, data: Observations, count: int) -> _Runner:
-        """Return the best run from more templates, at the highest level or at lower ones."""
+        """Return the best run from more templates, at the highest level or at lower ones.
+
+        A lower one is tried if it promises to predict better, or as long as nothing has been found
+        and it promises to predict about as well.
+        """
         highest, *lower = self.problem.weight.levels
         best = self._thinned(seen, data, count, highest)
         for level in lower:
             rival = self._run(replace(best, level=level), seen, data)
-            if len(best.events) and not _as_good(rival, best):
+            found = not _as_good(_nothing(best, seen, data), best)
+            promising = not _as_good(best, rival) if found else _as_good(rival, best)
+            if len(best.events) and not promising:
                 break
             best = _best([best, rival, self._thinned(seen, data, count, level)])
         return best
