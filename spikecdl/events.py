@@ -52,6 +52,27 @@ class Events:
         """Keep some of the events."""
         return Events(*(value[index] for value in vars(self).values()))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Events]) -> Events:
+        """List the events of several batches of windows, one batch after the other."""
+        names = ("window", "template", "place", "amplitude")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+    def within(self, first: int, last: int) -> Events:
+        """Return the events of the windows from ``first`` up to ``last``, numbered from 0."""
+        edges = self.window.new_tensor([first, last])
+        start, stop = torch.searchsorted(self.window.contiguous(), edges).tolist()
+        return self.take(torch.arange(start, stop, device=edges.device)).later(-first)
+
+    def later(self, n_windows: int) -> Events:
+        """Return the events as those of windows that many further on."""
+        return replace(self, window=self.window + n_windows)
+
+    def without(self, template: int) -> Events:
+        """Return the events of the other templates, whose numbers close up."""
+        rest = self.take(self.template != template)
+        return replace(rest, template=rest.template - (rest.template > template).long())
+
     def to(self, device: torch.device | str) -> Events:
         """Move to a device."""
         return Events(*(value.to(device) for value in vars(self).values()))

@@ -104,13 +104,15 @@ class Alternating:
         step = self._round(problem, data, problem.weight.at(float(tensors["level"])))
         baseline = data.baseline
         for _ in range(2 if self.debias and data.learn_baseline else 1):
-            codes, penalty = step.codes(tensors["templates"], baseline, self.tol)
+            solved = step.codes(tensors["templates"], baseline, self.tol)
+            events = solved.events
             if self.debias:
-                found = step.refit(tensors["templates"], codes, baseline, penalty, learn=False)
-                baseline = found.baseline
-                codes = found.events.to_codes(codes.flatten(0, -3).shape).reshape(codes.shape)
+                found = step.refit(tensors["templates"], solved, baseline, learn=False)
+                baseline, events = found.baseline, found.events
         lead = problem.data.y.shape[:2]
-        return codes.reshape(*lead, *codes.shape[-2:]), baseline.reshape(*lead, -1, 1)
+        shape = (problem.n_templates, data.y.shape[-1] - problem.length + 1)
+        codes = events.to_codes((math.prod(lead), *shape)).to(data.y.dtype)
+        return codes.reshape(*lead, *shape), baseline.reshape(*lead, -1, 1)
 
     def _race(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
         """Return templates to start from, and the level of the penalty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +40,12 @@ class Observations:
     def take(self, index: Tensor | slice) -> Observations:
         """Keep some of the trials."""
         return self._map(lambda tensor: tensor[index])
+
+    def parts(self, most: int) -> Iterator[slice]:
+        """Split the trials so that a part has about so many numbers."""
+        count = max(1, most * len(self.y) // max(1, self.y.numel()))
+        for first in range(0, len(self.y), count):
+            yield slice(first, min(first + count, len(self.y)))
 
     def rows(self) -> Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""

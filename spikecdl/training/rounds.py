@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from spikecdl.coding import sparse_code
@@ -17,7 +19,17 @@ from spikecdl.training.refine import Refined, refine
 from spikecdl.training.weight import Weight
 
 _PRICE = 3.0  # an event has to gain so many times what a score at the weight of the penalty does
+_PART = 2**24  # codes that are solved at once
 _PRUNINGS = 2  # an event may only show that it is too weak when others are gone
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Events that solve the penalised problem, the penalty with its weight, and its value."""
+
+    events: Events
+    penalty: Penalty
+    value: float
 
 
 @dataclass(frozen=True)
@@ -52,21 +64,21 @@ class Round:
 
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> Refined:
         """Codes to a tolerance, then templates, amplitudes and baseline."""
-        codes, penalty = self.codes(templates, baseline, tol)
+        solved = self.codes(templates, baseline, tol)
         if self.debias:
-            return self.refit(templates, codes, baseline, penalty, learn=True)
-        events = Events.from_codes(codes.flatten(0, -3))
-        found = self._refine(templates, events, penalty, baseline, learn_amplitudes=False)
-        return self._with_penalty(found, penalty(codes))
+            return self.refit(templates, solved, baseline, learn=True)
+        penalty = solved.penalty
+        found = self._refine(templates, solved.events, penalty, baseline, learn_amplitudes=False)
+        return self._with_penalty(found, solved.value)
 
-    def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> tuple[Tensor, Penalty]:
-        """Solve for the codes; the penalty comes with its weight set."""
+    def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> Solved:
+        """Solve for the codes, with the weight of the penalty set."""
         dtype = self.data.y.dtype
         dictionary = ConvDictionary(templates.to(dtype))
         penalty = self.weight(self.penalty, dictionary, self.data, baseline.to(dtype))
         # a weight for all windows follows from the highest score of all
         penalty = penalty.map(lambda w: w if w.ndim else self.ranks.largest(w))
-        return self.solve(templates, baseline, penalty, tol), penalty
+        return self.solve(templates, baseline, penalty, tol)
 
     def solve(
         self,
@@ -74,37 +86,50 @@ class Round:
         baseline: Tensor,
         penalty: Penalty,
         tol: float,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Solve for the codes with a penalty whose weight is set."""
-        data, dtype = self.data, self.data.y.dtype
-        return sparse_code(
-            data.y,
-            data.family,
-            ConvDictionary(templates.to(dtype)),
-            penalty,
-            baseline.to(dtype),
-            data.mask,
-            tol=tol,
-            max_iter=self.max_iter,
-            start=start,
-        ).codes
+        start: Events | None = None,
+    ) -> Solved:
+        """Solve for the codes with a penalty whose weight is set.
 
-    def penalised_cost(
-        self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty
-    ) -> float:
+        Windows are solved in parts, of whose codes only the events are kept.
+        """
+        data, dictionary = self.data, ConvDictionary(templates.to(self.data.y.dtype))
+        rows = math.prod(data.y.shape[1:-2])  # of a trial
+        found, value = [], 0.0
+        for part in data.parts(_PART // len(templates)):
+            some, first, last = data.take(part), rows * part.start, rows * part.stop
+            weighed = penalty.map(lambda w: w[part] if w.ndim == data.y.ndim else w)  # noqa: B023
+            begun = None
+            if start is not None:
+                shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
+                begun = start.within(first, last).to_codes((last - first, *shape))
+                begun = begun.reshape(*some.y.shape[:-2], *shape)
+            codes = sparse_code(
+                some.y,
+                some.family,
+                dictionary,
+                weighed,
+                baseline[part].to(some.y.dtype),
+                some.mask,
+                tol=tol,
+                max_iter=self.max_iter,
+                start=begun,
+            ).codes
+            found.append(Events.from_codes(codes.flatten(0, -3)).later(first))
+            value += float(weighed(codes))
+        return Solved(Events.joined(found), penalty, value)
+
+    def penalised_cost(self, templates: Tensor, solved: Solved, baseline: Tensor) -> float:
         """Return what the codes minimise."""
         rows, dtype = self.data.rows(), self.data.y.dtype
         level = baseline.to(dtype).reshape_as(rows.baseline).expand_as(rows.y)
-        eta = Events.from_codes(codes.flatten(0, -3)).add_to(level, templates.to(dtype))
-        return float(rows.cost(eta)) + float(penalty(codes))
+        eta = solved.events.add_to(level, templates.to(dtype))
+        return float(rows.cost(eta)) + solved.value
 
-    def refit(
-        self, templates: Tensor, codes: Tensor, baseline: Tensor, penalty: Penalty, learn: bool
-    ) -> Refined:
+    def refit(self, templates: Tensor, solved: Solved, baseline: Tensor, learn: bool) -> Refined:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
+        penalty = solved.penalty
         units = self.data.together(penalty)
-        events = Events.from_codes(codes.flatten(0, -3)).merge(self.separation, units)
+        events = solved.events.merge(self.separation, units)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_PRUNINGS):
@@ -113,7 +138,7 @@ class Round:
             kept = gains.own > _PRICE
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self._refine(templates, events, penalty, baseline, learn_templates=learn)
-        return self._with_penalty(found, _PRICE * gains.unit[kept].sum())
+        return self._with_penalty(found, _PRICE * float(gains.unit[kept].sum()))
 
     def _refine(
         self,
@@ -137,6 +162,7 @@ class Round:
             ranks=self.ranks,
         )
 
-    def _with_penalty(self, found: Refined, penalty: Tensor) -> Refined:
+    def _with_penalty(self, found: Refined, penalty: float) -> Refined:
         """Note the penalty of all processes."""
-        return replace(found, penalty=float(self.ranks.total(penalty.double())))
+        total = self.ranks.total(torch.tensor(penalty, dtype=torch.float64))
+        return replace(found, penalty=float(total))

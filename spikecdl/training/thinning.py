@@ -84,14 +84,14 @@ def _least_missed(
     A template is missed the more the fewer others there are, so the growths of before are least
     ones: only those are computed anew that may be the least still (Minoux, 1978).
     """
-    codes, penalty = step.codes(templates, baseline, _LOOSE)
-    whole = step.penalised_cost(templates, codes, baseline, penalty)
+    solved = step.codes(templates, baseline, _LOOSE)
+    whole = step.penalised_cost(templates, solved, baseline)
 
     def missed(c: int) -> float:
         others = [other for other in range(len(templates)) if other != c]
-        waves, start, lighter = templates[others], codes[..., others, :], penalty.select(others)
-        left = step.solve(waves, baseline, lighter, _LOOSE, start)
-        return step.penalised_cost(waves, left, baseline, lighter) - whole
+        waves, lighter = templates[others], solved.penalty.select(others)
+        left = step.solve(waves, baseline, lighter, _LOOSE, solved.events.without(c))
+        return step.penalised_cost(waves, left, baseline) - whole
 
     spare = [c for c, place in enumerate(places) if places.count(place) > 1 or not _has_signs(step)]
     queue = [(growth[c], c) for c in spare]
