@@ -123,7 +123,7 @@ def _comparable(truth: Truth | None, decomposition: Decomposition) -> Truth | No
 def write_report(
     path: str | Path,
     decomposition: Decomposition,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Figure | bytes],
     summary: Mapping[str, Any] | None = None,
     *,
     truth: Truth | None = None,
@@ -136,8 +136,8 @@ def write_report(
         File to write; replaced if it exists.
     decomposition : Decomposition
         Made by ``model.decompose(counts)``.
-    figures : mapping of str to Figure
-        Made by `draw_figures`, or any others; they are left open.
+    figures : mapping of str to Figure or bytes
+        Made by `draw_figures`, or any others, which are left open; or what `png` made of them.
     summary : mapping, optional
         What the decomposition does not know; what is missing is left out of the report:
         ``command``, ``settings``, ``data``, ``versions`` (mappings, shown as they are), ``seed``,
@@ -355,19 +355,26 @@ def _times(gain: float) -> str:
     return f"×{_number(gain)}" if math.isfinite(gain) else "–"
 
 
-def _embedded(name: str, figure: Figure) -> dict[str, str]:
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file, at 150 pixels to the inch."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def _embedded(name: str, figure: Figure | bytes) -> dict[str, str]:
     """Picture in base64, at a width in pixels that makes text of all figures equally large."""
     from matplotlib.figure import Figure
 
-    if not isinstance(figure, Figure):
+    if not isinstance(figure, Figure | bytes):
         raise TypeError(
             f"`figures[{name!r}]` ({type(figure).__name__}) must be a matplotlib Figure"
         )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    content = png(figure) if isinstance(figure, Figure) else figure
+    pixels = int.from_bytes(content[16:20], "big")  # the width stands first in the header
     return {
         "name": name,
         "caption": _CAPTIONS.get(name, name),
-        "data": base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "width": f"{100 * figure.get_figwidth():.0f}",
+        "data": base64.b64encode(content).decode("ascii"),
+        "width": f"{100 * pixels / _DPI:.0f}",
     }

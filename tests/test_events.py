@@ -151,6 +151,23 @@ def test_taking_some():
     assert torch.equal(doubled.to_codes(SHAPE), 2 * codes)
 
 
+def test_windows_apart_and_together_again():
+    events = some_events()
+    parts = [events.within(first, first + 1) for first in range(3)]
+    assert all((part.window == 0).all() for part in parts)
+    joined = Events.joined([part.later(number) for number, part in enumerate(parts)])
+    for name, value in vars(events).items():
+        assert torch.equal(getattr(joined, name), value)
+    codes = events.to_codes(SHAPE)
+    assert torch.equal(events.within(1, 3).to_codes((2, 2, 12)), codes[1:])
+
+
+def test_without_a_template():
+    codes = random(3, 4, 12)
+    left = Events.from_codes(codes).without(1).to_codes((3, 3, 12))
+    assert torch.equal(left, codes[:, [0, 2, 3]])
+
+
 def test_no_events():
     none = Events.from_codes(torch.zeros(SHAPE, dtype=torch.float64))
     signal = random(3, 1, 14)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from spikecdl import L1, Poisson
+from spikecdl import L1, GroupL1, Poisson
 from spikecdl.events import Events
 from spikecdl.training import NullScore, Observations
 from spikecdl.training.rounds import Round
@@ -33,6 +36,15 @@ def problem(seed=0):
     eta = events.add_to(baseline.expand(20, 1, 260), waves())
     y = Poisson().sample(eta, draw)
     return Observations(y, y == y, Poisson(), baseline, True)
+
+
+def in_pairs(data):
+    """Take each two windows for the units of a trial."""
+
+    def paired(tensor):
+        return tensor.unflatten(0, (-1, 2))
+
+    return replace(data, y=paired(data.y), mask=paired(data.mask), baseline=paired(data.baseline))
 
 
 def likeness(found):
@@ -71,6 +83,23 @@ def test_thinning_leaves_the_templates_that_made_the_data():
     alike = likeness(templates)
     assert (alike.amax(1) > 0.9).all()
     assert sorted(alike.argmax(1).tolist()) == [0, 1]
+
+
+def test_parts_are_solved_as_the_whole(monkeypatch):
+    data = problem()
+    for penalty, observed in ((L1(), data), (GroupL1(), in_pairs(data))):
+        step = Round(observed, penalty, NullScore(), True, 2, 0.0, 300)
+        whole = step.codes(waves(), observed.baseline, 1e-3)
+        monkeypatch.setattr("spikecdl.training.rounds._PART", 3 * 2 * 260)
+        parts = step.codes(waves(), observed.baseline, 1e-3)
+        again = step.solve(waves(), observed.baseline, whole.penalty, 1e-3, whole.events)
+        monkeypatch.undo()
+        assert len(whole.events) > 50
+        for other in (parts, again):
+            assert torch.equal(other.events.window, whole.events.window)
+            assert torch.equal(other.events.place, whole.events.place)
+            torch.testing.assert_close(other.events.amplitude, whole.events.amplitude)
+            assert other.value == pytest.approx(whole.value, rel=1e-5)
 
 
 def test_thinning_to_as_many_takes_none_away():

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 SUMMARY, RESULTS = "summary.json", "results.nwb"
 _UNFINISHED = ".unfinished"
-_DPI = 150
 
 
 @contextmanager
@@ -90,9 +89,10 @@ def write_fit(
 
     truth = parts.counts.truth
     figures = report.draw_figures(model, parts, spikes=single, truth=truth)
+    pictures = {name: report.png(figure) for name, figure in figures.items()}
     model.save(folder)
-    _write(folder, data, parts, figures, ("templates", "rates", "codes"), summary)
-    report.write_report(folder / "report.html", parts, figures, summary, truth=truth)
+    _write(folder, data, parts, pictures, ("templates", "rates", "codes"), summary)
+    report.write_report(folder / "report.html", parts, pictures, summary, truth=truth)
 
 
 def write_codes(
@@ -107,14 +107,15 @@ def write_codes(
     from spikecdl import report
 
     figures = report.draw_figures(model, parts, spikes=single, truth=parts.counts.truth)
-    _write(folder, data, parts, figures, ("rates", "codes"), summary)
+    pictures = {name: report.png(figures[name]) for name in ("rates", "codes")}
+    _write(folder, data, parts, pictures, ("rates", "codes"), summary)
 
 
 def _write(
     folder: Path,
     data: SpikeTrains | BinnedSpikes,
     parts: Decomposition,
-    figures: dict[str, Any],
+    pictures: dict[str, bytes],
     names: tuple[str, ...],
     summary: dict[str, Any],
 ) -> None:
@@ -122,6 +123,6 @@ def _write(
     from spikecdl.io import write_nwb
 
     for name in names:
-        figures[name].savefig(folder / f"{name}.png", dpi=_DPI)
+        (folder / f"{name}.png").write_bytes(pictures[name])
     write_nwb(folder / RESULTS, data, decomposition=parts)
     storage.write_json(folder / SUMMARY, summary)

@@ -22,7 +22,6 @@ _HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
 _MOST_BINS = 120_000  # observed bins that a race looks at
 _ROUNDS = 2  # of a run, at the most
 _GAIN = 1e-3  # of a round, as a fraction of all gain so far, at which a run has settled
-_TRIES = 4  # of templates one by one
 _ERRORS = 2.0  # standard errors by which a prediction is better
 _NOTHING = 0.1  # nats; less is no evidence at all
 
@@ -75,7 +74,7 @@ class Race:
         seen = replace(data, mask=data.mask & ~_hidden(data))
         best = self._search(seen, data, self.problem.n_templates)
         if _as_good(_nothing(best, seen, data), best):
-            best = _best([best, *(self._one_by_one(seen, data) for _ in range(_TRIES))])
+            best = _best([best, self._one_by_one(seen, data)])
         chosen = _sparsest([best, *self._at_other_levels(best, seen, data)])
         templates = self._run(chosen, data, data).templates
         return _crop(templates, self.problem.length), chosen.level
