@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -317,7 +318,9 @@ class Binomial(Family):
     def map(self, change: Callable[[Tensor], Tensor]) -> Binomial:
         if not isinstance(self.n_trials, Tensor):
             return self
-        return replace(self, n_trials=change(self.n_trials))
+        changed = copy(self)  # not checked again: only its layout changes
+        object.__setattr__(changed, "n_trials", change(self.n_trials))
+        return changed
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from spikecdl.data import Truth
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.families import FAMILIES
 from spikecdl.metrics import template_table
-from spikecdl.report import draw_figures, write_report
+from spikecdl.report import draw_figures, png, write_report
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 NAMES = ["templates", "rates", "codes", "decomposition", "training"]
@@ -296,3 +296,15 @@ def test_headings_go_down_one_level_at_a_time(tmp_path):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_figures_that_are_pictures_already(tmp_path):
+    parts = made_up()
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot([0, 1])
+    drawn, again = (
+        write_report(tmp_path / name, parts, {"codes": picture}).read_text("utf-8")
+        for name, picture in (("figure.html", figure), ("bytes.html", png(figure)))
+    )
+    assert drawn == again
+    assert 'width="400"' in drawn

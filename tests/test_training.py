@@ -278,3 +278,12 @@ def test_large_data_are_raced_on_some_of_their_trials(monkeypatch):
     one, other = (quick(n_epochs=4).fit(counts) for _ in range(2))
     assert same_bits(one.templates_, other.templates_)
     assert recovery(one.decompose(counts)).templates.max < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("surplus", -1.0), ("padding", -0.1), ("separation", -1), ("smoothness", -2.0), ("tol", 0.0)],
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` \(={value}\) must"):
+        Alternating(**{name: value})

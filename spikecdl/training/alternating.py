@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spikecdl import _validation
 from spikecdl.ranks import Ranks
 from spikecdl.ranks import present as ranks_present
 from spikecdl.training.observations import Observations
@@ -47,6 +48,11 @@ class Alternating:
     max_iter : int
         Iterations of a coding step at the most.
 
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
     Examples
     --------
     >>> import spikecdl
@@ -63,6 +69,15 @@ class Alternating:
     max_iter: int = 300
     name: ClassVar[str] = "alternating"
     default_epochs: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        """Check what would break the race."""
+        for name in ("surplus", "padding", "separation", "smoothness"):
+            value = getattr(self, name)
+            if _validation.real(name, value) < 0:
+                raise ValueError(f"`{name}` (={value!r}) must not be negative")
+        _validation.positive("tol", self.tol)
+        _validation.integer("max_iter", self.max_iter)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run.

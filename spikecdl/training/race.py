@@ -20,8 +20,6 @@ from spikecdl.training.weight import Weight
 
 _HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
 _MOST_BINS = 120_000  # observed bins that a race looks at
-_ROUNDS = 2  # of a run, at the most
-_GAIN = 1e-3  # of a round, as a fraction of all gain so far, at which a run has settled
 _ERRORS = 2.0  # standard errors by which a prediction is better
 _NOTHING = 0.1  # nats; less is no evidence at all
 
@@ -45,9 +43,9 @@ class Race:
     asked, at stretches of the data, of which it takes away those that are missed least; see `thin`.
     The first is at the highest level of the penalty, others are at lower levels that promise to
     predict better.  Where all this predicts no better than a constant rate, templates are sought
-    one by one.  Of the levels that are within two standard errors of the best
-    the highest is chosen, which has the fewest events (a standard-error rule: Breiman et al.,
-    *Classification and Regression Trees*, 1984).
+    one by one.  Of the levels that are within two standard errors of the best the highest is
+    chosen, which has the fewest events (a standard-error rule: Breiman et al., *Classification and
+    Regression Trees*, 1984).
 
     Parameters
     ----------
@@ -138,17 +136,11 @@ class Race:
         return data_starts(rows, eta, count, length, self.problem.generator)
 
     def _run(self, runner: _Runner, seen: Observations, data: Observations) -> _Runner:
-        """Take a few rounds on the bins that are seen; the cost is that of the others."""
+        """Take two rounds on the bins that are seen; the cost is that of the others."""
         step = self._round(seen, runner.level, len(runner.templates))
-        found = step(self._centred(runner.templates), runner.baseline, self.tol)
-        null = float(seen.cost(seen.baseline.expand_as(seen.y)))
-        for _ in range(_ROUNDS - 1):
-            before, new = found, step(self._centred(found.templates), found.baseline, self.tol)
-            if new.objective > before.objective:
-                break
-            found = new
-            if before.objective - new.objective < _GAIN * (null - new.objective):
-                break
+        first = step(self._centred(runner.templates), runner.baseline, self.tol)
+        second = step(self._centred(first.templates), first.baseline, self.tol)
+        found = min(first, second, key=lambda refined: refined.objective)
         templates, baseline = found.templates, found.baseline
         if step.debias:
             # amplitudes as they are found when templates are known
