@@ -81,11 +81,6 @@ class Events:
         """Return the same events with other amplitudes."""
         return replace(self, amplitude=amplitude)
 
-    def shift(self, bins: Tensor, n_places: int) -> Events:
-        """Move the events of each template by that many bins, as far as the window allows."""
-        place = (self.place + bins[self.template]).clamp(0, n_places - 1)
-        return replace(self, place=place).merge(separation=0)
-
     def groups(self, units: int) -> Tensor:
         """Number the groups of events at one place of one template, in order of time.
 

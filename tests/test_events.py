@@ -92,18 +92,6 @@ def test_merging_by_hand():
     assert torch.equal(untouched.to_codes(codes.shape), codes)
 
 
-@settings(max_examples=60)
-@given(sparse(), st.tuples(st.integers(-15, 15), st.integers(-15, 15)))
-def test_shifting_moves_as_far_as_the_window_allows(codes, bins):
-    events = Events.from_codes(codes)
-    shifted = events.shift(torch.tensor(bins), SHAPE[-1])
-    expected = torch.zeros_like(codes)
-    for window, template, place in codes.nonzero().tolist():
-        target = min(max(place + bins[template], 0), SHAPE[-1] - 1)
-        expected[window, template, target] += codes[window, template, place]
-    torch.testing.assert_close(shifted.to_codes(SHAPE), expected)
-
-
 @settings(max_examples=40)
 @given(sparse(), st.integers(1, 3), st.integers(1, 6), st.integers(0, 99))
 def test_adding_is_what_the_dictionary_does(codes, channels, length, seed):
@@ -171,7 +159,7 @@ def test_without_a_template():
 def test_no_events():
     none = Events.from_codes(torch.zeros(SHAPE, dtype=torch.float64))
     signal = random(3, 1, 14)
-    assert len(none) == len(none.merge(3)) == len(none.shift(torch.tensor([1, -1]), 12)) == 0
+    assert len(none) == len(none.merge(3)) == len(none.without(0)) == 0
     assert torch.equal(none.to_codes(SHAPE), torch.zeros(SHAPE, dtype=torch.float64))
     assert torch.equal(none.add_to(signal, random(2, 1, 3)), signal)
     assert none.patches(signal, 3).shape == (0, 1, 3)

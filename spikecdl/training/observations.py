@@ -60,10 +60,6 @@ class Observations:
         real = isinstance(target, torch.dtype)
         return self._map(lambda t: t.to(target) if t.is_floating_point() or not real else t)
 
-    def with_baseline(self, baseline: Tensor) -> Observations:
-        """Return the same observations with another baseline."""
-        return replace(self, baseline=baseline)
-
     def cost(self, eta: Tensor) -> Tensor:
         """Return the negative log likelihood, up to a constant, of the observed bins."""
         return torch.where(self.mask, self.family.cost(self.y, eta), 0).sum()
