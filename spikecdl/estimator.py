@@ -92,7 +92,8 @@ class DCEA(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     templates_ : ndarray, shape (template, channel, bin)
-        Unit l2 norm.  Order and shift are conventions: by decreasing number of events.
+        Unit l2 norm.  Order and shift are conventions: by decreasing number of events, or in the
+        order of the signs where the penalty has different ones.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz.
     penalty_weight_ : float
@@ -376,18 +377,19 @@ class DCEA(TransformerMixin, BaseEstimator):
     # ----- what was learned
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
-        """Take over what training found, with templates in order of their number of events."""
+        """Take over what training found, with templates in the order of their number of events."""
         tensors = {
             name: value.float() for name, value in learned.tensors.items() if name in _LEARNED
         }
         self._tensors = tensors
         self._absolute_weight: float | None = None
-        codes, _ = self._encode(problem)
-        order = (codes != 0).sum(dim=(0, 1, 3)).argsort(descending=True, stable=True)
+        codes, baseline = self._encode(problem)
+        count = (codes != 0).sum(dim=(0, 1, 3))
+        count = 0 * count if problem.penalty.signs_differ else count
+        order = count.argsort(descending=True, stable=True)
         self._tensors = {
             name: value[order] if value.ndim else value for name, value in tensors.items()
         }
-        codes, baseline = self._encode(problem)
         self.baseline_ = preparation.baseline_rates(counts, self._layout(), problem.data, baseline)
         self._set_weight(problem)
         self.n_bins_ = problem.length

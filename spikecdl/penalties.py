@@ -78,6 +78,11 @@ class Penalty(ABC):
         """Spread of scores (..., template, *1) in common to those that are penalised together."""
         return spread
 
+    @property
+    def signs_differ(self) -> bool:
+        """Whether templates have signs of their own, so that their order matters."""
+        return not isinstance(self.sign, str) and len(set(self.sign)) > 1
+
     def with_weight(self: P, weight: float | Tensor) -> P:
         """Return the same penalty with another weight."""
         return replace(self, weight=weight)

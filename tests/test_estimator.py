@@ -291,6 +291,11 @@ class TestResults:
             "gaussian", gradient, n_templates=2, penalty=L1(sign=("positive", "positive"))
         )
         assert one_each.fit(counts).transform(counts).min() == 0
+        for signs in (("positive", "negative"), ("negative", "positive")):
+            mixed = quick("gaussian", gradient, n_templates=2, penalty=L1(sign=signs))
+            codes = mixed.fit(counts).transform(counts)
+            for c, sign in enumerate(signs):
+                assert (codes[:, c] * (1 if sign == "positive" else -1)).min() == 0
 
     @each_trainer
     def test_groups_fire_together(self, gradient):

@@ -57,19 +57,14 @@ def thin(
         growth, places = [growth[c] for c in others], [places[c] for c in others]
         found = _with_signs(step, places)(templates[others], baseline, _TOL)
         templates, baseline = found.templates, found.baseline
-    if _has_signs(step):
+    if step.penalty.signs_differ:
         templates = templates[sorted(range(count), key=places.__getitem__)]
     return templates, baseline
 
 
-def _has_signs(step: Round) -> bool:
-    """Whether each template has a sign of its own."""
-    return not isinstance(step.penalty.sign, str) and len(step.penalty.sign) > 1
-
-
 def _with_signs(step: Round, places: Sequence[int]) -> Round:
     """Return the round for templates that are rivals for those places."""
-    return replace(step, penalty=step.penalty.select(places)) if _has_signs(step) else step
+    return replace(step, penalty=step.penalty.select(places))
 
 
 def _least_missed(
@@ -93,7 +88,11 @@ def _least_missed(
         left = step.solve(waves, baseline, lighter, _LOOSE, solved.events.without(c))
         return step.penalised_cost(waves, left, baseline) - whole
 
-    spare = [c for c, place in enumerate(places) if places.count(place) > 1 or not _has_signs(step)]
+    spare = [
+        c
+        for c, place in enumerate(places)
+        if places.count(place) > 1 or not step.penalty.signs_differ
+    ]
     queue = [(growth[c], c) for c in spare]
     heapq.heapify(queue)
     known: set[int] = set()
