@@ -97,7 +97,11 @@ class Round:
         found, value = [], 0.0
         for part in data.parts(_PART // len(templates)):
             some, first, last = data.take(part), rows * part.start, rows * part.stop
-            weighed = penalty.map(lambda w: w[part] if w.ndim == data.y.ndim else w)  # noqa: B023
+            # weights (window, ..., template, 1) go with their windows
+            per_window = (data.y.ndim, len(data.y))
+            weighed = penalty.map(
+                lambda w: w[part] if (w.ndim, *w.shape[:1]) == per_window else w  # noqa: B023
+            )
             begun = None
             if start is not None:
                 shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
