@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import fitting, models, recordings
+from spikecdl.cli import experiments, fitting, models, recordings
 from spikecdl.cli.errors import run
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ def _every_command(
 for command in (
     *(fitting.demo, recordings.inspect, fitting.fit),
     *(models.apply, models.evaluate, models.compare, recordings.simulate),
+    experiments.experiment,
 ):
     app.command()(command)
 

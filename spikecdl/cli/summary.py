@@ -16,6 +16,7 @@ from spikecdl.cli.windows import Windows
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.experiments import Options
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
 _MANY_UNITS = 8  # more are not listed in words
@@ -56,6 +57,18 @@ def of_codes(
         "data": fingerprint(file, parts.counts),
         "versions": _versions(),
         **_goodness(model, parts),
+    }
+
+
+def of_experiment(name: str, options: Options, seconds: float) -> dict[str, Any]:
+    """Return what was run, and for how long; settings and findings are the experiment's own."""
+    return {
+        "command": _command(),
+        "experiment": name,
+        "quick": options.quick,
+        "versions": _versions(),
+        "seed": options.random_state,
+        "seconds": round(seconds, 3),
     }
 
 
