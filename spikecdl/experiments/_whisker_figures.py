@@ -1,0 +1,115 @@
+"""Figures of the whisker experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikecdl.plots import _style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from spikecdl.data import Decomposition
+    from spikecdl.experiments.whisker import Fit
+
+_MARKERS = "osD^vP*Xh"
+_COMPARED = ("DCEA", "PSTH", "constant rate")  # whose rescaled intervals are shown
+
+
+@_style.styled
+def scores(table: pd.DataFrame) -> Figure:
+    """Draw the deviance explained of each unit and stimulus, a mark for each method."""
+    rows = table[table["method"] != "constant rate"]
+    places = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
+    ax = _style.axes_array(None, (1, 1), (7.5, 4.2))[0, 0]
+    for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
+        main = method == "DCEA"
+        keys = zip(of_method["recording"], of_method["unit"], strict=True)
+        at = np.array([places.index(key) for key in keys]) + (number - 3.5) * 0.08
+        ax.plot(
+            at,
+            of_method["deviance_explained"],
+            _MARKERS[number],
+            color=_style.PALETTE[1] if main else _style.PALETTE[0] if "DCEA" in method else None,
+            markerfacecolor=None if main else "none",
+            markersize=8 if main else 6,
+            zorder=3 if main else 2,
+            label=method,
+        )
+    names = [f"{recording.replace('_', chr(10))}\nunit {unit}" for recording, unit in places]
+    ax.set(xticks=range(len(places)), xticklabels=names, ylabel="deviance explained, test trials")
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    ax.grid(axis="y", color=_style.UNSEEN)
+    _style.tidy(ax)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax.figure
+
+
+@_style.styled
+def templates(fits: Sequence[Fit], onsets: np.ndarray) -> Figure:
+    """Draw the rate around a deflection: the template of DCEA, and the average over cycles."""
+    chosen = [
+        (fit.recording.name, place, fit.parts)
+        for fit in fits
+        if fit.method.name == "DCEA" and fit.parts is not None
+        for place in range(fit.parts.counts.n_units)
+    ]
+    axes = _style.wrapped(None, len(chosen), 3, (7.5, 1.9), sharex=True)
+    for ax, (name, place, parts) in zip(axes, chosen, strict=True):
+        _draw_template(ax, parts, place, onsets)
+        ax.set_title(f"{name}, {_style.unit_title(parts.counts.unit_ids[place])}")
+    for ax in axes[::3]:
+        ax.set_ylabel("rate (Hz)")
+    for ax in axes[-3:]:
+        ax.set_xlabel("time from the deflection (ms)")
+    axes[0].legend(loc="upper right")
+    return axes[0].figure
+
+
+def _draw_template(ax: Axes, parts: Decomposition, place: int, onsets: np.ndarray) -> None:
+    """Draw the mean rate after an onset as counted, and as fitted by templates and codes."""
+    counts = parts.counts
+    first = np.rint((onsets - counts.t_start) / counts.bin_size).astype(int)
+    bins = first[:, None] + np.arange(parts.templates.shape[-1])
+    time = 1e3 * counts.bin_size * np.arange(bins.shape[1] + 1)
+    measured = counts.rate()[0, place][bins].mean(axis=0)
+    ax.stairs(measured, time, fill=True, color=_style.DATA, alpha=0.6, label="counted")
+    fitted = parts.rate[0, place][bins].mean(axis=0)
+    ax.stairs(fitted, time, color=_style.PALETTE[1], linewidth=1.6, baseline=None, label="DCEA")
+    ax.set_ylim(bottom=0)
+    _style.tidy(ax)
+
+
+@_style.styled
+def intervals(fits: Sequence[Fit]) -> Figure:
+    """Draw the rescaled intervals of single test trials against their law, less their law."""
+    compared = [fit for fit in fits if fit.method.name in _COMPARED]
+    panels = [
+        (fit.recording.name, place)
+        for fit in compared
+        if fit.method.name == "DCEA"
+        for place in range(len(fit.intervals.unit_ids))
+    ]
+    axes = _style.wrapped(None, len(panels), 3, (7.5, 1.9), sharex=True, sharey=True)
+    for ax, (name, place) in zip(axes, panels, strict=True):
+        for number, label in enumerate(_COMPARED):
+            fit = next(f for f in compared if (f.recording.name, f.method.name) == (name, label))
+            uniforms = np.sort(fit.intervals.uniforms[place])
+            expected = (np.arange(len(uniforms)) + 0.5) / len(uniforms)
+            colour = (_style.PALETTE[1], _style.PALETTE[0], _style.MUTED)[number]
+            ax.plot(expected, uniforms - expected, color=colour, label=label)
+        band = fit.intervals.band[place]
+        ax.axhspan(-band, band, color=_style.UNSEEN, zorder=0)
+        ax.set_title(f"{name}, {_style.unit_title(fit.intervals.unit_ids[place])}")
+        _style.tidy(ax)
+    for ax in axes[::3]:
+        ax.set_ylabel("difference")
+    for ax in axes[-3:]:
+        ax.set_xlabel("quantile of the uniform law")
+    axes[0].legend(loc="upper right")
+    return axes[0].figure
