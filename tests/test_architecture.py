@@ -41,7 +41,7 @@ LAYERS = (
     | {"implicit", "_support", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
-    | {"experiments", "baselines"},
+    | {"experiments", "baselines", "decomposing"},
     {"cli", "__main__"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -55,6 +55,7 @@ CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
 CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
+CONTAINERS_MEET_TORCH |= {"decomposing"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
 # their base class comes from there

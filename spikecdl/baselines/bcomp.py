@@ -15,10 +15,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from spikecdl import _validation, decomposing, preparation, settings, threads
+from spikecdl import _validation, preparation, settings, threads
 from spikecdl.baselines._common import SHARED, binned, observed
 from spikecdl.baselines._pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.decomposing import decompose
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.events import Events
 from spikecdl.families import Family
@@ -188,7 +189,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         """Return what the model says of counts; its ``events()`` are a table."""
         data, events, baseline = self._found(counts)
         templates, codes = torch.from_numpy(self.templates_), self._codes(data, events)
-        return decomposing.decompose(counts, SHARED, data, templates, codes, baseline)
+        return decompose(counts, SHARED, data, templates, codes, baseline)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "templates_")
