@@ -141,7 +141,6 @@ def test_templates_and_events_of_pooled_binomial_counts_are_found(criterion):
     counts = pooled_steps()
     model = BCOMP(2, 0.05, "binomial", criterion=criterion, random_state=0).fit(counts)
     found = recovery(model.decompose(counts))
-    print(found.templates.errors, found.events)
     assert (found.templates.errors < 0.2).all()
     assert found.events.hit_rate > 0.9
     assert found.events.false_alarm_rate < 0.1
@@ -153,7 +152,111 @@ def test_templates_and_events_of_other_families_are_found(family):
     counts = some_counts(family, trials=20)
     model = BCOMP(1, LENGTH, MODEL.get(family, family), random_state=0).fit(counts)
     found = recovery(model.decompose(counts))
-    print(found.templates.errors, found.events)
     assert found.templates.errors[0] < 0.2
     assert found.events.hit_rate > 0.9
     assert found.events.false_alarm_rate < 0.1
+
+
+def test_a_pursuit_ends_by_number_or_by_gain():
+    counts = some_counts("poisson")
+    waves = counts.truth.templates
+    start = {"templates": waves, "n_epochs": 1}
+
+    def codes(**stop):
+        with pytest.warns(NotConvergedWarning, match="had not settled after 1 epochs"):
+            model = BCOMP(1, LENGTH, "poisson", **start, **stop).fit(counts)
+        return model.transform(counts)
+
+    two = (codes(n_events=2) != 0).sum((2, 3))
+    assert (two <= 2).all()
+    assert (two == 2).any()
+    dear, cheap = codes(min_gain=20.0), codes(min_gain=5.0)
+    assert 0 < (dear != 0).sum() < (cheap != 0).sum()
+    default = codes()
+    price = np.log(counts.n_bins) + 2 * np.log(counts.n_bins - LENGTH + 1)
+    np.testing.assert_array_equal(default, codes(min_gain=price))
+
+
+def test_what_it_says_of_counts_fits_together():
+    counts = some_counts("binomial")
+    model = BCOMP(1, LENGTH, MODEL["binomial"], random_state=0).fit(counts)
+    codes, parts = model.transform(counts), model.decompose(counts)
+    assert codes.shape == (8, 2, 1, counts.n_bins - LENGTH + 1)
+    assert model.transform(counts.select(units=[1])).shape == (8, 1, codes.shape[-1])
+    np.testing.assert_array_equal(parts.codes, codes)
+    np.testing.assert_allclose(parts.rate * counts.bin_size, model.predict(counts))
+    np.testing.assert_allclose(parts.baseline, model.baseline_)
+    eta = parts.contributions.sum(2) + np.log(model.baseline_ / (12 - model.baseline_))[..., None]
+    np.testing.assert_allclose(model.predict(counts), 12 / (1 + np.exp(-eta)))
+    assert len(parts.events()) == (codes != 0).sum() == model.history_[-1]["n_events"]
+    np.testing.assert_allclose(np.linalg.norm(model.templates_, axis=(1, 2)), 1)
+    again = clone(model).fit(counts)
+    np.testing.assert_array_equal(again.templates_, model.templates_)
+
+
+COUNTS = make_counts()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"criterion": "fit"}, "`criterion` (='fit') must be one of"),
+        ({"min_gain": -1.0}, "`min_gain` (=-1.0) must not be negative"),
+        ({"n_events": 0}, "`n_events` (=0) must be at least 1"),
+        ({"n_starts": 0}, "`n_starts` (=0) must be at least 1"),
+        ({"n_epochs": 0}, "`n_epochs` (=0) must be at least 1"),
+        ({"n_templates": 0}, "`n_templates` (=0) must be at least 1"),
+        ({"sign": "up"}, "`sign` (='up') must be one of"),
+        ({"template_length": 1.0}, "is longer than the window"),
+        ({"templates": np.zeros((1, 4))}, "`templates` (shape (1, 1, 4)) must be finite"),
+        ({"templates": np.ones((2, 4))}, "of the shape (template, 1, bin) = (1, 1, 4)"),
+        ({"templates": np.ones(4)}, "of the shape (template, 1, bin) = (1, 1, 4)"),
+        ({"family": Binomial(n_trials=1)}, "is outside the support of Binomial"),
+    ],
+)
+def test_errors_say_what_is_wrong(arguments, words):
+    model = BCOMP(1, 0.04, "poisson").set_params(**arguments)
+    with pytest.raises(ValueError) as error:
+        model.fit(COUNTS)
+    assert words in str(error.value)
+
+
+def test_nothing_found_is_said():
+    with pytest.warns(NotConvergedWarning, match="no events were found"):
+        model = BCOMP(1, 0.04, "poisson", min_gain=1e6, random_state=0).fit(COUNTS)
+    assert not model.transform(COUNTS).any()
+
+
+def test_counts_of_other_bins_are_refused():
+    model = BCOMP(1, LENGTH, "poisson", n_starts=1, random_state=0).fit(some_counts())
+    with pytest.raises(ValueError, match="`bin_size` of the counts"):
+        model.predict(COUNTS)
+    with pytest.raises(TypeError, match="must be BinnedSpikes"):
+        model.transform(np.zeros((1, 1, 50)))
+
+
+def test_whisker_deflections(shared_data):
+    """Every rival on pooled trials; each beats the simpler one on trials it has not seen."""
+    spikes = read_nwb(shared_data / "whisker_thalamus" / "dir3_stim2.nwb")
+    counts = spikes.bin(0.005)
+    split = spikes.trials["split"].to_numpy()
+    train, test = (counts.select(trials=split == name).pool() for name in ("train", "test"))
+    times = 0.5 + 0.125 * np.arange(16)
+    known = GLM("binomial", stimulus=onsets(times), response=Basis(0.125, size=12))
+    pursuit = BCOMP(1, 0.125, "binomial", random_state=0)
+    family = Binomial(torch.tensor(test.n_trials))
+    null = ConstantRate().fit(train).predict(test)
+
+    def explained(mean):
+        return deviance_explained(test.counts, mean, null, family)
+
+    psth, glm = (explained(model.fit(train).predict(test)) for model in (PSTH(), known))
+    mean = pursuit.fit(train).predict(train) * test.n_pooled / train.n_pooled
+    assert psth > 0.6
+    assert explained(mean) > psth + 0.05
+    assert glm > explained(mean) + 0.02
+    events = pursuit.decompose(train).events()
+    for unit in counts.unit_ids:
+        found = events["time"][events["unit"] == unit].to_numpy()
+        assert len(found) == 16
+        np.testing.assert_allclose(found - times, np.median(found - times), atol=0.006)

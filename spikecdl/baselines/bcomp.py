@@ -26,10 +26,13 @@ from spikecdl.families import Family
 from spikecdl.penalties import L1
 from spikecdl.training import Learned, Observations
 from spikecdl.training.alternating import _settled as settled
-from spikecdl.training.refine import refine
+from spikecdl.training.race import _crop
+from spikecdl.training.refine import Refined, refine
 from spikecdl.training.starts import data_starts
 
 _CRITERIA = ("inner_product", "score_test")
+_PADDING = 0.4  # bins of a start beyond those asked, as a fraction of them
+_LONG_EPOCHS = 3  # before it is cropped
 _PRECISION = 1e-4  # of the prior of amplitudes; keeps those finite that silent bins would not
 
 
@@ -64,7 +67,8 @@ class BCOMP(TransformerMixin, BaseEstimator):
     templates : array_like, shape (template, bin) or (template, 1, bin), optional
         To start from; None: stretches of the data that a constant rate explains worst.
     n_starts : int
-        Fits from different stretches, of which the best is kept.
+        Fits from different stretches, of which the best is kept.  A greedy fit often ends in a
+        poor minimum: with several templates most starts do.
     n_epochs : int
         Epochs at the most.
     random_state : int, RandomState or None
@@ -115,7 +119,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         sign: str | Any = "positive",
         baseline: Any = "learned",
         templates: Any = None,
-        n_starts: int = 3,
+        n_starts: int = 10,
         n_epochs: int = 20,
         random_state: Any = None,
     ) -> None:
@@ -154,7 +158,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
         data = observed(counts, self.family, self.baseline)
         rows, rule = data.rows(), self._rule(data, length)
         with threads.for_size(rows.y.numel() * self.n_templates):
-            runs = [self._alternate(rows, rule, start) for start in self._starts(rows, length)]
+            runs = [
+                self._alternate(rows, rule, start) for start in self._starts(rows, rule, length)
+            ]
         best = min(runs, key=lambda run: run.history[-1]["objective"])
         self.bin_size_, self.n_bins_, self.unit_ids_ = counts.bin_size, length, counts.unit_ids
         self.history_, self.n_iter_, self.converged_ = best.history, best.epoch, best.converged
@@ -233,15 +239,23 @@ class BCOMP(TransformerMixin, BaseEstimator):
             precision=_PRECISION / data.family.eta_scale**2,
         )
 
-    def _starts(self, rows: Observations, length: int) -> Iterator[Tensor]:
-        """Yield templates to start from."""
+    def _starts(self, rows: Observations, rule: Rule, length: int) -> Iterator[Tensor]:
+        """Yield templates to start from.
+
+        Stretches of the data are longer than asked at first, as a template may begin anywhere in
+        one, and are cropped to the bins of most energy after some epochs.
+        """
         if self.templates is not None:
             yield self._given(length)
             return
         generator = settings.generator(self.random_state)
-        eta = rows.baseline.expand_as(rows.y)
+        extra = min(round(_PADDING * length), rows.y.shape[-1] - length)
         for _ in range(_validation.integer("n_starts", self.n_starts)):
-            yield data_starts(rows, eta, self.n_templates, length, generator)
+            eta = rows.baseline.expand_as(rows.y)
+            templates = data_starts(rows, eta, self.n_templates, length + extra, generator)
+            for _ in range(_LONG_EPOCHS):
+                templates = _epoch(rows, rule, templates).templates
+            yield _crop(templates, length)
 
     def _given(self, length: int) -> Tensor:
         """Return the templates that were given, of unit norm."""
@@ -262,13 +276,12 @@ class BCOMP(TransformerMixin, BaseEstimator):
         learned = Learned({"templates": templates})
         while learned.epoch < self.n_epochs and not learned.converged:
             began = time.perf_counter()
-            events, baseline = pursue(rows, learned.tensors["templates"], rule)
-            found = refine(rows, learned.tensors["templates"], events, rule.penalty, baseline)
+            found = _epoch(rows, rule, learned.tensors["templates"])
             record = {
                 "epoch": learned.epoch + 1,
                 "loss": found.cost / int(rows.mask.sum()),
-                "objective": found.cost + float(rule.least_gain[events.window].sum()),
-                "n_events": len(events),
+                "objective": found.cost + float(rule.least_gain[found.events.window].sum()),
+                "n_events": len(found.events),
                 "seconds": time.perf_counter() - began,
             }
             if learned.history and record["objective"] > learned.history[-1]["objective"]:
@@ -277,6 +290,12 @@ class BCOMP(TransformerMixin, BaseEstimator):
             tensors = {"templates": found.templates}
             learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
         return learned
+
+
+def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> Refined:
+    """Find events, and learn templates with their places fixed."""
+    events, baseline = pursue(rows, templates, rule)
+    return refine(rows, templates, events, rule.penalty, baseline)
 
 
 def _warn_if_unsettled(learned: Learned, n_events: int) -> None:
