@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.decomposing import decompose
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import FAMILIES, Family
 from spikecdl.penalties import PENALTIES, Penalty
@@ -259,25 +260,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         """Return what the model says of counts: codes, rates, and each template's part."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
-        data, layout = problem.data, self._layout()
-        codes, baseline = self._encode(problem)
-        eta, null = self._eta(codes, baseline), scoring.null_rate(data)
-        parts = [
-            layout.squeeze(ConvDictionary(template[None])(codes[..., [c], :]).detach())
-            for c, template in enumerate(self._dictionary().templates.detach())
-        ]
-        return Decomposition(
-            counts=preparation.with_slots(counts, data.family),
-            templates=self.templates_,
-            codes=codes.cpu().numpy(),
-            rate=preparation.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
-            baseline=preparation.baseline_rates(counts, layout, data, baseline),
-            contributions=np.stack(parts, axis=2),
-            family=data.family.name,
-            layout=self.layout,
-            deviance_explained=float(scoring.explained(data, eta, null)),
-            deviance_explained_per_unit=scoring.explained(data, eta, null, 3 - layout.axis),
-        )
+        templates = self._dictionary().templates.detach()
+        return decompose(counts, self._layout(), problem.data, templates, *self._encode(problem))
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (all of it) and ``.json`` (to read); see `load`.

@@ -39,9 +39,9 @@ LAYERS = (
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "goodness_of_fit"},
-    {"training", "selection", "suggestions", "simulate", "io", "baselines"},
+    {"training", "selection", "suggestions", "simulate", "io"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
-    | {"experiments"},
+    | {"experiments", "baselines", "decomposing"},
     {"cli", "__main__"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -55,9 +55,11 @@ CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
 CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
+CONTAINERS_MEET_TORCH |= {"decomposing"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
-AT_MODULE_LEVEL = {("estimator", "sklearn")}  # its base class comes from there
+# their base class comes from there
+AT_MODULE_LEVEL = {("estimator", "sklearn"), ("baselines", "sklearn")}
 SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

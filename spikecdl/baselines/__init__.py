@@ -1,0 +1,15 @@
+"""The rivals of `spikecdl.DCEA`: simpler or older models of the same counts.
+
+Each is fitted by ``fit(counts)`` and predicts by ``predict(counts)``, as `spikecdl.DCEA` does.
+"""
+
+from __future__ import annotations
+
+from spikecdl.baselines.bases import Basis
+from spikecdl.baselines.bcomp import BCOMP
+from spikecdl.baselines.constant import ConstantRate
+from spikecdl.baselines.glm import GLM
+from spikecdl.baselines.psth import PSTH
+from spikecdl.baselines.stimuli import onsets, true_onsets
+
+__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "onsets", "true_onsets"]

@@ -1,0 +1,309 @@
+"""Convolutional orthogonal matching pursuit: events one by one, the best first."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from spikecdl import _validation, preparation, settings, threads
+from spikecdl.baselines._common import SHARED, binned, observed
+from spikecdl.baselines._pursuit import Rule, pursue
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.decomposing import decompose
+from spikecdl.estimator import NotConvergedWarning
+from spikecdl.events import Events
+from spikecdl.families import Family
+from spikecdl.penalties import L1
+from spikecdl.training import Learned, Observations
+from spikecdl.training.alternating import _settled as settled
+from spikecdl.training.race import _crop
+from spikecdl.training.refine import Refined, refine
+from spikecdl.training.starts import data_starts
+
+_CRITERIA = ("inner_product", "score_test")
+_PADDING = 0.4  # bins of a start beyond those asked, as a fraction of them
+_LONG_EPOCHS = 3  # before it is cropped
+_PRECISION = 1e-4  # of the prior of amplitudes; keeps those finite that silent bins would not
+
+
+class BCOMP(TransformerMixin, BaseEstimator):
+    r"""Learn templates by orthogonal matching pursuit: the greedy, l0 route to `DCEA`'s model.
+
+    Events of a window are found one at a time.  With residual r and curvature w of the family at
+    the present linear predictor, the next event is where
+
+    .. math:: \langle h_c(\cdot - t), r\rangle \qquad\text{or}\qquad
+              \langle h_c(\cdot - t), r\rangle \,/\, \langle h_c^2(\cdot - t), w\rangle^{1/2}
+
+    is largest ("inner_product", as in the source, or "score_test"); then the amplitudes of all
+    events, and the baseline if it is learned, are refitted by Newton steps.  A window is done when
+    it has ``n_events``, or when an event lowers the deviance by less than ``min_gain``.  Then
+    templates learn with the places of events fixed (by `DCEA`'s own step, in which amplitudes and
+    baselines follow), and so on in turn.
+
+    Parameters
+    ----------
+    n_templates, template_length, family, baseline
+        As for `DCEA`, in the shared layout; ``template_length`` is in seconds.
+    n_events : int, optional
+        Events of a window at the most, of all templates.
+    min_gain : float, optional
+        Deviance that an event has to explain.  None: 0 if ``n_events`` is given, or else the
+        price of an event in the extended Bayesian information criterion,
+        :math:`\log n + 2 \log N` for n observed bins and N pairs of template and place.
+    criterion : {"inner_product", "score_test"}
+    sign : {"positive", "negative", "both"} or sequence of those
+        Of amplitudes, for all templates or for each.
+    templates : array_like, shape (template, bin) or (template, 1, bin), optional
+        To start from; None: stretches of the data that a constant rate explains worst.
+    n_starts : int
+        Fits from different stretches, of which the best is kept.  A greedy fit often ends in a
+        poor minimum: with several templates most starts do.
+    n_epochs : int
+        Epochs at the most.
+    random_state : int, RandomState or None
+        Seed of the starts.
+
+    Attributes
+    ----------
+    templates_ : ndarray, shape (template, 1, bin)
+        Unit l2 norm, by decreasing number of events.
+    baseline_ : ndarray, shape (trial, unit)
+        Baseline rates of the training data, in Hz.
+    history_ : list of dict
+        One record per epoch of the best start: ``epoch``, ``loss`` (negative log likelihood per
+        observed bin up to a constant), ``objective`` (that of all bins, and half the least gain for
+        every event), ``n_events`` and ``seconds``.
+    converged_ : bool
+    n_iter_, n_bins_ : int
+        Epochs; bins of a template.
+    bin_size_ : float
+    unit_ids_ : tuple
+
+    References
+    ----------
+    Pati, Rezaiifar and Krishnaprasad, Asilomar 1993, doi:10.1109/ACSSC.1993.342465; Lozano,
+    Swirszcz and Abe, AISTATS 2011 (other losses); Chen and Chen, Biometrika 95, 2008,
+    doi:10.1093/biomet/asn034 (the criterion).
+
+    Examples
+    --------
+    >>> from spikecdl.simulate import simulate
+    >>> counts = simulate("binomial", ["square"], n_units=3, baseline=20.0, n_events=3,
+    ...                   same_events=True, random_state=0).pool()
+    >>> model = BCOMP(1, 0.05, "binomial", random_state=0).fit(counts)
+    >>> from spikecdl.metrics import recovery
+    >>> recovery(model.decompose(counts)).events.hit_rate
+    1.0
+    """
+
+    def __init__(
+        self,
+        n_templates: int = 1,
+        template_length: float = 10,
+        family: str | Family = "binomial",
+        *,
+        n_events: int | None = None,
+        min_gain: float | None = None,
+        criterion: str = "inner_product",
+        sign: str | Any = "positive",
+        baseline: Any = "learned",
+        templates: Any = None,
+        n_starts: int = 10,
+        n_epochs: int = 20,
+        random_state: Any = None,
+    ) -> None:
+        self.n_templates = n_templates
+        self.template_length = template_length
+        self.family = family
+        self.n_events = n_events
+        self.min_gain = min_gain
+        self.criterion = criterion
+        self.sign = sign
+        self.baseline = baseline
+        self.templates = templates
+        self.n_starts = n_starts
+        self.n_epochs = n_epochs
+        self.random_state = random_state
+
+    def fit(self, counts: BinnedSpikes, y: Any = None) -> BCOMP:
+        """Learn templates.
+
+        Parameters
+        ----------
+        counts : BinnedSpikes
+        y : ignored
+
+        Raises
+        ------
+        ValueError
+            If an argument or a count is out of range, or the template is longer than the window.
+        TypeError
+            If the counts are not `BinnedSpikes`.
+        """
+        counts = binned(counts)
+        _validation.integer("n_templates", self.n_templates)
+        _validation.integer("n_epochs", self.n_epochs)
+        length = settings.template_bins(self.template_length, counts.bin_size, counts.n_bins)
+        data = observed(counts, self.family, self.baseline)
+        rows, rule = data.rows(), self._rule(data, length)
+        with threads.for_size(rows.y.numel() * self.n_templates):
+            runs = [
+                self._alternate(rows, rule, start) for start in self._starts(rows, rule, length)
+            ]
+        best = min(runs, key=lambda run: run.history[-1]["objective"])
+        self.bin_size_, self.n_bins_, self.unit_ids_ = counts.bin_size, length, counts.unit_ids
+        self.history_, self.n_iter_, self.converged_ = best.history, best.epoch, best.converged
+        self.templates_ = best.tensors["templates"].numpy()
+        events, baseline = self._pursue(data)
+        number = torch.bincount(events.template, minlength=self.n_templates)
+        if not rule.penalty.signs_differ:
+            self.templates_ = self.templates_[number.argsort(descending=True, stable=True).numpy()]
+        self.baseline_ = preparation.baseline_rates(counts, SHARED, data, baseline)
+        _warn_if_unsettled(best, len(events))
+        return self
+
+    def transform(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return the codes of counts.
+
+        Returns
+        -------
+        ndarray, shape (trial, template, place)
+            As `DCEA.transform` does; (trial, unit, template, place) for several units.
+        """
+        codes = self._codes(*self._found(counts)[:2]).numpy()
+        return codes[:, 0] if codes.shape[1] == 1 else codes
+
+    def predict(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return expected counts (trial, unit, bin), given events and baseline of these counts."""
+        data, events, baseline = self._found(counts)
+        level = baseline.expand_as(data.y).flatten(0, 1)
+        eta = events.add_to(level, torch.from_numpy(self.templates_)).reshape_as(data.y)
+        return SHARED.squeeze(data.family.mean(eta))
+
+    def decompose(self, counts: BinnedSpikes) -> Decomposition:
+        """Return what the model says of counts; its ``events()`` are a table."""
+        data, events, baseline = self._found(counts)
+        templates, codes = torch.from_numpy(self.templates_), self._codes(data, events)
+        return decompose(counts, SHARED, data, templates, codes, baseline)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "templates_")
+
+    def _found(self, counts: BinnedSpikes) -> tuple[Observations, Events, Tensor]:
+        """Check counts against the fit; return them, their events and baseline."""
+        check_is_fitted(self)
+        preparation.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
+        data = observed(counts, self.family, self.baseline)
+        return data, *self._pursue(data)
+
+    def _pursue(self, data: Observations) -> tuple[Events, Tensor]:
+        """Return events, and the baseline in the shape of that of the data."""
+        templates = torch.from_numpy(self.templates_)
+        events, baseline = pursue(data.rows(), templates, self._rule(data, self.n_bins_))
+        return events, baseline.reshape_as(data.baseline)
+
+    def _codes(self, data: Observations, events: Events) -> Tensor:
+        """Return dense codes (trial, unit, template, place)."""
+        trials, units, _, bins = data.y.shape
+        shape = (self.n_templates, bins - self.n_bins_ + 1)
+        return events.to_codes((trials * units, *shape)).reshape(trials, units, *shape)
+
+    def _rule(self, data: Observations, length: int) -> Rule:
+        """Return how events are chosen in these data."""
+        n_bins, n_templates = data.y.shape[-1], self.n_templates
+        _validation.one_of("criterion", self.criterion, _CRITERIA)
+        if self.min_gain is not None and _validation.real("min_gain", self.min_gain) < 0:
+            raise ValueError(f"`min_gain` (={self.min_gain!r}) must not be negative")
+        if self.min_gain is not None or self.n_events is not None:
+            least = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
+        else:
+            observed_bins = data.mask.sum(-1).flatten().clamp(min=1)
+            least = observed_bins.log() + 2 * math.log(n_templates * (n_bins - length + 1))
+        n_events = n_bins if self.n_events is None else self.n_events
+        return Rule(
+            penalty=L1(sign=self.sign),
+            standardise=self.criterion == "score_test",
+            n_events=_validation.integer("n_events", n_events),
+            least_gain=least.double() / 2,
+            precision=_PRECISION / data.family.eta_scale**2,
+        )
+
+    def _starts(self, rows: Observations, rule: Rule, length: int) -> Iterator[Tensor]:
+        """Yield templates to start from.
+
+        Stretches of the data are longer than asked at first, as a template may begin anywhere in
+        one, and are cropped to the bins of most energy after some epochs.
+        """
+        if self.templates is not None:
+            yield self._given(length)
+            return
+        generator = settings.generator(self.random_state)
+        extra = min(round(_PADDING * length), rows.y.shape[-1] - length)
+        for _ in range(_validation.integer("n_starts", self.n_starts)):
+            eta = rows.baseline.expand_as(rows.y)
+            templates = data_starts(rows, eta, self.n_templates, length + extra, generator)
+            for _ in range(_LONG_EPOCHS):
+                templates = _epoch(rows, rule, templates).templates
+            yield _crop(templates, length)
+
+    def _given(self, length: int) -> Tensor:
+        """Return the templates that were given, of unit norm."""
+        waves = np.asarray(self.templates, dtype=float)
+        waves = waves[:, None] if waves.ndim == 2 else waves
+        expected = (self.n_templates, 1, length)
+        norms = np.sqrt((waves**2).sum((1, 2), keepdims=True)) if waves.ndim == 3 else np.zeros(1)
+        if waves.shape != expected or not (np.isfinite(norms) & (norms > 0)).all():
+            raise ValueError(
+                f"`templates` (shape {waves.shape}) must be finite, none zero, and of the shape "
+                f"(template, 1, bin) = {expected}"
+            )
+        return torch.from_numpy(waves / norms)
+
+    def _alternate(self, rows: Observations, rule: Rule, templates: Tensor) -> Learned:
+        """Find events and learn templates in turn, until little changes."""
+        null = float(rows.cost(rows.baseline.expand_as(rows.y)))
+        learned = Learned({"templates": templates})
+        while learned.epoch < self.n_epochs and not learned.converged:
+            began = time.perf_counter()
+            found = _epoch(rows, rule, learned.tensors["templates"])
+            record = {
+                "epoch": learned.epoch + 1,
+                "loss": found.cost / int(rows.mask.sum()),
+                "objective": found.cost + float(rule.least_gain[found.events.window].sum()),
+                "n_events": len(found.events),
+                "seconds": time.perf_counter() - began,
+            }
+            if learned.history and record["objective"] > learned.history[-1]["objective"]:
+                return replace(learned, converged=True)  # a pursuit does not always go downhill
+            history = [*learned.history, record]
+            tensors = {"templates": found.templates}
+            learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
+        return learned
+
+
+def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> Refined:
+    """Find events, and learn templates with their places fixed."""
+    events, baseline = pursue(rows, templates, rule)
+    return refine(rows, templates, events, rule.penalty, baseline)
+
+
+def _warn_if_unsettled(learned: Learned, n_events: int) -> None:
+    """Tell the caller of `fit` what is wrong with its result, if anything."""
+    if not n_events:
+        problem = "no events were found; lower `min_gain`, or use larger bins or more data"
+    elif not learned.converged:
+        problem = f"training had not settled after {learned.epoch} epochs; raise `n_epochs`"
+    else:
+        return
+    warnings.warn(problem, NotConvergedWarning, stacklevel=3)

@@ -1,0 +1,228 @@
+"""Generalised linear models of a unit's counts: responses to a stimulus and to its own spikes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from spikecdl import _validation
+from spikecdl.baselines import _irls, stimuli
+from spikecdl.baselines._common import SHARED, PerUnit, observed
+from spikecdl.baselines.bases import Basis
+from spikecdl.data import BinnedSpikes
+from spikecdl.families import Family
+from spikecdl.training import Observations
+
+_RESPONSE = Basis(length=0.1)
+_TOL = 1e-10  # Newton's steps square the error: the last one leaves nothing
+_MAX_ITER = 100
+
+
+class GLM(PerUnit):
+    r"""Counts of a unit given a stimulus and its own past: a generalised linear model.
+
+    .. math:: y_t \sim \mathrm{family}(\eta_t), \qquad \eta_t = \beta_0
+              + \sum_i \sum_{k \ge 0} s_i[t - k]\, f_i[k] + \sum_{k \ge 1} y_{t-k}\, g[k]
+
+    for each unit, all trials together.  The responses f, one for each signal of the stimulus, and g
+    are weighted sums of the functions of a `Basis`; the weights minimise the negative log
+    likelihood plus :math:`\rho / 2` times their sum of squares (the intercept is free).
+
+    With `onsets` that are known and ``Basis(length, size=None)``, f is the average response to a
+    cycle; with `true_onsets` the GLM is told what `DCEA` has to find.
+
+    Parameters
+    ----------
+    family : str or Family
+        As for `DCEA`.
+    stimulus : function or array_like, optional
+        `onsets`, `true_onsets`, or another function of counts (see `spikecdl.baselines.stimuli`);
+        or a signal, sampled per bin, of shape (bin,), (trial, unit, bin) or
+        (signal, trial, unit, bin).
+    response : Basis
+        Of f, from the bin of the stimulus on.
+    history : Basis, optional
+        Of g, from the next bin on; None: no history.
+    ridge : float
+        :math:`\rho`.
+
+    Attributes
+    ----------
+    intercept_ : ndarray, shape (unit,)
+        Linear predictor without stimulus and history, for the trials pooled in the fit.
+    coef_ : ndarray, shape (unit, coefficient)
+        Weights of the basis functions: those of each signal's response, then those of history.
+    response_ : ndarray, shape (unit, signal, bin)
+        f, in units of the linear predictor.
+    history_response_ : ndarray, shape (unit, bin)
+        g; of no bins without history.
+    converged_ : bool
+
+    References
+    ----------
+    Truccolo et al., J. Neurophysiol. 93, 2005, doi:10.1152/jn.00697.2004.
+
+    Examples
+    --------
+    >>> from spikecdl.baselines import onsets
+    >>> spikes = np.random.default_rng(0).random((50, 100)) < 0.1
+    >>> spikes[:, 40:44] = True
+    >>> counts = BinnedSpikes.from_array(spikes, bin_size=0.01)
+    >>> model = GLM("binomial", stimulus=onsets([0.4]), response=Basis(0.06, size=None), ridge=1.0)
+    >>> model.fit(counts).response_.round(1)
+    array([[[ 4.4,  4.4,  4.4,  4.4,  0.2, -0.1]]])
+    """
+
+    def __init__(
+        self,
+        family: str | Family = "binomial",
+        *,
+        stimulus: Callable[[BinnedSpikes], np.ndarray] | Any = None,
+        response: Basis = _RESPONSE,
+        history: Basis | None = None,
+        ridge: float = 0.0,
+    ) -> None:
+        self.family = family
+        self.stimulus = stimulus
+        self.response = response
+        self.history = history
+        self.ridge = ridge
+
+    def fit(self, counts: BinnedSpikes) -> GLM:
+        """Fit each unit.
+
+        With history, bins whose past was not wholly observed are left out, the first ones of a
+        window among them.
+
+        Parameters
+        ----------
+        counts : BinnedSpikes
+            Of single trials, if there is to be history.
+
+        Raises
+        ------
+        ValueError
+            If an argument or a count is out of range, a stimulus does not fit the counts, pooled
+            trials are to have history, or nothing is left to fit.
+        TypeError
+            If the counts are not `BinnedSpikes`.
+        """
+        counts = self._begin(counts)
+        if _validation.real("ridge", self.ridge) < 0:
+            raise ValueError(f"`ridge` (={self.ridge!r}) must not be negative")
+        data, covariates = observed(counts, self.family), self._covariates(counts)
+        usable = counts.mask & self._past_is_known(counts)
+        if not usable.any((0, 2)).all():
+            unit = counts.unit_ids[int(usable.any((0, 2)).argmin())]
+            raise ValueError(f"unit {unit!r} has no observed bin whose past is known; leave it out")
+        self._pooling = _pooling(counts, data)
+        found = [self._fit_unit(u, usable[:, u], data, covariates) for u in range(counts.n_units)]
+        weights = np.stack([coefficients.values for coefficients in found])
+        self.intercept_, self.coef_ = weights[:, 0], weights[:, 1:]
+        self._note_responses()
+        self.converged_ = all(coefficients.converged for coefficients in found)
+        if not self.converged_:
+            warnings.warn(
+                f"the fit had not settled after {_MAX_ITER} steps; raise `ridge`", stacklevel=2
+            )
+        return self
+
+    def predict(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return expected counts (trial, unit, bin) for the trials pooled in each bin.
+
+        History is that of the counts given; what was not observed of it counts as silent.
+
+        Raises
+        ------
+        ValueError
+            If units or bins are not those of the fit, or the stimulus does not fit the counts.
+        """
+        counts = self._known(counts)
+        data, covariates = observed(counts, self.family), self._covariates(counts)
+        eta = self.intercept_[:, None] + np.einsum("tubj,uj->tub", covariates, self.coef_)
+        mean = SHARED.squeeze(data.family.mean(torch.from_numpy(SHARED.expand(eta))))
+        scale = _pooling(counts, data) / self._pooling
+        return np.where(counts.mask, mean * scale[:, None], 0)
+
+    def _fit_unit(
+        self, unit: int, usable: np.ndarray, data: Observations, covariates: np.ndarray
+    ) -> _irls.Coefficients:
+        """Fit the bins (trial, bin) of one unit."""
+        seen = torch.from_numpy(usable)
+        family = data.family.map(lambda values: values[:, unit, 0][seen])
+        y, rows = data.y[:, unit, 0][seen], covariates[:, unit][usable]
+        design = np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
+        ridge = np.full(design.shape[1], float(self.ridge))
+        ridge[0] = 0.0
+        start = float(data.baseline[:, unit].mean())
+        return _irls.fit(family, y, design, start, ridge, _TOL, _MAX_ITER)
+
+    def _covariates(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return the covariates, (trial, unit, bin, coefficient)."""
+        parts = [np.zeros((*counts.shape, 0))]
+        if self.stimulus is not None:
+            functions = self.response.functions(counts.bin_size)
+            signals = stimuli.sampled(stimuli.as_stimulus(self.stimulus), counts)
+            parts += [_filtered(signal, functions) for signal in signals]
+        if self.history is not None:
+            if counts.n_pooled.max() > 1:
+                raise ValueError(
+                    f"`history` (={self.history!r}) needs counts of single trials, and these pool "
+                    f"up to {counts.n_pooled.max()}; do not pool them, or leave history out"
+                )
+            past = np.zeros(counts.shape)
+            past[..., 1:] = counts.counts[..., :-1]
+            parts.append(_filtered(past, self.history.functions(counts.bin_size)))
+        return np.concatenate(parts, axis=-1)
+
+    def _past_is_known(self, counts: BinnedSpikes) -> np.ndarray:
+        """Mark the bins (trial, unit, bin) before which as many were observed as history needs."""
+        if self.history is None:
+            return np.ones(counts.shape, dtype=bool)
+        length = len(self.history.functions(counts.bin_size))
+        unseen = np.zeros((*counts.shape[:2], counts.n_bins + 1), dtype=int)
+        unseen[..., 1:] = np.cumsum(~counts.mask, axis=-1)
+        known = np.zeros(counts.shape, dtype=bool)
+        known[..., length:] = unseen[..., length:-1] == unseen[..., : -length - 1]
+        return known
+
+    def _note_responses(self) -> None:
+        """Make responses of the coefficients."""
+        functions = self.response.functions(self.bin_size_)
+        count, size, rest = len(self.coef_), functions.shape[1], self.coef_
+        self.history_response_ = np.zeros((count, 0))
+        if self.history is not None:
+            own = self.history.functions(self.bin_size_)
+            rest, past = np.split(self.coef_, [-own.shape[1]], axis=1)
+            self.history_response_ = past @ own.T
+        self.response_ = rest.reshape(count, rest.shape[1] // size, size) @ functions.T
+
+
+def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:
+    """Convolve a signal (..., bin) with causal functions (bin, function): (..., bin, function)."""
+    filtered = np.zeros((*signal.shape, functions.shape[1]))
+    for lag, values in enumerate(functions[: signal.shape[-1]]):
+        filtered[..., lag:, :] += signal[..., : signal.shape[-1] - lag, None] * values
+    return filtered
+
+
+def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
+    """Return the trials that are pooled for each trial that the family knows of, per unit.
+
+    A family that counts Bernoulli trials knows of all, others take pooled counts for one.
+    """
+    known = SHARED.squeeze(data.family.exposure(data.y))
+    pooled = counts.n_pooled / known.clip(min=1)
+    most = np.where(counts.mask, pooled, 0).max((0, 2))
+    unequal = most > (1 + 1e-9) * np.where(counts.mask, pooled, np.inf).min((0, 2))
+    if unequal.any():
+        raise ValueError(
+            f"`family` (={data.family.name}) has its own number of Bernoulli trials in some bins "
+            f"of unit {counts.unit_ids[int(unequal.argmax())]!r}; give numbers that differ as "
+            "`n_pooled` of the counts"
+        )
+    return most

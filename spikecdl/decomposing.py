@@ -1,0 +1,52 @@
+"""What templates, codes and baselines say of counts, as a `Decomposition`."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from spikecdl import preparation, scoring
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.dictionary import ConvDictionary
+from spikecdl.preparation import Layout
+from spikecdl.training import Observations
+
+
+def decompose(
+    counts: BinnedSpikes,
+    layout: Layout,
+    data: Observations,
+    templates: Tensor,
+    codes: Tensor,
+    baseline: Tensor,
+) -> Decomposition:
+    """Return codes, rates, and each template's part.
+
+    Parameters
+    ----------
+    counts : BinnedSpikes
+    layout : Layout
+    data : Observations
+        The counts, as the model sees them.
+    templates : tensor, shape (template, channel, bin)
+        Unit l2 norm.
+    codes : tensor, shape (trial, unit, template, place)
+    baseline : tensor, shape of ``data.baseline``
+    """
+    parts = [
+        ConvDictionary(template[None])(codes[..., [c], :]).detach()
+        for c, template in enumerate(templates)
+    ]
+    eta, null = sum(parts) + baseline, scoring.null_rate(data)
+    return Decomposition(
+        counts=preparation.with_slots(counts, data.family),
+        templates=templates.cpu().numpy(),
+        codes=codes.cpu().numpy(),
+        rate=preparation.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
+        baseline=preparation.baseline_rates(counts, layout, data, baseline),
+        contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
+        family=data.family.name,
+        layout=layout.name,
+        deviance_explained=float(scoring.explained(data, eta, null)),
+        deviance_explained_per_unit=scoring.explained(data, eta, null, 3 - layout.axis),
+    )
