@@ -41,7 +41,7 @@ LAYERS = (
     | {"implicit", "_support", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
-    | {"experiments"},
+    | {"experiments", "heldout"},
     {"cli", "__main__"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
