@@ -47,6 +47,7 @@ _HOME = {
 _MODULES = (
     *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
     "heldout",
+    "datasets",
 )
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

@@ -39,7 +39,7 @@ LAYERS = (
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "goodness_of_fit"},
-    {"training", "selection", "suggestions", "simulate", "io", "baselines"},
+    {"training", "selection", "suggestions", "simulate", "io", "baselines"} | {"datasets"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments", "heldout"},
     {"cli", "__main__"},
@@ -57,6 +57,7 @@ NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
+SLOW_TO_IMPORT |= {"pooch", "requests"}
 AT_MODULE_LEVEL = {("estimator", "sklearn")}  # its base class comes from there
 SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}
 
