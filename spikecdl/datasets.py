@@ -135,7 +135,7 @@ def _whisker(name: str, folder: Path) -> SpikeTrains:
         trial, bin_ = np.nonzero(y)
         times.append(trial * _DURATION + (bin_ + 0.5) * _BIN)
         splits.append(is_train)
-    if any((split != splits[0]).any() for split in splits):
+    if not all(np.array_equal(split, splits[0]) for split in splits):
         raise ValueError(f"the units of {name} have other trials in their training files")
     start = np.arange(len(splits[0])) * _DURATION
     return SpikeTrains.from_arrays(
@@ -171,10 +171,11 @@ def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.nda
 
 
 def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
-    """Fetch a MATLAB file and read it; it is kept, and its SHA-256 noted, only if that works."""
+    """Fetch a MATLAB file and read it; a download is kept, and its SHA-256 noted, if that works."""
     from pooch import file_hash
     from scipy.io import loadmat
 
+    was_here = (folder / path).exists()
     file, address = _fetched(name, path, folder)
     try:
         content = loadmat(file, variable_names=["y", "t", *_PARTS.values()])
@@ -182,11 +183,10 @@ def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
         if not np.isin(values["y"], (0, 1)).all() or values["t"].size != values["y"].size:
             raise ValueError("y must be 0 or 1 in each bin of t")
     except Exception as error:  # the reader's errors are of many kinds
-        file.unlink()
-        raise ValueError(
-            f"what lies at {address} is not the file expected ({error!r}); it was not kept. Try "
-            "again; if it stays so, the file has changed there"
-        ) from None
+        if not was_here:
+            file.unlink()
+        what, remedy = (file, "remove it") if was_here else (address, "it was not kept; try again")
+        raise ValueError(f"{what} is not the file expected ({error!r}); {remedy}") from None
     if not _note(file).exists():
         _note(file).write_text(file_hash(file) + "\n", "utf-8")
     return values

@@ -220,9 +220,17 @@ class TestFetch:
             savemat(buffer, content)
             content = buffer.getvalue()
         server.files[paths[0]] = content
-        with pytest.raises(ValueError, match="is not the file expected"):
+        with pytest.raises(ValueError, match="^http.* is not the file expected .*not kept"):
             datasets.fetch_whisker(["dir16_stim2"], tmp_path)
         assert kept(tmp_path) == []
+
+    def test_a_file_of_the_users_own_is_not_removed(self, one, tmp_path):
+        mine = tmp_path / one[1][0]
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        with pytest.raises(ValueError, match=r"trngdataBis.mat is not the file .* remove it"):
+            datasets.fetch_whisker(["dir16_stim2"], tmp_path)
+        assert kept(tmp_path) == [mine]
 
     def test_trials_that_are_missing_or_twice(self, one, tmp_path):
         server, _, y, is_train = one
