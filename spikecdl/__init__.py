@@ -45,8 +45,8 @@ _HOME = {
     "write_npz": "io",
 }
 _MODULES = (
-    "baselines",
     *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
+    *("baselines", "datasets", "heldout"),
 )
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
+from spikecdl import _validation, heldout, models, preparation, ranks, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.decomposing import decompose
 from spikecdl.dictionary import ConvDictionary
@@ -232,9 +232,12 @@ class DCEA(TransformerMixin, BaseEstimator):
         return array[:, 0] if array.shape[1] == 1 else array
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return expected counts, in the shape and unit of the input."""
+        """Return expected counts, in the shape and unit of the input.
+
+        Where nothing was observed: what as many trials as the unit has in other bins would count.
+        """
         problem = self._fitted_problem(self._counts(X))
-        mean = problem.data.family.mean(self._eta(*self._encode(problem)))
+        mean = problem.data.family.mean(self._eta(*self._encode(problem)).double())
         array = self._layout().squeeze(mean)
         flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
         return array[:, 0] if flat else array
@@ -244,17 +247,11 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         A quarter of the bins, interleaved, is left out in turn; codes and baseline come from the
         others, and so does the null model, a constant rate per unit (with half a spike added).
-        1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.
+        1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.  The score of
+        each unit, and of other trials: `spikecdl.heldout`.
         """
-        counts = self._counts(X)
-        data = self._fitted_problem(counts).data
-        eta, null = torch.zeros_like(data.y), torch.zeros_like(data.y)
-        for fold in range(min(_FOLDS, counts.n_bins)):
-            hidden = np.arange(counts.n_bins) % _FOLDS == fold
-            seen = self._fitted_problem(preparation.hide(counts, hidden))
-            eta[..., hidden] = self._eta(*self._encode(seen))[..., hidden]
-            null[..., hidden] = scoring.null_rate(seen.data, prior=0.5)
-        return float(scoring.explained(data, eta, null))
+        found = heldout.masked(self, self._counts(X), self._family(), _FOLDS)
+        return found.deviance_explained
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""

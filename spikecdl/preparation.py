@@ -89,6 +89,12 @@ def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
     )
 
 
+def trials_everywhere(counts: BinnedSpikes) -> np.ndarray:
+    """Return ``n_pooled``, with as many as the unit pools elsewhere where nothing was observed."""
+    most = counts.n_pooled.max((0, 2), keepdims=True)
+    return np.where(counts.mask, counts.n_pooled, most.clip(min=1))
+
+
 def with_slots(counts: BinnedSpikes, family: Family) -> BinnedSpikes:
     """Return counts that know the family's Bernoulli trials per bin, if it sets them itself."""
     per_trial, rest = divmod(family.fixed_trials or 0, max(int(counts.n_pooled.max()), 1))
@@ -127,7 +133,7 @@ def observe(
 
     y, mask = tensor(counts.counts), tensor(counts.mask, torch.bool)
     family = family.map(lambda given: tensor(_per_bin("n_trials", given, counts)))
-    family = family.resolve(tensor(counts.n_trials))
+    family = family.resolve(tensor(trials_everywhere(counts) * counts.slots))
     _check_support(counts, family, layout, y, mask)
     exposure = layout.squeeze(family.exposure(y))
     _check_pooling(counts, family, exposure)

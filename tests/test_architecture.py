@@ -39,9 +39,9 @@ LAYERS = (
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "goodness_of_fit"},
-    {"training", "selection", "suggestions", "simulate", "io"},
+    {"training", "selection", "suggestions", "simulate", "io", "datasets"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
-    | {"experiments", "baselines", "decomposing"},
+    | {"experiments", "baselines", "decomposing", "heldout"},
     {"cli", "__main__"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -58,6 +58,7 @@ CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", 
 CONTAINERS_MEET_TORCH |= {"decomposing"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
+SLOW_TO_IMPORT |= {"pooch", "requests"}
 # their base class comes from there
 AT_MODULE_LEVEL = {("estimator", "sklearn"), ("baselines", "sklearn")}
 SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}

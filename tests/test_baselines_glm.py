@@ -81,7 +81,7 @@ def test_coefficients_are_those_of_statsmodels(name, shape):
             model.response_[unit], weights @ basis.functions(BIN).T, atol=1e-7
         )
     assert model.converged_
-    assert (mean[~counts.mask] == 0).all()
+    assert mean[~counts.mask].all()
 
 
 def test_pooled_counts_have_the_exposure_of_their_trials():

@@ -14,7 +14,8 @@ import pytest
 from commands import ENVIRONMENT, FIT, SIMULATE, Outcome, run, succeeded, write_only_summary
 
 import spikecdl
-from spikecdl.cli import fitting, outputs, summary
+from spikecdl import datasets
+from spikecdl.cli import outputs, summary
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 
@@ -391,7 +392,7 @@ def test_demo_checks_itself(sims, tmp_path, monkeypatch):
     three = tmp_path / "three.nwb"
     options = "--templates square,vee,cosine --length 0.05 --bin 0.001 --same-events".split()
     succeeded(run(*SIMULATE, *options, "--out", three))
-    monkeypatch.setattr(fitting, "_demo_file", lambda: three)
+    monkeypatch.setattr(datasets, "demo", lambda: three)
     outcome = succeeded(run("demo", "--out", tmp_path / "demo"))
     assert "error of each true template" in outcome.out
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
@@ -402,7 +403,7 @@ def test_demo_checks_itself(sims, tmp_path, monkeypatch):
 
 
 def test_the_demo_recording_is_there():
-    assert read(fitting._demo_file()).truth is not None
+    assert read(datasets.demo()).truth is not None
 
 
 # ----- recordings of others

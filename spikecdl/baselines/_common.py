@@ -60,7 +60,17 @@ def binned(counts: Any) -> BinnedSpikes:
 
 def exposure(counts: BinnedSpikes) -> np.ndarray:
     """Return what a rate per recorded trial is multiplied by to give an expected count."""
-    return counts.n_pooled * (counts.bin_size if counts.is_counts else 1.0)
+    return counts.n_pooled * _unit(counts)
+
+
+def expected(rate: np.ndarray, counts: BinnedSpikes) -> np.ndarray:
+    """Return expected counts at a rate, also of bins that were not observed."""
+    return rate * preparation.trials_everywhere(counts) * _unit(counts)
+
+
+def _unit(counts: BinnedSpikes) -> float:
+    """Seconds per bin; 1 for a real-valued signal."""
+    return counts.bin_size if counts.is_counts else 1.0
 
 
 def observed(counts: BinnedSpikes, family: str | Family, baseline: Any = "learned") -> Observations:

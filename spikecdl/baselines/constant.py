@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spikecdl import _validation
-from spikecdl.baselines._common import PerUnit, exposure
+from spikecdl.baselines._common import PerUnit, expected, exposure
 from spikecdl.data import BinnedSpikes
 
 
@@ -74,7 +74,7 @@ class ConstantRate(PerUnit):
         ValueError
             If units or bins are not those of the fit.
         """
-        return self.rate_[:, None] * exposure(self._known(counts))
+        return expected(self.rate_[:, None], self._known(counts))
 
 
 def added_spikes(prior: float) -> float:

@@ -146,7 +146,7 @@ class GLM(PerUnit):
         eta = self.intercept_[:, None] + np.einsum("tubj,uj->tub", covariates, self.coef_)
         mean = SHARED.squeeze(data.family.mean(torch.from_numpy(SHARED.expand(eta))))
         scale = _pooling(counts, data) / self._pooling
-        return np.where(counts.mask, mean * scale[:, None], 0)
+        return mean * scale[:, None]
 
     def _fit_unit(
         self, unit: int, usable: np.ndarray, data: Observations, covariates: np.ndarray

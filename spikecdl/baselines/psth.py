@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from spikecdl import _validation
-from spikecdl.baselines._common import PerUnit, exposure
+from spikecdl.baselines._common import PerUnit, expected, exposure
 from spikecdl.baselines.constant import ConstantRate, added_spikes, ratio
 from spikecdl.data import BinnedSpikes
 
@@ -98,4 +98,4 @@ class PSTH(PerUnit):
                 f"the counts have {counts.n_bins} bins from {counts.t_start:g} s, the fit {n_bins} "
                 f"from {self.t_start_:g} s; use the windows of the fit"
             )
-        return np.where(counts.mask, self.rate_, 0) * exposure(counts)
+        return expected(self.rate_, counts)

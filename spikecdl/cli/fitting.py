@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,10 +137,11 @@ def demo(
 
     The recording is simulated: what was found is compared with what made it.
     """
+    from spikecdl import datasets
     from spikecdl.estimator import DCEA
 
     model = DCEA(3, 0.05, "binomial", device=device, random_state=seed)
-    _fit_to_folder(_demo_file(), model, Windows(pool=True), 0.001, out, as_json=as_json)
+    _fit_to_folder(datasets.demo(), model, Windows(pool=True), 0.001, out, as_json=as_json)
 
 
 def _fit_to_folder(
@@ -212,10 +212,3 @@ def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
             "separated by commas"
         ) from None
     return rates if len(rates) > 1 else rates[0]
-
-
-def _demo_file() -> Path:
-    """Return the recording that ships with the package, installed or in a checkout."""
-    shipped = Path(str(resources.files("spikecdl").joinpath("demo.nwb")))
-    beside = Path(__file__).parents[2] / "datasets" / "demo.nwb"
-    return shipped if shipped.exists() else beside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class OnsetHits:
 
 
 def onset_hits(
-    times: list[ArrayLike],
+    times: Sequence[ArrayLike],
     onsets: ArrayLike,
     tolerance: float,
     duration: float,
@@ -97,7 +98,7 @@ def _hits(
     chosen = []
     for one in times:
         distance = _distance(one[None] - lags[:, None], onsets)  # (lag, event, onset)
-        by_lag = (distance <= tolerance + 1e-9).any(axis=1)
+        by_lag = np.any(distance <= tolerance + 1e-9, axis=1)
         best = int(by_lag.sum(-1).argmax())
         hit |= by_lag[best]
         chosen.append(float(lags[best]))

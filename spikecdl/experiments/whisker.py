@@ -134,7 +134,7 @@ def run(options: Options) -> Result:
     import pandas as pd
 
     names, splits = (RECORDINGS[1::3], SPLITS[:1]) if options.quick else (RECORDINGS, SPLITS)
-    fits = []
+    fits: list[Fit] = []
     for recording in load(options.data, names):
         for split in splits:
             options.say(f"{recording.name}, trials {split.name}")

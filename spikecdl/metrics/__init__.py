@@ -1,7 +1,7 @@
 """How good an answer is: templates and events against a known truth, rates against the counts."""
 
 from spikecdl.metrics.events import EventRates, event_rates
-from spikecdl.metrics.fit import bits_per_spike, deviance_explained, psnr, rate_gain
+from spikecdl.metrics.fit import bits_per_spike, deviance, deviance_explained, psnr, rate_gain
 from spikecdl.metrics.templates import (
     TemplateError,
     TemplateShape,
@@ -17,6 +17,7 @@ __all__ = [
     "TemplateError",
     "TemplateShape",
     "bits_per_spike",
+    "deviance",
     "deviance_explained",
     "event_rates",
     "psnr",

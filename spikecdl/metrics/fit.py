@@ -14,6 +14,57 @@ if TYPE_CHECKING:
     from spikecdl.families import Family
 
 
+def deviance(
+    y: ArrayLike,
+    mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+) -> float | np.ndarray:
+    """Twice the log likelihood lost against a model that expects every observation as it came.
+
+    Parameters
+    ----------
+    y : array_like
+        Observations, usually (trial, unit, bin).
+    mean : array_like, broadcastable to ``y``
+        Expected observations, in the unit of ``y``.
+    family : Family
+        Observation model; parameters that are tensors must broadcast to ``y``.
+    mask : array_like of bool, broadcastable to ``y``, optional
+        False where nothing was observed; those entries are ignored.
+    axis : int or tuple of int, optional
+        Axes to sum over, None for all: ``axis=(0, 2)`` gives one value per unit.
+
+    Returns
+    -------
+    float or ndarray
+        A float for ``axis=None``. Infinite where something happened that the model calls
+        impossible.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast, observed entries are not finite, or the family cannot have an
+        expected observation.
+
+    Examples
+    --------
+    >>> from spikecdl.families import Gaussian
+    >>> deviance([1.0, 2.0], [1.0, 4.0], Gaussian(scale=2.0))
+    1.0
+    """
+    values, (means,), observed = _observations(y, mask, mean=mean)
+    lost = np.where(observed, _deviance(family, values, means), 0)
+    impossible = np.isnan(lost)
+    if impossible.any():
+        raise ValueError(
+            f"`mean` (={means[impossible][0]:g}) is outside what {type(family).__name__} can expect"
+        )
+    total = lost.sum(axis=axis)
+    return float(total) if axis is None else total
+
+
 def deviance_explained(
     y: ArrayLike,
     mean: ArrayLike,
@@ -64,9 +115,8 @@ def deviance_explained(
     >>> round(deviance_explained(y, model, y.mean(), Poisson()), 2)
     0.8
     """
-    values, means, null, observed = _observations(y, mean, null_mean, mask)
-    left = np.where(observed, _deviance(family, values, means), 0).sum(axis=axis)
-    total = np.where(observed, _deviance(family, values, null), 0).sum(axis=axis)
+    values, (means, null), observed = _observations(y, mask, mean=mean, null_mean=null_mean)
+    left, total = (np.asarray(deviance(values, m, family, observed, axis)) for m in (means, null))
     with np.errstate(invalid="ignore", divide="ignore"):
         explained = np.where(total > 0, 1 - left / total, np.nan)
     return float(explained) if axis is None else explained
@@ -123,7 +173,7 @@ def bits_per_spike(
     >>> round(bits_per_spike(y, mean=[0, 0, 4, 4], null_mean=2.0), 3)
     1.0
     """
-    values, means, null, observed = _observations(y, mean, null_mean, mask)
+    values, (means, null), observed = _observations(y, mask, mean=mean, null_mean=null_mean)
     gain = _log_ratio(values, means, null)
     if n_trials is None:
         gain = gain + null - means
@@ -212,18 +262,18 @@ def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
 
 
 def _observations(
-    y: ArrayLike, mean: ArrayLike, null_mean: ArrayLike, mask: ArrayLike | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Counts, both means and the mask in the shape of ``y``; 0 where nothing was observed."""
+    y: ArrayLike, mask: ArrayLike | None, **expected: ArrayLike
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Observations, what was expected, and the mask, in one shape; 0 where nothing was observed."""
     values = np.asarray(y, dtype=float)
     observed = _broadcast("mask", True if mask is None else mask, values).astype(bool)
     arrays = []
-    for name, array in (("y", values), ("mean", mean), ("null_mean", null_mean)):
+    for name, array in (("y", values), *expected.items()):
         full = _broadcast(name, array, values)
         if not np.isfinite(full[observed]).all():
             raise ValueError(f"`{name}` must be finite wherever something was observed")
         arrays.append(np.where(observed, full, 0))
-    return arrays[0], arrays[1], arrays[2], observed
+    return arrays[0], arrays[1:], observed
 
 
 def _broadcast(name: str, array: ArrayLike, like: np.ndarray) -> np.ndarray:

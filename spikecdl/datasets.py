@@ -1,0 +1,235 @@
+"""Recordings to try spikecdl on: the one that is shipped, and published ones that are fetched.
+
+`registry` says where each lies in public, under which licence, and what to cite.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikecdl import _validation
+from spikecdl.data import SpikeTrains
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["WHISKER", "demo", "fetch_whisker", "registry", "whisker_displacement"]
+
+WHISKER = {
+    f"dir{site}_stim{stimulus}": tuple(f"Dir{site}/Neuron{unit}" for unit in range(1, n_units + 1))
+    for site, n_units in ((3, 2), (16, 1))
+    for stimulus in (1, 2, 3)
+}
+"""Recordings of the whisker data by name, with the units of each."""
+
+_BIN = 1e-3  # seconds, of the originals
+_TRIAL = 3000  # bins
+_DURATION = _TRIAL * _BIN
+_PARTS = {"trngdataBis.mat": "idxtr", "testdataBis.mat": "idxts"}  # file, and places of its trials
+
+
+def demo() -> Path:
+    """Return the recording that ships with the package: simulated, with its truth inside."""
+    return _shipped("demo.nwb")
+
+
+def registry() -> dict[str, Any]:
+    """Return what is known of each recording: address, licence, what to cite, files.
+
+    Examples
+    --------
+    >>> registry()["whisker_thalamus"]["licence"]
+    'GPL-2.0-or-later'
+    """
+    return tomllib.loads(_shipped("registry.toml").read_text("utf-8"))
+
+
+def fetch_whisker(
+    names: Sequence[str] = tuple(WHISKER), folder: str | Path | None = None
+) -> dict[str, SpikeTrains]:
+    """Fetch recordings of rat thalamus under periodic whisker deflection.
+
+    Units of the ventral posterior medial nucleus, 50 trials of 3 s for each stimulus: half a second
+    of rest, then 16 deflections at 8 Hz, fast (1), middle (2) or slow (3).
+
+    The original files, two for each unit and stimulus, are downloaded once and kept.  Of one of
+    them the SHA-256 is known and checked.  The others are checked for what they should hold, and
+    their SHA-256 is noted beside them at the first download: later changes are noticed.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of `WHISKER`: "dir3_stim1" to "dir3_stim3" have two units, "dir16_stim1" to
+        "dir16_stim3" one.
+    folder : path, optional
+        Where the originals are kept.  Default: the user's cache.
+
+    Returns
+    -------
+    dict of str to SpikeTrains
+        Trials one after another in the order of recording (their true times are not public), with
+        the columns ``split`` ("train" for 17 trials, "test" for 33) and ``stimulus``.  Spike times
+        are the middles of bins of 1 ms.
+
+    Raises
+    ------
+    ConnectionError
+        If a file cannot be downloaded.
+    ValueError
+        If there is no recording of that name, or a file is not what it should be; it is not kept.
+
+    References
+    ----------
+    Temereanca, Brown and Simons, J Neurosci 28:11153, 2008.
+
+    Examples
+    --------
+    >>> spikes = fetch_whisker(["dir3_stim2"])["dir3_stim2"]  # doctest: +SKIP
+    >>> train = spikes.bin(0.005, trials="split == 'train'")  # doctest: +SKIP
+    """
+    if isinstance(names, str):
+        raise TypeError(f"`names` (={names!r}) must be a sequence of names, as [{names!r}]")
+    for name in names:
+        _validation.one_of("names", name, WHISKER)
+    return {name: _whisker(name, _folder(folder)) for name in names}
+
+
+def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndarray:
+    """Fetch the whisker's displacement in each trial of a recording.
+
+    Parameters
+    ----------
+    name : str
+        Of `WHISKER`.
+    folder : path, optional
+        As in `fetch_whisker`.
+
+    Returns
+    -------
+    ndarray, shape (trial, bin)
+        In mm, in bins of 1 ms; trials in the order of recording.
+
+    Raises
+    ------
+    ConnectionError, ValueError
+        As `fetch_whisker`.
+    """
+    unit = WHISKER[_validation.one_of("name", name, WHISKER)][0]
+    trials, _ = _recorded(name, unit, "t", _folder(folder))
+    return trials / 10
+
+
+def _whisker(name: str, folder: Path) -> SpikeTrains:
+    """Make a recording of the files of its units."""
+    times, splits = [], []
+    for unit in WHISKER[name]:
+        y, is_train = _recorded(name, unit, "y", folder)
+        trial, bin_ = np.nonzero(y)
+        times.append(trial * _DURATION + (bin_ + 0.5) * _BIN)
+        splits.append(is_train)
+    if not all(np.array_equal(split, splits[0]) for split in splits):
+        raise ValueError(f"the units of {name} have other trials in their training files")
+    start = np.arange(len(splits[0])) * _DURATION
+    return SpikeTrains.from_arrays(
+        times,
+        observed=(0.0, len(start) * _DURATION),
+        trials={
+            "start_time": start,
+            "stop_time": start + _DURATION,
+            "split": np.where(splits[0], "train", "test").astype(object),
+            "stimulus": np.full(len(start), int(name[-1])),
+        },
+        units={"unit_name": list(WHISKER[name])},
+        clock_rate=2 / _BIN,
+        source=f"whisker_thalamus/{name}",
+    )
+
+
+def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a variable of all trials (trial, bin) as recorded, and which trials are to train."""
+    stem = f"data/Explicit Stimulus/{unit}/Stim{name[-1]}/"
+    contents = [_matlab("whisker_thalamus", stem + file, folder) for file in _PARTS]
+    known = contents[1] | contents[0]
+    places = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
+    values = np.concatenate([content[variable] for content in contents])
+    order = np.concatenate(places)
+    if values.size != order.size * _TRIAL or set(order) != set(range(order.size)):
+        raise ValueError(
+            f"{stem} holds {values.size} bins of {order.size} trials; they should be {_TRIAL} of "
+            f"each, and {' and '.join(_PARTS.values())} number every trial once"
+        )
+    back = np.argsort(order)
+    return values.reshape(-1, _TRIAL)[back], back < len(places[0])
+
+
+def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
+    """Fetch a MATLAB file and read it; a download is kept, and its SHA-256 noted, if that works."""
+    from pooch import file_hash
+    from scipy.io import loadmat
+
+    was_here = (folder / path).exists()
+    file, address = _fetched(name, path, folder)
+    try:
+        content = loadmat(file, variable_names=["y", "t", *_PARTS.values()])
+        values = {k: v.ravel().astype(float) for k, v in content.items() if k[0] != "_"}
+        if not np.isin(values["y"], (0, 1)).all() or values["t"].size != values["y"].size:
+            raise ValueError("y must be 0 or 1 in each bin of t")
+    except Exception as error:  # the reader's errors are of many kinds
+        if not was_here:
+            file.unlink()
+        what, remedy = (file, "remove it") if was_here else (address, "it was not kept; try again")
+        raise ValueError(f"{what} is not the file expected ({error!r}); {remedy}") from None
+    if not _note(file).exists():
+        _note(file).write_text(file_hash(file) + "\n", "utf-8")
+    return values
+
+
+def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
+    """Return a file of a recording from the folder, or download it; and its address."""
+    import pooch
+    import requests
+
+    entry = registry()[name]
+    known = {file["path"]: file.get("sha256") for file in entry["files"]}[path]
+    note = _note(folder / path)
+    if known is None and note.exists():
+        known = note.read_text("utf-8").strip()
+    shelf = pooch.create(path=folder, base_url=entry["download"], registry={path: known})
+    address = shelf.get_url(path)
+    try:
+        return Path(shelf.fetch(path)), address
+    except requests.RequestException as error:
+        raise ConnectionError(
+            f"{address} could not be downloaded ({type(error).__name__}: {error}); check the "
+            f"connection, or put the file at {folder / path}"
+        ) from None
+    except ValueError:
+        raise ValueError(
+            f"what lies at {address} has not the SHA-256 that is known ({known}); it was not kept. "
+            "Try again; if it stays so, the file has changed there"
+        ) from None
+
+
+def _note(file: Path) -> Path:
+    """Return where the SHA-256 of a first download is written."""
+    return file.with_name(file.name + ".sha256")
+
+
+def _folder(folder: str | Path | None) -> Path:
+    from pooch import os_cache
+
+    return Path(folder) if folder is not None else os_cache("spikecdl") / "whisker_thalamus"
+
+
+def _shipped(name: str) -> Path:
+    """Return a file of the folder ``datasets``, in an installed package or in a checkout."""
+    installed = Path(str(resources.files("spikecdl").joinpath(name)))
+    return installed if installed.exists() else Path(__file__).parents[1] / "datasets" / name
