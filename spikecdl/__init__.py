@@ -44,7 +44,10 @@ _HOME = {
     "write_nwb": "io",
     "write_npz": "io",
 }
-_MODULES = ("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io")
+_MODULES = (
+    *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
+    "goodness_of_fit",
+)
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
