@@ -46,7 +46,7 @@ _HOME = {
 }
 _MODULES = (
     *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
-    *("baselines", "datasets", "heldout"),
+    *("baselines", "datasets", "goodness_of_fit", "heldout"),
 )
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

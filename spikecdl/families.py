@@ -41,6 +41,32 @@ class ScalarLoss(NamedTuple):
     shift: float = 0.0
 
 
+class CountingProcess(NamedTuple):
+    r"""A count as the spikes that have come by the end of its bin, of any bin on its own.
+
+    After n spikes the next one comes at rate ``start + step n``, for as long as ``duration``.  A
+    step of 0 is a Poisson process, 1 a birth process that ends at a negative binomial count, -1 a
+    death process that ends at a binomial one (each of M trials fires once or not).
+
+    Parameters
+    ----------
+    start : tensor, shape of the means
+        Rate of the first spike.
+    duration : tensor, shape of the means
+        Length of the bin in the time of that rate.
+    step : {-1, 0, 1}
+        What every spike adds to the rate.
+
+    References
+    ----------
+    Kendall 1949, Stochastic processes and population growth, J. R. Stat. Soc. B 11, 230-282.
+    """
+
+    start: Tensor
+    duration: Tensor
+    step: int
+
+
 class Family(ABC):
     """Distribution of an observation ``y`` given its linear predictor ``eta``.
 
@@ -116,6 +142,10 @@ class Family(ABC):
     @abstractmethod
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         """Mark the observations outside the support, and say in words what the support is."""
+
+    def counting_process(self, mean: Tensor) -> CountingProcess | None:
+        """Return the process within a bin that ends at a count of this mean; None if none does."""
+        return None
 
     @property
     def eta_scale(self) -> float:
@@ -304,6 +334,12 @@ class Binomial(Family):
         limit = f" (={int(total)})" if total.numel() == 1 else ""
         return _invalid_counts(y) | (y > total), f"whole counts from 0 to n_trials{limit}"
 
+    def counting_process(self, mean: Tensor) -> CountingProcess:
+        total = self._total(mean).expand_as(mean)
+        share = mean / total.clamp(min=1)
+        below = 1 - torch.finfo(mean.dtype).eps  # certainty would last for ever
+        return CountingProcess(total, -torch.log1p(-share.clamp(max=below)), -1)
+
     def exposure(self, y: Tensor) -> Tensor:
         return self._total(y).expand_as(y)
 
@@ -370,6 +406,9 @@ class Poisson(Family):
 
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         return _invalid_counts(y), "whole counts of 0 or more"
+
+    def counting_process(self, mean: Tensor) -> CountingProcess:
+        return CountingProcess(mean, torch.ones_like(mean), 0)
 
 
 @dataclass(frozen=True)
@@ -439,6 +478,10 @@ class NegativeBinomial(Family):
 
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         return _invalid_counts(y), "whole counts of 0 or more"
+
+    def counting_process(self, mean: Tensor) -> CountingProcess:
+        start = torch.full_like(mean, self.shape)
+        return CountingProcess(start, torch.log1p(mean / self.shape), 1)
 
 
 FAMILIES: dict[str, type[Family]] = {

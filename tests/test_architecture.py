@@ -38,7 +38,7 @@ LAYERS = (
     | {"threads", "ranks", "_validation"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
-    | {"implicit", "_support", "goodness_of_fit"},
+    | {"implicit", "_support", "rescaling", "goodness_of_fit"},
     {"training", "selection", "suggestions", "simulate", "io", "datasets"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments", "baselines", "decomposing", "heldout"},
