@@ -12,7 +12,9 @@ from spikecdl.experiments.result import Options, Result
 
 __all__ = ["EXPERIMENTS", "Options", "Result", "run"]
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "sea": "the shallow auto-encoder of the theory contracts to the truth, and what breaks it",
+}
 """Experiments by name, with what each shows."""
 
 
