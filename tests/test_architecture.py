@@ -38,7 +38,7 @@ LAYERS = (
     | {"threads", "ranks", "_validation"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
-    | {"implicit", "_support", "rescaling", "goodness_of_fit"},
+    | {"implicit", "_support", "rescaling", "goodness_of_fit", "shallow"},
     {"training", "selection", "suggestions", "simulate", "io", "datasets"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments", "baselines", "decomposing", "heldout"},
@@ -47,7 +47,7 @@ LAYERS = (
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
-CORE |= {"implicit", "blocks", "windows"}
+CORE |= {"implicit", "blocks", "windows", "shallow"}
 
 # what the core may use besides: checks, and the compiled solvers (the files with numba)
 CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}

@@ -12,7 +12,10 @@ from spikecdl.experiments.result import Options, Result
 
 __all__ = ["EXPERIMENTS", "Options", "Result", "run"]
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "whisker": "thalamic units under whisker deflection, DCEA beside its rivals",
+    "sea": "the shallow auto-encoder of the theory contracts to the truth, and what breaks it",
+}
 """Experiments by name, with what each shows."""
 
 
