@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _DRAWS = 500  # sets of events at random times
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,45 +66,38 @@ def onset_hits(
         Draws the random times.
     """
     known = np.asarray(onsets, dtype=float)
-    reach = float(np.diff(known).min()) / 2
-    lags = bin_size * np.arange(-int(reach / bin_size), int(reach / bin_size) + 1)
+    n_lags = int(np.diff(known).min() / 2 / bin_size)
+    lags = bin_size * np.arange(-n_lags, n_lags + 1)
     found = [np.asarray(one, dtype=float) for one in times]
-    hits, chosen = _hits(found, known, lags, tolerance)
-    drawn = np.array(
-        [
-            _hits([generator.uniform(0, duration, len(one)) for one in found], known, lags,
-                  tolerance)[0].sum()
-            for _ in range(_DRAWS)
-        ]
-    )  # fmt: skip
     n_events = sum(map(len, found))
-    near = sum(
-        int((_distance(one - lag, known) <= tolerance + 1e-9).any(1).sum())
-        for one, lag in zip(found, chosen, strict=True)
-    )
+    n_hit, n_near, chosen = _hits(found, known, lags, tolerance)
+    drawn = np.empty(_DRAWS)
+    for draw in range(_DRAWS):
+        random = [generator.uniform(0, duration, len(one)) for one in found]
+        drawn[draw], _, _ = _hits(random, known, lags, tolerance)
     return OnsetHits(
-        hit_rate=float(hits.mean()),
-        false_alarm_rate=1 - near / n_events if n_events else float("nan"),
-        lags=tuple(chosen),
+        hit_rate=n_hit / len(known),
+        false_alarm_rate=1 - n_near / n_events if n_events else float("nan"),
+        lags=chosen,
         chance_hit_rate=float(drawn.mean() / len(known)),
-        p_value=float((1 + (drawn >= hits.sum()).sum()) / (1 + _DRAWS)),
+        p_value=float((1 + (drawn >= n_hit).sum()) / (1 + _DRAWS)),
     )
 
 
 def _hits(
-    times: list[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, list[float]]:
-    """Return which onsets are hit, and the lag of each template."""
-    hit = np.zeros(len(onsets), dtype=bool)
-    chosen = []
+    times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
+) -> tuple[int, int, tuple[float, ...]]:
+    """Return how many onsets are hit, how many events are near one, and each template's lag.
+
+    Of lags that hit as many onsets, the one that brings the most events near.
+    """
+    hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
     for one in times:
-        distance = _distance(one[None] - lags[:, None], onsets)  # (lag, event, onset)
-        by_lag = np.any(distance <= tolerance + 1e-9, axis=1)
-        best = int(by_lag.sum(-1).argmax())
-        hit |= by_lag[best]
+        distance = np.abs((one - lags[:, None])[..., None] - onsets)  # (lag, event, onset)
+        close = distance <= tolerance + _ROUNDING
+        hits, near = np.any(close, axis=1), np.any(close, axis=2).sum(axis=1)
+        best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
+        hit |= hits[best]
+        n_near += int(near[best])
         chosen.append(float(lags[best]))
-    return hit, chosen
-
-
-def _distance(times: np.ndarray, onsets: np.ndarray) -> np.ndarray:
-    return np.abs(times[..., None] - onsets)
+    return int(hit.sum()), n_near, tuple(chosen)

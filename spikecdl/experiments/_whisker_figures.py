@@ -28,14 +28,14 @@ def scores(table: pd.DataFrame) -> Figure:
     places = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
     ax = _style.axes_array(None, (1, 1), (7.5, 4.2))[0, 0]
     for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
-        main = method == "DCEA"
+        main, ours = method == "DCEA", "DCEA" in method
         keys = zip(of_method["recording"], of_method["unit"], strict=True)
         at = np.array([places.index(key) for key in keys]) + (number - 3.5) * 0.08
         ax.plot(
             at,
             of_method["deviance_explained"],
             _MARKERS[number],
-            color=_style.PALETTE[1] if main else _style.PALETTE[0] if "DCEA" in method else None,
+            color=_style.PALETTE[1] if ours else _style.PALETTE[(0, 2, 3, 5)[number % 4]],
             markerfacecolor=None if main else "none",
             markersize=8 if main else 6,
             zorder=3 if main else 2,
@@ -46,7 +46,7 @@ def scores(table: pd.DataFrame) -> Figure:
     ax.set_xlim(-0.5, len(places) - 0.5)
     ax.grid(axis="y", color=_style.UNSEEN)
     _style.tidy(ax)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return ax.figure
 
 
@@ -67,8 +67,9 @@ def templates(fits: Sequence[Fit], onsets: np.ndarray) -> Figure:
         ax.set_ylabel("rate (Hz)")
     for ax in axes[-3:]:
         ax.set_xlabel("time from the deflection (ms)")
-    axes[0].legend(loc="upper right")
-    return axes[0].figure
+    figure = axes[0].figure
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return figure
 
 
 def _draw_template(ax: Axes, parts: Decomposition, place: int, onsets: np.ndarray) -> None:
@@ -111,5 +112,6 @@ def intervals(fits: Sequence[Fit]) -> Figure:
         ax.set_ylabel("difference")
     for ax in axes[-3:]:
         ax.set_xlabel("quantile of the uniform law")
-    axes[0].legend(loc="upper right")
-    return axes[0].figure
+    figure = axes[0].figure
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return figure

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl import heldout
+from spikecdl import datasets, heldout
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
@@ -23,6 +23,7 @@ from spikecdl.experiments import _whisker_figures as figures
 from spikecdl.experiments._onsets import onset_hits
 from spikecdl.experiments.result import Options, Result
 from spikecdl.goodness_of_fit import TimeRescaling, rescale
+from spikecdl.io import read_nwb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
 BIN_SIZE, LENGTH, FAMILY = 0.005, 0.125, "binomial"
 ONSETS = 0.5 + 0.125 * np.arange(16)
 TOLERANCE = 0.01
+_SAMPLE = 1e-3  # seconds, of the displacement
 _N_FIRST = 30  # trials that the follow-up paper fits, of 50
 
 
@@ -164,23 +166,37 @@ def run(options: Options) -> Result:
 
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
-    """Yield recordings: of NWB files in a folder, or downloaded.
+    """Yield recordings: NWB files of a folder, or as they are published, downloaded.
 
     Raises
     ------
     ValueError
         If a file is not there.
     """
-    from spikecdl.io import read_nwb
-
     for name in names:
-        path = (folder or Path()) / f"{name}.nwb"
-        if not path.exists():
-            raise ValueError(
-                f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; "
-                "see `spikecdl.datasets.fetch_whisker`"
-            )
-        yield Recording(name, read_nwb(path), _displacement(path))
+        spikes, displacement = _fetched(name) if folder is None else _read(folder, name)
+        binned = displacement.reshape(-1, round(BIN_SIZE / _SAMPLE)).mean(axis=1)
+        yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
+
+
+def _fetched(name: str) -> tuple[SpikeTrains, np.ndarray]:
+    """Return spikes, and the whisker's displacement in a trial, the same in all."""
+    return datasets.fetch_whisker([name])[name], datasets.whisker_displacement(name)[0]
+
+
+def _read(folder: Path, name: str) -> tuple[SpikeTrains, np.ndarray]:
+    """Return the same of an NWB file."""
+    import h5py
+
+    path = folder / f"{name}.nwb"
+    if not path.exists():
+        raise ValueError(
+            f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; without it the "
+            "recordings are downloaded"
+        )
+    with h5py.File(path, "r") as file:
+        displacement = file["stimulus/presentation/whisker_displacement/data"][: round(3 / _SAMPLE)]
+    return read_nwb(path), displacement
 
 
 def fit_method(recording: Recording, split: Split, method: Method, seed: int) -> Iterator[Fit]:
@@ -202,18 +218,6 @@ def fit_method(recording: Recording, split: Split, method: Method, seed: int) ->
             parts=model.decompose(pooled) if hasattr(model, "decompose") else None,
             seconds=seconds,
         )
-
-
-def _displacement(path: Path) -> np.ndarray:
-    """Return the mean displacement of the whisker in the bins of a trial, and its change."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        series = file["stimulus/presentation/whisker_displacement"]
-        rate = round(float(series["starting_time"].attrs["rate"]))
-        values = series["data"][: 3 * rate]
-    binned = values.reshape(-1, round(BIN_SIZE * rate)).mean(axis=1)
-    return np.stack([binned, np.gradient(binned)])
 
 
 def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
