@@ -1,0 +1,117 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Whisker deflections, without being told when
+#
+# Two neighbouring units of rat thalamus, while a whisker is deflected 16 times in each trial, eight
+# times a second. The deflections are known, and that is the point: the fit is not told of them, so
+# that what it finds can be checked. `spikecdl experiment whisker` does this for all recordings,
+# with more rivals.
+#
+# The recordings are published and are downloaded once (GPL-2.0-or-later; Temereanca, Brown and
+# Simons 2008), unless a copy lies beside the checkout.
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import spikecdl
+from spikecdl import heldout, plots
+from spikecdl.baselines import GLM, PSTH, Basis, onsets
+from spikecdl.goodness_of_fit import rescale
+
+here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
+name = "dir3_stim2"
+copy = here.parents[1] / "shared" / "data" / "whisker_thalamus" / f"{name}.nwb"
+spikes = spikecdl.read(copy) if copy.exists() else spikecdl.datasets.fetch_whisker([name])[name]
+spikes
+
+# %% [markdown]
+# ## Trials to fit, trials to test
+#
+# The file says which trials are which. Every trial has the same deflections, so the ones to fit are
+# pooled: 17 trials become one count of 0 to 85 spikes (17 trials x 5 slots of 1 ms) in each bin.
+
+# %%
+training = spikes.bin(0.005, trials="split == 'train'")
+test = spikes.bin(0.005, trials="split == 'test'")
+plots.raster(training, unit=0)
+plt.show()
+
+# %% [markdown]
+# ## Fit
+#
+# One template of 125 ms. In the joint layout a template has a waveform for each unit, and its events
+# are those of both: they see the same whisker.
+
+# %%
+model = spikecdl.DCEA(1, 0.125, "binomial", layout="joint", random_state=0)
+model.fit(training.pool())
+plots.templates(model)
+plt.show()
+
+# %% [markdown]
+# ## When did it happen?
+#
+# The first deflection was at 0.5 s, and one came every 125 ms. Where a template begins is a
+# convention, so one number, the lag, is free.
+
+# %%
+parts = model.decompose(training.pool())
+times = parts.events()["time"].to_numpy()
+true = 0.5 + 0.125 * np.arange(16)
+nearest = true[np.abs(times[:, None] - true).argmin(axis=1)]
+lag = np.median(times - nearest)
+hit = np.abs(times[:, None] - lag - true).min(axis=0) <= 0.01
+print(f"{len(times)} events; {hit.sum()} of 16 deflections have one within 10 ms of {lag:+.3f} s")
+assert hit.sum() >= 14
+
+# %%
+plots.rates_figure(parts, training)
+plt.show()
+
+# %% [markdown]
+# ## Does it predict other trials?
+#
+# The rate that templates and codes give for the trials that were fitted is scored on the trials that
+# were not: the part of the deviance of a constant rate that it explains. Beside it the PSTH, and a
+# model that knows the deflections and averages over them.
+
+# %%
+rivals = {
+    "PSTH": PSTH(),
+    "known onsets": GLM(
+        "binomial", stimulus=onsets(true), response=Basis(0.125, size=None), ridge=1e-3
+    ),
+}
+scores = {"DCEA": heldout.transfer(model, training.pool(), test.pool(), "binomial")}
+for label, rival in rivals.items():
+    rival.fit(training.pool())
+    scores[label] = heldout.transfer(rival, training.pool(), test.pool(), "binomial")
+for label, score in scores.items():
+    print(f"{label:12}", score.deviance_explained_per_unit.round(3))
+assert scores["DCEA"].deviance_explained > scores["PSTH"].deviance_explained
+
+# %% [markdown]
+# ## What a rate cannot say
+#
+# If spikes came independently at this rate, their intervals, rescaled, would be uniform. In single
+# trials they are not: these units fire in bursts and pause after them, which no model of the rate
+# alone can know. Time rescaling shows it, whatever the deviance says.
+
+# %%
+single = heldout.transfer(model, training.pool(), test, "binomial")
+plots.ks(rescale(test, single.mean, "binomial"))
+plt.show()
