@@ -12,7 +12,11 @@ from spikecdl.experiments.result import Options, Result
 
 __all__ = ["EXPERIMENTS", "Options", "Result", "run"]
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "binomial": "the source's three templates come back from random starts",
+    "untied": "encoder weights of their own, trained without labels, lose",
+    "mismatch": "spikes taken for a signal with Gaussian noise lose",
+}
 """Experiments by name, with what each shows."""
 
 
