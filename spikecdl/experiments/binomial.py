@@ -6,17 +6,17 @@ the source's own trainer) layers are varied.  A method takes part by its line in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spikecdl.experiments import contest
 from spikecdl.experiments.contest import PENALTY_WEIGHT, Method, dcea
-from spikecdl.experiments.groups import Groups
+from spikecdl.experiments.groups import SHAPES, Groups
 from spikecdl.experiments.result import Options, Result, median_and_range
 from spikecdl.training import Alternating, Implicit, Unrolled
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -53,14 +53,6 @@ FULL = Size()
 QUICK = Size(60, 30, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 8)
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A method and the groups that it fits."""
-
-    method: Method
-    groups: Groups
-
-
 def methods(size: Size) -> list[Method]:
     """Return the methods that take part, the default first; a rival is a line here."""
     return [
@@ -77,24 +69,21 @@ def methods(size: Size) -> list[Method]:
 
 def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
     """Return the source's trainer, from random templates."""
-    trainer = Unrolled(
-        n_unrolled, tied=tied, start="random", batch_size=8, learning_rate=0.02
-    )
+    trainer = Unrolled(n_unrolled, tied=tied, start="random", batch_size=8, learning_rate=0.02)
     name = SOURCE if tied else "untied"
     return dcea(name, trainer, PENALTY_WEIGHT, n_epochs, (("n_unrolled", n_unrolled),))
 
 
-def conditions(size: Size) -> Iterator[Condition]:
-    """Yield what is fitted, every condition once."""
+def conditions(size: Size) -> list[tuple[Method, Groups]]:
+    """Return what is fitted to what, everything once."""
     taking_part, few, many = methods(size), Groups(size.few), Groups(size.many)
     varied = [replace(many, n_trials=n) for n in size.n_trials]
     varied += [replace(many, baseline=hz) for hz in size.baselines]
     depths = [unrolled(layers, size.n_epochs) for layers in size.depths]
-    chosen = {
-        **{(m.name, m.settings, few): Condition(m, few) for m in [*taking_part, *depths]},
-        **{("", (), g): Condition(taking_part[0], g) for g in [many, *varied]},
-    }
-    yield from chosen.values()
+    wanted = [(method, few) for method in [*taking_part, *depths]]
+    wanted += [(taking_part[0], groups) for groups in [many, *varied]]
+    once = {(method.name, method.settings, groups): method for method, groups in wanted}
+    return [(method, groups) for (_, _, groups), method in once.items()]
 
 
 def run(options: Options, size: Size | None = None) -> Result:
@@ -115,17 +104,19 @@ def run(options: Options, size: Size | None = None) -> Result:
 
     size = size or (QUICK if options.quick else FULL)
     seeds = range(options.random_state, options.random_state + size.n_seeds)
-    rows, traces = [], []
-    for condition in conditions(size):
+    rows, traces, shapes = [], [], {}
+    for method, groups in conditions(size):
         for seed in seeds:
-            fitted = contest.run(condition.method, condition.groups, seed)
+            fitted = contest.run(method, groups, seed)
             rows.append(fitted.row)
             traces += fitted.trace
+            if (groups, seed) == (Groups(size.few), seeds[0]):
+                shapes.setdefault(method.name, fitted.templates)
         options.say(contest.described(rows[-len(seeds) :]))
     table, trace = pd.DataFrame(rows), pd.DataFrame(traces)
     return Result(
         table=table,
-        figures=_figures(table, trace, size, seeds[0]),
+        figures=_figures(table, trace, shapes, size, seeds[0]),
         settings={
             **asdict(size),
             "groups": asdict(Groups(size.many)),
@@ -142,9 +133,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     usual = table[(table["n_trials"] == 30) & (table["baseline"] == 8.0)]
     default = usual[usual["method"] == DEFAULT]
     most = default[default["n_groups"] == default["n_groups"].max()]
-    errors = ", ".join(
-        f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in contest.SHAPES
-    )
+    errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
     found = [
         f"The default fit of {most['n_groups'].iloc[0]} groups has template errors of {errors}; it "
         f"finds {_percent(most['hit_rate'])} of the events, and of those it finds "
@@ -176,17 +165,21 @@ def _percent(rates: pd.Series) -> str:
     return f"{median_and_range(100 * rates, 0)} %"
 
 
-def _figures(table: pd.DataFrame, trace: pd.DataFrame, size: Size, seed: int) -> dict[str, Figure]:
+def _figures(
+    table: pd.DataFrame,
+    trace: pd.DataFrame,
+    shapes: dict[str, np.ndarray],
+    size: Size,
+    seed: int,
+) -> dict[str, Figure]:
     from spikecdl.experiments import _binomial_figures as figures
 
-    source: Any = unrolled(size.n_unrolled, size.n_epochs)
-    counts = Groups(size.few).draw(seed)
-    shapes = [
-        contest.shapes(method, Groups(size.few), seed) for method in (methods(size)[0], source)
-    ]
+    few = Groups(size.few)
+    counts, source = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
+    begun = contest.start(source.model(few, seed), counts)
     return {
-        "spikes": figures.spikes(Groups(1), seed),
-        "templates": figures.templates(shapes, counts.truth.templates),
-        "learning": figures.learning(trace[trace["n_groups"] == size.few], size.n_unrolled),
+        "spikes": figures.spikes(seed),
+        "templates": figures.templates(shapes, {SOURCE: begun}, contest.truth(counts).templates),
+        "learning": figures.learning(trace, size.few, size.n_unrolled),
         "conditions": figures.conditions(table, DEFAULT, SOURCE),
     }

@@ -12,7 +12,8 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA, NotConvergedWarning
-from spikecdl.experiments.groups import BIN_SIZE, SHAPES, TEMPLATE_LENGTH, Groups, probability
+from spikecdl.experiments.groups import SHAPES, TEMPLATE_LENGTH, Groups, probability, truth
+from spikecdl.experiments.result import median_and_range
 from spikecdl.families import Binomial
 from spikecdl.metrics import deviance_explained, recovery, template_error
 from spikecdl.training import Learned, Trainer
@@ -77,13 +78,13 @@ class Run:
         What was measured: a row of the table.
     trace : list of dict
         Errors of the templates after each epoch, with the seconds since the start.
-    model : estimator
-        As it was fitted.
+    templates : ndarray, shape (template, 1, bin)
+        What it learned; in the order of its start, where it was watched.
     """
 
     row: dict[str, Any]
     trace: list[dict[str, Any]]
-    model: Any
+    templates: np.ndarray
 
 
 def run(method: Method, groups: Groups, seed: int) -> Run:
@@ -97,7 +98,7 @@ def run(method: Method, groups: Groups, seed: int) -> Run:
         Of the data and of the fit.
     """
     counts, model = groups.draw(seed), method.model(groups, seed)
-    watch = _Watch(truth=_truth(counts))
+    watch = _Watch(truth(counts).templates)
     with warnings.catch_warnings():  # the table says whether it converged
         warnings.simplefilter("ignore", NotConvergedWarning)
         began = time.perf_counter()
@@ -114,7 +115,19 @@ def run(method: Method, groups: Groups, seed: int) -> Run:
     trace = [{**about, **record} for record in watch.records]
     found = {**measured(model.decompose(counts), seed), **watch.encoders}
     fitted = {"converged": model.converged_, "n_epochs": model.n_iter_, "seconds": seconds}
-    return Run({**about, **found, **fitted}, trace, model)
+    templates = watch.templates if method.traced else model.templates_
+    return Run({**about, **found, **fitted}, trace, templates)
+
+
+def described(rows: list[dict[str, Any]]) -> str:
+    """Say in a line what the runs of one condition gave."""
+    first = rows[0]
+    return (
+        f"{first['method']}, {first['n_groups']} groups of {first['n_trials']} trials at "
+        f"{first['baseline']:g} Hz: mean error "
+        f"{median_and_range(row['error_mean'] for row in rows)}, "
+        f"{median_and_range((row['seconds'] for row in rows), 1)} s"
+    )
 
 
 def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
@@ -170,7 +183,8 @@ def start(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
 
     states: list[Learned] = []
     still = clone(model).set_params(
-        gradient=replace(model.gradient, learning_rate=0.0), n_epochs=1  # type: ignore[type-var]
+        gradient=replace(model.gradient, learning_rate=0.0),
+        n_epochs=1,  # type: ignore[type-var]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
@@ -185,12 +199,14 @@ class _Watch:
     truth: np.ndarray
     records: list[dict[str, Any]] = field(default_factory=list)
     encoders: dict[str, float] = field(default_factory=dict)
+    templates: np.ndarray = field(default_factory=lambda: np.empty(0))
     spent: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
     def __call__(self, state: Learned) -> None:
         now = time.perf_counter()
-        error = template_error(state.tensors["templates"].numpy(), self.truth)
+        self.templates = state.tensors["templates"].numpy()
+        error = template_error(self.templates, self.truth)
         self.records.append(
             {
                 "epoch": state.epoch,
@@ -206,8 +222,3 @@ class _Watch:
             if name in state.tensors
         }
         self.spent += time.perf_counter() - now
-
-
-def _truth(counts: BinnedSpikes) -> np.ndarray:
-    assert counts.truth is not None
-    return counts.truth.templates

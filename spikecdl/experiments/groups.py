@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spikecdl.data import BinnedSpikes
+from spikecdl.data import BinnedSpikes, Truth
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.families import Binomial
 from spikecdl.simulate import simulate
@@ -50,46 +50,56 @@ class Groups:
 
         The sum of a group's trials is drawn at once: a binomial count in every bin.
         """
-        counts = simulate(
-            Binomial(self.n_trials),
+        counts = self._simulate(Binomial(self.n_trials), 1, self.baseline * self.n_trials, seed)
+        made = truth(counts)
+        return replace(
+            counts,
+            slots=1,
+            n_pooled=np.full_like(counts.n_pooled, self.n_trials),
+            truth=replace(made, baseline=made.baseline / self.n_trials),
+        )
+
+    def single_trials(self, seed: int) -> BinnedSpikes:
+        """Return counts in which the trials are apart, (trial, group, bin)."""
+        return self._simulate(Binomial(1), self.n_trials, self.baseline, seed)
+
+    def _simulate(
+        self, family: Binomial, n_trials: int, baseline: float, seed: int
+    ) -> BinnedSpikes:
+        return simulate(
+            family,
             SHAPES,
-            n_trials=1,
+            n_trials=n_trials,
             n_units=self.n_groups,
             duration=self.duration,
             bin_size=BIN_SIZE,
             template_length=TEMPLATE_LENGTH,
             n_events=self.n_events,
             amplitude=self.amplitude,
-            baseline=self.baseline * self.n_trials,
+            baseline=baseline,
+            same_events=True,
             random_state=seed,
         )
-        assert counts.truth is not None
-        return replace(
-            counts,
-            slots=1,
-            n_pooled=np.full_like(counts.n_pooled, self.n_trials),
-            truth=replace(counts.truth, baseline=counts.truth.baseline / self.n_trials),
-        )
+
+
+def truth(counts: BinnedSpikes) -> Truth:
+    """Return the truth of simulated counts, which is there."""
+    if counts.truth is None:
+        raise ValueError("`counts` must be simulated: they hold no truth")
+    return counts.truth
 
 
 def probability(counts: BinnedSpikes) -> np.ndarray:
     """Return the true probability of a spike in each bin of a trial, (trial, unit, bin)."""
     import torch
 
-    truth = counts.truth
-    if truth is None:
-        raise ValueError("`counts` must be simulated: they hold no truth")
-    n_trials, n_units, n_bins = counts.shape
-    codes = np.zeros(
-        (n_trials, n_units, len(truth.templates), n_bins - truth.templates.shape[2] + 1)
-    )
-    events = truth.events
-    place = (events["time"] / truth.bin_size).round().astype(int)
-    np.add.at(
-        codes, (events["trial"], events["unit"], events["template"], place), events["amplitude"]
-    )
-    dictionary = ConvDictionary(torch.tensor(truth.templates))
-    signal = dictionary(torch.as_tensor(codes)).detach()[:, :, 0]
-    level = torch.as_tensor(truth.baseline * truth.bin_size)[..., None]
+    made, (n_trials, n_units, n_bins) = truth(counts), counts.shape
+    n_places = n_bins - made.templates.shape[2] + 1
+    codes = np.zeros((n_trials, n_units, len(made.templates), n_places))
+    place = (made.events["time"] / made.bin_size).round().astype(int)
+    at = (made.events["trial"], made.events["unit"], made.events["template"], place)
+    np.add.at(codes, at, made.events["amplitude"])
+    signal = ConvDictionary(torch.tensor(made.templates))(torch.as_tensor(codes))
+    level = torch.as_tensor(made.baseline * made.bin_size)[..., None]
     single = Binomial(1)
-    return single.mean(single.link(level) + signal).numpy()
+    return single.mean(single.link(level) + signal.detach()[:, :, 0]).numpy()
