@@ -50,7 +50,7 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(60, 30, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 8)
+QUICK = Size(60, 40, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 20)
 
 
 def methods(size: Size) -> list[Method]:
@@ -104,7 +104,8 @@ def run(options: Options, size: Size | None = None) -> Result:
 
     size = size or (QUICK if options.quick else FULL)
     seeds = range(options.random_state, options.random_state + size.n_seeds)
-    rows, traces, shapes = [], [], {}
+    rows, traces = [], []
+    shapes: dict[str, np.ndarray] = {}
     for method, groups in conditions(size):
         for seed in seeds:
             fitted = contest.run(method, groups, seed)
@@ -172,7 +173,7 @@ def _figures(
     size: Size,
     seed: int,
 ) -> dict[str, Figure]:
-    from spikecdl.experiments import _binomial_figures as figures
+    from spikecdl.experiments import _figures as figures
 
     few = Groups(size.few)
     counts, source = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -182,10 +182,8 @@ def start(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
     from sklearn.base import clone
 
     states: list[Learned] = []
-    still = clone(model).set_params(
-        gradient=replace(model.gradient, learning_rate=0.0),
-        n_epochs=1,  # type: ignore[type-var]
-    )
+    gradient = replace(cast(Any, model.gradient), learning_rate=0.0)
+    still = clone(model).set_params(gradient=gradient, n_epochs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
         still.fit(counts.select(units=[0]), on_epoch=states.append)

@@ -1,4 +1,4 @@
-"""Figures of the experiment `binomial`, and what its ablations draw of them."""
+"""Figures of the experiments on simulated groups."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ def templates(
             partner, shift = error.assignment[number], error.shifts[number]
             ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
             if name in starts:
-                _curve(ax, starts[name][partner, 0], 0, color=_style.DATA, lw=1, label="start")
-            _curve(ax, found[partner, 0], shift, color=_style.colour(number), lw=2)
+                style = {"color": _style.DATA, "lw": 1, "label": "random start"}
+                _curve(ax, starts[name][partner, 0], 0, **style)
+            style = {"color": _style.colour(number), "lw": 2, "label": "learned, moved"}
+            _curve(ax, found[partner, 0], shift, **style)
             style = {"color": _style.INK, "lw": 1.1, "ls": (0, (4, 2.5)), "label": "truth"}
             _curve(ax, truth[number, 0], 0, **style)
             ax.set_title(f"{SHAPES[number]} · error {error.errors[number]:.2f}")
@@ -76,7 +78,14 @@ def templates(
         row[0].set_ylabel(name)
     for ax in grid[-1]:
         ax.set_xlabel("time (ms)")
-    return grid[0, 0].figure
+    handles = {label: h for ax in grid[:, 0] for h, label in zip(*_legend(ax), strict=True)}
+    figure = grid[0, 0].figure
+    figure.legend(handles.values(), handles, loc="outside upper right", ncols=len(handles))
+    return figure
+
+
+def _legend(ax: Axes) -> tuple[list[Any], list[str]]:
+    return ax.get_legend_handles_labels()
 
 
 def _curve(ax: Axes, values: np.ndarray, shift: int, **style: Any) -> None:
@@ -86,6 +95,8 @@ def _curve(ax: Axes, values: np.ndarray, shift: int, **style: Any) -> None:
 @_style.styled
 def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
     """Draw the mean error after each epoch of the methods side by side, by epochs and by time."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     rows = trace[(trace["n_groups"] == few) & trace["n_unrolled"].isin([n_unrolled, np.nan])]
     panels = _style.axes_array(None, (1, 2), (7.2, 2.9), sharey=True)[0]
     for ax, column, label in zip(
@@ -97,17 +108,20 @@ def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
         ax.margins(x=0.02)
         _style.tidy(ax)
     panels[0].set_ylabel("mean template error")
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_formatter("{x:g}")
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
     _style.legend_above(panels[1])
     return panels[0].figure
 
 
 def _lines(ax: Axes, runs: pd.DataFrame, column: str, colour: str, label: str) -> None:
     """Draw a line for each seed."""
+    style: dict[str, Any] = {"color": colour, "lw": 0.9, "alpha": 0.7, "marker": "o", "ms": 3}
     for number, (_, run) in enumerate(runs.groupby("seed")):
-        marker = "o" if len(run) == 1 else ""
-        style = {"color": colour, "linewidth": 0.9, "alpha": 0.7, "marker": marker, "ms": 3}
-        ax.plot(run[column], run["error_mean"], label="" if number else label, **style)
+        name = "_" * number + label  # one of them is in the legend
+        ax.plot(run[column], run["error_mean"], markevery=[-1], label=name, **style)
 
 
 @_style.styled
@@ -145,3 +159,26 @@ def _points(ax: Axes, rows: pd.DataFrame, column: str, colour: str) -> None:
     ax.set_xticks(range(len(values)), labels=[f"{value:g}" for value in values])
     ax.margins(x=0.1)
     _style.tidy(ax)
+
+
+@_style.styled
+def pairs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """Draw what was measured of each method, a panel a column, with a line for each seed.
+
+    Parameters
+    ----------
+    table : DataFrame
+    columns : mapping of str to str
+        Columns, with what the axis says.
+    """
+    names = list(table["method"].unique())
+    panels = _style.axes_array(None, (1, len(columns)), (2.7 * len(columns), 2.7))[0]
+    for ax, (column, label) in zip(panels, columns.items(), strict=True):
+        each = table.pivot(index="method", columns="seed", values=column).loc[names]
+        ax.plot(range(len(names)), each, "o-", color=_style.PALETTE[0], lw=0.8, ms=3.5, alpha=0.5)
+        ax.plot(range(len(names)), each.median(axis=1), color=_style.INK, lw=2)
+        ax.set_xticks(range(len(names)), labels=names)
+        ax.set(ylabel=label, ylim=(min(0, 1.1 * each.min().min()), 1))
+        ax.margins(x=0.25)
+        _style.tidy(ax)
+    return panels[0].figure
