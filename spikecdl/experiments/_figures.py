@@ -27,7 +27,7 @@ def spikes(seed: int) -> Figure:
     above.set(title="spikes of a group's 30 trials", xlabel="")
     rate = probability(counts)[0, 0] / BIN_SIZE
     below.plot(counts.times + counts.bin_size / 2, rate, color=_style.INK, label="true rate")
-    _style.baseline(below, 8.0)
+    _style.baseline(below, Groups.baseline)
     for number, (name, mine) in enumerate(_events(counts)):
         marks = np.zeros(len(mine))
         below.plot(mine, marks, "^", color=_style.colour(number), label=name, clip_on=False, ms=5)
@@ -78,14 +78,18 @@ def templates(
         row[0].set_ylabel(name)
     for ax in grid[-1]:
         ax.set_xlabel("time (ms)")
-    handles = {label: h for ax in grid[:, 0] for h, label in zip(*_legend(ax), strict=True)}
+    _legend(grid)
+    return grid[0, 0].figure
+
+
+def _legend(grid: np.ndarray) -> None:
+    """Name the curves once, above all panels; colours are those of the first template."""
+    named: dict[str, Any] = {}
+    for ax in grid[:, 0]:
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
     figure = grid[0, 0].figure
-    figure.legend(handles.values(), handles, loc="outside upper right", ncols=len(handles))
-    return figure
-
-
-def _legend(ax: Axes) -> tuple[list[Any], list[str]]:
-    return ax.get_legend_handles_labels()
+    figure.legend(named.values(), named, loc="outside upper right", ncols=len(named))
 
 
 def _curve(ax: Axes, values: np.ndarray, shift: int, **style: Any) -> None:
@@ -133,8 +137,8 @@ def conditions(table: pd.DataFrame, default: str, source: str) -> Figure:
     for ax, rows, column, label in zip(
         panels,
         (
-            mine[mine["baseline"] == 8.0],
-            mine[mine["n_trials"] == 30],
+            mine[mine["baseline"] == Groups.baseline],
+            mine[mine["n_trials"] == Groups.n_trials],
             table[table["method"] == source],
         ),
         ("n_trials", "baseline", "n_unrolled"),

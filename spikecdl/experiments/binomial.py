@@ -131,7 +131,7 @@ def run(options: Options, size: Size | None = None) -> Result:
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Say what the table shows, as medians and ranges over the seeds."""
-    usual = table[(table["n_trials"] == 30) & (table["baseline"] == 8.0)]
+    usual = table[(table["n_trials"] == Groups.n_trials) & (table["baseline"] == Groups.baseline)]
     default = usual[usual["method"] == DEFAULT]
     most = default[default["n_groups"] == default["n_groups"].max()]
     errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
@@ -151,8 +151,8 @@ def findings(table: pd.DataFrame) -> list[str]:
         )
     varied = table[(table["method"] == DEFAULT) & (table["n_groups"] == table["n_groups"].max())]
     for column, fixed, what in (
-        ("n_trials", varied["baseline"] == 8.0, "trials of a group"),
-        ("baseline", varied["n_trials"] == 30, "Hz of baseline"),
+        ("n_trials", varied["baseline"] == Groups.baseline, "trials of a group"),
+        ("baseline", varied["n_trials"] == Groups.n_trials, "Hz of baseline"),
     ):
         each = [
             f"{median_and_range(runs['error_mean'])} at {value:g}"
