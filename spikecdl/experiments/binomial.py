@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spikecdl.experiments import contest
 from spikecdl.experiments.contest import PENALTY_WEIGHT, Method, dcea
-from spikecdl.experiments.groups import SHAPES, Groups
+from spikecdl.experiments.groups import SHAPES, Groups, truth
 from spikecdl.experiments.result import Options, Result, median_and_range
 from spikecdl.training import Alternating, Implicit, Unrolled
 
@@ -180,7 +180,7 @@ def _figures(
     begun = contest.start(source.model(few, seed), counts)
     return {
         "spikes": figures.spikes(seed),
-        "templates": figures.templates(shapes, {SOURCE: begun}, contest.truth(counts).templates),
+        "templates": figures.templates(shapes, {SOURCE: begun}, truth(counts).templates),
         "learning": figures.learning(trace, size.few, size.n_unrolled),
         "conditions": figures.conditions(table, DEFAULT, SOURCE),
     }
