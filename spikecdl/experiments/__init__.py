@@ -13,6 +13,9 @@ from spikecdl.experiments.result import Options, Result
 __all__ = ["EXPERIMENTS", "Options", "Result", "run"]
 
 EXPERIMENTS: dict[str, str] = {
+    "binomial": "the source's three templates come back from random starts",
+    "untied": "encoder weights of their own, trained without labels, lose",
+    "mismatch": "spikes taken for a signal with Gaussian noise lose",
     "whisker": "thalamic units under whisker deflection, DCEA beside its rivals",
     "sea": "the shallow auto-encoder of the theory contracts to the truth, and what breaks it",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -74,8 +74,8 @@ OnEpoch = Callable[[Learned], None]
 class Trainer(Protocol):
     """A way of learning templates, and of coding observations with them."""
 
-    name: str
-    default_epochs: int
+    name: ClassVar[str]
+    default_epochs: ClassVar[int]
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from ``learned``."""

@@ -1,0 +1,186 @@
+"""The source's first experiment: three templates come back from binomial counts and random starts.
+
+Every method fits the same groups of trials, with the same seeds; then trials, baselines and (for
+the source's own trainer) layers are varied.  A method takes part by its line in `METHODS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from spikecdl.experiments import contest
+from spikecdl.experiments.contest import PENALTY_WEIGHT, Method, dcea
+from spikecdl.experiments.groups import SHAPES, Groups, truth
+from spikecdl.experiments.result import Options, Result, median_and_range
+from spikecdl.training import Alternating, Implicit, Unrolled
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+DEFAULT, SOURCE = "alternating", "unrolled"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run.
+
+    Parameters
+    ----------
+    many, few : int
+        Groups for the default fit, and for all methods side by side.
+    n_seeds : int
+        Repetitions, each with data and starts of its own.
+    n_trials, baselines, depths : tuple
+        What is varied: trials of a group, rates in Hz, layers of the encoder.
+    n_unrolled, n_epochs : int
+        Layers where they are not varied, and epochs of gradient steps.
+    """
+
+    many: int = 1000
+    few: int = 100
+    n_seeds: int = 10
+    n_trials: tuple[int, ...] = (5, 10, 30, 50)
+    baselines: tuple[float, ...] = (2.0, 5.0, 8.0, 17.0)
+    depths: tuple[int, ...] = (25, 50, 100, 250)
+    n_unrolled: int = 100
+    n_epochs: int = 20
+
+
+FULL = Size()
+QUICK = Size(60, 40, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 20)
+
+
+def methods(size: Size) -> list[Method]:
+    """Return the methods that take part, the default first; a rival is a line here."""
+    return [
+        dcea(DEFAULT, Alternating()),
+        unrolled(size.n_unrolled, size.n_epochs),
+        dcea(
+            "implicit",
+            Implicit(start="random", batch_size=8, learning_rate=0.02),
+            PENALTY_WEIGHT,
+            size.n_epochs,
+        ),
+    ]
+
+
+def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
+    """Return the source's trainer, from random templates."""
+    trainer = Unrolled(n_unrolled, tied=tied, start="random", batch_size=8, learning_rate=0.02)
+    name = SOURCE if tied else "untied"
+    return dcea(name, trainer, PENALTY_WEIGHT, n_epochs, (("n_unrolled", n_unrolled),))
+
+
+def conditions(size: Size) -> list[tuple[Method, Groups]]:
+    """Return what is fitted to what, everything once."""
+    taking_part, few, many = methods(size), Groups(size.few), Groups(size.many)
+    varied = [replace(many, n_trials=n) for n in size.n_trials]
+    varied += [replace(many, baseline=hz) for hz in size.baselines]
+    depths = [unrolled(layers, size.n_epochs) for layers in size.depths]
+    wanted = [(method, few) for method in [*taking_part, *depths]]
+    wanted += [(taking_part[0], groups) for groups in [many, *varied]]
+    once = {(method.name, method.settings, groups): method for method, groups in wanted}
+    return [(method, groups) for (_, _, groups), method in once.items()]
+
+
+def run(options: Options, size: Size | None = None) -> Result:
+    """Run the experiment.
+
+    Parameters
+    ----------
+    options : Options
+    size : Size, optional
+        In place of the full or the quick one.
+
+    Returns
+    -------
+    Result
+        A row of the table for each condition and seed; the errors after every epoch in ``traces``.
+    """
+    import pandas as pd
+
+    size = size or (QUICK if options.quick else FULL)
+    seeds = range(options.random_state, options.random_state + size.n_seeds)
+    rows, traces = [], []
+    shapes: dict[str, np.ndarray] = {}
+    for method, groups in conditions(size):
+        for seed in seeds:
+            fitted = contest.run(method, groups, seed)
+            rows.append(fitted.row)
+            traces += fitted.trace
+            if (groups, seed) == (Groups(size.few), seeds[0]):
+                shapes.setdefault(method.name, fitted.templates)
+        options.say(contest.described(rows[-len(seeds) :]))
+    table, trace = pd.DataFrame(rows), pd.DataFrame(traces)
+    return Result(
+        table=table,
+        figures=_figures(table, trace, shapes, size, seeds[0]),
+        settings={
+            **asdict(size),
+            "groups": asdict(Groups(size.many)),
+            "penalty_weight_of_gradient_steps": PENALTY_WEIGHT,
+            "seeds": list(seeds),
+        },
+        findings=findings(table),
+        more={"traces": trace},
+    )
+
+
+def findings(table: pd.DataFrame) -> list[str]:
+    """Say what the table shows, as medians and ranges over the seeds."""
+    usual = table[(table["n_trials"] == Groups.n_trials) & (table["baseline"] == Groups.baseline)]
+    default = usual[usual["method"] == DEFAULT]
+    most = default[default["n_groups"] == default["n_groups"].max()]
+    errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
+    found = [
+        f"The default fit of {most['n_groups'].iloc[0]} groups has template errors of {errors}; it "
+        f"finds {_percent(most['hit_rate'])} of the events, and of those it finds "
+        f"{_percent(most['false_alarm_rate'])} are false; {median_and_range(most['seconds'], 1)} s."
+    ]
+    few = usual[usual["n_groups"] == usual["n_groups"].min()]
+    for (name, layers), runs in few.groupby(["method", "n_unrolled"], dropna=False, sort=False):
+        through = f" through {layers:.0f} layers" if layers == layers else ""
+        found.append(
+            f"{name.capitalize()}{through}, {runs['n_groups'].iloc[0]} groups: mean error "
+            f"{median_and_range(runs['error_mean'])}, largest {median_and_range(runs['error_max'])}"
+            f"; hits {_percent(runs['hit_rate'])}, false {_percent(runs['false_alarm_rate'])}; "
+            f"{median_and_range(runs['seconds'], 1)} s."
+        )
+    varied = table[(table["method"] == DEFAULT) & (table["n_groups"] == table["n_groups"].max())]
+    for column, fixed, what in (
+        ("n_trials", varied["baseline"] == Groups.baseline, "trials of a group"),
+        ("baseline", varied["n_trials"] == Groups.n_trials, "Hz of baseline"),
+    ):
+        each = [
+            f"{median_and_range(runs['error_mean'])} at {value:g}"
+            for value, runs in varied[fixed].groupby(column)
+        ]
+        found.append(f"Mean error of the default fit against {what}: {', '.join(each)}.")
+    return found
+
+
+def _percent(rates: pd.Series) -> str:
+    return f"{median_and_range(100 * rates, 0)} %"
+
+
+def _figures(
+    table: pd.DataFrame,
+    trace: pd.DataFrame,
+    shapes: dict[str, np.ndarray],
+    size: Size,
+    seed: int,
+) -> dict[str, Figure]:
+    from spikecdl.experiments import _figures as figures
+
+    few = Groups(size.few)
+    counts, source = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
+    begun = contest.start(source.model(few, seed), counts)
+    return {
+        "spikes": figures.spikes(seed),
+        "templates": figures.templates(shapes, {SOURCE: begun}, truth(counts).templates),
+        "learning": figures.learning(trace, size.few, size.n_unrolled),
+        "conditions": figures.conditions(table, DEFAULT, SOURCE),
+    }
