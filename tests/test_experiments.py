@@ -142,6 +142,7 @@ def test_binomial_varies_trials_baselines_and_layers(results):
 @pytest.mark.parametrize("name", NAMES)
 def test_traces_end_where_the_table_is(results, name):
     trace, table = results[name].more["traces"], results[name].table
+    table = table[table["method"] != "BCOMP"]  # which has no epochs of the same kind
     keys = ["method", "n_unrolled", "n_groups", "n_trials", "baseline", "seed"]
     last = trace.groupby(keys, dropna=False, as_index=False).last()
     both = table.merge(last, on=keys, suffixes=("", "_last"))

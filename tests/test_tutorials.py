@@ -13,7 +13,7 @@ TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.py"))
 
 
 def test_there_are_tutorials():
-    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03"]
+    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04"]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -25,7 +25,9 @@ def test_tutorial_opens_as_a_notebook(path: Path):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs(path: Path):
+def test_tutorial_runs(path: Path, request: pytest.FixtureRequest):
+    if path.stem.startswith("04"):
+        request.getfixturevalue("shared_data")  # which it reads, or else downloads
     namespace = {"__name__": "__main__", "__file__": str(path)}
     for cell in jupytext.read(path).cells:
         if cell.cell_type == "code":

@@ -53,8 +53,8 @@ plt.show()
 # %% [markdown]
 # ## Fit
 #
-# One template of 125 ms. In the joint layout a template has a waveform for each unit, and its events
-# are those of both: they see the same whisker.
+# One template of 125 ms. In the joint layout a template has a waveform for each unit, and its
+# events are those of both: they see the same whisker.
 
 # %%
 model = spikecdl.DCEA(1, 0.125, "binomial", layout="joint", random_state=0)
@@ -85,7 +85,7 @@ plt.show()
 # %% [markdown]
 # ## Does it predict other trials?
 #
-# The rate that templates and codes give for the trials that were fitted is scored on the trials that
+# The rate that templates and codes give for the trials that were fitted is scored on those that
 # were not: the part of the deviance of a constant rate that it explains. Beside it the PSTH, and a
 # model that knows the deflections and averages over them.
 

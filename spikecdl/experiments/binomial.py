@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from spikecdl.baselines import BCOMP
 from spikecdl.experiments import contest
 from spikecdl.experiments.contest import PENALTY_WEIGHT, Method, dcea
-from spikecdl.experiments.groups import SHAPES, Groups, truth
+from spikecdl.experiments.groups import SHAPES, TEMPLATE_LENGTH, Groups, truth
 from spikecdl.experiments.result import Options, Result, median_and_range
 from spikecdl.training import Alternating, Implicit, Unrolled
 
@@ -64,7 +65,14 @@ def methods(size: Size) -> list[Method]:
             PENALTY_WEIGHT,
             size.n_epochs,
         ),
+        Method("BCOMP", _bcomp, traced=False),
     ]
+
+
+def _bcomp(groups: Groups, seed: int) -> BCOMP:
+    return BCOMP(
+        len(SHAPES), TEMPLATE_LENGTH, "binomial", baseline=groups.baseline, random_state=seed
+    )
 
 
 def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
