@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.special import ndtri_exp
-from scipy.stats import kstwo
 
-from spikecdl import _validation
+from spikecdl import _kolmogorov, _validation
 from spikecdl.binned import BinnedSpikes
 from spikecdl.families import Family
 from spikecdl.rescaling import draw_counts, known, rescaled_intervals
@@ -68,7 +66,9 @@ class TimeRescaling:
 
     def __post_init__(self) -> None:
         """Make the arrays read-only."""
-        store(self, **{name: getattr(self, name) for name in ("distance", "band", "p_value")})
+        store(self, distance=self.distance, band=self.band, p_value=self.p_value)
+        for intervals in self.intervals:
+            intervals.flags.writeable = False
 
     def __repr__(self) -> str:
         """Describe in one line."""
@@ -224,23 +224,50 @@ def rescale(
     """
     resolved = known(family, counts.n_trials)
     intervals = rescaled_intervals(counts.counts, mean, resolved, counts.mask, random_state)
-    distance = np.array([_ks_distance(-np.expm1(-one)) for one in intervals])
-    number = np.array([len(one) for one in intervals])
-    some = np.maximum(number, 1)
+    distance = [_kolmogorov.distance(-np.expm1(-one)) for one in intervals]
+    number = [len(one) for one in intervals]
     return TimeRescaling(
         unit_ids=counts.unit_ids,
         intervals=tuple(intervals),
-        distance=distance,
-        band=np.where(number > 0, kstwo.isf(LEVEL, some), np.nan),
-        p_value=kstwo.sf(distance, some),
+        distance=np.array(distance),
+        band=np.array([_kolmogorov.limit(LEVEL, n) for n in number]),
+        p_value=np.array(list(map(_kolmogorov.exceeded_by, distance, number))),
     )
 
 
-def of_decomposition(parts: Decomposition, family: str | Family) -> TimeRescaling:
-    """Test the rates of a decomposition: what `time_rescaling` finds for the model that made it."""
-    counts = parts.counts
-    mean = np.where(counts.mask, parts.rate, 0) * counts.n_pooled * counts.bin_size
-    return rescale(counts, mean, family)
+def of_decomposition(
+    decomposition: Decomposition, family: str | Family, *, random_state: int | None = 0
+) -> TimeRescaling | None:
+    """Test the rates of a decomposition: what `time_rescaling` finds for the model that made it.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    family : str or Family
+        That of the model.
+    random_state : int or None
+        Seed of the places of spikes within bins.
+
+    Returns
+    -------
+    TimeRescaling or None
+        None for a real-valued signal, which has no spikes.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA, simulate
+    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
+    >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
+    >>> of_decomposition(model.decompose(counts), model.family)
+    TimeRescaling(2 units, 2 inside the 95% band)
+    """
+    counts = decomposition.counts
+    if not known(family, counts.n_trials).integer_valued:
+        return None
+    mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
+    single = mean.astype(np.float32)  # as the model found it: no rounding above what can be
+    return rescale(counts, single, family, random_state=random_state)
 
 
 def _drawn_like(
@@ -264,15 +291,6 @@ def _compared(result: TimeRescaling, distances: np.ndarray) -> TimeRescaling:
         band=np.where(unknown, np.nan, band),
         p_value=np.where(unknown, np.nan, p_value),
     )
-
-
-def _ks_distance(uniforms: Sequence[float] | np.ndarray) -> float:
-    """Largest distance of the distribution of values from the uniform one; nan without values."""
-    number = len(uniforms)
-    if not number:
-        return math.nan
-    ordered, steps = np.sort(uniforms), np.arange(number + 1) / number
-    return float(max((ordered - steps[:-1]).max(), (steps[1:] - ordered).max()))
 
 
 def _autocorrelation(intervals: np.ndarray) -> np.ndarray:

@@ -34,6 +34,10 @@ _CAPTIONS = {
     ),
     "codes": "Events: when each template begins, and how strongly (height of the stem).",
     "decomposition": "One window taken apart into what each template adds.",
+    "ks": (
+        "Intervals between spikes in rescaled time: observed against expected distribution. A "
+        "right model lies near the diagonal, in 95 % of all cases between the dashed lines."
+    ),
     "training": "Loss after each epoch of training.",
 }
 
@@ -79,8 +83,9 @@ def draw_figures(
     Returns
     -------
     dict of str to Figure
-        ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most spikes) and
-        ``training``, in this order. They are not shown and hold no window open.
+        ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most spikes),
+        ``ks`` (of counts only) and ``training``, in this order. They are not shown and hold no
+        window open.
 
     Examples
     --------
@@ -90,11 +95,12 @@ def draw_figures(
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> figures = draw_figures(model, model.decompose(counts))
     >>> list(figures)
-    ['templates', 'rates', 'codes', 'decomposition', 'training']
+    ['templates', 'rates', 'codes', 'decomposition', 'ks', 'training']
     """
     import matplotlib.pyplot as plt
 
     from spikecdl import plots
+    from spikecdl.goodness_of_fit import of_decomposition
 
     trial, unit = np.unravel_index(
         np.abs(decomposition.counts.counts).sum(axis=-1).argmax(), decomposition.baseline.shape
@@ -107,9 +113,12 @@ def draw_figures(
     }
     drawn = {name: np.atleast_1d(ax)[0].figure for name, ax in axes.items()}
     drawn["rates"] = plots.rates_figure(decomposition, spikes)
+    rescaling = of_decomposition(decomposition, model.family)
+    if rescaling is not None:
+        drawn["ks"] = plots.ks(rescaling)[0].figure
     for figure in drawn.values():
         plt.close(figure)
-    return {name: drawn[name] for name in _CAPTIONS}
+    return {name: drawn[name] for name in _CAPTIONS if name in drawn}
 
 
 def _comparable(truth: Truth | None, decomposition: Decomposition) -> Truth | None:

@@ -35,7 +35,7 @@ LAYERS = (
         "blocks",
         "_group_quadratic",
     }
-    | {"threads", "ranks", "_validation"},
+    | {"threads", "ranks", "_validation", "_kolmogorov"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "rescaling", "goodness_of_fit", "shallow"},

@@ -69,7 +69,8 @@ def evaluate(
 ) -> None:
     """Say how much of a recording a model explains.
 
-    In all bins, and in bins held out: those that the events were not found in.
+    In all bins, and in bins held out: those that the events were not found in. And whether spikes
+    come at the model's rate, by the Kolmogorov-Smirnov test in rescaled time.
     """
     from spikecdl.cli import summary
 

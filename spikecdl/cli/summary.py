@@ -132,6 +132,26 @@ def codes_in_words(about: dict[str, Any]) -> list[str]:
     if 1 < len(per_unit) <= _MANY_UNITS:
         each = ", ".join(f"{unit}: {_number(value)}" for unit, value in per_unit.items())
         lines.append(f"  of each unit: {each}")
+    return lines + _rescaling_in_words(about.get("time_rescaling_per_unit", {}))
+
+
+def _rescaling_in_words(per_unit: dict[str, dict[str, Any]]) -> list[str]:
+    """Return how many units agree with the model in rescaled time, and by how much each."""
+    tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
+    if not tested:
+        return []
+    inside = sum(found["inside"] for found in tested.values())
+    lines = [
+        f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
+        "band of the model (Kolmogorov-Smirnov)"
+    ]
+    if len(tested) <= _MANY_UNITS:
+        each = (
+            f"{unit}: {_number(found['distance'])} ({'in' if found['inside'] else 'out'}side "
+            f"{_number(found['band'])})"
+            for unit, found in tested.items()
+        )
+        lines.append(f"  distance of each unit: {', '.join(each)}")
     return lines
 
 
@@ -169,8 +189,28 @@ def _goodness(model: DCEA, parts: Decomposition) -> dict[str, Any]:
             str(unit): _finite(value) for unit, value in zip(units, per_unit, strict=True)
         },
         "held_out_deviance_explained": _finite(model.score(parts.counts)),
+        **_rescaling_if_counts(model, parts),
         "events_per_template": [int(number) for number in events],
     }
+
+
+def _rescaling_if_counts(model: DCEA, parts: Decomposition) -> dict[str, Any]:
+    """Return each unit's distance from the model in rescaled time; nothing of a signal."""
+    from spikecdl.goodness_of_fit import of_decomposition
+
+    found = of_decomposition(parts, model.family)
+    if found is None:
+        return {}
+    of_unit = {
+        str(row.Index): {
+            "n_intervals": row.n_intervals,
+            "distance": _finite(row.distance),
+            "band": _finite(row.band),
+            "inside": row.inside if row.n_intervals else None,
+        }
+        for row in found.table().itertuples()
+    }
+    return {"time_rescaling_per_unit": of_unit}
 
 
 def _recovery_if_known(parts: Decomposition) -> dict[str, Any]:
