@@ -241,7 +241,7 @@ def test_the_report_holds_the_numbers_of_the_summary(fitted):
     for key in ("deviance_explained", "held_out_deviance_explained"):
         assert f"{about[key]:.3f}" in page
     assert about["data"]["sha256"] in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "http://" not in page
 
 
