@@ -1,8 +1,7 @@
 """Law of the Kolmogorov-Smirnov distance of n values: scipy's exact one, quick where n is large.
 
-Above `_FEW` values, with z = sqrt(n) times the distance, the limit law is taken of
-z + 1 / (6 sqrt(n)) + (z - 1) / (4 n), Vrbik's correction, by which probabilities are right to 2e-4
-there.
+Above `_FEW` values the limit law is taken with Vrbik's correction: with z = sqrt(n) times the
+distance, of z + 1 / (6 sqrt(n)) + (z - 1) / (4 n). Probabilities are right to 2e-4 there.
 
 References
 ----------

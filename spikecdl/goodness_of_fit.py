@@ -176,13 +176,12 @@ def time_rescaling(
     result = rescale(counts, mean, model.family, random_state=rng)
     if not n_sets:
         return result
-    distances = []
+    drawn = []
     for _ in range(n_sets):
-        drawn = _drawn_like(counts, mean, model.family, rng)
-        fitted = copy.deepcopy(model).fit(drawn) if refit else model  # type: ignore[attr-defined]
-        of_drawn = rescale(drawn, fitted.predict(drawn), model.family, random_state=rng)
-        distances.append(of_drawn.distance)
-    return _compared(result, np.array(distances))
+        others = _drawn_like(counts, mean, model.family, rng)
+        met = copy.deepcopy(model).fit(others) if refit else model  # type: ignore[attr-defined]
+        drawn.append(rescale(others, met.predict(others), model.family, random_state=rng))
+    return _compared(result, drawn)
 
 
 def rescale(
@@ -279,17 +278,22 @@ def _drawn_like(
     return replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
 
 
-def _compared(result: TimeRescaling, distances: np.ndarray) -> TimeRescaling:
-    """Return a result whose band and p-value come from distances (set, unit) of drawn counts."""
-    total = len(distances) + 1
-    p_value = (1 + (distances >= result.distance).sum(axis=0)) / total
-    rank = math.ceil((1 - LEVEL) * total - 1e-9)
-    band = np.sort(distances, axis=0)[rank - 1] if rank < total else np.full(len(p_value), np.inf)
-    unknown = np.isnan(result.distance)
+def _compared(result: TimeRescaling, drawn: list[TimeRescaling]) -> TimeRescaling:
+    """Return a result whose band and p-value come from those of drawn counts.
+
+    Distances are compared times the root of the number of intervals, which differs between sets.
+    """
+    others = np.sort([one.distance * np.sqrt(one.n_intervals) for one in drawn], axis=0)
+    root = np.sqrt(result.n_intervals)
+    total = len(drawn) + 1
+    p_value = (1 + (others >= result.distance * root).sum(axis=0)) / total
+    rank = math.ceil((1 - LEVEL) * total - 1e-9)  # of the set that a right model exceeds in 5 %
+    limit = others[rank - 1] if rank < total else np.full(len(root), np.inf)
+    tested = root > 0
     return replace(
         result,
-        band=np.where(unknown, np.nan, band),
-        p_value=np.where(unknown, np.nan, p_value),
+        band=np.divide(limit, root, out=np.full(len(root), np.nan), where=tested),
+        p_value=np.where(tested, p_value, np.nan),
     )
 
 

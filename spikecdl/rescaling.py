@@ -127,7 +127,7 @@ def _checked(
     _refuse("y", counts, observed & outside.numpy(), f"{kind} takes {support}")
     impossible = torch.isnan(family.link(expected)) | ~torch.isfinite(expected)
     _refuse("mean", expected.numpy(), observed & impossible.numpy(), f"{kind} cannot have it")
-    return counts.astype(np.int64), observed, process
+    return counts.astype(np.int64, copy=False), observed, process
 
 
 def _refuse(name: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:

@@ -242,7 +242,7 @@ def test_the_report_holds_the_numbers_of_the_summary(fitted):
     for key in ("deviance_explained", "held_out_deviance_explained"):
         assert f"{about[key]:.3f}" in page
     assert about["data"]["sha256"] in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "http://" not in page
 
 
@@ -294,6 +294,23 @@ def test_evaluate_takes_some_trials(fitted, sims):
     assert about["held_out_deviance_explained"] <= about["deviance_explained"]
 
 
+def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
+    command = ["evaluate", fitted[0], sims["pooled"], "--pool-trials"]
+    about = succeeded(run(*command, "--json")).json
+    per_unit = about["time_rescaling_per_unit"]
+    assert list(per_unit) == list(about["deviance_explained_per_unit"])
+    assert sum(found["n_intervals"] for found in per_unit.values()) == (
+        about["data"]["n_spikes"] + len(per_unit)
+    )
+    text = succeeded(run(*command)).out
+    for found in per_unit.values():
+        assert found["inside"] == (found["distance"] <= found["band"])
+        place = "inside" if found["inside"] else "outside"
+        assert f"{found['distance']:.3f} ({place} {found['band']:.3f})" in text
+    inside = sum(found["inside"] for found in per_unit.values())
+    assert f"{inside} of {len(per_unit)} units within the 95 % band" in text
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -312,6 +329,8 @@ def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
     assert load(tmp_path).templates_.shape == (1, 2 if name == "joint" else 1, 10)
     evaluated = succeeded(run("evaluate", tmp_path, sims[name], "--json")).json
     assert evaluated["deviance_explained"] == about["deviance_explained"]
+    assert evaluated.get("time_rescaling_per_unit") == about.get("time_rescaling_per_unit")
+    assert ("time_rescaling_per_unit" in about) == (name != "gaussian")
 
 
 def test_a_truth_that_cannot_be_compared_is_left_out(sims, tmp_path, only_summary):

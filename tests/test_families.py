@@ -90,6 +90,24 @@ def test_log_prob_is_that_of_scipy(name, dtype):
     np.testing.assert_allclose(ours.double(), expected, rtol=tolerance, atol=10 * tolerance)
 
 
+@each_family
+def test_the_counting_process_ends_at_a_count_of_the_family(name):
+    family = ORACLES[name].family
+    eta = torch.tensor([-6.0, -1.0, 0.0, 1.5, 4.0]).double()
+    process = family.counting_process(family.mean(eta))
+    assert (process is None) == (name == "gaussian")
+    if process is None:
+        return
+    start, duration, step = process  # transition probabilities of a linear birth or death process
+    assert start.shape == duration.shape == eta.shape
+    each = torch.expm1(step * duration) / step if step else duration
+    for y in range(10):
+        ways = math.prod(start + step * n for n in range(y)) / math.factorial(y)
+        probability = ways * each**y * torch.exp(-(start + step * y) * duration)
+        expected = family.log_prob(torch.full_like(eta, y), eta).exp()
+        torch.testing.assert_close(probability, expected, rtol=1e-9, atol=1e-300)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_probabilities_sum_to_one(name):
     family = example(name)

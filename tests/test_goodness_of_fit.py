@@ -214,7 +214,7 @@ class Constant:
 
 
 def test_a_bootstrap_with_refits_is_calibrated_where_parameters_were_fitted():
-    counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.4, (2, 1000, 100)))
+    counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.4, (1, 1000, 120)))
     model = Constant().fit(counts)
     plain = time_rescaling(model, counts)
     assert 1 - plain.inside.mean() < 0.01  # as Lilliefors found: a fitted mean is too close
@@ -225,7 +225,7 @@ def test_a_bootstrap_with_refits_is_calibrated_where_parameters_were_fitted():
 
 @pytest.mark.parametrize("n_bootstrap", [4, 19, 20, 99])
 def test_band_and_p_value_of_a_bootstrap_agree(n_bootstrap):
-    counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.4, (2, 200, 30)))
+    counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.4, (2, 40, 30)))
     model = Constant().fit(counts)
     result = time_rescaling(model, counts, n_bootstrap=n_bootstrap, refit=True)
     np.testing.assert_array_equal(result.inside, result.p_value > 0.05 + 1e-12)

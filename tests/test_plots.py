@@ -12,14 +12,16 @@ import pytest
 from decompositions import made_up
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.lines import AxLine
 from matplotlib.patches import StepPatch
 from sklearn.exceptions import NotFittedError
 
 import spikecdl
 from spikecdl import plots
-from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.families import FAMILIES
+from spikecdl.goodness_of_fit import TimeRescaling, of_decomposition
 from spikecdl.metrics import rate_gain, template_error, template_table
 
 MASK = np.ones((4, 2, 120), bool)
@@ -54,6 +56,13 @@ CASES = {
     "one bin": {"length": 1, "bins": 1, "n_events": 1},
     "long names": {"unit_ids": ("<b>$unit_1$ with a very long name</b>", "µ")},
 }
+
+
+def rescaled(parts: Decomposition) -> TimeRescaling:
+    """Return its test in rescaled time."""
+    found = of_decomposition(parts, parts.family)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +121,18 @@ def test_every_figure_of_every_case(case, figure):
     assert labels == {f"{word} ({unit})"}
     assert all(ax.get_ylabel() for ax in axes) or figure == "templates"
     assert axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_goodness_of_fit_of_every_case(case):
+    result = rescaled(made_up(**CASES[case]))
+    for draw, label in ((plots.ks, "expected"), (plots.autocorrelation, "lag (intervals)")):
+        axes = draw(result)
+        axes[0].figure.draw_without_rendering()
+        assert {ax.get_xlabel() for ax in axes} - {""} == {label}
+        assert axes[0].get_ylabel()
+        assert len(axes) == min(len(result.unit_ids), 9)
+        assert ("first 9 of 50 units" == axes[0].figure.get_suptitle()) == (case == "many units")
 
 
 @pytest.mark.parametrize("layout", ["shared", "joint"])
@@ -360,6 +381,42 @@ def test_decomposition_marks_single_spikes():
     np.testing.assert_allclose(spikes.get_offsets()[:, 0], (at + 0.5) * 0.005)
 
 
+def test_ks_plot_is_the_distribution_of_the_uniforms_with_its_band():
+    result = rescaled(made_up("poisson", trials=30))
+    for unit, ax in enumerate(plots.ks(result)):
+        curve = line(ax, "data")
+        values, n = np.sort(result.uniforms[unit]), result.n_intervals[unit]
+        at = np.linspace(0.001, 0.999, 50)
+        steps = curve.get_ydata()[np.searchsorted(curve.get_xdata(), at, side="right") - 1]
+        np.testing.assert_allclose(steps, np.searchsorted(values, at) / n, atol=1.5e-3)
+        levels = sorted(float(dashes.get_xy1()[1]) for dashes in ax.lines if is_band(dashes))
+        np.testing.assert_allclose(levels, [-result.band[unit], result.band[unit]])
+        place = "inside" if result.inside[unit] else "outside"
+        assert ax.texts[0].get_text() == f"distance {result.distance[unit]:.3f}\n{place}"
+
+
+def test_autocorrelation_is_drawn_at_each_lag_with_its_band():
+    result = rescaled(made_up("poisson", trials=30))
+    for unit, ax in enumerate(plots.autocorrelation(result)):
+        points = next(artist for artist in ax.lines if len(artist.get_xdata()) == 20)
+        np.testing.assert_allclose(points.get_ydata(), result.autocorrelation[unit])
+        levels = sorted(float(dashes.get_xy1()[1]) for dashes in ax.lines if is_band(dashes))
+        band = result.autocorrelation_band[unit]
+        np.testing.assert_allclose(levels, [-band, band])
+
+
+def is_band(artist) -> bool:
+    return isinstance(artist, AxLine)
+
+
+def test_units_that_cannot_be_tested_are_said():
+    parts = made_up("poisson", mask=np.arange(2)[:, None] > 0)
+    unseen = plots.ks(rescaled(parts))[0]
+    assert [text.get_text() for text in unseen.texts] == ["not observed"]
+    few = plots.autocorrelation(rescaled(parts), units=[0])[0]
+    assert [text.get_text() for text in few.texts] == ["too few intervals"]
+
+
 def test_training_curve_is_the_history(model):
     curve = plots.training_curve(model).lines[0]
     assert curve.get_xdata().tolist() == [record["epoch"] for record in model.history_]
@@ -374,6 +431,8 @@ ON_AXES = {
     "codes": (2, lambda d, m, axes: plots.codes(d, axes=axes)),
     "decomposition": (3, lambda d, m, axes: plots.decomposition(d, axes=axes)),
     "training": (1, lambda d, m, axes: plots.training_curve(m, ax=axes)),
+    "ks": (2, lambda d, m, axes: plots.ks(rescaled(d), axes=axes)),
+    "autocorrelation": (2, lambda d, m, axes: plots.autocorrelation(rescaled(d), axes=axes)),
 }
 
 
@@ -408,6 +467,9 @@ def test_wrong_types_are_refused():
     for draw in (plots.codes, plots.decomposition):
         with pytest.raises(TypeError, match=r"`decomposition` \(BinnedSpikes\) must be Decompos"):
             draw(parts.counts)
+    for draw in (plots.ks, plots.autocorrelation):
+        with pytest.raises(TypeError, match=r"`rescaling` \(Decomposition\) must be TimeRescali"):
+            draw(parts)
     with pytest.raises(TypeError, match=r"`spikes` \(ndarray\) must be .*from_array"):
         plots.raster(array)
     with pytest.raises(TypeError, match=r"`spikes` \(ndarray\) must be .* or None"):
@@ -427,6 +489,7 @@ def test_wrong_types_are_refused():
         (lambda d: plots.decomposition(d, trial=4), r"`trial` \(=4\) must be a position below 4"),
         (lambda d: plots.decomposition(d, unit=2), r"`unit` \(=2\)"),
         (lambda d: plots.codes(d, units=[0, 9]), r"`units` \(=9\)"),
+        (lambda d: plots.ks(rescaled(d), units=[2]), r"`units` \(=2\) must be a position below 2"),
         (lambda d: plots.raster(d.counts, align="cue"), "`align` and `window` need SpikeTrains"),
         (lambda d: plots.templates(d, np.ones((1, 2, 12))), "channels"),
         (

@@ -25,7 +25,7 @@ from spikecdl.metrics import template_table
 from spikecdl.report import draw_figures, png, write_report
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
-NAMES = ["templates", "rates", "codes", "decomposition", "training"]
+NAMES = ["templates", "rates", "codes", "decomposition", "ks", "training"]
 SUMMARY = {
     "command": "spikecdl fit recording.nwb --templates 2",
     "settings": {"n_templates": 2, "penalty_weight": None, "window": (0.0, 0.6), "pool": True},
