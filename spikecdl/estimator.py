@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.dictionary import ConvDictionary
+from spikecdl.events import Events
 from spikecdl.families import FAMILIES, Family
 from spikecdl.penalties import PENALTIES, Penalty
 from spikecdl.preparation import LAYOUTS, Layout
@@ -203,7 +205,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         if checkpoint is not None:
             described = settings.describe(self.get_params(deep=False))
             file = models.Checkpoint.of(checkpoint, described, problem)
-        learned = file.load(problem.data.y.device) if file is not None and resume else None
+        learned = file.load(problem.data.baseline.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
             if file is not None and ranks.present().rank == 0:
@@ -226,15 +228,20 @@ class DCEA(TransformerMixin, BaseEstimator):
             fewer than bins.  (trial, unit, template, place) for several units in the shared
             layout.
         """
-        codes, _ = self._encode(self._fitted_problem(self._counts(X)))
-        array = codes.cpu().numpy()
+        problem = self._fitted_problem(self._counts(X))
+        events, _ = self._encode(problem)
+        array = self._codes(problem, events).cpu().numpy()
         return array[:, 0] if array.shape[1] == 1 else array
 
     def predict(self, X: Any) -> np.ndarray:
         """Return expected counts, in the shape and unit of the input."""
         problem = self._fitted_problem(self._counts(X))
-        mean = problem.data.family.mean(self._eta(*self._encode(problem)))
-        array = self._layout().squeeze(mean)
+        found, layout = self._encode(problem), self._layout()
+        means = [
+            layout.squeeze(some.family.mean(self._eta(problem, *found, part)))
+            for part, some in problem.data.parts(problem.n_templates)
+        ]
+        array = np.concatenate(means)
         flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
         return array[:, 0] if flat else array
 
@@ -246,22 +253,25 @@ class DCEA(TransformerMixin, BaseEstimator):
         1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.
         """
         counts = self._counts(X)
-        data = self._fitted_problem(counts).data
-        eta, null = torch.zeros_like(data.y), torch.zeros_like(data.y)
+        whole, lost = self._fitted_problem(counts).data, np.zeros(2)
         for fold in range(min(_FOLDS, counts.n_bins)):
             hidden = np.arange(counts.n_bins) % _FOLDS == fold
-            seen = self._fitted_problem(preparation.hide(counts, hidden))
-            eta[..., hidden] = self._eta(*self._encode(seen))[..., hidden]
-            null[..., hidden] = scoring.null_rate(seen.data, prior=0.5)
-        return float(scoring.explained(data, eta, null))
+            seen = self._fitted_problem(counts, hidden)
+            found, null = self._encode(seen), scoring.null_rate(seen.data, prior=0.5)
+            judged = replace(whole, shown=torch.from_numpy(hidden))
+            for part, some in judged.parts(seen.n_templates):
+                eta = self._eta(seen, *found, part)
+                lost += scoring.deviances(some, eta, null).sum(1)
+        return float(scoring.gained(lost))
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         data, layout = problem.data, self._layout()
-        codes, baseline = self._encode(problem)
-        eta, null = self._eta(codes, baseline), scoring.null_rate(data)
+        events, baseline = self._encode(problem)
+        codes, null = self._codes(problem, events), scoring.null_rate(data)
+        eta = self._dictionary()(codes).detach() + baseline
         parts = [
             layout.squeeze(ConvDictionary(template[None])(codes[..., [c], :]).detach())
             for c, template in enumerate(self._dictionary().templates.detach())
@@ -276,7 +286,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             family=data.family.name,
             layout=self.layout,
             deviance_explained=float(scoring.explained(data, eta, null)),
-            deviance_explained_per_unit=scoring.explained(data, eta, null, 3 - layout.axis),
+            deviance_explained_per_unit=scoring.explained(data, eta, null, per_unit=True),
         )
 
     def save(self, path: str | Path) -> None:
@@ -355,11 +365,16 @@ class DCEA(TransformerMixin, BaseEstimator):
         return array
 
     def _problem(
-        self, counts: BinnedSpikes, weight: Weight, length: int, generator: torch.Generator
+        self,
+        counts: BinnedSpikes,
+        weight: Weight,
+        length: int,
+        generator: torch.Generator,
+        hidden: np.ndarray | None = None,
     ) -> Problem:
-        device = settings.device(self.device)
+        model = (self._family(), self._layout(), self.baseline, settings.device(self.device))
         return Problem(
-            data=preparation.observe(counts, self._family(), self._layout(), self.baseline, device),
+            data=preparation.observe(counts, *model, hidden),
             n_templates=_validation.integer("n_templates", self.n_templates),
             length=length,
             penalty=_validation.member("penalty", self.penalty, PENALTIES, Penalty),
@@ -368,11 +383,11 @@ class DCEA(TransformerMixin, BaseEstimator):
             generator=generator,
         )
 
-    def _fitted_problem(self, counts: BinnedSpikes) -> Problem:
-        """Return the problem of finding codes for templates that are known."""
+    def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
+        """Return the problem of finding codes for templates that are known, with bins hidden."""
         fixed = self._absolute_weight
         weight = NullScore() if fixed is None else Fixed(fixed)
-        return self._problem(counts, weight, self.n_bins_, torch.Generator())
+        return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
 
     # ----- what was learned
 
@@ -383,8 +398,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         }
         self._tensors = tensors
         self._absolute_weight: float | None = None
-        codes, baseline = self._encode(problem)
-        count = (codes != 0).sum(dim=(0, 1, 3))
+        events, baseline = self._encode(problem)
+        used = events.template[events.amplitude != 0]
+        count = torch.bincount(used, minlength=problem.n_templates)
         count = 0 * count if problem.penalty.signs_differ else count
         order = count.argsort(descending=True, stable=True)
         self._tensors = {
@@ -397,11 +413,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.templates_ = self._tensors["templates"].cpu().numpy()
         self.history_, self.n_iter_ = learned.history, learned.epoch
         self.converged_ = learned.converged
-        _warn_if_unsettled(learned, bool((codes != 0).any()))
+        _warn_if_unsettled(learned, len(used) > 0)
 
     def _set_weight(self, problem: Problem) -> None:
         """Record the penalty's weight as a fraction of lambda_max, and fix it if it was one."""
-        dictionary, data = self._dictionary(), problem.data
+        dictionary, data = self._dictionary(), problem.windows()
         top = lambda_max(problem.penalty, dictionary, data, data.baseline)
         if isinstance(problem.weight, Fraction):
             self._absolute_weight = float(problem.weight.fraction * top)
@@ -414,16 +430,28 @@ class DCEA(TransformerMixin, BaseEstimator):
         templates = self._tensors["templates"]
         return ConvDictionary(templates.to(settings.device(self.device), torch.float32))
 
-    def _encode(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return codes (trial, unit, template, place) and baseline."""
-        device = problem.data.y.device
+    def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
+        """Return events, of the windows in the order of ``data.rows()``, and baseline."""
+        device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
         with threads.for_size(_size(problem)):
-            codes, baseline = settings.trainer(self.gradient).encode(problem, tensors)
-        return codes.to(torch.float32), baseline.to(torch.float32)
+            events, baseline = settings.trainer(self.gradient).encode(problem, tensors)
+        return events.with_amplitude(events.amplitude.float()), baseline.float()
 
-    def _eta(self, codes: Tensor, baseline: Tensor) -> Tensor:
-        return self._dictionary()(codes).detach() + baseline
+    def _codes(self, problem: Problem, events: Events, part: slice | None = None) -> Tensor:
+        """Return codes (trial, unit, template, place) of all trials, or of some."""
+        data = problem.data
+        n_trials, n_windows, _, n_bins = data.y.shape
+        part = slice(0, n_trials) if part is None else part
+        first, last = data.rows_of(part)
+        shape = (problem.n_templates, n_bins - problem.length + 1)
+        codes = events.within(first, last).to_codes((last - first, *shape))
+        return codes.reshape(-1, n_windows, *shape)
+
+    def _eta(self, problem: Problem, events: Events, baseline: Tensor, part: slice) -> Tensor:
+        """Return the linear predictor of some trials."""
+        codes = self._codes(problem, events, part)
+        return self._dictionary()(codes).detach() + baseline[part]
 
 
 def load(path: str | Path) -> DCEA:
