@@ -35,10 +35,11 @@ LAYERS = (
         "blocks",
         "_group_quadratic",
     }
-    | {"threads", "ranks", "_validation"},
+    | {"threads", "ranks", "_validation", "_files"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
-    | {"implicit", "_support", "goodness_of_fit"},
+    | {"implicit", "_support", "goodness_of_fit"}
+    | {"counting", "counts_file"},
     {"training", "selection", "suggestions", "simulate", "io", "baselines"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments"},
@@ -52,7 +53,7 @@ CORE |= {"implicit", "blocks", "windows"}
 # what the core may use besides: checks, and the compiled solvers (the files with numba)
 CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}
 CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
-CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
+CONTAINERS = {"data", "binned", "binning", "results", "_recording", "counting", "counts_file"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
 
