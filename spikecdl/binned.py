@@ -184,6 +184,7 @@ class BinnedSpikes:
         pooled = pooled[:, None] if pooled.ndim == 2 else pooled
         if pooled.dtype.kind not in "iu":
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
+        plain_trials = pooled.ndim == 0 and pooled == 1
         starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
         return cls(
             counts=_as_integers(array),
@@ -192,7 +193,7 @@ class BinnedSpikes:
             t_start=real("t_start", t_start, "seconds"),
             unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
             trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
-            n_pooled=not_pooled(seen) if (pooled == 1).all() else np.where(seen, pooled, 0),
+            n_pooled=not_pooled(seen) if plain_trials else np.where(seen, pooled, 0),
             slots=slots,
             trial_starts=np.array(starts, dtype=float),
             source=source,

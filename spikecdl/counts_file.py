@@ -49,6 +49,7 @@ class CountsFile:
 
         for array in self._arrays:
             array.flush()
+        self._arrays.clear()  # so that the file is closed when the counts are
         header = {name: getattr(counts, name) for name in _IN_HEADER}
         with h5py.File(self._path, "r+") as file:
             file["header"] = json.dumps(header)

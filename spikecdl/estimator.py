@@ -229,19 +229,19 @@ class DCEA(TransformerMixin, BaseEstimator):
             layout.
         """
         problem = self._fitted_problem(self._counts(X))
-        events, _ = self._encode(problem)
-        array = self._codes(problem, events).cpu().numpy()
+        array = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
         return array[:, 0] if array.shape[1] == 1 else array
 
     def predict(self, X: Any) -> np.ndarray:
         """Return expected counts, in the shape and unit of the input."""
-        problem = self._fitted_problem(self._counts(X))
-        found, layout = self._encode(problem), self._layout()
+        counts = self._counts(X)
+        problem = self._fitted_problem(counts)
+        found = self._encode(problem)
         means = [
-            layout.squeeze(some.family.mean(self._eta(problem, *found, part)))
-            for part, some in problem.data.parts(problem.n_templates)
+            some.family.mean(self._eta(problem, *found, part)).cpu().numpy()
+            for part, some in problem.data.rows().parts(problem.n_templates)
         ]
-        array = np.concatenate(means)
+        array = np.concatenate(means).reshape(counts.shape)
         flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
         return array[:, 0] if flat else array
 
@@ -258,10 +258,11 @@ class DCEA(TransformerMixin, BaseEstimator):
             hidden = np.arange(counts.n_bins) % _FOLDS == fold
             seen = self._fitted_problem(counts, hidden)
             found, null = self._encode(seen), scoring.null_rate(seen.data, prior=0.5)
-            judged = replace(whole, shown=torch.from_numpy(hidden))
+            null = null.expand_as(whole.baseline).flatten(0, 1)
+            judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
             for part, some in judged.parts(seen.n_templates):
                 eta = self._eta(seen, *found, part)
-                lost += scoring.deviances(some, eta, null).sum(1)
+                lost += scoring.deviances(some, eta, null[part]).sum((1, 2))
         return float(scoring.gained(lost))
 
     def decompose(self, X: Any) -> Decomposition:
@@ -438,20 +439,19 @@ class DCEA(TransformerMixin, BaseEstimator):
             events, baseline = settings.trainer(self.gradient).encode(problem, tensors)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 
-    def _codes(self, problem: Problem, events: Events, part: slice | None = None) -> Tensor:
-        """Return codes (trial, unit, template, place) of all trials, or of some."""
-        data = problem.data
-        n_trials, n_windows, _, n_bins = data.y.shape
-        part = slice(0, n_trials) if part is None else part
-        first, last = data.rows_of(part)
+    def _codes(self, problem: Problem, events: Events) -> Tensor:
+        """Return codes (trial, unit, template, place)."""
+        n_trials, n_windows, _, n_bins = problem.data.y.shape
         shape = (problem.n_templates, n_bins - problem.length + 1)
-        codes = events.within(first, last).to_codes((last - first, *shape))
-        return codes.reshape(-1, n_windows, *shape)
+        codes = events.to_codes((n_trials * n_windows, *shape))
+        return codes.reshape(n_trials, n_windows, *shape)
 
     def _eta(self, problem: Problem, events: Events, baseline: Tensor, part: slice) -> Tensor:
-        """Return the linear predictor of some trials."""
-        codes = self._codes(problem, events, part)
-        return self._dictionary()(codes).detach() + baseline[part]
+        """Return the linear predictor (window, channel, bin) of some windows."""
+        shape = (problem.n_templates, problem.data.y.shape[-1] - problem.length + 1)
+        mine = events.within(part.start, part.stop)
+        codes = mine.to_codes((part.stop - part.start, *shape))
+        return self._dictionary()(codes).detach() + baseline.flatten(0, 1)[part]
 
 
 def load(path: str | Path) -> DCEA:

@@ -22,7 +22,7 @@ def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
 
 
 def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
-    """Return the deviance of a model and of the null model, over the observed bins of each unit.
+    """Return the deviance of a model and of the null model, over the observed bins of windows.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (2, recorded unit)
+    ndarray, shape (2, ..., channel) for observations (..., channel, bin)
     """
     data = data.to(torch.float64)
     y, family = data.y, data.family
     null = rate.double() * family.exposure(y)
     lost = torch.stack([family.deviance(y, eta.double()), family.deviance(y, family.link(null))])
     lost[1] = torch.where(y == null, 0, lost[1])
-    return torch.where(data.mask, lost, 0).sum((1, -1)).flatten(1).cpu().numpy()
+    return torch.where(data.mask, lost, 0).sum(-1).cpu().numpy()
 
 
 def gained(deviances: np.ndarray) -> np.ndarray:
@@ -58,5 +58,5 @@ def explained(data: Observations, eta: Tensor, rate: Tensor, per_unit: bool = Fa
     where there is nothing to explain.  For the arguments see `deviances`.
     """
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
-    lost = np.sum(parts, axis=0)
-    return gained(lost if per_unit else lost.sum(1))
+    lost = np.concatenate(parts, axis=1)  # (2, trial, unit, channel)
+    return gained(lost.sum(1).reshape(2, -1) if per_unit else lost.sum((1, 2, 3)))

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from commands import ENVIRONMENT
 from fits import quick, same_bits, some_counts
 
@@ -90,8 +91,6 @@ def test_a_fit_in_parts_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_counts_that_are_wrong_are_named_in_any_part(layout, monkeypatch):
-    import torch
-
     y = np.zeros((5, 3, 40), int)
     y[3, 1, 7], y[4, 2, 0] = 2, 5
     monkeypatch.setattr(PART, 100)
@@ -107,8 +106,6 @@ def test_counts_that_are_wrong_are_named_in_any_part(layout, monkeypatch):
 
 
 def test_observations_share_the_memory_of_the_counts(monkeypatch):
-    import torch
-
     monkeypatch.setattr(PART, 100)
     counts = some_counts()
     data = observe(counts, Poisson(), LAYOUTS["shared"], "learned", torch.device("cpu")).rows()
