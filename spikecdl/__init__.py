@@ -40,9 +40,11 @@ _HOME = {
     "read_neo": "io",
     "read_phy": "io",
     "read_npz": "io",
+    "read_counts": "io",
     "to_neo": "io",
     "write_nwb": "io",
     "write_npz": "io",
+    "write_counts": "io",
 }
 _MODULES = (
     *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),

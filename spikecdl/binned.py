@@ -14,17 +14,21 @@ from spikecdl.results import Truth, store
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
+_BLOCK = 2**20  # numbers that are looked at at once
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BinnedSpikes:
     """Spike counts in bins, or a real-valued signal, for every trial and unit.
 
-    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.
+    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.  Its arrays may lie in
+    a file; see `spikecdl.read_counts`.
 
     Parameters
     ----------
     counts : ndarray, shape (trial, unit, bin)
-        Integer counts, or floats for a real-valued signal (Gaussian family); 0 where not observed.
+        Integer counts (int16 or wider, so that sums of a few do not wrap around), or floats for a
+        real-valued signal (Gaussian family); 0 where not observed.
     mask : ndarray of bool, shape (trial, unit, bin)
         True where the bin was observed.
     bin_size : float
@@ -34,7 +38,8 @@ class BinnedSpikes:
     unit_ids, trial_ids : tuple
         Distinct names of units and trials.
     n_pooled : ndarray of int, shape (trial, unit, bin)
-        Recorded trials that are summed in each bin: 1 if not pooled, 0 where not observed.
+        Recorded trials that are summed in each bin: 1 if not pooled, 0 where not observed.  Of
+        counts that are not pooled it is of int8, in the memory of ``mask``.
     slots : int
         Bernoulli trials per bin and recorded trial.
     trial_starts : ndarray, shape (trial,)
@@ -95,10 +100,14 @@ class BinnedSpikes:
                 f"`trial_starts` {self.trial_starts.shape} must have one time for each of "
                 f"{self.shape[0]} trials"
             )
-        if self.mask.dtype != bool or self.counts[~self.mask].any():
-            raise ValueError("`mask` must be boolean, and counts 0 where it is False")
-        if not np.array_equal(self.n_pooled > 0, self.mask):
-            raise ValueError("`n_pooled` must be at least 1 where `mask` is True, and 0 elsewhere")
+        for block in blocks(self.shape):
+            counts, mask = self.counts[block], self.mask[block]
+            if mask.dtype != bool or counts[~mask].any():
+                raise ValueError("`mask` must be boolean, and counts 0 where it is False")
+            if not np.array_equal(self.n_pooled[block] > 0, mask):
+                raise ValueError(
+                    "`n_pooled` must be at least 1 where `mask` is True, and 0 elsewhere"
+                )
 
     @classmethod
     def from_array(
@@ -122,7 +131,9 @@ class BinnedSpikes:
         ----------
         counts : array_like
             Counts, or real-valued signals.  Floats that are all whole and not negative count as
-            counts and become integers; other floats are a real-valued signal.
+            counts and become integers; other floats are a real-valued signal.  An array that
+            cannot be written to (`numpy.load` with ``mmap_mode="r"``) is not copied, if it is of
+            int16 or wider and there is no ``mask``.
         bin_size : float
             Seconds per bin; the default of 1 makes all times count bins.
         mask : array_like of bool, optional
@@ -155,31 +166,34 @@ class BinnedSpikes:
         >>> BinnedSpikes.from_array([[0, 2, 1, 0]])
         BinnedSpikes(1 trial, 1 unit, 4 bins of 1 s, 3 spikes)
         """
-        array = np.array(counts)
+        array = np.asarray(counts)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"`counts` must hold real numbers, not {array.dtype}")
-        seen = np.ones(array.shape, bool) if mask is None else np.array(mask, dtype=bool)
+        whole = mask is None
+        array = array.copy() if array.flags.writeable or not whole else array
+        seen = np.broadcast_to(True, array.shape) if whole else np.array(mask, dtype=bool)
         if seen.shape != array.shape:
             raise ValueError(f"`mask` {seen.shape} must have the shape of `counts` {array.shape}")
         if array.ndim == 2:
             array, seen = array[:, None], seen[:, None]
-        array[~seen] = 0
+        if not whole:
+            array[~seen] = 0
         _check_counts(array)
-        whole = array.dtype.kind != "f" or (np.all(array >= 0) and np.all(array == np.rint(array)))
         pooled = np.asarray(n_pooled)
         pooled = pooled[:, None, None] if pooled.ndim == 1 else pooled
         pooled = pooled[:, None] if pooled.ndim == 2 else pooled
         if pooled.dtype.kind not in "iu":
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
+        plain_trials = pooled.ndim == 0 and pooled == 1
         starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
         return cls(
-            counts=array.astype(np.int64) if whole else array,
+            counts=_as_integers(array),
             mask=seen,
             bin_size=positive("bin_size", bin_size, "seconds"),
             t_start=real("t_start", t_start, "seconds"),
             unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
             trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
-            n_pooled=np.where(seen, pooled, 0),
+            n_pooled=not_pooled(seen) if plain_trials else np.where(seen, pooled, 0),
             slots=slots,
             trial_starts=np.array(starts, dtype=float),
             source=source,
@@ -234,7 +248,7 @@ class BinnedSpikes:
     @property
     def n_trials(self) -> np.ndarray:
         """Bernoulli trials per bin, ``n_pooled * slots``, of shape (trial, unit, bin)."""
-        return self.n_pooled * self.slots
+        return np.multiply(self.n_pooled, self.slots, dtype=np.int64)
 
     @property
     def is_counts(self) -> bool:
@@ -287,6 +301,8 @@ class BinnedSpikes:
     def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
         """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
 
+        Of neighbouring trials and units nothing is copied.
+
         Raises
         ------
         ValueError
@@ -299,20 +315,45 @@ class BinnedSpikes:
         """
         rows = _positions("trials", trials, self.shape[0])
         columns = _positions("units", units, self.shape[1])
-        grid = np.ix_(rows, columns)
+        at, units_at = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
         return BinnedSpikes(
-            counts=self.counts[grid],
-            mask=self.mask[grid],
+            counts=self.counts[at][:, units_at],
+            mask=self.mask[at][:, units_at],
             bin_size=self.bin_size,
             t_start=self.t_start,
             unit_ids=tuple(self.unit_ids[i] for i in columns),
             trial_ids=tuple(self.trial_ids[i] for i in rows),
-            n_pooled=self.n_pooled[grid],
+            n_pooled=self.n_pooled[at][:, units_at],
             slots=self.slots,
             trial_starts=self.trial_starts[rows],
             source=self.source,
             truth=self.truth.select(rows, columns) if self.truth is not None else None,
         )
+
+
+def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield trials and units that, in turn, cover an array (trial, unit, bin) in small blocks."""
+    n_trials, n_units, n_bins = shape
+    windows = max(1, _BLOCK // n_bins)
+    trials, units = max(1, windows // n_units), min(windows, n_units)
+    for trial in range(0, n_trials, trials):
+        for unit in range(0, n_units, units):
+            yield slice(trial, trial + trials), slice(unit, unit + units)
+
+
+def not_pooled(mask: np.ndarray) -> np.ndarray:
+    """Return the ``n_pooled`` of single trials: the mask as numbers, in the same memory."""
+    return mask.view(np.int8)
+
+
+def _as_integers(values: np.ndarray) -> np.ndarray:
+    """Return counts as signed integers of 16 bits or more; a real-valued signal as it is."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "f" and not all(
+        (part >= 0).all() and (part == np.rint(part)).all() for part in values
+    ):
+        return values
+    return values if kind == "i" and size > 1 else values.astype(np.int64)
 
 
 def _check_counts(counts: np.ndarray) -> None:
@@ -321,9 +362,13 @@ def _check_counts(counts: np.ndarray) -> None:
             f"`counts` {counts.shape} must have shape (trial, unit, bin), or (trial, bin) "
             "for one unit, and not be empty"
         )
-    bad = counts < 0 if counts.dtype.kind != "f" else ~np.isfinite(counts)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
+    for block in blocks(counts.shape):
+        part = counts[block]
+        bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
+        if not bad.any():
+            continue
+        inside = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
+        where = tuple(int(i) for i in inside)
         shown = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
         value = shown.get(str(counts[where]), str(counts[where]))
         raise ValueError(
@@ -331,6 +376,13 @@ def _check_counts(counts: np.ndarray) -> None:
             "must be finite and not negative; give a `mask` that is False where nothing was "
             "observed"
         )
+
+
+def _slice_if_neighbours(positions: np.ndarray) -> slice | np.ndarray:
+    """Return positions as a slice, which copies nothing, if each follows the one before."""
+    if (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
 
 
 def _positions(name: str, index: Index | None, size: int) -> np.ndarray:

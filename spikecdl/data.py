@@ -5,16 +5,18 @@ Seconds become bins here and nowhere else.  Arrays are read-only; tables are pan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl import _recording
+from spikecdl import _recording, counts_file
 from spikecdl._validation import positive
-from spikecdl.binned import BinnedSpikes
-from spikecdl.binning import Clock, count_spikes, observed_bins
+from spikecdl.binned import BinnedSpikes, not_pooled
+from spikecdl.binning import Clock
+from spikecdl.counting import Allocate, Counting
 from spikecdl.results import Decomposition, Truth
 
 if TYPE_CHECKING:
@@ -247,6 +249,7 @@ class SpikeTrains:
         units: Sequence[UnitId] | None = None,
         trials: str | Sequence[UnitId] | None = None,
         table: str = "trials",
+        file: str | os.PathLike[str] | None = None,
     ) -> BinnedSpikes:
         """Count spikes in bins, exactly (see `spikecdl.binning`).
 
@@ -274,11 +277,14 @@ class SpikeTrains:
         table : str
             ``"trials"`` or the name of another table in ``intervals``.  Without a trials table
             the whole recording is one trial.
+        file : path_like, optional
+            HDF5 file that is written, and holds the counts in place of memory: for recordings
+            whose counts do not fit there.  `spikecdl.read` opens it again.
 
         Returns
         -------
         BinnedSpikes
-            Counts of shape (trial, unit, bin).
+            Counts of shape (trial, unit, bin), of int32; in a file of int16 if that holds them.
 
         Raises
         ------
@@ -307,22 +313,32 @@ class SpikeTrains:
             raise ValueError(
                 f"`bin_size` (={bin_size!r}) is longer than the window of trial {trial!r}"
             )
-        counts, mask = _count(times, observed, clock.ticks(windows.starts), n_bins, clock)
-        if not mask.any():
-            raise ValueError("no bin of any window lies wholly inside the observed intervals")
-        return BinnedSpikes(
-            counts=counts,
-            mask=mask,
-            bin_size=float(bin_size),
-            t_start=windows.offset,
-            unit_ids=tuple(self.unit_ids[i] for i in chosen),
-            trial_ids=windows.ids,
-            n_pooled=mask.astype(np.int32),
-            slots=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
-            trial_starts=windows.starts,
-            source=self.source,
-            truth=self._truth_in(windows, chosen) if table == "trials" else None,
-        )
+        counting = Counting(times, observed, windows.starts, n_bins, clock)
+        known = self._truth_in(windows, chosen) if table == "trials" else None
+
+        def binned(allocate: Allocate, dtype: Any) -> BinnedSpikes:
+            counts, mask = counting(allocate, dtype)
+            if not mask.any():
+                raise ValueError("no bin of any window lies wholly inside the observed intervals")
+            return BinnedSpikes(
+                counts=counts,
+                mask=mask,
+                bin_size=float(bin_size),
+                t_start=windows.offset,
+                unit_ids=tuple(self.unit_ids[i] for i in chosen),
+                trial_ids=windows.ids,
+                n_pooled=not_pooled(mask),
+                slots=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
+                trial_starts=windows.starts,
+                source=self.source,
+                truth=known,
+            )
+
+        if file is None:
+            return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
+        with counts_file.writing(file, self.source) as target:
+            target.finish(binned(target.allocate, counting.smallest_dtype))
+        return counts_file.read_counts(file)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         if units is None:
@@ -358,27 +374,6 @@ class SpikeTrains:
         whole = np.array([self.t_start])
         begun = whole if self.trials is None else self.trials["start_time"].to_numpy(dtype=float)
         return chosen.shift(windows.starts - begun[windows.rows], windows.durations)
-
-
-def _count(
-    times: Sequence[np.ndarray],
-    observed: Sequence[np.ndarray],
-    starts: np.ndarray,
-    n_bins: np.ndarray,
-    clock: Clock,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return counts and mask, both (trial, unit, bin), in windows given in ticks and bins."""
-    counts = np.zeros((len(starts), len(times), int(n_bins.max())), dtype=np.int32)
-    mask = np.zeros(counts.shape, dtype=bool)
-    known: dict[bytes, np.ndarray] = {}  # units often share their observed intervals
-    for unit, (spikes, intervals) in enumerate(zip(times, observed, strict=True)):
-        key = intervals.tobytes()
-        if key not in known:
-            known[key] = observed_bins(clock.ticks(intervals), starts, n_bins, clock)
-        mask[:, unit] = known[key]
-        counts[:, unit] = count_spikes(clock.ticks(spikes), starts, n_bins, clock)
-    counts[~mask] = 0
-    return counts, mask
 
 
 def _number(number: int, noun: str) -> str:

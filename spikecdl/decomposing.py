@@ -48,5 +48,5 @@ def decompose(
         family=data.family.name,
         layout=layout.name,
         deviance_explained=float(scoring.explained(data, eta, null)),
-        deviance_explained_per_unit=scoring.explained(data, eta, null, 3 - layout.axis),
+        deviance_explained_per_unit=scoring.explained(data, eta, null, per_unit=True),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from spikecdl import _validation, heldout, models, preparation, ranks, settings, threads
+from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.decomposing import decompose
 from spikecdl.dictionary import ConvDictionary
+from spikecdl.events import Events
 from spikecdl.families import FAMILIES, Family
 from spikecdl.penalties import PENALTIES, Penalty
 from spikecdl.preparation import LAYOUTS, Layout
@@ -204,7 +206,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         if checkpoint is not None:
             described = settings.describe(self.get_params(deep=False))
             file = models.Checkpoint.of(checkpoint, described, problem)
-        learned = file.load(problem.data.y.device) if file is not None and resume else None
+        learned = file.load(problem.data.baseline.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
             if file is not None and ranks.present().rank == 0:
@@ -227,8 +229,8 @@ class DCEA(TransformerMixin, BaseEstimator):
             fewer than bins.  (trial, unit, template, place) for several units in the shared
             layout.
         """
-        codes, _ = self._encode(self._fitted_problem(self._counts(X)))
-        array = codes.cpu().numpy()
+        problem = self._fitted_problem(self._counts(X))
+        array = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
         return array[:, 0] if array.shape[1] == 1 else array
 
     def predict(self, X: Any) -> np.ndarray:
@@ -236,9 +238,14 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         Where nothing was observed: what as many trials as the unit has in other bins would count.
         """
-        problem = self._fitted_problem(self._counts(X))
-        mean = problem.data.family.mean(self._eta(*self._encode(problem)).double())
-        array = self._layout().squeeze(mean)
+        counts = self._counts(X)
+        problem = self._fitted_problem(counts)
+        found = self._encode(problem)
+        means = [
+            some.family.mean(self._eta(problem, *found, part).double()).cpu().numpy()
+            for part, some in problem.data.rows().parts(problem.n_templates)
+        ]
+        array = np.concatenate(means).reshape(counts.shape)
         flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
         return array[:, 0] if flat else array
 
@@ -250,15 +257,26 @@ class DCEA(TransformerMixin, BaseEstimator):
         1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.  The score of
         each unit, and of other trials: `spikecdl.heldout`.
         """
-        found = heldout.masked(self, self._counts(X), self._family(), _FOLDS)
-        return found.deviance_explained
+        counts = self._counts(X)
+        whole, lost = self._fitted_problem(counts).data, np.zeros(2)
+        for fold in range(min(_FOLDS, counts.n_bins)):
+            hidden = np.arange(counts.n_bins) % _FOLDS == fold
+            seen = self._fitted_problem(counts, hidden)
+            found, null = self._encode(seen), scoring.null_rate(seen.data, prior=0.5)
+            null = null.expand_as(whole.baseline).flatten(0, 1)
+            judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
+            for part, some in judged.parts(seen.n_templates):
+                eta = self._eta(seen, *found, part)
+                lost += scoring.deviances(some, eta, null[part]).sum((1, 2))
+        return float(scoring.gained(lost))
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
-        templates = self._dictionary().templates.detach()
-        return decompose(counts, self._layout(), problem.data, templates, *self._encode(problem))
+        events, baseline = self._encode(problem)
+        templates, codes = self._dictionary().templates.detach(), self._codes(problem, events)
+        return decompose(counts, self._layout(), problem.data, templates, codes, baseline)
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (all of it) and ``.json`` (to read); see `load`.
@@ -336,11 +354,16 @@ class DCEA(TransformerMixin, BaseEstimator):
         return array
 
     def _problem(
-        self, counts: BinnedSpikes, weight: Weight, length: int, generator: torch.Generator
+        self,
+        counts: BinnedSpikes,
+        weight: Weight,
+        length: int,
+        generator: torch.Generator,
+        hidden: np.ndarray | None = None,
     ) -> Problem:
-        device = settings.device(self.device)
+        model = (self._family(), self._layout(), self.baseline, settings.device(self.device))
         return Problem(
-            data=preparation.observe(counts, self._family(), self._layout(), self.baseline, device),
+            data=preparation.observe(counts, *model, hidden),
             n_templates=_validation.integer("n_templates", self.n_templates),
             length=length,
             penalty=_validation.member("penalty", self.penalty, PENALTIES, Penalty),
@@ -349,11 +372,11 @@ class DCEA(TransformerMixin, BaseEstimator):
             generator=generator,
         )
 
-    def _fitted_problem(self, counts: BinnedSpikes) -> Problem:
-        """Return the problem of finding codes for templates that are known."""
+    def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
+        """Return the problem of finding codes for templates that are known, with bins hidden."""
         fixed = self._absolute_weight
         weight = NullScore() if fixed is None else Fixed(fixed)
-        return self._problem(counts, weight, self.n_bins_, torch.Generator())
+        return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
 
     # ----- what was learned
 
@@ -364,8 +387,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         }
         self._tensors = tensors
         self._absolute_weight: float | None = None
-        codes, baseline = self._encode(problem)
-        count = (codes != 0).sum(dim=(0, 1, 3))
+        events, baseline = self._encode(problem)
+        used = events.template[events.amplitude != 0]
+        count = torch.bincount(used, minlength=problem.n_templates)
         count = 0 * count if problem.penalty.signs_differ else count
         order = count.argsort(descending=True, stable=True)
         self._tensors = {
@@ -378,11 +402,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.templates_ = self._tensors["templates"].cpu().numpy()
         self.history_, self.n_iter_ = learned.history, learned.epoch
         self.converged_ = learned.converged
-        _warn_if_unsettled(learned, bool((codes != 0).any()))
+        _warn_if_unsettled(learned, len(used) > 0)
 
     def _set_weight(self, problem: Problem) -> None:
         """Record the penalty's weight as a fraction of lambda_max, and fix it if it was one."""
-        dictionary, data = self._dictionary(), problem.data
+        dictionary, data = self._dictionary(), problem.windows()
         top = lambda_max(problem.penalty, dictionary, data, data.baseline)
         if isinstance(problem.weight, Fraction):
             self._absolute_weight = float(problem.weight.fraction * top)
@@ -395,16 +419,27 @@ class DCEA(TransformerMixin, BaseEstimator):
         templates = self._tensors["templates"]
         return ConvDictionary(templates.to(settings.device(self.device), torch.float32))
 
-    def _encode(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return codes (trial, unit, template, place) and baseline."""
-        device = problem.data.y.device
+    def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
+        """Return events, of the windows in the order of ``data.rows()``, and baseline."""
+        device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
         with threads.for_size(_size(problem)):
-            codes, baseline = settings.trainer(self.gradient).encode(problem, tensors)
-        return codes.to(torch.float32), baseline.to(torch.float32)
+            events, baseline = settings.trainer(self.gradient).encode(problem, tensors)
+        return events.with_amplitude(events.amplitude.float()), baseline.float()
 
-    def _eta(self, codes: Tensor, baseline: Tensor) -> Tensor:
-        return self._dictionary()(codes).detach() + baseline
+    def _codes(self, problem: Problem, events: Events) -> Tensor:
+        """Return codes (trial, unit, template, place)."""
+        n_trials, n_windows, _, n_bins = problem.data.y.shape
+        shape = (problem.n_templates, n_bins - problem.length + 1)
+        codes = events.to_codes((n_trials * n_windows, *shape))
+        return codes.reshape(n_trials, n_windows, *shape)
+
+    def _eta(self, problem: Problem, events: Events, baseline: Tensor, part: slice) -> Tensor:
+        """Return the linear predictor (window, channel, bin) of some windows."""
+        shape = (problem.n_templates, problem.data.y.shape[-1] - problem.length + 1)
+        mine = events.within(part.start, part.stop)
+        codes = mine.to_codes((part.stop - part.start, *shape))
+        return self._dictionary()(codes).detach() + baseline.flatten(0, 1)[part]
 
 
 def load(path: str | Path) -> DCEA:

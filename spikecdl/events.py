@@ -46,7 +46,7 @@ class Events:
         """Return dense codes (window, template, place)."""
         codes = self.amplitude.new_zeros(tuple(shape))
         index = (self.window, self.template, self.place)
-        return codes.index_put(index, self.amplitude, accumulate=True)
+        return codes.index_put_(index, self.amplitude, accumulate=True)
 
     def take(self, index: Tensor) -> Events:
         """Keep some of the events."""

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -349,13 +349,16 @@ class Binomial(Family):
         return int(self.n_trials) if known else None  # type: ignore[arg-type]
 
     def resolve(self, n_trials: Tensor) -> Binomial:
-        return self if self.n_trials is not None else replace(self, n_trials=n_trials)
+        return self if self.n_trials is not None else self._with(n_trials)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Binomial:
-        if not isinstance(self.n_trials, Tensor):
-            return self
-        changed = copy(self)  # not checked again: only its layout changes
-        object.__setattr__(changed, "n_trials", change(self.n_trials))
+        known = isinstance(self.n_trials, Tensor)
+        return self._with(change(self.n_trials)) if known else self  # type: ignore[arg-type]
+
+    def _with(self, n_trials: Tensor) -> Binomial:
+        """Return the family with other trials, which are not checked: they may be very many."""
+        changed = copy(self)
+        object.__setattr__(changed, "n_trials", n_trials)
         return changed
 
 

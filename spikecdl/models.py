@@ -70,10 +70,10 @@ class Checkpoint:
         """
         kept = {name: value for name, value in settings.items() if name != "n_epochs"}
         digest = hashlib.sha256(json.dumps(kept).encode())
-        data = problem.data
-        for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        for _, data in problem.data.parts():
+            for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return cls(Path(path), digest.hexdigest())
 
     def save(self, state: Learned) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,10 @@ class Layout:
     def expand(self, counts: np.ndarray) -> np.ndarray:
         """(trial, unit, bin) to (trial, unit, channel, bin)."""
         return np.expand_dims(counts, self.axis)
+
+    def rows(self, counts: np.ndarray) -> np.ndarray:
+        """(trial, unit, bin) to the windows of both layouts, (window, channel, bin)."""
+        return np.reshape(counts, (-1, *self.expand(counts).shape[2:]))
 
     def squeeze(self, signal: Tensor) -> np.ndarray:
         """(trial, unit, channel, bin) to (trial, unit, bin), back in NumPy."""
@@ -89,10 +94,15 @@ def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
     )
 
 
-def trials_everywhere(counts: BinnedSpikes) -> np.ndarray:
-    """Return ``n_pooled``, with as many as the unit pools elsewhere where nothing was observed."""
-    most = counts.n_pooled.max((0, 2), keepdims=True)
-    return np.where(counts.mask, counts.n_pooled, most.clip(min=1))
+def trials_everywhere(counts: BinnedSpikes, each: int = 1) -> np.ndarray:
+    """Return ``n_pooled``, with as many as the unit pools elsewhere where nothing was observed.
+
+    Multiplied by ``each``; one number for all takes the memory of one.
+    """
+    most = counts.n_pooled.max((0, 2), keepdims=True).clip(min=1)
+    if most.max() == 1:
+        return np.broadcast_to(each, counts.shape)
+    return np.multiply(np.where(counts.mask, counts.n_pooled, most), each, dtype=np.int32)
 
 
 def with_slots(counts: BinnedSpikes, family: Family) -> BinnedSpikes:
@@ -107,8 +117,11 @@ def observe(
     layout: Layout,
     baseline: Any,
     device: torch.device,
+    hidden: np.ndarray | None = None,
 ) -> Observations:
     """Turn counts into what trainers take.
+
+    Counts of more than one part (see `Observations`) stay where they are, in memory or in a file.
 
     Parameters
     ----------
@@ -119,6 +132,8 @@ def observe(
     baseline : "learned", (start, stop) in seconds, or array_like of rates
         See `DCEA`.
     device : torch.device
+    hidden : ndarray of bool, shape (bin,), optional
+        True in bins that count as not observed.
 
     Raises
     ------
@@ -128,27 +143,27 @@ def observe(
         not fit the counts.
     """
 
-    def tensor(values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.as_tensor(layout.expand(np.array(values)), dtype=dtype, device=device)
+    def tensor(values: np.ndarray) -> Tensor:
+        return _shared(layout.expand(values))
 
-    y, mask = tensor(counts.counts), tensor(counts.mask, torch.bool)
+    y, shown = tensor(counts.counts), None if hidden is None else torch.from_numpy(~hidden)
     family = family.map(lambda given: tensor(_per_bin("n_trials", given, counts)))
-    family = family.resolve(tensor(trials_everywhere(counts) * counts.slots))
-    _check_support(counts, family, layout, y, mask)
-    exposure = layout.squeeze(family.exposure(y))
-    _check_pooling(counts, family, exposure)
-    learn = isinstance(baseline, str)
+    family = family.resolve(tensor(trials_everywhere(counts, counts.slots)))
+    none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
+    data = Observations(y, tensor(counts.mask), family, none, learn, shown)
+    data = data.load() if data.is_one_part else data
+    _check_support(counts, layout, data)
+    _check_pooling(counts, layout, data)
     if learn:
         _validation.one_of("baseline", baseline, ("learned",))
-        eta = _estimated_baseline(family, y, mask)
+        eta = _estimated_baseline(data)
     elif isinstance(baseline, tuple):
-        eta = _estimated_baseline(family, y, tensor(_within(counts, baseline), torch.bool))
+        eta = _estimated_baseline(replace(data, shown=_within(counts, baseline, shown)))
     else:
-        mean = _given_rate(counts, baseline) * _count_per_rate(counts, family)
-        eta = family.link_rate(tensor((mean / exposure.clip(min=1)).max(-1, keepdims=True)))
+        eta = _given_baseline(counts, layout, data, _given_rate(counts, baseline))
     if not torch.isfinite(eta).all():
         raise ValueError(f"`baseline` (={baseline!r}) must give rates above 0 and below certainty")
-    return Observations(y, mask, family, eta, learn)
+    return replace(data, baseline=eta)
 
 
 def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
@@ -156,34 +171,43 @@ def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
 
     A family of real values keeps the units of the signal.  nan where nothing was observed.
     """
-    return mean / np.where(counts.mask, _count_per_rate(counts, family), np.nan)
+    exposure = counts.n_pooled * _count_per_rate(counts, family)
+    return mean / np.where(counts.mask, exposure, np.nan)
 
 
 def baseline_rates(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
 ) -> np.ndarray:
     """Return the baseline (trial, unit) as a rate, the mean over its observed bins; 0 if none."""
-    mean = layout.squeeze(data.family.mean(baseline.expand_as(data.y)))
-    rate = np.where(counts.mask, rates(counts, mean, data.family), 0)
-    return rate.sum(-1) / counts.mask.sum(-1).clip(min=1)
+    rows, n_pooled, means = data.rows(), layout.rows(counts.n_pooled), []
+    levels, per_trial = baseline.reshape_as(rows.baseline), _count_per_rate(counts, data.family)
+    for part, some in rows.parts():
+        mean = some.family.mean(levels[part].expand_as(some.y)).cpu().numpy()
+        mask = some.mask.cpu().numpy()
+        rate = np.divide(mean, n_pooled[part] * per_trial, out=np.zeros(mean.shape), where=mask)
+        means.append(rate.sum(-1) / mask.sum(-1).clip(min=1))
+    return np.concatenate(means).reshape(counts.shape[:2])
 
 
-def _totals(
-    family: Family, y: Tensor, mask: Tensor, dim: int | tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Sums of observations and of exposure over some axes, kept as ones."""
-    total = torch.where(mask, y, 0).sum(dim, keepdim=True)
-    return total, torch.where(mask, family.exposure(y), 0).sum(dim, keepdim=True)
+def _shared(values: np.ndarray) -> Tensor:
+    """Return a tensor in the same memory, where torch can have it there, else a copy."""
+    if not any(values.strides):  # one number for all
+        return torch.tensor(values.flat[0]).expand(values.shape)
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    with warnings.catch_warnings():  # torch does not know of arrays that are read-only
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
-def _estimated_baseline(family: Family, y: Tensor, mask: Tensor) -> Tensor:
-    """Linear predictor of the mean rate of every window over the bins of ``mask``.
+def _estimated_baseline(data: Observations) -> Tensor:
+    """Linear predictor of the mean rate of every window over its observed bins.
 
     Counts have one spike added at the unit's rate over all trials (itself with half a spike
     added), so that silent windows stay finite.  A signal that was not observed has its unit's mean.
     """
-    total, exposure = _totals(family, y, mask, -1)
-    all_total, all_exposure = _totals(family, y, mask, (0, -1))
+    family, sums = data.family, data.totals()
+    total, exposure = sums.to(data.dtype)
+    all_total, all_exposure = sums.sum(1, keepdim=True).to(data.dtype)
     if not family.integer_valued:
         unit = all_total / all_exposure.clamp(min=1)
         return torch.where(exposure > 0, total / exposure.clamp(min=1), unit)
@@ -191,8 +215,21 @@ def _estimated_baseline(family: Family, y: Tensor, mask: Tensor) -> Tensor:
     return family.link_rate((total + 1) / (exposure + 1 / unit))
 
 
-def _within(counts: BinnedSpikes, window: tuple[float, float]) -> np.ndarray:
-    """Mark the observed bins that lie wholly inside a window of time; every unit needs one."""
+def _given_baseline(
+    counts: BinnedSpikes, layout: Layout, data: Observations, rate: np.ndarray
+) -> Tensor:
+    """Linear predictor of rates per recorded trial, (trial, unit, 1)."""
+    rows, n_pooled, rate = data.rows(), layout.rows(counts.n_pooled), layout.rows(rate)
+    per_trial, most = _count_per_rate(counts, data.family), []
+    for part, some in rows.parts():
+        exposure = some.family.exposure(some.y).cpu().numpy().clip(min=1)
+        most.append((rate[part] * (n_pooled[part] * per_trial) / exposure).max(-1, keepdims=True))
+    of_exposure = torch.as_tensor(np.concatenate(most)).to(data.baseline)
+    return data.family.link_rate(of_exposure.reshape_as(data.baseline))
+
+
+def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | None) -> Tensor:
+    """Mark the bins that lie wholly inside a window of time; every unit needs one it observed."""
     if len(window) != 2:
         raise ValueError(
             f"`baseline` (={window!r}) must be a (start, stop) pair in seconds; pass rates as a "
@@ -207,15 +244,16 @@ def _within(counts: BinnedSpikes, window: tuple[float, float]) -> np.ndarray:
             f"`baseline` (={window!r}) holds no whole bin of windows from {edges[0]:g} to "
             f"{edges[-1] + counts.bin_size:g} s"
         )
-    bins = counts.mask & inside
-    unseen = counts.mask.any((0, 2)) & ~bins.any((0, 2))
+    inside = inside if shown is None else inside & shown.numpy()
+    seen = np.any([mask[:, inside].any(-1) for mask in counts.mask], axis=0)
+    unseen = counts.mask.any((0, 2)) & ~seen
     if unseen.any():
         unit = counts.unit_ids[int(unseen.argmax())]
         raise ValueError(
             f"`baseline` (={window!r}) holds no observed bin of unit {unit!r}; choose another "
             "window, or other units"
         )
-    return bins
+    return torch.from_numpy(inside)
 
 
 def _given_rate(counts: BinnedSpikes, baseline: Any) -> np.ndarray:
@@ -231,9 +269,9 @@ def _given_rate(counts: BinnedSpikes, baseline: Any) -> np.ndarray:
         ) from None
 
 
-def _count_per_rate(counts: BinnedSpikes, family: Family) -> np.ndarray:
-    """What a rate per recorded trial is multiplied by to give an expected count per bin."""
-    return counts.n_pooled * (counts.bin_size if family.integer_valued else 1.0)
+def _count_per_rate(counts: BinnedSpikes, family: Family) -> float:
+    """What a rate is multiplied by to give an expected count per bin and recorded trial."""
+    return counts.bin_size if family.integer_valued else 1.0
 
 
 def _per_bin(name: str, given: Tensor, counts: BinnedSpikes) -> np.ndarray:
@@ -247,22 +285,31 @@ def _per_bin(name: str, given: Tensor, counts: BinnedSpikes) -> np.ndarray:
         ) from None
 
 
-def _check_support(
-    counts: BinnedSpikes, family: Family, layout: Layout, y: Tensor, mask: Tensor
+def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
+    stored = layout.rows(counts.counts)
+    for part, some in data.rows().parts():
+        wrong = (some.family.invalid(some.y)[0] & some.mask).cpu().numpy()
+        if data.family.integer_valued:
+            wrong |= stored[part] > _EXACT
+        if wrong.any():
+            window, channel, bin_ = (int(i[0]) for i in np.nonzero(wrong))
+            at = (part.start + window) * wrong.shape[1] + channel
+            family = some.family.map(lambda values: values[window, channel, bin_])  # noqa: B023
+            _, support = family.invalid(some.y[window, channel, bin_])
+            trial, unit = divmod(at, counts.n_units)
+            _refuse_count(counts, trial, unit, bin_, data.family, support)
+
+
+def _refuse_count(
+    counts: BinnedSpikes, trial: int, unit: int, bin_: int, family: Family, support: str
 ) -> None:
-    large = family.integer_valued & (counts.counts > _EXACT)
-    outside = layout.squeeze(family.invalid(y)[0] & mask) & ~large
-    if not (large | outside).any():
-        return
-    trial, unit, bin_ = (int(i[0]) for i in np.nonzero(large | outside))
+    """Say what is wrong with a count."""
     which = (
         f"count {counts.counts[trial, unit, bin_]} of unit {counts.unit_ids[unit]!r}, trial "
         f"{counts.trial_ids[trial]!r}, bin {bin_}"
     )
-    if large[trial, unit, bin_]:
+    if family.integer_valued and counts.counts[trial, unit, bin_] > _EXACT:
         raise ValueError(f"{which} is above {_EXACT}, the most that can be told apart")
-    where = (trial, unit, 0, bin_) if layout.axis == 2 else (trial, 0, unit, bin_)
-    _, support = family.map(lambda values: values[where]).invalid(y[where])
     remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"
     if counts.counts[trial, unit, bin_] < 0:
         remedy = "use the Gaussian family for a real-valued signal"
@@ -271,21 +318,27 @@ def _check_support(
     )
 
 
-def _check_pooling(counts: BinnedSpikes, family: Family, exposure: np.ndarray) -> None:
+def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
     """Refuse pooled counts whose number of trials varies if the family would take it for a rate."""
-    pooled_least, pooled_most = _range(counts.n_pooled, counts.mask)
-    least, most = _range(exposure / counts.n_pooled.clip(min=1), counts.mask)
+    if counts.n_pooled.max() <= 1:
+        return
+    n_pooled, found = layout.rows(counts.n_pooled), []
+    for part, some in data.rows().parts():
+        pooled, mask = n_pooled[part], some.mask.cpu().numpy()
+        exposure = some.family.exposure(some.y).cpu().numpy() / pooled.clip(min=1)
+        found.append(np.stack([*_range(pooled, mask), *_range(exposure, mask)]))
+    ranges = np.concatenate(found, axis=1).reshape(4, *counts.shape[:2])
+    (pooled_least, least), (pooled_most, most) = ranges[::2].min(1), ranges[1::2].max(1)
     varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
     if varies.any():
         unit = int(varies.argmax())
         raise ValueError(
             f"the bins of unit {counts.unit_ids[unit]!r} pool from {pooled_least[unit]:g} to "
-            f"{pooled_most[unit]:g} trials, which {type(family).__name__} would take for changes "
-            "of its rate; use family='binomial', which counts trials, or do not pool"
+            f"{pooled_most[unit]:g} trials, which {type(data.family).__name__} would take for "
+            "changes of its rate; use family='binomial', which counts trials, or do not pool"
         )
 
 
 def _range(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest observed value of each unit."""
-    least = np.where(mask, values, np.inf).min((0, 2))
-    return least, np.where(mask, values, -np.inf).max((0, 2))
+    """Least and largest observed value of each window and channel."""
+    return np.where(mask, values, np.inf).min(-1), np.where(mask, values, -np.inf).max(-1)

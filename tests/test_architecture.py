@@ -35,10 +35,11 @@ LAYERS = (
         "blocks",
         "_group_quadratic",
     }
-    | {"threads", "ranks", "_validation", "_kolmogorov"},
+    | {"threads", "ranks", "_validation", "_kolmogorov", "_files"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
-    | {"implicit", "_support", "rescaling", "goodness_of_fit", "shallow"},
+    | {"implicit", "_support", "rescaling", "goodness_of_fit", "shallow"}
+    | {"counting", "counts_file"},
     {"training", "selection", "suggestions", "simulate", "io", "datasets"},
     {"estimator", "models", "preparation", "scoring", "settings", "denoise", "plots", "report"}
     | {"experiments", "baselines", "decomposing", "heldout"},
@@ -52,7 +53,7 @@ CORE |= {"implicit", "blocks", "windows", "shallow"}
 # what the core may use besides: checks, and the compiled solvers (the files with numba)
 CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}
 CORE_MAY_IMPORT = {"torch", "spikecdl", *sys.stdlib_module_names}
-CONTAINERS = {"data", "binned", "binning", "results", "_recording"}
+CONTAINERS = {"data", "binned", "binning", "results", "_recording", "counting", "counts_file"}
 NUMPY_ONLY = CONTAINERS | {"io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", "baselines", "cli"}
 CONTAINERS_MEET_TORCH |= {"decomposing"}

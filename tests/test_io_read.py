@@ -16,6 +16,7 @@ from spikecdl.io import (
     read_nwb,
     read_phy,
     to_neo,
+    write_counts,
     write_npz,
     write_nwb,
 )
@@ -37,6 +38,7 @@ def write_nix(path):
 EXAMPLES = {
     "npz": ("a.npz", lambda path: write_npz(path, make_recording())),
     "binned NWB": ("a.nwb", lambda path: write_nwb(path, make_counts())),
+    "counts in HDF5": ("a.h5", lambda path: write_counts(path, make_counts())),
     "NWB or NWB-style HDF5": ("a.nwb", lambda path: write_nwb(path, make_recording())),
     "Phy or Kilosort folder": ("sorted", write_phy),
     "one of Neo's formats": ("a.nix", write_nix),
@@ -51,7 +53,8 @@ def test_every_format_is_recognised(tmp_path, reader):
     assert next(one for one in READERS if one.recognises(path)) is reader
     for place in (path, str(path)):
         data = read(place)
-        assert isinstance(data, BinnedSpikes if reader.name == "binned NWB" else SpikeTrains)
+        binned = reader.name in ("binned NWB", "counts in HDF5")
+        assert isinstance(data, BinnedSpikes if binned else SpikeTrains)
         assert data.source == str(path)
 
 
@@ -94,7 +97,11 @@ def zeroed(path):
         ("a.nwb", damaged(0.3), "damaged or cut short"),
         ("a.h5", damaged(0.5), "damaged or cut short"),
         ("a.nwb", zeroed, "damaged or cut short"),
-        ("folder", lambda path: path.mkdir(), "is of no format that can be read: npz, binned NWB"),
+        (
+            "folder",
+            lambda path: path.mkdir(),
+            "is of no format that can be read: npz, counts in HDF5",
+        ),
         ("a.png", lambda path: path.write_bytes(b"\x89PNG"), "is of no format that can be read"),
         ("a", lambda path: path.write_bytes(b"0.1"), "no reader of Neo's finds spikes in it"),
         ("a.nex", lambda path: path.write_bytes(b"not nex at all"), "no reader of Neo's finds"),

@@ -56,7 +56,7 @@ class TestExplained:
         rate = scoring.null_rate(data)
         whole = scoring.explained(data, self.eta, rate)
         assert whole == pytest.approx(1 - left.sum() / total.sum(), rel=1e-5)
-        units = scoring.explained(data, self.eta, rate, axis=1)
+        units = scoring.explained(data, self.eta, rate, per_unit=True)
         np.testing.assert_allclose(units, 1 - left.sum((0, 2)) / total.sum((0, 2)), rtol=1e-5)
 
     def test_extreme_predictors_stay_finite(self):
@@ -88,8 +88,9 @@ class TestHeldOut:
         encode = DCEA._encode
 
         def recorded(self, problem):
-            found.append(encode(self, problem))
-            return found[-1]
+            events, level = encode(self, problem)
+            found.append((self._codes(problem, events), level))
+            return events, level
 
         monkeypatch.setattr(DCEA, "_encode", recorded)
         model.score(counts)

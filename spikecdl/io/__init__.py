@@ -1,4 +1,4 @@
-"""Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz.
+"""Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz, counts.
 
 `read` finds the reader by what a file holds or is called; `READERS` lists them in the order they
 are asked.  A new format is one module with its reader and one line in `READERS`.
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spikecdl._files import existing
+from spikecdl.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.data import BinnedSpikes, SpikeTrains
-from spikecdl.io._files import existing
 from spikecdl.io.neo import neo_knows, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb import nwb_content, read_binned_nwb, read_nwb
@@ -25,11 +26,13 @@ __all__ = [
     "Reader",
     "read",
     "read_binned_nwb",
+    "read_counts",
     "read_neo",
     "read_npz",
     "read_nwb",
     "read_phy",
     "to_neo",
+    "write_counts",
     "write_npz",
     "write_nwb",
 ]
@@ -41,8 +44,9 @@ class Reader:
 
     Examples
     --------
-    >>> [reader.name for reader in READERS]
-    ['npz', 'binned NWB', 'NWB or NWB-style HDF5', 'Phy or Kilosort folder', "one of Neo's formats"]
+    >>> [reader.name for reader in READERS]  # doctest: +NORMALIZE_WHITESPACE
+    ['npz', 'counts in HDF5', 'binned NWB', 'NWB or NWB-style HDF5', 'Phy or Kilosort folder',
+     "one of Neo's formats"]
     """
 
     name: str
@@ -52,6 +56,7 @@ class Reader:
 
 READERS = (
     Reader("npz", lambda path: path.suffix == ".npz", read_npz),
+    Reader("counts in HDF5", is_counts_file, read_counts),
     Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb),
     Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb),
     Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.io._files import HDF5_SIGNATURE, starts_with
+from spikecdl._files import HDF5_SIGNATURE, starts_with
 from spikecdl.io._hdf_tables import read_values
 
 if TYPE_CHECKING:

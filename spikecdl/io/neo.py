@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl._files import existing, reading
 from spikecdl.binning import infer_clock_rate
 from spikecdl.data import SpikeTrains
-from spikecdl.io._files import existing, reading
 from spikecdl.io._neo_objects import (
     Segment,
     Train,

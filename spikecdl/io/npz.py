@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl._files import existing, reading, replacing, starts_with
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.io._files import existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spikecdl._files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl._recording import whole_recording
 from spikecdl.binning import infer_clock_rate
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.io._files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io._hdf_tables import read_table, split
 from spikecdl.io._nwb_series import MODULE as MODULE_NAME
 from spikecdl.io._nwb_series import has_series, read_notes, read_series

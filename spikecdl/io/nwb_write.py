@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl._files import replacing
 from spikecdl.binning import infer_clock_rate
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
-from spikecdl.io._files import replacing
 from spikecdl.io._nwb_series import TimeAxis, add_to_module, numbers, write_notes
 from spikecdl.io._nwb_session import new_file
 from spikecdl.io._nwb_tables import add_intervals, colnames, frame_columns, ragged, row_ids, table

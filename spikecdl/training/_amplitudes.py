@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,42 +85,59 @@ class Amplitudes:
         baseline: Tensor,
         learn: bool = True,
     ) -> None:
-        loss = rows.family.scalar_loss(rows.y)
-        self._shift, self._events, n_windows = loss.shift, events, len(rows.y)
-        a, b = (_array((values * rows.mask).double()) for values in (loss.a, loss.b))
+        first = rows.take(slice(0, 1)).load()
+        loss = first.family.scalar_loss(first.y)
+        self._rows, self._events, n_windows = rows, events, len(rows.y)
+        self._kind, self._shift = LOSSES[loss.kind], loss.shift
+        self._kept = list(self._losses()) if rows.is_one_part else None
         self._levels = _array(baseline.double())[..., 0] - loss.shift
         expected = _array(rows.baseline.double())[..., 0] - loss.shift
-        stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
-        relax = np.ones_like(expected)
-        self._data = (LOSSES[loss.kind], a, b, self._levels, relax, expected, stiffness)
+        self._baseline = (self._levels, np.ones_like(expected), expected)
+        self._stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
         up, down = (_array(sign) for sign in signs)
         self._priors = (_array(precision.double()), up, down, learn)
         # in the order of windows and time
         self._order = (events.window * rows.y.shape[-1] + events.place).argsort(stable=True)
         listed = events.take(self._order)
-        first = np.searchsorted(_array(listed.window), np.arange(n_windows + 1))
+        self._first = np.searchsorted(_array(listed.window), np.arange(n_windows + 1))
         self._amplitude = _array(listed.amplitude.double()).copy()
-        self._listed = (first, _array(listed.template), _array(listed.place), self._amplitude)
-        edges = np.arange(_PARTS + 1) * n_windows // _PARTS
-        self._parts = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        self._listed = (_array(listed.template), _array(listed.place), self._amplitude)
 
     def __call__(self, templates: Tensor, tol: float = _TOL) -> Fit:
         """Fit to a tolerance in standard errors."""
         waves = _array(templates.double())
-        sums = np.zeros((_PARTS, 2))
-        derivatives = np.zeros((2, _PARTS, *waves.shape))
+        sums, derivatives = np.zeros(2), np.zeros((2, *waves.shape))
+        for part, a, b in self._kept or self._losses():
+            of_part = self._fit_part(part, a, b, waves, tol)
+            sums, derivatives = sums + of_part[0], derivatives + of_part[1]
+        cost, prior = sums.tolist()
+        return Fit(cost, prior, *map(torch.from_numpy, derivatives))
 
-        def work(parts: slice) -> None:
-            for number in range(parts.start, parts.stop):
-                windows = self._parts[number]
+    def _losses(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield the coefficients of the loss for some windows after the other."""
+        for part, some in self._rows.parts():
+            loss = some.family.scalar_loss(some.y)
+            a, b = (_array((values * some.mask).double()) for values in (loss.a, loss.b))
+            yield part, a, b
+
+    def _fit_part(
+        self, part: slice, a: np.ndarray, b: np.ndarray, waves: np.ndarray, tol: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fit some windows; return cost and prior, and the derivatives by templates."""
+        edges = np.arange(_PARTS + 1) * len(a) // _PARTS
+        sums, derivatives = np.zeros((_PARTS, 2)), np.zeros((2, _PARTS, *waves.shape))
+        data = (self._kind, a, b, *(values[part] for values in self._baseline), self._stiffness)
+        listed = (self._first[part.start : part.stop + 1], *self._listed)
+
+        def work(numbers: slice) -> None:
+            for number in range(numbers.start, numbers.stop):
                 sums[number] = _fit_windows(
-                    *(windows.start, windows.stop, *self._data, waves, *self._priors, tol),
-                    *(*self._listed, *derivatives[:, number]),
+                    *(*edges[number : number + 2], *data, waves, *self._priors, tol),
+                    *(*listed, *derivatives[:, number]),
                 )
 
-        in_parallel(work, _PARTS, self._data[1].size)
-        (cost, prior), (slope, curvature) = sums.sum(0), derivatives.sum(1)
-        return Fit(float(cost), float(prior), torch.from_numpy(slope), torch.from_numpy(curvature))
+        in_parallel(work, _PARTS, a.size)
+        return sums.sum(0), derivatives.sum(1)
 
     @property
     def events(self) -> Events:

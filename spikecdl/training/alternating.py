@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import _validation
+from spikecdl.events import Events
 from spikecdl.ranks import Ranks
 from spikecdl.ranks import present as ranks_present
 from spikecdl.training.observations import Observations
@@ -89,16 +90,16 @@ class Alternating:
             templates, level = self._race(problem, data)
             start = {"templates": templates, "baseline": data.baseline, "level": level}
             learned = Learned(start)
-        null = float(data.cost(data.baseline.expand_as(data.y)))
+        null = _null_cost(data)
         level = learned.tensors["level"]
-        mine = ranks.part(len(data.y))
+        mine, n_observed = ranks.part(len(data.y)), int(data.mask.count_nonzero())
         step = self._round(problem, data.take(mine), problem.weight.at(float(level)), ranks)
         while learned.epoch < problem.n_epochs and not learned.converged:
             began = time.perf_counter()
             found = step(learned.tensors["templates"], learned.tensors["baseline"][mine], self.tol)
             record = {
                 "epoch": learned.epoch + 1,
-                "loss": found.cost / int(data.mask.sum()),
+                "loss": found.cost / n_observed,
                 "objective": found.objective,
                 "n_events": int(ranks.total(torch.tensor(len(found.events)))),
                 "seconds": time.perf_counter() - began,
@@ -113,8 +114,8 @@ class Alternating:
             on_epoch(learned)
         return learned
 
-    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return codes and baseline of the problem's data; the templates stay as they are."""
+    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return events and baseline of the problem's data; the templates stay as they are."""
         data = problem.windows()
         step = self._round(problem, data, problem.weight.at(float(tensors["level"])))
         baseline = data.baseline
@@ -125,9 +126,7 @@ class Alternating:
                 found = step.refit(tensors["templates"], solved, baseline, learn=False)
                 baseline, events = found.baseline, found.events
         lead = problem.data.y.shape[:2]
-        shape = (problem.n_templates, data.y.shape[-1] - problem.length + 1)
-        codes = events.to_codes((math.prod(lead), *shape)).to(data.y.dtype)
-        return codes.reshape(*lead, *shape), baseline.reshape(*lead, -1, 1)
+        return events, baseline.reshape(*lead, -1, 1)
 
     def _race(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
         """Return templates to start from, and the level of the penalty."""
@@ -152,6 +151,11 @@ class Alternating:
             max_iter=self.max_iter,
             ranks=ranks or Ranks(),
         )
+
+
+def _null_cost(data: Observations) -> float:
+    """Return the cost without events."""
+    return sum(float(some.cost(some.baseline.expand_as(some.y))) for _, some in data.parts())
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

@@ -47,9 +47,26 @@ def event_gains(
     of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; of a group, s is the
     norm over units and sigma the root mean square.
     """
-    rows, dtype, length = data.rows(), data.y.dtype, templates.shape[-1]
-    templates, baseline = templates.to(dtype), baseline.to(dtype)
-    events = events.with_amplitude(events.amplitude.to(dtype))
+    templates, baseline = templates.to(data.dtype), baseline.to(data.dtype)
+    events = events.with_amplitude(events.amplitude.to(data.dtype))
+    found = [
+        _gains(
+            some,
+            templates,
+            events.within(*data.rows_of(part)),
+            baseline[part],
+            data.share(penalty, part),
+        )
+        for part, some in data.parts()
+    ]
+    return Gains(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _gains(
+    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gains of the events of some trials: own, alone and unit."""
+    rows, length = data.rows(), templates.shape[-1]
     signal = events.add_to(torch.zeros_like(rows.y), templates)
     eta = baseline.reshape_as(rows.baseline) + signal
     curvature = torch.where(rows.mask, rows.family.curvature(rows.y, eta), 0)
@@ -65,7 +82,7 @@ def event_gains(
     price = _price(data, templates, baseline, penalty)[events.window, events.template]
     own = together(events.amplitude.square() * energy / 2)
     alone = together(explained.square() / energy / 2)
-    return Gains(own / price, alone / price, price / together(torch.ones_like(own)))
+    return own / price, alone / price, price / together(torch.ones_like(own))
 
 
 def _price(data: Observations, templates: Tensor, baseline: Tensor, penalty: Penalty) -> Tensor:

@@ -82,26 +82,24 @@ class GradientSteps(ABC):
             on_epoch(learned)
         return learned
 
-    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the encoder's codes, and the baseline as the problem's data give it."""
+    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return the encoder's events, and the baseline as the problem's data give it."""
         model, data = self._autoencoder(problem, tensors), problem.windows()
         baseline = data.baseline
-        with torch.no_grad():
-            codes = model.encoder(data.y, baseline, data.mask, data.family)
-            if data.learn_baseline:
-                found = refine(
-                    data,
-                    model.dictionary.templates,
-                    Events.from_codes(codes.flatten(0, -3)),
-                    problem.penalty,
-                    baseline,
-                    learn_templates=False,
-                    learn_amplitudes=False,
-                )
-                baseline = found.baseline.to(data.y.dtype)
-                codes = model.encoder(data.y, baseline, data.mask, data.family)
-        lead = problem.data.y.shape[:2]
-        return codes.reshape(*lead, *codes.shape[-2:]), baseline.reshape(*lead, -1, 1)
+        events = _events(model, data, baseline)
+        if data.learn_baseline:
+            found = refine(
+                data,
+                model.dictionary.templates.detach(),
+                events,
+                problem.penalty,
+                baseline,
+                learn_templates=False,
+                learn_amplitudes=False,
+            )
+            baseline = found.baseline.to(data.dtype)
+            events = _events(model, data, baseline)
+        return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)
 
     def _begin(self, problem: Problem) -> Learned:
         rows = problem.data.rows()
@@ -110,8 +108,8 @@ class GradientSteps(ABC):
             eta = rows.baseline.expand_as(rows.y)
             templates = data_starts(rows, eta, shape[0], shape[2], problem.generator)
         else:
-            templates = torch.randn(shape, generator=problem.generator, dtype=rows.y.dtype)
-            templates = templates.to(rows.y.device)
+            templates = torch.randn(shape, generator=problem.generator, dtype=rows.dtype)
+            templates = templates.to(rows.baseline.device)
         templates = ConvDictionary(templates).normalize_().templates.detach()
         tensors = {"templates": templates, "baseline": problem.windows().baseline}
         tensors |= self._more_tensors(problem, templates)
@@ -132,10 +130,9 @@ class GradientSteps(ABC):
         total, whole, ranks = 0.0, model.encoder.penalty, ranks_present()
         learned = [parameter for group in adam.param_groups for parameter in group["params"]]
         for number, batch in enumerate(order.split(self.batch_size)):
-            batch = batch.to(data.y.device)
             mine = batch[ranks.part(len(batch))] if len(batch) >= ranks.size else batch
-            part = data.take(mine)
-            model.encoder.penalty = whole.map(lambda w: w[mine] if w.ndim else w)  # noqa: B023
+            part = data.take(mine).load()
+            model.encoder.penalty = data.share(whole, mine)
             seen = part.mask.sum().double()
             share = seen / ranks.total(seen)
             loss = share * model.loss(part.y, baseline[mine], part.mask, part.family)
@@ -156,6 +153,18 @@ class GradientSteps(ABC):
             total += value * len(batch)
         model.encoder.penalty = whole
         return total / len(order)
+
+
+@torch.no_grad()
+def _events(model: UnrolledAutoencoder, data: Observations, baseline: Tensor) -> Events:
+    """Return the codes that are not zero."""
+    whole, found = model.encoder.penalty, []
+    for part, some in data.parts(len(model.dictionary.templates)):
+        model.encoder.penalty = data.share(whole, part)
+        codes = model.encoder(some.y, baseline[part], some.mask, some.family)
+        found.append(Events.from_codes(codes.flatten(0, -3)).later(data.rows_of(part)[0]))
+    model.encoder.penalty = whole
+    return Events.joined(found)
 
 
 def _state(adam: torch.optim.Adam) -> dict[str, Tensor]:

@@ -58,8 +58,9 @@ class Implicit(GradientSteps):
 
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
         data, dictionary = problem.windows(), ConvDictionary(tensors["templates"].clone())
+        family = data.take(slice(0, 1)).family  # that of a batch comes with it
         encoder = ImplicitEncoder(
-            data.family, dictionary, problem.penalty, tol=self.tol, max_iter=self.max_iter
+            family, dictionary, problem.penalty, tol=self.tol, max_iter=self.max_iter
         )
         model = UnrolledAutoencoder(encoder)
         self._set_weight(problem, data, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,16 @@ from torch import Tensor
 from spikecdl.families import Family
 from spikecdl.penalties import Penalty
 
+PART = 2**22  # numbers that are worked on at once
+
 
 @dataclass(frozen=True)
 class Observations:
     """Windows of counts as the model sees them.
+
+    Counts may be integers as they are stored, in memory or in a file.  Arithmetic is on real
+    numbers, in the precision and on the device of the baseline: `parts` makes them of some trials
+    at a time, so that memory does not grow with the number of trials.
 
     Parameters
     ----------
@@ -25,10 +32,12 @@ class Observations:
         False where nothing was observed.
     family : Family
         With every parameter known.
-    baseline : tensor, shape (trial, unit, channel, 1)
+    baseline : tensor of real numbers, shape (trial, unit, channel, 1)
         Linear predictor without events.
     learn_baseline : bool
         Whether the baseline is to be fitted with the templates.
+    shown : tensor of bool, shape (bin,), optional
+        False in bins that are hidden, as if nothing had been observed there.
     """
 
     y: Tensor
@@ -36,20 +45,68 @@ class Observations:
     family: Family
     baseline: Tensor
     learn_baseline: bool
+    shown: Tensor | None = None
 
     def take(self, index: Tensor | slice) -> Observations:
         """Keep some of the trials."""
         return self._map(lambda tensor: tensor[index])
 
-    def parts(self, most: int) -> Iterator[slice]:
-        """Split the trials so that a part has about so many numbers."""
-        count = max(1, most * len(self.y) // max(1, self.y.numel()))
+    def load(self) -> Observations:
+        """Return real numbers, in the precision and on the device of the baseline."""
+        mask = self.mask.to(self.baseline.device)
+        return replace(
+            self,
+            y=self.y.to(self.baseline),
+            mask=mask if self.shown is None else mask & self.shown.to(mask.device),
+            family=self.family.map(lambda values: values.to(self.baseline)),
+            shown=None,
+        )
+
+    def parts(self, copies: int = 1) -> Iterator[tuple[slice, Observations]]:
+        """Yield some trials after the other, loaded, and which they are.
+
+        A part has about `PART` numbers, counted ``copies`` times: as many as are made of each.
+        """
+        count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))
         for first in range(0, len(self.y), count):
-            yield slice(first, min(first + count, len(self.y)))
+            part = slice(first, min(first + count, len(self.y)))
+            yield part, self.take(part).load()
+
+    @property
+    def is_one_part(self) -> bool:
+        """Whether all can be worked on at once."""
+        return self.y.numel() <= PART
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the arithmetic."""
+        return self.baseline.dtype
 
     def rows(self) -> Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""
         return self._map(lambda tensor: tensor.flatten(0, -3))
+
+    def rows_of(self, part: slice) -> tuple[int, int]:
+        """Return the first of the rows of some trials, and the first after them."""
+        rows = math.prod(self.y.shape[1:-2])
+        return rows * part.start, rows * part.stop
+
+    def totals(self) -> Tensor:
+        """Return sums over observed bins, of observations and of exposure, in double precision.
+
+        Of shape (2, trial, unit, channel, 1).
+        """
+        sums = []
+        for _, some in self.rows().parts():
+            both = torch.stack([some.y, some.family.exposure(some.y)])
+            both = torch.where(some.mask, both, 0)
+            sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
+        return torch.cat(sums, 1).reshape(2, *self.baseline.shape)
+
+    def share(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
+        """Return the penalty of some trials, whose weights (trial, ..., template, 1) go along."""
+        each = (self.y.ndim, len(self.y))
+        return penalty.map(lambda w: w[part] if (w.ndim, *w.shape[:1]) == each else w)
 
     def together(self, penalty: Penalty) -> int:
         """Return how many neighbouring rows the penalty takes together: units of a trial, or 1."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from spikecdl.events import Events
 from spikecdl.penalties import Penalty
 from spikecdl.training.observations import Observations
 from spikecdl.training.weight import Weight
@@ -80,5 +81,5 @@ class Trainer(Protocol):
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from ``learned``."""
 
-    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return codes (trial, unit, template, place) and baseline for the problem's data."""
+    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return events and baseline for the problem's data, the events by ``data.rows()``."""

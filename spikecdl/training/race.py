@@ -222,9 +222,9 @@ def _hidden(data: Observations) -> Tensor:
 def _part(data: Observations, generator: torch.Generator) -> Observations:
     """Choose random trials, as many as a race may look at."""
     n_trials = len(data.y)
-    per_trial = max(1, int(data.mask.sum()) // n_trials)
+    per_trial = max(1, int(data.mask.count_nonzero()) // n_trials)
     keep = max(1, _MOST_BINS // per_trial)
     if keep >= n_trials:
-        return data
+        return data.load()
     index = torch.randperm(n_trials, generator=generator)[:keep].sort().values
-    return data.take(index.to(data.y.device))
+    return data.take(index).load()

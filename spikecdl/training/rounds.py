@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +18,6 @@ from spikecdl.training.refine import Refined, refine
 from spikecdl.training.weight import Weight
 
 _PRICE = 3.0  # an event has to gain so many times what a score at the weight of the penalty does
-_PART = 2**24  # codes that are solved at once
 _PRUNINGS = 2  # an event may only show that it is too weak when others are gone
 
 
@@ -73,7 +71,7 @@ class Round:
 
     def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> Solved:
         """Solve for the codes, with the weight of the penalty set."""
-        dtype = self.data.y.dtype
+        dtype = self.data.dtype
         dictionary = ConvDictionary(templates.to(dtype))
         penalty = self.weight(self.penalty, dictionary, self.data, baseline.to(dtype))
         # a weight for all windows follows from the highest score of all
@@ -92,16 +90,10 @@ class Round:
 
         Windows are solved in parts, of whose codes only the events are kept.
         """
-        data, dictionary = self.data, ConvDictionary(templates.to(self.data.y.dtype))
-        rows = math.prod(data.y.shape[1:-2])  # of a trial
+        data, dictionary = self.data, ConvDictionary(templates.to(self.data.dtype))
         found, value = [], 0.0
-        for part in data.parts(_PART // len(templates)):
-            some, first, last = data.take(part), rows * part.start, rows * part.stop
-            # weights (window, ..., template, 1) go with their windows
-            per_window = (data.y.ndim, len(data.y))
-            weighed = penalty.map(
-                lambda w: w[part] if (w.ndim, *w.shape[:1]) == per_window else w  # noqa: B023
-            )
+        for part, some in data.parts(len(templates)):
+            weighed, (first, last) = data.share(penalty, part), data.rows_of(part)
             begun = None
             if start is not None:
                 shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
@@ -124,10 +116,13 @@ class Round:
 
     def penalised_cost(self, templates: Tensor, solved: Solved, baseline: Tensor) -> float:
         """Return what the codes minimise."""
-        rows, dtype = self.data.rows(), self.data.y.dtype
-        level = baseline.to(dtype).reshape_as(rows.baseline).expand_as(rows.y)
-        eta = solved.events.add_to(level, templates.to(dtype))
-        return float(rows.cost(eta)) + solved.value
+        rows, cost = self.data.rows(), 0.0
+        levels = baseline.to(rows.baseline).reshape_as(rows.baseline)
+        for part, some in rows.parts():
+            events = solved.events.within(part.start, part.stop)
+            eta = events.add_to(levels[part].expand_as(some.y), templates.to(rows.dtype))
+            cost += float(some.cost(eta))
+        return cost + solved.value
 
     def refit(self, templates: Tensor, solved: Solved, baseline: Tensor, learn: bool) -> Refined:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""

@@ -29,10 +29,12 @@ def data_starts(
     -------
     tensor, shape (template, channel, bin), unit norm
     """
-    residual = data.residual(eta)
-    spread = data.family.curvature(data.y, eta).clamp(min=1e-6).sqrt()
-    smooth = _smooth(residual / spread, width=max(1.0, length / 20))
-    stretches = _unit(_peaks(smooth, length))
+    peaks = [_peaks(_surprise(some, eta[part], length), length) for part, some in data.parts()]
+    energy, stretches = map(torch.cat, zip(*peaks, strict=True))
+    if (energy > 0).any():
+        energy, stretches = energy[energy > 0], stretches[energy > 0]
+    order = energy.argsort(descending=True, stable=True)[:_N_CANDIDATES]
+    stretches = _unit(stretches[order])
     chosen = [int(torch.randint(len(stretches), (1,), generator=generator))]
     distance = 1 - _similarity(stretches, stretches[chosen[0]])
     while len(chosen) < n_templates:
@@ -40,6 +42,12 @@ def data_starts(
         chosen.append(int(torch.multinomial(chance.cpu(), 1, generator=generator)))
         distance = torch.minimum(distance, 1 - _similarity(stretches, stretches[chosen[-1]]))
     return _unit(_average(stretches, stretches[chosen]) * _taper(length, stretches))
+
+
+def _surprise(data: Observations, eta: Tensor, length: int) -> Tensor:
+    """Return the standardised residual, smoothed over a twentieth of a template."""
+    spread = data.family.curvature(data.y, eta).clamp(min=1e-6).sqrt()
+    return _smooth(data.residual(eta) / spread, width=max(1.0, length / 20))
 
 
 def _unit(templates: Tensor) -> Tensor:
@@ -61,14 +69,15 @@ def _taper(length: int, like: Tensor) -> Tensor:
     return (torch.minimum(bins, length - bins) / (0.06 * length)).clamp(max=1)
 
 
-def _peaks(signal: Tensor, length: int) -> Tensor:
-    """Return the stretches of most energy, none overlapping another by more than half."""
+def _peaks(signal: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return the stretches of most energy and that energy, none overlapping by more than half."""
     energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, place)
     best = F.max_pool1d(energy[:, None], length | 1, 1, length // 2)[:, 0]
     stands_out = (energy == best) & (energy > 0)
     window, place = (stands_out if stands_out.any() else energy == best).nonzero(as_tuple=True)
-    order = energy[window, place].argsort(descending=True)[:_N_CANDIDATES]
-    return signal.unfold(-1, length, 1)[window[order], :, place[order]]
+    height = energy[window, place]
+    order = height.argsort(descending=True)[:_N_CANDIDATES]
+    return height[order], signal.unfold(-1, length, 1)[window[order], :, place[order]]
 
 
 def _correlation(stretches: Tensor, template: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Unrolled(GradientSteps):
         }
         decoder, data = dictionaries["templates"], problem.windows()
         encoder = UnrolledEncoder(
-            data.family,
+            data.take(slice(0, 1)).family,  # that of a batch comes with it
             dictionaries.get("synthesis", decoder),
             problem.penalty,
             self.n_unrolled,

@@ -90,11 +90,12 @@ class Fixed(Weight):
 
 def null_spread(dictionary: ConvDictionary, data: Observations, baseline: Tensor) -> Tensor:
     """Return the standard deviation of scores at the baseline, (..., template, 1)."""
-    templates = dictionary.templates.detach()
-    curvature = data.family.curvature(data.y, baseline.expand_as(data.y))
-    observed = data.mask.sum(-1).clamp(min=1)
-    mean = torch.where(data.mask, curvature, 0).sum(-1) / observed  # (..., channel)
-    return (mean @ templates.square().sum(-1).mT).sqrt()[..., None]
+    templates, means = dictionary.templates.detach(), []
+    for part, some in data.parts():
+        curvature = some.family.curvature(some.y, baseline[part].expand_as(some.y))
+        observed = some.mask.sum(-1).clamp(min=1)
+        means.append(torch.where(some.mask, curvature, 0).sum(-1) / observed)  # (..., channel)
+    return (torch.cat(means) @ templates.square().sum(-1).mT).sqrt()[..., None]
 
 
 @torch.no_grad()
@@ -102,5 +103,8 @@ def lambda_max(
     penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
 ) -> Tensor:
     """Return the smallest weight for which all codes of these observations are zero."""
-    residual = data.residual(baseline.expand_as(data.y))
-    return penalty.lambda_max(dictionary.adjoint(residual))
+    highest = []
+    for part, some in data.parts(len(dictionary.templates)):
+        residual = some.residual(baseline[part].expand_as(some.y))
+        highest.append(penalty.lambda_max(dictionary.adjoint(residual)))
+    return torch.stack(highest).max()

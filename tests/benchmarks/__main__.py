@@ -25,6 +25,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "unknown": learning.from_nothing,
     "unknown-hard": learning.from_nothing_hard,
     "memory": scaling.memory,
+    "recordings": scaling.recordings,
     "slopes": scaling.slopes,
     "denoiser": denoising.denoiser,
     "whiskers": whiskers.commands,
