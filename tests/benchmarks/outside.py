@@ -1,7 +1,8 @@
 """Packages of others that learn templates, each called as its documentation says.
 
 alphacsc and sporco learn convolutional dictionaries for Gaussian signals, seqnmf sequences across
-units as a convolutional non-negative factorization.  What is not installed is skipped.
+units as a convolutional non-negative factorization.  What is not installed is skipped:
+``pip install alphacsc sporco seqnmf``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def alphacsc(y: np.ndarray, n_templates: int, length: int, share: float, seed: i
         n_iter=40,
         rank1=False,
         solver_z="l-bfgs",  # its default cannot go on from codes with NumPy 2.4
+        D_init=_pieces(y, n_templates, length, seed)[:, None],
         random_state=seed,
         verbose=0,
     )
@@ -57,12 +59,13 @@ def sporco(y: np.ndarray, n_templates: int, length: int, share: float, seed: int
     ``share`` is the weight of the penalty as a share of the largest score of a first template.
     """
     package = _import("sporco.dictlrn.cbpdndl").ConvBPDNDictLearn
-    start = np.random.default_rng(seed).standard_normal((length, n_templates))
-    start /= np.linalg.norm(start, axis=0)
-    scores = [np.correlate(row, wave, "valid").max() for row in y for wave in start.T]
-    options = package.Options({"MaxMainIter": 200, "CBPDN": {"NonNegCoef": True}})
+    start = _pieces(y, n_templates, length, seed)
+    scores = [np.correlate(row, wave, "valid").max() for row in y for wave in start]
+    method = "cns"  # its default, "pgm", ends at three times the objective on clean signals
+    options = package.Options({"MaxMainIter": 300, "CBPDN": {"NonNegCoef": True}}, dmethod=method)
     with _quiet():
-        learner = package(start, y.T, share * float(max(scores)), options, dimK=1, dimN=1)
+        weight = share * float(max(scores))
+        learner = package(start.T, y.T, weight, options, dmethod=method, dimK=1, dimN=1)
         learner.solve()
     waves = learner.getdict().reshape(length, n_templates)
     codes = learner.getcoef().reshape(y.shape[1], len(y), n_templates)
@@ -113,6 +116,15 @@ def peaks(codes: np.ndarray, apart: int, share: float) -> tuple[np.ndarray, np.n
         places.append(found[0] - 1)
         templates.append(np.full(len(places[-1]), template))
     return np.concatenate(templates), np.concatenate(places)
+
+
+def _pieces(y: np.ndarray, n_templates: int, length: int, seed: int) -> np.ndarray:
+    """Return pieces of signals (window, bin), as likely as they have energy, of unit norm."""
+    pieces = np.lib.stride_tricks.sliding_window_view(y, length, axis=1).reshape(-1, length)
+    energy = (pieces**2).sum(axis=1)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(pieces), n_templates, replace=False, p=energy / energy.sum())
+    return pieces[chosen] / np.sqrt(energy[chosen, None])
 
 
 def _import(name: str) -> Any:

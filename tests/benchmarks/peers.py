@@ -49,24 +49,24 @@ Method = Callable[[BinnedSpikes], Score]
 def pooled(settings: Settings) -> Iterator[Row]:
     """Three templates, 30 trials pooled: binomial, and Gaussian for all that know no other."""
     data = [_pooled_trials(seed, settings) for seed in _seeds(settings)]
-    shares = (0.2, 0.5) if settings.quick else (0.1, 0.2, 0.4, 0.6)
+    grid = _grid(settings, (0.1, 0.3))
     yield from _compared(
         "pooled trials",
         {
             "DCEA, binomial": _dcea("binomial"),
             "DCEA, Gaussian": _dcea_gaussian,
-            "alphacsc": lambda c: _best(_centred(outside.alphacsc, c, share) for share in shares),
-            "sporco": lambda c: _best(_centred(outside.sporco, c, share) for share in shares),
+            "alphacsc": lambda c: _best(_centred(outside.alphacsc, c, *choice) for choice in grid),
+            "sporco": lambda c: _best(_centred(outside.sporco, c, *choice) for choice in grid),
         },
         data,
-        f"best of {len(shares)} penalties by the truth",
+        f"best of {len(grid)} lengths, penalties and starts by the truth",
     )
 
 
 def sequences(settings: Settings) -> Iterator[Row]:
     """Two sequences across 40 units, Poisson: templates across units, and seqNMF."""
     data = [_two_sequences(seed, settings) for seed in _seeds(settings)]
-    grid = list(product((0.0, 2.0), (1e-3, 1e-2), (0,) if settings.quick else (0, 1, 2)))
+    grid = [(*choice, width) for choice in _grid(settings, (1e-3, 1e-2)) for width in (0.0, 2.0)]
     yield from _compared(
         "sequences",
         {
@@ -74,8 +74,14 @@ def sequences(settings: Settings) -> Iterator[Row]:
             "seqNMF": lambda c: _best(_seqnmf(c, *choice) for choice in grid),
         },
         data,
-        f"best of {len(grid)} penalties, smoothings and starts by the truth",
+        f"best of {len(grid)} lengths, penalties, starts and smoothings by the truth",
     )
+
+
+def _grid(settings: Settings, penalties: tuple[float, ...]) -> list[tuple[float, float, int]]:
+    """Return lengths, as multiples of the true one, penalties and seeds of starts."""
+    lengths, starts = ((1.4,), (0,)) if settings.quick else ((1.0, 1.4), (0, 1))
+    return list(product(lengths, penalties, starts))
 
 
 def _seeds(settings: Settings) -> range:
@@ -175,25 +181,33 @@ def _profiles(templates: np.ndarray, amplitude: float, layout: str) -> np.ndarra
 
 
 def _centred(
-    learn: Callable[..., Found], counts: BinnedSpikes, share: float
+    learn: Callable[..., Found], counts: BinnedSpikes, longer: float, share: float, seed: int
 ) -> tuple[Found, BinnedSpikes, float]:
     """Learn from counts less their mean in each window."""
-    n_templates, _, length = counts.truth.templates.shape
     y = counts.counts[0] - counts.counts[0].mean(axis=1, keepdims=True)
-    began = time.perf_counter()
-    found = learn(y, n_templates, length, share, seed=0)
-    return found, counts, time.perf_counter() - began
+    return _timed(learn, y, counts, longer, share, seed)
 
 
 def _seqnmf(
-    counts: BinnedSpikes, smoothing: float, penalty: float, seed: int
+    counts: BinnedSpikes, longer: float, penalty: float, seed: int, smoothing: float
 ) -> tuple[Found, BinnedSpikes, float]:
     """Learn sequences from counts, smoothed with a Gaussian of so many bins."""
-    n_templates, _, length = counts.truth.templates.shape
     y = counts.counts[0].astype(float)
     y = gaussian_filter1d(y, smoothing, axis=1) if smoothing else y
+    return _timed(outside.seqnmf, y, counts, longer, penalty, seed)
+
+
+def _timed(
+    learn: Callable[..., Found],
+    y: np.ndarray,
+    counts: BinnedSpikes,
+    longer: float,
+    penalty: float,
+    seed: int,
+) -> tuple[Found, BinnedSpikes, float]:
+    n_templates, _, length = counts.truth.templates.shape
     began = time.perf_counter()
-    found = outside.seqnmf(y, n_templates, length, penalty, seed)
+    found = learn(y, n_templates, round(longer * length), penalty, seed)
     return found, counts, time.perf_counter() - began
 
 
