@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import denoising
 import encoding
 import learning
 import machine
+import peers
 import scaling
+import songbird
 import whiskers
 from timing import Row, Settings, Skip
 
@@ -29,6 +32,9 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "slopes": scaling.slopes,
     "denoiser": denoising.denoiser,
     "whiskers": whiskers.commands,
+    "peers": peers.pooled,
+    "sequences": peers.sequences,
+    "songbird": songbird.sequences,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")
 _WIDTHS = (58, 18, 18, 20, 0)
@@ -37,7 +43,7 @@ _WIDTHS = (58, 18, 18, 20, 0)
 def main() -> None:
     """Print the table, row by row as they are measured."""
     arguments = _arguments()
-    settings = Settings(arguments.repeats, arguments.seeds, arguments.quick)
+    settings = Settings(arguments.repeats, arguments.seeds, arguments.quick, arguments.figures)
     print(machine.describe())
     if settings.quick:
         print("sizes      tiny: to see that everything runs, not to be quoted")
@@ -64,6 +70,7 @@ def _arguments() -> argparse.Namespace:
         "--seeds", type=_count, default=5, metavar="N", help="fits without knowledge; default: 5"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="folder that receives figures")
     return parser.parse_args()
 
 

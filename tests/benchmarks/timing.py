@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Settings:
     repeats: int
     seeds: int
     quick: bool
+    figures: Path | None = None  # folder that receives figures
 
 
 @dataclass(frozen=True)
