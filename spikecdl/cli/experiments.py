@@ -38,7 +38,7 @@ def experiment(
 
     console = Console(stderr=True, quiet=as_json)
     options = experiments.Options(
-        quick, seed, data, lambda text: console.print(text, highlight=False)
+        quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
     )
     began = time.perf_counter()
     with outputs.results_folder(out, data or Path()) as unfinished:
