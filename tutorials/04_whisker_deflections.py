@@ -108,8 +108,8 @@ assert scores["DCEA"].deviance_explained > scores["PSTH"].deviance_explained
 # ## What a rate cannot say
 #
 # If spikes came independently at this rate, their intervals, rescaled, would be uniform. In single
-# trials they are not: these units fire in bursts and pause after them, which no model of the rate
-# alone can know. Time rescaling shows it, whatever the deviance says.
+# trials they are not: unit 0 has fewer short intervals than that, unit 1 more, which no model of
+# the rate alone can know. Time rescaling shows it, whatever the deviance says.
 
 # %%
 single = heldout.transfer(model, training.pool(), test, "binomial")
