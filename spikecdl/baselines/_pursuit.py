@@ -22,8 +22,8 @@ from spikecdl.events import Events
 from spikecdl.parallel import in_parallel
 from spikecdl.penalties import Penalty
 from spikecdl.training import Observations
-from spikecdl.training._amplitudes import _fit_events, _fit_levels
-from spikecdl.training.refine import _signs
+from spikecdl.training._amplitudes import fit_events, fit_levels
+from spikecdl.training.refine import allowed_signs
 
 _ROUNDS = 50  # of amplitudes and baseline in turn
 _TOL = 1e-3  # of a standard error, at which both have settled
@@ -80,7 +80,7 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
     number = np.zeros(len(a), np.int64)
     waves, least_gain = as_array(templates), as_array(rule.least_gain)
     precision = np.full(len(waves), rule.precision)
-    up, down = (sign.numpy() for sign in _signs(rule.penalty, len(waves)))
+    up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(waves)))
     choice = (up, down, rule.standardise, precision)
 
     def work(part: slice) -> None:
@@ -265,9 +265,9 @@ def _refit(
     linked = (which[begin:end], place[begin:end], amplitude[begin:end])
     last = np.zeros_like(levels)
     for _ in range(_ROUNDS):
-        moved = _fit_events(*state, templates, precision, up, down, *linked, _TOL)
+        moved = fit_events(*state, templates, precision, up, down, *linked, _TOL)
         if stiffness < np.inf:
-            step = _fit_levels(*state, levels, relax, last, expected, stiffness)
+            step = fit_levels(*state, levels, relax, last, expected, stiffness)
             moved = max(moved, step)
         if moved < _TOL:
             break

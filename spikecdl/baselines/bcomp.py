@@ -25,8 +25,8 @@ from spikecdl.events import Events
 from spikecdl.families import Family
 from spikecdl.penalties import L1
 from spikecdl.training import Learned, Observations
-from spikecdl.training.alternating import _settled as settled
-from spikecdl.training.race import _crop
+from spikecdl.training.alternating import settled
+from spikecdl.training.race import crop
 from spikecdl.training.refine import Refined, refine
 from spikecdl.training.starts import data_starts
 
@@ -255,7 +255,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
             templates = data_starts(rows, eta, self.n_templates, length + extra, generator)
             for _ in range(_LONG_EPOCHS):
                 templates = _epoch(rows, rule, templates).templates
-            yield _crop(templates, length)
+            yield crop(templates, length)
 
     def _given(self, length: int) -> Tensor:
         """Return the templates that were given, of unit norm."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spikecdl.experiments.whisker import Fit
 
 _MARKERS = "osD^vP*Xh"
+_PANEL, _COLUMNS = (7.5, 1.9), 3
 _COMPARED = ("DCEA", "PSTH", "constant rate")  # whose rescaled intervals are shown
 
 
@@ -59,17 +60,11 @@ def templates(fits: Sequence[Fit], onsets: np.ndarray) -> Figure:
         if fit.method.name == "DCEA" and fit.parts is not None
         for place in range(fit.parts.counts.n_units)
     ]
-    axes = _style.wrapped(None, len(chosen), 3, (7.5, 1.9), sharex=True)
+    axes = _style.wrapped(None, len(chosen), _COLUMNS, _PANEL, sharex=True)
     for ax, (name, place, parts) in zip(axes, chosen, strict=True):
         _draw_template(ax, parts, place, onsets)
         ax.set_title(f"{name}, {_style.unit_title(parts.counts.unit_ids[place])}")
-    for ax in axes[::3]:
-        ax.set_ylabel("rate (Hz)")
-    for ax in axes[-3:]:
-        ax.set_xlabel("time from the deflection (ms)")
-    figure = axes[0].figure
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
-    return figure
+    return _labelled(axes, "time from the deflection (ms)", "rate (Hz)")
 
 
 def _draw_template(ax: Axes, parts: Decomposition, place: int, onsets: np.ndarray) -> None:
@@ -96,7 +91,7 @@ def intervals(fits: Sequence[Fit]) -> Figure:
         if fit.method.name == "DCEA"
         for place in range(len(fit.intervals.unit_ids))
     ]
-    axes = _style.wrapped(None, len(panels), 3, (7.5, 1.9), sharex=True, sharey=True)
+    axes = _style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True, sharey=True)
     for ax, (name, place) in zip(axes, panels, strict=True):
         for number, label in enumerate(_COMPARED):
             fit = next(f for f in compared if (f.recording.name, f.method.name) == (name, label))
@@ -108,10 +103,15 @@ def intervals(fits: Sequence[Fit]) -> Figure:
         ax.axhspan(-band, band, color=_style.UNSEEN, zorder=0)
         ax.set_title(f"{name}, {_style.unit_title(fit.intervals.unit_ids[place])}")
         _style.tidy(ax)
-    for ax in axes[::3]:
-        ax.set_ylabel("difference")
-    for ax in axes[-3:]:
-        ax.set_xlabel("quantile of the uniform law")
+    return _labelled(axes, "quantile of the uniform law", "difference")
+
+
+def _labelled(axes: np.ndarray, xlabel: str, ylabel: str) -> Figure:
+    """Label the outer panels, put the legend above all, and return their figure."""
+    for ax in axes[::_COLUMNS]:
+        ax.set_ylabel(ylabel)
+    for ax in axes[-_COLUMNS:]:
+        ax.set_xlabel(xlabel)
     figure = axes[0].figure
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=_COLUMNS)
     return figure

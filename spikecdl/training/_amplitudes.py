@@ -200,12 +200,12 @@ def _fit_windows(
         for _ in range(_ROUNDS):
             moved = 0.0
             if learn:
-                moved = _fit_events(
+                moved = fit_events(
                     loss, a[i], b[i], *state, templates, precision, up, down, *events, tol
                 )
             if stiffness < np.inf:
                 level = (levels[i], relax[i], last, expected[i], stiffness)
-                moved = max(moved, _fit_levels(loss, a[i], b[i], *state, *level))
+                moved = max(moved, fit_levels(loss, a[i], b[i], *state, *level))
             if moved < tol:
                 break
         for n in range(eta.shape[0]):
@@ -237,7 +237,7 @@ def _differentiate(residual, curvature, which, place, amplitude, by_template, be
 
 
 @njit(cache=True, error_model="numpy")
-def _fit_levels(loss, a, b, eta, residual, curvature, levels, relax, last, expected, stiffness):
+def fit_levels(loss, a, b, eta, residual, curvature, levels, relax, last, expected, stiffness):
     """Take a step of the baseline of each channel; return its size in standard errors.
 
     Newton's step takes amplitudes for given, which would follow: of what it should have moved, a
@@ -261,7 +261,7 @@ def _fit_levels(loss, a, b, eta, residual, curvature, levels, relax, last, expec
 
 
 @njit(cache=True, error_model="numpy")
-def _fit_events(
+def fit_events(
     loss,
     a,
     b,

@@ -110,7 +110,7 @@ class Alternating:
             history = [*learned.history, record]
             baseline = ranks.whole(found.baseline, len(data.y))
             tensors = {"templates": found.templates, "baseline": baseline, "level": level}
-            learned = Learned(tensors, learned.epoch + 1, history, _settled(history, null))
+            learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
             on_epoch(learned)
         return learned
 
@@ -158,7 +158,7 @@ def _null_cost(data: Observations) -> float:
     return sum(float(some.cost(some.baseline.expand_as(some.y))) for _, some in data.parts())
 
 
-def _settled(history: list[dict[str, Any]], null: float) -> bool:
+def settled(history: list[dict[str, Any]], null: float) -> bool:
     """Whether the last epoch gained little of what all epochs gained."""
     if len(history) < 2:
         return False

@@ -75,7 +75,7 @@ class Race:
             best = _best([best, self._one_by_one(seen, data)])
         chosen = _sparsest([best, *self._at_other_levels(best, seen, data)])
         templates = self._run(chosen, data, data).templates
-        return _crop(templates, self.problem.length), chosen.level
+        return crop(templates, self.problem.length), chosen.level
 
     def _search(self, seen: Observations, data: Observations, count: int) -> _Runner:
         """Return the best run from more templates, at the highest level or at lower ones.
@@ -170,7 +170,7 @@ class Race:
         return moved / moved.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
 
 
-def _crop(templates: Tensor, length: int) -> Tensor:
+def crop(templates: Tensor, length: int) -> Tensor:
     """Keep the stretch of most energy of each template, at unit norm."""
     energy = templates.square().sum(1).unfold(-1, length, 1).sum(-1)
     start = energy.argmax(-1)

@@ -92,7 +92,7 @@ def refine(
     best = Amplitudes(
         rows,
         events,
-        _signs(penalty, len(waves)),
+        allowed_signs(penalty, len(waves)),
         precision,
         baseline.cpu().reshape_as(rows.baseline),
         learn_amplitudes,
@@ -156,7 +156,7 @@ def _norms(templates: Tensor) -> Tensor:
     return torch.where(norms > 0, norms, 1.0)
 
 
-def _signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
+def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     """Whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
