@@ -78,4 +78,4 @@ def observed(counts: BinnedSpikes, family: str | Family, baseline: Any = "learne
     chosen = _validation.member("family", family, FAMILIES, Family)
     data = preparation.observe(counts, chosen, SHARED, baseline, torch.device("cpu"))
     y = torch.from_numpy(SHARED.expand(counts.counts.astype(np.float64)))
-    return replace(data.to(torch.float64), y=y)
+    return replace(data.to(torch.float64).load(), y=y)
