@@ -132,7 +132,7 @@ def _compared(
         errors = [score.error for score in scores]
         text = f"error {np.mean(errors):.3f}"
         note = (
-            f"{min(errors):.3f}-{max(errors):.3f} in {len(data)} data sets; events: "
+            f"{min(errors):.3f}-{max(errors):.3f}, data sets: {len(data)}; events: "
             f"{np.mean([s.hits for s in scores]):.0%} found, "
             f"{np.mean([s.false for s in scores]):.0%} of those found false; "
             f"{duration(float(np.median([s.seconds for s in scores])))}"
