@@ -48,7 +48,7 @@ class CountingProcess(NamedTuple):
     step of 0 is a Poisson process, 1 a birth process that ends at a negative binomial count, -1 a
     death process that ends at a binomial one (each of M trials fires once or not).
 
-    Parameters
+    Attributes
     ----------
     start : tensor, shape of the means
         Rate of the first spike.
