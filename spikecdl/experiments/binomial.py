@@ -152,7 +152,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     for (name, layers), runs in few.groupby(["method", "n_unrolled"], dropna=False, sort=False):
         through = f" through {layers:.0f} layers" if layers == layers else ""
         found.append(
-            f"{name.capitalize()}{through}, {runs['n_groups'].iloc[0]} groups: mean error "
+            f"{name[0].upper()}{name[1:]}{through}, {runs['n_groups'].iloc[0]} groups: mean error "
             f"{median_and_range(runs['error_mean'])}, largest {median_and_range(runs['error_max'])}"
             f"; hits {_percent(runs['hit_rate'])}, false {_percent(runs['false_alarm_rate'])}; "
             f"{median_and_range(runs['seconds'], 1)} s."
