@@ -207,8 +207,9 @@ def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
     try:
         return Path(shelf.fetch(path)), address
     except requests.RequestException as error:
+        status = "" if error.response is None else f": {error.response.status_code}"
         raise ConnectionError(
-            f"{address} could not be downloaded ({type(error).__name__}: {error}); check the "
+            f"{address} could not be downloaded ({type(error).__name__}{status}); check the "
             f"connection, or put the file at {folder / path}"
         ) from None
     except ValueError:
