@@ -149,26 +149,26 @@ def test_resume_without_a_checkpoint_begins(recording, tmp_path, only_summary):
     succeeded(run(*command, "--resume"))
 
 
+def heed_ctrl_c():
+    """Undo what a shell does to a command in the background: it ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_process_with_130(recording, tmp_path):
     out = tmp_path / "out"
     line = ["fit", recording, "--length", "0.02", "--bin", "0.002", "--epochs", "100000"]
     line += ["--gradient", "unrolled", "--out", out]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spikecdl", *map(str, line)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    until = time.monotonic() + 240  # code may have to be compiled first, on a busy machine
-    while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    try:
-        said, told = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-m", "spikecdl", *map(str, line)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=heed_ctrl_c, **pipes) as process:
+        until = time.monotonic() + 240  # code may have to be compiled first, on a busy machine
+        while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            said, told = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert (process.returncode, said) == (130, "")
     assert told.endswith("spikecdl: interrupted\n")
     assert "Traceback" not in told
