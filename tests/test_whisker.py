@@ -91,6 +91,15 @@ def test_dcea_finds_the_deflections_beyond_chance(result):
     assert (rows["hit_p_value"] < 0.01).all()
 
 
+def test_the_response_peaks_where_the_counts_do(result, whisker_folder):
+    recording = next(whisker.load(whisker_folder, ["dir3_stim2"]))
+    seen, _ = whisker.SPLITS[0].counts(recording.spikes)
+    cycles = seen.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
+    row = result.table[(result.table["method"] == "DCEA") & (result.table["unit"] == 0)].iloc[0]
+    assert row["peak_ms"] == 5 * (cycles.argmax() + 0.5)
+    assert row["peak_hz"] == pytest.approx(cycles.max(), rel=0.1)
+
+
 def test_every_method_is_in_the_table_and_in_the_findings(result):
     names = [method.name for method in whisker.METHODS]
     assert list(result.table["method"].unique()) == names

@@ -84,6 +84,14 @@ def onset_hits(
     )
 
 
+def after_onsets(
+    values: np.ndarray, onsets: ArrayLike, t_start: float, bin_size: float, n_bins: int
+) -> np.ndarray:
+    """Return values (bin,) of a window that begins at ``t_start``, averaged after onsets."""
+    first = np.rint((np.asarray(onsets) - t_start) / bin_size).astype(int)
+    return values[first[:, None] + np.arange(n_bins)].mean(axis=0)
+
+
 def _hits(
     times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
 ) -> tuple[int, int, tuple[float, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spikecdl.experiments._onsets import after_onsets
 from spikecdl.plots import _style
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ def templates(fits: Sequence[Fit], onsets: np.ndarray) -> Figure:
 def _draw_template(ax: Axes, parts: Decomposition, place: int, onsets: np.ndarray) -> None:
     """Draw the mean rate after an onset as counted, and as fitted by templates and codes."""
     counts = parts.counts
-    first = np.rint((onsets - counts.t_start) / counts.bin_size).astype(int)
-    bins = first[:, None] + np.arange(parts.templates.shape[-1])
-    time = 1e3 * counts.bin_size * np.arange(bins.shape[1] + 1)
-    measured = counts.rate()[0, place][bins].mean(axis=0)
+    n_bins = parts.templates.shape[-1]
+    where = (onsets, counts.t_start, counts.bin_size, n_bins)
+    time = 1e3 * counts.bin_size * np.arange(n_bins + 1)
+    measured = after_onsets(counts.rate()[0, place], *where)
     ax.stairs(measured, time, fill=True, color=_style.DATA, alpha=0.6, label="counted")
-    fitted = parts.rate[0, place][bins].mean(axis=0)
+    fitted = after_onsets(parts.rate[0, place], *where)
     ax.stairs(fitted, time, color=_style.PALETTE[1], linewidth=1.6, baseline=None, label="DCEA")
     ax.set_ylim(bottom=0)
     _style.tidy(ax)

@@ -20,7 +20,7 @@ from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
 from spikecdl.experiments import _whisker_figures as figures
-from spikecdl.experiments._onsets import onset_hits
+from spikecdl.experiments._onsets import after_onsets, onset_hits
 from spikecdl.experiments.result import Options, Result
 from spikecdl.goodness_of_fit import TimeRescaling, rescale
 from spikecdl.io import read_nwb
@@ -233,19 +233,25 @@ def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
             "bits_per_spike": fit.pooled.bits_per_spike_per_unit[place],
             "ks_distance": fit.intervals.distance[place],
             "ks_band": fit.intervals.band[place],
-            **_hits(fit, place, generator),
+            **_found(fit, place, generator),
             "seconds": fit.seconds,
         }
 
 
-def _hits(fit: Fit, place: int, generator: np.random.Generator) -> dict[str, float]:
-    """Return how many onsets the events of a unit hit; nothing of a model without events."""
-    if fit.parts is None:
+def _found(fit: Fit, place: int, generator: np.random.Generator) -> dict[str, float]:
+    """Return the response of a unit and the onsets that its events hit; nothing without events."""
+    parts = fit.parts
+    if parts is None:
         return {}
-    codes = fit.parts.codes[0, place if fit.parts.layout == "shared" else 0]
-    times = [fit.parts.counts.times[np.flatnonzero(of_template)] for of_template in codes]
-    found = onset_hits(times, ONSETS, TOLERANCE, fit.parts.counts.duration, BIN_SIZE, generator)
+    counts = parts.counts
+    codes = parts.codes[0, place if parts.layout == "shared" else 0]
+    times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
+    found = onset_hits(times, ONSETS, TOLERANCE, counts.duration, BIN_SIZE, generator)
+    n_bins = parts.templates.shape[-1]
+    response = after_onsets(parts.rate[0, place], ONSETS, counts.t_start, BIN_SIZE, n_bins)
     return {
+        "peak_hz": float(response.max()),
+        "peak_ms": 1e3 * BIN_SIZE * (int(response.argmax()) + 0.5),
         "n_events": sum(map(len, times)),
         "hit_rate": found.hit_rate,
         "chance_hit_rate": found.chance_hit_rate,
