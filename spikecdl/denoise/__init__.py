@@ -1,0 +1,1 @@
+"""Photon-limited images: counts in, rates out."""
