@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikecdl import storage
 from spikecdl.autoencoder import UnrolledAutoencoder
 from spikecdl.denoise.crops import Crops
 
