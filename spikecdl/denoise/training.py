@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from spikecdl import storage
 from spikecdl.autoencoder import UnrolledAutoencoder
 from spikecdl.denoise.crops import Crops
 
@@ -103,3 +105,43 @@ class Training:
         with torch.no_grad():
             for name, value in self.weights.items():
                 self.average[name].lerp_(value, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write everything to a file, whole or not at all; see `resume`."""
+        tensors = {"generator": self.generator.get_state()}
+        for name, value in self.weights.items():
+            moments = self.optimizer.state[value]
+            tensors |= {
+                f"weights.{name}": value,
+                f"average.{name}": self.average[name],
+                f"first.{name}": moments["exp_avg"],
+                f"second.{name}": moments["exp_avg_sq"],
+            }
+        about = {"step": self.step, "losses": self.losses, "schedule": asdict(self.schedule)}
+        storage.save_tensors(path, tensors, about)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file that `save` wrote: the result is that of an unbroken run.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another schedule or network.
+        """
+        tensors, about = storage.load_tensors(path)
+        if about["schedule"] != asdict(self.schedule):
+            raise ValueError(
+                f"`{path}` is of the schedule {about['schedule']}, not {asdict(self.schedule)}; "
+                "start anew, or with that schedule"
+            )
+        self.step, self.losses = about["step"], about["losses"]
+        self.generator.set_state(tensors["generator"])
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                value.copy_(tensors[f"weights.{name}"])
+                self.average[name].copy_(tensors[f"average.{name}"])
+                self.optimizer.state[value] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first.{name}"],
+                    "exp_avg_sq": tensors[f"second.{name}"],
+                }
