@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from spikecdl import _validation
 from spikecdl.blocks import Blocks, Layout
+from spikecdl.cells import Cells
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
@@ -33,11 +33,11 @@ class ConvDictionary(nn.Module):
         Becomes a parameter; not normalised here.
     stride : int or sequence of int
         Signal bins between neighbouring places, per axis.
-    method : {"auto", "direct", "fft", "blocked", "patches"}
+    method : {"auto", "direct", "fft", "blocked", "cells"}
         How products are computed; all give the same numbers.  ``blocked`` turns 16 bins into 16
         channels, so that a long convolution of few channels becomes a short one of many (1-D,
-        stride 1 only).  ``patches`` is a matrix product with the parts of the image under each
-        place (2-D only).  ``auto`` chooses by size and device.
+        stride 1 only).  ``cells`` is a matrix product with the parts of the image under each place
+        (2-D only).  ``auto`` chooses by size and device.
 
     Raises
     ------
@@ -73,8 +73,8 @@ class ConvDictionary(nn.Module):
         self.method = _validation.one_of("method", method, ("auto", *_OPERATORS))
         if method == "blocked" and self.stride != (1,):
             raise ValueError("`method` (='blocked') works in 1-D with stride 1; use 'auto'")
-        if method == "patches" and axes != 2:
-            raise ValueError("`method` (='patches') works in 2-D; use 'auto'")
+        if method == "cells" and axes != 2:
+            raise ValueError("`method` (='cells') works in 2-D; use 'auto'")
         self.templates = nn.Parameter(templates)
 
     @property
@@ -168,8 +168,11 @@ class ConvDictionary(nn.Module):
             Gives the adjoint, if it is another dictionary.
         """
         analysis = self if analysis is None else analysis
-        if self._choose(is_cuda) == analysis._choose(is_cuda) == "blocked":
+        methods = {self._choose(is_cuda), analysis._choose(is_cuda)}
+        if methods == {"blocked"}:
             return Blocks(self.templates, analysis.templates, signal_shape[0])
+        if methods == {"cells"}:
+            return Cells(self.templates, analysis.templates, self.stride, tuple(signal_shape))
         return Layout(self, analysis.adjoint)
 
     def _method_for(self, flat: Tensor) -> str:
@@ -183,7 +186,7 @@ class ConvDictionary(nn.Module):
             return "direct"
         if self.axes == 1:
             return "fft" if length >= _FFT_FROM else "blocked"
-        return "patches" if length <= _MOST_PATCHES * math.prod(self.stride) else "direct"
+        return "cells" if length <= _MOST_PATCHES * math.prod(self.stride) else "direct"
 
     def _flatten(self, tensor: Tensor, channels: int, name: str) -> tuple[torch.Size, Tensor]:
         if tensor.ndim <= self.axes or tensor.shape[-self.axes - 1] != channels:
@@ -259,40 +262,20 @@ def _blocked_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...])
     return blocks.places(blocks.adjoint(blocks.signal(signal)))
 
 
-def _patches_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Templates times codes, with templates last in memory; then patches added up.
-
-    A patch reaches over several cells of the stride's grid: its part in each is added at once.
-    """
-    n_images, n_templates, *places = codes.shape
-    (high, wide), (channels, *support) = stride, templates.shape[1:]
-    flat = codes.permute(0, 2, 3, 1).flatten(0, 2) @ templates.flatten(1)
-    patches = flat.view(n_images, *places, channels, *support).permute(0, 3, 1, 4, 2, 5)
-    reach = [-(-size // step) for size, step in zip(support, stride, strict=True)]
-    cells = [place + r - 1 for place, r in zip(places, reach, strict=True)]
-    signal = codes.new_zeros(n_images, channels, cells[0], high, cells[1], wide)
-    for i, j in itertools.product(*map(range, reach)):
-        part = patches[:, :, :, i * high : (i + 1) * high, :, j * wide : (j + 1) * wide]
-        rows, columns = part.shape[3], part.shape[5]
-        signal[:, :, i : i + places[0], :rows, j : j + places[1], :columns] += part
-    height, width = ((p - 1) * s + k for p, s, k in zip(places, stride, support, strict=True))
-    return signal.flatten(4, 5).flatten(2, 3)[..., :height, :width]
+def _cells_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    shape = zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
+    cells = Cells(templates, templates, stride, tuple((p - 1) * s + k for p, s, k in shape))
+    return cells.image(cells.forward(cells.codes(codes)))
 
 
-def _patches_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Patches times templates; codes have templates last in memory."""
-    patches = signal.unfold(2, templates.shape[2], stride[0]).unfold(
-        3, templates.shape[3], stride[1]
-    )
-    n_images, _, *places = patches.shape[:4]
-    flat = patches.permute(0, 2, 3, 1, 4, 5).flatten(3, 5).flatten(0, 2)
-    codes = flat @ templates.flatten(1).mT
-    return codes.view(n_images, *places, len(templates)).permute(0, 3, 1, 2)
+def _cells_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    cells = Cells(templates, templates, stride, tuple(signal.shape[2:]))
+    return cells.adjoint(cells.signal(signal))
 
 
 _OPERATORS = {
     "direct": (_direct_forward, _direct_adjoint),
     "fft": (_fft_forward, _fft_adjoint),
     "blocked": (_blocked_forward, _blocked_adjoint),
-    "patches": (_patches_forward, _patches_adjoint),
+    "cells": (_cells_forward, _cells_adjoint),
 }

@@ -33,6 +33,7 @@ LAYERS = (
         "_losses",
         "_quadratic",
         "blocks",
+        "cells",
         "_group_quadratic",
     }
     | {"threads", "ranks", "_validation", "_kolmogorov", "_files"},
@@ -48,7 +49,7 @@ LAYERS = (
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 
 CORE = {"families", "dictionary", "penalties", "encoder", "autoencoder", "coding", "events"}
-CORE |= {"implicit", "blocks", "windows", "shallow"}
+CORE |= {"implicit", "blocks", "cells", "windows", "shallow"}
 
 # what the core may use besides: checks, and the compiled solvers (the files with numba)
 CORE_HELPERS = {"_validation", "_working_set", "_support", "_group_set"}

@@ -32,13 +32,13 @@ CASES = [
     ((1, 1, 1, 3), (1, 4), (1, 2)),
     ((4, 1, 3, 3), (3, 3), (2, 2)),
 ]
-METHODS = ["auto", "direct", "fft", "blocked", "patches"]
+METHODS = ["auto", "direct", "fft", "blocked", "cells"]
 DTYPES = [torch.float32, torch.float64]
 EVERY_WAY = [
     pytest.param(*case, method, id=f"{case[0]}-{case[1]}-{case[2]}-{method}")
     for case in CASES
     for method in METHODS
-    if (method != "blocked" or case[2] == (1,)) and (method != "patches" or len(case[2]) == 2)
+    if (method != "blocked" or case[2] == (1,)) and (method != "cells" or len(case[2]) == 2)
 ]
 
 every_way = pytest.mark.parametrize(("shape", "places", "stride", "method"), EVERY_WAY)

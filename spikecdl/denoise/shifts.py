@@ -92,4 +92,5 @@ def _halo(network: UnrolledAutoencoder) -> int:
     """
     stride, length = network.dictionary.stride[0], network.dictionary.support[0]
     neighbours = (length - 1) // stride
-    return (neighbours * network.encoder.n_unrolled + -(-length // stride)) * stride
+    n_unrolled: int = network.encoder.n_unrolled
+    return (neighbours * n_unrolled + -(-length // stride)) * stride
