@@ -421,3 +421,42 @@ def test_a_window_shorter_than_the_templates_is_refused():
     layers = UnrolledEncoder(Poisson(), ConvDictionary(torch.ones(1, 1, 9)), L1())
     with pytest.raises(ValueError, match="longer than the window"):
         layers(torch.zeros(1, 1, 8))
+
+
+def test_biases_and_gains_of_layers_are_those_of_a_loop():
+    draw = torch.Generator().manual_seed(0)
+    y = torch.poisson(torch.rand(2, 1, 40, generator=draw, dtype=torch.float64) * 3, generator=draw)
+    h = torch.randn(3, 1, 18, generator=draw, dtype=torch.float64) / 10
+    bias = torch.rand(4, 3, 1, generator=draw, dtype=torch.float64) / 10
+    gains = torch.tensor([1.0, 0.5, 2.0, 1.5], dtype=torch.float64)
+    encoder = UnrolledEncoder(
+        Poisson(),
+        ConvDictionary(h),
+        L1(),
+        4,
+        accelerated=False,
+        step=0.2,
+        bias=bias,
+        gains=gains,
+    )
+    expected = torch.zeros(2, 3, 23, dtype=torch.float64)
+    for threshold, gain in zip(bias, gains, strict=True):
+        residual = y - torch.nn.functional.conv_transpose1d(expected, h).exp()
+        moved = expected + 0.2 * gain * torch.nn.functional.conv1d(residual, h)
+        expected = torch.relu(moved - 0.2 * gain * threshold)
+    codes = encoder(y)
+    torch.testing.assert_close(codes, expected)
+    codes.sum().backward()
+    assert encoder.bias.grad.abs().sum((1, 2)).min() > 0
+    assert encoder.gains.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["bias", "gains"])
+def test_as_many_biases_and_gains_as_layers(name):
+    values = {"bias": torch.ones(3, 2, 1), "gains": torch.ones(3)}[name]
+    with pytest.raises(
+        ValueError, match=rf"`{name}` \(shape .*\) must have one row per layer \(4\)"
+    ):
+        UnrolledEncoder(
+            Poisson(), ConvDictionary(torch.ones(2, 1, 5)), L1(), 4, step=0.1, **{name: values}
+        )

@@ -92,5 +92,4 @@ def _halo(network: UnrolledAutoencoder) -> int:
     """
     stride, length = network.dictionary.stride[0], network.dictionary.support[0]
     neighbours = (length - 1) // stride
-    n_unrolled: int = network.encoder.n_unrolled
-    return (neighbours * n_unrolled + -(-length // stride)) * stride
+    return (neighbours * int(network.encoder.n_unrolled) + -(-length // stride)) * stride
