@@ -2,86 +2,142 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from spikecdl import _validation
 from spikecdl.autoencoder import UnrolledAutoencoder
+from spikecdl.denoise.optimizer import SOAP
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import UnrolledEncoder
 from spikecdl.families import Poisson
 from spikecdl.penalties import L1
 
-MODELS = ("c", "uc")
+_LOWEST = 0.01  # counts: images are not taken to be darker than that on average
+_FIRST_BIAS = 0.01
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Settings of a network; the defaults are the source's, with 20,618 or 61,516 parameters.
+    """Settings of a network; the defaults are DCEA-UC of the source, with 61,516 parameters.
 
     Parameters
     ----------
-    model : {"c", "uc"}
+    tied : bool
         Whether the analysis and the synthesis of the encoder and the decoder are one dictionary
-        (DCEA-C) or three (DCEA-UC).
+        (DCEA-C, 20,618 parameters) or three (DCEA-UC).
     n_templates, length : int
         Square templates, of so many pixels along each side.
     stride : int
         Pixels between neighbouring places.
     n_unrolled : int
         Layers.
-    peak : float
-        Largest expected count of an image, which bounds the residual (see `UnrolledEncoder`).
+    stabilizer : float
+        Bounds the residual (see `spikecdl.UnrolledEncoder`); the source takes the peak.
+    layered : bool
+        Whether each layer has biases and a step of its own.
+    centred : bool
+        Whether the baseline is the log of an image's mean count, instead of 0.
     """
 
-    model: str = "uc"
+    tied: bool = False
     n_templates: int = 169
     length: int = 11
     stride: int = 7
     n_unrolled: int = 15
-    peak: float = 4.0
+    stabilizer: float = 4.0
+    layered: bool = False
+    centred: bool = False
 
     def __post_init__(self) -> None:
-        _validation.one_of("model", self.model, MODELS)
         for name in ("n_templates", "length", "stride", "n_unrolled"):
             _validation.integer(name, getattr(self, name))
-        _validation.positive("peak", self.peak)
-
-    def described(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return asdict(self)
+        _validation.positive("stabilizer", self.stabilizer)
 
     def padded(self, size: int) -> int:
         """Return the least number of pixels, from ``size``, that whole strides of places fill."""
-        return max(size, self.length) + (self.length - max(size, self.length)) % self.stride
+        least = max(size, self.length)
+        return least + (self.length - least) % self.stride
 
-    def network(
-        self, generator: torch.Generator | None = None, method: str = "auto"
-    ) -> UnrolledAutoencoder:
-        """Return a network with random templates, of operator norm 1, and thresholds near zero.
 
-        ``method`` is how products are computed (see `ConvDictionary`).
-        """
-        shape = (self.n_templates, 1, self.length, self.length)
-        templates = torch.randn(shape, generator=generator)
-        size = self.padded(16 * self.stride)
-        norm = ConvDictionary(templates, self.stride).norm_squared((size, size)).detach()
+class ImageAutoencoder(nn.Module):
+    """An unrolled auto-encoder of Poisson counts, on one shift of its stride's grid.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    templates : tensor, shape (template, 1, row, column)
+        Where all dictionaries start; steps are 1, so they should not be of a larger operator norm
+        than one over the root of the largest count.
+    method : str
+        How products are computed (see `spikecdl.ConvDictionary`).
+    """
+
+    def __init__(self, architecture: Architecture, templates: Tensor, method: str = "auto") -> None:
+        super().__init__()
 
         def dictionary() -> ConvDictionary:
-            return ConvDictionary(templates / norm.sqrt(), self.stride, method)
+            return ConvDictionary(templates.clone(), architecture.stride, method)
 
-        tied = self.model == "c"
+        layers = architecture.n_unrolled
+        shape = (layers,) if architecture.layered else ()
         encoder = UnrolledEncoder(
             Poisson(),
             dictionary(),
             L1(axes=2),
-            self.n_unrolled,
+            layers,
             accelerated=False,
             step=1.0,
-            analysis=None if tied else dictionary(),
-            bias=torch.full((self.n_templates, 1, 1), 0.01),
-            stabilizer=self.peak,
+            analysis=None if architecture.tied else dictionary(),
+            bias=torch.full((*shape, architecture.n_templates, 1, 1), _FIRST_BIAS),
+            gains=torch.ones(layers) if architecture.layered else None,
+            stabilizer=architecture.stabilizer,
         )
-        return UnrolledAutoencoder(encoder, None if tied else dictionary())
+        self.architecture = architecture
+        self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
+
+    @property
+    def border(self) -> int:
+        """Pixels at the edges that fewer templates reach."""
+        return self.architecture.length // 2
+
+    @property
+    def halo(self) -> int:
+        """Pixels that a pixel's log rate sees to each side.
+
+        The first layer starts from no codes and sees the patch under a place; each of the others
+        sees the neighbours whose patches overlap it; the decoder, the places over a pixel.
+        """
+        length, stride = self.architecture.length, self.architecture.stride
+        neighbours = (length - 1) // stride
+        return (neighbours * self.architecture.n_unrolled + -(-length // stride)) * stride
+
+    def baseline(self, y: Tensor) -> Tensor:
+        """Return the log rate without codes (..., 1, 1, 1) of images (..., 1, row, column)."""
+        if not self.architecture.centred:
+            return y.new_zeros(1)
+        return y.mean((-3, -2, -1), keepdim=True).clamp(min=_LOWEST).log()
+
+    def log_rate(self, y: Tensor, baseline: Tensor) -> Tensor:
+        """Return log expected counts of images (..., 1, row, column) of whole strides."""
+        return self.autoencoder(y, baseline)[1].float()
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        """Return expected counts as a fraction of the peak.
+
+        Parameters
+        ----------
+        y : tensor, shape (image, 1, row, column)
+        peak : tensor, shape (image, 1, 1, 1)
+
+        Returns
+        -------
+        tensor, shape (image, 1, row, column)
+        """
+        return self.log_rate(y, self.baseline(y)).exp() / peak
+
+    def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
+        """Return what trains it well."""
+        return SOAP(self.parameters(), learning_rate)

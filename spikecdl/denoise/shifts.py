@@ -7,13 +7,15 @@ import itertools
 import torch
 from torch import Tensor
 
-from spikecdl.autoencoder import UnrolledAutoencoder
+from spikecdl.denoise.network import ImageAutoencoder
 
-_TILE = 512  # pixels along a side that are denoised together, besides their halo
+TILE = 504  # pixels along a side that are denoised together, besides their halo
 
 
 @torch.no_grad()
-def log_rate(network: UnrolledAutoencoder, counts: Tensor, tile: int | None = _TILE) -> Tensor:
+def log_rate(
+    network: ImageAutoencoder, counts: Tensor, tile: int | None = TILE, turned: bool = False
+) -> Tensor:
     r"""Return the mean over shifts of what the network says of counts.
 
     .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
@@ -23,73 +25,81 @@ def log_rate(network: UnrolledAutoencoder, counts: Tensor, tile: int | None = _T
 
     Parameters
     ----------
-    network : UnrolledAutoencoder
+    network : ImageAutoencoder
     counts : tensor, shape (row, column)
     tile : int, optional
         Larger images are cut into tiles of so many pixels, which are denoised with all that
         reaches into them, so that the result is that of the whole; None: never.
+    turned : bool
+        Whether shifts see the image in turn in its eight orientations.
 
     Returns
     -------
     tensor, shape (row, column)
     """
-    (stride, _), (length, _) = network.dictionary.stride, network.dictionary.support
-    extents = [_extent(size, length, stride) for size in counts.shape]
+    baseline = network.baseline(counts[None])
     total = torch.zeros_like(counts)
-    for shift in itertools.product(range(stride), repeat=2):
-        rows, columns = (
-            _reflected(size, before, extent)
-            for size, before, extent in zip(counts.shape, shift, extents, strict=True)
-        )
-        canvas = counts[rows[:, None], columns]
-        eta = _on_tiles(network, canvas, tile)
-        inside = tuple(slice(i, i + size) for i, size in zip(shift, counts.shape, strict=True))
-        total += eta[inside]
-    return total / stride**2
+    shifts = itertools.product(range(network.architecture.stride), repeat=2)
+    for number, shift in enumerate(shifts):
+        turns, flipped = (number % 4, number % 8 >= 4) if turned else (0, False)
+        image = torch.rot90(counts.mT if flipped else counts, turns)
+        eta = torch.rot90(_at_shift(network, image, baseline, shift, tile), -turns)
+        total += eta.mT if flipped else eta
+    return total / network.architecture.stride**2
 
 
-def _extent(size: int, length: int, stride: int) -> int:
-    """Return the pixels of a canvas for every shift of an image, filled by whole strides."""
-    least = max(size + stride - 1, length)
-    return least + (length - least) % stride
+def _at_shift(
+    network: ImageAutoencoder,
+    counts: Tensor,
+    baseline: Tensor,
+    shift: tuple[int, ...],
+    tile: int | None,
+) -> Tensor:
+    padded = network.architecture.padded
+    rows, columns = (
+        _reflected(size, before, padded(size + network.architecture.stride - 1)).to(counts.device)
+        for size, before in zip(counts.shape, shift, strict=True)
+    )
+    eta = _on_tiles(network, counts[rows[:, None], columns], baseline, tile)
+    inside = [slice(i, i + size) for i, size in zip(shift, counts.shape, strict=True)]
+    return eta[inside[0], inside[1]]
 
 
 def _reflected(size: int, before: int, extent: int) -> Tensor:
     """Return which pixel of an image each of a canvas shows: mirrored at the edges."""
     place = torch.arange(extent) - before
-    period = max(2 * size - 2, 1)
-    place = place.remainder(period)
-    return torch.minimum(place, period - place) if size > 1 else torch.zeros_like(place)
+    if size == 1:
+        return torch.zeros_like(place)
+    place = place.remainder(2 * size - 2)
+    return torch.minimum(place, 2 * size - 2 - place)
 
 
-def _on_tiles(network: UnrolledAutoencoder, canvas: Tensor, tile: int | None) -> Tensor:
+def _on_tiles(
+    network: ImageAutoencoder, canvas: Tensor, baseline: Tensor, tile: int | None
+) -> Tensor:
     """Return the network's log rates of a canvas, a tile at a time if it is larger than one."""
     if tile is None or max(canvas.shape) <= tile:
-        return network(canvas[None])[1][0]
-    stride, length = network.dictionary.stride[0], network.dictionary.support[0]
-    step = max(1, tile // stride) * stride
-    halo = _halo(network)
+        return network.log_rate(canvas[None], baseline)[0]
     eta = torch.empty_like(canvas)
-    for top, left in itertools.product(*(range(0, size, step) for size in canvas.shape)):
-        parts, inner = [], []
-        for first, size in zip((top, left), canvas.shape, strict=True):
-            begin = max(0, first - halo)
-            end = min(size, first + step + halo + (length - stride))
-            end -= (end - begin - length) % stride if end < size else 0
-            last = min(first + step, size)
-            parts.append(slice(begin, end))
-            inner.append((slice(first, last), slice(first - begin, last - begin)))
-        part = network(canvas[tuple(parts)][None])[1][0]
-        eta[inner[0][0], inner[1][0]] = part[inner[0][1], inner[1][1]]
+    sides = [list(_spans(network, size, tile)) for size in canvas.shape]
+    for (seen_rows, rows), (seen_columns, columns) in itertools.product(*sides):
+        part = network.log_rate(canvas[None, seen_rows, seen_columns], baseline)[0]
+        inner = [
+            slice(own.start - seen.start, own.stop - seen.start)
+            for own, seen in ((rows, seen_rows), (columns, seen_columns))
+        ]
+        eta[rows, columns] = part[inner[0], inner[1]]
     return eta
 
 
-def _halo(network: UnrolledAutoencoder) -> int:
-    """Return how far a pixel's log rate sees: a layer reaches the places that overlap the last.
-
-    The first layer starts from no codes and sees the patch under a place; each of the others sees
-    the neighbours whose patches overlap it; the decoder, the places over a pixel.
-    """
-    stride, length = network.dictionary.stride[0], network.dictionary.support[0]
-    neighbours = (length - 1) // stride
-    return (neighbours * int(network.encoder.n_unrolled) + -(-length // stride)) * stride
+def _spans(network: ImageAutoencoder, size: int, tile: int) -> list[tuple[slice, slice]]:
+    """Return the pixels along a side that each tile sees, of whole strides, and its own."""
+    length, stride = network.architecture.length, network.architecture.stride
+    step = max(1, tile // stride) * stride
+    halo = network.halo
+    spans = []
+    for first in range(0, size, step):
+        begin, end = max(0, first - halo), min(size, first + step + halo + length - stride)
+        end -= (end - begin - length) % stride if end < size else 0
+        spans.append((slice(begin, end), slice(first, min(first + step, size))))
+    return spans

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from spikecdl import storage
-from spikecdl.autoencoder import UnrolledAutoencoder
+from spikecdl import _validation, storage
 from spikecdl.denoise.crops import Crops
 
+_STATE = "optimizer."
 _EMA = 0.999  # decay of the average of weights per step, once there are enough of them
 
 
@@ -23,19 +25,30 @@ class Schedule:
     Parameters
     ----------
     n_steps : int
-        Steps of Adam, each on a batch.
+        Steps, each on a batch.
     batch : int
         Crops per step.
     learning_rate : float
         At the most: reached after a fiftieth of the steps, then falling to zero along a cosine.
     precision : {"single", "bfloat16"}
         Of products; weights are always in single precision.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting is not a positive number, or the precision is unknown.
     """
 
     n_steps: int
-    batch: int = 16
-    learning_rate: float = 1e-3
+    batch: int = 4
+    learning_rate: float = 6e-4
     precision: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        _validation.integer("n_steps", self.n_steps)
+        _validation.integer("batch", self.batch)
+        _validation.positive("learning_rate", self.learning_rate)
+        _validation.one_of("precision", self.precision, ("single", "bfloat16"))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -46,13 +59,28 @@ class Schedule:
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
+class Trainable(Protocol):
+    """What is trained: a module that makes fractions of the peak from counts."""
+
+    border: int
+
+    def __call__(self, y: Tensor, peak: Tensor) -> Tensor:
+        """Return expected counts as a fraction of the peak."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is learned."""
+
+
 class Training:
     """A network that is being trained, and everything that going on with it needs.
 
     Parameters
     ----------
-    network : UnrolledAutoencoder
-        Trained in place.
+    network : module
+        Trained in place: makes fractions of the peak from counts and peaks; its results in the
+        ``border`` at the edges of a crop do not count.
+    optimizer : Optimizer
+        Of the network's parameters.
     crops : Crops
     schedule : Schedule
     generator : torch.Generator
@@ -61,43 +89,62 @@ class Training:
 
     def __init__(
         self,
-        network: UnrolledAutoencoder,
+        network: Trainable,
+        optimizer: torch.optim.Optimizer,
         crops: Crops,
         schedule: Schedule,
         generator: torch.Generator,
     ) -> None:
-        self.network, self.crops, self.schedule = network, crops, schedule
-        self.generator = generator
+        self.network, self.optimizer, self.crops = network, optimizer, crops
+        self.schedule, self.generator = schedule, generator
         self.weights = dict(network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
         self.step = 0
         self.losses: list[float] = []
 
-    def run(self, until: int) -> None:
-        """Take steps until so many have been taken."""
-        while self.step < min(until, self.schedule.n_steps):
+    @property
+    def done(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.step >= self.schedule.n_steps
+
+    def run(self, n_steps: int) -> None:
+        """Take so many more steps, if the schedule has them.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is not finite.
+        """
+        for _ in range(min(n_steps, self.schedule.n_steps - self.step)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(self.step)
             loss = self._loss(*self.crops.draw(self.schedule.batch, self.generator))
             self.optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
             self.optimizer.step()
             self.step += 1
             self._follow()
             self.losses.append(float(loss.detach()))
             if not math.isfinite(self.losses[-1]):
-                raise FloatingPointError(f"the loss is {self.losses[-1]} at step {self.step}")
+                raise FloatingPointError(
+                    f"the loss is {self.losses[-1]} at step {self.step}; start anew with a lower "
+                    f"`learning_rate` (={self.schedule.learning_rate:g})"
+                )
 
     def _loss(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
-        """Return the mean squared error, less the borders that fewer templates reach."""
-        border = self.network.dictionary.support[0] // 2
-        inner = (..., slice(border, -border), slice(border, -border))
+        """Return the mean squared error, less the border."""
+        clean, y, peak = (tensor.to(self._device) for tensor in (clean, y, peak))
+        border = self.network.border
+        inner = slice(border, y.shape[-1] - border)
         bfloat16 = self.schedule.precision == "bfloat16"
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=bfloat16):
-            _, eta = self.network(y)
-        return (eta.float().exp() / peak - clean)[inner].square().mean()
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
+            fraction = self.network(y, peak)
+        return (fraction.float() - clean)[..., inner, inner].square().mean()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.weights.values())).device
 
     def _follow(self) -> None:
         """Move the average of the weights."""
@@ -106,17 +153,19 @@ class Training:
             for name, value in self.weights.items():
                 self.average[name].lerp_(value, 1 - decay)
 
+    def take_average(self) -> None:
+        """Give the network the average of its weights; training is over."""
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                value.copy_(self.average[name])
+
     def save(self, path: Path) -> None:
         """Write everything to a file, whole or not at all; see `resume`."""
         tensors = {"generator": self.generator.get_state()}
         for name, value in self.weights.items():
-            moments = self.optimizer.state[value]
-            tensors |= {
-                f"weights.{name}": value,
-                f"average.{name}": self.average[name],
-                f"first.{name}": moments["exp_avg"],
-                f"second.{name}": moments["exp_avg_sq"],
-            }
+            tensors |= {f"weights.{name}": value, f"average.{name}": self.average[name]}
+            state = self.optimizer.state[value]
+            tensors |= {f"{_STATE}{key}.{name}": moment for key, moment in state.items()}
         about = {"step": self.step, "losses": self.losses, "schedule": asdict(self.schedule)}
         storage.save_tensors(path, tensors, about)
 
@@ -134,14 +183,16 @@ class Training:
                 f"`{path}` is of the schedule {about['schedule']}, not {asdict(self.schedule)}; "
                 "start anew, or with that schedule"
             )
+        shapes = {name: tensors[f"weights.{name}"].shape for name in self.weights}
+        if shapes != {name: value.shape for name, value in self.weights.items()}:
+            raise ValueError(f"`{path}` is of another network; start anew, or with that model")
         self.step, self.losses = about["step"], about["losses"]
-        self.generator.set_state(tensors["generator"])
+        self.generator.set_state(tensors.pop("generator"))
         with torch.no_grad():
             for name, value in self.weights.items():
                 value.copy_(tensors[f"weights.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
-                self.optimizer.state[value] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": tensors[f"first.{name}"],
-                    "exp_avg_sq": tensors[f"second.{name}"],
-                }
+        for place, moment in tensors.items():
+            if place.startswith(_STATE):
+                key, name = place.removeprefix(_STATE).split(".", 1)
+                self.optimizer.state[self.weights[name]][key] = moment.to(self._device)
