@@ -10,6 +10,7 @@ from spikecdl.baselines.bcomp import BCOMP
 from spikecdl.baselines.constant import ConstantRate
 from spikecdl.baselines.glm import GLM
 from spikecdl.baselines.psth import PSTH
+from spikecdl.baselines.residual_cnn import ResidualCNN
 from spikecdl.baselines.stimuli import onsets, true_onsets
 
-__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "onsets", "true_onsets"]
+__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "ResidualCNN", "onsets", "true_onsets"]
