@@ -60,7 +60,7 @@ CONTAINERS_MEET_TORCH = {"preparation", "estimator", "simulate", "experiments", 
 CONTAINERS_MEET_TORCH |= {"decomposing"}
 
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
-SLOW_TO_IMPORT |= {"pooch", "requests"}
+SLOW_TO_IMPORT |= {"pooch", "requests", "skimage", "pywt", "PIL", "tifffile"}
 # their base class comes from there
 AT_MODULE_LEVEL = {("estimator", "sklearn"), ("baselines", "sklearn")}
 SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}
