@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikecdl import _validation
 from spikecdl.autoencoder import UnrolledAutoencoder
+from spikecdl.denoise import shifts
+from spikecdl.denoise.contract import ImageNetwork
 from spikecdl.denoise.optimizer import SOAP
 from spikecdl.dictionary import ConvDictionary
 from spikecdl.encoder import UnrolledEncoder
@@ -40,6 +43,8 @@ class Architecture:
         Whether each layer has biases and a step of its own.
     centred : bool
         Whether the baseline is the log of an image's mean count, instead of 0.
+    turned : bool
+        Whether shifts of a whole image see it in turn in its eight orientations.
     """
 
     tied: bool = False
@@ -50,6 +55,7 @@ class Architecture:
     stabilizer: float = 4.0
     layered: bool = False
     centred: bool = False
+    turned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_templates", "length", "stride", "n_unrolled"):
@@ -62,7 +68,7 @@ class Architecture:
         return least + (self.length - least) % self.stride
 
 
-class ImageAutoencoder(nn.Module):
+class ImageAutoencoder(ImageNetwork):
     """An unrolled auto-encoder of Poisson counts, on one shift of its stride's grid.
 
     Parameters
@@ -96,12 +102,8 @@ class ImageAutoencoder(nn.Module):
             stabilizer=architecture.stabilizer,
         )
         self.architecture = architecture
+        self.border = architecture.length // 2  # where fewer templates reach
         self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
-
-    @property
-    def border(self) -> int:
-        """Pixels at the edges that fewer templates reach."""
-        return self.architecture.length // 2
 
     @property
     def halo(self) -> int:
@@ -125,19 +127,17 @@ class ImageAutoencoder(nn.Module):
         return self.autoencoder(y, baseline)[1].float()
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
-        """Return expected counts as a fraction of the peak.
-
-        Parameters
-        ----------
-        y : tensor, shape (image, 1, row, column)
-        peak : tensor, shape (image, 1, 1, 1)
-
-        Returns
-        -------
-        tensor, shape (image, 1, row, column)
-        """
         return self.log_rate(y, self.baseline(y)).exp() / peak
 
+    def whole(self, counts: Tensor, peak: float) -> Tensor:
+        """Return the fraction of the peak by the mean of log rates over all shifts."""
+        return shifts.log_rate(self, counts, turned=self.architecture.turned).exp() / peak
+
+    def padded(self, size: int) -> int:
+        return self.architecture.padded(size)
+
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        """Return what trains it well."""
         return SOAP(self.parameters(), learning_rate)
+
+    def described(self) -> dict[str, Any]:
+        return asdict(self.architecture)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from spikecdl import _validation, storage
+from spikecdl.denoise.contract import ImageNetwork
 from spikecdl.denoise.crops import Crops
 
 _STATE = "optimizer."
@@ -59,26 +58,13 @@ class Schedule:
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-class Trainable(Protocol):
-    """What is trained: a module that makes fractions of the peak from counts."""
-
-    border: int
-
-    def __call__(self, y: Tensor, peak: Tensor) -> Tensor:
-        """Return expected counts as a fraction of the peak."""
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is learned."""
-
-
 class Training:
     """A network that is being trained, and everything that going on with it needs.
 
     Parameters
     ----------
-    network : module
-        Trained in place: makes fractions of the peak from counts and peaks; its results in the
-        ``border`` at the edges of a crop do not count.
+    network : ImageNetwork
+        Trained in place.
     optimizer : Optimizer
         Of the network's parameters.
     crops : Crops
@@ -89,7 +75,7 @@ class Training:
 
     def __init__(
         self,
-        network: Trainable,
+        network: ImageNetwork,
         optimizer: torch.optim.Optimizer,
         crops: Crops,
         schedule: Schedule,

@@ -1,0 +1,295 @@
+"""`PoissonDenoiser`: counts of photons in, expected counts out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+
+from spikecdl import _validation, settings
+from spikecdl.denoise import models
+from spikecdl.denoise.crops import Crops
+from spikecdl.denoise.peaks import estimate_peak
+from spikecdl.denoise.training import Schedule, Training
+
+_FEWEST_STEPS = 10
+
+
+class PoissonDenoiser(BaseEstimator):
+    """Denoises photon-limited images by a Poisson auto-encoder (DCEA), trained on clean images.
+
+    Parameters
+    ----------
+    peak : float, optional
+        Largest expected count of an image.  In training, the counts that it is trained for (None:
+        those of the model, or 4); of an image to be denoised, None: estimated from its counts.
+    model : {"blind", "uc", "c", "ca"}
+        Network: one for any peak, the source's (untied, tied), or the residual network of its
+        rival.
+    n_epochs : int
+        Of training; an epoch has as many crops as would cover the images.
+    batch : int
+        Crops per step.
+    crop : int
+        Pixels along a side of a crop (rounded up to whole strides).
+    learning_rate : float, optional
+        At the most; None: the model's.
+    precision : {"single", "bfloat16"}
+        Of products.  bfloat16 is quicker where the processor has it, and changes rates by less than
+        a hundredth.
+    device : str
+        "auto" (a GPU if there is one), "cpu" or "cuda".
+    random_state : int, RandomState or None
+        Draws crops and counts in training.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+    peaks_ : tuple of float
+        That it was trained for.
+    losses_ : list of float
+        Mean squared error of every step, images scaled to a largest value of 1; only after `fit`.
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211, section 4.3.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(4.0, (40, 50))
+    >>> rate = PoissonDenoiser.pretrained().predict(counts)
+    >>> rate.shape, bool(abs(rate - 4).mean() < 0.5)
+    ((40, 50), True)
+    """
+
+    def __init__(
+        self,
+        peak: float | None = None,
+        model: str = "blind",
+        *,
+        n_epochs: int = 20,
+        batch: int = 4,
+        crop: int = 128,
+        learning_rate: float | None = None,
+        precision: str = "single",
+        device: str = "auto",
+        random_state: Any = 0,
+    ) -> None:
+        self.peak = peak
+        self.model = model
+        self.n_epochs = n_epochs
+        self.batch = batch
+        self.crop = crop
+        self.learning_rate = learning_rate
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    @classmethod
+    def pretrained(
+        cls, model: str = "blind", peak: float | None = None, **arguments: Any
+    ) -> PoissonDenoiser:
+        """Return a denoiser with weights that come with the package.
+
+        Parameters
+        ----------
+        model : {"blind", "uc", "c"}
+        peak : float, optional
+            Largest expected count; "uc" and "c" come for 1, 2 and 4, of which the nearest is taken.
+        **arguments
+            As of the class.
+        """
+        return cls.read(models.shipped(model, peak), peak=peak, **arguments)
+
+    @classmethod
+    def read(cls, path: str | Path, **arguments: Any) -> PoissonDenoiser:
+        """Return the denoiser of a file that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, or not of a denoiser.
+        """
+        model, network, peaks = models.read(Path(path))
+        denoiser = cls(model=model, **arguments)
+        denoiser.network_, denoiser.peaks_ = network, peaks
+        return denoiser
+
+    def fit(
+        self,
+        images: Sequence[Any],
+        y: Any = None,
+        *,
+        start: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        on_epoch: Callable[[Training, int], None] | None = None,
+    ) -> PoissonDenoiser:
+        """Train on clean images, whose counts are drawn anew for every crop.
+
+        Parameters
+        ----------
+        images : sequence of array (row, column)
+            Clean images in any unit: 0 is dark, the largest value of each is its peak.
+        y : ignored
+        start : path, optional
+            Weights of the same model to start from.
+        checkpoint : path, optional
+            File that receives the state of training after every epoch (whole or not at all).
+        resume : bool
+            Go on from that file if it is there; the result is what an unbroken run gives.
+        on_epoch : callable, optional
+            Called with the state of training and the number of epochs done.
+
+        Raises
+        ------
+        ValueError
+            If an argument or an image is out of range, or a checkpoint is damaged or of another
+            training.
+        FloatingPointError
+            If the loss stops being finite.
+        """
+        if resume and checkpoint is None:
+            raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
+        training, per_epoch = self._training(images, start)
+        if checkpoint is not None and resume and Path(checkpoint).exists():
+            training.resume(Path(checkpoint))
+        while not training.done:
+            training.run(per_epoch)
+            if checkpoint is not None:
+                training.save(Path(checkpoint))
+            if on_epoch is not None:
+                on_epoch(training, math.ceil(training.step / per_epoch))
+        training.take_average()
+        self.peaks_, self.losses_ = tuple(training.crops.peaks), training.losses
+        return self
+
+    def predict(self, counts: Any) -> np.ndarray:
+        """Return expected counts.
+
+        Parameters
+        ----------
+        counts : array, shape (row, column) or (frame, row, column)
+            Photons in each pixel; frames are denoised one by one.
+
+        Returns
+        -------
+        ndarray of float32, shape of ``counts``
+
+        Raises
+        ------
+        ValueError
+            If a count is negative, not whole or not finite, or the shape is another.
+        NotFittedError
+            Without weights.
+        """
+        if not hasattr(self, "network_"):
+            raise NotFittedError(
+                "this PoissonDenoiser has no weights: call fit(images), or make it by "
+                "PoissonDenoiser.pretrained()"
+            )
+        frames = _counts(counts)
+        stack = frames if frames.ndim == 3 else frames[None]
+        rates = np.stack([self._frame(frame) for frame in stack]) if len(stack) else stack
+        return rates.reshape(frames.shape).astype(np.float32)
+
+    def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
+        """Write the weights (``.safetensors``) and where they are from (``.json``).
+
+        Parameters
+        ----------
+        path : path
+            Of the first file.
+        about : dict, optional
+            What else to say of them, in plain values.
+        """
+        models.save(Path(path), self.model, self.network_, self.peaks_, about or {})
+
+    @property
+    def n_parameters_(self) -> int:
+        """Numbers that the network has learned."""
+        return models.n_parameters(self.network_)
+
+    def _frame(self, frame: np.ndarray) -> np.ndarray:
+        """Return the rates of one frame."""
+        peak = estimate_peak(frame) if self.peak is None else self.peak
+        device = settings.device(self.device)
+        network = self.network_.to(device)
+        bfloat16 = _validation.one_of("precision", self.precision, ("single", "bfloat16"))
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 == "bfloat16"),
+        ):
+            counts = torch.tensor(frame, dtype=torch.float32, device=device)
+            fraction = network.whole(counts, peak)
+        return np.maximum(fraction.float().cpu().numpy() * peak, 0)
+
+    def _training(self, images: Sequence[Any], start: str | Path | None) -> tuple[Training, int]:
+        """Return the state of training before its first step, and the steps of an epoch."""
+        model = models.MODELS[_validation.one_of("model", self.model, models.MODELS)]
+        epochs = _validation.integer("n_epochs", self.n_epochs)
+        generator = settings.generator(self.random_state)
+        clean = [_clean(image, number) for number, image in enumerate(images)]
+        if not clean:
+            raise ValueError("`images` is empty; give at least one clean image")
+        peaks = (
+            model.peaks or (4.0,)
+            if self.peak is None
+            else (_validation.positive("peak", self.peak, "counts"),)
+        )
+        network = model.build(clean, max(peaks), generator)
+        if start is not None:
+            models.take_weights(network, Path(start), self.model)
+        self.network_ = network.to(settings.device(self.device))
+        size = network.padded(_validation.integer("crop", self.crop))
+        pixels = sum(image.numel() for image in clean)
+        per_epoch = max(_FEWEST_STEPS, round(pixels / size**2 / self.batch))
+        rate = model.learning_rate if self.learning_rate is None else self.learning_rate
+        schedule = Schedule(epochs * per_epoch, self.batch, rate, self.precision)
+        crops = Crops(clean, size, peaks)
+        optimizer = self.network_.optimizer(rate)
+        return Training(self.network_, optimizer, crops, schedule, generator), per_epoch
+
+
+def _clean(image: Any, number: int) -> torch.Tensor:
+    """Return a clean image with a largest value of 1, or raise if it is not one."""
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"`images`: image {number} (shape {values.shape}) must have the axes (row, column), "
+            "none empty"
+        )
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
+        raise ValueError(
+            f"`images`: image {number} has values from {values.min():g} to {values.max():g}; they "
+            "must be finite, not negative and not all zero"
+        )
+    return torch.tensor(values / values.max())
+
+
+def _counts(counts: Any) -> np.ndarray:
+    """Return counts as an array of frames or one, or raise if they are none."""
+    values = np.asarray(counts)
+    if values.ndim not in (2, 3) or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"`counts` (shape {values.shape}, {values.dtype}) must be numbers with the axes "
+            "(row, column) or (frame, row, column)"
+        )
+    if 0 in values.shape[-2:]:
+        raise ValueError(f"`counts` (shape {values.shape}) has no pixels")
+    wrong = ~np.isfinite(values) | (values < 0) | (values != np.floor(values))
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"`counts` (={values[place]} at {place}) must be whole numbers of photons, 0 or more; "
+            "divide the pixel values by the detector's gain"
+        )
+    return values
