@@ -105,7 +105,7 @@ class PoissonDenoiser(BaseEstimator):
         **arguments
             As of the class.
         """
-        return cls.read(models.shipped(model, peak), peak=peak, **arguments)
+        return cls.read(models.find(model, peak), peak=peak, **arguments)
 
     @classmethod
     def read(cls, path: str | Path, **arguments: Any) -> PoissonDenoiser:

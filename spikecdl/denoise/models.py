@@ -145,30 +145,40 @@ def file_name(model: str, peaks: Sequence[float]) -> str:
     return f"{model}-{peaks[0]:g}{_SUFFIX}" if len(peaks) == 1 else f"{model}{_SUFFIX}"
 
 
-def shipped(model: str, peak: float | None) -> Path:
-    """Return the file of a network that comes with the package, of the peak nearest by ratio.
+def find(model: str, peak: float | None, folder: Path | None = None) -> Path:
+    """Return the file of a network: in a folder, or else among those that come with the package.
+
+    Of several, that of the peak which is nearest by ratio.
 
     Raises
     ------
     ValueError
-        If none of the kind comes with the package, or it is of a peak and none is given.
+        If there is none, or files are of peaks and none is given.
     """
     _validation.one_of("model", model, MODELS)
-    files = {file: _peak_in(file.stem) for file in sorted(_SHIPPED.glob(f"{model}*{_SUFFIX}"))}
-    if not files:
-        there = sorted({file.stem.split("-")[0] for file in _SHIPPED.glob(f"*{_SUFFIX}")})
-        raise ValueError(
-            f"`model` (={model!r}) comes without weights; train it, or use one of: "
-            f"{', '.join(there)}"
-        )
-    if all(known is None for known in files.values()):
+    folders = [_SHIPPED] if folder is None else [folder, _SHIPPED]
+    for place in folders:
+        files = {file: _peak_in(file) for file in sorted(place.glob(f"{model}*{_SUFFIX}"))}
+        if files:
+            return _nearest(files, model, peak)
+    there = sorted({file.stem.split("-")[0] for file in _SHIPPED.glob(f"*{_SUFFIX}")})
+    raise ValueError(
+        f"`model` (={model!r}) comes without weights; give a folder of those that `denoise train` "
+        f"wrote, or use one of: {', '.join(there)}"
+    )
+
+
+def _nearest(files: Mapping[Path, float | None], model: str, peak: float | None) -> Path:
+    of_peaks = {file: math.log(known) for file, known in files.items() if known is not None}
+    if not of_peaks:
         return next(iter(files))
     if peak is None:
         raise ValueError(f"`peak` (=None) must be given for `model` (={model!r}), in counts")
-    ratio = math.log(_validation.positive("peak", peak, "counts"))
-    return min(files, key=lambda file: abs(math.log(files[file] or 1.0) - ratio))
+    sought = math.log(_validation.positive("peak", peak, "counts"))
+    return min(of_peaks, key=lambda file: abs(of_peaks[file] - sought))
 
 
-def _peak_in(stem: str) -> float | None:
-    _, _, peak = stem.partition("-")
+def _peak_in(file: Path) -> float | None:
+    """Return the peak in a file's name, None if it is of any."""
+    _, _, peak = file.stem.partition("-")
     return float(peak) if peak else None

@@ -1,0 +1,195 @@
+"""Methods on clean images with drawn counts: PSNR, SSIM, seconds, and what they look like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl import _validation
+from spikecdl.baselines import SPDA, VST
+from spikecdl.denoise import models
+from spikecdl.denoise.denoiser import PoissonDenoiser
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rates = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method for one peak.
+
+    Parameters
+    ----------
+    rates : callable
+        From counts (row, column) to expected counts.
+    n_parameters : int
+        Numbers that it has learned from other images.
+    """
+
+    rates: Rates
+    n_parameters: int = 0
+
+
+def _network(model: str) -> Callable[[float, Path | None, Mapping[str, Any]], Method]:
+    def method(peak: float, weights: Path | None, arguments: Mapping[str, Any]) -> Method:
+        denoiser = PoissonDenoiser.read(models.find(model, peak, weights), peak=peak, **arguments)
+        return Method(denoiser.predict, denoiser.n_parameters_)
+
+    return method
+
+
+def _untrained(make: Callable[[], Any]) -> Callable[..., Method]:
+    return lambda *_: Method(make().predict)
+
+
+METHODS: dict[str, Callable[[float, Path | None, Mapping[str, Any]], Method]] = {
+    "noisy": lambda *_: Method(lambda counts: counts.astype(float)),
+    "vst-tv": _untrained(VST),
+    "vst-nlm": _untrained(lambda: VST("nlm")),
+    "spda": _untrained(SPDA),
+    "ca": _network("ca"),
+    "dcea-c": _network("c"),
+    "dcea-uc": _network("uc"),
+    "blind": _network("blind"),
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is to be compared.
+
+    Parameters
+    ----------
+    images : mapping of str to ndarray (row, column)
+        Clean images by name, in any unit; 0 is dark.
+    peaks : sequence of float
+        Largest expected counts.
+    methods : sequence of str
+        Of `METHODS`.
+    n_draws : int
+        Draws of counts for each image and peak, the same for all methods.
+    weights : path, optional
+        Folder of weights, which go before those of the package.
+    random_state : int
+        Of the first draw.
+    arguments : mapping
+        Of `PoissonDenoiser`, such as its device.
+    """
+
+    images: Mapping[str, np.ndarray]
+    peaks: Sequence[float]
+    methods: Sequence[str]
+    n_draws: int = 5
+    weights: Path | None = None
+    random_state: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            _validation.one_of("methods", method, METHODS)
+        for peak in self.peaks:
+            _validation.positive("peaks", peak, "counts")
+        _validation.integer("n_draws", self.n_draws)
+
+    def run(self, say: Callable[[str], None]) -> pd.DataFrame:
+        """Return one row for every method, peak, image and draw.
+
+        PSNR and SSIM are of images scaled to a largest value of 1 in the clean one.
+
+        Parameters
+        ----------
+        say : callable
+            Told what was found for a peak by a method, a line at a time.
+        """
+        import pandas as pd
+
+        table = []
+        for peak in self.peaks:
+            for name in self.methods:
+                method = METHODS[name](peak, self.weights, self.arguments)
+                rows = [
+                    {"method": name, "peak": peak, "n_parameters": method.n_parameters, **row}
+                    for row in self._rows(method, peak)
+                ]
+                table += rows
+                say(in_words(pd.DataFrame(rows))[-1])
+        return pd.DataFrame(table)
+
+    def counts(self, image: str, peak: float, draw: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a clean image with a largest value of 1, and counts drawn from it."""
+        clean = self.images[image] / np.max(self.images[image])
+        seed = (self.random_state + draw, sorted(self.images).index(image))
+        return clean, np.random.default_rng(seed).poisson(clean * peak)
+
+    def _rows(self, method: Method, peak: float) -> list[dict[str, Any]]:
+        from skimage.metrics import structural_similarity
+
+        rows = []
+        for image in self.images:
+            for draw in range(self.n_draws):
+                clean, counts = self.counts(image, peak, draw)
+                began = time.perf_counter()
+                found = method.rates(counts) / peak
+                seconds = time.perf_counter() - began
+                quality = {
+                    "psnr": psnr(clean, found),
+                    "ssim": structural_similarity(clean, found, data_range=1.0),
+                }
+                rows.append({"image": image, "draw": draw, **quality, "seconds": seconds})
+        return rows
+
+
+def psnr(clean: np.ndarray, found: np.ndarray) -> float:
+    r"""Return the peak signal-to-noise ratio in dB.
+
+    .. math:: 10 \log_{10} \frac{(\max m)^2}{\mathrm{mean}\,(m - \hat m)^2}
+
+    Examples
+    --------
+    >>> clean = np.array([[0.0, 2.0]])
+    >>> round(psnr(clean, clean + 0.2), 6)
+    20.0
+    """
+    error = float(np.mean((clean - found) ** 2))
+    return float(10 * np.log10(float(clean.max()) ** 2 / error)) if error else float("inf")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over images and draws, by peak and method, with standard errors over draws.
+
+    The standard error is of the mean over images, which differs from draw to draw; nan for one.
+    """
+    quality = ["psnr", "ssim"]
+    keys = ["peak", "method"]
+    by_draw = table.groupby([*keys, "draw"], sort=False)[quality].mean().groupby(keys, sort=False)
+    found = by_draw.mean()
+    errors = by_draw.sem().add_suffix("_error")
+    rest = table.groupby(keys, sort=False)[["seconds", "n_parameters"]].mean()
+    return found.join(errors).join(rest).reset_index()
+
+
+def per_image(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean PSNR and SSIM over draws, by peak, method and image."""
+    keys = ["peak", "method", "image"]
+    return table.groupby(keys, sort=False)[["psnr", "ssim", "seconds"]].mean().reset_index()
+
+
+def in_words(table: pd.DataFrame) -> list[str]:
+    """Return the summary as lines of text, under a heading."""
+    lines = [
+        f"{'peak':>5} {'method':<8} {'PSNR (dB)':>15} {'SSIM':>15} {'s/image':>8} {'parameters':>10}"
+    ]
+    for row in summary(table).itertuples():
+        lines.append(
+            f"{row.peak:>5g} {row.method:<8} {row.psnr:>7.2f} +- {row.psnr_error:<4.2f} "
+            f"{row.ssim:>7.3f} +- {row.ssim_error:<5.3f}{row.seconds:>8.2f} "
+            f"{row.n_parameters:>10,.0f}"
+        )
+    return lines
