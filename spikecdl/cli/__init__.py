@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import experiments, fitting, models, recordings
+from spikecdl.cli import denoising, experiments, fitting, models, recordings
 from spikecdl.cli.errors import run
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ for command in (
     experiments.experiment,
 ):
     app.command()(command)
+app.add_typer(denoising.app)
 
 
 def main() -> None:

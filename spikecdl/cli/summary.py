@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import shlex
 import sys
@@ -15,6 +16,7 @@ from spikecdl.cli.windows import Windows
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition
+    from spikecdl.denoise import PoissonDenoiser
     from spikecdl.estimator import DCEA
     from spikecdl.experiments import Options
 
@@ -69,6 +71,31 @@ def of_experiment(name: str, options: Options, seconds: float) -> dict[str, Any]
         "versions": _versions(),
         "seed": options.random_state,
         "seconds": round(seconds, 3),
+    }
+
+
+def of_training(
+    folder: Path,
+    n_images: int,
+    denoiser: PoissonDenoiser,
+    validation: dict[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return where weights are from: what they were trained on, how, how long, and how well."""
+    settings = {
+        name: value
+        for name, value in denoiser.get_params().items()
+        if isinstance(value, bool | int | float | str | None)
+    }
+    return {
+        "command": _command(),
+        "images": str(folder),
+        "n_images": n_images,
+        "training": settings,
+        "psnr_of_epochs": [round(-10 * math.log10(loss), 3) for loss in denoiser.losses_],
+        "validation_psnr": validation,
+        "versions": _versions(),
+        "seconds": round(seconds),
     }
 
 

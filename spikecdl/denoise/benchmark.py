@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl import _validation
-from spikecdl.baselines import SPDA, VST
+from spikecdl.baselines import VST
 from spikecdl.denoise import models
 from spikecdl.denoise.denoiser import PoissonDenoiser
 
@@ -53,7 +53,6 @@ METHODS: dict[str, Callable[[float, Path | None, Mapping[str, Any]], Method]] = 
     "noisy": lambda *_: Method(lambda counts: counts.astype(float)),
     "vst-tv": _untrained(VST),
     "vst-nlm": _untrained(lambda: VST("nlm")),
-    "spda": _untrained(SPDA),
     "ca": _network("ca"),
     "dcea-c": _network("c"),
     "dcea-uc": _network("uc"),
@@ -183,13 +182,12 @@ def per_image(table: pd.DataFrame) -> pd.DataFrame:
 
 def in_words(table: pd.DataFrame) -> list[str]:
     """Return the summary as lines of text, under a heading."""
-    lines = [
-        f"{'peak':>5} {'method':<8} {'PSNR (dB)':>15} {'SSIM':>15} {'s/image':>8} {'parameters':>10}"
-    ]
+    titles = ("peak", "method", "PSNR (dB)", "SSIM", "s/image", "parameters")
+    lines = ["{:>5} {:<8} {:>15} {:>16} {:>8} {:>10}".format(*titles)]
     for row in summary(table).itertuples():
         lines.append(
             f"{row.peak:>5g} {row.method:<8} {row.psnr:>7.2f} +- {row.psnr_error:<4.2f} "
-            f"{row.ssim:>7.3f} +- {row.ssim_error:<5.3f}{row.seconds:>8.2f} "
+            f"{row.ssim:>7.3f} +- {row.ssim_error:<5.3f} {row.seconds:>8.2f} "
             f"{row.n_parameters:>10,.0f}"
         )
     return lines

@@ -40,6 +40,18 @@ class ImageNetwork(nn.Module):
     def described(self) -> dict[str, Any]:
         """Return the settings as plain values."""
 
+    def in_training(self, n_shifts: int, generator: torch.Generator) -> ImageNetwork:
+        """Return what is trained in its place: the mean of so many shifts of a grid, if it has one.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many shifts.
+        """
+        if n_shifts != 1:
+            raise ValueError(f"`n_shifts` (={n_shifts!r}) must be 1 for networks without a grid")
+        return self
+
     #: Pixels at the edges of a crop that training leaves out.
     border = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from spikecdl.denoise import models
 from spikecdl.denoise.crops import Crops
 from spikecdl.denoise.peaks import estimate_peak
 from spikecdl.denoise.training import Schedule, Training
-
-_FEWEST_STEPS = 10
 
 
 class PoissonDenoiser(BaseEstimator):
@@ -36,6 +33,9 @@ class PoissonDenoiser(BaseEstimator):
         Of training; an epoch has as many crops as would cover the images.
     batch : int
         Crops per step.
+    n_shifts : int
+        Shifts of the stride's grid whose mean is trained at once ("uc" and "c"), at as many times
+        the cost.
     crop : int
         Pixels along a side of a crop (rounded up to whole strides).
     learning_rate : float, optional
@@ -54,7 +54,7 @@ class PoissonDenoiser(BaseEstimator):
     peaks_ : tuple of float
         That it was trained for.
     losses_ : list of float
-        Mean squared error of every step, images scaled to a largest value of 1; only after `fit`.
+        Mean squared error in every epoch, images scaled to a largest value of 1; after `fit`.
 
     References
     ----------
@@ -75,6 +75,7 @@ class PoissonDenoiser(BaseEstimator):
         *,
         n_epochs: int = 20,
         batch: int = 4,
+        n_shifts: int = 1,
         crop: int = 128,
         learning_rate: float | None = None,
         precision: str = "single",
@@ -85,6 +86,7 @@ class PoissonDenoiser(BaseEstimator):
         self.model = model
         self.n_epochs = n_epochs
         self.batch = batch
+        self.n_shifts = n_shifts
         self.crop = crop
         self.learning_rate = learning_rate
         self.precision = precision
@@ -131,7 +133,7 @@ class PoissonDenoiser(BaseEstimator):
         start: str | Path | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
-        on_epoch: Callable[[Training, int], None] | None = None,
+        on_epoch: Callable[[int, float], None] | None = None,
     ) -> PoissonDenoiser:
         """Train on clean images, whose counts are drawn anew for every crop.
 
@@ -147,7 +149,7 @@ class PoissonDenoiser(BaseEstimator):
         resume : bool
             Go on from that file if it is there; the result is what an unbroken run gives.
         on_epoch : callable, optional
-            Called with the state of training and the number of epochs done.
+            Called with the number of epochs done, and the mean squared error in the last one.
 
         Raises
         ------
@@ -159,17 +161,19 @@ class PoissonDenoiser(BaseEstimator):
         """
         if resume and checkpoint is None:
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
-        training, per_epoch = self._training(images, start)
+        training = self._training(images, start)
         if checkpoint is not None and resume and Path(checkpoint).exists():
             training.resume(Path(checkpoint))
         while not training.done:
-            training.run(per_epoch)
+            loss = training.run_epoch()
             if checkpoint is not None:
                 training.save(Path(checkpoint))
             if on_epoch is not None:
-                on_epoch(training, math.ceil(training.step / per_epoch))
+                on_epoch(training.epoch, loss)
         training.take_average()
-        self.peaks_, self.losses_ = tuple(training.crops.peaks), training.losses
+        self.peaks_ = tuple(training.crops.peaks)
+        per_epoch = np.reshape(training.losses, (-1, training.schedule.per_epoch))
+        self.losses_ = per_epoch.mean(axis=1).tolist()
         return self
 
     def predict(self, counts: Any) -> np.ndarray:
@@ -232,8 +236,8 @@ class PoissonDenoiser(BaseEstimator):
             fraction = network.whole(counts, peak)
         return np.maximum(fraction.float().cpu().numpy() * peak, 0)
 
-    def _training(self, images: Sequence[Any], start: str | Path | None) -> tuple[Training, int]:
-        """Return the state of training before its first step, and the steps of an epoch."""
+    def _training(self, images: Sequence[Any], start: str | Path | None) -> Training:
+        """Return the state of training before its first step."""
         model = models.MODELS[_validation.one_of("model", self.model, models.MODELS)]
         epochs = _validation.integer("n_epochs", self.n_epochs)
         generator = settings.generator(self.random_state)
@@ -249,14 +253,19 @@ class PoissonDenoiser(BaseEstimator):
         if start is not None:
             models.take_weights(network, Path(start), self.model)
         self.network_ = network.to(settings.device(self.device))
-        size = network.padded(_validation.integer("crop", self.crop))
+        trained = self.network_.in_training(self.n_shifts, generator)
+        size = trained.padded(_validation.integer("crop", self.crop))
         pixels = sum(image.numel() for image in clean)
-        per_epoch = max(_FEWEST_STEPS, round(pixels / size**2 / self.batch))
+        per_epoch = max(1, round(pixels / size**2 / _validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = Schedule(epochs * per_epoch, self.batch, rate, self.precision)
-        crops = Crops(clean, size, peaks)
-        optimizer = self.network_.optimizer(rate)
-        return Training(self.network_, optimizer, crops, schedule, generator), per_epoch
+        schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision)
+        return Training(
+            trained,
+            trained.optimizer(rate),
+            Crops(clean, size, peaks),
+            schedule,
+            generator,
+        )
 
 
 def _clean(image: Any, number: int) -> torch.Tensor:

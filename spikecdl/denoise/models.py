@@ -14,6 +14,7 @@ from torch import Tensor
 from spikecdl import _validation, storage
 from spikecdl.baselines.residual_cnn import ResidualCNN
 from spikecdl.denoise.contract import ImageNetwork
+from spikecdl.denoise.multiscale import MultiscaleAutoencoder
 from spikecdl.denoise.network import Architecture, ImageAutoencoder
 from spikecdl.denoise.residual import ResidualDenoiser
 from spikecdl.denoise.starts import parts_of
@@ -63,10 +64,12 @@ def _autoencoder(title: str, architecture: Architecture, **more: Any) -> Model:
 MODELS = {
     "c": _autoencoder("DCEA-C, tied", Architecture(tied=True)),
     "uc": _autoencoder("DCEA-UC, untied", Architecture()),
-    "blind": _autoencoder(
-        "DCEA-UC with biases and steps of layers, for any peak",
-        Architecture(n_templates=160, layered=True, centred=True, turned=True),
+    "blind": Model(
+        "multiscale auto-encoder, for any peak",
+        lambda images, peak, generator: MultiscaleAutoencoder(generator=generator),
+        lambda described: MultiscaleAutoencoder(**described),
         peaks=(0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
+        learning_rate=2e-3,
     ),
     "ca": Model(
         "CA, residual network",

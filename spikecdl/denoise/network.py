@@ -43,8 +43,6 @@ class Architecture:
         Whether each layer has biases and a step of its own.
     centred : bool
         Whether the baseline is the log of an image's mean count, instead of 0.
-    turned : bool
-        Whether shifts of a whole image see it in turn in its eight orientations.
     """
 
     tied: bool = False
@@ -55,7 +53,6 @@ class Architecture:
     stabilizer: float = 4.0
     layered: bool = False
     centred: bool = False
-    turned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_templates", "length", "stride", "n_unrolled"):
@@ -131,10 +128,16 @@ class ImageAutoencoder(ImageNetwork):
 
     def whole(self, counts: Tensor, peak: float) -> Tensor:
         """Return the fraction of the peak by the mean of log rates over all shifts."""
-        return shifts.log_rate(self, counts, turned=self.architecture.turned).exp() / peak
+        return shifts.log_rate(self, counts).exp() / peak
 
     def padded(self, size: int) -> int:
         return self.architecture.padded(size)
+
+    def in_training(self, n_shifts: int, generator: torch.Generator) -> ImageNetwork:
+        most = self.architecture.stride**2
+        if _validation.integer("n_shifts", n_shifts) > most:
+            raise ValueError(f"`n_shifts` (={n_shifts}) must be at most {most}, those there are")
+        return self if n_shifts == 1 else shifts.MeanOfShifts(self, n_shifts, generator)
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         return SOAP(self.parameters(), learning_rate)

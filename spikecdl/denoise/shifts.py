@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from spikecdl.denoise.canvas import mirrored
+from spikecdl.denoise.contract import ImageNetwork
 from spikecdl.denoise.tiles import TILE, on_tiles
 
 if TYPE_CHECKING:
@@ -15,9 +18,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def log_rate(
-    network: ImageAutoencoder, counts: Tensor, tile: int | None = TILE, turned: bool = False
-) -> Tensor:
+def log_rate(network: ImageAutoencoder, counts: Tensor, tile: int | None = TILE) -> Tensor:
     r"""Return the mean over shifts of what the network says of counts.
 
     .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
@@ -33,8 +34,6 @@ def log_rate(
     tile : int, optional
         Larger images are cut into tiles of so many pixels, without a change of the result; None:
         never.
-    turned : bool
-        Whether shifts see the image in turn in its eight orientations.
 
     Returns
     -------
@@ -43,11 +42,8 @@ def log_rate(
     stride = network.architecture.stride
     baseline = network.baseline(counts[None])
     total = torch.zeros_like(counts)
-    for number, shift in enumerate(itertools.product(range(stride), repeat=2)):
-        turns, flipped = (number % 4, number % 8 >= 4) if turned else (0, False)
-        image = torch.rot90(counts.mT if flipped else counts, turns)
-        eta = torch.rot90(_at_shift(network, image, baseline, shift, tile), -turns)
-        total += eta.mT if flipped else eta
+    for shift in itertools.product(range(stride), repeat=2):
+        total += _at_shift(network, counts, baseline, shift, tile)
     return total / stride**2
 
 
@@ -58,28 +54,61 @@ def _at_shift(
     shift: tuple[int, ...],
     tile: int | None,
 ) -> Tensor:
-    architecture = network.architecture
-    stride, length = architecture.stride, architecture.length
-    before = [network.border + move for move in shift]
+    stride, length = network.architecture.stride, network.architecture.length
+    above, left = (network.border + move for move in shift)
     more = 2 * network.border + stride - 1
-    rows, columns = (
-        _reflected(size, first, architecture.padded(size + more)).to(counts.device)
-        for size, first in zip(counts.shape, before, strict=True)
-    )
-    canvas = counts[rows[:, None], columns]
+    height, width = (network.padded(size + more) for size in counts.shape)
+    canvas = mirrored(counts, (above, left), (height, width))
 
     def log_rate_of(part: Tensor) -> Tensor:
         return network.log_rate(part[None], baseline)[0]
 
     eta = on_tiles(log_rate_of, canvas, network.halo, tile, stride, length)
-    inside = [slice(i, i + size) for i, size in zip(before, counts.shape, strict=True)]
-    return eta[inside[0], inside[1]]
+    return eta[above : above + counts.shape[0], left : left + counts.shape[1]]
 
 
-def _reflected(size: int, before: int, extent: int) -> Tensor:
-    """Return which pixel of an image each of a canvas shows: mirrored at the edges."""
-    place = torch.arange(extent) - before
-    if size == 1:
-        return torch.zeros_like(place)
-    place = place.remainder(2 * size - 2)
-    return torch.minimum(place, 2 * size - 2 - place)
+class MeanOfShifts(ImageNetwork):
+    """Training on the mean of log rates at some shifts, drawn anew for every batch.
+
+    At one shift a network learns to be right on its own; at several it learns what their mean
+    needs, which is what `log_rate` gives.
+
+    Parameters
+    ----------
+    network : ImageAutoencoder
+    n_shifts : int
+        Different shifts of the same crops.
+    generator : torch.Generator
+    """
+
+    def __init__(
+        self, network: ImageAutoencoder, n_shifts: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.network, self.n_shifts, self.generator = network, n_shifts, generator
+        self.more = network.architecture.stride - 1
+        self.border = network.border + self.more
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        """Return fractions of the peak; wrong in the border, where not all shifts reach."""
+        stride = self.network.architecture.stride
+        drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts]
+        size, baseline = y.shape[-1] - self.more, self.network.baseline(y)
+        total = torch.zeros_like(y)
+        for i, j in zip(drawn // stride, drawn % stride, strict=True):
+            eta = self.network.log_rate(y[..., i : i + size, j : j + size], baseline)
+            above, left = int(i), int(j)
+            total = total + F.pad(eta, (left, self.more - left, above, self.more - above))
+        return (total / self.n_shifts).exp() / peak
+
+    def whole(self, counts: Tensor, peak: float) -> Tensor:
+        return self.network.whole(counts, peak)
+
+    def padded(self, size: int) -> int:
+        return self.network.padded(size) + self.more
+
+    def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
+        return self.network.optimizer(learning_rate)
+
+    def described(self) -> dict[str, Any]:
+        return self.network.described()

@@ -23,8 +23,8 @@ class Schedule:
 
     Parameters
     ----------
-    n_steps : int
-        Steps, each on a batch.
+    n_epochs, per_epoch : int
+        Epochs, and steps in each; a step is on a batch.
     batch : int
         Crops per step.
     learning_rate : float
@@ -38,16 +38,23 @@ class Schedule:
         If a setting is not a positive number, or the precision is unknown.
     """
 
-    n_steps: int
+    n_epochs: int
+    per_epoch: int
     batch: int = 4
     learning_rate: float = 6e-4
     precision: str = "bfloat16"
 
     def __post_init__(self) -> None:
-        _validation.integer("n_steps", self.n_steps)
+        _validation.integer("n_epochs", self.n_epochs)
+        _validation.integer("per_epoch", self.per_epoch)
         _validation.integer("batch", self.batch)
         _validation.positive("learning_rate", self.learning_rate)
         _validation.one_of("precision", self.precision, ("single", "bfloat16"))
+
+    @property
+    def n_steps(self) -> int:
+        """Steps in all."""
+        return self.n_epochs * self.per_epoch
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -91,17 +98,22 @@ class Training:
     @property
     def done(self) -> bool:
         """Whether all steps have been taken."""
-        return self.step >= self.schedule.n_steps
+        return self.epoch >= self.schedule.n_epochs
 
-    def run(self, n_steps: int) -> None:
-        """Take so many more steps, if the schedule has them.
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // self.schedule.per_epoch
+
+    def run_epoch(self) -> float:
+        """Take the steps of an epoch, and return their mean loss.
 
         Raises
         ------
         FloatingPointError
             If the loss is not finite.
         """
-        for _ in range(min(n_steps, self.schedule.n_steps - self.step)):
+        for _ in range(self.schedule.per_epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(self.step)
             loss = self._loss(*self.crops.draw(self.schedule.batch, self.generator))
@@ -117,6 +129,7 @@ class Training:
                     f"the loss is {self.losses[-1]} at step {self.step}; start anew with a lower "
                     f"`learning_rate` (={self.schedule.learning_rate:g})"
                 )
+        return sum(self.losses[-self.schedule.per_epoch :]) / self.schedule.per_epoch
 
     def _loss(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
         """Return the mean squared error, less the border."""
