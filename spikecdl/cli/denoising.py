@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from spikecdl.cli.fitting import Device, Json, Seed
 
 _DEFAULT = "image"
+_SEVERAL = ("--peaks", "--methods")
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of clean images.")]
 Precision = Annotated[
@@ -30,12 +31,30 @@ Weights = Annotated[
 
 
 class _DefaultGroup(TyperGroup):
-    """Commands, of which one need not be named: `denoise FILE` is `denoise image FILE`."""
+    """Commands, of which one need not be named: `denoise FILE` is `denoise image FILE`.
+
+    Several values may follow an option of `_SEVERAL`.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _gathered(args))
+
+
+def _gathered(args: list[str]) -> list[str]:
+    """Join the values that follow an option of several into one argument."""
+    joined: list[str] = []
+    several = False
+    for word in args:
+        if several and not word.startswith("--"):
+            joined[-1] = f"{joined[-1]} {word}".strip()
+            continue
+        joined.append(word)
+        several = word in _SEVERAL
+        if several:
+            joined.append("")
+    return joined
 
 
 app = typer.Typer(
@@ -185,6 +204,70 @@ def train(
         *(f"validation at peak {peak}: {value:.2f} dB" for peak, value in found.items()),
     ]
     summary.show(about, lines, as_json)
+
+
+@app.command()
+def benchmark(
+    folder: Images,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Receives table.csv, figure.png and summary.json."),
+    ] = None,
+    peaks: Annotated[
+        str, typer.Option(metavar="COUNTS...", help="Largest expected counts.")
+    ] = "1 2 4",
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES...",
+            help="Of noisy, vst-tv, vst-nlm, spda, ca, dcea-c, dcea-uc, blind.",
+        ),
+    ] = "noisy vst-tv dcea-c dcea-uc blind",
+    draws: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, help="Draws of counts for each image.")
+    ] = 5,
+    weights: Weights = None,
+    precision: Precision = "single",
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare methods on clean images with drawn counts.
+
+    Several peaks or methods follow their option: --peaks 1 2 4 --methods dcea-uc vst-tv. Prints PSNR
+    and SSIM of each image, and their means with standard errors over draws.
+    """
+    from rich.console import Console
+
+    from spikecdl.cli import outputs, summary
+    from spikecdl.denoise import benchmark as bench
+    from spikecdl.denoise import images
+
+    console = Console(stderr=True, quiet=as_json)
+    clean = images.read_named(folder)
+    test = bench.Benchmark(
+        clean,
+        [_number("peaks", word) for word in peaks.split()],
+        methods.split(),
+        draws,
+        weights,
+        seed,
+        {"precision": precision, "device": device},
+    )
+    began = time.perf_counter()
+    table = test.run(lambda text: console.print(text, highlight=False, soft_wrap=True))
+    about = summary.of_benchmark(test, table, time.perf_counter() - began)
+    if out is not None:
+        with outputs.results_folder(out, folder) as unfinished:
+            bench.write(unfinished, test, table, about)
+    summary.show(about, [*bench.images_in_words(table), "", *bench.in_words(table)], as_json)
+
+
+def _number(name: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"`{name}` (={word!r}) must be numbers of counts") from None
 
 
 def _validated(denoiser: Any, clean: list[Any], seed: int) -> dict[str, float]:

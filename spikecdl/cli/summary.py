@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 from spikecdl.cli.windows import Windows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.denoise import PoissonDenoiser
+    from spikecdl.denoise.benchmark import Benchmark
     from spikecdl.estimator import DCEA
     from spikecdl.experiments import Options
 
@@ -97,6 +100,27 @@ def of_training(
         "versions": _versions(),
         "seconds": round(seconds),
     }
+
+
+def of_benchmark(test: Benchmark, table: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    """Return what was compared, and what came out of it."""
+    from spikecdl.denoise import benchmark
+
+    rows = benchmark.summary(table).to_dict("records")
+    return {
+        "command": _command(),
+        "images": sorted(test.images),
+        "n_draws": test.n_draws,
+        "seed": test.random_state,
+        "results": [{name: _plain(value) for name, value in row.items()} for row in rows],
+        "versions": _versions(),
+        "seconds": round(seconds),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a table as JSON has it: numbers that are not finite are null."""
+    return value if isinstance(value, str) else _finite(float(value))
 
 
 def of_recovery(parts: Decomposition, tolerance: float | None = None) -> dict[str, Any]:

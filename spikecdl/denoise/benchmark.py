@@ -191,3 +191,27 @@ def in_words(table: pd.DataFrame) -> list[str]:
             f"{row.n_parameters:>10,.0f}"
         )
     return lines
+
+
+def images_in_words(table: pd.DataFrame) -> list[str]:
+    """Return the mean PSNR and SSIM of each image as lines of text, a column for each method."""
+    lines = []
+    for peak, rows in per_image(table).groupby("peak", sort=False):
+        methods = list(rows.method.unique())
+        lines += [f"peak {peak:g}: PSNR in dB / SSIM of each image"]
+        lines += [" ".join([f"{'':<16}", *(f"{method:>14}" for method in methods)])]
+        for image, found in rows.groupby("image", sort=False):
+            cells = found.set_index("method").loc[methods]
+            values = [f"{row.psnr:>7.2f} / {row.ssim:.2f}" for row in cells.itertuples()]
+            lines += [" ".join([f"{image[:16]:<16}", *(f"{value:>14}" for value in values)])]
+    return lines
+
+
+def write(folder: Path, test: Benchmark, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write the table of all rows, a figure of what it looks like, and summary.json."""
+    from spikecdl import storage
+    from spikecdl.denoise import figures
+
+    table.to_csv(folder / "table.csv", index=False)
+    figures.comparison(test).savefig(folder / "figure.png", dpi=150)
+    storage.write_json(folder / "summary.json", about)

@@ -81,6 +81,14 @@ def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
     ValueError
         If it is a file, holds no image, or one that `read_images` refuses.
     """
+    return list(read_named(path).values())
+
+
+def read_named(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read all images of a folder as `read_folder` does, by the names of their files.
+
+    Frames of a stack have the name and a number.
+    """
     folder = existing(path)
     if not folder.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a folder; see read_images for a file")
@@ -91,7 +99,12 @@ def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
     )
     if not files:
         raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_READERS)})")
-    return [frame for file in files for frame in read_images(file)]
+    named = {}
+    for file in files:
+        frames = read_images(file)
+        for number, frame in enumerate(frames):
+            named[file.name if len(frames) == 1 else f"{file.name}:{number}"] = frame
+    return named
 
 
 def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 16) -> None:
