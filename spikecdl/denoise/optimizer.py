@@ -70,7 +70,8 @@ def _move(parameter: Tensor, state: dict[str, Any], learning_rate: float) -> Non
 def _moments(gradient: Tensor) -> dict[str, Tensor]:
     """Return the second moments on either side, and their eigenvectors."""
     rows, columns = gradient @ gradient.mT, gradient.mT @ gradient
-    left, right = (torch.linalg.eigh(moments).eigenvectors for moments in (rows, columns))
+    # contiguous, as they are when read from a file: products then have the same bits
+    left, right = (torch.linalg.eigh(both).eigenvectors.contiguous() for both in (rows, columns))
     return {"rows": rows, "columns": columns, "left": left, "right": right}
 
 
@@ -83,5 +84,5 @@ def _follow(gradient: Tensor, state: dict[str, Any]) -> None:
     state["rows"].lerp_(gradient @ gradient.mT, 1 - _BETAS[1])
     state["columns"].lerp_(gradient.mT @ gradient, 1 - _BETAS[1])
     if state["step"] % _REFRESH == 0:
-        state["left"] = torch.linalg.qr(state["rows"] @ state["left"]).Q
-        state["right"] = torch.linalg.qr(state["columns"] @ state["right"]).Q
+        for vectors, moments in (("left", "rows"), ("right", "columns")):
+            state[vectors] = torch.linalg.qr(state[moments] @ state[vectors]).Q.contiguous()

@@ -117,18 +117,18 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(self.step)
             loss = self._loss(*self.crops.draw(self.schedule.batch, self.generator))
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self._follow()
             self.losses.append(float(loss.detach()))
             if not math.isfinite(self.losses[-1]):
                 raise FloatingPointError(
                     f"the loss is {self.losses[-1]} at step {self.step}; start anew with a lower "
                     f"`learning_rate` (={self.schedule.learning_rate:g})"
                 )
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self._follow()
         return sum(self.losses[-self.schedule.per_epoch :]) / self.schedule.per_epoch
 
     def _loss(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
