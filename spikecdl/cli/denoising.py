@@ -36,10 +36,12 @@ class _DefaultGroup(TyperGroup):
     Several values may follow an option of `_SEVERAL`.
     """
 
+    default = _DEFAULT
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, _gathered(args))
+            args = [self.default, *args]
+        return super().parse_args(ctx, _gathered(args) or ["--help"])
 
 
 def _gathered(args: list[str]) -> list[str]:
@@ -61,7 +63,6 @@ app = typer.Typer(
     name="denoise",
     cls=_DefaultGroup,
     help="Denoise images of few photons: `spikecdl denoise FILE --out FILE`.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 
@@ -97,7 +98,7 @@ def image(
 
     _validation.one_of("model", model, models.MODELS)
     frames = images.read_images(file)
-    used = estimate_peak(frames) if peak is None else peak
+    used = max(map(estimate_peak, frames)) if peak is None else peak
     path = weights if weights is not None else models.find(model, used)
     denoiser = PoissonDenoiser.read(path, peak=peak, precision=precision, device=device)
     began = time.perf_counter()
@@ -234,8 +235,8 @@ def benchmark(
 ) -> None:
     """Compare methods on clean images with drawn counts.
 
-    Several peaks or methods follow their option: --peaks 1 2 4 --methods dcea-uc vst-tv. Prints PSNR
-    and SSIM of each image, and their means with standard errors over draws.
+    Several peaks or methods follow their option: --peaks 1 2 4 --methods dcea-uc vst-tv. Prints
+    PSNR and SSIM of each image, and their means with standard errors over draws.
     """
     from rich.console import Console
 

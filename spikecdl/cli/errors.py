@@ -97,10 +97,14 @@ def _say(message: str, options: Mapping[str, str]) -> None:
 
 def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
     """Return the options of the command that is run, by the names of its parameters."""
-    commands: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands", {})
-    command = next((commands[word] for word in arguments if word in commands), None)
-    parameters = command.params if command is not None else ()
-    return {p.name: p.opts[0] for p in parameters if p.opts[0].startswith("--")}
+    command = typer.main.get_command(app)
+    for word in arguments:
+        commands: Mapping[str, Any] = getattr(command, "commands", {})
+        command = commands.get(word, command)
+    if default := getattr(command, "default", None):
+        command = command.commands[default]
+    parameters = command.params
+    return {p.name: p.opts[0] for p in parameters if p.name and p.opts[0].startswith("--")}
 
 
 def _os_message(error: OSError) -> str:

@@ -224,7 +224,7 @@ class PoissonDenoiser(BaseEstimator):
 
     def _frame(self, frame: np.ndarray) -> np.ndarray:
         """Return the rates of one frame."""
-        peak = estimate_peak(frame) if self.peak is None else self.peak
+        peak = estimate_peak(frame) if self.peak is None else _peak(self.peak)
         device = settings.device(self.device)
         network = self.network_.to(device)
         bfloat16 = _validation.one_of("precision", self.precision, ("single", "bfloat16"))
@@ -244,17 +244,18 @@ class PoissonDenoiser(BaseEstimator):
         clean = [_clean(image, number) for number, image in enumerate(images)]
         if not clean:
             raise ValueError("`images` is empty; give at least one clean image")
-        peaks = (
-            model.peaks or (4.0,)
-            if self.peak is None
-            else (_validation.positive("peak", self.peak, "counts"),)
-        )
+        peaks = model.peaks if self.peak is None else (_peak(self.peak),)
         network = model.build(clean, max(peaks), generator)
         if start is not None:
             models.take_weights(network, Path(start), self.model)
         self.network_ = network.to(settings.device(self.device))
         trained = self.network_.in_training(self.n_shifts, generator)
         size = trained.padded(_validation.integer("crop", self.crop))
+        if size <= 2 * trained.border:
+            raise ValueError(
+                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: as many of "
+                "them are at its edges, which are not trained"
+            )
         pixels = sum(image.numel() for image in clean)
         per_epoch = max(1, round(pixels / size**2 / _validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
@@ -266,6 +267,10 @@ class PoissonDenoiser(BaseEstimator):
             schedule,
             generator,
         )
+
+
+def _peak(value: float) -> float:
+    return _validation.positive("peak", value, "counts")
 
 
 def _clean(image: Any, number: int) -> torch.Tensor:

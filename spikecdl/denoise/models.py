@@ -36,7 +36,7 @@ class Model:
     restore : callable
         Makes one of the settings that a file describes, with no particular weights.
     peaks : tuple of float
-        Largest expected counts that it is trained for, if nothing else is asked; empty: one.
+        Largest expected counts that it is trained for, if no other is asked for.
     learning_rate : float
         At the most.
     """
@@ -44,7 +44,7 @@ class Model:
     title: str
     build: Callable[[Sequence[Tensor], float, torch.Generator], ImageNetwork]
     restore: Callable[[Mapping[str, Any]], ImageNetwork]
-    peaks: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = (4.0,)
     learning_rate: float = 6e-4
 
 
