@@ -273,16 +273,12 @@ def _number(name: str, word: str) -> float:
 
 def _validated(denoiser: Any, clean: list[Any], seed: int) -> dict[str, float]:
     """Return the mean PSNR of clean images that were left out, by peak."""
-    from spikecdl.denoise.benchmark import Benchmark, psnr
+    from spikecdl.denoise.benchmark import drawn, psnr
 
-    if not clean:
-        return {}
-    images = {f"{number:05}": image for number, image in enumerate(clean)}
-    test = Benchmark(images, denoiser.peaks_, (), random_state=seed)
     found = {}
-    for peak in denoiser.peaks_:
-        pairs = [test.counts(name, peak, 0) for name in images]
-        values = [psnr(clean, denoiser.predict(counts) / peak) for clean, counts in pairs]
+    for peak in denoiser.peaks_ if clean else ():
+        pairs = [drawn(image, peak, (seed, number)) for number, image in enumerate(clean)]
+        values = [psnr(image, denoiser.predict(counts) / peak) for image, counts in pairs]
         found[f"{peak:g}"] = sum(values) / len(values)
     return found
 

@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "penalty_weight": "weight",
     "random_state": "seed",
     "shape": "templates",
+    "learning_rate": "rate",
     "path": "out",
 }
 
@@ -97,14 +98,12 @@ def _say(message: str, options: Mapping[str, str]) -> None:
 
 def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
     """Return the options of the command that is run, by the names of its parameters."""
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     for word in arguments:
-        commands: Mapping[str, Any] = getattr(command, "commands", {})
-        command = commands.get(word, command)
+        command = getattr(command, "commands", {}).get(word, command)
     if default := getattr(command, "default", None):
         command = command.commands[default]
-    parameters = command.params
-    return {p.name: p.opts[0] for p in parameters if p.name and p.opts[0].startswith("--")}
+    return {p.name: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
 
 
 def _os_message(error: OSError) -> str:

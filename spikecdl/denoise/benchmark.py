@@ -91,6 +91,9 @@ class Benchmark:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("peaks", "methods"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty; give at least one")
         for method in self.methods:
             _validation.one_of("methods", method, METHODS)
         for peak in self.peaks:
@@ -123,9 +126,8 @@ class Benchmark:
 
     def counts(self, image: str, peak: float, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a clean image with a largest value of 1, and counts drawn from it."""
-        clean = self.images[image] / np.max(self.images[image])
         seed = (self.random_state + draw, sorted(self.images).index(image))
-        return clean, np.random.default_rng(seed).poisson(clean * peak)
+        return drawn(self.images[image], peak, seed)
 
     def _rows(self, method: Method, peak: float) -> list[dict[str, Any]]:
         from skimage.metrics import structural_similarity
@@ -143,6 +145,12 @@ class Benchmark:
                 }
                 rows.append({"image": image, "draw": draw, **quality, "seconds": seconds})
         return rows
+
+
+def drawn(image: np.ndarray, peak: float, seed: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image scaled to a largest value of 1, and Poisson counts of a peak drawn from it."""
+    clean = image / np.max(image)
+    return clean, np.random.default_rng(seed).poisson(clean * peak)
 
 
 def psnr(clean: np.ndarray, found: np.ndarray) -> float:
