@@ -34,6 +34,7 @@ _HOME = {
     "Implicit": "training",
     "DCEA": "estimator",
     "load": "estimator",
+    "PoissonDenoiser": "denoise",
     "NotConvergedWarning": "estimator",
     "read": "io",
     "read_nwb": "io",
@@ -48,7 +49,7 @@ _HOME = {
 }
 _MODULES = (
     *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
-    *("baselines", "datasets", "goodness_of_fit", "heldout"),
+    *("baselines", "datasets", "denoise", "goodness_of_fit", "heldout"),
 )
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

@@ -62,7 +62,7 @@ CONTAINERS_MEET_TORCH |= {"decomposing"}
 SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
 SLOW_TO_IMPORT |= {"pooch", "requests", "skimage", "pywt", "PIL", "tifffile"}
 # their base class comes from there
-AT_MODULE_LEVEL = {("estimator", "sklearn"), ("baselines", "sklearn")}
+AT_MODULE_LEVEL = {(name, "sklearn") for name in ("estimator", "baselines", "denoise")}
 SLOW_FOR_THE_DOOR = SLOW_TO_IMPORT | {"scipy", "torch"}
 
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

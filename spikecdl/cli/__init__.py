@@ -1,4 +1,5 @@
-"""The command line: `spikecdl demo`, `inspect`, `fit`, `apply`, `evaluate`, `compare`, `simulate`.
+"""The command line: `spikecdl demo`, `inspect`, `fit`, `apply`, `evaluate`, `compare`, `simulate`,
+`experiment`, `denoise`.
 
 Nothing heavy is imported until a command runs.
 """

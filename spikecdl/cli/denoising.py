@@ -253,7 +253,8 @@ def benchmark(
         draws,
         weights,
         seed,
-        {"precision": precision, "device": device},
+        precision,
+        device,
     )
     began = time.perf_counter()
     table = test.run(lambda text: console.print(text, highlight=False, soft_wrap=True))

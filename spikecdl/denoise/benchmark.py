@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,12 @@ class Method:
     n_parameters: int = 0
 
 
-def _network(model: str) -> Callable[[float, Path | None, Mapping[str, Any]], Method]:
-    def method(peak: float, weights: Path | None, arguments: Mapping[str, Any]) -> Method:
-        denoiser = PoissonDenoiser.read(models.find(model, peak, weights), peak=peak, **arguments)
+def _network(model: str) -> Callable[[Benchmark, float], Method]:
+    def method(test: Benchmark, peak: float) -> Method:
+        path = models.find(model, peak, test.weights)
+        denoiser = PoissonDenoiser.read(
+            path, peak=peak, precision=test.precision, device=test.device
+        )
         return Method(denoiser.predict, denoiser.n_parameters_)
 
     return method
@@ -49,7 +52,7 @@ def _untrained(make: Callable[[], Any]) -> Callable[..., Method]:
     return lambda *_: Method(make().predict)
 
 
-METHODS: dict[str, Callable[[float, Path | None, Mapping[str, Any]], Method]] = {
+METHODS: dict[str, Callable[[Benchmark, float], Method]] = {
     "noisy": lambda *_: Method(lambda counts: counts.astype(float)),
     "vst-tv": _untrained(VST),
     "vst-nlm": _untrained(lambda: VST("nlm")),
@@ -78,8 +81,8 @@ class Benchmark:
         Folder of weights, which go before those of the package.
     random_state : int
         Of the first draw.
-    arguments : mapping
-        Of `PoissonDenoiser`, such as its device.
+    precision, device : str
+        Of networks (see `PoissonDenoiser`).
     """
 
     images: Mapping[str, np.ndarray]
@@ -88,7 +91,8 @@ class Benchmark:
     n_draws: int = 5
     weights: Path | None = None
     random_state: int = 0
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "single"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("peaks", "methods"):
@@ -115,7 +119,7 @@ class Benchmark:
         table = []
         for peak in self.peaks:
             for name in self.methods:
-                method = METHODS[name](peak, self.weights, self.arguments)
+                method = METHODS[name](self, peak)
                 rows = [
                     {"method": name, "peak": peak, "n_parameters": method.n_parameters, **row}
                     for row in self._rows(method, peak)
@@ -148,7 +152,7 @@ class Benchmark:
 
 
 def drawn(image: np.ndarray, peak: float, seed: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image scaled to a largest value of 1, and Poisson counts of a peak drawn from it."""
+    """Return an image with a largest value of 1, and Poisson counts drawn from it at a peak."""
     clean = image / np.max(image)
     return clean, np.random.default_rng(seed).poisson(clean * peak)
 

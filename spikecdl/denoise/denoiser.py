@@ -95,7 +95,12 @@ class PoissonDenoiser(BaseEstimator):
 
     @classmethod
     def pretrained(
-        cls, model: str = "blind", peak: float | None = None, **arguments: Any
+        cls,
+        model: str = "blind",
+        peak: float | None = None,
+        *,
+        precision: str = "single",
+        device: str = "auto",
     ) -> PoissonDenoiser:
         """Return a denoiser with weights that come with the package.
 
@@ -104,14 +109,33 @@ class PoissonDenoiser(BaseEstimator):
         model : {"blind", "uc", "c"}
         peak : float, optional
             Largest expected count; "uc" and "c" come for 1, 2 and 4, of which the nearest is taken.
-        **arguments
+        precision, device
             As of the class.
+
+        Raises
+        ------
+        ValueError
+            If there are none of that model, or it needs a peak.
         """
-        return cls.read(models.find(model, peak), peak=peak, **arguments)
+        path = models.find(model, peak)
+        return cls.read(path, peak=peak, precision=precision, device=device)
 
     @classmethod
-    def read(cls, path: str | Path, **arguments: Any) -> PoissonDenoiser:
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        peak: float | None = None,
+        precision: str = "single",
+        device: str = "auto",
+    ) -> PoissonDenoiser:
         """Return the denoiser of a file that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        peak, precision, device
+            As of the class.
 
         Raises
         ------
@@ -121,7 +145,7 @@ class PoissonDenoiser(BaseEstimator):
             If the file is damaged, or not of a denoiser.
         """
         model, network, peaks = models.read(Path(path))
-        denoiser = cls(model=model, **arguments)
+        denoiser = cls(peak, model, precision=precision, device=device)
         denoiser.network_, denoiser.peaks_ = network, peaks
         return denoiser
 

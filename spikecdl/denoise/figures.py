@@ -27,7 +27,7 @@ def comparison(test: Benchmark) -> Figure:
 
     peak = sorted(test.peaks)[len(test.peaks) // 2]
     names = [name for name in test.methods if name != "noisy"]
-    methods = [METHODS[name](peak, test.weights, test.arguments) for name in names]
+    methods = [METHODS[name](test, peak) for name in names]
     images = list(test.images)[:_IMAGES]
     figure = Figure(figsize=(_WIDTH * (2 + len(names)), (_WIDTH + 0.25) * len(images)))
     axes = figure.subplots(len(images), 2 + len(names), squeeze=False)
