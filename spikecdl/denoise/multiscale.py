@@ -30,15 +30,21 @@ class MultiscaleAutoencoder(ImageNetwork):
 
     with :math:`\bar y` the mean count of the image, which tells the network how strong the noise
     is.  f goes down to a coarser scale by strided filters three times, and up again by their
-    transposes; at every scale layers ``z + W * relu(z) + b`` refine the maps, and those on the way
-    down are added on the way up.  A ReLU with a bias is the one-sided soft threshold of DCEA; the
-    decoder is deep, as its authors propose for a relaxation.  What it sees of an image grows from a
-    few to some forty pixels to each side, where the networks of one scale need many layers.
+    transposes.  At every scale layers refine the maps,
+
+    .. math:: z \leftarrow z + g_k\, (W * \mathrm{ReLU}(z) + b), \qquad k = 1, 2, \dots
+
+    each unrolled a few times with the same filters and a gain for each time, and the maps on the
+    way down are added on the way up.  A ReLU with a bias is the one-sided soft threshold of DCEA;
+    the decoder is deep, as its authors propose for a relaxation.  What it sees of an image grows
+    from a few pixels to some sixty, where networks of one scale need many layers.
 
     Parameters
     ----------
     widths : sequence of int
-        Maps at each scale, from the finest.  The defaults make 60,313 parameters.
+        Maps at each scale, from the finest.  The defaults make 60,331 parameters.
+    n_unrolled : int
+        Times that a layer is applied; the gains begin at 1 and zeros.
     generator : torch.Generator, optional
         Draws filters; None: they are zero, to be filled.
 
@@ -49,22 +55,25 @@ class MultiscaleAutoencoder(ImageNetwork):
     """
 
     def __init__(
-        self, widths: Sequence[int] = _WIDTHS, generator: torch.Generator | None = None
+        self,
+        widths: Sequence[int] = _WIDTHS,
+        n_unrolled: int = 2,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.n_unrolled = tuple(widths), n_unrolled
         finest, coarsest = widths[0], widths[-1]
         self.first = _filters(2, finest, 3, generator)
-        self.going_down = nn.ModuleList(_refiners(widths, generator))
+        self.going_down = nn.ModuleList(_refiners(widths, n_unrolled, generator))
         self.down = nn.ModuleList(
             _filters(fine, coarse, 2, generator) for fine, coarse in itertools.pairwise(widths)
         )
-        self.bottom = _filters(coarsest, coarsest, 3, generator)
+        self.bottom = _Refiner(coarsest, n_unrolled, generator)
         self.up = nn.ModuleList(
             _filters(coarse, fine, 2, generator, up=True)
             for fine, coarse in itertools.pairwise(widths)
         )
-        self.going_up = nn.ModuleList(_refiners(widths, generator))
+        self.going_up = nn.ModuleList(_refiners(widths, n_unrolled, generator))
         self.last = _filters(finest, 1, 3, generator)
         with torch.no_grad():
             self.last.weight.mul_(_LAST)
@@ -79,7 +88,9 @@ class MultiscaleAutoencoder(ImageNetwork):
     @property
     def halo(self) -> int:
         """Pixels, at least as many as a pixel's rate depends on to each side."""
-        return 6 * self._multiple
+        layers = sum(count * 2 ** (scale + 1) for scale, count in enumerate(_LAYERS))
+        reach = 2 + self.n_unrolled * (layers + self._multiple) + 2 * self._multiple
+        return self.padded(reach)
 
     def level(self, y: Tensor) -> Tensor:
         """Return the mean counts (..., 1, 1, 1) of images."""
@@ -89,15 +100,15 @@ class MultiscaleAutoencoder(ImageNetwork):
         """Return expected counts of images (image, 1, row, column) of known mean counts."""
         maps = self.first(torch.cat([(y + 3 / 8).sqrt() - 1, level.log().expand_as(y)], dim=1))
         kept = []
-        for layers, down in zip(self.going_down, self.down, strict=True):
-            maps = _refined(maps, layers)
+        for refine, down in zip(self.going_down, self.down, strict=True):
+            maps = refine(maps)
             kept.append(maps)
             maps = down(torch.relu(maps))
-        maps = maps + self.bottom(torch.relu(maps))
-        for layers, up, fine in zip(
+        maps = self.bottom(maps)
+        for refine, up, fine in zip(
             reversed(self.going_up), reversed(self.up), reversed(kept), strict=True
         ):
-            maps = _refined(up(torch.relu(maps)) + fine, layers)
+            maps = refine(up(torch.relu(maps)) + fine)
         return level * self.last(torch.relu(maps)).float().exp()
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
@@ -133,19 +144,29 @@ class MultiscaleAutoencoder(ImageNetwork):
         return SOAP(self.parameters(), learning_rate)
 
     def described(self) -> dict[str, Any]:
-        return {"widths": list(self.widths)}
+        return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}
 
 
-def _refined(maps: Tensor, layers: nn.Module) -> Tensor:
-    for layer in layers.children():
-        maps = maps + layer(torch.relu(maps))
-    return maps
+class _Refiner(nn.Module):
+    """A layer that is applied a few times, to what it has made."""
+
+    def __init__(self, width: int, n_unrolled: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.filters = _filters(width, width, 3, generator)
+        self.gains = nn.Parameter(torch.eye(n_unrolled)[0])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for gain in self.gains:
+            maps = maps + gain * self.filters(torch.relu(maps))
+        return maps
 
 
-def _refiners(widths: Sequence[int], generator: torch.Generator | None) -> list[nn.ModuleList]:
+def _refiners(
+    widths: Sequence[int], n_unrolled: int, generator: torch.Generator | None
+) -> list[nn.Sequential]:
     """Return the layers of every scale but the coarsest."""
     return [
-        nn.ModuleList(_filters(width, width, 3, generator) for _ in range(count))
+        nn.Sequential(*(_Refiner(width, n_unrolled, generator) for _ in range(count)))
         for width, count in zip(widths[:-1], _LAYERS, strict=True)
     ]
 
