@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spikecdl.baselines.residual_cnn import ResidualCNN
 from spikecdl.denoise.contract import ImageNetwork
+from spikecdl.denoise.optimizer import SOAP
 from spikecdl.denoise.tiles import on_tiles
 
 
@@ -36,7 +37,7 @@ class ResidualDenoiser(ImageNetwork):
         return on_tiles(fraction, counts, self.network.halo)
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=learning_rate)
+        return SOAP(self.parameters(), learning_rate)
 
     def described(self) -> dict[str, Any]:
         return {}

@@ -1,68 +1,103 @@
-"""The Poisson denoiser of images: its encoder on every shift of the stride's grid."""
+"""The Poisson denoiser of images: its forward pass on every shift of the stride's grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import workloads
-from machine import peaks
+from machine import peak_memory, peaks
 from timing import Row, Settings, duel, interleaved
 from torch import Tensor
 from yardstick import encode_images
 
-from spikecdl import L1, ConvDictionary, Poisson, UnrolledEncoder
+from spikecdl.denoise.models import MODELS
+from spikecdl.denoise.network import Architecture, ImageAutoencoder
+from spikecdl.dictionary import ConvDictionary
 
-_STRIDE, _PEAK, _LAYERS, _BIAS = 7, 4.0, 15, 0.02
+_ARCHITECTURE = Architecture(tied=True, stabilizer=4.0)
+_PEAK, _BIAS = 4.0, 0.02
+_SIZE, _QUICK = 256, 48
 
 
 def denoiser(settings: Settings) -> Iterator[Row]:
-    """Time all layers, in single precision and with numbers of 16 bits."""
-    y, filters = _problem(*workloads.w4(size=48 if settings.quick else 256))
-    bias = torch.full((len(filters), 1, 1), _BIAS)
+    """Time and memory of all 49 shifts, in single precision and with products of 16 bits."""
+    counts, network = _problem(_QUICK if settings.quick else _SIZE)
     contenders = {
-        "yardstick": partial(encode_images, y, filters, bias, _STRIDE, _PEAK, _LAYERS),
-        "single precision": _package(y, filters, bias),
-        "bfloat16": _package(*(tensor.bfloat16() for tensor in (y, filters, bias))),
+        "yardstick": partial(_plainly, counts, network),
+        "single precision": partial(_package, counts, network, False),
+        "bfloat16": partial(_package, counts, network, True),
     }
-    expected, codes, coarse = (call() for call in contenders.values())
-    torch.testing.assert_close(codes, expected, rtol=1e-3, atol=1e-3 * float(expected.max()))
-    error = float((coarse.float() - expected).norm() / expected.norm())
+    expected, exact, coarse = (call() for call in contenders.values())
+    torch.testing.assert_close(exact, expected, rtol=1e-3, atol=1e-3)
+    error = float((coarse - expected).norm() / expected.norm())
     seconds = interleaved(contenders, settings.repeats, warm=False)
-    flops = 4 * _LAYERS * codes.numel() * filters[0].numel()
-    n_bytes = _LAYERS * (2 * codes.nbytes + y.nbytes)
-    fastest = float(np.median(seconds["single precision"]))
-    limits = peaks(settings).bound(flops, n_bytes, fastest)
-    for name, note in (("single precision", limits), ("bfloat16", f"codes differ by {error:.1%}")):
-        yield duel(f"encoder of the denoiser, {name}, W4", seconds, note=note, by=name)
-
-
-def _package(y: Tensor, filters: Tensor, bias: Tensor) -> Callable[[], Tensor]:
-    """Return the package's encoder at work."""
-    encoder = UnrolledEncoder(
-        Poisson(),
-        ConvDictionary(filters, _STRIDE),
-        L1(axes=2),
-        _LAYERS,
-        accelerated=False,
-        step=1.0,
-        bias=bias,
-        stabilizer=_PEAK,
+    n_places = (network.padded(len(counts) + 16) - 4) // 7
+    flops = 49 * 31 * 2 * n_places**2 * 169 * 121
+    limits = peaks(settings).bound(flops, 0, float(np.median(seconds["single precision"])))
+    for name, note in (("single precision", limits), ("bfloat16", f"rates differ by {error:.1%}")):
+        yield duel(f"denoiser, {name}, W4", seconds, note=note, by=name)
+    used = {name: _memory(name, settings.quick) for name in ("yardstick", "package")}
+    yield Row(
+        "memory of the denoiser beyond that of a small image, W4",
+        *(f"{value:.0f} MB" for value in used.values()),
+        f"{used['yardstick'] / used['package']:.1f}x",
     )
-    return torch.no_grad()(partial(encoder, y))
+    blind = MODELS["blind"].build([], _PEAK, torch.Generator().manual_seed(0))
+    many = {"yardstick": contenders["yardstick"], "blind": partial(_package, counts, blind, False)}
+    both = interleaved(many, settings.repeats, warm=False)
+    yield duel("multiscale denoiser, single precision, W4", both, by="blind")
 
 
-def _problem(counts: np.ndarray, filters: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return the image at every shift (shift, 1, row, column), and filters for steps of 1."""
-    size, length = len(counts), filters.shape[-1]
-    padded = size + _STRIDE - 1 + (length - size - _STRIDE + 1) % _STRIDE
-    image = torch.tensor(counts, dtype=torch.float32)[None, None]
-    shifts = range(_STRIDE)
-    margins = [(j, padded - size - j, i, padded - size - i) for i in shifts for j in shifts]
-    y = torch.cat([F.pad(image, margin, mode="reflect") for margin in margins])
-    weights = torch.tensor(filters, dtype=torch.float32)
-    norm = ConvDictionary(weights, _STRIDE).norm_squared(y.shape[-2:]).detach()
-    return y, weights / (_PEAK * norm).sqrt()
+@torch.no_grad()
+def _package(counts: Tensor, network: ImageAutoencoder, coarse: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
+        return network.whole(counts, _PEAK)
+
+
+@torch.no_grad()
+def _plainly(counts: Tensor, network: ImageAutoencoder) -> Tensor:
+    """Return what `whole` does, by convolutions of all shifts at once."""
+    encoder, stride = network.autoencoder.encoder, _ARCHITECTURE.stride
+    filters, bias, border, size = encoder.dictionary.templates, encoder.bias, 5, len(counts)
+    padded = network.padded(size + 2 * border + stride - 1)
+    starts = [(border + i, border + j) for i in range(stride) for j in range(stride)]
+    margins = [(j, padded - size - j, i, padded - size - i) for i, j in starts]
+    y = torch.cat([F.pad(counts[None, None], margin, mode="reflect") for margin in margins])
+    codes = encode_images(y, filters, bias, stride, _PEAK, _ARCHITECTURE.n_unrolled)
+    eta = F.conv_transpose2d(codes, filters, stride=stride)[:, 0]
+    logs = [each[i : i + size, j : j + size] for each, (i, j) in zip(eta, starts, strict=True)]
+    return torch.stack(logs).mean(0).exp() / _PEAK
+
+
+def _problem(size: int) -> tuple[Tensor, ImageAutoencoder]:
+    """Return counts (row, column), and a network of random filters for steps of 1."""
+    counts, filters = workloads.w4(size=size)
+    templates = torch.tensor(filters, dtype=torch.float32)
+    norm = ConvDictionary(templates, 7).norm_squared((263, 263)).detach()
+    network = ImageAutoencoder(_ARCHITECTURE, templates / (_PEAK * norm).sqrt())
+    with torch.no_grad():
+        network.autoencoder.encoder.bias.fill_(_BIAS)
+    return torch.tensor(counts, dtype=torch.float32), network
+
+
+def _memory(name: str, quick: bool) -> float:
+    """Return the peak memory in MB of a process with an image, beyond that with a small one."""
+    command = [sys.executable, __file__, name]
+    sizes = (24, _QUICK if quick else _SIZE)
+    used = [
+        float(subprocess.run([*command, str(size)], capture_output=True, check=True).stdout)
+        for size in sizes
+    ]
+    return max(used[1] - used[0], 1.0)
+
+
+if __name__ == "__main__":
+    chosen = _plainly if sys.argv[1] == "yardstick" else partial(_package, coarse=False)
+    chosen(*_problem(int(sys.argv[2])))
+    print(peak_memory())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -115,3 +116,18 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held, in MB.
+
+    On Linux `getrusage` hands on the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(peak.split()[1]) / 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes or kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

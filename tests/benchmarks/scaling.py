@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import workloads
 from learning import default_round, perturbed, take
+from machine import peak_memory
 from problems import Coding, observations, true_templates
 from timing import Row, Settings, exponent, interleaved
 from yardstick import Training
@@ -83,21 +84,6 @@ def _in_a_process(name: str, number: int, quick: bool) -> float:
     return float(done.stdout)
 
 
-def _peak_memory() -> float:
-    """Return the most memory that this process has held, in MB.
-
-    On Linux `getrusage` hands on the peak of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(peak.split()[1]) / 1024
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes or kB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
 def _yardstick(counts: BinnedSpikes, depth: int) -> None:
     """Take a gradient step through that many iterations."""
     problem = Coding.of(counts)
@@ -139,4 +125,4 @@ if __name__ == "__main__":
     else:
         warnings.simplefilter("ignore")  # one epoch is too few
         _fit_recording(int(number), _QUICK_BINS if options else _BINS, measured == "a file")
-    print(_peak_memory())
+    print(peak_memory())
