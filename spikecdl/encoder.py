@@ -47,11 +47,8 @@ class UnrolledEncoder(nn.Module):
         norm of H) where the curvature is bounded, backtracking per window where it is not.
     analysis : ConvDictionary, optional
         A dictionary :math:`W_e` of its own (DCEA-UC).
-    bias : tensor, shape (template, *1 per axis) or (layer, template, *1 per axis), optional
-        Thresholds that are learned, the same in all layers or one for each; they replace the weight
-        of the penalty.
-    gains : tensor, shape (layer,), optional
-        Factors of the step size that are learned.
+    bias : tensor, shape (template, *1 per axis), optional
+        Thresholds that are learned; they replace the weight of the penalty.
     stabilizer : float, optional
         Peak: the residual goes through Elu with this alpha, which keeps Poisson steps bounded and
         moves the fixed point (for images).
@@ -59,8 +56,7 @@ class UnrolledEncoder(nn.Module):
     Raises
     ------
     ValueError
-        If no step size can be derived (untied, and a family without bounded curvature), or biases
-        or gains are not as many as layers.
+        If no step size can be derived (untied, and a family without bounded curvature).
 
     References
     ----------
@@ -88,7 +84,6 @@ class UnrolledEncoder(nn.Module):
         step: float | None = None,
         analysis: ConvDictionary | None = None,
         bias: Tensor | None = None,
-        gains: Tensor | None = None,
         stabilizer: float | None = None,
     ) -> None:
         super().__init__()
@@ -100,14 +95,6 @@ class UnrolledEncoder(nn.Module):
         self.accelerated = accelerated
         self.step = None if step is None else _validation.positive("step", step)
         self.bias = None if bias is None else nn.Parameter(bias)
-        self.gains = None if gains is None else nn.Parameter(gains)
-        self.layered = bias is not None and bias.ndim == dictionary.axes + 2
-        for name, values in (("bias", bias if self.layered else None), ("gains", gains)):
-            if values is not None and len(values) != n_unrolled:
-                raise ValueError(
-                    f"`{name}` (shape {tuple(values.shape)}) must have one row per layer "
-                    f"({n_unrolled})"
-                )
         self.stabilizer = (
             None if stabilizer is None else _validation.positive("stabilizer", stabilizer)
         )
@@ -144,7 +131,7 @@ class UnrolledEncoder(nn.Module):
         tensor, shape (..., template, *places)
         """
         family = self.family if family is None else family
-        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self._bias(0))
+        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self.bias)
         windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
         analysis = self.analysis if self.analysis is not self.dictionary else None
         layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)
@@ -174,10 +161,7 @@ class UnrolledEncoder(nn.Module):
                 with torch.no_grad():
                     halvings = _halvings(windows, layout, point, score, step, eta, dims)
                 step = step * halvings
-            size = step if self.gains is None else step * self.gains[layer]
-            if self.layered:
-                penalty = penalty.with_weight(layout.codes(self._bias(layer)))
-            previous, codes = codes, penalty.prox(torch.addcmul(point, size, score), size)
+            previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
             if self.accelerated:
                 faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
                 point = torch.lerp(previous, codes, 1 + (momentum - 1) / faster)
@@ -185,10 +169,6 @@ class UnrolledEncoder(nn.Module):
             else:
                 point = codes
         return layout.places(codes)
-
-    def _bias(self, layer: int) -> Tensor:
-        assert self.bias is not None
-        return self.bias[layer] if self.layered else self.bias
 
     def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
         residual = windows.family.residual(windows.y, eta)

@@ -70,21 +70,9 @@ def test_the_published_function(tied):
         score = F.conv2d(F.elu(y - rate, alpha=3.0), analysis, stride=3)
         codes = torch.relu(codes + score - encoder.bias)
     expected = F.conv_transpose2d(codes, decoder, stride=3)
-    torch.testing.assert_close(
-        network.log_rate(y, y.new_zeros(1)).double(), expected.float().double()
-    )
+    torch.testing.assert_close(network.log_rate(y).double(), expected.float().double())
     peak = torch.full((2, 1, 1, 1), 4.0, dtype=torch.float64)
     torch.testing.assert_close(network(y, peak), expected.float().exp() / peak)
-
-
-def test_a_centred_network_begins_at_the_mean():
-    network = autoencoder(centred=True, n_unrolled=1)
-    with torch.no_grad():
-        network.autoencoder.dictionary.templates.zero_()
-    y = photons((2, 1, 11, 14))
-    peak = torch.full((2, 1, 1, 1), 4.0)
-    expected = (y.mean((1, 2, 3), keepdim=True) / 4).expand_as(y)
-    torch.testing.assert_close(network(y, peak), expected)
 
 
 def test_all_shifts_by_brute_force():
@@ -98,7 +86,7 @@ def test_all_shifts_by_brute_force():
             for size, first in ((10, above), (13, left))
         )
         canvas = np.pad(counts.numpy(), ((above, below), (left, right)), mode="reflect")
-        eta = network.log_rate(torch.tensor(canvas)[None, None], torch.zeros(1))[0, 0]
+        eta = network.log_rate(torch.tensor(canvas)[None, None])[0, 0]
         logs.append(eta[above : above + 10, left : left + 13])
     found = shifts.log_rate(network, counts)
     torch.testing.assert_close(found, torch.stack(logs).mean(0).detach(), rtol=1e-5, atol=1e-5)
@@ -113,9 +101,8 @@ def test_images_of_any_size(network, shape):
     assert bool(found.isfinite().all())
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_tiles_give_the_whole(centred):
-    network, counts = autoencoder(centred=centred), photons((70, 61))
+def test_tiles_give_the_whole():
+    network, counts = autoencoder(), photons((70, 61))
     whole = shifts.log_rate(network, counts, None)
     for tile in (12, 20, 64):
         torch.testing.assert_close(
@@ -141,7 +128,7 @@ def test_what_a_pixel_sees_is_within_the_halo(network):
     network, size = network.double(), network.padded(3 * network.halo)
     y = photons((1, 1, size, size)).double().requires_grad_()
     level = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    made = network.log_rate(y, level) if hasattr(network, "log_rate") else network.rate(y, level)
+    made = network.log_rate(y) if hasattr(network, "log_rate") else network.rate(y, level)
     middle = size // 2
     (seen,) = torch.autograd.grad(made[0, 0, middle, middle], y)
     rows = (seen[0, 0].abs().amax(1) > 0).nonzero().flatten() - middle
@@ -179,9 +166,7 @@ def test_the_mean_of_shifts_in_training():
     logs = torch.zeros(4, 2, 1, side, side)
     for eta, number in zip(logs, drawn, strict=True):
         i, j = int(number) // 3, int(number) % 3
-        eta[..., i : i + 17, j : j + 17] = network.log_rate(
-            y[..., i : i + 17, j : j + 17], torch.zeros(1)
-        ).detach()
+        eta[..., i : i + 17, j : j + 17] = network.log_rate(y[..., i : i + 17, j : j + 17]).detach()
     inner = (..., slice(trained.border, -trained.border), slice(trained.border, -trained.border))
     expected = logs.mean(0).exp() / 2
     torch.testing.assert_close(trained(y, peak).detach()[inner], expected[inner])

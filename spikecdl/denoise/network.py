@@ -18,7 +18,6 @@ from spikecdl.encoder import UnrolledEncoder
 from spikecdl.families import Poisson
 from spikecdl.penalties import L1
 
-_LOWEST = 0.01  # counts: images are not taken to be darker than that on average
 _FIRST_BIAS = 0.01
 
 
@@ -39,10 +38,6 @@ class Architecture:
         Layers.
     stabilizer : float
         Bounds the residual (see `spikecdl.UnrolledEncoder`); the source takes the peak.
-    layered : bool
-        Whether each layer has biases and a step of its own.
-    centred : bool
-        Whether the baseline is the log of an image's mean count, instead of 0.
     """
 
     tied: bool = False
@@ -51,8 +46,6 @@ class Architecture:
     stride: int = 7
     n_unrolled: int = 15
     stabilizer: float = 4.0
-    layered: bool = False
-    centred: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_templates", "length", "stride", "n_unrolled"):
@@ -84,18 +77,15 @@ class ImageAutoencoder(ImageNetwork):
         def dictionary() -> ConvDictionary:
             return ConvDictionary(templates.clone(), architecture.stride, method)
 
-        layers = architecture.n_unrolled
-        shape = (layers,) if architecture.layered else ()
         encoder = UnrolledEncoder(
             Poisson(),
             dictionary(),
             L1(axes=2),
-            layers,
+            architecture.n_unrolled,
             accelerated=False,
             step=1.0,
             analysis=None if architecture.tied else dictionary(),
-            bias=torch.full((*shape, architecture.n_templates, 1, 1), _FIRST_BIAS),
-            gains=torch.ones(layers) if architecture.layered else None,
+            bias=torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS),
             stabilizer=architecture.stabilizer,
         )
         self.architecture = architecture
@@ -113,18 +103,12 @@ class ImageAutoencoder(ImageNetwork):
         neighbours = (length - 1) // stride
         return (neighbours * self.architecture.n_unrolled + -(-length // stride)) * stride
 
-    def baseline(self, y: Tensor) -> Tensor:
-        """Return the log rate without codes (..., 1, 1, 1) of images (..., 1, row, column)."""
-        if not self.architecture.centred:
-            return y.new_zeros(1)
-        return y.mean((-3, -2, -1), keepdim=True).clamp(min=_LOWEST).log()
-
-    def log_rate(self, y: Tensor, baseline: Tensor) -> Tensor:
+    def log_rate(self, y: Tensor) -> Tensor:
         """Return log expected counts of images (..., 1, row, column) of whole strides."""
-        return self.autoencoder(y, baseline)[1].float()
+        return self.autoencoder(y)[1].float()
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
-        return self.log_rate(y, self.baseline(y)).exp() / peak
+        return self.log_rate(y).exp() / peak
 
     def whole(self, counts: Tensor, peak: float) -> Tensor:
         """Return the fraction of the peak by the mean of log rates over all shifts."""

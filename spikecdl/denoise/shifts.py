@@ -40,17 +40,15 @@ def log_rate(network: ImageAutoencoder, counts: Tensor, tile: int | None = TILE)
     tensor, shape (row, column)
     """
     stride = network.architecture.stride
-    baseline = network.baseline(counts[None])
     total = torch.zeros_like(counts)
     for shift in itertools.product(range(stride), repeat=2):
-        total += _at_shift(network, counts, baseline, shift, tile)
+        total += _at_shift(network, counts, shift, tile)
     return total / stride**2
 
 
 def _at_shift(
     network: ImageAutoencoder,
     counts: Tensor,
-    baseline: Tensor,
     shift: tuple[int, ...],
     tile: int | None,
 ) -> Tensor:
@@ -61,7 +59,7 @@ def _at_shift(
     canvas = mirrored(counts, (above, left), (height, width))
 
     def log_rate_of(part: Tensor) -> Tensor:
-        return network.log_rate(part[None], baseline)[0]
+        return network.log_rate(part[None])[0]
 
     eta = on_tiles(log_rate_of, canvas, network.halo, tile, stride, length)
     return eta[above : above + counts.shape[0], left : left + counts.shape[1]]
@@ -93,10 +91,10 @@ class MeanOfShifts(ImageNetwork):
         """Return fractions of the peak; wrong in the border, where not all shifts reach."""
         stride = self.network.architecture.stride
         drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts]
-        size, baseline = y.shape[-1] - self.more, self.network.baseline(y)
+        size = y.shape[-1] - self.more
         total = torch.zeros_like(y)
         for i, j in zip(drawn // stride, drawn % stride, strict=True):
-            eta = self.network.log_rate(y[..., i : i + size, j : j + size], baseline)
+            eta = self.network.log_rate(y[..., i : i + size, j : j + size])
             above, left = int(i), int(j)
             total = total + F.pad(eta, (left, self.more - left, above, self.more - above))
         return (total / self.n_shifts).exp() / peak
