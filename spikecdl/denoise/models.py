@@ -29,8 +29,6 @@ class Model:
 
     Parameters
     ----------
-    title : str
-        What it is, in words.
     build : callable
         Makes one from clean images, the largest expected count in training, and a generator.
     restore : callable
@@ -41,14 +39,13 @@ class Model:
         At the most.
     """
 
-    title: str
     build: Callable[[Sequence[Tensor], float, torch.Generator], ImageNetwork]
     restore: Callable[[Mapping[str, Any]], ImageNetwork]
     peaks: tuple[float, ...] = (4.0,)
     learning_rate: float = 6e-4
 
 
-def _autoencoder(title: str, architecture: Architecture, **more: Any) -> Model:
+def _autoencoder(architecture: Architecture) -> Model:
     def build(images: Sequence[Tensor], peak: float, generator: torch.Generator) -> ImageNetwork:
         settings = replace(architecture, stabilizer=peak)
         return ImageAutoencoder(settings, parts_of(images, settings, peak, generator))
@@ -58,23 +55,21 @@ def _autoencoder(title: str, architecture: Architecture, **more: Any) -> Model:
         shape = (settings.n_templates, 1, settings.length, settings.length)
         return ImageAutoencoder(settings, torch.zeros(shape))
 
-    return Model(title, build, restore, **more)
+    return Model(build, restore)
 
 
 MODELS = {
-    "c": _autoencoder("DCEA-C, tied", Architecture(tied=True)),
-    "uc": _autoencoder("DCEA-UC, untied", Architecture()),
+    "c": _autoencoder(Architecture(tied=True)),
+    "uc": _autoencoder(Architecture()),
     "blind": Model(
-        "multiscale auto-encoder, for any peak",
         lambda images, peak, generator: MultiscaleAutoencoder(generator=generator),
         lambda described: MultiscaleAutoencoder(**described),
         peaks=(0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
-        learning_rate=2e-3,
+        learning_rate=1e-3,
     ),
     "ca": Model(
-        "CA, residual network",
         lambda images, peak, generator: ResidualDenoiser(ResidualCNN(generator=generator)),
-        lambda described: ResidualDenoiser(ResidualCNN()),
+        lambda described: ResidualDenoiser(ResidualCNN(generator=torch.Generator())),
     ),
 }
 
