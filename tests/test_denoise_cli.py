@@ -105,6 +105,9 @@ class TestTrain:
         assert written["training"]["n_shifts"] == 2
         assert written["validation_psnr"] == found["validation_psnr"]
         weights = tmp_path / "w" / "c-3.safetensors"
+        line = [*line[:7], "--epochs", 1, "--start", weights, "--out", tmp_path / "more", "--json"]
+        again = succeeded(run(*line, "--crop", 32, "--batch", 2)).json
+        assert again["start"]["psnr_of_epochs"] == found["psnr_of_epochs"]
         options = ["--weights", weights, "--out", tmp_path / "clean.npy"]
         outcome = succeeded(run("denoise", tmp_path / "noisy.tif", *options))
         assert "by c-3" in outcome.out

@@ -195,7 +195,7 @@ def train(
         denoiser.fit(kept, start=start, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
     seconds = time.perf_counter() - began
     found = _validated(denoiser, clean[len(kept) :], seed)
-    about = summary.of_training(folder, len(kept), denoiser, found, seconds)
+    about = summary.of_training(folder, len(kept), denoiser, start, found, seconds)
     path = out / models.file_name(model, denoiser.peaks_)
     denoiser.save(path, about)
     checkpoint.unlink()

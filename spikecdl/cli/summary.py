@@ -81,10 +81,15 @@ def of_training(
     folder: Path,
     n_images: int,
     denoiser: PoissonDenoiser,
+    start: Path | None,
     validation: dict[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return where weights are from: what they were trained on, how, how long, and how well."""
+    """Return where weights are from: what they were trained on, how, how long, and how well.
+
+    With all that is known of the weights that training began with.
+    """
+    beside = None if start is None else start.with_suffix(".json")
     settings = {
         name: value
         for name, value in denoiser.get_params().items()
@@ -99,6 +104,7 @@ def of_training(
         "validation_psnr": validation,
         "versions": _versions(),
         "seconds": round(seconds),
+        "start": json.loads(beside.read_text()) if beside and beside.exists() else None,
     }
 
 
