@@ -42,16 +42,15 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str], source: str, suffix: str) -> Iterator[Path]:
-    """Give a temporary path, of this suffix, beside ``path``, which it replaces if all goes well.
+def replaceable(path: str | os.PathLike[str], source: str) -> Path:
+    """Return a path that a file can be written to.
 
     Raises
     ------
     ValueError
-        If ``path`` is the file that the data were read from, or a folder.
+        If it is the file that the data were read from, or a folder.
     FileNotFoundError
-        If the folder that ``path`` is in does not exist.
+        If the folder that it is in does not exist.
     """
     target = Path(path)
     existing(target.parent)
@@ -59,6 +58,19 @@ def replacing(path: str | os.PathLike[str], source: str, suffix: str) -> Iterato
         raise ValueError(f"`path` (={str(path)!r}) is a folder; name a file in it")
     if target.exists() and source and Path(source).exists() and target.samefile(source):
         raise ValueError(f"`path` (={str(path)!r}) is where the data come from; write elsewhere")
+    return target
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], source: str, suffix: str) -> Iterator[Path]:
+    """Give a temporary path, of this suffix, beside ``path``, which it replaces if all goes well.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `replaceable`.
+    """
+    target = replaceable(path, source)
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)

@@ -82,6 +82,24 @@ class TestImage:
         assert message in outcome.err
         assert not out.exists()
 
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            ("clean.png", "(2 frames) must be one for PNG; write a .tif"),
+            ("clean.jpg", "must be a file that ends in one of"),
+            ("noisy.tif", "is where the data come from"),
+            ("none/clean.tif", "there is no file or folder"),
+        ],
+    )
+    def test_a_wrong_target_is_refused_before_the_work(
+        self, counts, tmp_path, out, message, monkeypatch
+    ):
+        monkeypatch.setattr(PoissonDenoiser, "predict", None)
+        outcome = run("denoise", tmp_path / "noisy.tif", "--out", tmp_path / out)
+        assert outcome.code == 2
+        assert message in outcome.err
+        np.testing.assert_array_equal(read_images(tmp_path / "noisy.tif"), counts)
+
     def test_what_are_no_counts(self, tmp_path):
         np.save(tmp_path / "real.npy", np.full((4, 4), 0.5))
         outcome = run("denoise", tmp_path / "real.npy", "--out", tmp_path / "clean.npy")

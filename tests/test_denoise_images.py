@@ -479,3 +479,16 @@ def test_folder_without_images(tmp_path):
         read_folder(tmp_path)
     with pytest.raises(ValueError, match="must be a folder; see read_images"):
         read_folder(tmp_path / "README.txt")
+
+
+def test_the_names_of_a_folder(tmp_path):
+    from spikecdl.denoise.images import read_named
+
+    write_images(tmp_path / "b.npy", np.ones((2, 3)))
+    write_images(tmp_path / "a.tif", np.ones((2, 3, 4)))
+    named = read_named(tmp_path)
+    assert {name: image.shape for name, image in named.items()} == {
+        "a.tif:0": (3, 4),
+        "a.tif:1": (3, 4),
+        "b.npy": (2, 3),
+    }

@@ -24,10 +24,6 @@ Precision = Annotated[
         metavar="NAME", help="single, or bfloat16: quicker where the processor has such products."
     ),
 ]
-Weights = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", help="Weights that `denoise train` wrote, in place of shipped."),
-]
 
 
 class _DefaultGroup(TyperGroup):
@@ -82,7 +78,10 @@ def image(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="blind, for any peak; uc or c, of the source; ca.")
     ] = "blind",
-    weights: Weights = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights that `denoise train` wrote; --model is theirs."),
+    ] = None,
     precision: Precision = "single",
     device: Device = "auto",
     as_json: Json = False,
@@ -92,17 +91,26 @@ def image(
     FILE holds counts of photons: whole numbers. TIFF and npy receive expected counts; PNG, which is
     to be looked at, has its largest value white.
     """
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import track
+
     from spikecdl import _validation
     from spikecdl.cli import summary
     from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, models
+    from spikecdl.denoise.counts import checked_counts
 
     _validation.one_of("model", model, models.MODELS)
-    frames = images.read_images(file)
+    frames = checked_counts(images.read_images(file))
+    images.check_target(out, len(frames), file)
     used = max(map(estimate_peak, frames)) if peak is None else peak
     path = weights if weights is not None else models.find(model, used)
     denoiser = PoissonDenoiser.read(path, peak=peak, precision=precision, device=device)
     began = time.perf_counter()
-    rates = denoiser.predict(frames)
+    console = Console(stderr=True)
+    quiet = as_json or not console.is_terminal
+    shown = track(frames, "denoising", console=console, disable=quiet)
+    rates = np.stack([denoiser.predict(frame) for frame in shown])
     seconds = (time.perf_counter() - began) / len(frames)
     images.write_images(out, rates[0] if len(rates) == 1 else rates)
     found = {
@@ -227,7 +235,12 @@ def benchmark(
     draws: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, help="Draws of counts for each image.")
     ] = 5,
-    weights: Weights = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Weights that `denoise train` wrote; others are the package's."
+        ),
+    ] = None,
     precision: Precision = "single",
     seed: Seed = 0,
     device: Device = "auto",

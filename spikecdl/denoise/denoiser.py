@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 from spikecdl import _validation, settings
 from spikecdl.denoise import models
+from spikecdl.denoise.counts import checked_counts
 from spikecdl.denoise.crops import Crops
 from spikecdl.denoise.peaks import estimate_peak
 from spikecdl.denoise.training import Schedule, Training
@@ -224,7 +225,7 @@ class PoissonDenoiser(BaseEstimator):
                 "this PoissonDenoiser has no weights: call fit(images), or make it by "
                 "PoissonDenoiser.pretrained()"
             )
-        frames = _counts(counts)
+        frames = checked_counts(counts)
         stack = frames if frames.ndim == 3 else frames[None]
         rates = np.stack([self._frame(frame) for frame in stack]) if len(stack) else stack
         return rates.reshape(frames.shape).astype(np.float32)
@@ -311,23 +312,3 @@ def _clean(image: Any, number: int) -> torch.Tensor:
             "must be finite, not negative and not all zero"
         )
     return torch.tensor(values / values.max())
-
-
-def _counts(counts: Any) -> np.ndarray:
-    """Return counts as an array of frames or one, or raise if they are none."""
-    values = np.asarray(counts)
-    if values.ndim not in (2, 3) or values.dtype.kind not in "biuf":
-        raise ValueError(
-            f"`counts` (shape {values.shape}, {values.dtype}) must be numbers with the axes "
-            "(row, column) or (frame, row, column)"
-        )
-    if 0 in values.shape[-2:]:
-        raise ValueError(f"`counts` (shape {values.shape}) has no pixels")
-    wrong = ~np.isfinite(values) | (values < 0) | (values != np.floor(values))
-    if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"`counts` (={values[place]} at {place}) must be whole numbers of photons, 0 or more; "
-            "divide the pixel values by the detector's gain"
-        )
-    return values

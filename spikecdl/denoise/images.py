@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl import _validation
-from spikecdl._files import existing, reading, replacing
+from spikecdl._files import existing, reading, replaceable, replacing
 
 if TYPE_CHECKING:
     import tifffile
@@ -152,6 +152,21 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
         write(temporary, single.reshape(values.shape), png_bits)
 
 
+def check_target(path: Path, n_frames: int, source: Path) -> None:
+    """Raise what `write_images` would, before there is anything to write.
+
+    Parameters
+    ----------
+    path : path
+    n_frames : int
+    source : path
+        Where the frames are from, which is not replaced.
+    """
+    if _by_suffix(path, _WRITERS) is _write_png:
+        _check_one(n_frames)
+    replaceable(path, str(source))
+
+
 def _by_suffix(path: Path, registry: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     if path.suffix.lower() not in registry:
         raise ValueError(
@@ -262,11 +277,15 @@ def _write_npy(path: Path, images: np.ndarray, png_bits: int) -> None:
 def _write_png(path: Path, images: np.ndarray, png_bits: int) -> None:
     from PIL import Image
 
-    if images.ndim == 3 and len(images) > 1:
-        raise ValueError(f"`images` ({len(images)} frames) must be one for PNG; write a .tif")
+    _check_one(len(images) if images.ndim == 3 else 1)
     frame = images.reshape(images.shape[-2:]).astype(float)
     scaled = np.rint(frame / (frame.max() or 1.0) * (2**png_bits - 1))
     Image.fromarray(scaled.astype(f"uint{png_bits}")).save(path, format="PNG")
+
+
+def _check_one(n_frames: int) -> None:
+    if n_frames > 1:
+        raise ValueError(f"`images` ({n_frames} frames) must be one for PNG; write a .tif")
 
 
 def _write_tiff(path: Path, images: np.ndarray, png_bits: int) -> None:
