@@ -159,6 +159,12 @@ def train(
     rate: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="Learning rate. Default: the model's.")
     ] = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="mse, or log: the mean logarithm of each crop's squared error."
+        ),
+    ] = "mse",
     start: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
     ] = None,
@@ -192,6 +198,7 @@ def train(
         n_shifts=shifts,
         crop=crop,
         learning_rate=rate,
+        loss=loss,
         precision=precision,
         device=device,
         random_state=seed,

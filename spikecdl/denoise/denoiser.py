@@ -41,6 +41,8 @@ class PoissonDenoiser(BaseEstimator):
         Pixels along a side of a crop (rounded up to whole strides).
     learning_rate : float, optional
         At the most; None: the model's.
+    loss : {"mse", "log"}
+        Mean over crops of the squared error, or of its logarithm.
     precision : {"single", "bfloat16"}
         Of products.  bfloat16 is quicker where the processor has it, and changes rates by less than
         a hundredth.
@@ -79,6 +81,7 @@ class PoissonDenoiser(BaseEstimator):
         n_shifts: int = 1,
         crop: int = 128,
         learning_rate: float | None = None,
+        loss: str = "mse",
         precision: str = "single",
         device: str = "auto",
         random_state: Any = 0,
@@ -90,6 +93,7 @@ class PoissonDenoiser(BaseEstimator):
         self.n_shifts = n_shifts
         self.crop = crop
         self.learning_rate = learning_rate
+        self.loss = loss
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -182,7 +186,7 @@ class PoissonDenoiser(BaseEstimator):
             If an argument or an image is out of range, or a checkpoint is damaged or of another
             training.
         FloatingPointError
-            If the loss stops being finite.
+            If errors stop being finite.
         """
         if resume and checkpoint is None:
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
@@ -284,7 +288,7 @@ class PoissonDenoiser(BaseEstimator):
         pixels = sum(image.numel() for image in clean)
         per_epoch = max(1, round(pixels / size**2 / _validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision)
+        schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision, self.loss)
         return Training(
             trained,
             trained.optimizer(rate),

@@ -31,6 +31,9 @@ class Schedule:
         At the most: reached after a fiftieth of the steps, then falling to zero along a cosine.
     precision : {"single", "bfloat16"}
         Of products; weights are always in single precision.
+    loss : {"mse", "log"}
+        Of a batch: the mean squared error, or the mean logarithm of each crop's, which is what a
+        mean PSNR measures and does not leave all the weight to the hardest crops and lowest peaks.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class Schedule:
     batch: int = 4
     learning_rate: float = 6e-4
     precision: str = "bfloat16"
+    loss: str = "mse"
 
     def __post_init__(self) -> None:
         _validation.integer("n_epochs", self.n_epochs)
@@ -50,6 +54,7 @@ class Schedule:
         _validation.integer("batch", self.batch)
         _validation.positive("learning_rate", self.learning_rate)
         _validation.one_of("precision", self.precision, ("single", "bfloat16"))
+        _validation.one_of("loss", self.loss, ("mse", "log"))
 
     @property
     def n_steps(self) -> int:
@@ -106,7 +111,7 @@ class Training:
         return self.step // self.schedule.per_epoch
 
     def run_epoch(self) -> float:
-        """Take the steps of an epoch, and return their mean loss.
+        """Take the steps of an epoch, and return their mean squared error.
 
         Raises
         ------
@@ -116,11 +121,12 @@ class Training:
         for _ in range(self.schedule.per_epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate(self.step)
-            loss = self._loss(*self.crops.draw(self.schedule.batch, self.generator))
-            self.losses.append(float(loss.detach()))
+            errors = self._errors(*self.crops.draw(self.schedule.batch, self.generator))
+            loss = errors.mean() if self.schedule.loss == "mse" else errors.log().mean()
+            self.losses.append(float(errors.detach().mean()))
             if not math.isfinite(self.losses[-1]):
                 raise FloatingPointError(
-                    f"the loss is {self.losses[-1]} at step {self.step}; start anew with a lower "
+                    f"the error is {self.losses[-1]} at step {self.step}; start anew with a lower "
                     f"`learning_rate` (={self.schedule.learning_rate:g})"
                 )
             self.optimizer.zero_grad()
@@ -131,15 +137,15 @@ class Training:
             self._follow()
         return sum(self.losses[-self.schedule.per_epoch :]) / self.schedule.per_epoch
 
-    def _loss(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
-        """Return the mean squared error, less the border."""
+    def _errors(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
+        """Return the mean squared error of every crop, less the border."""
         clean, y, peak = (tensor.to(self._device) for tensor in (clean, y, peak))
         border = self.network.border
         inner = slice(border, y.shape[-1] - border)
         bfloat16 = self.schedule.precision == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
             fraction = self.network(y, peak)
-        return (fraction.float() - clean)[..., inner, inner].square().mean()
+        return (fraction.float() - clean)[..., inner, inner].square().mean((1, 2, 3))
 
     @property
     def _device(self) -> torch.device:
