@@ -1,6 +1,7 @@
 """The rivals of `spikecdl.DCEA`: simpler or older models of the same counts.
 
-Each is fitted by ``fit(counts)`` and predicts by ``predict(counts)``, as `spikecdl.DCEA` does.
+Each is fitted by ``fit(counts)`` and predicts by ``predict(counts)``, as `spikecdl.DCEA` does;
+`SPDA`, of images, learns from the counts that it predicts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from spikecdl.baselines.bcomp import BCOMP
 from spikecdl.baselines.constant import ConstantRate
 from spikecdl.baselines.glm import GLM
 from spikecdl.baselines.psth import PSTH
+from spikecdl.baselines.spda import SPDA
 from spikecdl.baselines.stimuli import onsets, true_onsets
 
-__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "onsets", "true_onsets"]
+__all__ = ["BCOMP", "GLM", "PSTH", "SPDA", "Basis", "ConstantRate", "onsets", "true_onsets"]
