@@ -77,8 +77,9 @@ def refit(
     diagonal = torch.arange(n_active)
     eta = base + codes @ templates
     for _ in range(n_steps):
-        gradient = FAMILY.residual(y, eta) @ templates.mT - PRECISION * codes
-        upper = FAMILY.curvature(y, eta) @ products
+        mean = FAMILY.mean(eta)  # which is the curvature, too
+        gradient = (y - mean) @ templates.mT - PRECISION * codes
+        upper = mean @ products
         hessian = upper.new_empty(*codes.shape, n_active)
         hessian[..., row, column] = upper
         hessian[..., column, row] = upper
@@ -165,9 +166,9 @@ def learn(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor:
         users = amplitude.nonzero()[:, 0]
         if not len(users):
             continue
-        size, own, now = amplitude[users], rows[users], eta[users]
-        curvature = size.square() @ FAMILY.curvature(own, now) + _RIDGE
-        step = size @ FAMILY.residual(own, now) / curvature
+        size, now = amplitude[users], eta[users]
+        mean = FAMILY.mean(now)
+        step = size @ (rows[users] - mean) / (size.square() @ mean + _RIDGE)
         step /= (step.abs() * size.abs().max()).clamp(min=1)
         eta[users] = now + size[:, None] * step
         template += step
