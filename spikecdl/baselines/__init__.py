@@ -1,7 +1,8 @@
 """The rivals of `spikecdl.DCEA`: simpler or older models of the same counts.
 
 Each is fitted by ``fit(counts)`` and predicts by ``predict(counts)``, as `spikecdl.DCEA` does; but
-for those of images: `VST`, which learns nothing, and `ResidualCNN`, a torch module.
+for those of images: `VST`, which learns nothing, `SPDA`, which learns from the counts that it
+predicts, and `ResidualCNN`, a torch module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from spikecdl.baselines.constant import ConstantRate
 from spikecdl.baselines.glm import GLM
 from spikecdl.baselines.psth import PSTH
 from spikecdl.baselines.residual_cnn import ResidualCNN
+from spikecdl.baselines.spda import SPDA
 from spikecdl.baselines.stimuli import onsets, true_onsets
 from spikecdl.baselines.vst import VST
 
@@ -19,6 +21,7 @@ __all__ = [
     "BCOMP",
     "GLM",
     "PSTH",
+    "SPDA",
     "VST",
     "Basis",
     "ConstantRate",

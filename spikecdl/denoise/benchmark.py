@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl import _validation
-from spikecdl.baselines import VST
+from spikecdl.baselines import SPDA, VST
 from spikecdl.denoise import models
 from spikecdl.denoise.denoiser import PoissonDenoiser
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_PEAKS, _ACTIVE = (1.0, 2.0, 4.0), (3, 4, 6)  # templates of a group in SPDA, by peak
 
 Rates = Callable[[np.ndarray], np.ndarray]
 
@@ -48,6 +50,12 @@ def _network(model: str) -> Callable[[Benchmark, float], Method]:
     return method
 
 
+def _spda(peak: float, random_state: int) -> SPDA:
+    """Return SPDA with what suits a peak: the more photons, the more templates."""
+    n_active = int(np.interp(peak, _PEAKS, _ACTIVE).round())
+    return SPDA(n_active=n_active, max_active=n_active + 4, random_state=random_state)
+
+
 def _untrained(make: Callable[[], Any]) -> Callable[..., Method]:
     return lambda *_: Method(make().predict)
 
@@ -56,6 +64,7 @@ METHODS: dict[str, Callable[[Benchmark, float], Method]] = {
     "noisy": lambda *_: Method(lambda counts: counts.astype(float)),
     "vst-tv": _untrained(VST),
     "vst-nlm": _untrained(lambda: VST("nlm")),
+    "spda": lambda test, peak: Method(_spda(peak, test.random_state).predict),
     "ca": _network("ca"),
     "dcea-c": _network("c"),
     "dcea-uc": _network("uc"),
