@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from spikecdl.denoise import PoissonDenoiser, estimate_peak, models
+from spikecdl.denoise import PoissonDenoiser, UnusualLightWarning, estimate_peak, models
 from spikecdl.denoise.benchmark import psnr
 
 skimage_data = pytest.importorskip("skimage.data")
@@ -98,7 +98,8 @@ class TestPredict:
 
     def test_darkness_and_a_single_pixel(self):
         denoiser = PoissonDenoiser.pretrained()
-        dark = denoiser.predict(np.zeros((30, 20), int))
+        with pytest.warns(UnusualLightWarning, match="5 x 5 pixels"):
+            dark = denoiser.predict(np.zeros((30, 20), int))
         assert 0 <= dark.min() <= dark.max() < 0.1
         assert denoiser.predict([[3]]).shape == (1, 1)
 
@@ -143,6 +144,28 @@ class TestPredict:
     def test_wrong_settings(self, name, value):
         with pytest.raises(ValueError, match=rf"`{name}` \(={value!r}\)"):
             PoissonDenoiser.pretrained("blind").set_params(**{name: value}).predict([[1]])
+
+
+class TestLight:
+    @pytest.mark.parametrize("model", ["blind", "uc"])
+    @pytest.mark.parametrize("peak", [0.1, 20.0, 300.0])
+    def test_much_more_or_less_than_known(self, camera, model, peak):
+        """The mean is kept, and it is better than the counts and a flat image."""
+        counts = counts_of(camera, peak)
+        denoiser = PoissonDenoiser.pretrained(model, peak=peak)
+        with pytest.warns(UnusualLightWarning, match=rf"`peak` \(={peak:.3g}\) is"):
+            found = denoiser.predict(counts)
+        assert found.shape == counts.shape
+        assert found.mean() == pytest.approx(counts.mean(), rel=0.1)
+        assert psnr(camera, found / peak) > psnr(camera, np.full(camera.shape, camera.mean())) + 3
+        if peak < 100:
+            assert psnr(camera, found / peak) > psnr(camera, counts / peak) + 3
+
+    def test_a_little_more_is_no_matter(self, camera):
+        counts = counts_of(camera, 9.0)
+        found = PoissonDenoiser.pretrained(peak=9.0).predict(counts)
+        near = PoissonDenoiser.pretrained(peak=8.0).predict(counts)
+        assert np.linalg.norm(found - near) < 0.1 * np.linalg.norm(near)
 
 
 class TestFit:

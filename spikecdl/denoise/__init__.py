@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from spikecdl.denoise.denoiser import PoissonDenoiser
 from spikecdl.denoise.images import read_folder, read_images, write_images
+from spikecdl.denoise.light import UnusualLightWarning
 from spikecdl.denoise.models import MODELS
 from spikecdl.denoise.peaks import estimate_peak
 
 __all__ = [
     "MODELS",
     "PoissonDenoiser",
+    "UnusualLightWarning",
     "estimate_peak",
     "read_folder",
     "read_images",

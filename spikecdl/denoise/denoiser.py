@@ -15,6 +15,7 @@ from spikecdl import _validation, settings
 from spikecdl.denoise import models
 from spikecdl.denoise.counts import checked_counts
 from spikecdl.denoise.crops import Crops
+from spikecdl.denoise.light import in_known_light
 from spikecdl.denoise.peaks import estimate_peak
 from spikecdl.denoise.training import Schedule, Training
 
@@ -223,6 +224,11 @@ class PoissonDenoiser(BaseEstimator):
             If a count is negative, not whole or not finite, or the shape is another.
         NotFittedError
             Without weights.
+
+        Warns
+        -----
+        UnusualLightWarning
+            If an image has much more or less light than the network was trained for.
         """
         if not hasattr(self, "network_"):
             raise NotFittedError(
@@ -257,13 +263,17 @@ class PoissonDenoiser(BaseEstimator):
         device = settings.device(self.device)
         network = self.network_.to(device)
         bfloat16 = _validation.one_of("precision", self.precision, ("single", "bfloat16"))
+
+        def rate(counts: torch.Tensor, peak: float) -> torch.Tensor:
+            return network.whole(counts, peak).float() * peak
+
         with (
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 == "bfloat16"),
         ):
             counts = torch.tensor(frame, dtype=torch.float32, device=device)
-            fraction = network.whole(counts, peak)
-        return np.maximum(fraction.float().cpu().numpy() * peak, 0)
+            rates = in_known_light(rate, counts, peak, self.peaks_)
+        return rates.clamp(min=0).cpu().numpy()
 
     def _training(self, images: Sequence[Any], start: str | Path | None) -> Training:
         """Return the state of training before its first step."""
