@@ -98,7 +98,7 @@ def image(
     from spikecdl import _validation
     from spikecdl.cli import summary
     from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, models
-    from spikecdl.denoise.counts import checked_counts
+    from spikecdl.denoise.inputs import checked_counts
 
     _validation.one_of("model", model, models.MODELS)
     frames = checked_counts(images.read_images(file))

@@ -13,8 +13,8 @@ from sklearn.exceptions import NotFittedError
 
 from spikecdl import _validation, settings
 from spikecdl.denoise import models
-from spikecdl.denoise.counts import checked_counts
 from spikecdl.denoise.crops import Crops
+from spikecdl.denoise.inputs import checked_counts, clean_image
 from spikecdl.denoise.light import in_known_light
 from spikecdl.denoise.peaks import estimate_peak
 from spikecdl.denoise.training import Schedule, Training
@@ -62,7 +62,7 @@ class PoissonDenoiser(BaseEstimator):
 
     References
     ----------
-    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211, section 4.3.
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.
 
     Examples
     --------
@@ -280,7 +280,7 @@ class PoissonDenoiser(BaseEstimator):
         model = models.MODELS[_validation.one_of("model", self.model, models.MODELS)]
         epochs = _validation.integer("n_epochs", self.n_epochs)
         generator = settings.generator(self.random_state)
-        clean = [_clean(image, number) for number, image in enumerate(images)]
+        clean = [clean_image(image, number) for number, image in enumerate(images)]
         if not clean:
             raise ValueError("`images` is empty; give at least one clean image")
         peaks = model.peaks if self.peak is None else (_peak(self.peak),)
@@ -310,19 +310,3 @@ class PoissonDenoiser(BaseEstimator):
 
 def _peak(value: float) -> float:
     return _validation.positive("peak", value, "counts")
-
-
-def _clean(image: Any, number: int) -> torch.Tensor:
-    """Return a clean image with a largest value of 1, or raise if it is not one."""
-    values = np.asarray(image, dtype=np.float32)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(
-            f"`images`: image {number} (shape {values.shape}) must have the axes (row, column), "
-            "none empty"
-        )
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
-        raise ValueError(
-            f"`images`: image {number} has values from {values.min():g} to {values.max():g}; they "
-            "must be finite, not negative and not all zero"
-        )
-    return torch.tensor(values / values.max())
