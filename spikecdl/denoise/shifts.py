@@ -89,15 +89,16 @@ class MeanOfShifts(ImageNetwork):
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
         """Return fractions of the peak; wrong in the border, where not all shifts reach."""
-        stride = self.network.architecture.stride
-        drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts]
-        size = y.shape[-1] - self.more
-        total = torch.zeros_like(y)
-        for i, j in zip(drawn // stride, drawn % stride, strict=True):
-            eta = self.network.log_rate(y[..., i : i + size, j : j + size])
-            above, left = int(i), int(j)
-            total = total + F.pad(eta, (left, self.more - left, above, self.more - above))
-        return (total / self.n_shifts).exp() / peak
+        stride, size = self.network.architecture.stride, y.shape[-1] - self.more
+        drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts].tolist()
+        moves = [divmod(number, stride) for number in drawn]
+        parts = [y[..., i : i + size, j : j + size] for i, j in moves]
+        logs = self.network.log_rate(torch.cat(parts)).split(len(y))  # quicker than one by one
+        back = [
+            F.pad(log, (j, self.more - j, i, self.more - i))
+            for log, (i, j) in zip(logs, moves, strict=True)
+        ]
+        return torch.stack(back).mean(0).exp() / peak
 
     def whole(self, counts: Tensor, peak: float) -> Tensor:
         return self.network.whole(counts, peak)
