@@ -19,7 +19,7 @@ from spikecdl.cli import outputs, summary
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 
-COMMANDS = ("demo", "inspect", "fit", "apply", "evaluate", "compare", "simulate")
+COMMANDS = ("demo", "inspect", "fit", "apply", "evaluate", "compare", "simulate", "denoise")
 HEAVY = {"torch", "scipy", "pandas", "h5py", "pynwb", "neo", "matplotlib", "sklearn", "jinja2"}
 BEFORE = ["--window", -0.1, 0.1, "--trials", "start_time > 1"]  # and all of it recorded
 FIGURES = {"templates.png", "rates.png", "codes.png"}

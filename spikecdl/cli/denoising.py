@@ -58,7 +58,8 @@ def _gathered(args: list[str]) -> list[str]:
 app = typer.Typer(
     name="denoise",
     cls=_DefaultGroup,
-    help="Denoise images of few photons: `spikecdl denoise FILE --out FILE`.",
+    help="Denoise images of few photons per pixel.\n\nUse it as `spikecdl denoise FILE --out FILE`, "
+    "or with one of the commands below.",
     rich_markup_mode=None,
 )
 
@@ -179,9 +180,10 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network on clean images, whose counts are drawn anew for every crop.
+    """Train a network on clean images.
 
-    --out receives MODEL-PEAK.safetensors and where it is from as .json.
+    Counts are drawn anew for every crop. --out receives MODEL-PEAK.safetensors, and where it is
+    from as .json.
     """
     from spikecdl.cli import summary
     from spikecdl.denoise import PoissonDenoiser, images, models
