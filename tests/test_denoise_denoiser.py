@@ -37,9 +37,9 @@ def small_images(count=3):
 
 class TestShipped:
     @pytest.mark.parametrize(
-        ("model", "margin"), [("blind", 1.3), ("uc", 1.0), ("c", -0.3)], ids=["blind", "uc", "c"]
+        ("model", "margin", "bias"), [("blind", 1.3, 0.05), ("uc", 1.0, 0.05), ("c", -0.3, 0.15)]
     )
-    def test_photographs_are_better_than_smoothed(self, camera, model, margin):
+    def test_photographs_are_better_than_smoothed(self, camera, model, margin, bias):
         """Than by the best Gaussian filter, chosen with the truth, by so many dB."""
         from scipy.ndimage import gaussian_filter
 
@@ -49,7 +49,7 @@ class TestShipped:
             smooth = (gaussian_filter(counts.astype(float), width) for width in (1, 1.5, 2, 3, 4))
             best = max(psnr(camera, image / peak) for image in smooth)
             assert psnr(camera, found / peak) > best + margin
-            assert found.mean() == pytest.approx(counts.mean(), rel=0.05)
+            assert found.mean() == pytest.approx(counts.mean(), rel=bias)
 
     def test_files_are_small_and_say_where_they_are_from(self):
         import json

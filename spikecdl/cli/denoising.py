@@ -58,7 +58,7 @@ def _gathered(args: list[str]) -> list[str]:
 app = typer.Typer(
     name="denoise",
     cls=_DefaultGroup,
-    help="Denoise images of few photons per pixel.\n\nUse it as `spikecdl denoise FILE --out FILE`, "
+    help="Denoise images of few photons per pixel.\n\nUse it as `spikecdl denoise FILE --out FILE` "
     "or with one of the commands below.",
     rich_markup_mode=None,
 )
