@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,3 +105,9 @@ def test_the_figure_shows_every_method():
 def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+def test_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    with pytest.raises(ValueError, match=r"needs scikit-image.*spikecdl\[images\]"):
+        made().run(print)

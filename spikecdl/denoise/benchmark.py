@@ -143,8 +143,7 @@ class Benchmark:
         return drawn(self.images[image], peak, seed)
 
     def _rows(self, method: Method, peak: float) -> list[dict[str, Any]]:
-        from skimage.metrics import structural_similarity
-
+        similarity = _similarity()
         rows = []
         for image in self.images:
             for draw in range(self.n_draws):
@@ -154,10 +153,20 @@ class Benchmark:
                 seconds = time.perf_counter() - began
                 quality = {
                     "psnr": psnr(clean, found),
-                    "ssim": structural_similarity(clean, found, data_range=1.0),
+                    "ssim": similarity(clean, found, data_range=1.0),
                 }
                 rows.append({"image": image, "draw": draw, **quality, "seconds": seconds})
         return rows
+
+
+def _similarity() -> Callable[..., float]:
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        raise ValueError(
+            'the comparison needs scikit-image, for SSIM: pip install "spikecdl[images]"'
+        ) from None
+    return structural_similarity
 
 
 def drawn(image: np.ndarray, peak: float, seed: Any) -> tuple[np.ndarray, np.ndarray]:
