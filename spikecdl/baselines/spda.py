@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spikecdl import _validation, settings
-from spikecdl.baselines._group_pursuit import FAMILY, GroupCodes, learn, pursue
+from spikecdl.baselines._group_pursuit import GroupCodes, learn, pursue
 from spikecdl.baselines._patches import PatchMean, patch_pixels, similar_groups
+from spikecdl.baselines._photons import image_of_counts, summed
 
 _WIDTH = 2.0  # of the Gaussian window before patches are compared the first time, in pixels
 _FLOOR = 1e-3  # added to rates before their logarithms are compared, of the mean rate
@@ -126,16 +127,18 @@ class SPDA(BaseEstimator):
         ValueError
             If a count is negative, not whole or not finite, the image is smaller than a patch, or
             a setting is out of range.
+        TypeError
+            If the counts are not numbers.
         """
         self._check_settings()
-        image = _image_of_counts(counts)
+        image = image_of_counts(counts)
         side = self.patch_size * self.binning
         if min(image.shape) < side:
             raise ValueError(
                 f"`counts` (shape {image.shape}) must have at least {side} rows and columns, "
                 "those of a patch; lower `patch_size` or `binning`"
             )
-        rate = self._rate(torch.from_numpy(_summed(image, self.binning)).float())
+        rate = self._rate(torch.from_numpy(summed(image, self.binning)).float())
         return _between(rate / self.binning**2, self.binning, image.shape)
 
     def _check_settings(self) -> None:
@@ -217,31 +220,6 @@ def starting_templates(size: int, number: int) -> Tensor:
     shapes = torch.stack([edges, lines]).transpose(0, 1).flatten(0, 2).flatten(1)
     shapes = (shapes - shapes.mean(1, keepdim=True))[: number - len(cosines)]
     return functional.normalize(torch.cat([cosines, shapes]), dim=1)
-
-
-def _image_of_counts(counts: Any) -> np.ndarray:
-    """Return counts as an image of double precision, or raise."""
-    image = np.asarray(counts)
-    if image.ndim != 2 or image.dtype.kind not in "buif":
-        raise ValueError(
-            f"`counts` (shape {image.shape}, dtype {image.dtype}) must be an image of numbers "
-            "(row, column)"
-        )
-    image = image.astype(float)
-    outside, support = FAMILY.invalid(torch.from_numpy(image))
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise ValueError(
-            f"`counts` (={image[row, column]:g} in row {row}, column {column}) must be {support}"
-        )
-    return image
-
-
-def _summed(image: np.ndarray, binning: int) -> np.ndarray:
-    """Return sums over squares; the image is reflected where it ends within one."""
-    padded = np.pad(image, [(0, -n % binning) for n in image.shape], mode="symmetric")
-    rows, columns = (n // binning for n in padded.shape)
-    return padded.reshape(rows, binning, columns, binning).sum((1, 3))
 
 
 def _between(rate: Tensor, binning: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy import interpolate, ndimage, stats
 from sklearn.base import BaseEstimator
 
 from spikecdl import _validation
+from spikecdl.baselines._photons import image_of_counts, summed
 
 _SHIFT = 3 / 8  # of counts under the root
 _TABLE_END = 100.0  # expected count; the asymptotic inverse is right to 2e-6 from here on
@@ -92,7 +93,7 @@ class VST(BaseEstimator):
         strength = chosen.strength if self.strength is None else self.strength
         _validation.positive("strength", strength)
         _validation.integer("binning", self.binning)
-        binned = _binned(_image(counts), self.binning)
+        binned = summed(image_of_counts(counts), self.binning)
         smooth = chosen.denoise(anscombe(binned), float(strength))
         fine = _interpolated(unbiased_inverse(smooth), self.binning)
         rows, columns = np.shape(counts)
@@ -122,35 +123,6 @@ def _inverse_table() -> interpolate.CubicSpline:
     counts = np.arange(3 * _TABLE_END)  # those beyond have probabilities below 1e-50
     expected = stats.poisson.pmf(counts, mean[:, None]) @ anscombe(counts)
     return interpolate.CubicSpline(expected, mean)
-
-
-def _image(counts: Any) -> np.ndarray:
-    """Return counts as real numbers, or raise if they are not those of an image."""
-    image = np.asarray(counts)
-    if image.dtype.kind not in "biuf":
-        raise TypeError(f"`counts` (of {image.dtype}) must be numbers")
-    if image.ndim != 2 or not image.size:
-        raise ValueError(
-            f"`counts` (of shape {image.shape}) must be (row, column) with at least one pixel; "
-            "give one frame at a time"
-        )
-    wrong = ~(np.isfinite(image) & (image >= 0) & (image == np.round(image)))
-    if wrong.any():
-        row, column = (int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"`counts` ({image[row, column]} at row {row}, column {column}) must be whole numbers "
-            "of photons, not negative; undo offset and gain of the camera first"
-        )
-    return image.astype(float)
-
-
-def _binned(counts: np.ndarray, size: int) -> np.ndarray:
-    """Return sums over squares; the image is mirrored where the last ones reach beyond it."""
-    if size == 1:
-        return counts
-    whole = np.pad(counts, [(0, -side % size) for side in counts.shape], mode="symmetric")
-    rows, columns = whole.shape
-    return whole.reshape(rows // size, size, columns // size, size).sum((1, 3))
 
 
 def _interpolated(sums: np.ndarray, size: int) -> np.ndarray:
