@@ -1,12 +1,16 @@
-"""How many threads torch uses: small problems are solved faster by one."""
+"""How torch uses threads: small problems are solved faster by one, many alike by one each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
+R = TypeVar("R")
 SMALL = 2_000_000  # observed numbers times templates
 
 
@@ -25,9 +29,52 @@ def for_size(size: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
+    with _at_most(1 if size < SMALL else torch.get_num_threads()):
+        yield
+
+
+def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
+    """Yield what a function, run without gradients, makes of each item, in order.
+
+    On the CPU each of torch's threads works on an item of its own, which is quicker than to share
+    out every operation where operations are short.  Products have the caller's precision.
+
+    Parameters
+    ----------
+    function : callable
+        Of an item; uses tensors on the device.
+    items : iterable
+    device : torch.device
+
+    Raises
+    ------
+    Exception
+        Whatever ``function`` raises.
+
+    Examples
+    --------
+    >>> [int(n) for n in on_each(torch.sum, [torch.ones(2), torch.ones(3)], torch.device("cpu"))]
+    [2, 3]
+    """
+    kind = device.type
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+    def call(item: T) -> R:  # gradients and precision are settings of a thread
+        with torch.no_grad(), torch.autocast(kind, dtype, enabled=enabled):
+            return function(item)
+
+    if kind != "cpu":
+        yield from map(call, items)
+        return
+    threads = torch.get_num_threads()
+    with _at_most(1), ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(call, items)
+
+
+@contextmanager
+def _at_most(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    if size < SMALL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:

@@ -59,6 +59,23 @@ class TestCrops:
         found = {tuple(crop.flatten().tolist()) for crop in clean}
         assert len(found) == 2 * 2 * 3 * 8
 
+    def test_enlarged_crops_are_smoother(self):
+        """Every second one, by up to the zoom: a ramp's slope says by how much."""
+        ramp = torch.linspace(0, 1, 61).expand(61, 61)
+        clean, _, _ = Crops([ramp], 20, [1.0], zoom=3).draw(400, draw())
+        rows, columns = (
+            clean.diff(dim=axis)[..., 4:-4, 4:-4].abs().mean((1, 2, 3)) for axis in (2, 3)
+        )
+        zoom = (1 / 60) / (rows + columns)
+        assert ((zoom - 1).abs() < 0.01).float().mean() == pytest.approx(0.5, abs=0.08)
+        assert zoom.max() == pytest.approx(3, rel=0.06)
+        assert clean.min() >= 0
+        assert clean.max() <= 1
+
+    def test_crops_are_not_reduced(self):
+        with pytest.raises(ValueError, match=r"`zoom` \(=0.5\) must be at least 1"):
+            Crops([torch.ones(20, 20)], 10, [1.0], zoom=0.5)
+
     def test_images_smaller_than_a_crop(self):
         with pytest.raises(ValueError, match=r"`size` \(=13\) must be at most 12"):
             Crops([torch.ones(20, 12)], 13, [1.0])

@@ -133,3 +133,22 @@ class TestThreads:
         with pytest.raises(KeyError), threads.for_size(1):
             raise KeyError
         assert torch.get_num_threads() == 2
+
+    def test_each_item_on_a_thread_of_its_own(self):
+        used = []
+
+        def square(number: int) -> torch.Tensor:
+            used.append((torch.get_num_threads(), torch.is_grad_enabled()))
+            return (torch.full((2, 2), float(number)) @ torch.eye(2, requires_grad=True)).square()
+
+        with torch.autocast("cpu", torch.bfloat16):
+            found = list(threads.on_each(square, range(5), torch.device("cpu")))
+        assert [float(one[0, 0]) for one in found] == [0, 1, 4, 9, 16]
+        assert {one.dtype for one in found} == {torch.bfloat16}  # the precision of the caller
+        assert used == [(1, False)] * 5
+        assert torch.get_num_threads() == 2
+
+    def test_errors_of_an_item_are_raised(self):
+        with pytest.raises(ZeroDivisionError):
+            list(threads.on_each(lambda number: 1 / number, [1, 0, 2], torch.device("cpu")))
+        assert torch.get_num_threads() == 2

@@ -157,6 +157,10 @@ def train(
         ),
     ] = 1,
     crop: Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Side of a crop.")] = 128,
+    zoom: Annotated[
+        float,
+        typer.Option(metavar="FACTOR", help="Half of the crops are enlarged by up to this much."),
+    ] = 1.0,
     rate: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="Learning rate. Default: the model's.")
     ] = None,
@@ -199,6 +203,7 @@ def train(
         batch=batch,
         n_shifts=shifts,
         crop=crop,
+        zoom=zoom,
         learning_rate=rate,
         loss=loss,
         precision=precision,

@@ -40,6 +40,8 @@ class PoissonDenoiser(BaseEstimator):
         the cost.
     crop : int
         Pixels along a side of a crop (rounded up to whole strides).
+    zoom : float
+        Half of the crops are enlarged by up to this factor, so that smooth images are known too.
     learning_rate : float, optional
         At the most; None: the model's.
     loss : {"mse", "log"}
@@ -81,6 +83,7 @@ class PoissonDenoiser(BaseEstimator):
         batch: int = 4,
         n_shifts: int = 1,
         crop: int = 128,
+        zoom: float = 1.0,
         learning_rate: float | None = None,
         loss: str = "mse",
         precision: str = "single",
@@ -93,6 +96,7 @@ class PoissonDenoiser(BaseEstimator):
         self.batch = batch
         self.n_shifts = n_shifts
         self.crop = crop
+        self.zoom = zoom
         self.learning_rate = learning_rate
         self.loss = loss
         self.precision = precision
@@ -302,7 +306,7 @@ class PoissonDenoiser(BaseEstimator):
         return Training(
             trained,
             trained.optimizer(rate),
-            Crops(clean, size, peaks),
+            Crops(clean, size, peaks, self.zoom),
             schedule,
             generator,
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikecdl import threads
 from spikecdl.denoise.canvas import mirrored
 from spikecdl.denoise.contract import ImageNetwork
 from spikecdl.denoise.tiles import TILE, on_tiles
@@ -40,17 +42,13 @@ def log_rate(network: ImageAutoencoder, counts: Tensor, tile: int | None = TILE)
     tensor, shape (row, column)
     """
     stride = network.architecture.stride
-    total = torch.zeros_like(counts)
-    for shift in itertools.product(range(stride), repeat=2):
-        total += _at_shift(network, counts, shift, tile)
-    return total / stride**2
+    shifts = itertools.product(range(stride), repeat=2)
+    logs = threads.on_each(partial(_at_shift, network, counts, tile), shifts, counts.device)
+    return sum(logs, torch.zeros_like(counts)) / stride**2
 
 
 def _at_shift(
-    network: ImageAutoencoder,
-    counts: Tensor,
-    shift: tuple[int, ...],
-    tile: int | None,
+    network: ImageAutoencoder, counts: Tensor, tile: int | None, shift: tuple[int, ...]
 ) -> Tensor:
     stride, length = network.architecture.stride, network.architecture.length
     above, left = (network.border + move for move in shift)
