@@ -239,17 +239,20 @@ def test_templates_to_start_from_are_used_and_checked():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([[1, -2], [0, 1]], r"`counts` \(-2 at row 0, column 1\) must be whole numbers of photons"),
+        ([[1, -2], [0, 1]], r"`counts` \(=-2 at \(0, 1\)\) must be whole numbers of photons"),
         (
             [[1, 2], [0.5, 1]],
-            r"`counts` \(0.5 at row 1, column 0\) must be whole numbers of photons",
+            r"`counts` \(=0.5 at \(1, 0\)\) must be whole numbers of photons",
         ),
-        ([[1, 2], [np.nan, 1]], r"`counts` \(nan at row 1, column 0\)"),
-        (np.zeros((2, 3, 4)), r"`counts` \(of shape \(2, 3, 4\)\) must be \(row, column\)"),
+        ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at \(1, 0\)\)"),
+        (
+            np.zeros((2, 3, 4)),
+            r"`counts` \(shape \(2, 3, 4\)\) must have the axes \(row, column\), one",
+        ),
         (np.full((20, 20), "a"), "`counts` .of <U1. must be numbers"),
         (
             np.zeros((0, 0)),
-            r"`counts` \(of shape \(0, 0\)\) must be \(row, column\) with at least one pixel",
+            r"`counts` \(shape \(0, 0\)\) has no pixels",
         ),
         (np.zeros((30, 7)), r"`counts` \(shape \(30, 7\)\) must have at least 8 rows"),
     ],

@@ -151,12 +151,16 @@ def test_bad_settings(settings_, message):
 @pytest.mark.parametrize(
     ("counts", "kind", "message"),
     [
-        (np.ones((2, 3, 3)), ValueError, "(of shape (2, 3, 3)) must be (row, column)"),
-        (np.ones((0, 3)), ValueError, "(of shape (0, 3)) must be (row, column)"),
-        ([[1, 2], [3, -4]], ValueError, "(-4 at row 1, column 1) must be whole numbers"),
-        ([[1, 0.5], [3, 4]], ValueError, "(0.5 at row 0, column 1) must be whole numbers"),
-        ([[1, 2], [np.nan, 4]], ValueError, "(nan at row 1, column 0) must be whole numbers"),
-        ([[1, np.inf]], ValueError, "(inf at row 0, column 1) must be whole numbers"),
+        (
+            np.ones((2, 3, 3)),
+            ValueError,
+            "(shape (2, 3, 3)) must have the axes (row, column), one frame",
+        ),
+        (np.ones((0, 3)), ValueError, "(shape (0, 3)) has no pixels"),
+        ([[1, 2], [3, -4]], ValueError, "(=-4 at (1, 1)) must be whole numbers"),
+        ([[1, 0.5], [3, 4]], ValueError, "(=0.5 at (0, 1)) must be whole numbers"),
+        ([[1, 2], [np.nan, 4]], ValueError, "(=nan at (1, 0)) must be whole numbers"),
+        ([[1, np.inf]], ValueError, "(=inf at (0, 1)) must be whole numbers"),
         ([["1", "2"]], TypeError, "must be numbers"),
     ],
 )

@@ -128,13 +128,13 @@ class TestPredict:
             ([[1.0, 2.5]], r"`counts` \(=2.5 at \(0, 1\)\) must be whole numbers of photons"),
             ([[1, -2]], r"`counts` \(=-2 at \(0, 1\)\)"),
             ([[np.nan, 0.0]], r"`counts` \(=nan at \(0, 0\)\)"),
-            ([1, 2], r"`counts` \(shape \(2,\), int64\) must be numbers with the axes"),
+            ([1, 2], r"`counts` \(shape \(2,\)\) must have the axes \(row, column\) or \(frame,"),
             (np.zeros((3, 0)), r"`counts` \(shape \(3, 0\)\) has no pixels"),
-            ([["a"]], r"`counts` \(shape \(1, 1\), <U1\)"),
+            ([["a"]], r"`counts` \(of <U1\) must be numbers"),
         ],
     )
     def test_what_are_no_counts(self, counts, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             PoissonDenoiser.pretrained().predict(counts)
 
     @pytest.mark.parametrize(

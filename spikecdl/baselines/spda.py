@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spikecdl import _validation, settings
+from spikecdl._photons import checked_counts, summed
 from spikecdl.baselines._group_pursuit import GroupCodes, learn, pursue
 from spikecdl.baselines._patches import PatchMean, patch_pixels, similar_groups
-from spikecdl.baselines._photons import image_of_counts, summed
 
 _WIDTH = 2.0  # of the Gaussian window before patches are compared the first time, in pixels
 _FLOOR = 1e-3  # added to rates before their logarithms are compared, of the mean rate
@@ -131,7 +131,7 @@ class SPDA(BaseEstimator):
             If the counts are not numbers.
         """
         self._check_settings()
-        image = image_of_counts(counts)
+        image = checked_counts(counts).astype(float)
         side = self.patch_size * self.binning
         if min(image.shape) < side:
             raise ValueError(

@@ -13,7 +13,7 @@ from scipy import interpolate, ndimage, stats
 from sklearn.base import BaseEstimator
 
 from spikecdl import _validation
-from spikecdl.baselines._photons import image_of_counts, summed
+from spikecdl._photons import checked_counts, summed
 
 _SHIFT = 3 / 8  # of counts under the root
 _TABLE_END = 100.0  # expected count; the asymptotic inverse is right to 2e-6 from here on
@@ -93,7 +93,7 @@ class VST(BaseEstimator):
         strength = chosen.strength if self.strength is None else self.strength
         _validation.positive("strength", strength)
         _validation.integer("binning", self.binning)
-        binned = summed(image_of_counts(counts), self.binning)
+        binned = summed(checked_counts(counts).astype(float), self.binning)
         smooth = chosen.denoise(anscombe(binned), float(strength))
         fine = _interpolated(unbiased_inverse(smooth), self.binning)
         rows, columns = np.shape(counts)

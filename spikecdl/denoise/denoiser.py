@@ -12,9 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from spikecdl import _validation, settings
+from spikecdl._photons import checked_counts
 from spikecdl.denoise import models
 from spikecdl.denoise.crops import Crops
-from spikecdl.denoise.inputs import checked_counts, clean_image
+from spikecdl.denoise.inputs import clean_image
 from spikecdl.denoise.light import in_known_light
 from spikecdl.denoise.peaks import estimate_peak
 from spikecdl.denoise.training import Schedule, Training
@@ -226,6 +227,8 @@ class PoissonDenoiser(BaseEstimator):
         ------
         ValueError
             If a count is negative, not whole or not finite, or the shape is another.
+        TypeError
+            If they are not numbers.
         NotFittedError
             Without weights.
 
@@ -239,7 +242,7 @@ class PoissonDenoiser(BaseEstimator):
                 "this PoissonDenoiser has no weights: call fit(images), or make it by "
                 "PoissonDenoiser.pretrained()"
             )
-        frames = checked_counts(counts)
+        frames = checked_counts(counts, stacks=True)
         stack = frames if frames.ndim == 3 else frames[None]
         rates = np.stack([self._frame(frame) for frame in stack]) if len(stack) else stack
         return rates.reshape(frames.shape).astype(np.float32)
