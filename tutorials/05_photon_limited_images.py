@@ -13,10 +13,10 @@
 # %% [markdown]
 # # Photon-limited images
 #
-# A microscope frame of a few photons per pixel is counts, as spikes are: Poisson, with a rate that we
-# want. The same model holds, an exponential family whose log rate is made of templates, now in two
-# dimensions; here its networks were trained beforehand, with clean photographs as labels. This
-# needs scikit-image (`pip install "spikecdl[images]"`).
+# A microscope frame of a few photons per pixel is counts, as spikes are: Poisson, with a rate
+# that we want. The same model holds, an exponential family whose log rate is made of templates,
+# now in two dimensions; here its networks were trained beforehand, with clean photographs as
+# labels. This needs scikit-image (`pip install "spikecdl[images]"`).
 
 # %%
 import matplotlib.pyplot as plt
@@ -43,8 +43,9 @@ f"{counts.mean():.2f} photons per pixel, at most {counts.max()}"
 # %% [markdown]
 # ## Denoised
 #
-# Counts in, expected counts out. `pretrained()` is one network for all peaks; `pretrained("uc", peak=4)`
-# and `pretrained("c", peak=4)` are the two of the source, DCEA-UC and DCEA-C, each trained for one peak.
+# Counts in, expected counts out. `pretrained()` is one network for all peaks;
+# `pretrained("uc", peak=4)` and `pretrained("c", peak=4)` are the two of the source, DCEA-UC and
+# DCEA-C, each trained for one peak.
 
 # %%
 rates = {
@@ -93,8 +94,8 @@ figure
 # %% [markdown]
 # ## What was learned
 #
-# DCEA-UC has three dictionaries of 169 templates: one takes counts to codes, one takes codes back to
-# rates within its layers, and one is the decoder. Some templates of the decoder:
+# DCEA-UC has three dictionaries of 169 templates: one takes counts to codes, one takes codes back
+# to rates within its layers, and one is the decoder. Some templates of the decoder:
 
 # %%
 templates = PoissonDenoiser.pretrained("uc", peak=4).network_.autoencoder.dictionary.templates
@@ -110,9 +111,10 @@ figure
 # %% [markdown]
 # ## A network of your own
 #
-# Photographs are not cells. A network that is trained on clean images of the kind at hand, such as long
-# exposures, does better on that kind. A real training takes hours on a CPU, or minutes on a GPU; `start`
-# goes on from weights that are there. Here are two epochs on crops of the frame's neighbourhood, to show how.
+# Photographs are not cells. A network that is trained on clean images of the kind at hand, such
+# as long exposures, does better on that kind. A real training takes hours on a CPU, or minutes on
+# a GPU; `start` goes on from weights that are there. Here are two epochs on crops of the frame's
+# neighbourhood, to show how.
 
 # %%
 images = [data.cell()[:265], data.cell()[485:]]
@@ -120,7 +122,8 @@ own = PoissonDenoiser(peak=4, model="c", n_epochs=2, batch=2, crop=64).fit(image
 [f"epoch {n + 1}: {-10 * np.log10(loss):.1f} dB" for n, loss in enumerate(own.losses_)]
 
 # %% [markdown]
-# `own.save("weights.safetensors")` keeps it, and `PoissonDenoiser.read` reads it. On the command line:
+# `own.save("weights.safetensors")` keeps it, and `PoissonDenoiser.read` reads it. On the command
+# line:
 #
 # ```bash
 # spikecdl denoise frames.tif --out rates.tif
