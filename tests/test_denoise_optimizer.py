@@ -62,3 +62,17 @@ def test_steps_turn_with_the_problem(turned):
     assert plain.abs().max() > 0.05
     expected = (plain.detach().flatten(1) @ turn).view_as(plain)
     torch.testing.assert_close(mixed.detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-18])
+def test_gradients_of_one_rank_and_small(scale):
+    """Most eigenvalues of their moments are equal: eigenvectors in single precision may fail."""
+    rows, pixels = torch.ones(64, 1), torch.ones(567)
+    rows[::2], pixels[::9] = 0, 0
+    templates = torch.zeros(64, 63, 3, 3, requires_grad=True)
+    templates.grad = (scale * rows * pixels).view_as(templates)
+    optimizer = SOAP([templates], lr=0.1)
+    optimizer.step()
+    optimizer.step()
+    assert torch.isfinite(templates).all()
+    assert (templates.flatten(1)[1::2, 1] < 0).all()

@@ -70,9 +70,16 @@ def _move(parameter: Tensor, state: dict[str, Any], learning_rate: float) -> Non
 def _moments(gradient: Tensor) -> dict[str, Tensor]:
     """Return the second moments on either side, and their eigenvectors."""
     rows, columns = gradient @ gradient.mT, gradient.mT @ gradient
-    # contiguous, as they are when read from a file: products then have the same bits
-    left, right = (torch.linalg.eigh(both).eigenvectors.contiguous() for both in (rows, columns))
+    left, right = _eigenvectors(rows), _eigenvectors(columns)
     return {"rows": rows, "columns": columns, "left": left, "right": right}
+
+
+def _eigenvectors(moments: Tensor) -> Tensor:
+    """Return eigenvectors in columns; near 1 and in double precision it converges for all ranks."""
+    largest = moments.abs().amax().clamp(min=torch.finfo(moments.dtype).tiny)
+    vectors = torch.linalg.eigh((moments / largest).double()).eigenvectors
+    # contiguous, as they are when read from a file: products then have the same bits
+    return vectors.to(moments.dtype).contiguous()
 
 
 def _turned(matrix: Tensor, state: dict[str, Any]) -> Tensor:
