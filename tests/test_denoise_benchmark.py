@@ -111,3 +111,10 @@ def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(ValueError, match=r"needs scikit-image.*spikecdl\[images\]"):
         made().run(print)
+
+
+def test_one_draw_has_no_standard_error():
+    rows = [("a", 1.0, 10, "i", 0, 20.0, 0.5, 0.1), ("a", 1.0, 10, "j", 0, 22.0, 0.7, 0.1)]
+    names = ["method", "peak", "n_parameters", "image", "draw", "psnr", "ssim", "seconds"]
+    line = benchmark.in_words(pd.DataFrame(rows, columns=names))[1]
+    assert line.split() == ["1", "a", "21.00", "0.600", "0.10", "10"]

@@ -216,11 +216,16 @@ def in_words(table: pd.DataFrame) -> list[str]:
     lines = ["{:>5} {:<8} {:>15} {:>16} {:>8} {:>10}".format(*titles)]
     for row in summary(table).itertuples():
         lines.append(
-            f"{row.peak:>5g} {row.method:<8} {row.psnr:>7.2f} +- {row.psnr_error:<4.2f} "
-            f"{row.ssim:>7.3f} +- {row.ssim_error:<5.3f} {row.seconds:>8.2f} "
+            f"{row.peak:>5g} {row.method:<8} {_uncertain(row.psnr, row.psnr_error, 2):>15} "
+            f"{_uncertain(row.ssim, row.ssim_error, 3):>16} {row.seconds:>8.2f} "
             f"{row.n_parameters:>10,.0f}"
         )
     return lines
+
+
+def _uncertain(value: float, error: float, digits: int) -> str:
+    """Return a value with its standard error, if there is one."""
+    return f"{value:.{digits}f}" + ("" if np.isnan(error) else f" +- {error:.{digits}f}")
 
 
 def images_in_words(table: pd.DataFrame) -> list[str]:
