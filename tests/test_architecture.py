@@ -36,7 +36,7 @@ LAYERS = (
         "cells",
         "_group_quadratic",
     }
-    | {"threads", "ranks", "_validation", "_kolmogorov", "_files"},
+    | {"threads", "ranks", "_validation", "_kolmogorov", "_files", "_photons"},
     {"encoder", "windows", "_working_set", "_group_set"},
     {"autoencoder", "coding", "events", "data", "binned", "results", "waveforms", "metrics"}
     | {"implicit", "_support", "rescaling", "goodness_of_fit", "shallow"}
