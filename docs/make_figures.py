@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 
 import spikecdl
 from spikecdl import plots
-from spikecdl.denoise.benchmark import Benchmark
-from spikecdl.denoise.figures import comparison
+from spikecdl.denoise.benchmark import Benchmark, comparison
 
 HERE = Path(__file__).parent
 

@@ -13,18 +13,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Family": "families",
-    "Gaussian": "families",
-    "Binomial": "families",
-    "Poisson": "families",
-    "NegativeBinomial": "families",
-    "ConvDictionary": "dictionary",
-    "L1": "penalties",
-    "GroupL1": "penalties",
-    "UnrolledEncoder": "encoder",
-    "UnrolledAutoencoder": "autoencoder",
-    "ImplicitEncoder": "implicit",
-    "sparse_code": "coding",
+    "Family": "model.families",
+    "Gaussian": "model.families",
+    "Binomial": "model.families",
+    "Poisson": "model.families",
+    "NegativeBinomial": "model.families",
+    "ConvDictionary": "model.dictionary",
+    "L1": "model.penalties",
+    "GroupL1": "model.penalties",
+    "UnrolledEncoder": "model.encoder",
+    "UnrolledAutoencoder": "model.autoencoder",
+    "ImplicitEncoder": "solvers.implicit",
+    "sparse_code": "solvers.sparse_coding",
     "SpikeTrains": "data",
     "BinnedSpikes": "data",
     "Truth": "data",
@@ -47,17 +47,18 @@ _HOME = {
     "write_npz": "io",
     "write_counts": "io",
 }
-_MODULES = (
-    *("metrics", "plots", "report", "simulate", "waveforms", "suggestions", "io"),
-    *("baselines", "datasets", "denoise", "goodness_of_fit", "heldout"),
-)
+_MODULES = {
+    **{name: name for name in ("baselines", "datasets", "denoise", "io", "plots", "report")},
+    **{name: name for name in ("simulate", "suggestions")},
+    **{name: f"evaluation.{name}" for name in ("goodness_of_fit", "heldout", "metrics")},
+}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

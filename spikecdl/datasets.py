@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl import _validation
+from spikecdl import validation
 from spikecdl.data import SpikeTrains
 
 if sys.version_info >= (3, 11):
@@ -98,7 +98,7 @@ def fetch_whisker(
     if isinstance(names, str):
         raise TypeError(f"`names` (={names!r}) must be a sequence of names, as [{names!r}]")
     for name in names:
-        _validation.one_of("names", name, WHISKER)
+        validation.one_of("names", name, WHISKER)
     return {name: _whisker(name, _folder(folder)) for name in names}
 
 
@@ -122,7 +122,7 @@ def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndar
     ConnectionError, ValueError
         As `fetch_whisker`.
     """
-    unit = WHISKER[_validation.one_of("name", name, WHISKER)][0]
+    unit = WHISKER[validation.one_of("name", name, WHISKER)][0]
     trials, _ = _recorded(name, unit, "t", _folder(folder))
     return trials / 10
 

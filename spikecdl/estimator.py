@@ -14,22 +14,26 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from spikecdl import _validation, models, preparation, ranks, scoring, settings, threads
+from spikecdl import config, conversion, validation
+from spikecdl.checkpoint import Checkpoint, read_model, write_model
+from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
-from spikecdl.decomposing import decompose
-from spikecdl.dictionary import ConvDictionary
-from spikecdl.events import Events
-from spikecdl.families import FAMILIES, Family
-from spikecdl.penalties import PENALTIES, Penalty
-from spikecdl.preparation import LAYOUTS, Layout
+from spikecdl.evaluation import deviance
+from spikecdl.evaluation.decomposition import decompose
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.penalties import PENALTIES, Penalty
+from spikecdl.solvers import threads
+from spikecdl.solvers.events import Events
 from spikecdl.training import (
     Fixed,
     Fraction,
     Learned,
-    NullScore,
     Problem,
     Trainer,
+    UniversalThreshold,
     Weight,
+    distributed,
     lambda_max,
 )
 
@@ -80,7 +84,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         Linear predictor without events: learned with the codes per unit and window; estimated
         from bins between two times of each window; or given as rates in Hz, (unit,) or
         (trial, unit).
-    gradient : str or trainer
+    trainer : str or trainer
         "alternating", "unrolled" (the source's) or "implicit" (its limit of infinitely many
         layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.
     n_epochs : int, optional
@@ -142,7 +146,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         penalty: str | Penalty = "l1",
         penalty_weight: float | None = None,
         baseline: Any = "learned",
-        gradient: str | Trainer = "alternating",
+        trainer: str | Trainer = "alternating",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
         device: str = "auto",
@@ -155,7 +159,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.penalty = penalty
         self.penalty_weight = penalty_weight
         self.baseline = baseline
-        self.gradient = gradient
+        self.trainer = trainer
         self.n_epochs = n_epochs
         self.bin_size = bin_size
         self.device = device
@@ -199,23 +203,23 @@ class DCEA(TransformerMixin, BaseEstimator):
         if resume and checkpoint is None:
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
-        length = settings.template_bins(self.template_length, counts.bin_size, counts.n_bins)
-        generator = settings.generator(self.random_state)
-        problem = self._problem(counts, settings.weight(self.penalty_weight), length, generator)
+        length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
+        generator = config.generator(self.random_state)
+        problem = self._problem(counts, config.weight(self.penalty_weight), length, generator)
         file = None
         if checkpoint is not None:
-            described = settings.describe(self.get_params(deep=False))
-            file = models.Checkpoint.of(checkpoint, described, problem)
+            described = config.describe(self.get_params(deep=False))
+            file = Checkpoint.of(checkpoint, described, problem)
         learned = file.load(problem.data.baseline.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
-            if file is not None and ranks.present().rank == 0:
+            if file is not None and distributed.current_processes().rank == 0:
                 file.save(state)
             if on_epoch is not None:
                 on_epoch(state)
 
         with threads.for_size(_size(problem)):
-            learned = settings.trainer(self.gradient).fit(problem, learned, after_epoch)
+            learned = config.trainer(self.trainer).fit(problem, learned, after_epoch)
         self._keep(counts, problem, learned)
         return self
 
@@ -262,13 +266,13 @@ class DCEA(TransformerMixin, BaseEstimator):
         for fold in range(min(_FOLDS, counts.n_bins)):
             hidden = np.arange(counts.n_bins) % _FOLDS == fold
             seen = self._fitted_problem(counts, hidden)
-            found, null = self._encode(seen), scoring.null_rate(seen.data, prior=0.5)
+            found, null = self._encode(seen), deviance.null_rate(seen.data, prior=0.5)
             null = null.expand_as(whole.baseline).flatten(0, 1)
             judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
             for part, some in judged.parts(seen.n_templates):
                 eta = self._eta(seen, *found, part)
-                lost += scoring.deviances(some, eta, null[part]).sum((1, 2))
-        return float(scoring.gained(lost))
+                lost += deviance.deviances(some, eta, null[part]).sum((1, 2))
+        return float(deviance.gained(lost))
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""
@@ -296,13 +300,13 @@ class DCEA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
-        described = settings.describe(self.get_params(deep=False))
-        models.write_model(path, self._tensors, described, fitted)
+        described = config.describe(self.get_params(deep=False))
+        write_model(path, self._tensors, described, fitted)
 
     @property
     def epochs_at_most(self) -> int:
         """Epochs after which training stops at the latest."""
-        default = settings.trainer(self.gradient).default_epochs
+        default = config.trainer(self.trainer).default_epochs
         return default if self.n_epochs is None else self.n_epochs
 
     def __sklearn_tags__(self) -> Any:
@@ -318,21 +322,21 @@ class DCEA(TransformerMixin, BaseEstimator):
     # ----- counts made into a problem
 
     def _family(self) -> Family:
-        return _validation.member("family", self.family, FAMILIES, Family)
+        return validation.member("family", self.family, FAMILIES, Family)
 
     def _layout(self) -> Layout:
-        return LAYOUTS[_validation.one_of("layout", self.layout, LAYOUTS)]
+        return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Check the input; against the fit, unless it is for a new one."""
         if not isinstance(X, BinnedSpikes):
             X = self._array(X, reset)
-        counts = preparation.as_counts(X, self.bin_size)
+        counts = conversion.as_counts(X, self.bin_size)
         if reset:
             return counts
         check_is_fitted(self)
         units = self.unit_ids_ if self.layout == "joint" else None
-        preparation.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
+        conversion.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
 
     def _array(self, X: Any, reset: bool) -> np.ndarray:
@@ -361,21 +365,21 @@ class DCEA(TransformerMixin, BaseEstimator):
         generator: torch.Generator,
         hidden: np.ndarray | None = None,
     ) -> Problem:
-        model = (self._family(), self._layout(), self.baseline, settings.device(self.device))
+        model = (self._family(), self._layout(), self.baseline, config.device(self.device))
         return Problem(
-            data=preparation.observe(counts, *model, hidden),
-            n_templates=_validation.integer("n_templates", self.n_templates),
+            data=conversion.observe(counts, *model, hidden),
+            n_templates=validation.integer("n_templates", self.n_templates),
             length=length,
-            penalty=_validation.member("penalty", self.penalty, PENALTIES, Penalty),
+            penalty=validation.member("penalty", self.penalty, PENALTIES, Penalty),
             weight=weight,
-            n_epochs=_validation.integer("n_epochs", self.epochs_at_most),
+            n_epochs=validation.integer("n_epochs", self.epochs_at_most),
             generator=generator,
         )
 
     def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
         """Return the problem of finding codes for templates that are known, with bins hidden."""
         fixed = self._absolute_weight
-        weight = NullScore() if fixed is None else Fixed(fixed)
+        weight = UniversalThreshold() if fixed is None else Fixed(fixed)
         return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
 
     # ----- what was learned
@@ -395,7 +399,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         self._tensors = {
             name: value[order] if value.ndim else value for name, value in tensors.items()
         }
-        self.baseline_ = preparation.baseline_rates(counts, self._layout(), problem.data, baseline)
+        self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         self._set_weight(problem)
         self.n_bins_ = problem.length
         self.bin_size_, self.unit_ids_ = counts.bin_size, counts.unit_ids
@@ -417,14 +421,14 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _dictionary(self) -> ConvDictionary:
         templates = self._tensors["templates"]
-        return ConvDictionary(templates.to(settings.device(self.device), torch.float32))
+        return ConvDictionary(templates.to(config.device(self.device), torch.float32))
 
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, of the windows in the order of ``data.rows()``, and baseline."""
         device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
         with threads.for_size(_size(problem)):
-            events, baseline = settings.trainer(self.gradient).encode(problem, tensors)
+            events, baseline = config.trainer(self.trainer).encode(problem, tensors)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 
     def _codes(self, problem: Problem, events: Events) -> Tensor:
@@ -457,8 +461,8 @@ def load(path: str | Path) -> DCEA:
     ValueError
         If the file is damaged, or not of a model.
     """
-    tensors, content = models.read_model(path)
-    model = DCEA(**settings.restore(content["settings"]))
+    tensors, content = read_model(path)
+    model = DCEA(**config.restore(content["settings"]))
     for name, value in content["fitted"].items():
         setattr(model, name, value)
     model._tensors, model.templates_ = tensors, tensors["templates"].numpy()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from spikecdl import _validation
+from spikecdl import validation
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.dictionary import ConvDictionary
-from spikecdl.families import FAMILIES, Family
-from spikecdl.results import EVENT_COLUMNS, LAYOUTS
-from spikecdl.waveforms import sequence, waveform
+from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +52,7 @@ def simulate(
         Observation model; a binomial's ``n_trials`` per bin and recorded trial is 1 unless given
         as ``Binomial(n_trials)``.
     templates : sequence of str, or ndarray (template, channel, bin) or (template, bin)
-        Names of shapes (see `spikecdl.waveforms.SHAPES`), or waveforms, which are scaled to unit
+        Names of shapes (see `spikecdl.simulate.SHAPES`), or waveforms, which are scaled to unit
         norm.  The joint layout has one channel per unit: named shapes stand at random latencies.
     n_trials, n_units : int
         Recorded trials, and units.
@@ -100,13 +99,13 @@ def simulate(
     >>> counts.shape, counts.truth.templates.shape
     ((4, 2, 1000), (1, 1, 50))
     """
-    model = _validation.member("family", family, FAMILIES, Family)
-    slots, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
-    _validation.one_of("layout", layout, LAYOUTS)
+    model = validation.member("family", family, FAMILIES, Family)
+    sub_bins, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
+    validation.one_of("layout", layout, LAYOUTS)
     for name, number in (("n_trials", n_trials), ("n_units", n_units)):
-        _validation.integer(name, number)
+        validation.integer(name, number)
     if random_state is not None:
-        random_state = _validation.integer("random_state", random_state, minimum=0)
+        random_state = validation.integer("random_state", random_state, minimum=0)
     n_bins = _whole("duration", duration, bin_size)
     rng = np.random.default_rng(random_state)
     channels = n_units if layout == "joint" else 1
@@ -142,7 +141,7 @@ def simulate(
     counts = BinnedSpikes.from_array(
         y.astype(np.int64) if model.integer_valued else y,
         bin_size,
-        slots=slots,
+        sub_bins=sub_bins,
         trial_starts=np.arange(n_trials) * spacing * bin_size,
         source="simulation",
         truth=truth,
@@ -211,7 +210,7 @@ def _times(
 
 def _whole(name: str, seconds: float, bin_size: float) -> int:
     """Return a time as a number of bins, which must be whole."""
-    ratio = _validation.positive(name, seconds, "seconds") / _validation.positive(
+    ratio = validation.positive(name, seconds, "seconds") / validation.positive(
         "bin_size", bin_size, "seconds"
     )
     if round(ratio) < 1 or abs(ratio - round(ratio)) > _SLACK * ratio:
@@ -257,7 +256,7 @@ def _gap_bins(gap: float, bin_size: float) -> int:
 
 
 def _at_least_0(name: str, value: float, unit: str) -> float:
-    number = _validation.real(name, value, unit)
+    number = validation.real(name, value, unit)
     if number < 0:
         raise ValueError(f"`{name}` (={value!r}) must not be negative, in {unit}")
     return number
@@ -276,7 +275,7 @@ def _events(
 
     most = 1 + (n_places - 1) // max(gap, 1)
     if n_events is not None:
-        expected = float(_validation.integer("n_events", n_events, minimum=0))
+        expected = float(validation.integer("n_events", n_events, minimum=0))
     if expected > most:
         raise ValueError(
             f"{expected:g} events of a template do not fit in a window with `gap` {gap} bins (at "
@@ -299,7 +298,7 @@ def _amplitudes(law: Any, size: int, rng: np.random.Generator) -> np.ndarray:
     if hasattr(law, "rvs"):
         return np.asarray(law.rvs(size=size, random_state=rng), dtype=float)
     low, high = law if isinstance(law, tuple | list) and len(law) == 2 else (law, law)
-    low, high = (_validation.real("amplitude", edge) for edge in (low, high))
+    low, high = (validation.real("amplitude", edge) for edge in (low, high))
     if low > high:
         raise ValueError(f"`amplitude` (={law!r}) must be (low, high)")
     return rng.uniform(low, high, size)
@@ -348,3 +347,87 @@ def _eta(
         )
     signal = ConvDictionary(torch.as_tensor(waves))(torch.as_tensor(codes)).detach()
     return signal.reshape(n_trials, n_units, n_bins) + mean[..., None]
+
+
+_TURN = 25 * 0.2565  # radians that half of the source's cosine template runs through
+
+
+def square(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a step: up for the first half, down for the second."""
+    return np.where(np.arange(n_bins) < n_bins / 2, 1.0, -1.0)
+
+
+def vee(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a straight fall and rise, from 1 to -1 and back."""
+    return _mirrored(np.linspace(1.0, -1.0, (n_bins + 1) // 2), n_bins)
+
+
+def cosine(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Return one turn of a cosine and its mirror image."""
+    half = (n_bins + 1) // 2
+    return _mirrored(np.cos(_TURN / half * np.arange(half)), n_bins)
+
+
+def smooth(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random sum of five slow sines that begins and ends at zero."""
+    time = (np.arange(n_bins) + 0.5) / n_bins
+    order = np.arange(1, 6)
+    return np.sin(np.pi * np.outer(time, order)) @ (rng.normal(size=5) / order)
+
+
+#: Shapes by name: functions of the number of bins and a NumPy random generator.
+SHAPES: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {
+    "square": square,
+    "vee": vee,
+    "cosine": cosine,
+    "smooth": smooth,
+}
+
+
+def waveform(shape: str, n_bins: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Return a template of one channel and unit l2 norm.
+
+    Parameters
+    ----------
+    shape : {"square", "vee", "cosine", "smooth"}
+        The first three are those of Tolooshams et al., arXiv:1907.03211, section 5.
+    n_bins : int
+        Length.
+    rng : numpy.random.Generator, optional
+        For random shapes.
+
+    Raises
+    ------
+    ValueError
+        If there is no such shape, or fewer than two bins.
+
+    Examples
+    --------
+    >>> waveform("square", 4)
+    array([ 0.5,  0.5, -0.5, -0.5])
+    """
+    validation.one_of("shape", shape, SHAPES)
+    validation.integer("n_bins", n_bins, minimum=2)
+    values = SHAPES[shape](n_bins, np.random.default_rng(0) if rng is None else rng)
+    return values / np.linalg.norm(values)
+
+
+def sequence(shape: str, n_units: int, n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a template across units, (unit, bin) of unit l2 norm.
+
+    Every unit has the waveform, half as long as the template, at a random latency.
+
+    Examples
+    --------
+    >>> sequence("vee", 3, 20, np.random.default_rng(0)).shape
+    (3, 20)
+    """
+    brief = waveform(shape, max(n_bins // 2, 2), rng)
+    template = np.zeros((n_units, n_bins))
+    for unit, latency in enumerate(rng.integers(0, n_bins - len(brief) + 1, n_units)):
+        template[unit, latency : latency + len(brief)] = brief
+    return template / np.linalg.norm(template)
+
+
+def _mirrored(half: np.ndarray, n_bins: int) -> np.ndarray:
+    return np.concatenate([half, half[::-1][n_bins % 2 :]])

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikecdl.dictionary import ConvDictionary
-from spikecdl.families import FAMILIES, Family
-from spikecdl.penalties import L1, Penalty
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.penalties import L1, Penalty
 
 N_TRIALS = 12
 

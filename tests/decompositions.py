@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from spikecdl.data import BinnedSpikes, Decomposition
-from spikecdl.families import FAMILIES
+from spikecdl.model.families import FAMILIES
 
 
 def made_up(

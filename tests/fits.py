@@ -47,12 +47,12 @@ def some_counts(
     )
 
 
-def quick(family: str = "poisson", gradient: str = "alternating", **arguments: Any) -> DCEA:
+def quick(family: str = "poisson", trainer: str = "alternating", **arguments: Any) -> DCEA:
     """Return a model for `some_counts` that is fitted in a fraction of a second."""
     settings = {"penalty_weight": 0.2, "n_epochs": 2, "random_state": 0, **arguments}
     chosen = MODEL.get(family, family)
-    trainer = TRAINERS.get(gradient, gradient)
-    return DCEA(1, LENGTH, chosen, gradient=trainer).set_params(**settings)
+    trainer = TRAINERS.get(trainer, trainer)
+    return DCEA(1, LENGTH, chosen, trainer=trainer).set_params(**settings)
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:

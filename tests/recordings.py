@@ -71,7 +71,7 @@ def make_counts(*, masked: bool = True, truth: str | None = None) -> BinnedSpike
         t_start=-0.03,
         unit_ids=("u7", "u9"),
         trial_ids=(4, 5, 9),
-        slots=10,
+        sub_bins=10,
         trial_starts=[0.5, 2.0, 4.25],
         truth=None if truth is None else make_truth(3, 2, layout=truth),
     )
@@ -144,6 +144,6 @@ def assert_same_counts(one: BinnedSpikes, other: BinnedSpikes) -> None:
         left, right = getattr(one, name), getattr(other, name)
         np.testing.assert_array_equal(left, right, err_msg=name)
         assert left.dtype.kind == right.dtype.kind, name
-    for name in ("bin_size", "t_start", "unit_ids", "trial_ids", "slots"):
+    for name in ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins"):
         assert getattr(one, name) == getattr(other, name), name
     assert_same_truth(one.truth, other.truth)

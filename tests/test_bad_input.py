@@ -47,7 +47,7 @@ def fit(counts: object = COUNTS, n_templates: int = 1, length: float = 10, **arg
 
 def quick(checkpoint: Path | None = None, random_state: int = 0, **arguments) -> DCEA:
     """A model that was hardly trained; goes on from a checkpoint if there is one."""
-    model = DCEA(1, 10, random_state=random_state, n_epochs=1, gradient=QUICK, **arguments)
+    model = DCEA(1, 10, random_state=random_state, n_epochs=1, trainer=QUICK, **arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
         return model.fit(COUNTS, checkpoint=checkpoint, resume=checkpoint is not None)
@@ -163,9 +163,9 @@ FITS = [
     ),
     Row("unknown layout", lambda: fit(layout="both"), "`layout` (='both'); joint, shared"),
     Row(
-        "unknown gradient",
-        lambda: fit(gradient="adam"),
-        "`gradient` (='adam'); alternating, implicit, unrolled",
+        "unknown trainer",
+        lambda: fit(trainer="adam"),
+        "`trainer` (='adam'); alternating, implicit, unrolled",
     ),
     Row("unknown penalty", lambda: fit(penalty="l0"), "`penalty` (='l0'); group_l1, l1"),
     Row(

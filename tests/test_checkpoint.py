@@ -16,16 +16,25 @@ import torch
 from fits import TRAINERS, quick, same_bits, some_counts
 
 import spikecdl
-from spikecdl import DCEA, L1, Alternating, Binomial, GroupL1, NegativeBinomial, Unrolled, storage
+from spikecdl import (
+    DCEA,
+    L1,
+    Alternating,
+    Binomial,
+    GroupL1,
+    NegativeBinomial,
+    Unrolled,
+    checkpoint,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
-each_trainer = pytest.mark.parametrize("gradient", sorted(TRAINERS))
+each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
 MODELS = {
     "names": lambda: quick(penalty_weight=None),
-    "implicit": lambda: quick(gradient="implicit"),
-    "unrolled": lambda: quick(gradient="unrolled"),
-    "untied": lambda: quick(gradient=Unrolled(n_unrolled=8, tied=False, step=0.02)),
+    "implicit": lambda: quick(trainer="implicit"),
+    "unrolled": lambda: quick(trainer="unrolled"),
+    "untied": lambda: quick(trainer=Unrolled(n_unrolled=8, tied=False, step=0.02)),
     "objects": lambda: quick(
         Binomial(n_trials=np.int64(40)),
         Alternating(separation=0.3),
@@ -57,7 +66,7 @@ class TestModel:
         assert again.score(counts) == model.score(counts)
         for attribute in ("history_", "converged_", "n_iter_", "penalty_weight_", "unit_ids_"):
             assert getattr(again, attribute) == getattr(model, attribute)
-        assert repr(again.get_params()["gradient"]) == repr(model.get_params()["gradient"])
+        assert repr(again.get_params()["trainer"]) == repr(model.get_params()["trainer"])
 
     def test_fits_again_to_the_same_bits(self, tmp_path):
         counts = some_counts("binomial")
@@ -100,7 +109,7 @@ class TestModel:
         (tmp_path / "text.safetensors").write_text("templates")
         with pytest.raises(ValueError, match="not a file written by spikecdl, or damaged"):
             spikecdl.load(tmp_path / "text")
-        storage.save_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}, {})
+        checkpoint.save_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}, {})
         with pytest.raises(ValueError, match="not a model"):
             spikecdl.load(tmp_path / "checkpoint")
 
@@ -153,15 +162,15 @@ class TestResume:
 
     @each_trainer
     @pytest.mark.parametrize("epochs", [1, 2])
-    def test_gives_the_bits_of_an_unbroken_fit(self, gradient, epochs, tmp_path):
+    def test_gives_the_bits_of_an_unbroken_fit(self, trainer, epochs, tmp_path):
         file, counts = tmp_path / "checkpoint.safetensors", some_counts()
-        model = quick(gradient=gradient, **LONG)
+        model = quick(trainer=trainer, **LONG)
         with pytest.raises(Stop):
             model.fit(counts, checkpoint=file, on_epoch=stop_after(epochs))
         seen = []
         on_epoch = lambda state: seen.append(state.epoch)  # noqa: E731
         model.fit(counts, checkpoint=file, resume=True, on_epoch=on_epoch)
-        whole = quick(gradient=gradient, **LONG).fit(counts)
+        whole = quick(trainer=trainer, **LONG).fit(counts)
         assert whole.n_iter_ == 3
         assert seen == list(range(epochs + 1, whole.n_iter_ + 1))
         assert same_bits(model.templates_, whole.templates_)
@@ -181,10 +190,10 @@ class TestResume:
             assert torch.equal(model._tensors[name], tensor), name
 
     @each_trainer
-    def test_a_finished_fit_is_as_it_was(self, gradient, tmp_path):
+    def test_a_finished_fit_is_as_it_was(self, trainer, tmp_path):
         file, counts = tmp_path / "checkpoint", some_counts()
-        model = quick(gradient=gradient).fit(counts, checkpoint=file)
-        again = quick(gradient=gradient).fit(
+        model = quick(trainer=trainer).fit(counts, checkpoint=file)
+        again = quick(trainer=trainer).fit(
             counts, checkpoint=file, resume=True, on_epoch=lambda state: pytest.fail("an epoch")
         )
         assert same_bits(again.templates_, model.templates_)
@@ -192,9 +201,9 @@ class TestResume:
 
     def test_goes_on_for_more_epochs(self, tmp_path):
         file, counts = tmp_path / "checkpoint", some_counts()
-        quick(gradient="unrolled", n_epochs=1).fit(counts, checkpoint=file)
-        more = quick(gradient="unrolled", n_epochs=3).fit(counts, checkpoint=file, resume=True)
-        whole = quick(gradient="unrolled", n_epochs=3).fit(counts)
+        quick(trainer="unrolled", n_epochs=1).fit(counts, checkpoint=file)
+        more = quick(trainer="unrolled", n_epochs=3).fit(counts, checkpoint=file, resume=True)
+        whole = quick(trainer="unrolled", n_epochs=3).fit(counts)
         assert same_bits(more.templates_, whole.templates_)
 
     def test_without_a_file_begins(self, tmp_path):
@@ -235,11 +244,11 @@ class TestResume:
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
     @each_trainer
-    def test_after_kill_9(self, gradient, tmp_path):
+    def test_after_kill_9(self, trainer, tmp_path):
         file = tmp_path / "checkpoint"
         code = (
             "import sys, time; from fits import quick, some_counts;"
-            f"quick(gradient={gradient!r}, **{LONG}).fit(some_counts(), checkpoint=sys.argv[1],"
+            f"quick(trainer={trainer!r}, **{LONG}).fit(some_counts(), checkpoint=sys.argv[1],"
             "on_epoch=lambda state: time.sleep(0.2))"
         )
         process = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment())
@@ -248,10 +257,10 @@ class TestResume:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert storage.load_tensors(file)[1]["epoch"] < 3
-        model = quick(gradient=gradient, **LONG)
+        assert checkpoint.load_tensors(file)[1]["epoch"] < 3
+        model = quick(trainer=trainer, **LONG)
         model.fit(some_counts(), checkpoint=file, resume=True)
-        whole = quick(gradient=gradient, **LONG).fit(some_counts())
+        whole = quick(trainer=trainer, **LONG).fit(some_counts())
         assert same_bits(model.templates_, whole.templates_)
         assert same_bits(model.baseline_, whole.baseline_)
 

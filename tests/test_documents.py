@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 import spikecdl
-from spikecdl.families import FAMILIES
+from spikecdl.model.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")])

@@ -14,12 +14,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import spikecdl
 from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Implicit, Unrolled
 from spikecdl.estimator import NotConvergedWarning
-from spikecdl.families import FAMILIES
-from spikecdl.metrics import recovery
+from spikecdl.evaluation.metrics import recovery
+from spikecdl.model.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
-each_trainer = pytest.mark.parametrize("gradient", sorted(TRAINERS))
+each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ TOO_SHORT = "a window of one bin is shorter than this template, which the error 
 
 @parametrize_with_checks(
     [
-        DCEA(1, 2, "gaussian", gradient=Alternating(), n_epochs=1),
-        DCEA(1, 2, "gaussian", gradient=Unrolled(n_unrolled=3), n_epochs=1),
-        DCEA(1, 2, "gaussian", gradient=Implicit(), n_epochs=1),
+        DCEA(1, 2, "gaussian", trainer=Alternating(), n_epochs=1),
+        DCEA(1, 2, "gaussian", trainer=Unrolled(n_unrolled=3), n_epochs=1),
+        DCEA(1, 2, "gaussian", trainer=Implicit(), n_epochs=1),
     ],
     expected_failed_checks=lambda model: {"check_fit2d_1feature": TOO_SHORT},
 )
@@ -63,15 +63,15 @@ class TestArguments:
 
     def test_objects_survive_clone_and_set_params(self):
         model = DCEA(family=Binomial(n_trials=30), penalty=GroupL1(sign="both"))
-        copy = clone(model).set_params(gradient=Unrolled(n_unrolled=7), baseline=(0.0, 1.0))
+        copy = clone(model).set_params(trainer=Unrolled(n_unrolled=7), baseline=(0.0, 1.0))
         assert copy.family.n_trials == 30
         assert copy.penalty.sign == "both"
-        assert copy.gradient.n_unrolled == 7
-        assert model.gradient == "alternating"
+        assert copy.trainer.n_unrolled == 7
+        assert model.trainer == "alternating"
 
     @each_trainer
-    def test_are_the_same_after_fit(self, gradient):
-        model = quick(gradient=gradient, baseline=[1.0, 1.0])
+    def test_are_the_same_after_fit(self, trainer):
+        model = quick(trainer=trainer, baseline=[1.0, 1.0])
         before = dict(model.get_params(deep=False))
         model.fit(some_counts())
         assert all(value is before[name] for name, value in model.get_params(deep=False).items())
@@ -99,8 +99,8 @@ class TestArguments:
             ({"baseline": 0.0}, ValueError, "`baseline`.*above 0"),
             ({"baseline": (500.0, 600.0)}, ValueError, "`baseline`.*no whole bin"),
             ({"baseline": (1.0, 2.0, 3.0)}, ValueError, "`baseline`.*pair"),
-            ({"gradient": "newton"}, ValueError, "`gradient`.*alternating, implicit, unrolled"),
-            ({"gradient": 1}, TypeError, "`gradient`"),
+            ({"trainer": "newton"}, ValueError, "`trainer`.*alternating, implicit, unrolled"),
+            ({"trainer": 1}, TypeError, "`trainer`"),
             ({"n_epochs": 0}, ValueError, "`n_epochs`"),
             ({"device": "tpu"}, ValueError, "`device`"),
             ({"random_state": -1}, ValueError, "`random_state`"),
@@ -129,10 +129,10 @@ class TestInput:
     """Arrays of two and three axes and `BinnedSpikes` are the same thing."""
 
     @each_trainer
-    def test_kinds_give_the_same_bits(self, gradient):
+    def test_kinds_give_the_same_bits(self, trainer):
         counts = some_counts(units=1, trials=4)
         kinds = counts, counts.counts, counts.counts[:, 0].tolist()
-        models = [quick(gradient=gradient).fit(kind) for kind in kinds]
+        models = [quick(trainer=trainer).fit(kind) for kind in kinds]
         for kind, model in zip(kinds, models, strict=True):
             assert same_bits(model.templates_, models[0].templates_)
             assert same_bits(model.transform(kind), models[0].transform(counts))
@@ -189,7 +189,7 @@ class TestInput:
         y[1, 0, 7] = 5
         words = "count 5 of unit 'a', trial 'two', bin 7 .*Binomial.*n_trials .=4."
         counts = BinnedSpikes.from_array(
-            y, unit_ids=("a", "b"), trial_ids=("one", "two", "three"), slots=4
+            y, unit_ids=("a", "b"), trial_ids=("one", "two", "three"), sub_bins=4
         )
         for family in ("binomial", Binomial(n_trials=4)):
             with pytest.raises(ValueError, match=words):
@@ -261,7 +261,7 @@ class TestResults:
         """So that probabilities per Bernoulli trial can be told from rates."""
         counts = some_counts("binomial")
         parts = fitted("binomial").decompose(counts.counts)
-        assert parts.counts.slots == counts.slots == 12
+        assert parts.counts.sub_bins == counts.sub_bins == 12
         assert same_bits(parts.rate, fitted("binomial").decompose(counts).rate)
 
     def test_codes_rebuild_the_contributions(self, fitted):
@@ -278,40 +278,40 @@ class TestResults:
         assert number[0] >= number[1]
 
     @each_trainer
-    def test_signs(self, gradient):
+    def test_signs(self, trainer):
         up = some_counts("gaussian", units=1).counts
         counts = np.concatenate([up, 2.0 - up])  # mirrored at the baseline
-        both = quick("gaussian", gradient, penalty=L1(sign="both")).fit(counts).transform(counts)
+        both = quick("gaussian", trainer, penalty=L1(sign="both")).fit(counts).transform(counts)
         assert (both > 0).any()
         assert (both < 0).any()
-        down = quick("gaussian", gradient, penalty=L1(sign="negative"))
+        down = quick("gaussian", trainer, penalty=L1(sign="negative"))
         assert down.fit(counts).transform(counts).max() == 0
-        assert quick("gaussian", gradient).fit(counts).transform(counts).min() == 0
+        assert quick("gaussian", trainer).fit(counts).transform(counts).min() == 0
         one_each = quick(
-            "gaussian", gradient, n_templates=2, penalty=L1(sign=("positive", "positive"))
+            "gaussian", trainer, n_templates=2, penalty=L1(sign=("positive", "positive"))
         )
         assert one_each.fit(counts).transform(counts).min() == 0
         for signs in (("positive", "negative"), ("negative", "positive")):
-            mixed = quick("gaussian", gradient, n_templates=2, penalty=L1(sign=signs))
+            mixed = quick("gaussian", trainer, n_templates=2, penalty=L1(sign=signs))
             codes = mixed.fit(counts).transform(counts)
             for c, sign in enumerate(signs):
                 assert (codes[:, c] * (1 if sign == "positive" else -1)).min() == 0
 
     @each_trainer
-    def test_groups_fire_together(self, gradient):
+    def test_groups_fire_together(self, trainer):
         """Units that share events: under `GroupL1` they are found in both or in neither."""
         single = some_counts(units=1)
         y = np.repeat(single.counts, 2, axis=1)
         y[:, 1] = np.random.default_rng(0).binomial(y[:, 1], 0.15)
-        together = quick(gradient=gradient, penalty="group_l1").fit(y).transform(y)[:, :, 0] != 0
+        together = quick(trainer=trainer, penalty="group_l1").fit(y).transform(y)[:, :, 0] != 0
         assert together.any()
         shared = together.all(axis=1).sum() / together.any(axis=1).sum()
-        alone = quick(gradient=gradient).fit(y).transform(y)[:, :, 0] != 0
+        alone = quick(trainer=trainer).fit(y).transform(y)[:, :, 0] != 0
         assert shared > alone.all(axis=1).sum() / max(alone.any(axis=1).sum(), 1)
 
-    @pytest.mark.parametrize("gradient", sorted(TRAINERS))
-    def test_weight_is_a_fraction_of_lambda_max(self, gradient):
-        model = quick(gradient=gradient, penalty_weight=0.3).fit(some_counts())
+    @pytest.mark.parametrize("trainer", sorted(TRAINERS))
+    def test_weight_is_a_fraction_of_lambda_max(self, trainer):
+        model = quick(trainer=trainer, penalty_weight=0.3).fit(some_counts())
         assert model.penalty_weight_ == pytest.approx(0.3, rel=1e-5)
 
     def test_nothing_found_is_a_warning_at_the_caller(self):
@@ -354,21 +354,21 @@ class TestRandomState:
     """The seed decides everything."""
 
     @each_trainer
-    def test_same_seed_same_bits(self, gradient):
+    def test_same_seed_same_bits(self, trainer):
         counts = some_counts()
-        one, other = (quick(gradient=gradient, random_state=3).fit(counts) for _ in range(2))
+        one, other = (quick(trainer=trainer, random_state=3).fit(counts) for _ in range(2))
         assert same_bits(one.templates_, other.templates_)
         assert same_bits(one.transform(counts), other.transform(counts))
         assert [r["loss"] for r in one.history_] == [r["loss"] for r in other.history_]
 
     def test_other_seed_other_start(self):
-        model = quick(gradient="unrolled", n_epochs=1)
+        model = quick(trainer="unrolled", n_epochs=1)
         one, other = (clone(model).set_params(random_state=s).fit(some_counts()) for s in (0, 1))
         assert not np.array_equal(one.templates_, other.templates_)
 
     def test_kinds(self):
         def fit(random_state):
-            return quick(gradient="unrolled", random_state=random_state).fit(some_counts())
+            return quick(trainer="unrolled", random_state=random_state).fit(some_counts())
 
         assert same_bits(fit(3).templates_, fit(np.int64(3)).templates_)
         states = np.random.RandomState(5), np.random.RandomState(5)

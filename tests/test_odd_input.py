@@ -8,7 +8,7 @@ import pytest
 
 from spikecdl import DCEA, SpikeTrains
 from spikecdl.estimator import NotConvergedWarning
-from spikecdl.families import FAMILIES
+from spikecdl.model.families import FAMILIES
 
 COUNTS = np.random.default_rng(0).poisson(0.3, (6, 2, 60))
 TRIALS = {"start_time": [0.0, 1.0], "stop_time": [1.0, 2.0]}

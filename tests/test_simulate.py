@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, read_nwb, write_nwb
-from spikecdl.families import FAMILIES
-from spikecdl.simulate import place_spikes, simulate
-from spikecdl.waveforms import waveform
+from spikecdl.model.families import FAMILIES
+from spikecdl.simulate import place_spikes, simulate, waveform
 
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 COUNT_FAMILIES = sorted(name for name, kind in FAMILIES.items() if kind.integer_valued)
@@ -39,7 +38,7 @@ def eta_of(counts: BinnedSpikes) -> np.ndarray:
         units = slice(None) if event.unit == -1 else slice(event.unit, event.unit + 1)
         eta[event.trial, units, start : start + wave.shape[1]] += wave
     real = truth.family == "gaussian"
-    rate = truth.baseline * (1 if real else counts.bin_size / counts.slots)
+    rate = truth.baseline * (1 if real else counts.bin_size / counts.sub_bins)
     link = {
         "gaussian": lambda m: m,
         "binomial": lambda m: np.log(m / (1 - m)),
@@ -83,8 +82,8 @@ class TestCounts:
     def test_kind_of_numbers(self, family):
         counts = small(family)
         assert counts.is_counts == FAMILIES[family].integer_valued
-        assert counts.slots == 1
-        assert small(Binomial(n_trials=7)).slots == 7
+        assert counts.sub_bins == 1
+        assert small(Binomial(n_trials=7)).sub_bins == 7
         assert counts.truth.family == family
 
     @each_family

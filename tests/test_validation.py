@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from spikecdl import _validation
-from spikecdl.families import FAMILIES, Family, Gaussian, Poisson
+from spikecdl import validation
+from spikecdl.model.families import FAMILIES, Family, Gaussian, Poisson
 
 
 @pytest.mark.parametrize(
     ("call", "value"),
     [
-        (lambda: _validation.positive("x", 2), 2.0),
-        (lambda: _validation.positive("x", np.float32(0.5)), 0.5),
-        (lambda: _validation.positive("x", torch.tensor(0.5)), 0.5),
-        (lambda: _validation.real("x", -3), -3.0),
-        (lambda: _validation.integer("x", 1), 1),
-        (lambda: _validation.integer("x", np.int64(7)), 7),
-        (lambda: _validation.integer("x", 0, minimum=0), 0),
-        (lambda: _validation.one_of("x", "a", ("a", "b")), "a"),
-        (lambda: _validation.one_of("x", "a", {"a": 1}), "a"),
+        (lambda: validation.positive("x", 2), 2.0),
+        (lambda: validation.positive("x", np.float32(0.5)), 0.5),
+        (lambda: validation.positive("x", torch.tensor(0.5)), 0.5),
+        (lambda: validation.real("x", -3), -3.0),
+        (lambda: validation.integer("x", 1), 1),
+        (lambda: validation.integer("x", np.int64(7)), 7),
+        (lambda: validation.integer("x", 0, minimum=0), 0),
+        (lambda: validation.one_of("x", "a", ("a", "b")), "a"),
+        (lambda: validation.one_of("x", "a", {"a": 1}), "a"),
     ],
 )
 def test_good_values_are_returned_plain(call, value):
@@ -37,56 +37,56 @@ def test_good_values_are_returned_plain(call, value):
     ("call", "error", "message"),
     [
         (
-            lambda: _validation.positive("bin_size", 0, "seconds"),
+            lambda: validation.positive("bin_size", 0, "seconds"),
             ValueError,
             "`bin_size` (=0) must be positive, in seconds",
         ),
-        (lambda: _validation.positive("x", -1e-9), ValueError, "`x` (=-1e-09) must be positive"),
-        (lambda: _validation.positive("x", math.nan), ValueError, "`x` (=nan) must be finite"),
+        (lambda: validation.positive("x", -1e-9), ValueError, "`x` (=-1e-09) must be positive"),
+        (lambda: validation.positive("x", math.nan), ValueError, "`x` (=nan) must be finite"),
         (
-            lambda: _validation.real("x", math.inf, "Hz"),
+            lambda: validation.real("x", math.inf, "Hz"),
             ValueError,
             "`x` (=inf) must be finite, in Hz",
         ),
         (
-            lambda: _validation.positive("x", "1", "seconds"),
+            lambda: validation.positive("x", "1", "seconds"),
             TypeError,
             "`x` (='1') must be a number, in seconds",
         ),
-        (lambda: _validation.real("x", b"1"), TypeError, "`x` (=b'1') must be a number"),
-        (lambda: _validation.real("x", None), TypeError, "`x` (=None) must be a number"),
-        (lambda: _validation.real("x", True), TypeError, "`x` (=True) must be a number"),
-        (lambda: _validation.real("x", [1.0]), TypeError, "`x` (=[1.0]) must be a number"),
-        (lambda: _validation.real("x", 1j), TypeError, "`x` (=1j) must be a number"),
-        (lambda: _validation.integer("n", 0), ValueError, "`n` (=0) must be at least 1"),
-        (lambda: _validation.integer("n", 3, 4), ValueError, "`n` (=3) must be at least 4"),
-        (lambda: _validation.integer("n", 2.0), TypeError, "`n` (=2.0) must be an integer"),
-        (lambda: _validation.integer("n", "2"), TypeError, "`n` (='2') must be an integer"),
-        (lambda: _validation.integer("n", None), TypeError, "`n` (=None) must be an integer"),
-        (lambda: _validation.integer("n", True), TypeError, "`n` (=True) must be an integer"),
+        (lambda: validation.real("x", b"1"), TypeError, "`x` (=b'1') must be a number"),
+        (lambda: validation.real("x", None), TypeError, "`x` (=None) must be a number"),
+        (lambda: validation.real("x", True), TypeError, "`x` (=True) must be a number"),
+        (lambda: validation.real("x", [1.0]), TypeError, "`x` (=[1.0]) must be a number"),
+        (lambda: validation.real("x", 1j), TypeError, "`x` (=1j) must be a number"),
+        (lambda: validation.integer("n", 0), ValueError, "`n` (=0) must be at least 1"),
+        (lambda: validation.integer("n", 3, 4), ValueError, "`n` (=3) must be at least 4"),
+        (lambda: validation.integer("n", 2.0), TypeError, "`n` (=2.0) must be an integer"),
+        (lambda: validation.integer("n", "2"), TypeError, "`n` (='2') must be an integer"),
+        (lambda: validation.integer("n", None), TypeError, "`n` (=None) must be an integer"),
+        (lambda: validation.integer("n", True), TypeError, "`n` (=True) must be an integer"),
         (
-            lambda: _validation.one_of("way", "up", ("left", "down")),
+            lambda: validation.one_of("way", "up", ("left", "down")),
             ValueError,
             "`way` (='up') must be one of: down, left",
         ),
         (
-            lambda: _validation.one_of("way", None, ("left", "down")),
+            lambda: validation.one_of("way", None, ("left", "down")),
             ValueError,
             "`way` (=None) must be one of: down, left",
         ),
         (
-            lambda: _validation.member("family", "gamma", FAMILIES, Family),
+            lambda: validation.member("family", "gamma", FAMILIES, Family),
             ValueError,
             "`family` (='gamma') must be one of: binomial, gaussian, negative_binomial, poisson",
         ),
         (
-            lambda: _validation.member("family", 3, FAMILIES, Family),
+            lambda: validation.member("family", 3, FAMILIES, Family),
             TypeError,
             "`family` (=3) must be a Family or one of: binomial, gaussian, negative_binomial, "
             "poisson",
         ),
         (
-            lambda: _validation.member("family", Poisson, FAMILIES, Family),
+            lambda: validation.member("family", Poisson, FAMILIES, Family),
             TypeError,
             f"`family` (={Poisson!r}) must be a Family or one of: binomial, gaussian, "
             "negative_binomial, poisson",
@@ -102,5 +102,5 @@ def test_bad_values_are_refused(call, error, message):
 
 def test_members_of_a_registry():
     family = Gaussian(scale=3.0)
-    assert _validation.member("family", family, FAMILIES, Family) is family
-    assert _validation.member("family", "poisson", FAMILIES, Family) == Poisson()
+    assert validation.member("family", family, FAMILIES, Family) is family
+    assert validation.member("family", "poisson", FAMILIES, Family) == Poisson()

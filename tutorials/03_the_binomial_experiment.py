@@ -22,7 +22,7 @@
 import matplotlib.pyplot as plt
 
 from spikecdl.experiments import Options, binomial, mismatch, untied
-from spikecdl.experiments.groups import Groups
+from spikecdl.experiments.benchmark import Groups
 
 size = binomial.Size(
     many=40,  # groups, for the default fit

@@ -30,7 +30,7 @@ import numpy as np
 import spikecdl
 from spikecdl import heldout, plots
 from spikecdl.baselines import GLM, PSTH, Basis, onsets
-from spikecdl.goodness_of_fit import rescale
+from spikecdl.evaluation.goodness_of_fit import rescale
 
 here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
 name = "dir3_stim2"
@@ -42,7 +42,7 @@ spikes
 # ## Trials to fit, trials to test
 #
 # The file says which trials are which. Every trial has the same deflections, so the ones to fit are
-# pooled: 17 trials become one count of 0 to 85 spikes (17 trials x 5 slots of 1 ms) in each bin.
+# pooled: 17 trials become one count of 0 to 85 spikes (17 trials x 5 sub_bins of 1 ms) in each bin.
 
 # %%
 training = spikes.bin(0.005, trials="split == 'train'")

@@ -23,8 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data
 
-from spikecdl.baselines import VST
-from spikecdl.denoise import PoissonDenoiser, estimate_peak
+from spikecdl.denoise import VST, PoissonDenoiser, estimate_peak
 from spikecdl.denoise.benchmark import psnr
 
 # %% [markdown]

@@ -15,20 +15,20 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from spikecdl import _validation, preparation, settings, threads
-from spikecdl.baselines._common import SHARED, binned, observed
-from spikecdl.baselines._pursuit import Rule, pursue
+from spikecdl import config, conversion, validation
+from spikecdl.baselines.base import SHARED, binned, observed
+from spikecdl.baselines.pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
-from spikecdl.decomposing import decompose
 from spikecdl.estimator import NotConvergedWarning
-from spikecdl.events import Events
-from spikecdl.families import Family
-from spikecdl.penalties import L1
+from spikecdl.evaluation.decomposition import decompose
+from spikecdl.model.families import Family
+from spikecdl.model.penalties import L1
+from spikecdl.solvers import threads
+from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Observations
 from spikecdl.training.alternating import settled
-from spikecdl.training.race import crop
-from spikecdl.training.refine import Refined, refine
-from spikecdl.training.starts import data_starts
+from spikecdl.training.dictionary_update import DictionaryUpdate, update_dictionary
+from spikecdl.training.initialization import crop, initial_templates
 
 _CRITERIA = ("inner_product", "score_test")
 _PADDING = 0.4  # bins of a start beyond those asked, as a fraction of them
@@ -102,7 +102,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
     >>> counts = simulate("binomial", ["square"], n_units=3, baseline=20.0, n_events=3,
     ...                   same_events=True, random_state=0).pool()
     >>> model = BCOMP(1, 0.05, "binomial", random_state=0).fit(counts)
-    >>> from spikecdl.metrics import recovery
+    >>> from spikecdl.evaluation.metrics import recovery
     >>> recovery(model.decompose(counts)).events.hit_rate
     1.0
     """
@@ -152,9 +152,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
             If the counts are not `BinnedSpikes`.
         """
         counts = binned(counts)
-        _validation.integer("n_templates", self.n_templates)
-        _validation.integer("n_epochs", self.n_epochs)
-        length = settings.template_bins(self.template_length, counts.bin_size, counts.n_bins)
+        validation.integer("n_templates", self.n_templates)
+        validation.integer("n_epochs", self.n_epochs)
+        length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         data = observed(counts, self.family, self.baseline)
         rows, rule = data.rows(), self._rule(data, length)
         with threads.for_size(rows.y.numel() * self.n_templates):
@@ -169,7 +169,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         number = torch.bincount(events.template, minlength=self.n_templates)
         if not rule.penalty.signs_differ:
             self.templates_ = self.templates_[number.argsort(descending=True, stable=True).numpy()]
-        self.baseline_ = preparation.baseline_rates(counts, SHARED, data, baseline)
+        self.baseline_ = conversion.baseline_rates(counts, SHARED, data, baseline)
         _warn_if_unsettled(best, len(events))
         return self
 
@@ -203,7 +203,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
     def _found(self, counts: BinnedSpikes) -> tuple[Observations, Events, Tensor]:
         """Check counts against the fit; return them, their events and baseline."""
         check_is_fitted(self)
-        preparation.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
+        conversion.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
         data = observed(counts, self.family, self.baseline)
         return data, *self._pursue(data)
 
@@ -222,8 +222,8 @@ class BCOMP(TransformerMixin, BaseEstimator):
     def _rule(self, data: Observations, length: int) -> Rule:
         """Return how events are chosen in these data."""
         n_bins, n_templates = data.y.shape[-1], self.n_templates
-        _validation.one_of("criterion", self.criterion, _CRITERIA)
-        if self.min_gain is not None and _validation.real("min_gain", self.min_gain) < 0:
+        validation.one_of("criterion", self.criterion, _CRITERIA)
+        if self.min_gain is not None and validation.real("min_gain", self.min_gain) < 0:
             raise ValueError(f"`min_gain` (={self.min_gain!r}) must not be negative")
         if self.min_gain is not None or self.n_events is not None:
             least = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
@@ -234,7 +234,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         return Rule(
             penalty=L1(sign=self.sign),
             standardise=self.criterion == "score_test",
-            n_events=_validation.integer("n_events", n_events),
+            n_events=validation.integer("n_events", n_events),
             least_gain=least.double() / 2,
             precision=_PRECISION / data.family.eta_scale**2,
         )
@@ -248,11 +248,11 @@ class BCOMP(TransformerMixin, BaseEstimator):
         if self.templates is not None:
             yield self._given(length)
             return
-        generator = settings.generator(self.random_state)
+        generator = config.generator(self.random_state)
         extra = min(round(_PADDING * length), rows.y.shape[-1] - length)
-        for _ in range(_validation.integer("n_starts", self.n_starts)):
+        for _ in range(validation.integer("n_starts", self.n_starts)):
             eta = rows.baseline.expand_as(rows.y)
-            templates = data_starts(rows, eta, self.n_templates, length + extra, generator)
+            templates = initial_templates(rows, eta, self.n_templates, length + extra, generator)
             for _ in range(_LONG_EPOCHS):
                 templates = _epoch(rows, rule, templates).templates
             yield crop(templates, length)
@@ -292,10 +292,10 @@ class BCOMP(TransformerMixin, BaseEstimator):
         return learned
 
 
-def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> Refined:
+def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> DictionaryUpdate:
     """Find events, and learn templates with their places fixed."""
     events, baseline = pursue(rows, templates, rule)
-    return refine(rows, templates, events, rule.penalty, baseline)
+    return update_dictionary(rows, templates, events, rule.penalty, baseline)
 
 
 def _warn_if_unsettled(learned: Learned, n_events: int) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from spikecdl import _validation
-from spikecdl.baselines import _irls, stimuli
-from spikecdl.baselines._common import SHARED, PerUnit, observed
+from spikecdl import validation
+from spikecdl.baselines import bases
+from spikecdl.baselines.base import SHARED, PerUnit, observed
 from spikecdl.baselines.bases import Basis
 from spikecdl.data import BinnedSpikes
-from spikecdl.families import Family
+from spikecdl.model.families import Family
 from spikecdl.training import Observations
 
 _RESPONSE = Basis(length=0.1)
@@ -112,7 +113,7 @@ class GLM(PerUnit):
             If the counts are not `BinnedSpikes`.
         """
         counts = self._begin(counts)
-        if _validation.real("ridge", self.ridge) < 0:
+        if validation.real("ridge", self.ridge) < 0:
             raise ValueError(f"`ridge` (={self.ridge!r}) must not be negative")
         data, covariates = observed(counts, self.family), self._covariates(counts)
         usable = counts.mask & self._past_is_known(counts)
@@ -150,7 +151,7 @@ class GLM(PerUnit):
 
     def _fit_unit(
         self, unit: int, usable: np.ndarray, data: Observations, covariates: np.ndarray
-    ) -> _irls.Coefficients:
+    ) -> Coefficients:
         """Fit the bins (trial, bin) of one unit."""
         seen = torch.from_numpy(usable)
         family = data.family.map(lambda values: values[:, unit, 0][seen])
@@ -159,14 +160,14 @@ class GLM(PerUnit):
         ridge = np.full(design.shape[1], float(self.ridge))
         ridge[0] = 0.0
         start = float(data.baseline[:, unit].mean())
-        return _irls.fit(family, y, design, start, ridge, _TOL, _MAX_ITER)
+        return fit(family, y, design, start, ridge, _TOL, _MAX_ITER)
 
     def _covariates(self, counts: BinnedSpikes) -> np.ndarray:
         """Return the covariates, (trial, unit, bin, coefficient)."""
         parts = [np.zeros((*counts.shape, 0))]
         if self.stimulus is not None:
             functions = self.response.functions(counts.bin_size)
-            signals = stimuli.sampled(stimuli.as_stimulus(self.stimulus), counts)
+            signals = bases.sampled(bases.as_stimulus(self.stimulus), counts)
             parts += [_filtered(signal, functions) for signal in signals]
         if self.history is not None:
             if counts.n_pooled.max() > 1:
@@ -226,3 +227,80 @@ def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
             "`n_pooled` of the counts"
         )
     return most
+
+
+_HALVINGS = 30
+_DEPENDENT = 1e-13  # smallest eigenvalue, relative to the largest, of covariates that differ
+
+
+class Coefficients(NamedTuple):
+    """What `fit` found: coefficients, and whether it settled."""
+
+    values: np.ndarray
+    converged: bool
+
+
+def fit(
+    family: Family,
+    y: Tensor,
+    design: np.ndarray,
+    intercept: float,
+    ridge: np.ndarray,
+    tol: float,
+    max_iter: int,
+) -> Coefficients:
+    r"""Minimise a cost with a ridge by Newton steps, which are least squares with new weights.
+
+    .. math:: \min_b \; -\log p(y \mid Xb) + \tfrac12 \sum_j \rho_j b_j^2
+
+    with the family's residual r and curvature w, a step solves
+    :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  Where
+    columns depend on each other, the step of least norm is taken.
+
+    Parameters
+    ----------
+    family : Family
+        With parameters of the shape of ``y``.
+    y : tensor of double precision, shape (observation,)
+    design : ndarray, shape (observation, coefficient)
+        Its first column is of ones.
+    intercept : float
+        Coefficient of that column to start from; the others start from 0.
+    ridge : ndarray, shape (coefficient,)
+        :math:`\rho`.
+    tol : float
+        Gain that a step promises, relative to the cost, at which it is the last one.
+    max_iter : int
+    """
+    b = np.zeros(design.shape[1])
+    b[0] = intercept
+
+    def objective(b: np.ndarray) -> float:
+        cost = family.cost(y, torch.from_numpy(design @ b)).sum()
+        return float(cost) + float(ridge @ b**2) / 2
+
+    now = objective(b)
+    for _ in range(max_iter):
+        eta = torch.from_numpy(design @ b)
+        slope = design.T @ family.residual(y, eta).numpy() - ridge * b
+        weight = family.curvature(y, eta).numpy()
+        step = _solve(design.T @ (weight[:, None] * design) + np.diag(ridge), slope)
+        promise = float(slope @ step) / 2
+        for _ in range(_HALVINGS):
+            then = objective(b + step)
+            if then <= now + 1e-12 * abs(now):
+                break
+            step /= 2
+        b, now = b + step, then
+        if promise <= tol * (1 + abs(now)):
+            return Coefficients(b, True)
+    return Coefficients(b, False)
+
+
+def _solve(gram: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Solve a symmetric system, each coefficient in units of its own curvature."""
+    unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
+    values, vectors = np.linalg.eigh(gram * unit * unit[:, None])
+    kept = values > _DEPENDENT * len(values) * max(values[-1], 0)
+    along = vectors.T @ (unit * slope)
+    return unit * (vectors @ np.divide(along, values, out=np.zeros_like(along), where=kept))

@@ -96,12 +96,12 @@ def image(
     from rich.console import Console
     from rich.progress import track
 
-    from spikecdl import _validation
-    from spikecdl._photons import checked_counts
+    from spikecdl import validation
     from spikecdl.cli import summary
     from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, models
+    from spikecdl.denoise.frames import checked_counts
 
-    _validation.one_of("model", model, models.MODELS)
+    validation.one_of("model", model, models.MODELS)
     frames = checked_counts(images.read_images(file), stacks=True)
     images.check_target(out, len(frames), file)
     used = max(map(estimate_peak, frames)) if peak is None else peak

@@ -83,7 +83,7 @@ def fit(
             "in Hz; or one for each unit, as 8,5.5,12.",
         ),
     ] = "learned",
-    gradient: Annotated[
+    trainer: Annotated[
         str,
         typer.Option(
             metavar="NAME",
@@ -108,10 +108,10 @@ def fit(
     --out receives the model, summary.json, figures, results.nwb and report.html. Times are in
     seconds. `spikecdl inspect FILE` shows what there is to choose from.
     """
-    from spikecdl._validation import one_of
     from spikecdl.estimator import DCEA
-    from spikecdl.families import from_text
-    from spikecdl.penalties import PENALTIES
+    from spikecdl.model.families import from_text
+    from spikecdl.model.penalties import PENALTIES
+    from spikecdl.validation import one_of
 
     model = DCEA(
         templates,
@@ -121,7 +121,7 @@ def fit(
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
         baseline=_baseline(baseline),
-        gradient=gradient,
+        trainer=trainer,
         n_epochs=epochs,
         device=device,
         random_state=seed,
@@ -159,7 +159,7 @@ def _fit_to_folder(
     Of the processes that torchrun starts, the first one does all but the fit, which all share.
     """
     from spikecdl.io import read
-    from spikecdl.ranks import joined
+    from spikecdl.training.distributed import joined
 
     with joined() as ranks:
         if ranks.rank > 0:

@@ -111,8 +111,8 @@ def simulate(
     The truth is in the file. Counts become spike times; a gaussian signal is written as bins.
     """
     import spikecdl.simulate as simulators
-    from spikecdl.families import from_text
     from spikecdl.io import write_nwb
+    from spikecdl.model.families import from_text
 
     counts = simulators.simulate(
         from_text(family),

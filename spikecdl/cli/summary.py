@@ -31,7 +31,7 @@ def of_fit(
     model: DCEA, parts: Decomposition, file: Path, chosen: Windows, seconds: float
 ) -> dict[str, Any]:
     """Return the summary of a fit that took so long; `docs/files.md` explains each field."""
-    from spikecdl.settings import describe
+    from spikecdl.config import describe
 
     arguments = describe(model.get_params(deep=False))
     seed = arguments.pop("random_state")
@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
 
 def of_recovery(parts: Decomposition, tolerance: float | None = None) -> dict[str, Any]:
     """Return errors of the true templates and how many events were found."""
-    from spikecdl.metrics import recovery
+    from spikecdl.evaluation.metrics import recovery
 
     found = recovery(parts, tolerance)
     return {
@@ -159,7 +159,7 @@ def fingerprint(file: Path, counts: BinnedSpikes) -> dict[str, Any]:
     }
     if counts.is_counts:
         about["n_spikes"] = int(counts.counts.sum())
-        about["slots_per_bin"] = counts.slots
+        about["sub_bins"] = counts.sub_bins
         about["bernoulli_trials_per_bin"] = int(counts.n_trials.max())
     return about
 
@@ -253,7 +253,7 @@ def _goodness(model: DCEA, parts: Decomposition) -> dict[str, Any]:
 
 def _rescaling_if_counts(model: DCEA, parts: Decomposition) -> dict[str, Any]:
     """Return each unit's distance from the model in rescaled time; nothing of a signal."""
-    from spikecdl.goodness_of_fit import of_decomposition
+    from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
     found = of_decomposition(parts, model.family)
     if found is None:
@@ -271,15 +271,15 @@ def _rescaling_if_counts(model: DCEA, parts: Decomposition) -> dict[str, Any]:
 
 
 def _recovery_if_known(parts: Decomposition) -> dict[str, Any]:
-    from spikecdl.metrics.truth import comparable
+    from spikecdl.evaluation.metrics.truth import comparable
 
     return {"recovery": of_recovery(parts)} if comparable(parts) else {}
 
 
 def _data_in_words(data: dict[str, Any], family: str) -> list[str]:
-    from spikecdl.families import FAMILIES
+    from spikecdl.model.families import FAMILIES
 
-    pooled, slots = data["n_pooled"], data.get("slots_per_bin", 1)
+    pooled, sub_bins = data["n_pooled"], data.get("sub_bins", 1)
     trials = counted(max(pooled, data["n_trials"]), "trial") + " summed" * (pooled > 1)
     size = (
         f"{counted(data['n_units'], 'unit')}, {data['n_bins']} bins of {_milli(data['bin_size'])}"
@@ -289,11 +289,11 @@ def _data_in_words(data: dict[str, Any], family: str) -> list[str]:
     if hasattr(FAMILIES[family](), "n_trials"):
         bernoulli = data["bernoulli_trials_per_bin"]
         text = f"M = {counted(bernoulli, 'Bernoulli trial')} per bin"
-        if slots > 1:
+        if sub_bins > 1:
             text += (
-                f": {counted(pooled, 'trial')} x {slots} slots of "
-                f"{_milli(data['bin_size'] / slots)}, as some bins of a single trial hold several "
-                "spikes"
+                f": {counted(pooled, 'trial')} x {sub_bins} sub-bins of "
+                f"{_milli(data['bin_size'] / sub_bins)}, as some bins of a single trial hold "
+                "several spikes"
             )
         elif pooled > 1:
             text += ", one for each trial summed"

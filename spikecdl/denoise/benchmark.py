@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl import _validation
-from spikecdl.baselines import SPDA, VST
+from spikecdl import validation
 from spikecdl.denoise import models
 from spikecdl.denoise.denoiser import PoissonDenoiser
+from spikecdl.denoise.spda import SPDA
+from spikecdl.denoise.vst import VST
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    pass
 
 _PEAKS, _ACTIVE = (1.0, 2.0, 4.0), (3, 4, 6)  # templates of a group in SPDA, by peak
 
@@ -108,10 +113,10 @@ class Benchmark:
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; give at least one")
         for method in self.methods:
-            _validation.one_of("methods", method, METHODS)
+            validation.one_of("methods", method, METHODS)
         for peak in self.peaks:
-            _validation.positive("peaks", peak, "counts")
-        _validation.integer("n_draws", self.n_draws)
+            validation.positive("peaks", peak, "counts")
+        validation.integer("n_draws", self.n_draws)
 
     def run(self, say: Callable[[str], None]) -> pd.DataFrame:
         """Return one row for every method, peak, image and draw.
@@ -244,9 +249,44 @@ def images_in_words(table: pd.DataFrame) -> list[str]:
 
 def write(folder: Path, test: Benchmark, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
     """Write the table of all rows, a figure of what it looks like, and summary.json."""
-    from spikecdl import storage
-    from spikecdl.denoise import figures
+    from spikecdl import checkpoint
+
+    pass
 
     table.to_csv(folder / "table.csv", index=False)
-    figures.comparison(test).savefig(folder / "figure.png", dpi=150)
-    storage.write_json(folder / "summary.json", about)
+    comparison(test).savefig(folder / "figure.png", dpi=150)
+    checkpoint.write_json(folder / "summary.json", about)
+
+
+_IMAGES = 3  # shown, from the first
+_WIDTH = 2.0  # inches of a panel
+
+
+@style.styled
+def comparison(test: Benchmark) -> Figure:
+    """Draw the first images: clean, as counts, and as each method finds them, with their PSNR.
+
+    At the middle one of the peaks, in the first draw of counts.
+    """
+    from matplotlib.figure import Figure
+
+    pass
+
+    peak = sorted(test.peaks)[len(test.peaks) // 2]
+    names = [name for name in test.methods if name != "noisy"]
+    methods = [METHODS[name](test, peak) for name in names]
+    images = list(test.images)[:_IMAGES]
+    figure = Figure(figsize=(_WIDTH * (2 + len(names)), (_WIDTH + 0.25) * len(images)))
+    axes = figure.subplots(len(images), 2 + len(names), squeeze=False)
+    for image, row in zip(images, axes, strict=True):
+        clean, counts = test.counts(image, peak, 0)
+        found = {"clean": clean, f"counts, peak {peak:g}": counts / peak}
+        found |= {
+            name: method.rates(counts) / peak for name, method in zip(names, methods, strict=True)
+        }
+        for (name, values), ax in zip(found.items(), row, strict=True):
+            ax.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            quality = "" if name == "clean" else f", {psnr(clean, values):.2f} dB"
+            ax.set_title(f"{name}{quality}")
+            ax.axis("off")
+    return figure

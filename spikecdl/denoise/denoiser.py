@@ -11,14 +11,10 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from spikecdl import _validation, settings
-from spikecdl._photons import checked_counts
+from spikecdl import config, validation
 from spikecdl.denoise import models
-from spikecdl.denoise.crops import Crops
-from spikecdl.denoise.inputs import clean_image
-from spikecdl.denoise.light import in_known_light
-from spikecdl.denoise.peaks import estimate_peak
-from spikecdl.denoise.training import Schedule, Training
+from spikecdl.denoise.frames import checked_counts, clean_image, estimate_peak, in_known_light
+from spikecdl.denoise.training import Crops, Schedule, Training
 
 
 class PoissonDenoiser(BaseEstimator):
@@ -267,9 +263,9 @@ class PoissonDenoiser(BaseEstimator):
     def _frame(self, frame: np.ndarray) -> np.ndarray:
         """Return the rates of one frame."""
         peak = estimate_peak(frame) if self.peak is None else _peak(self.peak)
-        device = settings.device(self.device)
+        device = config.device(self.device)
         network = self.network_.to(device)
-        bfloat16 = _validation.one_of("precision", self.precision, ("single", "bfloat16"))
+        bfloat16 = validation.one_of("precision", self.precision, ("single", "bfloat16"))
 
         def rate(counts: torch.Tensor, peak: float) -> torch.Tensor:
             return network.whole(counts, peak).float() * peak
@@ -284,9 +280,9 @@ class PoissonDenoiser(BaseEstimator):
 
     def _training(self, images: Sequence[Any], start: str | Path | None) -> Training:
         """Return the state of training before its first step."""
-        model = models.MODELS[_validation.one_of("model", self.model, models.MODELS)]
-        epochs = _validation.integer("n_epochs", self.n_epochs)
-        generator = settings.generator(self.random_state)
+        model = models.MODELS[validation.one_of("model", self.model, models.MODELS)]
+        epochs = validation.integer("n_epochs", self.n_epochs)
+        generator = config.generator(self.random_state)
         clean = [clean_image(image, number) for number, image in enumerate(images)]
         if not clean:
             raise ValueError("`images` is empty; give at least one clean image")
@@ -294,16 +290,16 @@ class PoissonDenoiser(BaseEstimator):
         network = model.build(clean, max(peaks), generator)
         if start is not None:
             models.take_weights(network, Path(start), self.model)
-        self.network_ = network.to(settings.device(self.device))
+        self.network_ = network.to(config.device(self.device))
         trained = self.network_.in_training(self.n_shifts, generator)
-        size = trained.padded(_validation.integer("crop", self.crop))
+        size = trained.padded(validation.integer("crop", self.crop))
         if size <= 2 * trained.border:
             raise ValueError(
                 f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: as many of "
                 "them are at its edges, which are not trained"
             )
         pixels = sum(image.numel() for image in clean)
-        per_epoch = max(1, round(pixels / size**2 / _validation.integer("batch", self.batch)))
+        per_epoch = max(1, round(pixels / size**2 / validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
         schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision, self.loss)
         return Training(
@@ -316,4 +312,4 @@ class PoissonDenoiser(BaseEstimator):
 
 
 def _peak(value: float) -> float:
-    return _validation.positive("peak", value, "counts")
+    return validation.positive("peak", value, "counts")

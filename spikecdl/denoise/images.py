@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from spikecdl import _validation
-from spikecdl._files import existing, reading, replaceable, replacing
+from spikecdl import validation
+from spikecdl.files import existing, reading, replaceable, replacing
 
 if TYPE_CHECKING:
     import tifffile
@@ -134,7 +136,7 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
     """
     target = Path(path)
     write = _by_suffix(target, _WRITERS)
-    if _validation.integer("png_bits", png_bits) not in (8, 16):
+    if validation.integer("png_bits", png_bits) not in (8, 16):
         raise ValueError(f"`png_bits` (={png_bits}) must be 8 or 16")
     values = np.asarray(images)
     try:
@@ -306,3 +308,30 @@ _WRITERS: dict[str, Callable[[Path, np.ndarray, int], None]] = {
     ".tif": _write_tiff,
     ".tiff": _write_tiff,
 }
+
+
+def mirrored(image: Tensor, before: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Return a canvas with an image on it, mirrored at its edges as often as it takes.
+
+    Parameters
+    ----------
+    image : tensor, shape (row, column)
+    before : (int, int)
+        Rows above the image, and columns left of it.
+    shape : (int, int)
+        Of the canvas.
+    """
+    rows, columns = (
+        _reflected(size, first, extent).to(image.device)
+        for size, first, extent in zip(image.shape, before, shape, strict=True)
+    )
+    return image[rows[:, None], columns]
+
+
+def _reflected(size: int, before: int, extent: int) -> Tensor:
+    """Return which pixel of a side each of a canvas shows."""
+    place = torch.arange(extent) - before
+    if size == 1:
+        return torch.zeros_like(place)
+    place = place.remainder(2 * size - 2)
+    return torch.minimum(place, 2 * size - 2 - place)

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikecdl import _validation, storage
-from spikecdl.baselines.residual_cnn import ResidualCNN
-from spikecdl.denoise.contract import ImageNetwork
+from spikecdl import checkpoint, validation
 from spikecdl.denoise.multiscale import MultiscaleAutoencoder
-from spikecdl.denoise.network import Architecture, ImageAutoencoder
-from spikecdl.denoise.residual import ResidualDenoiser
-from spikecdl.denoise.starts import parts_of
+from spikecdl.denoise.network import Architecture, ImageAutoencoder, ImageNetwork, parts_of
+from spikecdl.denoise.residual_cnn import ResidualCNN, ResidualDenoiser
 
 _SHIPPED = Path(__file__).parent / "weights"
 _SUFFIX = ".safetensors"
@@ -95,9 +92,9 @@ def save(path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], 
         How it was trained, in plain values.
     """
     metadata = {"model": model, "peaks": list(peaks), "settings": network.described()}
-    storage.save_tensors(path, dict(network.named_parameters()), metadata)
+    checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
     provenance = {**metadata, "n_parameters": n_parameters(network), **about}
-    storage.write_json(path.with_suffix(".json"), provenance)
+    checkpoint.write_json(path.with_suffix(".json"), provenance)
 
 
 def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
@@ -110,7 +107,7 @@ def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
     ValueError
         If the file is damaged, or not of a denoiser.
     """
-    tensors, metadata = storage.load_tensors(path)
+    tensors, metadata = checkpoint.load_tensors(path)
     if metadata.get("model") not in MODELS:
         raise ValueError(f"`{path}` is not of a denoiser; give weights that `denoise train` wrote")
     network = MODELS[metadata["model"]].restore(metadata["settings"])
@@ -153,7 +150,7 @@ def find(model: str, peak: float | None, folder: Path | None = None) -> Path:
     ValueError
         If there is none, or files are of peaks and none is given.
     """
-    _validation.one_of("model", model, MODELS)
+    validation.one_of("model", model, MODELS)
     folders = [_SHIPPED] if folder is None else [folder, _SHIPPED]
     for place in folders:
         files = {file: _peak_in(file) for file in sorted(place.glob(f"{model}*{_SUFFIX}"))}
@@ -172,7 +169,7 @@ def _nearest(files: Mapping[Path, float | None], model: str, peak: float | None)
         return next(iter(files))
     if peak is None:
         raise ValueError(f"`peak` (=None) must be given for `model` (={model!r}), in counts")
-    sought = math.log(_validation.positive("peak", peak, "counts"))
+    sought = math.log(validation.positive("peak", peak, "counts"))
     return min(of_peaks, key=lambda file: abs(of_peaks[file] - sought))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikecdl.denoise.canvas import mirrored
-from spikecdl.denoise.contract import ImageNetwork
+from spikecdl.denoise.frames import TILE, on_tiles
+from spikecdl.denoise.images import mirrored
+from spikecdl.denoise.network import ImageNetwork
 from spikecdl.denoise.optimizer import SOAP
-from spikecdl.denoise.tiles import TILE, on_tiles
 
 _WIDTHS = (16, 22, 28, 36)
 _LAYERS = (2, 1, 1)  # on the way down and up at each scale but the coarsest, which has one

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 
-from spikecdl._validation import one_of
 from spikecdl.experiments.result import Options, Result
+from spikecdl.validation import one_of
 
 __all__ = ["EXPERIMENTS", "Options", "Result", "run"]
 

@@ -10,9 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from spikecdl.baselines import BCOMP
-from spikecdl.experiments import contest
-from spikecdl.experiments.contest import PENALTY_WEIGHT, Method, dcea
-from spikecdl.experiments.groups import SHAPES, TEMPLATE_LENGTH, Groups, truth
+from spikecdl.experiments import benchmark
+from spikecdl.experiments.benchmark import (
+    PENALTY_WEIGHT,
+    SHAPES,
+    TEMPLATE_LENGTH,
+    Groups,
+    Method,
+    dcea,
+    truth,
+)
 from spikecdl.experiments.result import Options, Result, median_and_range
 from spikecdl.training import Alternating, Implicit, Unrolled
 
@@ -61,7 +68,7 @@ def methods(size: Size) -> list[Method]:
         unrolled(size.n_unrolled, size.n_epochs),
         dcea(
             "implicit",
-            Implicit(start="random", batch_size=8, learning_rate=0.02),
+            Implicit(init="random", batch_size=8, learning_rate=0.02),
             PENALTY_WEIGHT,
             size.n_epochs,
         ),
@@ -77,7 +84,7 @@ def _bcomp(groups: Groups, seed: int) -> BCOMP:
 
 def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
     """Return the source's trainer, from random templates."""
-    trainer = Unrolled(n_unrolled, tied=tied, start="random", batch_size=8, learning_rate=0.02)
+    trainer = Unrolled(n_unrolled, tied=tied, init="random", batch_size=8, learning_rate=0.02)
     name = SOURCE if tied else "untied"
     return dcea(name, trainer, PENALTY_WEIGHT, n_epochs, (("n_unrolled", n_unrolled),))
 
@@ -116,12 +123,12 @@ def run(options: Options, size: Size | None = None) -> Result:
     shapes: dict[str, np.ndarray] = {}
     for method, groups in conditions(size):
         for seed in seeds:
-            fitted = contest.run(method, groups, seed)
+            fitted = benchmark.run(method, groups, seed)
             rows.append(fitted.row)
             traces += fitted.trace
             if (groups, seed) == (Groups(size.few), seeds[0]):
                 shapes.setdefault(method.name, fitted.templates)
-        options.say(contest.described(rows[-len(seeds) :]))
+        options.say(benchmark.described(rows[-len(seeds) :]))
     table, trace = pd.DataFrame(rows), pd.DataFrame(traces)
     return Result(
         table=table,
@@ -181,11 +188,11 @@ def _figures(
     size: Size,
     seed: int,
 ) -> dict[str, Figure]:
-    from spikecdl.experiments import _figures as figures
+    from spikecdl.experiments import figures as figures
 
     few = Groups(size.few)
     counts, source = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
-    begun = contest.start(source.model(few, seed), counts)
+    begun = benchmark.start(source.model(few, seed), counts)
     return {
         "spikes": figures.spikes(seed),
         "templates": figures.templates(shapes, {SOURCE: begun}, truth(counts).templates),

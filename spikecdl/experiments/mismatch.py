@@ -15,11 +15,10 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
-from spikecdl.experiments import _ablation
-from spikecdl.experiments._ablation import Size
+from spikecdl.experiments import ablation
+from spikecdl.experiments.ablation import Size
+from spikecdl.experiments.benchmark import Groups, Method
 from spikecdl.experiments.binomial import unrolled
-from spikecdl.experiments.contest import Method
-from spikecdl.experiments.groups import Groups
 from spikecdl.experiments.result import Options, Result, median_and_range
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def run(options: Options, size: Size | None = None) -> Result:
     Negative rates of the Gaussian model count as half a spike in all the trials of a group where
     its deviance is computed.
     """
-    return _ablation.run(_method, findings, options, size)
+    return ablation.run(_method, findings, options, size)
 
 
 def _method(size: Size) -> Method:
@@ -85,7 +84,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     """Say what the table shows."""
     runs = table[table["method"] == NAME]
     return [
-        *_ablation.compared(table),
+        *ablation.compared(table),
         f"The Gaussian model's rate is negative in "
         f"{median_and_range(100 * runs['below_zero'], 0)} % of the bins.",
     ]

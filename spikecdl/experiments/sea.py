@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from spikecdl.experiments.result import Options, Result
-from spikecdl.families import Binomial
-from spikecdl.shallow import ShallowAutoencoder
+from spikecdl.experiments.shallow import ShallowAutoencoder
+from spikecdl.model.families import Binomial
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 AMPLITUDE = (1.0, 2.0)  # entries of a code that are not zero, uniform
 BIAS = 0.5  # half of the smallest entry
@@ -124,7 +127,7 @@ def run(options: Options) -> Result:
     """Follow the distances of columns from the truth, in all conditions of `CLAIM` and `BREAKS`."""
     import pandas as pd
 
-    from spikecdl.experiments import _sea_figures as figures
+    pass
 
     size = Size(n_steps=40, samples_per_column=50, n_seeds=1) if options.quick else Size()
     seeds = [options.random_state + repetition for repetition in range(size.n_seeds)]
@@ -145,8 +148,8 @@ def run(options: Options) -> Result:
     return Result(
         table,
         {
-            "contraction": figures.contraction(table[table.part == "claim"]),
-            "breaks": figures.breaks(table[table.part == "break"]),
+            "contraction": contraction(table[table.part == "claim"]),
+            "breaks": breaks(table[table.part == "break"]),
         },
         {
             **asdict(size),
@@ -315,3 +318,58 @@ def _findings(table: pd.DataFrame) -> list[str]:
             f"{row.neighbourhood:.3f}, the worst one at {row['max']:.2f}."
         )
     return found
+
+
+@style.styled
+def contraction(table: pd.DataFrame) -> Figure:
+    """Draw the conditions that contract, and what was fitted to them, dashed."""
+    axes = _panels(table)
+    for ax, (_, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
+        for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
+            _draw(ax, runs, style.colour(number), f"{name}: times {runs.rate.mean():.2f} a step")
+            _draw_fit(ax, runs)
+    _legends(axes, table)
+    return axes[0].figure
+
+
+@style.styled
+def breaks(table: pd.DataFrame) -> Figure:
+    """Draw the conditions that take an assumption away, beside the one that has them all."""
+    axes = _panels(table)
+    for ax, (_, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
+        for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
+            _draw(ax, runs, style.colour(number), str(name))
+    _legends(axes, table)
+    return axes[0].figure
+
+
+def _panels(table: pd.DataFrame) -> np.ndarray:
+    count = table.varied.nunique()
+    axes = style.axes_array(None, (1, count), (2.7 * count, 3.9), sharex=True, sharey=True)[0]
+    for ax in axes:
+        ax.set(yscale="log", xlabel="gradient steps")
+        style.tidy(ax)
+    axes[0].set_ylabel("squared distance from the truth")
+    return axes
+
+
+def _legends(axes: np.ndarray, table: pd.DataFrame) -> None:
+    """Put legends over their panels, as tall as each other."""
+    for ax, varied in zip(axes, table.varied.unique(), strict=True):
+        ax.legend(title=varied, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _draw(ax: Axes, runs: pd.DataFrame, colour: str, label: str) -> None:
+    """Draw the median column, geometric mean over seeds, and a band up to the worst column."""
+    by_step = np.log(runs.set_index("step")[["median", "max"]]).groupby("step").mean()
+    middle, worst = np.exp(by_step["median"]), np.exp(by_step["max"])
+    ax.plot(middle, color=colour, label=label)
+    ax.fill_between(middle.index, middle, worst, color=colour, alpha=0.12, linewidth=0)
+
+
+def _draw_fit(ax: Axes, runs: pd.DataFrame) -> None:
+    """Draw what was fitted, averaged over seeds."""
+    fit = runs[["rate", "excess", "neighbourhood"]].mean()
+    steps = np.arange(runs.step.max() + 1)
+    fitted = fit.neighbourhood + fit.excess * fit.rate**steps
+    ax.plot(steps, fitted, color=style.INK, linewidth=0.9, linestyle=(0, (3, 3)))

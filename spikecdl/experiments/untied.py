@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spikecdl.experiments import _ablation
-from spikecdl.experiments._ablation import Size
+from spikecdl.experiments import ablation
+from spikecdl.experiments.ablation import Size
 from spikecdl.experiments.binomial import unrolled
 from spikecdl.experiments.result import Options, Result, median_and_range
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spikecdl.experiments.contest import Method
+    from spikecdl.experiments.benchmark import Method
 
 NAME = "untied"
 
@@ -26,7 +26,7 @@ def run(options: Options, size: Size | None = None) -> Result:
     The decoder's dictionary is compared with the truth; errors of the encoder's are in
     ``error_analysis`` and ``error_synthesis``.
     """
-    return _ablation.run(_method, findings, options, size)
+    return ablation.run(_method, findings, options, size)
 
 
 def _method(size: Size) -> Method:
@@ -37,7 +37,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     """Say what the table shows."""
     runs = table[table["method"] == NAME]
     return [
-        *_ablation.compared(table),
+        *ablation.compared(table),
         f"Errors of the untied encoder's own dictionaries: analysis "
         f"{median_and_range(runs['error_analysis'])}, synthesis "
         f"{median_and_range(runs['error_synthesis'])}; of the events that its codes are, "

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spikecdl._files import existing
-from spikecdl.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.data import BinnedSpikes, SpikeTrains
+from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
+from spikecdl.files import existing
 from spikecdl.io.neo import neo_knows, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
-from spikecdl.io.nwb import nwb_content, read_binned_nwb, read_nwb
+from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.phy import read_phy
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl._files import existing, reading
-from spikecdl.binning import infer_clock_rate
 from spikecdl.data import SpikeTrains
-from spikecdl.io._neo_objects import (
+from spikecdl.data.binning import infer_clock_rate
+from spikecdl.files import existing, reading
+from spikecdl.io.neo_objects import (
     Segment,
     Train,
     add_table,
@@ -20,7 +20,7 @@ from spikecdl.io._neo_objects import (
     as_spike_train,
     concatenated,
 )
-from spikecdl.io.nwb import read_nwb
+from spikecdl.io.nwb_read import read_nwb
 
 if TYPE_CHECKING:
     import neo

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl._files import existing, reading, replacing, starts_with
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
+from spikecdl.files import existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ def _unpack_recording(
 
 
 def _pack_binned(counts: BinnedSpikes) -> tuple[dict[str, Any], dict[str, Any]]:
-    small = ("bin_size", "t_start", "unit_ids", "trial_ids", "slots")
+    small = ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins")
     header = {"kind": "BinnedSpikes", **{name: getattr(counts, name) for name in small}}
     large = ("counts", "mask", "n_pooled", "trial_starts")
     return header, {name: getattr(counts, name) for name in large}
@@ -192,7 +192,7 @@ def _unpack_binned(
         unit_ids=tuple(header["unit_ids"]),
         trial_ids=tuple(header["trial_ids"]),
         n_pooled=archive["n_pooled"],
-        slots=header["slots"],
+        sub_bins=header["sub_bins"],
         trial_starts=archive["trial_starts"],
         source=source,
         truth=truth,

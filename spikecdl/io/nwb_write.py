@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import uuid
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl._files import replacing
-from spikecdl.binning import infer_clock_rate
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
-from spikecdl.io._nwb_series import TimeAxis, add_to_module, numbers, write_notes
-from spikecdl.io._nwb_session import new_file
-from spikecdl.io._nwb_tables import add_intervals, colnames, frame_columns, ragged, row_ids, table
+from spikecdl.data.binning import infer_clock_rate
+from spikecdl.files import HDF5_SIGNATURE, replacing, starts_with
+from spikecdl.io.hdf_tables import (
+    add_intervals,
+    colnames,
+    frame_columns,
+    ragged,
+    read_values,
+    row_ids,
+    table,
+)
+from spikecdl.io.nwb_series import TimeAxis, add_to_module, numbers, write_notes
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
     from hdmf.common import DynamicTable
     from pynwb import NWBFile
@@ -151,7 +161,7 @@ def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
         "t_start": counts.t_start,
         "unit_ids": counts.unit_ids,
         "trial_ids": counts.trial_ids,
-        "slots": counts.slots,
+        "sub_bins": counts.sub_bins,
         "trial_starts": numbers(counts.trial_starts),
     }
 
@@ -178,7 +188,7 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
-    from spikecdl.metrics.templates import has_rate
+    from spikecdl.evaluation.metrics.templates import has_rate
 
     counts, axis = parts.counts, TimeAxis.of(parts.counts)
     about = f"family {parts.family}, layout {parts.layout}, bins of {counts.bin_size:g} s"
@@ -228,3 +238,66 @@ def _add_events(file: NWBFile, name: str, about: str, events: pd.DataFrame) -> N
     if len(events):
         columns = {key: (_EVENT_COLUMNS[key], events[key].to_numpy()) for key in events}
         add_to_module(file, table(name, about, columns))
+
+
+UNKNOWN_START = datetime(2000, 1, 1, tzinfo=timezone.utc)
+"""``session_start_time`` where it is not known; NWB requires one."""
+
+UNIDENTIFIED = "http://purl.obolibrary.org/obo/NCBITaxon_32644"
+"""Species of subjects that are not known, in the NCBI taxonomy."""
+
+_SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
+_SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
+
+
+def new_file(source: str, *, simulated: bool) -> NWBFile:
+    """Return an NWB file in memory, with the session of ``source`` if that is an NWB file."""
+    from pynwb import NWBFile
+    from pynwb.file import Subject
+
+    unknown = "simulated" if simulated else "unknown"
+    session: dict[str, Any] = {
+        "session_start_time": UNKNOWN_START,
+        "experimenter": [f"{unknown.title()}, {unknown.title()}"],
+        "institution": unknown,
+    }
+    subject = {
+        "subject_id": unknown,
+        "description": f"{unknown} subject",
+        "age": "P0D/",
+        "sex": "U",
+        "species": UNIDENTIFIED,
+    }
+    if starts_with(source, HDF5_SIGNATURE):
+        known_session, known_subject = _session_of(source)
+        session |= known_session
+        subject = known_subject or subject
+    file = NWBFile(
+        session_description=f"Written by spikecdl; the data come from {source or 'arrays'}",
+        identifier=str(uuid.uuid4()),
+        experiment_description="Spike trains and templates of firing-rate change found in them",
+        keywords=["spike trains", "convolutional dictionary learning"],
+        **session,
+    )
+    file.subject = Subject(**subject)
+    return file
+
+
+def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    import h5py
+    import pandas as pd
+
+    with h5py.File(source, "r") as file:
+        general = file.get("general", {})
+        session = _texts(general, _SESSION)
+        subject = _texts(general.get("subject", {}), _SUBJECT)
+        if "session_start_time" in file:
+            start = pd.Timestamp(str(read_values(file["session_start_time"]))).to_pydatetime()
+            session["session_start_time"] = start if start.tzinfo else start.astimezone()
+    return session, subject
+
+
+def _texts(group: h5py.Group | dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Read those of the named texts that are there and not empty."""
+    found = {name: read_values(group[name]) for name in names if name in group}
+    return {name: value for name, value in found.items() if value}

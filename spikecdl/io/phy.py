@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spikecdl._files import existing, reading, starts_with
-from spikecdl._validation import positive
 from spikecdl.data import SpikeTrains
+from spikecdl.files import existing, reading, starts_with
+from spikecdl.validation import positive
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.plots import _style
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from spikecdl.goodness_of_fit import TimeRescaling
+    from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
 _MOST_PANELS = 9
 _COLUMNS = 3
 _MOST_POINTS = 1000  # of a curve
 
 
-@_style.styled
+@style.styled
 def ks(
     rescaling: TimeRescaling, *, units: Sequence[int] | None = None, axes: Any = None
 ) -> np.ndarray:
@@ -52,7 +52,7 @@ def ks(
     Examples
     --------
     >>> from spikecdl.data import BinnedSpikes
-    >>> from spikecdl.goodness_of_fit import rescale
+    >>> from spikecdl.evaluation.goodness_of_fit import rescale
     >>> counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.5, (4, 1, 500)))
     >>> (ax,) = ks(rescale(counts, np.full(counts.shape, 0.5), "poisson"))
     >>> ax.get_title(loc="left"), ax.texts[0].get_text()
@@ -61,7 +61,7 @@ def ks(
     return _panels(rescaling, units, axes, 2.9, _draw_ks)
 
 
-@_style.styled
+@style.styled
 def autocorrelation(
     rescaling: TimeRescaling, *, units: Sequence[int] | None = None, axes: Any = None
 ) -> np.ndarray:
@@ -87,7 +87,7 @@ def autocorrelation(
     Examples
     --------
     >>> from spikecdl.data import BinnedSpikes
-    >>> from spikecdl.goodness_of_fit import rescale
+    >>> from spikecdl.evaluation.goodness_of_fit import rescale
     >>> counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.5, (4, 1, 500)))
     >>> (ax,) = autocorrelation(rescale(counts, np.full(counts.shape, 0.5), "poisson"))
     >>> ax.get_xlabel()
@@ -104,25 +104,25 @@ def _panels(
     draw: Callable[[Axes, TimeRescaling, int], None],
 ) -> np.ndarray:
     """Draw a panel per unit, with labels at the left and the lower edge."""
-    from spikecdl.goodness_of_fit import TimeRescaling
+    from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
-    _style.check_type("rescaling", rescaling, TimeRescaling)
+    style.check_type("rescaling", rescaling, TimeRescaling)
     count = len(rescaling.unit_ids)
     shown = [
-        _style.check_position("units", unit, count)
+        style.check_position("units", unit, count)
         for unit in (range(min(count, _MOST_PANELS)) if units is None else units)
     ]
     columns = min(len(shown), _COLUMNS)
-    grid = _style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
+    grid = style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
     for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         draw(ax, rescaling, unit)
-        _style.tidy(ax)
+        style.tidy(ax)
         if axes is None and place % columns:
             ax.set_ylabel("")
         if axes is None and place + columns < len(shown):
             ax.set_xlabel("")
     if axes is None and units is None:
-        _style.say_left_out(grid[0].figure, len(shown), count)
+        style.say_left_out(grid[0].figure, len(shown), count)
     return grid
 
 
@@ -131,11 +131,11 @@ def _draw_ks(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
     if len(values):
         _dashed(ax, -band, slope=1)
         _dashed(ax, band, slope=1)
-        ax.plot([0, 1], [0, 1], color=_style.MUTED, linewidth=0.8)
+        ax.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8)
         steps = np.arange(len(values) + 1) / len(values)
         kept = np.unique(np.linspace(0, len(values), _MOST_POINTS + 1).astype(int))
         curve = np.append(0, values)[kept], steps[kept]
-        ax.step(*curve, where="post", color=_style.PALETTE[0], zorder=3, label="data")
+        ax.step(*curve, where="post", color=style.PALETTE[0], zorder=3, label="data")
         place = "inside" if rescaling.inside[unit] else "outside"
         said = f"distance {rescaling.distance[unit]:.3f}\n{place}"
         ax.text(0.97, 0.04, said, transform=ax.transAxes, ha="right", va="bottom")
@@ -143,7 +143,7 @@ def _draw_ks(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
         _nothing(ax, "not observed")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="expected", ylabel="observed")
     ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    ax.set_title(_style.unit_title(rescaling.unit_ids[unit]))
+    ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
 
 
 def _draw_autocorrelation(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
@@ -155,13 +155,13 @@ def _draw_autocorrelation(ax: Axes, rescaling: TimeRescaling, unit: int) -> None
     else:
         _dashed(ax, -band, slope=0)
         _dashed(ax, band, slope=0)
-        ax.axhline(0, color=_style.MUTED, linewidth=0.8)
-        ax.vlines(lags, 0, values, color=_style.PALETTE[0])
-        ax.plot(lags, values, "o", color=_style.PALETTE[0], markersize=3)
+        ax.axhline(0, color=style.MUTED, linewidth=0.8)
+        ax.vlines(lags, 0, values, color=style.PALETTE[0])
+        ax.plot(lags, values, "o", color=style.PALETTE[0], markersize=3)
         top = 1.25 * max(band, float(np.abs(values).max()))
         ax.set_ylim(-top, top)
     ax.set(xlim=(0, len(values) + 1), xlabel="lag (intervals)", ylabel="autocorrelation")
-    ax.set_title(_style.unit_title(rescaling.unit_ids[unit]))
+    ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
 
 
 def _dashed(ax: Axes, level: float, slope: float) -> None:
@@ -169,9 +169,9 @@ def _dashed(ax: Axes, level: float, slope: float) -> None:
     if np.isfinite(level):
         dashes = (0, (4, 3))
         ax.axline(
-            (0, level), slope=slope, color=_style.INK, linewidth=0.9, linestyle=dashes, zorder=1.8
+            (0, level), slope=slope, color=style.INK, linewidth=0.9, linestyle=dashes, zorder=1.8
         )
 
 
 def _nothing(ax: Axes, why: str) -> None:
-    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=_style.MUTED)
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=style.MUTED)

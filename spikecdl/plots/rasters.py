@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spikecdl.plots import _style
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ _MOST_BINS = 50_000  # of a window; far more than pixels
 _MANY_UNITS = 20  # more are not kept apart by lines
 
 
-@_style.styled
+@style.styled
 def raster(
     spikes: SpikeTrains | BinnedSpikes,
     unit: int | None = 0,
@@ -65,9 +65,9 @@ def raster(
     """
     counts = _binned(spikes, unit, align, window)
     height = float(np.clip(1.2 + 0.02 * counts.n_windows, 2.4, 9))
-    panel = _style.axes_array(ax, (1, 1), (7.2, height))[0, 0]
+    panel = style.axes_array(ax, (1, 1), (7.2, height))[0, 0]
     draw_raster(panel, counts)
-    panel.set_xlabel(_style.time_label(counts.bin_size))
+    panel.set_xlabel(style.time_label(counts.bin_size))
     return panel
 
 
@@ -86,7 +86,7 @@ def _binned(
             "wrap an array with BinnedSpikes.from_array"
         )
     if unit is not None:
-        _style.check_position("unit", unit, spikes.n_units)
+        style.check_position("unit", unit, spikes.n_units)
     if isinstance(spikes, SpikeTrains):
         ids = None if unit is None else [spikes.unit_ids[unit]]
         return spikes.bin(_bin_size(spikes, window), align=align, window=window, units=ids)
@@ -159,20 +159,20 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
     trials, units, _ = counts.shape
     values = counts.counts.swapaxes(0, 1).reshape(trials * units, -1)
     unseen = ~counts.mask.swapaxes(0, 1).reshape(values.shape)
-    _style.shade(ax, counts, unseen, rows=range(len(values)))
+    style.shade(ax, counts, unseen, rows=range(len(values)))
     row, at = np.nonzero(values)
     times = counts.times[at] + counts.bin_size / 2
     darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
-    width = _style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
+    width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
     colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
     ax.vlines(times, row - 0.42, row + 0.42, colors=colours, linewidth=width)
-    _style.time_axis(ax, counts)
+    style.time_axis(ax, counts)
     if units == 1:
-        _style.row_axis(ax, counts.trial_ids)
-        ax.set_title(_style.unit_title(counts.unit_ids[0]))
+        style.row_axis(ax, counts.trial_ids)
+        ax.set_title(style.unit_title(counts.unit_ids[0]))
     else:
         _unit_blocks(ax, counts)
-    _style.tidy(ax)
+    style.tidy(ax)
 
 
 def _unit_blocks(ax: Axes, counts: BinnedSpikes) -> None:
@@ -180,8 +180,8 @@ def _unit_blocks(ax: Axes, counts: BinnedSpikes) -> None:
     trials, units, _ = counts.shape
     every = -(-units // 12)
     middles = np.arange(0, units, every) * trials + (trials - 1) / 2
-    ax.set_yticks(middles, labels=[_style.short(name) for name in counts.unit_ids[::every]])
+    ax.set_yticks(middles, labels=[style.short(name) for name in counts.unit_ids[::every]])
     ax.set(ylabel="unit", ylim=(trials * units - 0.5, -0.5))
     if trials > 1 and units <= _MANY_UNITS:
         for row in np.arange(1, units) * trials - 0.5:
-            ax.axhline(row, color=_style.DATA, linewidth=0.8)
+            ax.axhline(row, color=style.DATA, linewidth=0.8)

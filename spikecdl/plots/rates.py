@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.metrics.templates import has_rate
-from spikecdl.plots import _style
+from spikecdl.evaluation.metrics.templates import has_rate
+from spikecdl.plots import style
 from spikecdl.plots.rasters import draw_raster, single_trials
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Rates:
         """What the axis of rates says."""
         if self.is_signal:
             return "signal"
-        return "spikes per bin" if _style.in_bins(self.counts.bin_size) else "rate (Hz)"
+        return "spikes per bin" if style.in_bins(self.counts.bin_size) else "rate (Hz)"
 
 
 def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
@@ -50,7 +50,7 @@ def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
     if isinstance(source, BinnedSpikes):
         widest = max(1, source.n_bins // _FEWEST_BINS)
         return Rates(source, source.rate(), None, None, not source.is_counts, widest)
-    _style.check_type("source", source, Decomposition, BinnedSpikes)
+    style.check_type("source", source, Decomposition, BinnedSpikes)
     counts, is_signal = source.counts, not has_rate(source)
     data = counts.rate()
     if is_signal and counts.is_counts:  # a signal of whole numbers
@@ -59,7 +59,7 @@ def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
     return Rates(counts, data, source.rate, source.baseline, is_signal, widest)
 
 
-@_style.styled
+@style.styled
 def rate(
     source: Decomposition | BinnedSpikes,
     unit: int = 0,
@@ -108,17 +108,17 @@ def rate(
     ('time (s)', 'rate (Hz)')
     """
     rates = rates_of(source)
-    _style.check_position("unit", unit, rates.counts.n_units)
+    style.check_position("unit", unit, rates.counts.n_units)
     trials = single_trials(rates.counts, unit, spikes)
     heights = _heights(trials, 1.9)
     shape, size = (len(heights), 1), (7.2, 0.7 + sum(heights))
-    grid = _style.axes_array(axes, shape, size, sharex=True, height_ratios=heights)[:, 0]
+    grid = style.axes_array(axes, shape, size, sharex=True, height_ratios=heights)[:, 0]
     _draw_unit(grid, rates, unit, trials, _merged_bins(rates, [unit]))
-    _style.legend_above(grid[-1])
+    style.legend_above(grid[-1])
     return grid
 
 
-@_style.styled
+@style.styled
 def rates_figure(
     source: Decomposition | BinnedSpikes,
     spikes: SpikeTrains | BinnedSpikes | None = None,
@@ -172,10 +172,10 @@ def rates_figure(
             place = grid[block * rows + row, column]
             panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
         _draw_unit(np.array(panels), rates, unit, trials, merge)
-        _style.time_axis(panels[-1], rates.counts, ticks=8 if columns == 1 else 5)
+        style.time_axis(panels[-1], rates.counts, ticks=8 if columns == 1 else 5)
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
-    _style.say_left_out(figure, len(shown), rates.counts.n_units)
+    style.say_left_out(figure, len(shown), rates.counts.n_units)
     return figure
 
 
@@ -193,31 +193,31 @@ def _draw_unit(
         top[0].tick_params(labelbottom=False)
     _draw_rate(bottom, rates, unit, merge)
     if trials is None:
-        bottom.set_title(_style.unit_title(rates.counts.unit_ids[unit]))
+        bottom.set_title(style.unit_title(rates.counts.unit_ids[unit]))
 
 
 def _draw_rate(ax: Axes, rates: Rates, unit: int, merge: int) -> None:
     counts = rates.counts
     weight = counts.n_pooled[:, unit]
     starts = np.arange(0, counts.n_bins, merge)
-    times = _style.edges(counts)[[*starts, -1]]
+    times = style.edges(counts)[[*starts, -1]]
     middle = (times[1:] + times[:-1]) / 2
 
-    _style.shade(ax, counts, weight.sum(axis=0) == 0)
+    style.shade(ax, counts, weight.sum(axis=0) == 0)
     label = "data" if merge == 1 else f"data ({_width(merge, counts.bin_size)})"
     data = _average(rates.data[:, unit], weight, starts)
-    _style.histogram(ax, data, times, label)
+    style.histogram(ax, data, times, label)
     if rates.baseline is not None:
         level = _average(rates.baseline[:, [unit]], weight.sum(axis=1, keepdims=True))[0]
-        _style.baseline(ax, level)
+        style.baseline(ax, level)
     if rates.fit is not None:
         fit = _average(rates.fit[:, unit], weight, starts)
-        ax.plot(middle, fit, color=_style.INK, marker="" if len(fit) > 1 else "o", label="fit")
-    ax.set(ylabel=rates.label, xlabel=_style.time_label(counts.bin_size))
-    _style.time_axis(ax, counts)
+        ax.plot(middle, fit, color=style.INK, marker="" if len(fit) > 1 else "o", label="fit")
+    ax.set(ylabel=rates.label, xlabel=style.time_label(counts.bin_size))
+    style.time_axis(ax, counts)
     if not rates.is_signal:
         ax.set_ylim(bottom=0)
-    _style.tidy(ax)
+    style.tidy(ax)
 
 
 def _merged_bins(rates: Rates, units: Sequence[int]) -> int:
@@ -232,7 +232,7 @@ def _merged_bins(rates: Rates, units: Sequence[int]) -> int:
 
 
 def _width(merge: int, bin_size: float) -> str:
-    if _style.in_bins(bin_size):
+    if style.in_bins(bin_size):
         return f"means of {merge} bins"
     return f"{merge * bin_size * 1e3:.4g} ms bins"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.metrics import template_error, template_shape
-from spikecdl.metrics.templates import gain_of, template_table
-from spikecdl.plots import _style
+from spikecdl.evaluation.metrics import template_error, template_shape
+from spikecdl.evaluation.metrics.templates import gain_of, template_table
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ class _Sheet:
     unit_ids: tuple[int | str, ...] | None  # of the joint layout
 
 
-@_style.styled
+@style.styled
 def templates(
     source: DCEA | Decomposition,
     truth: Truth | np.ndarray | None = None,
@@ -95,7 +95,7 @@ def templates(
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
 
-    _style.check_type("source", source, Decomposition, DCEA)
+    style.check_type("source", source, Decomposition, DCEA)
     if isinstance(source, Decomposition):
         sheet = _sheet_of_events(source, truth)
     else:
@@ -114,7 +114,7 @@ def _sheet_of_events(source: Decomposition, truth: Truth | np.ndarray | None) ->
         templates=source.templates * scale[:, np.newaxis, np.newaxis],
         matches=_matches(source.templates, truth, counts.bin_size, scale),
         names=names,
-        label=f"change of {_style.eta_name(source.family)}" if numbers.any() else _UNIT_NORM,
+        label=f"change of {style.eta_name(source.family)}" if numbers.any() else _UNIT_NORM,
         bin_size=counts.bin_size,
         gain=gain_of(source) if numbers.any() else None,
         unit_ids=counts.unit_ids if source.layout == "joint" else None,
@@ -170,7 +170,7 @@ def _titles(sheet: _Sheet) -> list[str]:
 
 def _time(bin_size: float, start: int, length: int) -> tuple[np.ndarray, str]:
     """Middles of bins, in ms (in bins for plain arrays), and their unit."""
-    unit, factor = ("bins", 1.0) if _style.in_bins(bin_size) else ("ms", 1e3)
+    unit, factor = ("bins", 1.0) if style.in_bins(bin_size) else ("ms", 1e3)
     return (start + np.arange(length) + 0.5) * bin_size * factor, unit
 
 
@@ -178,24 +178,24 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
     count, _, length = sheet.templates.shape
     columns = count if count <= 4 or axes is not None else 3
     size = (max(4.4, 2.7 * columns + 0.6), 2.5)
-    grid = _style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
+    grid = style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
     for k, (ax, title) in enumerate(zip(grid, _titles(sheet), strict=True)):
         times, unit = _time(sheet.bin_size, 0, length)
         ax.set_xlim(0, times[-1] + times[0])
-        ax.axhline(0, color=_style.DATA, linewidth=0.8, zorder=1)
+        ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
         marker = "o" if length == 1 else ""
-        ax.plot(times, sheet.templates[k, 0], color=_style.colour(k), lw=2, marker=marker)
+        ax.plot(times, sheet.templates[k, 0], color=style.colour(k), lw=2, marker=marker)
         match = sheet.matches[k]
         if match is not None:
             times, _ = _time(sheet.bin_size, match.shift, match.template.shape[-1])
-            style = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
-            ax.plot(times, match.template[0], color=_style.INK, **style)
+            line = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
+            ax.plot(times, match.template[0], color=style.INK, **line)
         ax.set_title(title)
         if k + columns >= count:
             ax.set_xlabel(f"time from onset ({unit})")
         if k % columns == 0:
             ax.set_ylabel(sheet.label)
-        _style.tidy(ax)
+        style.tidy(ax)
         if sheet.gain is not None and (k % columns == columns - 1 or k == count - 1):
             _gain_axis(ax, sheet.gain)
     return grid
@@ -218,7 +218,7 @@ def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
     right = ax.secondary_yaxis("right")
     right.set_yticks(positions[keep], labels=[_times(reachable[i]) for i in keep])
     right.set_ylabel("rate / baseline rate")
-    right.tick_params(labelsize=8.5, length=3, width=0.8, color=_style.MUTED)
+    right.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
 
 
 def _times(gain: float) -> str:
@@ -232,7 +232,7 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
         order = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
     rows = 1 + any(match is not None for match in sheet.matches)
     size = (max(4.4, 2.6 * count + 1.0), 0.6 + rows * (1.9 + 0.025 * min(units, 60)))
-    grid = _style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
+    grid = style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
     top = float(np.abs(sheet.templates).max()) or 1.0
     for k, name in enumerate(sheet.names):
         mesh = _image(grid[0, k], sheet, sheet.templates[k][order], 0, top)
@@ -247,13 +247,13 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
     for ax in grid[:, 0]:
         ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
     every = -(-units // 12)
-    ids = [_style.short(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
+    ids = [style.short(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
     grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
     times, _ = _time(sheet.bin_size, 0, length)
     grid[0, 0].set_xlim(0, times[-1] + times[0])
     bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8.5, length=3, width=0.8, color=_style.MUTED)
+    bar.ax.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
     return grid if rows == 2 else grid[0]
 
 
@@ -266,5 +266,5 @@ def _image(ax: Axes, sheet: _Sheet, values: np.ndarray, shift: int, top: float) 
         times, np.arange(units + 1) - 0.5, values, cmap="RdBu_r", vmin=-top, vmax=top
     )
     ax.set_ylim(units - 0.5, -0.5)
-    _style.tidy(ax)
+    style.tidy(ax)
     return mesh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spikecdl.plots import _style
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
 
 
-@_style.styled
+@style.styled
 def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
     """Draw the loss after each epoch of a fitted model.
 
@@ -42,15 +42,15 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model)
-    panel = _style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
     epochs = [entry["epoch"] for entry in model.history_]
     losses = [entry["loss"] for entry in model.history_]
     marker = "o" if len(epochs) < 30 else ""
-    panel.plot(epochs, losses, color=_style.PALETTE[0], marker=marker, markersize=3.5)
+    panel.plot(epochs, losses, color=style.PALETTE[0], marker=marker, markersize=3.5)
     panel.margins(x=0.02)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.ticklabel_format(axis="y", useOffset=False)
     panel.set(xlabel="epoch", ylabel="loss")
     panel.set_title("converged" if model.converged_ else "stopped before it converged")
-    _style.tidy(panel)
+    style.tidy(panel)
     return panel

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from spikecdl.training.alternating import Alternating
-from spikecdl.training.implicit import Implicit
-from spikecdl.training.observations import Observations
-from spikecdl.training.problem import Learned, OnEpoch, Problem, Trainer
-from spikecdl.training.unrolled import Unrolled
-from spikecdl.training.weight import Fixed, Fraction, NullScore, Weight, lambda_max
+from spikecdl.training.backprop import Implicit, Unrolled
+from spikecdl.training.base import (
+    Fixed,
+    Fraction,
+    Learned,
+    Observations,
+    OnEpoch,
+    Problem,
+    Trainer,
+    UniversalThreshold,
+    Weight,
+    lambda_max,
+)
 
 __all__ = [
     "TRAINERS",
@@ -16,7 +24,7 @@ __all__ = [
     "Fraction",
     "Implicit",
     "Learned",
-    "NullScore",
+    "UniversalThreshold",
     "Observations",
     "OnEpoch",
     "Problem",
@@ -26,5 +34,5 @@ __all__ = [
     "lambda_max",
 ]
 
-#: Values of ``gradient`` by name.
+#: Values of ``trainer`` by name.
 TRAINERS: dict[str, type] = {trainer.name: trainer for trainer in (Alternating, Implicit, Unrolled)}

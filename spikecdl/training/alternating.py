@@ -10,15 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spikecdl import _validation
-from spikecdl.events import Events
-from spikecdl.ranks import Ranks
-from spikecdl.ranks import present as ranks_present
-from spikecdl.training.observations import Observations
-from spikecdl.training.problem import Learned, OnEpoch, Problem
-from spikecdl.training.race import Race
-from spikecdl.training.rounds import Round
-from spikecdl.training.weight import Weight
+from spikecdl import validation
+from spikecdl.solvers.events import Events
+from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Weight
+from spikecdl.training.dictionary_update import Round
+from spikecdl.training.distributed import Processes, current_processes
+from spikecdl.training.initialization import Initialization
 
 _GAIN = 1e-3  # gain of an epoch, as a fraction of all gain so far, that counts as converged
 
@@ -27,12 +24,12 @@ _GAIN = 1e-3  # gain of an epoch, as a fraction of all gain so far, that counts 
 class Alternating:
     """Codes to convergence, then templates, amplitudes and baseline on the support they found.
 
-    A `Race` decides the start and the level of the penalty.  Its templates are longer than asked
-    and are cropped to the bins of most energy, which fixes their shift.
+    `Initialization` decides the first templates and the level of the penalty.  Its templates are
+    longer than asked and are cropped to the bins of most energy, which fixes their shift.
 
     Parameters
     ----------
-    surplus : float
+    overcomplete : float
         Templates that a run of the race begins with beyond those asked, as a multiple of them.
     debias : bool
         Merge events that the l1 solution spreads over neighbouring places, drop those that the
@@ -57,11 +54,11 @@ class Alternating:
     Examples
     --------
     >>> import spikecdl
-    >>> spikecdl.DCEA(gradient=spikecdl.Alternating(surplus=3.0)).gradient.surplus
+    >>> spikecdl.DCEA(trainer=spikecdl.Alternating(overcomplete=3.0)).trainer.overcomplete
     3.0
     """
 
-    surplus: float = 1.7
+    overcomplete: float = 1.7
     debias: bool = True
     padding: float = 0.4
     separation: float = 0.125
@@ -73,27 +70,27 @@ class Alternating:
 
     def __post_init__(self) -> None:
         """Check what would break the race."""
-        for name in ("surplus", "padding", "separation", "smoothness"):
+        for name in ("overcomplete", "padding", "separation", "smoothness"):
             value = getattr(self, name)
-            if _validation.real(name, value) < 0:
+            if validation.real(name, value) < 0:
                 raise ValueError(f"`{name}` (={value!r}) must not be negative")
-        _validation.positive("tol", self.tol)
-        _validation.integer("max_iter", self.max_iter)
+        validation.positive("tol", self.tol)
+        validation.integer("max_iter", self.max_iter)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run.
 
         Processes of torch.distributed share the windows, after a race that each runs for itself.
         """
-        data, ranks = problem.windows(), ranks_present()
+        data, processes = problem.windows(), current_processes()
         if learned is None:
             templates, level = self._race(problem, data)
             start = {"templates": templates, "baseline": data.baseline, "level": level}
             learned = Learned(start)
         null = _null_cost(data)
         level = learned.tensors["level"]
-        mine, n_observed = ranks.part(len(data.y)), int(data.mask.count_nonzero())
-        step = self._round(problem, data.take(mine), problem.weight.at(float(level)), ranks)
+        mine, n_observed = processes.part(len(data.y)), int(data.mask.count_nonzero())
+        step = self._round(problem, data.take(mine), problem.weight.at(float(level)), processes)
         while learned.epoch < problem.n_epochs and not learned.converged:
             began = time.perf_counter()
             found = step(learned.tensors["templates"], learned.tensors["baseline"][mine], self.tol)
@@ -101,14 +98,14 @@ class Alternating:
                 "epoch": learned.epoch + 1,
                 "loss": found.cost / n_observed,
                 "objective": found.objective,
-                "n_events": int(ranks.total(torch.tensor(len(found.events)))),
+                "n_events": int(processes.total(torch.tensor(len(found.events)))),
                 "seconds": time.perf_counter() - began,
             }
             _check_finite(record)
             if learned.history and record["objective"] > learned.history[-1]["objective"]:
                 return replace(learned, converged=True)  # codes are solved anew: uphill can be
             history = [*learned.history, record]
-            baseline = ranks.whole(found.baseline, len(data.y))
+            baseline = processes.whole(found.baseline, len(data.y))
             tensors = {"templates": found.templates, "baseline": baseline, "level": level}
             learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
             on_epoch(learned)
@@ -135,11 +132,17 @@ class Alternating:
         def make_round(seen: Observations, weight: Weight) -> Round:
             return self._round(problem, seen, weight)
 
-        templates, level = Race(problem, make_round, self.surplus, extra, self.tol)(data)
+        templates, level = Initialization(problem, make_round, self.overcomplete, extra, self.tol)(
+            data
+        )
         return templates, torch.tensor(level)
 
     def _round(
-        self, problem: Problem, data: Observations, weight: Weight, ranks: Ranks | None = None
+        self,
+        problem: Problem,
+        data: Observations,
+        weight: Weight,
+        processes: Processes | None = None,
     ) -> Round:
         return Round(
             data=data,
@@ -149,7 +152,7 @@ class Alternating:
             separation=round(self.separation * problem.length),
             smoothness=self.smoothness,
             max_iter=self.max_iter,
-            ranks=ranks or Ranks(),
+            processes=processes or Processes(),
         )
 
 

@@ -18,7 +18,7 @@ from yardstick import encode_images
 
 from spikecdl.denoise.models import MODELS
 from spikecdl.denoise.network import Architecture, ImageAutoencoder
-from spikecdl.dictionary import ConvDictionary
+from spikecdl.model.dictionary import ConvDictionary
 
 _ARCHITECTURE = Architecture(tied=True, stabilizer=4.0)
 _PEAK, _BIAS = 4.0, 0.02

@@ -16,12 +16,12 @@ from timing import Row, Settings, duel, duration, interleaved
 from torch import Tensor
 from yardstick import Training
 
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, ConvDictionary, sparse_code, threads
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, ConvDictionary, sparse_code
 from spikecdl.estimator import NotConvergedWarning
-from spikecdl.metrics import template_error
-from spikecdl.training import NullScore, Observations
-from spikecdl.training.refine import Refined, refine
-from spikecdl.training.rounds import Round
+from spikecdl.evaluation.metrics import template_error
+from spikecdl.solvers import threads
+from spikecdl.training import Observations, UniversalThreshold
+from spikecdl.training.dictionary_update import DictionaryUpdate, Round, update_dictionary
 
 GOOD = 0.1  # error of a template that counts as found
 _LOOSE = (0.5, 0.3)  # tolerances of the first rounds, when templates are not yet right
@@ -86,9 +86,9 @@ def perturbed(templates: Tensor, correlation: float, seed: int) -> Tensor:
 
 
 class _WarmSteps:
-    """Solve for the codes from those of the last step, then move a little along the gradient.
+    """Solve for the codes from those of the last step, then move a little along the trainer.
 
-    The gradient is that of the penalised objective at its minimum over the codes.
+    The trainer is that of the penalised objective at its minimum over the codes.
     """
 
     def __init__(self, problem: Coding, templates: Tensor) -> None:
@@ -120,7 +120,7 @@ def default_round(data: Observations, debias: bool = True) -> Round:
     return Round(
         data=data,
         penalty=L1(),
-        weight=NullScore(),
+        weight=UniversalThreshold(),
         debias=debias,
         separation=round(default.separation * LENGTH),
         smoothness=default.smoothness,
@@ -128,7 +128,7 @@ def default_round(data: Observations, debias: bool = True) -> Round:
     )
 
 
-def take(step: Round, templates: Tensor, baseline: Tensor, tol: float = _TOL) -> Refined:
+def take(step: Round, templates: Tensor, baseline: Tensor, tol: float = _TOL) -> DictionaryUpdate:
     """Take a round with as many threads as a fit uses."""
     with threads.for_size(step.data.y.numel() * len(templates)):
         return step(templates, baseline, tol)
@@ -181,7 +181,9 @@ def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray
         model.fit(counts)
     seconds = time.perf_counter() - began
     data, truth = observations(counts, known_baseline=False), true_templates(counts)
-    known = refine(data, truth, true_events(counts), L1(), data.baseline, max_iter=_TO_THE_END)
+    known = update_dictionary(
+        data, truth, true_events(counts), L1(), data.baseline, max_iter=_TO_THE_END
+    )
     return (
         seconds,
         template_error(model.templates_, truth).errors,

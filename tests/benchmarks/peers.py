@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter1d
 from timing import Row, Settings, Skip, duration
 
 from spikecdl import DCEA, BinnedSpikes, Binomial, Family, Gaussian
-from spikecdl.metrics import event_rates, recovery, template_error
+from spikecdl.evaluation.metrics import event_rates, recovery, template_error
 from spikecdl.simulate import simulate
 
 _DATA_SETS = 3

@@ -13,11 +13,11 @@ from torch import Tensor
 from yardstick import Yardstick
 
 from spikecdl import L1, BinnedSpikes, ConvDictionary, sparse_code
-from spikecdl.coding import SparseCode
-from spikecdl.events import Events
-from spikecdl.families import FAMILIES
-from spikecdl.preparation import LAYOUTS, observe
-from spikecdl.training import Fixed, NullScore, Observations
+from spikecdl.conversion import LAYOUTS, observe
+from spikecdl.model.families import FAMILIES
+from spikecdl.solvers.events import Events
+from spikecdl.solvers.sparse_coding import SparseCode
+from spikecdl.training import Fixed, Observations, UniversalThreshold
 
 #: Violations of the optimality conditions, relative to the weight, at which codes are accepted.
 TOLERANCES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -52,7 +52,7 @@ class Coding:
     def __init__(self, data: Observations, templates: Tensor, weight: float | None = None) -> None:
         self.data, self.templates = data, templates
         self.dictionary = ConvDictionary(templates)
-        rule = NullScore() if weight is None else Fixed(weight)
+        rule = UniversalThreshold() if weight is None else Fixed(weight)
         self.penalty = rule(L1(), self.dictionary, data, data.baseline)
 
     @classmethod

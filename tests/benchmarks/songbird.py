@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from timing import Row, Settings, Skip
 
 from spikecdl import DCEA, BinnedSpikes, Poisson
-from spikecdl.metrics import deviance_explained, event_rates, template_error
+from spikecdl.evaluation.metrics import deviance_explained, event_rates, template_error
 
 FILE = Path(__file__).parents[3] / "shared" / "data" / "songbird_hvc" / "songbird_spikes.txt"
 _FAMILIES = ("poisson", "binomial")

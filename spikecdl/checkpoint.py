@@ -1,0 +1,182 @@
+"""Files of fitted models and of fits under way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikecdl import __version__
+from spikecdl.training import Learned, Problem
+
+
+def write_model(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    fitted: Mapping[str, Any],
+) -> None:
+    """Write a model as ``.safetensors`` (all of it) and ``.json`` (to read)."""
+    content = {"spikecdl": __version__, "settings": settings, "fitted": fitted}
+    stem = _stem(path)
+    save_tensors(stem.with_suffix(".safetensors"), tensors, content)
+    write_json(stem.with_suffix(".json"), content)
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a model, and its ``settings`` and what was ``fitted``; see `load`."""
+    file = _stem(path).with_suffix(".safetensors")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
+    tensors, content = load_tensors(file)
+    if "fitted" not in content:
+        raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
+    return tensors, content
+
+
+def _stem(path: str | Path) -> Path:
+    """Return the common stem of a model's two files."""
+    path = Path(path)
+    if path.is_dir():
+        return path / "model"
+    return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds the state of a fit, and tells it from other fits.
+
+    Parameters
+    ----------
+    path : Path
+    fingerprint : str
+        Digest of the settings and data of the fit.
+    """
+
+    path: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, path: str | Path, settings: Mapping[str, Any], problem: Problem) -> Checkpoint:
+        """Return the checkpoint of a problem.
+
+        A fit may go on for more epochs than it was begun with.
+        """
+        kept = {name: value for name, value in settings.items() if name != "n_epochs"}
+        digest = hashlib.sha256(json.dumps(kept).encode())
+        for _, data in problem.data.parts():
+            for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return cls(Path(path), digest.hexdigest())
+
+    def save(self, state: Learned) -> None:
+        """Write the state of training."""
+        about = {
+            "epoch": state.epoch,
+            "history": state.history,
+            "converged": state.converged,
+            "fingerprint": self.fingerprint,
+        }
+        save_tensors(self.path, state.tensors, about)
+
+    def load(self, device: torch.device) -> Learned | None:
+        """Return the state of training; None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another fit.
+        """
+        if not self.path.exists():
+            return None
+        tensors, about = load_tensors(self.path)
+        if about.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
+                "remove it, or resume with what it was made from"
+            )
+        moved = {
+            name: value.to(device) if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
+        return Learned(moved, about["epoch"], about["history"], about["converged"])
+
+
+def write_atomic(path: str | Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part.
+
+    The content goes to a temporary file beside it, is flushed to disk, and takes the name.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically; numbers must be finite."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write tensors and JSON-able metadata to one safetensors file with its SHA-256 inside."""
+    from safetensors.torch import save
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    text = json.dumps(metadata, sort_keys=True, allow_nan=False)
+    header = {"metadata": text, "sha256": _digest(plain, text)}
+    write_atomic(path, save(plain, metadata=header))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not such a file, is truncated, or its SHA-256 does not match.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = Path(path).read_bytes()
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])["__metadata__"]
+        text, expected = header["metadata"], header["sha256"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"`{path}` is not a file written by spikecdl, or damaged: {error}"
+        ) from None
+    if _digest(tensors, text) != expected:
+        raise ValueError(f"`{path}` is damaged: its SHA-256 does not match; use another copy")
+    return tensors, json.loads(text)
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.clone(memory_format=torch.contiguous_format).reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,397 @@
+"""`BinnedSpikes`: counts per trial, unit and bin, with what was not observed marked as such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spikecdl.data.checks import plain
+from spikecdl.data.truth import Truth, store
+from spikecdl.validation import integer, positive, real
+
+Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+
+_BLOCK = 2**20  # numbers that are looked at at once
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BinnedSpikes:
+    """Spike counts in bins, or a real-valued signal, for every trial and unit.
+
+    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.  Its arrays may lie in
+    a file; see `spikecdl.read_counts`.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (trial, unit, bin)
+        Integer counts (int16 or wider, so that sums of a few do not wrap around), or floats for a
+        real-valued signal (Gaussian family); 0 where not observed.
+    mask : ndarray of bool, shape (trial, unit, bin)
+        True where the bin was observed.
+    bin_size : float
+        Seconds per bin.
+    t_start : float
+        Left edge of the first bin, relative to what trials are aligned to, in seconds.
+    unit_ids, trial_ids : tuple
+        Distinct names of units and trials.
+    n_pooled : ndarray of int, shape (trial, unit, bin)
+        Recorded trials that are summed in each bin: 1 if not pooled, 0 where not observed.  Of
+        counts that are not pooled it is of int8, in the memory of ``mask``.
+    sub_bins : int
+        Bernoulli trials per bin and recorded trial.
+    trial_starts : ndarray, shape (trial,)
+        Time of the first bin's left edge in the recording, in seconds; nan where not known.
+    source : str
+        Where the data come from.
+    truth : Truth or None
+        What the simulator knows, for simulated data.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, ids repeat, or counts are negative or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1], [0, 0, 1]]), bin_size=0.005)
+    >>> counts
+    BinnedSpikes(2 trials, 1 unit, 3 bins of 0.005 s, 3 spikes)
+    >>> counts.pool().counts
+    array([[[0, 1, 2]]])
+    """
+
+    counts: np.ndarray
+    mask: np.ndarray
+    bin_size: float
+    t_start: float
+    unit_ids: tuple[int | str, ...]
+    trial_ids: tuple[int | str, ...]
+    n_pooled: np.ndarray
+    sub_bins: int
+    trial_starts: np.ndarray
+    source: str = ""
+    truth: Truth | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other and make the arrays read-only."""
+        names = ("counts", "mask", "n_pooled", "trial_starts")
+        store(self, **{name: getattr(self, name) for name in names})
+        positive("bin_size", self.bin_size, "seconds")
+        real("t_start", self.t_start, "seconds")
+        integer("sub_bins", self.sub_bins)
+        _check_counts(self.counts)
+        for name in ("mask", "n_pooled"):
+            if getattr(self, name).shape != self.shape:
+                raise ValueError(
+                    f"`{name}` {getattr(self, name).shape} must have the shape of "
+                    f"`counts` {self.shape}"
+                )
+        for name, size in (("trial_ids", self.shape[0]), ("unit_ids", self.shape[1])):
+            ids = tuple(plain(value) for value in getattr(self, name))
+            object.__setattr__(self, name, ids)
+            if len(ids) != size or len(set(ids)) != size:
+                raise ValueError(f"`{name}` must be {size} distinct ids, not {ids!r}")
+        if self.trial_starts.shape != self.shape[:1]:
+            raise ValueError(
+                f"`trial_starts` {self.trial_starts.shape} must have one time for each of "
+                f"{self.shape[0]} trials"
+            )
+        for block in blocks(self.shape):
+            counts, mask = self.counts[block], self.mask[block]
+            if mask.dtype != bool or counts[~mask].any():
+                raise ValueError("`mask` must be boolean, and counts 0 where it is False")
+            if not np.array_equal(self.n_pooled[block] > 0, mask):
+                raise ValueError(
+                    "`n_pooled` must be at least 1 where `mask` is True, and 0 elsewhere"
+                )
+
+    @classmethod
+    def from_array(
+        cls,
+        counts: Any,
+        bin_size: float = 1.0,
+        *,
+        mask: Any = None,
+        t_start: float = 0.0,
+        unit_ids: Sequence[int | str] | None = None,
+        trial_ids: Sequence[int | str] | None = None,
+        n_pooled: Any = 1,
+        sub_bins: int = 1,
+        trial_starts: Any = None,
+        source: str = "array",
+        truth: Truth | None = None,
+    ) -> BinnedSpikes:
+        """Make `BinnedSpikes` of a (trial, unit, bin) array, or of (trial, bin) for one unit.
+
+        Parameters
+        ----------
+        counts : array_like
+            Counts, or real-valued signals.  Floats that are all whole and not negative count as
+            counts and become integers; other floats are a real-valued signal.  An array that
+            cannot be written to (`numpy.load` with ``mmap_mode="r"``) is not copied, if it is of
+            int16 or wider and there is no ``mask``.
+        bin_size : float
+            Seconds per bin; the default of 1 makes all times count bins.
+        mask : array_like of bool, optional
+            True where observed; the shape of ``counts``.  Counts elsewhere are set to 0, so they
+            may be NaN.  Default: all observed.
+        t_start : float
+            Left edge of the first bin, in seconds.
+        unit_ids, trial_ids : sequence, optional
+            Default: 0, 1, 2, ...
+        n_pooled : int or array_like
+            Recorded trials summed in each bin: one number, one per trial, or one per bin.
+        sub_bins : int
+            Bernoulli trials per bin and recorded trial.
+        trial_starts : array_like, shape (trial,), optional
+            Absolute time of each trial's first bin, in seconds; default unknown (nan).
+        source : str
+            Description of where the data come from.
+        truth : Truth, optional
+            For simulated data.
+
+        Raises
+        ------
+        ValueError
+            If the array is empty, not 2-D or 3-D, or holds NaN, Inf or negative counts.
+        TypeError
+            If the array does not hold real numbers.
+
+        Examples
+        --------
+        >>> BinnedSpikes.from_array([[0, 2, 1, 0]])
+        BinnedSpikes(1 trial, 1 unit, 4 bins of 1 s, 3 spikes)
+        """
+        array = np.asarray(counts)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"`counts` must hold real numbers, not {array.dtype}")
+        whole = mask is None
+        array = array.copy() if array.flags.writeable or not whole else array
+        seen = np.broadcast_to(True, array.shape) if whole else np.array(mask, dtype=bool)
+        if seen.shape != array.shape:
+            raise ValueError(f"`mask` {seen.shape} must have the shape of `counts` {array.shape}")
+        if array.ndim == 2:
+            array, seen = array[:, None], seen[:, None]
+        if not whole:
+            array[~seen] = 0
+        _check_counts(array)
+        pooled = np.asarray(n_pooled)
+        pooled = pooled[:, None, None] if pooled.ndim == 1 else pooled
+        pooled = pooled[:, None] if pooled.ndim == 2 else pooled
+        if pooled.dtype.kind not in "iu":
+            raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
+        plain_trials = pooled.ndim == 0 and pooled == 1
+        starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
+        return cls(
+            counts=_as_integers(array),
+            mask=seen,
+            bin_size=positive("bin_size", bin_size, "seconds"),
+            t_start=real("t_start", t_start, "seconds"),
+            unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
+            trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
+            n_pooled=not_pooled(seen) if plain_trials else np.where(seen, pooled, 0),
+            sub_bins=sub_bins,
+            trial_starts=np.array(starts, dtype=float),
+            source=source,
+            truth=truth,
+        )
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        parts = [
+            f"{size} {name}{'s' * (size != 1)}"
+            for size, name in zip(self.shape, ("trial", "unit", "bin"), strict=True)
+        ]
+        content = f"{int(self.counts.sum())} spikes" if self.is_counts else "real-valued"
+        return f"BinnedSpikes({', '.join(parts)} of {self.bin_size:g} s, {content})"
+
+    def __len__(self) -> int:
+        """Return the number of trials."""
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> BinnedSpikes:
+        """Select trials by position (what splitting with scikit-learn needs)."""
+        if isinstance(key, tuple):
+            key, *others = key
+            if any(other is not Ellipsis for other in others):
+                raise IndexError("BinnedSpikes are indexed by trial only; see `select` for units")
+        return self.select(trials=key)
+
+    def __iter__(self) -> Iterator[BinnedSpikes]:
+        """Yield each trial."""
+        return (self.select(trials=trial) for trial in range(len(self)))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of trials, units and bins."""
+        return self.counts.shape
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return self.shape[1]
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins."""
+        return self.shape[2]
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows: one for each unit of each trial."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def n_trials(self) -> np.ndarray:
+        """Bernoulli trials per bin, ``n_pooled * sub_bins``, of shape (trial, unit, bin)."""
+        return np.multiply(self.n_pooled, self.sub_bins, dtype=np.int64)
+
+    @property
+    def is_counts(self) -> bool:
+        """Whether the values are integer counts, not a real-valued signal."""
+        return self.counts.dtype.kind != "f"
+
+    @property
+    def times(self) -> np.ndarray:
+        """Left edge of each bin relative to the alignment, in seconds."""
+        return np.round(self.t_start + self.bin_size * np.arange(self.n_bins), 12)
+
+    @property
+    def duration(self) -> float:
+        """Length of a window, in seconds."""
+        return self.bin_size * self.n_bins
+
+    def rate(self) -> np.ndarray:
+        """Return the rate of each bin per recorded trial, in Hz; nan where not observed.
+
+        For a real-valued signal: its mean per recorded trial, in the signal's own unit.
+        """
+        exposure = self.n_pooled * (self.bin_size if self.is_counts else 1.0)
+        rate = np.full(self.shape, np.nan)
+        return np.divide(self.counts, exposure, out=rate, where=self.mask & (exposure > 0))
+
+    def pool(self) -> BinnedSpikes:
+        """Sum over trials: one trial, whose ``n_pooled`` says how many were observed in each bin.
+
+        Examples
+        --------
+        >>> pooled = BinnedSpikes.from_array([[0, 1], [1, 1]], mask=[[1, 1], [0, 1]]).pool()
+        >>> pooled.counts.ravel(), pooled.n_pooled.ravel()
+        (array([0, 2]), array([1, 2]))
+        """
+        n_pooled = self.n_pooled.sum(axis=0, keepdims=True)
+        return BinnedSpikes(
+            counts=self.counts.sum(axis=0, keepdims=True),
+            mask=n_pooled > 0,
+            bin_size=self.bin_size,
+            t_start=self.t_start,
+            unit_ids=self.unit_ids,
+            trial_ids=self.trial_ids if len(self) == 1 else ("pooled",),
+            n_pooled=n_pooled,
+            sub_bins=self.sub_bins,
+            trial_starts=self.trial_starts if len(self) == 1 else np.array([np.nan]),
+            source=self.source,
+            truth=self.truth.pool() if self.truth is not None else None,
+        )
+
+    def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
+        """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
+
+        Of neighbouring trials and units nothing is copied.
+
+        Raises
+        ------
+        ValueError
+            If a position does not exist or nothing is left.
+
+        Examples
+        --------
+        >>> BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]]).select(trials=slice(1, None))
+        BinnedSpikes(2 trials, 1 unit, 2 bins of 1 s, 3 spikes)
+        """
+        rows = _positions("trials", trials, self.shape[0])
+        columns = _positions("units", units, self.shape[1])
+        at, units_at = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
+        return BinnedSpikes(
+            counts=self.counts[at][:, units_at],
+            mask=self.mask[at][:, units_at],
+            bin_size=self.bin_size,
+            t_start=self.t_start,
+            unit_ids=tuple(self.unit_ids[i] for i in columns),
+            trial_ids=tuple(self.trial_ids[i] for i in rows),
+            n_pooled=self.n_pooled[at][:, units_at],
+            sub_bins=self.sub_bins,
+            trial_starts=self.trial_starts[rows],
+            source=self.source,
+            truth=self.truth.select(rows, columns) if self.truth is not None else None,
+        )
+
+
+def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield trials and units that, in turn, cover an array (trial, unit, bin) in small blocks."""
+    n_trials, n_units, n_bins = shape
+    windows = max(1, _BLOCK // n_bins)
+    trials, units = max(1, windows // n_units), min(windows, n_units)
+    for trial in range(0, n_trials, trials):
+        for unit in range(0, n_units, units):
+            yield slice(trial, trial + trials), slice(unit, unit + units)
+
+
+def not_pooled(mask: np.ndarray) -> np.ndarray:
+    """Return the ``n_pooled`` of single trials: the mask as numbers, in the same memory."""
+    return mask.view(np.int8)
+
+
+def _as_integers(values: np.ndarray) -> np.ndarray:
+    """Return counts as signed integers of 16 bits or more; a real-valued signal as it is."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "f" and not all(
+        (part >= 0).all() and (part == np.rint(part)).all() for part in values
+    ):
+        return values
+    return values if kind == "i" and size > 1 else values.astype(np.int64)
+
+
+def _check_counts(counts: np.ndarray) -> None:
+    if counts.ndim != 3 or counts.size == 0:
+        raise ValueError(
+            f"`counts` {counts.shape} must have shape (trial, unit, bin), or (trial, bin) "
+            "for one unit, and not be empty"
+        )
+    for block in blocks(counts.shape):
+        part = counts[block]
+        bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
+        if not bad.any():
+            continue
+        inside = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
+        where = tuple(int(i) for i in inside)
+        shown = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
+        value = shown.get(str(counts[where]), str(counts[where]))
+        raise ValueError(
+            f"`counts` (={value} at trial {where[0]}, unit {where[1]}, bin {where[2]}) "
+            "must be finite and not negative; give a `mask` that is False where nothing was "
+            "observed"
+        )
+
+
+def _slice_if_neighbours(positions: np.ndarray) -> slice | np.ndarray:
+    """Return positions as a slice, which copies nothing, if each follows the one before."""
+    if (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
+
+
+def _positions(name: str, index: Index | None, size: int) -> np.ndarray:
+    try:
+        every = np.arange(size)
+        key = index if isinstance(index, slice) else np.asarray(index)
+        chosen = every if index is None else np.atleast_1d(every[key])
+    except IndexError:
+        raise ValueError(f"`{name}` (={index!r}) must be positions below {size}") from None
+    if chosen.size == 0:
+        raise ValueError(f"`{name}` (={index!r}) leaves none of {size}")
+    return chosen

@@ -1,0 +1,274 @@
+"""Exact binning: seconds become whole ticks of a clock once, and bins are found with integers.
+
+``floor(t / bin_size)`` in floating point puts spikes that sit on a bin edge in the wrong bin, and
+spikes of a sampled recording often do.  Here a time becomes the tick nearest to ``t * rate``, a bin
+width becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's
+start lies in bin ``floor(d * den / num)``, computed with integers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+import numpy as np
+
+from spikecdl.data.binned import blocks
+from spikecdl.validation import positive
+
+COMMON_RATES = (
+    *(1000.0, 2000.0, 10000.0, 20000.0, 24414.0625, 25000.0, 30000.0),
+    *(32000.0, 32768.0, 40000.0, 48000.0, 48828.125, 50000.0, 1e6),
+)
+"""Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
+
+_FINE = 10**9  # ticks per second, at least, where the recording's clock is not known
+_LARGEST = 2**62  # what tick numbers, times the denominator of the bin width, stay below
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Ticks per second, and ticks per bin, as exact fractions.
+
+    Examples
+    --------
+    >>> clock = Clock.for_bins(1 / 30, 30000.0, [])
+    >>> clock.rate, clock.width
+    (Fraction(30000, 1), Fraction(1000, 1))
+    >>> clock.bins(clock.ticks([0.0, 1 / 30, 0.1]))
+    array([0, 1, 3])
+    """
+
+    rate: Fraction
+    width: Fraction
+
+    @classmethod
+    def for_bins(
+        cls, bin_size: float, clock_rate: float | None, times: Sequence[np.ndarray]
+    ) -> Clock:
+        """Choose the clock on which bins of ``bin_size`` seconds are counted.
+
+        The recording's own clock, if it is known, every one of ``times`` is on it, and the integers
+        cannot overflow; otherwise one of about 1 GHz, on which the bin width (and where possible
+        every whole microsecond) is a whole number of ticks.
+
+        Raises
+        ------
+        ValueError
+            If times are so large that they cannot be seconds.
+        """
+        size = _bin_fraction(bin_size)
+        latest = max((float(np.abs(t).max()) for t in times if t.size), default=0.0)
+        if clock_rate is not None and all(on_clock(t, clock_rate) for t in times):
+            rate = Fraction(clock_rate).limit_denominator(10**6)
+            clock = cls(rate, size * rate)
+            if latest * rate * clock.width.denominator < _LARGEST:
+                return clock
+        step = lcm(size.denominator, 10**6)
+        step = step if step <= 10 * _FINE else size.denominator
+        fine = Fraction(step * -(-_FINE // step))
+        if latest * fine >= _LARGEST:
+            raise ValueError(f"a time of {latest:g} is too large to be binned; give seconds")
+        return cls(fine, size * fine)
+
+    def ticks(self, times: np.ndarray | Sequence[float]) -> np.ndarray:
+        """Return times in seconds as the nearest whole ticks (int64)."""
+        # not rint, which rounds halves to even: times a whole number of bins apart must stay so
+        ticks = np.asarray(times, dtype=float) * float(self.rate)
+        return np.floor(ticks + 0.5).astype(np.int64)
+
+    def bins(self, ticks: np.ndarray) -> np.ndarray:
+        """Return the bin that each tick (counted from the window's start) lies in, rounded down."""
+        return ticks * self.width.denominator // self.width.numerator
+
+
+def on_clock(times: np.ndarray, clock_rate: float) -> bool:
+    """Return whether every time (s) is a whole number of ticks, up to rounding of the float."""
+    ticks = np.asarray(times, dtype=float) * clock_rate
+    return bool(np.all(np.abs(ticks - np.rint(ticks)) <= _slack(ticks)))
+
+
+def infer_clock_rate(times: Iterable[np.ndarray], n_sampled: int = 2000) -> float | None:
+    """Return the first of `COMMON_RATES` whose ticks hold a sample of the times, or None.
+
+    Parameters
+    ----------
+    times : iterable of ndarray
+        Spike times of each unit, in seconds.
+    n_sampled : int
+        About how many spikes are looked at, spread evenly over the units' spikes.
+
+    Returns
+    -------
+    float or None
+        Ticks per second; None if no common rate fits or there are no spikes.
+
+    Examples
+    --------
+    >>> infer_clock_rate([np.array([0.0005, 0.0015, 0.1025])])
+    2000.0
+    >>> infer_clock_rate([np.array([0.1234567, 0.7654321])])
+    """
+    merged = np.concatenate([np.asarray(t, dtype=float) for t in times] or [np.empty(0)])
+    sample = merged[:: max(1, merged.size // n_sampled)]
+    if sample.size == 0:
+        return None
+    return next((rate for rate in COMMON_RATES if on_clock(sample, rate)), None)
+
+
+def count_spikes(
+    ticks: np.ndarray, starts: np.ndarray, n_bins: np.ndarray, clock: Clock
+) -> np.ndarray:
+    """Count one unit's spikes in the bins of each window.
+
+    Parameters
+    ----------
+    ticks : ndarray, shape (spike,)
+        Sorted spike times, in ticks.
+    starts, n_bins : ndarray, shape (trial,)
+        First tick and number of bins of each window; windows may overlap.
+    clock : Clock
+        Gives the bin width.
+
+    Returns
+    -------
+    ndarray of int, shape (trial, max(n_bins))
+    """
+    longest = int(n_bins.max())
+    stops = starts + _first_tick(n_bins, clock)
+    spike, trial = _in_ranges(np.searchsorted(ticks, starts), np.searchsorted(ticks, stops))
+    index = trial * longest + clock.bins(ticks[spike] - starts[trial])
+    return np.bincount(index, minlength=starts.size * longest).reshape(starts.size, longest)
+
+
+def observed_bins(
+    intervals: np.ndarray, starts: np.ndarray, n_bins: np.ndarray, clock: Clock
+) -> np.ndarray:
+    """Return which bins of each window lie wholly inside the observed intervals of one unit.
+
+    Parameters
+    ----------
+    intervals : ndarray, shape (interval, 2)
+        Sorted disjoint intervals, in ticks; ones that touch count as one.
+    starts, n_bins, clock
+        As in `count_spikes`.
+
+    Returns
+    -------
+    ndarray of bool, shape (trial, max(n_bins))
+    """
+    longest = int(n_bins.max())
+    edges = np.zeros((starts.size, longest + 1), dtype=np.int32)
+    apart = intervals[1:, 0] > intervals[:-1, 1]
+    first = intervals[np.r_[True, apart], 0] if len(intervals) else intervals[:, 0]
+    last = intervals[np.r_[apart, True], 1] if len(intervals) else intervals[:, 1]
+    stops = starts + _first_tick(n_bins, clock)
+    which, trial = _in_ranges(np.searchsorted(last, starts), np.searchsorted(first, stops))
+    begin = np.clip(-clock.bins(starts[trial] - first[which]), 0, None)
+    end = np.minimum(clock.bins(last[which] - starts[trial]), n_bins[trial])
+    whole = end > begin
+    np.add.at(edges, (trial[whole], begin[whole]), 1)
+    np.add.at(edges, (trial[whole], end[whole]), -1)
+    return edges.cumsum(axis=1)[:, :-1] > 0
+
+
+def _first_tick(bins: np.ndarray, clock: Clock) -> np.ndarray:
+    """Return the first whole tick that is not before the left edge of each bin."""
+    return -(-bins.astype(np.int64) * clock.width.numerator // clock.width.denominator)
+
+
+def _in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return every index in the ranges ``low[i]:high[i]``, and the range each belongs to."""
+    sizes = np.maximum(high - low, 0)
+    owner = np.repeat(np.arange(low.size), sizes)
+    return np.arange(owner.size) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes), owner
+
+
+def _bin_fraction(bin_size: float) -> Fraction:
+    size = Fraction(positive("bin_size", bin_size, "seconds")).limit_denominator(10**9)
+    if size <= 0:
+        raise ValueError(f"`bin_size` (={bin_size!r}) must be at least 1e-9, in seconds")
+    return size
+
+
+def _slack(ticks: np.ndarray) -> np.ndarray:
+    """How far from a whole number a product ``time * rate`` may be and still be that tick."""
+    return 1e-3 + 4 * np.spacing(np.abs(ticks))
+
+
+#: Gives an array of zeros, by its name, shape and dtype, in memory or in a file.
+Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
+
+
+class Counting:
+    """Spikes and observed intervals of units, and windows in which the spikes are to be counted.
+
+    Parameters
+    ----------
+    times : sequence of ndarray
+        Sorted spike times of each unit, in seconds.
+    observed : sequence of ndarray, shape (interval, 2)
+        Observed intervals of each unit, in seconds.
+    starts : ndarray, shape (trial,)
+        Where windows begin, in seconds.
+    n_bins : ndarray, shape (trial,)
+        Bins of each window.
+    clock : Clock
+    """
+
+    def __init__(
+        self,
+        times: Sequence[np.ndarray],
+        observed: Sequence[np.ndarray],
+        starts: np.ndarray,
+        n_bins: np.ndarray,
+        clock: Clock,
+    ) -> None:
+        self._spikes = [clock.ticks(spikes) for spikes in times]
+        self._names = [rows.tobytes() for rows in observed]
+        # units often share their observed intervals
+        self._intervals = {rows.tobytes(): clock.ticks(rows) for rows in observed}
+        self._starts, self._n_bins, self._clock = clock.ticks(starts), n_bins, clock
+        self._shape = (len(starts), len(times), int(n_bins.max()))
+
+    def __call__(self, allocate: Allocate, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return counts and mask, both (trial, unit, bin)."""
+        n_trials, _, longest = self._shape
+        some_trials = [trials for trials, _ in blocks((n_trials, 1, longest))]
+        whole = all(
+            bins.shape[1] == longest and bins.all()
+            for trials in some_trials
+            for bins in self._observed(trials).values()
+        )
+        counts = allocate("counts", self._shape, dtype)
+        mask = np.broadcast_to(True, self._shape) if whole else allocate("mask", self._shape, bool)
+        for trials in some_trials:
+            observed, windows = self._observed(trials), self._windows(trials)
+            for unit, (spikes, name) in enumerate(zip(self._spikes, self._names, strict=True)):
+                seen = observed[name]
+                here = (trials, unit, slice(0, seen.shape[1]))
+                counts[here] = count_spikes(spikes, *windows) * seen
+                if not whole:
+                    mask[here] = seen
+        return counts, mask
+
+    @property
+    def smallest_dtype(self) -> Any:
+        """Integers, of 16 bits at the least, that hold any count."""
+        width = -(-self._clock.width.numerator // self._clock.width.denominator)
+        most = [
+            (np.searchsorted(ticks, ticks + width) - np.arange(len(ticks))).max(initial=0)
+            for ticks in self._spikes
+        ]
+        return np.int16 if max(most) < 2**15 else np.int32
+
+    def _observed(self, trials: slice) -> dict[bytes, np.ndarray]:
+        """Return the bins (trial, bin) that lie in each of the lists of observed intervals."""
+        windows = self._windows(trials)
+        return {name: observed_bins(rows, *windows) for name, rows in self._intervals.items()}
+
+    def _windows(self, trials: slice) -> tuple[np.ndarray, np.ndarray, Clock]:
+        return self._starts[trials], self._n_bins[trials], self._clock

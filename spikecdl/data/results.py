@@ -1,0 +1,130 @@
+"""`Decomposition`: what a model says of counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikecdl.data.truth import LAYOUTS, check_templates, store
+from spikecdl.validation import one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from spikecdl.data.binned import BinnedSpikes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Decomposition:
+    """What a fitted model says of a set of counts: the rate of each window in its parts.
+
+    Made by ``model.decompose(counts)``.
+
+    Parameters
+    ----------
+    counts : BinnedSpikes
+        The counts that were decomposed, of shape (trial, unit, bin).
+    templates : ndarray, shape (template, channel, bin)
+        Templates of unit l2 norm.
+    codes : ndarray, shape (trial, unit, template, code_bin)
+        Amplitudes; ``code_bin`` is the bin of a template's onset, so there are
+        ``bin - template_length + 1`` of them.  The unit axis has length 1 in the joint layout.
+    rate : ndarray, shape (trial, unit, bin)
+        Fitted rate in Hz (in units of the signal for the Gaussian family).
+    baseline : ndarray, shape (trial, unit)
+        Baseline in the unit of ``rate``.
+    contributions : ndarray, shape (trial, unit, template, bin)
+        What each template adds to the linear predictor ``eta``.
+    family : str
+        Name of the observation model.
+    layout : {"shared", "joint"}
+        See `LAYOUTS`.
+    deviance_explained : float
+        Fraction of the null deviance that the model explains.
+    deviance_explained_per_unit : ndarray, shape (unit,)
+        The same, unit by unit.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikecdl.data import BinnedSpikes
+    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
+    >>> codes = np.array([0.0, 9.0, 0.0]).reshape(1, 1, 1, 3)
+    >>> parts = Decomposition(counts, np.full((1, 1, 2), 0.5**0.5), codes, np.ones((1, 1, 4)),
+    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), "poisson", "shared", 0.5,
+    ...                       np.array([0.5]))
+    >>> parts.events()
+       trial  unit  template  time  amplitude
+    0      0     0         0  0.01        9.0
+    """
+
+    counts: BinnedSpikes
+    templates: np.ndarray
+    codes: np.ndarray
+    rate: np.ndarray
+    baseline: np.ndarray
+    contributions: np.ndarray
+    family: str
+    layout: str
+    deviance_explained: float
+    deviance_explained_per_unit: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        one_of("layout", self.layout, LAYOUTS)
+        arrays = ("templates", "codes", "rate", "baseline", "contributions")
+        names = (*arrays, "deviance_explained_per_unit")
+        store(self, **{name: getattr(self, name) for name in names})
+        check_templates(self.templates)
+        trials, units, bins = self.counts.shape
+        count, channels, length = self.templates.shape
+        joint = self.layout == "joint"
+        expected = {
+            "templates": (count, units if joint else 1, length),
+            "codes": (trials, 1 if joint else units, count, bins - length + 1),
+            "rate": (trials, units, bins),
+            "baseline": (trials, units),
+            "contributions": (trials, units, count, bins),
+            "deviance_explained_per_unit": (units,),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"`{name}` {getattr(self, name).shape} must have shape {shape}")
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        return (
+            f"Decomposition({len(self.templates)} templates, counts {self.counts.shape}, "
+            f"family={self.family!r}, layout={self.layout!r}, "
+            f"deviance explained {self.deviance_explained:.3f})"
+        )
+
+    def events(self) -> pd.DataFrame:
+        """Return the non-zero codes as a table, in the order of trial, unit, template and time.
+
+        Returns
+        -------
+        DataFrame
+            ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``, ``time``
+            (onset of the template relative to the alignment, s) and ``amplitude``.
+        """
+        import pandas as pd
+
+        trial, unit, template, onset = np.nonzero(self.codes)
+        units = self.counts.unit_ids if self.layout == "shared" else (-1,)
+        return pd.DataFrame(
+            {
+                "trial": [self.counts.trial_ids[i] for i in trial],
+                "unit": [units[i] for i in unit],
+                "template": template,
+                "time": self.counts.times[onset],
+                "amplitude": self.codes[trial, unit, template, onset],
+            }
+        )

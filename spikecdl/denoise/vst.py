@@ -1,0 +1,190 @@
+"""Variance stabilisation: photon counts made Gaussian, denoised as such, and taken back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import interpolate, ndimage, stats
+from sklearn.base import BaseEstimator
+
+from spikecdl import validation
+from spikecdl.denoise.frames import checked_counts, summed
+
+_SHIFT = 3 / 8  # of counts under the root
+_TABLE_END = 100.0  # expected count; the asymptotic inverse is right to 2e-6 from here on
+_SPINS = 4  # places of the wavelets' grid along each side
+
+
+class VST(BaseEstimator):
+    r"""Expected counts of an image by the Anscombe transform and a denoiser for Gaussian noise.
+
+    .. math:: \hat m = D^{-1}\bigl(\mathrm{denoise}(2 \sqrt{y + 3/8})\bigr), \qquad
+              D(m) = \mathrm{E}\bigl[2 \sqrt{y + 3/8}\bigr], \quad y \sim \mathrm{Poisson}(m)
+
+    The transform gives counts a variance of about 1, and :math:`D^{-1}`, computed from its
+    definition, is the exact unbiased inverse.  At a few counts per pixel the variance is far from
+    1, and sums over squares of pixels do better, at the price of detail.
+
+    Parameters
+    ----------
+    denoiser : {"tv", "nlm", "wavelet"}
+        Of scikit-image: total variation (Chambolle), non-local means, or soft thresholds of
+        wavelets at several shifts (BayesShrink; needs PyWavelets).
+    strength : float, optional
+        Of the denoiser: the weight of the total variation, the filtering scale h, or the standard
+        deviation of the noise that it is told; in units of the standard deviation of the transform,
+        1.  None: what did best on photographs at peaks of 1, 2 and 4 photons: 0.8, 0.6 and 0.9.
+    binning : int
+        Pixels along the side of squares over which counts are summed; the result is interpolated by
+        cubic splines.  1: none.
+
+    References
+    ----------
+    Anscombe, Biometrika 35, 1948, doi:10.1093/biomet/35.3-4.246.
+
+    Makitalo and Foi, IEEE Trans. Image Process. 20, 2011, doi:10.1109/TIP.2010.2056693.
+
+    Examples
+    --------
+    >>> expected = np.full((32, 32), 2.0)
+    >>> expected[:, 16:] = 6.0
+    >>> counts = np.random.default_rng(0).poisson(expected)
+    >>> for estimate in (counts, VST().predict(counts)):
+    ...     print(f"off by {np.abs(estimate - expected).mean():.1f}")
+    off by 1.5
+    off by 0.2
+    """
+
+    def __init__(
+        self, denoiser: str = "tv", *, strength: float | None = None, binning: int = 2
+    ) -> None:
+        self.denoiser = denoiser
+        self.strength = strength
+        self.binning = binning
+
+    def predict(self, counts: Any) -> np.ndarray:
+        """Return expected counts; nothing is learned, so there is no fit.
+
+        Parameters
+        ----------
+        counts : array_like, shape (row, column)
+            Photon counts.
+
+        Returns
+        -------
+        ndarray, shape (row, column)
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range, or the counts are not a grey image of whole numbers.
+        TypeError
+            If the counts are not numbers.
+        ImportError
+            If scikit-image, or PyWavelets for wavelets, is not installed.
+        """
+        validation.one_of("denoiser", self.denoiser, _DENOISERS)
+        chosen = _DENOISERS[self.denoiser]
+        strength = chosen.strength if self.strength is None else self.strength
+        validation.positive("strength", strength)
+        validation.integer("binning", self.binning)
+        binned = summed(checked_counts(counts).astype(float), self.binning)
+        smooth = chosen.denoise(anscombe(binned), float(strength))
+        fine = _interpolated(unbiased_inverse(smooth), self.binning)
+        rows, columns = np.shape(counts)
+        return fine[:rows, :columns]
+
+
+def anscombe(counts: np.ndarray) -> np.ndarray:
+    """Return the Anscombe transform of counts."""
+    return 2 * np.sqrt(counts + _SHIFT)
+
+
+def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
+    """Return the expected counts at which the Anscombe transform has these expected values.
+
+    0 below the transform of no counts, which is the expected value at 0.
+    """
+    spline = _inverse_table()
+    first, last = spline.x[[0, -1]]
+    inside = spline(np.clip(transformed, first, last))
+    return np.where(transformed < last, inside.clip(min=0), transformed**2 / 4 - 1 / 8)
+
+
+@cache
+def _inverse_table() -> interpolate.CubicSpline:
+    """Tabulate the inverse; the error of the spline is below 1e-6."""
+    mean = np.linspace(0, np.sqrt(_TABLE_END), 501) ** 2
+    counts = np.arange(3 * _TABLE_END)  # those beyond have probabilities below 1e-50
+    expected = stats.poisson.pmf(counts, mean[:, None]) @ anscombe(counts)
+    return interpolate.CubicSpline(expected, mean)
+
+
+def _interpolated(sums: np.ndarray, size: int) -> np.ndarray:
+    """Return values of pixels, of which those over squares are the sums, not below 0."""
+    if size == 1:
+        return sums
+    fine = ndimage.zoom(sums / size**2, size, order=3, mode="nearest", grid_mode=True)
+    return fine.clip(min=0)
+
+
+@dataclass(frozen=True)
+class _Denoiser:
+    """A denoiser of images with noise of standard deviation 1, and its usual strength."""
+
+    denoise: Callable[[np.ndarray, float], np.ndarray]
+    strength: float
+
+
+def _total_variation(image: np.ndarray, strength: float) -> np.ndarray:
+    tool = _restoration("tv").denoise_tv_chambolle
+    return tool(image, weight=strength, eps=1e-5, max_num_iter=1000)
+
+
+def _nonlocal_means(image: np.ndarray, strength: float) -> np.ndarray:
+    tool = _restoration("nlm").denoise_nl_means
+    rows, columns = image.shape
+    # scikit-image leaves out axes of one pixel
+    wide = np.pad(image, [(0, max(0, 2 - side)) for side in image.shape], mode="edge")
+    smooth = tool(wide, patch_size=5, patch_distance=5, h=strength, sigma=1.0)
+    return smooth[:rows, :columns]
+
+
+def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
+    tool = _restoration("wavelet").denoise_wavelet
+    try:
+        import pywt
+    except ImportError:
+        raise ImportError(
+            '`denoiser` (="wavelet") needs PyWavelets: pip install PyWavelets'
+        ) from None
+    name = "db2"
+    levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet(name).dec_len)
+    total = np.zeros_like(image)
+    for shift in itertools.product(range(_SPINS), repeat=2):
+        moved = np.roll(image, shift, (0, 1))
+        smooth = tool(moved, sigma=strength, wavelet=name, wavelet_levels=levels)
+        total += np.roll(smooth, (-shift[0], -shift[1]), (0, 1))
+    return total / _SPINS**2
+
+
+_DENOISERS = {
+    "tv": _Denoiser(_total_variation, 0.8),
+    "nlm": _Denoiser(_nonlocal_means, 0.6),
+    "wavelet": _Denoiser(_wavelet, 0.9),
+}
+
+
+def _restoration(name: str) -> Any:
+    try:
+        from skimage import restoration
+    except ImportError:
+        raise ImportError(
+            f'`denoiser` (="{name}") needs scikit-image: pip install "spikecdl[images]"'
+        ) from None
+    return restoration

@@ -1,0 +1,1 @@
+"""How good a fit is: deviance, scores on unseen counts, goodness of fit, metrics."""

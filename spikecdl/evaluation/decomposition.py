@@ -1,0 +1,53 @@
+"""What templates, codes and baselines say of counts, as a `Decomposition`."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from spikecdl import conversion
+from spikecdl.conversion import Layout
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.evaluation import deviance
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.training import Observations
+
+
+def decompose(
+    counts: BinnedSpikes,
+    layout: Layout,
+    data: Observations,
+    templates: Tensor,
+    codes: Tensor,
+    baseline: Tensor,
+) -> Decomposition:
+    """Return codes, rates, and each template's part.
+
+    Parameters
+    ----------
+    counts : BinnedSpikes
+    layout : Layout
+    data : Observations
+        The counts, as the model sees them.
+    templates : tensor, shape (template, channel, bin)
+        Unit l2 norm.
+    codes : tensor, shape (trial, unit, template, place)
+    baseline : tensor, shape of ``data.baseline``
+    """
+    parts = [
+        ConvDictionary(template[None])(codes[..., [c], :]).detach()
+        for c, template in enumerate(templates)
+    ]
+    eta, null = sum(parts) + baseline, deviance.null_rate(data)
+    return Decomposition(
+        counts=conversion.with_sub_bins(counts, data.family),
+        templates=templates.cpu().numpy(),
+        codes=codes.cpu().numpy(),
+        rate=conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
+        baseline=conversion.baseline_rates(counts, layout, data, baseline),
+        contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
+        family=data.family.name,
+        layout=layout.name,
+        deviance_explained=float(deviance.explained(data, eta, null)),
+        deviance_explained_per_unit=deviance.explained(data, eta, null, per_unit=True),
+    )

@@ -1,0 +1,278 @@
+"""Read NWB files, and HDF5 files laid out like them, with h5py alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
+from spikecdl.data.binning import infer_clock_rate
+from spikecdl.data.checks import whole_recording
+from spikecdl.data.truth import EVENT_COLUMNS
+from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
+from spikecdl.io.hdf_tables import read_table, split
+from spikecdl.io.nwb_series import MODULE as MODULE_NAME
+from spikecdl.io.nwb_series import has_series, read_notes, read_series
+
+if TYPE_CHECKING:
+    import h5py
+    import pandas as pd
+
+_NOT_READ = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd")
+MODULE = f"processing/{MODULE_NAME}"
+
+
+def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
+    """Read spike trains from an NWB file or an HDF5 file with the same groups.
+
+    Read are the units table with its observation intervals and columns (waveforms left out), the
+    trials, and every other table in ``/intervals``; columns that hold references to other objects
+    are left out.  A ragged column has one tuple per row, or plain values if each row has exactly
+    one.  Rows are named by the table's ``id``, or by a column ``unit_id`` or ``trial_id`` of
+    distinct strings.
+
+    NWB does not promise sorted spike times or disjoint intervals: times are sorted within each
+    unit, and ``obs_intervals`` that overlap become one.  Duplicate times are kept.  A unit without
+    ``obs_intervals`` was observed throughout, as `SpikeTrains.from_arrays` defines it;
+    ``/intervals/invalid_times`` are then taken out of every unit's observed time.
+
+    ``clock_rate`` comes from the ``resolution`` of the spike times, or is the first common
+    sampling rate whose ticks hold the spike times.  ``truth`` is there for simulated files.
+
+    Damaged HDF5 can make the C library hang; read files of doubtful origin in a child process
+    with a time limit.
+
+    Parameters
+    ----------
+    path : path_like
+        The file; it is opened read-only.
+
+    Returns
+    -------
+    SpikeTrains
+        Times in seconds from the session's reference time.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not HDF5, is damaged, or has no spike times; the message names the file.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from spikecdl.io import write_nwb
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "two.nwb")
+    >>> write_nwb(path, SpikeTrains.from_arrays([[0.1, 0.25], [0.5]], observed=(0.0, 1.0)))
+    >>> read_nwb(path)
+    SpikeTrains(2 units, 3 spikes, 0 to 1 s)
+    """
+    place = existing(path)
+    with reading(place, "NWB"), _open(place) as file:
+        if "units" not in file or "spike_times" not in file["units"]:
+            raise ValueError(f"no units table with spike_times; the file has {_contents(file)}")
+        return _spike_trains(file, str(path))
+
+
+def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
+    """Read the counts or real-valued signal that `write_nwb` wrote as ``binned_signal``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not HDF5, is damaged, or holds no ``binned_signal`` that `write_nwb` wrote.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from spikecdl.io import write_nwb
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "signal.nwb")
+    >>> write_nwb(path, BinnedSpikes.from_array([[0.5, -1.25, 0.0], [1.5, 0.5, 0.5]], 0.01))
+    >>> read_binned_nwb(path)
+    BinnedSpikes(2 trials, 1 unit, 3 bins of 0.01 s, real-valued)
+    """
+    place = existing(path)
+    with reading(place, "NWB"), _open(place) as file:
+        module = file.get(MODULE, {})
+        if not has_series(module, "binned_signal"):
+            raise ValueError(f"no binned_signal; the file has {_contents(file)}")
+        about = read_notes(file)["binned"]
+        counts = read_series(module, "binned_signal", about["shape"])
+        n_pooled = np.ones(counts.shape, dtype=np.int64)
+        if has_series(module, "binned_n_pooled"):
+            n_pooled = read_series(module, "binned_n_pooled", about["shape"])
+        return BinnedSpikes(
+            counts=counts,
+            mask=n_pooled > 0,
+            bin_size=about["bin_size"],
+            t_start=about["t_start"],
+            unit_ids=tuple(about["unit_ids"]),
+            trial_ids=tuple(about["trial_ids"]),
+            n_pooled=n_pooled,
+            sub_bins=about["sub_bins"],
+            trial_starts=np.array(about["trial_starts"], dtype=float),
+            source=str(path),
+            truth=_truth(file),
+        )
+
+
+def nwb_content(path: Path) -> str | None:
+    """Return "spikes" or "binned" for an NWB(-style) file, by what is in it; else None.
+
+    What is called .nwb and holds neither, or is not even HDF5, counts as "spikes", so that
+    `read_nwb` says what is wrong with it.
+    """
+    found = "spikes" if path.suffix == ".nwb" else None
+    if not starts_with(path, HDF5_SIGNATURE):
+        return found
+    with reading(path, "NWB"), _open(path) as file:
+        if "units" in file:
+            return "spikes"
+        return "binned" if has_series(file.get(MODULE, {}), "binned_signal") else found
+
+
+def _open(place: os.PathLike[str]) -> h5py.File:
+    import h5py
+
+    if os.path.isdir(place) or not h5py.is_hdf5(place):
+        raise ValueError("not an HDF5 file, so not NWB, or cut short")
+    return h5py.File(place, "r")
+
+
+def _contents(file: h5py.File) -> str:
+    """Name the tables of a file, for errors."""
+    inside = [f"intervals/{name}" for name in file.get("intervals", ())]
+    inside += [f"{MODULE}/{name}" for name in file.get(MODULE, ())]
+    return ", ".join([*sorted(set(file) - {"specifications"}), *inside]) or "nothing in it"
+
+
+def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
+    units = file["units"]
+    index = units.get("spike_times_index")
+    table = read_table(units, leave_out=_NOT_READ, n_rows=1 if index is None else len(index))
+    times = [np.sort(t) for t in _per_unit(units, "spike_times", len(table))]
+    table = _named_rows(table, "unit_id")
+    tables = {
+        name: read_table(group)
+        for name, group in file.get("intervals", {}).items()
+        if hasattr(group, "keys") and "start_time" in group
+    }
+    trials = tables.pop("trials", None)
+    if trials is not None:
+        trials = _named_rows(trials, "trial_id") if len(trials) else None
+    observed = None
+    if "obs_intervals" in units:
+        observed = [_union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
+    spikes = SpikeTrains.from_arrays(
+        times,
+        unit_ids=table.index.tolist(),
+        observed=_filled(observed, times, [t for t in (trials, *tables.values()) if t is not None]),
+        trials=trials,
+        intervals=tables,
+        units=table if len(table.columns) else None,
+        clock_rate=_clock_rate(units["spike_times"], times),
+        truth=_truth(file),
+        source=source,
+        duplicates="keep",
+    )
+    invalid = tables.get("invalid_times")
+    if invalid is None or not len(invalid):
+        return spikes
+    gaps = _union(invalid[["start_time", "stop_time"]].to_numpy(dtype=float))
+    return replace(spikes, observed=tuple(_subtract(o, gaps) for o in spikes.observed))
+
+
+def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
+    """Read a column of times, one array per unit."""
+    values = np.asarray(units[name], dtype=float)
+    if f"{name}_index" in units:
+        rows = split(values, np.asarray(units[f"{name}_index"]), f"{name}_index")
+    elif n_units == 1:
+        rows = [values]
+    else:
+        raise ValueError(f"units/{name} has no index to share it out among {n_units} units")
+    if len(rows) != n_units:
+        raise ValueError(f"units/{name} has {len(rows)} rows for {n_units} units")
+    return rows
+
+
+def _filled(
+    observed: list[np.ndarray] | None, times: list[np.ndarray], tables: Sequence[pd.DataFrame]
+) -> list[np.ndarray] | None:
+    """Let units without observation intervals be observed throughout.
+
+    An interval of no length is one: `write_nwb` marks units with it that were never observed.
+    """
+    if observed is None or not any(len(rows) for rows in observed):
+        return None
+    if not all(len(rows) for rows in observed):
+        whole = whole_recording(times, tables)
+        observed = [
+            o if len(o) else all_of_it for o, all_of_it in zip(observed, whole, strict=True)
+        ]
+    return [rows[rows[:, 0] != rows[:, 1]] for rows in observed]
+
+
+def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Let a column of distinct strings name the rows, as `write_nwb` wrote them."""
+    names = table[column] if column in table else None
+    if names is None or not names.is_unique or not all(isinstance(name, str) for name in names):
+        return table
+    return table.set_index(column).rename_axis(None)
+
+
+def _union(intervals: np.ndarray) -> np.ndarray:
+    """Return sorted disjoint intervals that cover the same time."""
+    joined: list[list[float]] = []
+    for start, stop in intervals[np.lexsort(intervals.T[::-1])].tolist():
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(stop, joined[-1][1])
+        else:
+            joined.append([start, stop])
+    return np.array(joined).reshape(-1, 2)
+
+
+def _subtract(intervals: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Return what is left of sorted disjoint intervals outside sorted disjoint gaps."""
+    left = []
+    for start, stop in intervals:
+        inside = gaps[(gaps[:, 1] > start) & (gaps[:, 0] < stop)]
+        edges = np.r_[start, inside.clip(start, stop).ravel(), stop].reshape(-1, 2)
+        left.append(edges[edges[:, 1] > edges[:, 0]])
+    return np.concatenate([np.empty((0, 2)), *left])
+
+
+def _clock_rate(spike_times: h5py.Dataset, times: list[np.ndarray]) -> float | None:
+    resolution = float(spike_times.attrs.get("resolution", np.nan))
+    if not resolution > 0:
+        return infer_clock_rate(times)
+    return float(Fraction(1 / resolution).limit_denominator(10**4))
+
+
+def _truth(file: h5py.File) -> Truth | None:
+    """Read what `write_nwb` wrote of a simulation."""
+    import pandas as pd
+
+    module = file.get(MODULE, {})
+    if "true_templates" not in module:
+        return None
+    about = read_notes(file)["truth"]
+    count, shape = about.pop("n_templates"), about.pop("shape")
+    waveforms = [np.asarray(module[f"true_templates/template_{i}"]) for i in range(count)]
+    baseline = read_table(module["true_baseline"])["rate"].to_numpy()
+    none = pd.DataFrame(columns=list(EVENT_COLUMNS))
+    return Truth(
+        templates=np.stack([w.reshape(len(w), -1).T for w in waveforms]),
+        events=read_table(module["true_events"]) if "true_events" in module else none,
+        baseline=baseline.reshape(shape),
+        **about,
+    )

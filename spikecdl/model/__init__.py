@@ -1,0 +1,1 @@
+"""The mathematics: families, penalties, dictionaries, encoders and the auto-encoder."""

@@ -1,0 +1,280 @@
+"""The linear operator of the model: codes placed in time, templates added up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spikecdl import validation
+from spikecdl.model.layouts import Blocks, Cells, Layout
+
+_CONV = {1: F.conv1d, 2: F.conv2d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+_BLOCKED_FROM, _FFT_FROM = 16, 160  # template lengths in bins from which these are the quickest
+_MOST_PATCHES = 4  # times the signal that its patches may take
+
+
+class ConvDictionary(nn.Module):
+    r"""Sum of shifted templates, and its adjoint.
+
+    .. math:: (Hx)[n, t] = \sum_c \sum_\tau h_c[n, t - s\tau]\, x_c[\tau]
+
+    Only whole templates are placed: a signal of T bins has (T - K) / s + 1 places for a template
+    of K bins with stride s.
+
+    Parameters
+    ----------
+    templates : tensor, shape (template, channel, bin) or (template, channel, row, column)
+        Becomes a parameter; not normalised here.
+    stride : int or sequence of int
+        Signal bins between neighbouring places, per axis.
+    method : {"auto", "direct", "fft", "blocked", "cells"}
+        How products are computed; all give the same numbers.  ``blocked`` turns 16 bins into 16
+        channels, so that a long convolution of few channels becomes a short one of many (1-D,
+        stride 1 only).  ``cells`` is a matrix product with the parts of the image under each place
+        (2-D only).  ``auto`` chooses by size and device.
+
+    Raises
+    ------
+    ValueError
+        If the templates have the wrong number of axes, or a size does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> dictionary = ConvDictionary(torch.tensor([[[1.0, 2.0]]]))
+    >>> dictionary(torch.tensor([[0.0, 1.0, 0.0]]))
+    tensor([[0., 1., 2., 0.]], grad_fn=<ViewBackward0>)
+    >>> dictionary.adjoint(torch.tensor([[0.0, 1.0, 2.0, 0.0]])).detach()
+    tensor([[2., 5., 2.]])
+    """
+
+    def __init__(
+        self, templates: Tensor, stride: int | Sequence[int] = 1, method: str = "auto"
+    ) -> None:
+        super().__init__()
+        if templates.ndim not in (3, 4) or 0 in templates.shape:
+            raise ValueError(
+                f"`templates` (shape {tuple(templates.shape)}) must have the axes "
+                "(template, channel, bin) or (template, channel, row, column), none empty"
+            )
+        if not templates.is_floating_point():
+            raise TypeError(f"`templates` (of {templates.dtype}) must be real numbers")
+        axes = templates.ndim - 2
+        strides = tuple(stride) if isinstance(stride, Sequence) else (stride,) * axes
+        if len(strides) != axes:
+            raise ValueError(f"`stride` (={stride!r}) must be one number or one per axis ({axes})")
+        self.stride = tuple(validation.integer("stride", s) for s in strides)
+        self.method = validation.one_of("method", method, ("auto", *_OPERATORS))
+        if method == "blocked" and self.stride != (1,):
+            raise ValueError("`method` (='blocked') works in 1-D with stride 1; use 'auto'")
+        if method == "cells" and axes != 2:
+            raise ValueError("`method` (='cells') works in 2-D; use 'auto'")
+        self.templates = nn.Parameter(templates)
+
+    @property
+    def axes(self) -> int:
+        """Number of axes along which templates shift: 1 for time, 2 for images."""
+        return self.templates.ndim - 2
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is convolution in time with a place in every bin."""
+        return self.axes == 1 and self.stride == (1,)
+
+    @property
+    def support(self) -> tuple[int, ...]:
+        """Size of a template along those axes, in bins."""
+        return tuple(self.templates.shape[2:])
+
+    def code_shape(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of places along each axis for a signal of that many bins."""
+        sizes = []
+        for size, length, stride in zip(signal_shape, self.support, self.stride, strict=True):
+            if size < length:
+                raise ValueError(
+                    f"`template_length` (={length} bins) is longer than the window ({size} bins); "
+                    "use shorter templates or longer windows"
+                )
+            if (size - length) % stride:
+                raise ValueError(
+                    f"`stride` (={stride}) does not divide {size} - {length} bins; pad the signal"
+                )
+            sizes.append((size - length) // stride + 1)
+        return tuple(sizes)
+
+    def signal_shape(self, code_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of bins along each axis for codes of that many places."""
+        return tuple(
+            (size - 1) * stride + length
+            for size, length, stride in zip(code_shape, self.support, self.stride, strict=True)
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Add up shifted templates: (..., template, *places) to (..., channel, *bins)."""
+        batch, flat = self._flatten(codes, self.templates.shape[0], "codes")
+        signal = _OPERATORS[self._method_for(flat)][0](flat, self.templates, self.stride)
+        return signal.reshape(*batch, *signal.shape[1:])
+
+    def adjoint(self, signal: Tensor) -> Tensor:
+        """Correlate with every template: (..., channel, *bins) to (..., template, *places)."""
+        batch, flat = self._flatten(signal, self.templates.shape[1], "signal")
+        self.code_shape(flat.shape[2:])
+        codes = _OPERATORS[self._method_for(flat)][1](flat, self.templates, self.stride)
+        return codes.reshape(*batch, *codes.shape[1:])
+
+    def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
+        """Bound the largest eigenvalue of H'H, tightly, for signals of that many bins.
+
+        The operator is a part of a circular convolution of the signal's own size, whose spectrum
+        the FFT gives: the largest over frequencies of the squared norm of the (template, channel)
+        matrix there.  A stride turns into extra channels (polyphase components).
+        """
+        places = self.code_shape(signal_shape)
+        phases = _polyphase(self.templates, self.stride)
+        sizes = [p + k - 1 for p, k in zip(places, phases.shape[2:], strict=True)]
+        spectrum = torch.fft.rfftn(phases, s=sizes, dim=tuple(range(2, phases.ndim)))
+        matrices = spectrum.flatten(2).movedim(-1, 0)  # (frequency, template, channel)
+        if 1 in matrices.shape[1:]:
+            return matrices.abs().square().sum(dim=(1, 2)).amax()
+        if matrices.shape[1] > matrices.shape[2]:
+            matrices = matrices.mT
+        return torch.linalg.eigvalsh(matrices @ matrices.mH).amax()
+
+    @torch.no_grad()
+    def normalize_(self) -> ConvDictionary:
+        """Scale every template to unit l2 norm, in place; silent templates stay silent."""
+        norms = self.templates.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        self.templates.div_(norms.reshape(-1, *(1,) * (self.templates.ndim - 1)))
+        return self
+
+    def layout(
+        self, signal_shape: Sequence[int], is_cuda: bool, analysis: ConvDictionary | None = None
+    ) -> Layout:
+        """Return the layout of signals and codes in which iterations are the quickest.
+
+        Parameters
+        ----------
+        signal_shape : sequence of int
+            Bins of a window, per axis.
+        is_cuda : bool
+            Whether they are on a GPU.
+        analysis : ConvDictionary, optional
+            Gives the adjoint, if it is another dictionary.
+        """
+        analysis = self if analysis is None else analysis
+        methods = {self._choose(is_cuda), analysis._choose(is_cuda)}
+        if methods == {"blocked"}:
+            return Blocks(self.templates, analysis.templates, signal_shape[0])
+        if methods == {"cells"}:
+            return Cells(self.templates, analysis.templates, self.stride, tuple(signal_shape))
+        return Layout(self, analysis.adjoint)
+
+    def _method_for(self, flat: Tensor) -> str:
+        return self._choose(flat.is_cuda) if flat.numel() else "direct"
+
+    def _choose(self, is_cuda: bool) -> str:
+        if self.method != "auto":
+            return self.method
+        length = math.prod(self.support)
+        if is_cuda or (self.axes == 1 and (self.stride != (1,) or length < _BLOCKED_FROM)):
+            return "direct"
+        if self.axes == 1:
+            return "fft" if length >= _FFT_FROM else "blocked"
+        return "cells" if length <= _MOST_PATCHES * math.prod(self.stride) else "direct"
+
+    def _flatten(self, tensor: Tensor, channels: int, name: str) -> tuple[torch.Size, Tensor]:
+        if tensor.ndim <= self.axes or tensor.shape[-self.axes - 1] != channels:
+            raise ValueError(
+                f"`{name}` (shape {tuple(tensor.shape)}) must have {channels} entries on axis "
+                f"{-self.axes - 1}"
+            )
+        batch = tensor.shape[: -self.axes - 1]
+        return batch, tensor.reshape(math.prod(batch), *tensor.shape[-self.axes - 1 :])
+
+
+def _polyphase(templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Turn the phases of each strided axis into channels: (template, channel * phases, *places)."""
+    for axis, step in enumerate(stride):
+        length = templates.shape[2 + axis]
+        pad = [0, 0] * (templates.ndim - 3 - axis) + [0, -length % step]
+        padded = F.pad(templates, pad)
+        split = padded.unflatten(2 + axis, (-1, step)).movedim(3 + axis, 2)
+        templates = split.flatten(1, 2)
+    return templates
+
+
+def _direct_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    return _CONV_TRANSPOSE[len(stride)](codes, templates, stride=stride)
+
+
+def _direct_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    return _CONV[len(stride)](signal, templates, stride=stride)
+
+
+def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    dims = tuple(range(2, codes.ndim))
+    sizes = [
+        (p - 1) * s + k
+        for p, s, k in zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
+    ]
+    if any(s > 1 for s in stride):
+        spread = codes.new_zeros(*codes.shape[:2], *sizes)
+        places = tuple(
+            slice(0, (p - 1) * s + 1, s) for p, s in zip(codes.shape[2:], stride, strict=True)
+        )
+        spread[(slice(None), slice(None), *places)] = codes
+        codes = spread
+    spectrum = torch.fft.rfftn(codes, s=sizes, dim=dims)
+    product = torch.einsum(
+        "wc...,cn...->wn...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims)
+    )
+    return torch.fft.irfftn(product, s=sizes, dim=dims)
+
+
+def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    dims = tuple(range(2, signal.ndim))
+    sizes = signal.shape[2:]
+    spectrum = torch.fft.rfftn(signal, s=sizes, dim=dims)
+    product = torch.einsum(
+        "wn...,cn...->wc...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims).conj()
+    )
+    codes = torch.fft.irfftn(product, s=sizes, dim=dims)
+    places = tuple(
+        slice(0, size - k + 1, s)
+        for size, k, s in zip(sizes, templates.shape[2:], stride, strict=True)
+    )
+    return codes[(..., *places)]
+
+
+def _blocked_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    blocks = Blocks(templates, templates, codes.shape[-1] + templates.shape[-1] - 1)
+    return blocks.bins(blocks.forward(blocks.codes(codes)))
+
+
+def _blocked_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    blocks = Blocks(templates, templates, signal.shape[-1])
+    return blocks.places(blocks.adjoint(blocks.signal(signal)))
+
+
+def _cells_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    shape = zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
+    cells = Cells(templates, templates, stride, tuple((p - 1) * s + k for p, s, k in shape))
+    return cells.image(cells.forward(cells.codes(codes)))
+
+
+def _cells_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
+    cells = Cells(templates, templates, stride, tuple(signal.shape[2:]))
+    return cells.adjoint(cells.signal(signal))
+
+
+_OPERATORS = {
+    "direct": (_direct_forward, _direct_adjoint),
+    "fft": (_fft_forward, _fft_adjoint),
+    "blocked": (_blocked_forward, _blocked_adjoint),
+    "cells": (_cells_forward, _cells_adjoint),
+}

@@ -1,0 +1,255 @@
+"""The encoder of DCEA: T proximal-gradient steps, unrolled into layers that learn."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spikecdl import validation
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import Family
+from spikecdl.model.layouts import Layout
+from spikecdl.model.penalties import Penalty
+from spikecdl.model.windows import Windows
+
+MAX_HALVINGS = 100
+_PIECE = 600_000  # codes that go through all layers together, so that they stay in the cache
+_NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
+_WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
+
+
+class Encoder(Protocol):
+    """Module that turns observations into codes; see `UnrolledEncoder.forward`."""
+
+    family: Family
+    dictionary: ConvDictionary
+    penalty: Penalty
+
+    def __call__(
+        self,
+        y: Tensor,
+        baseline: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        family: Family | None = None,
+    ) -> Tensor:
+        """Return the codes of observations."""
+        ...
+
+
+class UnrolledEncoder(nn.Module):
+    r"""Codes by T layers of proximal gradient on the penalised negative log likelihood.
+
+    .. math:: x \leftarrow \operatorname{prox}_{s\lambda}\bigl(z + s\,W_e^\top
+              r(y, W_d z + \mu)\bigr)
+
+    with r the family's residual, :math:`W_e = W_d = H` when tied (DCEA-C), and z the last codes
+    (ISTA) or their extrapolation (FISTA).
+
+    Parameters
+    ----------
+    family : Family
+        Observation model.
+    dictionary : ConvDictionary
+        Synthesis :math:`W_d`; also the analysis unless that is given.
+    penalty : Penalty
+        Sparsity of the codes.
+    n_unrolled : int
+        Layers, T.
+    accelerated : bool
+        FISTA if true, else ISTA.
+    step : float, optional
+        Step size s.  None: one over the Lipschitz constant (largest curvature times the squared
+        norm of H) where the curvature is bounded, backtracking per window where it is not.
+    analysis : ConvDictionary, optional
+        A dictionary :math:`W_e` of its own (DCEA-UC).
+    bias : tensor, shape (template, *1 per axis), optional
+        Thresholds that are learned; they replace the weight of the penalty.
+    stabilizer : float, optional
+        Peak: the residual goes through Elu with this alpha, which keeps Poisson steps bounded and
+        moves the fixed point (for images).
+
+    Raises
+    ------
+    ValueError
+        If no step size can be derived (untied, and a family without bounded curvature).
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.  Beck and Teboulle, SIAM J.
+    Imaging Sci. 2, 2009 (FISTA, backtracking).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import ConvDictionary, L1, Poisson
+    >>> dictionary = ConvDictionary(torch.tensor([[[0.6, 0.8]]]))
+    >>> encoder = UnrolledEncoder(Poisson(), dictionary, L1(0.5), n_unrolled=30)
+    >>> encoder(torch.tensor([[0.0, 0.0, 3.0, 4.0, 0.0]])).shape
+    torch.Size([1, 4])
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        dictionary: ConvDictionary,
+        penalty: Penalty,
+        n_unrolled: int = 100,
+        *,
+        accelerated: bool = True,
+        step: float | None = None,
+        analysis: ConvDictionary | None = None,
+        bias: Tensor | None = None,
+        stabilizer: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.dictionary = dictionary
+        self.analysis = dictionary if analysis is None else analysis
+        self.penalty = penalty
+        self.n_unrolled = validation.integer("n_unrolled", n_unrolled)
+        self.accelerated = accelerated
+        self.step = None if step is None else validation.positive("step", step)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self.stabilizer = (
+            None if stabilizer is None else validation.positive("stabilizer", stabilizer)
+        )
+        unbounded = family.curvature_bound(torch.zeros(1)) is None and stabilizer is None
+        if step is None and analysis is not None and unbounded:
+            raise ValueError(
+                f"`step` (=None) must be given for untied weights of {type(family).__name__}, "
+                "whose curvature is not bounded; for instance step=0.1, or set `stabilizer`"
+            )
+        self.backtracking = step is None and unbounded
+
+    def forward(
+        self,
+        y: Tensor,
+        baseline: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        family: Family | None = None,
+    ) -> Tensor:
+        """Return the codes of observations.
+
+        Parameters
+        ----------
+        y : tensor, shape (..., channel, *bins)
+            Observations.
+        baseline : tensor or float
+            Linear predictor without events, broadcastable to ``y``.
+        mask : tensor of bool, optional
+            False where nothing was observed; shape of ``y``.
+        family : Family, optional
+            Replaces the encoder's, for parameters that differ by window.
+
+        Returns
+        -------
+        tensor, shape (..., template, *places)
+        """
+        family = self.family if family is None else family
+        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self.bias)
+        windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
+        analysis = self.analysis if self.analysis is not self.dictionary else None
+        layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)
+        step = self._first_step(windows)
+        shape = windows.code_shape(self.dictionary)[1:]
+        count = len(windows.y) if y.is_cuda else max(1, _PIECE // math.prod(shape))
+        parts = [slice(first, first + count) for first in range(0, len(windows.y), count)]
+        codes = [
+            self._layers(windows.take(part), layout, step[part] if step.ndim else step)
+            for part in parts or [slice(None)]
+        ]
+        return torch.cat(codes).reshape(*y.shape[: y.ndim + 1 - windows.y.ndim], *shape)
+
+    def _layers(self, windows: Windows, layout: Layout, step: Tensor) -> Tensor:
+        """Return the codes of windows after all layers, from a step size for all or for each."""
+        codes = point = layout.codes(windows.y.new_zeros(windows.code_shape(self.dictionary)))
+        step = layout.signal(step) if step.ndim else step
+        windows = windows.laid_out(layout)
+        dims = tuple(range(1 - windows.y.ndim, 0))
+        eta, penalty = windows.baseline.expand_as(windows.y), windows.penalty
+        momentum = 1.0
+        for layer in range(self.n_unrolled):
+            if layer:
+                eta = layout.forward(point) + windows.baseline
+            score = layout.adjoint(self._residual(windows, eta))
+            if self.backtracking:
+                with torch.no_grad():
+                    halvings = _halvings(windows, layout, point, score, step, eta, dims)
+                step = step * halvings
+            previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
+            if self.accelerated:
+                faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+                point = torch.lerp(previous, codes, 1 + (momentum - 1) / faster)
+                momentum = faster
+            else:
+                point = codes
+        return layout.places(codes)
+
+    def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
+        residual = windows.family.residual(windows.y, eta)
+        if self.stabilizer is not None:
+            residual = F.elu(residual, alpha=self.stabilizer)
+        return residual if windows.mask is None else residual * windows.mask
+
+    def _first_step(self, windows: Windows) -> Tensor:
+        y, mask = windows.y, windows.mask
+        if self.step is not None:
+            return torch.as_tensor(self.step, dtype=y.dtype, device=y.device)
+        if self.stabilizer is not None:
+            bound: Tensor | None = self.stabilizer * y.clamp(min=1)
+        else:
+            bound = windows.family.curvature_bound(y)
+        if bound is None:
+            bound = windows.family.curvature(y, torch.zeros_like(y) + windows.baseline)
+        norm = self._norm_squared(y.shape[-self.dictionary.axes :])
+        bound = bound.expand_as(y) if mask is None else bound * mask
+        largest = bound.amax(dim=tuple(range(1 - y.ndim, 0)), keepdim=True)
+        return 1 / (largest.clamp(min=torch.finfo(y.dtype).eps) * norm)
+
+    def _norm_squared(self, signal_shape: torch.Size) -> Tensor:
+        norm = self.dictionary.norm_squared(signal_shape)
+        if self.analysis is self.dictionary:
+            return norm
+        return (norm * self.analysis.norm_squared(signal_shape)).sqrt()
+
+
+def _halvings(
+    windows: Windows,
+    layout: Layout,
+    point: Tensor,
+    score: Tensor,
+    step: Tensor,
+    eta: Tensor,
+    dims: tuple[int, ...],
+) -> Tensor:
+    """Return the power of one half per window that makes the step a majoriser there."""
+    factor = torch.ones_like(step)
+    for _ in range(MAX_HALVINGS):
+        trial = step * factor
+        change = windows.penalty.prox(point + trial * score, trial) - point
+        excess = bregman(windows.y, eta, layout.forward(change), windows.mask, windows.family)
+        allowed = change.square() / (2 * trial)
+        failed = excess.sum(dims, keepdim=True) > allowed.sum(dims, keepdim=True)
+        if not failed.any():
+            break
+        factor = torch.where(failed, factor / 2, factor)
+    return factor
+
+
+def bregman(y: Tensor, eta: Tensor, change: Tensor, mask: Tensor | None, family: Family) -> Tensor:
+    r"""Elementwise cost at ``eta + change`` less its tangent at ``eta``: never negative.
+
+    .. math:: \int_0^1 (1 - s)\, c(\eta + s\delta)\, \delta^2\, ds
+
+    with c the curvature, by the two-point Gauss rule of the weight 1 - s (exact for cubic c).  The
+    difference of the two costs would lose all digits to rounding for small changes.
+    """
+    near, far = (family.curvature(y, eta + node * change) for node in _NODES)
+    gain = (_WEIGHTS[0] * near + _WEIGHTS[1] * far) * change.square()
+    exact = family.cost(y, eta + change) - family.cost(y, eta) + family.residual(y, eta) * change
+    gain = torch.where(change.abs() < 1, gain, exact.clamp(min=0))
+    return gain if mask is None else gain * mask

@@ -1,0 +1,296 @@
+"""Convolution in time with blocks of bins as channels, a layout that iterations can keep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BLOCK = 16  # bins per block
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How signals and codes of windows lie in memory, and the operators on them: as they come.
+
+    Parameters
+    ----------
+    forward : callable
+        From codes to the signal.
+    adjoint : callable
+        From a signal to codes.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+
+    #: Axes that a tensor has here beyond its own.
+    more_axes = 0
+
+    def signal(self, tensor: Tensor) -> Tensor:
+        """Lay out a signal, or what is broadcast against one."""
+        return tensor
+
+    def codes(self, tensor: Tensor) -> Tensor:
+        """Lay out codes, or what is broadcast against them."""
+        return tensor
+
+    def places(self, codes: Tensor) -> Tensor:
+        """Return codes as they come."""
+        return codes
+
+
+class Blocks(Layout):
+    """Blocks of 16 bins as channels: a long convolution of few channels is a short one of many.
+
+    Signals (..., channel, bin) become (..., channel, 16, block), filled up with their last bin, and
+    codes likewise, filled up with zeros; scores of places past the last one are zero.
+
+    Parameters
+    ----------
+    synthesis, analysis : tensor, shape (template, channel, bin)
+        Templates of the operator and of its adjoint.
+    n_bins : int
+        Of a window.
+    """
+
+    more_axes = 1
+
+    def __init__(self, synthesis: Tensor, analysis: Tensor, n_bins: int) -> None:
+        super().__init__(self._forward, self._adjoint)
+        self.n_templates, self.n_channels, length = synthesis.shape
+        self.n_bins, self.n_places = n_bins, n_bins - length + 1
+        self._n_blocks = -(-self.n_places // _BLOCK)
+        taps = _taps(synthesis).flip(-1)  # place block j, bin b reaches signal block j + m, bin q
+        self._synthesis = taps.permute(1, 3, 0, 2, 4).flatten(2, 3).flatten(0, 1).contiguous()
+        taps = taps.flip(-1) if analysis is synthesis else _taps(analysis)
+        self._analysis = taps.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1).contiguous()
+        self._reach = taps.shape[-1] - 1
+
+    def signal(self, tensor: Tensor) -> Tensor:
+        """Lay out a signal (..., channel, bin), or what has one bin for all."""
+        if tensor.shape[-1] == 1 < self.n_bins:
+            return tensor[..., None]
+        missing = (self._n_blocks + self._reach) * _BLOCK - self.n_bins
+        last = tensor[..., -1:].expand(*tensor.shape[:-1], missing)
+        return _split(torch.cat([tensor, last], dim=-1))
+
+    def codes(self, tensor: Tensor) -> Tensor:
+        """Lay out codes (..., template, place), or what has one place for all."""
+        if tensor.shape[-1] == 1 < self.n_places:
+            return tensor[..., None]
+        return _split(F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_places)))
+
+    def places(self, codes: Tensor) -> Tensor:
+        """Return codes (..., template, place)."""
+        return codes.mT.flatten(-2)[..., : self.n_places]
+
+    def bins(self, signal: Tensor) -> Tensor:
+        """Return a signal (..., channel, bin)."""
+        return signal.mT.flatten(-2)[..., : self.n_bins]
+
+    def _forward(self, codes: Tensor) -> Tensor:
+        flat = codes.reshape(-1, self.n_templates * _BLOCK, self._n_blocks)
+        signal = F.conv1d(flat, self._synthesis, padding=self._reach)
+        return signal.reshape(*codes.shape[:-3], self.n_channels, _BLOCK, signal.shape[-1])
+
+    def _adjoint(self, signal: Tensor) -> Tensor:
+        flat = signal.reshape(-1, self.n_channels * _BLOCK, signal.shape[-1])
+        codes = F.conv1d(flat, self._analysis)
+        codes = codes.reshape(*signal.shape[:-3], self.n_templates, _BLOCK, self._n_blocks)
+        if self.n_places % _BLOCK:
+            codes[..., self.n_places % _BLOCK :, -1] = 0
+        return codes
+
+
+def _split(tensor: Tensor) -> Tensor:
+    """(..., bin) to (..., 16, block)."""
+    return tensor.unflatten(-1, (-1, _BLOCK)).mT.contiguous()
+
+
+def _taps(templates: Tensor) -> Tensor:
+    """Taps between blocks: entry (c, n, out, in, m) = h[c, n, 16 m + in - out], zero outside."""
+    length = templates.shape[-1]
+    count = (length + _BLOCK - 2) // _BLOCK + 1
+    bins = torch.arange(_BLOCK, device=templates.device)
+    lags = torch.arange(count, device=templates.device) * _BLOCK
+    index = lags + bins[None, :, None] - bins[:, None, None]
+    padded = F.pad(templates, (0, 1))
+    return padded[..., torch.where((index >= 0) & (index < length), index, length)]
+
+
+class Cells(Layout):
+    """Cells of as many pixels as the stride: products with templates are those of matrices.
+
+    Signals (..., channel, row, column) become (..., pixel and channel, cell row, cell column),
+    filled up with zeros, and lie with pixels last in memory; codes keep their axes and lie with
+    templates last.  Scores are the matrix product of templates and the pixels under every place,
+    which are copied together from the cells that a template reaches.
+
+    Parameters
+    ----------
+    synthesis, analysis : tensor, shape (template, channel, row, column)
+        Templates of the operator and of its adjoint.
+    stride : (int, int)
+        Pixels between neighbouring places.
+    signal_shape : (int, int)
+        Pixels of an image.
+    """
+
+    def __init__(
+        self,
+        synthesis: Tensor,
+        analysis: Tensor,
+        stride: tuple[int, ...],
+        signal_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__(self._forward, self._adjoint)
+        self._shape = signal_shape
+        self._grid = _Grid(stride, tuple(synthesis.shape[2:]), synthesis.shape[1])
+        self._synthesis = self._grid.matrix(synthesis)
+        self._analysis = self._synthesis if analysis is synthesis else self._grid.matrix(analysis)
+
+    def signal(self, tensor: Tensor) -> Tensor:
+        """Lay out a signal (..., channel, row, column), or what has one number for all."""
+        if tensor.shape[-3:] == (1, 1, 1):
+            return tensor
+        return self._grid.split(
+            tensor.expand(*tensor.shape[:-3], self._grid.n_channels, *self._shape)
+        )
+
+    def codes(self, tensor: Tensor) -> Tensor:
+        """Lay out codes (..., template, *places), or what is broadcast against them."""
+        return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+    def image(self, signal: Tensor) -> Tensor:
+        """Return a signal (..., channel, row, column)."""
+        rows, columns = self._shape
+        return self._grid.join(signal)[..., :rows, :columns]
+
+    def _forward(self, codes: Tensor) -> Tensor:
+        patches = codes.movedim(-3, -1) @ self._synthesis
+        cells = _Scatter.apply(patches.flatten(0, -4), self._grid, codes.dtype)
+        return cells.movedim(-1, -3).unflatten(0, codes.shape[:-3])
+
+    def _adjoint(self, signal: Tensor) -> Tensor:
+        cells = signal.movedim(-3, -1)
+        if torch.is_autocast_enabled(signal.device.type):  # before pixels are copied several times
+            cells = cells.to(torch.get_autocast_dtype(signal.device.type))
+        patches = _Gather.apply(cells.flatten(0, -4), self._grid)
+        codes = (patches @ self._analysis.mT).movedim(-1, -3)
+        return codes.unflatten(0, signal.shape[:-3])
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Which pixels of which cells lie under a template.
+
+    A template of K pixels reaches over r = ceil(K / s) cells of s pixels: over all pixels of the
+    first r - 1, and the first K - (r - 1) s of the last.  Along both axes this makes four kinds of
+    pixels, which are put in such an order that those under a template are neighbours in each cell.
+    """
+
+    stride: tuple[int, ...]
+    support: tuple[int, ...]
+    n_channels: int
+
+    @cached_property
+    def reach(self) -> tuple[int, ...]:
+        """Cells under a template, along each axis."""
+        return tuple(-(-k // s) for k, s in zip(self.support, self.stride, strict=True))
+
+    @cached_property
+    def _rest(self) -> tuple[int, ...]:
+        """Pixels of the last of them under the template."""
+        return tuple(
+            k - (r - 1) * s for k, r, s in zip(self.support, self.reach, self.stride, strict=True)
+        )
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """Pixels of a cell as they are ordered here."""
+        high, wide = self._rest
+        index = torch.arange(self.stride[0] * self.stride[1]).view(self.stride)
+        parts = (index[:high, wide:], index[:high, :wide], index[high:, :wide], index[high:, wide:])
+        return torch.cat([part.flatten() for part in parts])
+
+    @cached_property
+    def under(self) -> tuple[tuple[int, int, slice], ...]:
+        """Row and column of every cell under a template, and its pixels there."""
+        high, wide = self._rest
+        beside, both, below = high * (self.stride[1] - wide), high * wide, self.stride[0] - high
+        found = []
+        for i, j in itertools.product(*map(range, self.reach)):
+            bottom, right = i == self.reach[0] - 1, j == self.reach[1] - 1
+            first = beside if right else 0
+            last = beside + both + (0 if bottom else below * (wide if right else self.stride[1]))
+            found.append((i, j, slice(first * self.n_channels, last * self.n_channels)))
+        return tuple(found)
+
+    def split(self, images: Tensor) -> Tensor:
+        """Return (..., channel, row, column) as (..., pixel and channel, *cells)."""
+        (high, wide), (rows, columns) = self.stride, images.shape[-2:]
+        images = F.pad(images, (0, -columns % wide, 0, -rows % high))
+        parts = images.unflatten(-1, (-1, wide)).unflatten(-3, (-1, high))
+        pixels = parts.movedim((-4, -2, -3, -1), (-5, -4, -3, -2)).flatten(-3, -2)
+        ordered = pixels.index_select(-2, self._order.to(images.device))
+        return ordered.flatten(-2).movedim(-1, -3)
+
+    def join(self, cells: Tensor) -> Tensor:
+        """Undo `split`, but for what filled up the images."""
+        ordered = cells.movedim(-3, -1).unflatten(-1, (-1, self.n_channels))
+        pixels = ordered.index_select(-2, self._order.argsort().to(cells.device))
+        parts = pixels.unflatten(-2, self.stride).movedim((-5, -4, -3, -2), (-4, -2, -3, -1))
+        return parts.flatten(-4, -3).flatten(-2)
+
+    def matrix(self, templates: Tensor) -> Tensor:
+        """Return templates as (template, pixel), in the order of `gather`."""
+        cells = self.split(templates)
+        return torch.cat([cells[:, pixels, i, j] for i, j, pixels in self.under], dim=1)
+
+    def gather(self, cells: Tensor) -> Tensor:
+        """Copy (window, *cells, pixel) to (window, *places, pixel under a template)."""
+        rows, columns = (n - r + 1 for n, r in zip(cells.shape[1:3], self.reach, strict=True))
+        parts = [cells[:, i : i + rows, j : j + columns, p] for i, j, p in self.under]
+        return torch.cat(parts, dim=-1)
+
+    def scatter(self, patches: Tensor, dtype: torch.dtype) -> Tensor:
+        """Add up (window, *places, pixel under a template), the transpose of `gather`."""
+        n_windows, rows, columns, _ = patches.shape
+        high, wide = (r - 1 for r in self.reach)
+        n_pixels = len(self._order) * self.n_channels
+        cells = patches.new_zeros(n_windows, rows + high, columns + wide, n_pixels, dtype=dtype)
+        first = 0
+        for i, j, pixels in self.under:
+            last = first + pixels.stop - pixels.start
+            cells[:, i : i + rows, j : j + columns, pixels] += patches[..., first:last]
+            first = last
+        return cells
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, grid: _Grid) -> Tensor:
+        ctx.grid = grid
+        return grid.gather(cells)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Scatter.apply(gradient, ctx.grid, gradient.dtype), None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, grid: _Grid, dtype: torch.dtype) -> Tensor:
+        ctx.grid, ctx.dtype = grid, patches.dtype
+        return grid.scatter(patches, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Gather.apply(gradient.to(ctx.dtype), ctx.grid), None, None

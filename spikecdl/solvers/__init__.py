@@ -1,0 +1,1 @@
+"""Codes and amplitudes of given templates, solved to a certificate."""

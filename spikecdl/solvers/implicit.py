@@ -1,0 +1,218 @@
+"""The encoder in the limit of infinitely many layers: codes solved, and their derivative."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikecdl import validation
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import Family
+from spikecdl.model.penalties import Penalty
+from spikecdl.model.windows import window_dims
+from spikecdl.solvers.events import Events
+from spikecdl.solvers.sparse_coding import sparse_code
+
+_MOST_STEPS = 500  # of conjugate gradients
+
+
+class ImplicitEncoder(nn.Module):
+    r"""Codes that solve the penalised problem, with the derivative of the solution.
+
+    The codes :math:`x^*` of `sparse_code` are zero but on a support S, where the score equals the
+    slope of the penalty.  By the implicit function theorem, with the support and its signs fixed,
+
+    .. math:: H_S^\top r(y, H x^* + \mu) = \nabla \pi(x^*_S)
+              \quad\Rightarrow\quad
+              \mathrm{d}x^*_S = B^{-1}\, \mathrm{d}_{H,\mu}\bigl(H_S^\top r(y, Hx^* + \mu)\bigr),
+              \qquad B = H_S^\top W H_S + \nabla^2 \pi(x^*_S)
+
+    with r the family's residual, W its curvature, :math:`\pi` the penalty, whose weight is taken as
+    constant, and :math:`\mathrm{d}_{H,\mu}` the change with the codes held.  It is what
+    back-propagation through the layers of an `UnrolledEncoder` tends to as they become many, at the
+    cost of one linear system in the codes that are not zero: the memory does not grow with the
+    iterations.  The solution has no derivative where a code is about to appear or vanish; there it
+    is that of the support as it is.
+
+    On the CPU in one dimension, the system of each window is banded and is factored; on a GPU, for
+    images, strides and penalties that couple units, it is solved by conjugate gradients.
+
+    Parameters
+    ----------
+    family : Family
+        Observation model.
+    dictionary : ConvDictionary
+        Synthesis H.
+    penalty : Penalty
+        Sparsity of the codes; its weight must be positive.
+    tol : float
+        Largest violation of the optimality conditions, relative to the weight.  The error of the
+        derivative is of its order.
+    max_iter : int
+        Iterations of `sparse_code` at the most; codes that need more come with a warning.
+
+    References
+    ----------
+    Bertrand, Klopfenstein, Blondel, Vaiter, Gramfort and Salmon, ICML 2020, arXiv:2002.08943.
+    Tolooshams and Ba, TMLR 2022, arXiv:2106.00058 (the limit of unrolled layers).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import ConvDictionary, Gaussian, L1
+    >>> dictionary = ConvDictionary(torch.tensor([[[0.6, 0.8]]]))
+    >>> baseline = torch.zeros(1, requires_grad=True)
+    >>> codes = ImplicitEncoder(Gaussian(), dictionary, L1(1.0))(
+    ...     torch.tensor([[[0.0, 3.0, 4.0]]]), baseline
+    ... )
+    >>> codes.sum().backward()
+    >>> codes.detach().round(decimals=2), baseline.grad.round(decimals=2)
+    (tensor([[[0., 4.]]]), tensor([-1.4000]))
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        dictionary: ConvDictionary,
+        penalty: Penalty,
+        *,
+        tol: float = 1e-3,
+        max_iter: int = 3000,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.dictionary = dictionary
+        self.penalty = penalty
+        self.tol = validation.positive("tol", tol)
+        self.max_iter = validation.integer("max_iter", max_iter)
+
+    def forward(
+        self,
+        y: Tensor,
+        baseline: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        family: Family | None = None,
+    ) -> Tensor:
+        """Return the codes of observations, differentiable in templates and baseline.
+
+        Parameters
+        ----------
+        y : tensor, shape (..., channel, *bins)
+            Observations; no derivative with respect to them.
+        baseline : tensor or float
+            Linear predictor without events, broadcastable to ``y``.
+        mask : tensor of bool, optional
+            False where nothing was observed; shape of ``y``.
+        family : Family, optional
+            Replaces the encoder's, for parameters that differ by window.
+
+        Returns
+        -------
+        tensor, shape (..., template, *places)
+        """
+        family = self.family if family is None else family
+        parts = (y, family, self.dictionary, self.penalty, baseline, mask)
+        solved = sparse_code(*parts, tol=self.tol, max_iter=self.max_iter)
+        if not solved.converged:
+            warnings.warn(
+                f"codes were not solved to `tol` (={self.tol:g}) in `max_iter` (={self.max_iter}) "
+                "iterations, so gradients are rough; raise either",
+                stacklevel=2,
+            )
+        if not torch.is_grad_enabled():
+            return solved.codes
+        banded = y.device.type == "cpu" and self.dictionary.plain and not self.penalty.grouped
+        attach = self._on_events if banded else self._on_tensors
+        return attach(solved.codes, y, torch.zeros_like(y) + baseline, mask, family)
+
+    def _on_events(
+        self, codes: Tensor, y: Tensor, baseline: Tensor, mask: Tensor | None, family: Family
+    ) -> Tensor:
+        """Attach the derivative to codes in time, as a list of events."""
+        from spikecdl.solvers.amplitudes import solve_events
+
+        dense = codes.reshape(-1, *codes.shape[-2:])
+        events, rows = Events.from_codes(dense), (len(dense), *y.shape[-2:])
+        templates = self.dictionary.templates
+        eta = events.add_to(baseline.reshape(rows), templates).reshape(y.shape)
+        residual = _observed(family.residual(y, eta), mask).reshape(rows)
+        patches = events.patches(residual, templates.shape[-1])
+        score = (templates[events.template] * patches).sum(dim=(1, 2))
+        curvature = _observed(family.curvature(y, eta.detach()), mask).reshape(rows)
+
+        def solve(right: Tensor) -> Tensor:
+            return solve_events(templates.detach(), curvature, events, right)
+
+        amplitude = _Solution.apply(events.amplitude, score, solve)
+        return events.with_amplitude(amplitude).to_codes(dense.shape).reshape(codes.shape)
+
+    def _on_tensors(
+        self, codes: Tensor, y: Tensor, baseline: Tensor, mask: Tensor | None, family: Family
+    ) -> Tensor:
+        """Attach the derivative to codes of any kind."""
+        dictionary, penalty = self.dictionary, self.penalty
+        eta = dictionary(codes) + baseline
+        score = dictionary.adjoint(_observed(family.residual(y, eta), mask))
+        curvature = _observed(family.curvature(y, eta.detach()), mask)
+        known = ConvDictionary(dictionary.templates.detach(), dictionary.stride, dictionary.method)
+        present = codes != 0
+
+        def times(direction: Tensor) -> Tensor:
+            bent = known.adjoint(curvature * known(direction))
+            return present * (bent + penalty.curvature(codes, direction))
+
+        def solve(right: Tensor) -> Tensor:
+            return _conjugate_gradients(times, present * right, window_dims(known, penalty))
+
+        return _Solution.apply(codes, score, solve)
+
+
+class _Solution(torch.autograd.Function):
+    """Codes as they are, whose derivative is that of their score, through a linear system."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, codes: Tensor, score: Tensor, solve: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.solve = solve
+        return codes.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.solve(gradient), None
+
+
+def _observed(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values if mask is None else torch.where(mask, values, 0)
+
+
+def _conjugate_gradients(
+    times: Callable[[Tensor], Tensor], right: Tensor, dims: tuple[int, ...]
+) -> Tensor:
+    """Solve positive systems, one per window, whose axes are ``dims``.
+
+    Until each residual is below the 3/4 power of the precision, relative to the right-hand side
+    (Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 1952).
+    """
+
+    def square(tensor: Tensor) -> Tensor:
+        return tensor.square().sum(dim=dims, keepdim=True)
+
+    solution, residual, direction = torch.zeros_like(right), right, right
+    size = square(right)
+    goal = size * torch.finfo(right.dtype).eps ** 1.5
+    for _ in range(_MOST_STEPS):
+        if (size <= goal).all():
+            break
+        image = times(direction)
+        bend = (direction * image).sum(dim=dims, keepdim=True)
+        step = torch.where((bend > 0) & (size > goal), size / bend, 0)
+        solution, residual = solution + step * direction, residual - step * image
+        before, size = size, square(residual)
+        direction = residual + torch.where(before > 0, size / before, 0) * direction
+    return solution

@@ -1,0 +1,264 @@
+"""Sparse coding: the encoder's objective solved to a certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikecdl import validation
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import MAX_HALVINGS, bregman
+from spikecdl.model.families import Family
+from spikecdl.model.layouts import Layout
+from spikecdl.model.penalties import Penalty
+from spikecdl.model.windows import Windows, window_dims
+
+_CHECK_EVERY = 8
+_KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
+
+
+@dataclass(frozen=True)
+class SparseCode:
+    """Codes and how well they solve the problem.
+
+    Parameters
+    ----------
+    codes : tensor, shape (..., template, *places)
+    violation : tensor, shape (...)
+        Largest violation of the optimality conditions per window, relative to the penalty weight:
+        the certificate.
+    n_iter : int
+        Iterations taken by the slowest window.
+    converged : bool
+        Whether every window's violation is at most the tolerance.
+    """
+
+    codes: Tensor
+    violation: Tensor
+    n_iter: int
+    converged: bool
+
+
+@dataclass
+class _State:
+    """Windows still being solved by FISTA, and where each of them stands."""
+
+    windows: Windows
+    codes: Tensor
+    eta: Tensor
+    step: Tensor
+    point: Tensor
+    point_eta: Tensor
+    momentum: Tensor
+
+    def take(self, index: Tensor) -> _State:
+        """Keep some of the windows."""
+        values = vars(self).items()
+        return _State(**{n: v.take(index) if n == "windows" else v[index] for n, v in values})
+
+
+@torch.no_grad()
+def sparse_code(
+    y: Tensor,
+    family: Family,
+    dictionary: ConvDictionary,
+    penalty: Penalty,
+    baseline: Tensor | float = 0.0,
+    mask: Tensor | None = None,
+    *,
+    tol: float = 1e-3,
+    max_iter: int = 3000,
+    start: Tensor | None = None,
+    method: str = "auto",
+) -> SparseCode:
+    r"""Minimise penalised negative log likelihood over the codes, window by window.
+
+    .. math:: \min_x \; -\log p(y \mid Hx + \mu) + \lambda\,\mathrm{penalty}(x)
+
+    Two methods reach the same certificate.  ``working_set``: events enter where the score is above
+    the weight, Newton steps on those present, window by window in compiled code (CPU, 1-D, stride
+    1, positive weights that are the same for all units and places); an event has one amplitude, or
+    where the penalty couples units one for each.  ``fista``: FISTA with backtracking and restart
+    per window, as tensors on any device; finished windows leave the batch.
+
+    Parameters
+    ----------
+    y : tensor, shape (window, channel, *bins) or (trial, unit, channel, *bins)
+        Observations.
+    family, dictionary, penalty
+        The model; see `UnrolledEncoder`.
+    baseline : tensor or float
+        Linear predictor without events, broadcastable to ``y``.
+    mask : tensor of bool, optional
+        False where nothing was observed; shape of ``y``.
+    tol : float
+        Largest violation of the optimality conditions that is accepted, relative to the weight.
+    max_iter : int
+        Iterations at the most.
+    start : tensor, optional
+        Codes to start from, shape of the result.
+    method : {"auto", "working_set", "fista"}
+        Auto: the working set wherever it applies.
+
+    Returns
+    -------
+    SparseCode
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import ConvDictionary, Gaussian, L1
+    >>> dictionary = ConvDictionary(torch.tensor([[[0.6, 0.8]]]))
+    >>> solved = sparse_code(torch.tensor([[[0.0, 3.0, 4.0]]]), Gaussian(), dictionary, L1(1.0))
+    >>> solved.codes.round(decimals=2), solved.converged
+    (tensor([[[0., 4.]]]), True)
+    """
+    validation.positive("tol", tol)
+    validation.integer("max_iter", max_iter, minimum=0)
+    validation.one_of("method", method, ("auto", "working_set", "fista"))
+    batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
+    windows = Windows.of(y, family, dictionary, penalty, baseline, mask)
+    codes = _first_codes(windows, dictionary, start)
+    fits = _fits(windows, dictionary)
+    if method == "working_set" and not fits:
+        raise ValueError(
+            '`method` (="working_set") is for one axis of time without stride, on the CPU, and '
+            'positive weights that are the same for all units and places; use "fista"'
+        )
+    if fits and method != "fista":
+        codes, violation, n_iter = _compiled(windows, codes, dictionary, tol, max_iter)
+    else:
+        codes, violation, n_iter = _fista(windows, codes, dictionary, tol, max_iter)
+    converged = bool((violation <= tol).all())
+    return SparseCode(
+        codes.reshape(*batch, *codes.shape[1:]), violation.reshape(batch), n_iter, converged
+    )
+
+
+def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
+    """Whether the compiled solvers apply."""
+    weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *places)
+    shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
+    on_cpu = windows.y.device.type == "cpu"
+    return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
+
+
+def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | None) -> Tensor:
+    """Return the codes to start from: those given, of an allowed sign, or none."""
+    shape = windows.code_shape(dictionary)
+    if start is None:
+        return windows.y.new_zeros(shape)
+    return windows.penalty.project(start.to(windows.y).reshape(shape))
+
+
+def _compiled(
+    windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, int]:
+    """Solve every window on its own, in compiled code."""
+    from spikecdl.solvers import group, l1
+
+    solver = group if windows.penalty.grouped else l1
+    loss = windows.family.scalar_loss(windows.y)
+    seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
+    signs = torch.ones(len(dictionary.templates), 1)
+    return l1.solve(
+        solver.solve_windows,
+        loss._replace(a=loss.a * seen, b=loss.b * seen),
+        windows.baseline.expand_as(windows.y) - loss.shift,
+        dictionary.templates.detach(),
+        torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
+        windows.penalty.project(signs)[:, 0] > 0,
+        windows.penalty.project(-signs)[:, 0] < 0,
+        codes,
+        tol,
+        max_iter,
+    )
+
+
+def _fista(
+    windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, int]:
+    """Solve all windows together; those that are finished leave."""
+    y = windows.y
+    layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
+    state = _start(windows, codes, dictionary, layout)
+    codes = torch.empty_like(state.codes)
+    violation = y.new_zeros(len(codes))
+    left = torch.arange(len(codes), device=y.device)
+    n_iter = 0
+    while True:
+        if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
+            error = _violation(state, layout)
+            done = (error <= tol) | (n_iter == max_iter)
+            codes[left[done]], violation[left[done]] = state.codes[done], error[done]
+            if done.all():
+                return layout.places(codes), violation, n_iter
+            if done.float().mean() > 1 - _KEEP_ABOVE:
+                left, state = left[~done], state.take(~done)
+        _iterate(state, layout)
+        n_iter += 1
+
+
+def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: Layout) -> _State:
+    """Choose the first step sizes, from the curvature where the codes begin."""
+    norm = dictionary.norm_squared(windows.y.shape[-dictionary.axes :])
+    windows, codes = windows.laid_out(layout), layout.codes(codes)
+    y = windows.y
+    eta = layout.forward(codes) + windows.baseline
+    curvature = windows.family.curvature(y, eta)
+    curvature = curvature if windows.mask is None else curvature * windows.mask
+    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * norm)
+    return _State(
+        windows=windows,
+        codes=codes,
+        eta=eta,
+        step=step,
+        point=codes,
+        point_eta=eta,
+        momentum=torch.ones_like(step),
+    )
+
+
+def _dims(tensor: Tensor) -> tuple[int, ...]:
+    """All axes but that of windows."""
+    return tuple(range(1, tensor.ndim))
+
+
+def _score(windows: Windows, eta: Tensor, layout: Layout) -> Tensor:
+    residual = windows.family.residual(windows.y, eta)
+    return layout.adjoint(residual if windows.mask is None else residual * windows.mask)
+
+
+def _violation(state: _State, layout: Layout) -> Tensor:
+    """Largest move of a short proximal step at the codes, per unit of step and weight."""
+    score, penalty = _score(state.windows, state.eta, layout), state.windows.penalty
+    moved = penalty.prox(state.codes + state.step * score, state.step) - state.codes
+    scaled = moved.abs() / (state.step * penalty.weight).clamp(min=torch.finfo(moved.dtype).tiny)
+    return scaled.amax(dim=_dims(scaled))
+
+
+def _iterate(state: _State, layout: Layout) -> None:
+    """One FISTA step for every window, with its own step size and restart."""
+    windows = state.windows
+    score, dims = _score(windows, state.point_eta, layout), _dims(state.codes)
+    for _ in range(MAX_HALVINGS):
+        codes = windows.penalty.prox(torch.addcmul(state.point, state.step, score), state.step)
+        eta = layout.forward(codes) + windows.baseline
+        change = eta - state.point_eta
+        excess = bregman(windows.y, state.point_eta, change, windows.mask, windows.family)
+        allowed = (codes - state.point).square() / (2 * state.step)
+        failed = excess.sum(dims, keepdim=True) > allowed.sum(dims, keepdim=True) * (1 + 1e-4)
+        if not failed.any():
+            break
+        state.step = torch.where(failed, state.step / 2, state.step)
+    change = codes - state.codes
+    uphill = ((state.point - codes) * change).sum(dims, keepdim=True) > 0
+    momentum = torch.where(uphill, 1.0, state.momentum)
+    faster = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
+    push = torch.where(uphill, 0.0, (momentum - 1) / faster)
+    state.point = codes + push * change
+    state.point_eta = eta + push * (eta - state.eta)
+    state.codes, state.eta, state.momentum = codes, eta, faster

@@ -1,0 +1,305 @@
+"""What a trainer is given: windows of observations and what is known of them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import Family
+from spikecdl.model.penalties import Penalty
+from spikecdl.solvers.events import Events
+
+PART = 2**22  # numbers that are worked on at once
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Windows of counts as the model sees them.
+
+    Counts may be integers as they are stored, in memory or in a file.  Arithmetic is on real
+    numbers, in the precision and on the device of the baseline: `parts` makes them of some trials
+    at a time, so that memory does not grow with the number of trials.
+
+    Parameters
+    ----------
+    y : tensor, shape (trial, unit, channel, bin)
+        Observations.  Shared layout: one channel; joint layout: one unit whose channels are the
+        recorded units.
+    mask : tensor of bool, same shape
+        False where nothing was observed.
+    family : Family
+        With every parameter known.
+    baseline : tensor of real numbers, shape (trial, unit, channel, 1)
+        Linear predictor without events.
+    learn_baseline : bool
+        Whether the baseline is to be fitted with the templates.
+    shown : tensor of bool, shape (bin,), optional
+        False in bins that are hidden, as if nothing had been observed there.
+    """
+
+    y: Tensor
+    mask: Tensor
+    family: Family
+    baseline: Tensor
+    learn_baseline: bool
+    shown: Tensor | None = None
+
+    def take(self, index: Tensor | slice) -> Observations:
+        """Keep some of the trials."""
+        return self._map(lambda tensor: tensor[index])
+
+    def load(self) -> Observations:
+        """Return real numbers, in the precision and on the device of the baseline."""
+        mask = self.mask.to(self.baseline.device)
+        return replace(
+            self,
+            y=self.y.to(self.baseline),
+            mask=mask if self.shown is None else mask & self.shown.to(mask.device),
+            family=self.family.map(lambda values: values.to(self.baseline)),
+            shown=None,
+        )
+
+    def parts(self, copies: int = 1) -> Iterator[tuple[slice, Observations]]:
+        """Yield some trials after the other, loaded, and which they are.
+
+        A part has about `PART` numbers, counted ``copies`` times: as many as are made of each.
+        """
+        count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))
+        for first in range(0, len(self.y), count):
+            part = slice(first, min(first + count, len(self.y)))
+            yield part, self.take(part).load()
+
+    @property
+    def is_one_part(self) -> bool:
+        """Whether all can be worked on at once."""
+        return self.y.numel() <= PART
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the arithmetic."""
+        return self.baseline.dtype
+
+    def rows(self) -> Observations:
+        """Lay trials and units along one window axis: (window, channel, bin)."""
+        return self._map(lambda tensor: tensor.flatten(0, -3))
+
+    def rows_of(self, part: slice) -> tuple[int, int]:
+        """Return the first of the rows of some trials, and the first after them."""
+        rows = math.prod(self.y.shape[1:-2])
+        return rows * part.start, rows * part.stop
+
+    def totals(self) -> Tensor:
+        """Return sums over observed bins, of observations and of exposure, in double precision.
+
+        Of shape (2, trial, unit, channel, 1).
+        """
+        sums = []
+        for _, some in self.rows().parts():
+            both = torch.stack([some.y, some.family.exposure(some.y)])
+            both = torch.where(some.mask, both, 0)
+            sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
+        return torch.cat(sums, 1).reshape(2, *self.baseline.shape)
+
+    def share(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
+        """Return the penalty of some trials, whose weights (trial, ..., template, 1) go along."""
+        each = (self.y.ndim, len(self.y))
+        return penalty.map(lambda w: w[part] if (w.ndim, *w.shape[:1]) == each else w)
+
+    def together(self, penalty: Penalty) -> int:
+        """Return how many neighbouring rows the penalty takes together: units of a trial, or 1."""
+        return self.y.shape[-3] if penalty.grouped else 1
+
+    def to(self, target: torch.dtype | torch.device | str) -> Observations:
+        """Change the precision of real numbers, or move to a device."""
+        real = isinstance(target, torch.dtype)
+        return self._map(lambda t: t.to(target) if t.is_floating_point() or not real else t)
+
+    def cost(self, eta: Tensor) -> Tensor:
+        """Return the negative log likelihood, up to a constant, of the observed bins."""
+        return torch.where(self.mask, self.family.cost(self.y, eta), 0).sum()
+
+    def residual(self, eta: Tensor) -> Tensor:
+        """Return its derivative with respect to ``-eta``, zero where nothing was observed."""
+        return torch.where(self.mask, self.family.residual(self.y, eta), 0)
+
+    def _map(self, change) -> Observations:  # type: ignore[no-untyped-def]
+        return replace(
+            self,
+            y=change(self.y),
+            mask=change(self.mask),
+            family=self.family.map(change),
+            baseline=change(self.baseline),
+        )
+
+
+class Weight(ABC):
+    """Rule that sets the weight of a penalty for some observations and templates."""
+
+    #: Multiples of the weight among which a trainer may choose by held-out likelihood.
+    levels: ClassVar[tuple[float, ...]] = (1.0,)
+
+    def at(self, level: float) -> Weight:
+        """Return the rule at one of its levels."""
+        return self
+
+    @abstractmethod
+    def __call__(
+        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
+    ) -> Penalty:
+        """Return the penalty with its weight set."""
+
+
+@dataclass(frozen=True)
+class UniversalThreshold(Weight):
+    r"""The height that the scores of pure noise reach.
+
+    The largest of N normal scores is about :math:`\sigma\sqrt{2\log N}`, so per window and template
+
+    .. math:: \lambda = \sqrt{2 \log(C N_{\text{place}})}
+              \Bigl(\sum_{n,k} h_{n,k}^2\, c_n(\mu)\Bigr)^{1/2}
+
+    with c the curvature at the baseline, summed over channels n and bins k (Donoho and Johnstone,
+    Biometrika 81, 1994, for the Gaussian family).
+    """
+
+    #: Multiplies that height.
+    level: float = 1.0
+    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35, 0.2)
+
+    def at(self, level: float) -> UniversalThreshold:
+        """Return the rule at a multiple of that height, for events too many to be that rare."""
+        return UniversalThreshold(level)
+
+    def __call__(
+        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
+    ) -> Penalty:
+        """Return the penalty with one weight per window and template."""
+        spread = null_spread(dictionary, data, baseline)
+        places = data.y.shape[-1] - dictionary.support[0] + 1
+        height = penalty.null_weight(spread, spread.shape[-2] * places)
+        return penalty.with_weight(self.level * height)
+
+
+@dataclass(frozen=True)
+class Fraction(Weight):
+    """A fraction of lambda_max, the smallest weight for which no window has any event."""
+
+    fraction: float
+
+    def __call__(
+        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
+    ) -> Penalty:
+        """Return the penalty with one weight for all windows."""
+        return penalty.with_weight(self.fraction * lambda_max(penalty, dictionary, data, baseline))
+
+
+@dataclass(frozen=True)
+class Fixed(Weight):
+    """A weight in the units of the score, as it was when the model was fitted."""
+
+    weight: float
+
+    def __call__(
+        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
+    ) -> Penalty:
+        """Return the penalty with that weight."""
+        return penalty.with_weight(self.weight)
+
+
+def null_spread(dictionary: ConvDictionary, data: Observations, baseline: Tensor) -> Tensor:
+    """Return the standard deviation of scores at the baseline, (..., template, 1)."""
+    templates, means = dictionary.templates.detach(), []
+    for part, some in data.parts():
+        curvature = some.family.curvature(some.y, baseline[part].expand_as(some.y))
+        observed = some.mask.sum(-1).clamp(min=1)
+        means.append(torch.where(some.mask, curvature, 0).sum(-1) / observed)  # (..., channel)
+    return (torch.cat(means) @ templates.square().sum(-1).mT).sqrt()[..., None]
+
+
+@torch.no_grad()
+def lambda_max(
+    penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
+) -> Tensor:
+    """Return the smallest weight for which all codes of these observations are zero."""
+    highest = []
+    for part, some in data.parts(len(dictionary.templates)):
+        residual = some.residual(baseline[part].expand_as(some.y))
+        highest.append(penalty.lambda_max(dictionary.adjoint(residual)))
+    return torch.stack(highest).max()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Observations and the model to be learned from them.
+
+    Parameters
+    ----------
+    data : Observations
+    n_templates, length : int
+        Templates, and bins in each.
+    penalty : Penalty
+        Its weight is set by ``weight``.
+    weight : Weight
+        How heavy the penalty is.
+    n_epochs : int
+    generator : torch.Generator
+        On the CPU; the only source of randomness.
+    """
+
+    data: Observations
+    n_templates: int
+    length: int
+    penalty: Penalty
+    weight: Weight
+    n_epochs: int
+    generator: torch.Generator
+
+    def windows(self) -> Observations:
+        """Lay trials and units along one axis, unless the penalty needs them apart."""
+        return self.data if self.penalty.grouped else self.data.rows()
+
+
+@dataclass
+class Learned:
+    """State of training: all that is needed to go on, and in the end the result.
+
+    Parameters
+    ----------
+    tensors : dict
+        ``templates`` (template, channel, bin), ``baseline`` in the shape of that of
+        `Problem.windows`, and what else the trainer keeps.
+    epoch : int
+        Epochs completed.
+    history : list of dict
+        One record per epoch.
+    converged : bool
+    """
+
+    tensors: dict[str, Tensor]
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    converged: bool = False
+
+
+#: Called after every epoch with the state of training.
+OnEpoch = Callable[[Learned], None]
+
+
+class Trainer(Protocol):
+    """A way of learning templates, and of coding observations with them."""
+
+    name: ClassVar[str]
+    default_epochs: ClassVar[int]
+
+    def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
+        """Train, or go on from ``learned``."""
+
+    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return events and baseline for the problem's data, the events by ``data.rows()``."""

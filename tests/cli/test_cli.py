@@ -1,0 +1,451 @@
+"""The command line: what each command does, writes and says, on small simulated recordings."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import ENVIRONMENT, FIT, SIMULATE, Outcome, run, succeeded, write_only_summary
+
+import spikecdl
+from spikecdl import datasets
+from spikecdl.cli import outputs, summary
+from spikecdl.estimator import DCEA, load
+from spikecdl.io import read
+
+COMMANDS = ("demo", "inspect", "fit", "apply", "evaluate", "compare", "simulate", "denoise")
+HEAVY = {"torch", "scipy", "pandas", "h5py", "pynwb", "neo", "matplotlib", "sklearn", "jinja2"}
+BEFORE = ["--window", -0.1, 0.1, "--trials", "start_time > 1"]  # and all of it recorded
+FIGURES = {"templates.png", "rates.png", "codes.png"}
+FILES = {"model.safetensors", "model.json", "summary.json", "results.nwb", "report.html", *FIGURES}
+
+
+@pytest.fixture(scope="module")
+def sims(tmp_path_factory) -> dict[str, Path]:
+    """Recordings that `simulate` made."""
+    folder = tmp_path_factory.mktemp("sims")
+    options = {
+        "pooled": ["--same-events"],
+        "poisson": ["--family", "poisson", "--amplitude", 4, 6],
+        "gaussian": ["--family", "gaussian", "--amplitude", 3, 5, "--baseline", 1],
+        "joint": ["--family", "poisson", "--layout", "joint", "--amplitude", 6, 8],
+    }
+    for name, more in options.items():
+        succeeded(run(*SIMULATE, *more, "--out", folder / f"{name}.nwb"))
+    return {name: folder / f"{name}.nwb" for name in options}
+
+
+@pytest.fixture(scope="module")
+def fitted(sims, tmp_path_factory) -> tuple[Path, Outcome]:
+    """Folder of a fit of pooled trials, and what the command said."""
+    out = tmp_path_factory.mktemp("fit") / "some" / "where"
+    command = ["fit", sims["pooled"], "--family", "binomial", "--pool-trials", *FIT, "--out", out]
+    return out, succeeded(run(*command))
+
+
+@pytest.fixture
+def only_summary(monkeypatch) -> None:
+    monkeypatch.setattr(outputs, "write_fit", write_only_summary)
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+
+
+# ----- help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_hundred_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    outcome = succeeded(run(*command.split(), "--help"))
+    assert outcome.err == ""
+    assert max(map(len, outcome.out.splitlines())) <= 100
+    assert "--help" in outcome.out
+
+
+def test_help_names_every_command_in_whole_sentences(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = succeeded(run())
+    listed = outcome.out.partition("Commands:")[2]
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +[A-Z].*\.$", listed, re.MULTILINE), listed
+    assert "..." not in listed
+    assert "130 interrupted" in " ".join(outcome.out.split())
+
+
+def test_fit_has_the_options_that_were_promised():
+    text = run("fit", "-h").out
+    promised = "out family templates length bin pool-trials align window units trials lambda layout"
+    for name in [*promised.split(), "device", "seed", "epochs", "json", "resume"]:
+        assert f"--{name}" in text
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, spikecdl.cli\n"
+        f"for command in {COMMANDS}:\n"
+        "    sys.argv = ['spikecdl', command, '--help']\n"
+        "    try: spikecdl.cli.main()\n"
+        "    except SystemExit as end: assert not end.code\n"
+        f"print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+
+
+def test_it_runs_as_a_module_and_says_its_version():
+    done = python("-m", "spikecdl", "--version")
+    assert (done.returncode, done.stdout) == (0, f"spikecdl {spikecdl.__version__}\n")
+
+
+# ----- simulate and inspect
+
+
+def test_simulate_says_what_it_made(tmp_path):
+    outcome = succeeded(run(*SIMULATE, "--json", "--out", tmp_path / "sim.nwb"))
+    made = read(tmp_path / "sim.nwb")
+    assert outcome.json["n_events"] == len(made.truth.events) == 80
+    assert outcome.json["n_units"] == made.n_units == 2
+    assert made.truth.family == "binomial"
+
+
+def test_simulate_takes_templates_from_a_file(tmp_path):
+    waves = np.array([[1.0, 2, 3, 4], [4.0, -1, 0, 0]])
+    np.save(tmp_path / "waves.npy", waves)
+    more = ["--templates", tmp_path / "waves.npy", "--length", 0.008, "--out", tmp_path / "s.nwb"]
+    succeeded(run(*SIMULATE, *more))
+    found = read(tmp_path / "s.nwb").truth.templates[:, 0]
+    assert found == pytest.approx(waves / np.linalg.norm(waves, axis=1, keepdims=True))
+
+
+def test_inspect_shows_what_there_is(sims):
+    data = read(sims["pooled"])
+    outcome = succeeded(run("inspect", sims["pooled"]))
+    assert "2 units, with truth" in outcome.out
+    assert "trials: 20" in outcome.out
+    assert "start_time: 0 to " in outcome.out
+    for unit, times in zip(data.unit_ids, data.times, strict=True):
+        assert re.search(
+            rf"^ +{unit} +{times.size} +\d+\.\d\d +\d+\.\d$", outcome.out, re.MULTILINE
+        )
+    about = succeeded(run("inspect", sims["pooled"], "--json")).json
+    assert [unit["n_spikes"] for unit in about["units"]] == [times.size for times in data.times]
+    best = about["suggested"]
+    assert f"--bin {best['bin']:g} --length {best['length']:g}" in outcome.out
+
+
+def test_inspect_shows_bins_and_columns(sims, tmp_path):
+    assert "a real-valued signal" in succeeded(run("inspect", sims["gaussian"])).out
+    trials = {
+        "start_time": np.arange(12.0),
+        "stop_time": np.arange(12.0) + 1,
+        "stimulus": ["odour", "puff"] * 6,
+        "block": [1, 1, 2] * 4,
+        "licks": [tuple(np.arange(20.0))] * 12,
+        "cue": [np.nan, *np.linspace(0.5, 11.5, 11)],
+    }
+    spikes = spikecdl.SpikeTrains.from_arrays({"one": [0.5, 3.25]}, trials=trials)
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    text = succeeded(run("inspect", tmp_path / "r.nwb")).out
+    for line in (
+        ": 1 unit\n",
+        "stimulus: odour, puff\n",
+        "block: 1, 2\n",
+        "(1 missing)\n",
+        "...\n",
+    ):
+        assert line in text
+
+
+# ----- fit
+
+
+def test_every_file_is_there_and_nothing_else(fitted):
+    assert {path.name for path in fitted[0].iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figures_show_something(fitted, name):
+    from matplotlib.image import imread
+
+    pixels = imread(fitted[0] / name)
+    assert min(pixels.shape[:2]) > 200
+    assert np.ptp(pixels[..., :3]) > 0.5
+
+
+def test_the_nwb_file_is_valid_and_holds_the_fit(fitted):
+    from pynwb import NWBHDF5IO, validate
+
+    path = fitted[0] / "results.nwb"
+    assert not validate(path=str(path))
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    with NWBHDF5IO(str(path), "r") as io:
+        module = io.read().processing["ecephys"]
+        events = module["events"].to_dataframe()
+        wave = module["templates"]["template_0"][:]
+    assert events["template"].value_counts().sort_index().tolist() == about["events_per_template"]
+    assert wave == pytest.approx(load(fitted[0]).templates_[0, 0])
+
+
+def test_the_model_transforms_to_the_same_bits(fitted, sims):
+    counts = read(sims["pooled"]).bin(0.002).pool()
+    model = DCEA(1, 0.02, "binomial", n_epochs=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(counts)
+    again = load(fitted[0])
+    assert np.array_equal(again.transform(counts), model.transform(counts))
+    assert np.array_equal(again.templates_, model.templates_)
+
+
+def test_the_summary_says_everything(fitted, sims):
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    model = load(fitted[0])
+    counts = read(sims["pooled"]).bin(0.002).pool()
+    parts = model.decompose(counts)
+    assert about["deviance_explained"] == pytest.approx(parts.deviance_explained)
+    assert list(about["deviance_explained_per_unit"]) == ["0", "1"]
+    assert about["held_out_deviance_explained"] == pytest.approx(model.score(counts))
+    assert (about["converged"], about["n_epochs"]) == (model.converged_, model.n_iter_)
+    assert about["penalty_weight_fraction"] == pytest.approx(model.penalty_weight_)
+    assert about["seed"] == 0
+    assert about["data"]["bernoulli_trials_per_bin"] == about["data"]["n_pooled"] == 20
+    assert about["data"]["n_spikes"] == counts.counts.sum()
+    assert about["settings"]["pool_trials"] is True
+    assert about["versions"]["spikecdl"] == spikecdl.__version__
+    assert {"torch", "numpy", "pynwb"} <= set(about["versions"])
+    assert about["command"].startswith("spikecdl fit /")
+
+
+def test_every_key_is_documented(fitted):
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    model = json.loads((fitted[0] / "model.json").read_text())
+    parts = [about, about["settings"], about["data"], about["recovery"]]
+    parts += [model, model["settings"], model["fitted"], model["fitted"]["history_"][0]]
+    keys = {key for part in parts for key in part} - {"random_state"}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+    assert {name for name in FILES if f"`{name}`" not in page} == set()
+
+
+def test_the_report_holds_the_numbers_of_the_summary(fitted):
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    page = (fitted[0] / "report.html").read_text()
+    for key in ("deviance_explained", "held_out_deviance_explained"):
+        assert f"{about[key]:.3f}" in page
+    assert about["data"]["sha256"] in page
+    assert page.count("data:image/png;base64,") == 6
+    assert "http://" not in page
+
+
+def test_what_is_printed_are_the_numbers_of_the_summary(fitted):
+    folder, outcome = fitted
+    about = json.loads((folder / "summary.json").read_text())
+    assert "20 trials summed, 2 units, 200 bins of 2 ms" in outcome.out
+    assert "M = 20 Bernoulli trials per bin, one for each trial summed" in outcome.out
+    assert f"deviance explained: {about['deviance_explained']:.3f}, in bins held out" in outcome.out
+    assert f"error of each true template: {about['recovery']['template_errors'][0]:.3f}" in (
+        outcome.out
+    )
+    assert f"results in {folder}/" in outcome.out
+    assert re.fullmatch(r"(epoch \d+: loss [-\d.e+]+, \d+ events?\n)+(.*warning.*\n)?", outcome.err)
+
+
+def test_compare_says_what_fit_said_of_the_truth(fitted, sims):
+    recovery = json.loads((fitted[0] / "summary.json").read_text())["recovery"]
+    found = succeeded(run("compare", fitted[0], sims["pooled"], "--pool-trials", "--json")).json
+    assert {key: found[key] for key in recovery} == recovery
+    assert recovery["n_true_events"] == 4
+    loose = run("compare", fitted[0], sims["pooled"], "--pool-trials", "--tolerance", 0.1)
+    assert "within 100 ms" in succeeded(loose).out
+
+
+def test_apply_finds_the_same_events_as_the_fit(fitted, sims, tmp_path):
+    from pynwb import NWBHDF5IO
+
+    out = tmp_path / "applied"
+    outcome = succeeded(run("apply", fitted[0], sims["pooled"], "--pool-trials", "--out", out))
+    names = {"summary.json", "rates.png", "codes.png", "results.nwb"}
+    assert {path.name for path in out.iterdir()} == names
+    tables = []
+    for folder in (fitted[0], out):
+        with NWBHDF5IO(str(folder / "results.nwb"), "r") as io:
+            tables.append(io.read().processing["ecephys"]["events"].to_dataframe())
+    assert tables[0].equals(tables[1])
+    about = json.loads((out / "summary.json").read_text())
+    said = json.loads((fitted[0] / "summary.json").read_text())
+    assert about["deviance_explained"] == said["deviance_explained"]
+    assert f"{about['deviance_explained']:.3f}" in outcome.out
+
+
+def test_evaluate_takes_some_trials(fitted, sims):
+    command = ["evaluate", fitted[0] / "model.safetensors", sims["pooled"], "--pool-trials"]
+    about = succeeded(run(*command, "--trials", "start_time < 5", "--json")).json
+    assert 0 < about["data"]["n_pooled"] < 20
+    assert about["settings"]["trials"] == "start_time < 5"
+    assert about["held_out_deviance_explained"] <= about["deviance_explained"]
+
+
+def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
+    command = ["evaluate", fitted[0], sims["pooled"], "--pool-trials"]
+    about = succeeded(run(*command, "--json")).json
+    per_unit = about["time_rescaling_per_unit"]
+    assert list(per_unit) == list(about["deviance_explained_per_unit"])
+    assert sum(found["n_intervals"] for found in per_unit.values()) == (
+        about["data"]["n_spikes"] + len(per_unit)
+    )
+    text = succeeded(run(*command)).out
+    for found in per_unit.values():
+        assert found["inside"] == (found["distance"] <= found["band"])
+        place = "inside" if found["inside"] else "outside"
+        assert f"{found['distance']:.3f} ({place} {found['band']:.3f})" in text
+    inside = sum(found["inside"] for found in per_unit.values())
+    assert f"{inside} of {len(per_unit)} units within the 95 % band" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("poisson", ["--bin", 0.002, "--sign", "both", "--penalty", "group_l1"]),
+        ("gaussian", ["--family", "gaussian"]),
+        ("joint", ["--bin", 0.002, "--layout", "joint"]),
+    ],
+)
+def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
+    command = ["fit", sims[name], "--length", 0.02, "--epochs", 2, *options, "--out", tmp_path]
+    about = succeeded(run(*command, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about == json.loads((tmp_path / "summary.json").read_text())
+    assert about["data"]["n_trials"] == 20
+    assert about["layout"] == ("joint" if name == "joint" else "shared")
+    assert load(tmp_path).templates_.shape == (1, 2 if name == "joint" else 1, 10)
+    evaluated = succeeded(run("evaluate", tmp_path, sims[name], "--json")).json
+    assert evaluated["deviance_explained"] == about["deviance_explained"]
+    assert evaluated.get("time_rescaling_per_unit") == about.get("time_rescaling_per_unit")
+    assert ("time_rescaling_per_unit" in about) == (name != "gaussian")
+
+
+def test_a_truth_that_cannot_be_compared_is_left_out(sims, tmp_path, only_summary):
+    joint = ["fit", sims["pooled"], "--layout", "joint", *FIT, "--epochs", 1, "--out", tmp_path]
+    assert "recovery" not in succeeded(run(*joint, "--json")).json
+    assert "true template" not in succeeded(run(*joint)).out
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "value"),
+    [
+        (["--lambda", 0.4], "penalty_weight", 0.4),
+        (["--baseline", "0:0.1"], "baseline", {"window": [0, 0.1]}),
+        (["--baseline", "-0.1:0", *BEFORE], "baseline", {"window": [-0.1, 0]}),
+        (["--baseline", "28.5"], "baseline", 28.5),
+        (["--baseline", "28,31.5"], "baseline", [28, 31.5]),
+        (["--sign", "both"], "penalty", {"name": "l1", "sign": "both"}),
+        (["--trainer", "unrolled"], "trainer", "unrolled"),
+        (["--trainer", "implicit"], "trainer", "implicit"),
+        (["--family", "negative_binomial"], "family", "negative_binomial"),
+        (["--device", "cpu"], "device", "cpu"),
+        (["--units", "1"], "units", "1"),
+        (["--trials", "start_time > 3"], "trials", "start_time > 3"),
+        (["--align", "stop_time", "--window", -0.2, 0], "window", [-0.2, 0]),
+        (["--templates", 2, "--seed", 5], "n_templates", 2),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_options_reach_the_model(sims, tmp_path, only_summary, options, key, value):
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, *options]
+    about = succeeded(run(*command, "--out", tmp_path, "--json")).json
+    assert about["settings"][key] == value
+    assert len(about["events_per_template"]) == about["settings"]["n_templates"]
+    if key == "units":
+        assert list(about["deviance_explained_per_unit"]) == ["1"]
+    if key == "trials":
+        assert 0 < about["data"]["n_pooled"] < 20
+    if key == "window":
+        assert about["data"]["n_bins"] == 100
+
+
+def test_another_seed_is_told(sims, tmp_path, only_summary):
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path]
+    assert succeeded(run(*command, "--seed", 7, "--json")).json["seed"] == 7
+
+
+def test_slots_are_explained(tmp_path, only_summary):
+    generator = np.random.default_rng(0)
+    trials = {"start_time": np.arange(10.0), "stop_time": np.arange(10.0) + 1}
+    spikes = spikecdl.SpikeTrains.from_arrays(
+        [np.sort(generator.uniform(0, 10, 300))], trials=trials
+    )
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    bins = ["--bin", 0.005, "--length", 0.05, "--epochs", 1, "--family", "binomial"]
+    command = ["fit", tmp_path / "r.nwb", *bins, "--pool-trials", "--out", tmp_path / "out"]
+    outcome = succeeded(run(*command))
+    assert "10 trials summed, 1 unit, 200 bins of 5 ms, 300 spikes" in outcome.out
+    assert (
+        "M = 50 Bernoulli trials per bin: 10 trials x 5 sub-bins of 1 ms, as some bins"
+        in outcome.out
+    )
+
+
+def test_a_silent_unit_is_a_dash_or_a_number(tmp_path, only_summary):
+    spikes = spikecdl.SpikeTrains.from_arrays([[], []], observed=(0.0, 2.0))
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    command = ["fit", tmp_path / "r.nwb", *FIT, "--out", tmp_path / "out"]
+    outcome = succeeded(run(*command))
+    assert "nan" not in outcome.out
+    assert "no events were found" in outcome.err
+    assert succeeded(run(*command, "--json")).json["events_per_template"] == [0]
+
+
+def test_numbers_are_rounded_without_a_minus_zero():
+    assert [summary._number(value) for value in (-0.0003, 0.12349, None)] == ["0.000", "0.123", "-"]
+
+
+def test_demo_checks_itself(sims, tmp_path, monkeypatch):
+    three = tmp_path / "three.nwb"
+    options = "--templates square,vee,cosine --length 0.05 --bin 0.001 --same-events".split()
+    succeeded(run(*SIMULATE, *options, "--out", three))
+    monkeypatch.setattr(datasets, "demo", lambda: three)
+    outcome = succeeded(run("demo", "--out", tmp_path / "demo"))
+    assert "error of each true template" in outcome.out
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+    about = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert len(about["recovery"]["template_errors"]) == 3
+    assert "matplotlib" not in outcome.err
+    assert "true" in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_the_demo_recording_is_there():
+    assert read(datasets.demo()).truth is not None
+
+
+# ----- recordings of others
+
+
+def test_whiskers_pooled(shared_data, tmp_path):
+    file = shared_data / "whisker_thalamus" / "dir3_stim2.nwb"
+    options = "--family binomial --templates 1 --length 0.125 --bin 0.005 --pool-trials".split()
+    about = succeeded(run("fit", file, *options, "--out", tmp_path, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about["data"]["bernoulli_trials_per_bin"] == 250
+    assert about["events_per_template"][0] >= 16  # deflections
+    assert about["held_out_deviance_explained"] > 0.4
+    held_out = ["--pool-trials", "--trials", "split == 'test'", "--json"]
+    assert succeeded(run("evaluate", tmp_path, file, *held_out)).json["deviance_explained"] > 0.4
+
+
+def test_whiskers_of_single_trials(shared_data, tmp_path):
+    file = shared_data / "whisker_thalamus" / "dir16_stim1.nwb"
+    options = "--family poisson --templates 2 --length 0.100 --bin 0.005".split()
+    about = succeeded(run("fit", file, *options, "--out", tmp_path, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about["data"]["n_trials"] == 50
+    assert min(about["events_per_template"]) > 0
+    assert about["deviance_explained"] > 0.1

@@ -1,0 +1,193 @@
+"""The denoising networks are the published ones, on any image and in tiles."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spikecdl.denoise.frames import on_tiles
+from spikecdl.denoise.models import MODELS, n_parameters
+from spikecdl.denoise.multiscale import MultiscaleAutoencoder
+from spikecdl.denoise.network import Architecture, ImageAutoencoder, log_rate
+
+SMALL = {"n_templates": 6, "length": 5, "stride": 3, "n_unrolled": 2}
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def photons(shape, seed=0, peak=4.0):
+    generator = draw(seed)
+    return torch.poisson(peak * torch.rand(shape, generator=generator), generator=generator)
+
+
+def autoencoder(seed=0, double=False, **settings):
+    """Return a network with weights that differ between its dictionaries."""
+    architecture = Architecture(**{**SMALL, **settings})
+    shape = (architecture.n_templates, 1, architecture.length, architecture.length)
+    network = ImageAutoencoder(architecture, torch.zeros(shape))
+    generator = draw(seed)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) / 12)
+    return network.double() if double else network
+
+
+def multiscale(seed=0):
+    network = MultiscaleAutoencoder((3, 4, 4, 5), 2, draw(seed))
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.randn(value.shape, generator=draw(seed + 1)) / 8)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("c", 20_618), ("uc", 61_516), ("ca", 655_544), ("blind", 60_331)]
+)
+def test_parameters(name, expected):
+    network = MODELS[name].build([torch.rand(40, 40, generator=draw())], 4.0, draw())
+    assert n_parameters(network) == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_published_function(tied):
+    """ISTA with one bias, Elu of the residual, and a decoder, as a loop of convolutions."""
+    network = autoencoder(tied=tied, double=True, stabilizer=3.0, n_unrolled=4)
+    y = photons((2, 1, 23, 17)).double()
+    encoder = network.autoencoder.encoder
+    synthesis, analysis = encoder.dictionary.templates, encoder.analysis.templates
+    decoder = network.autoencoder.dictionary.templates
+    assert (synthesis is analysis) == (synthesis is decoder) == tied
+    codes = torch.zeros(2, 6, 7, 5, dtype=torch.float64)
+    for _ in range(4):
+        rate = F.conv_transpose2d(codes, synthesis, stride=3).exp()
+        score = F.conv2d(F.elu(y - rate, alpha=3.0), analysis, stride=3)
+        codes = torch.relu(codes + score - encoder.bias)
+    expected = F.conv_transpose2d(codes, decoder, stride=3)
+    torch.testing.assert_close(network.log_rate(y).double(), expected.float().double())
+    peak = torch.full((2, 1, 1, 1), 4.0, dtype=torch.float64)
+    torch.testing.assert_close(network(y, peak), expected.float().exp() / peak)
+
+
+def test_all_shifts_by_brute_force():
+    network, counts = autoencoder(), photons((10, 13))
+    border = network.border
+    logs = []
+    for i, j in itertools.product(range(3), repeat=2):
+        above, left = border + i, border + j
+        below, right = (
+            network.padded(size + 2 * border + 2) - size - first
+            for size, first in ((10, above), (13, left))
+        )
+        canvas = np.pad(counts.numpy(), ((above, below), (left, right)), mode="reflect")
+        eta = network.log_rate(torch.tensor(canvas)[None, None])[0, 0]
+        logs.append(eta[above : above + 10, left : left + 13])
+    found = log_rate(network, counts)
+    torch.testing.assert_close(found, torch.stack(logs).mean(0).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 2), (30, 41)])
+@pytest.mark.parametrize("network", [autoencoder(), multiscale()], ids=["strided", "multiscale"])
+def test_images_of_any_size(network, shape):
+    found = network.whole(photons(shape), 4.0).detach()
+    assert found.shape == shape
+    assert bool((found > 0).all())
+    assert bool(found.isfinite().all())
+
+
+def test_tiles_give_the_whole():
+    network, counts = autoencoder(), photons((70, 61))
+    whole = log_rate(network, counts, None)
+    for tile in (12, 20, 64):
+        torch.testing.assert_close(log_rate(network, counts, tile), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_of_the_multiscale_network_give_the_whole(monkeypatch):
+    network, counts = multiscale(), photons((200, 150))
+    with torch.no_grad():
+        whole = network.whole(counts, 4.0)
+        monkeypatch.setattr("spikecdl.denoise.multiscale.TILE", 40)
+        torch.testing.assert_close(network.whole(counts, 4.0), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [autoencoder(n_unrolled=4), multiscale()],
+    ids=["strided", "multiscale"],
+)
+def test_what_a_pixel_sees_is_within_the_halo(network):
+    """By the trainer: in double precision nothing outside has any, and something beyond half."""
+    network, size = network.double(), network.padded(3 * network.halo)
+    y = photons((1, 1, size, size)).double().requires_grad_()
+    level = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    made = network.log_rate(y) if hasattr(network, "log_rate") else network.rate(y, level)
+    middle = size // 2
+    (seen,) = torch.autograd.grad(made[0, 0, middle, middle], y)
+    rows = (seen[0, 0].abs().amax(1) > 0).nonzero().flatten() - middle
+    assert rows.abs().max() <= network.halo
+    assert rows.abs().max() > network.halo / 4
+    network.float()
+
+
+def test_tiles_with_an_operation_that_sees_three_pixels():
+    image = torch.rand(37, 52, generator=draw())
+
+    def blur(part):
+        return F.avg_pool2d(part[None, None], 7, 1, 3, count_include_pad=False)[0, 0]
+
+    for tile in (1, 8, 30, None):
+        torch.testing.assert_close(on_tiles(blur, image, 3, tile), blur(image))
+
+
+def test_turned_images_give_turned_rates():
+    network, counts = multiscale(), photons((24, 40))
+    with torch.no_grad():
+        expected = torch.rot90(network.whole(counts, 4.0))
+        found = network.whole(torch.rot90(counts), 4.0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_shifts_in_training():
+    """Inside its border it is the exponential of the mean of log rates at the drawn shifts."""
+    network = autoencoder()
+    trained = network.in_training(4, draw(5))
+    side = trained.padded(15)
+    assert side == 17 + 2
+    y, peak = photons((2, 1, side, side)), torch.full((2, 1, 1, 1), 2.0)
+    drawn = torch.randperm(9, generator=draw(5))[:4]
+    logs = torch.zeros(4, 2, 1, side, side)
+    for eta, number in zip(logs, drawn, strict=True):
+        i, j = int(number) // 3, int(number) % 3
+        eta[..., i : i + 17, j : j + 17] = network.log_rate(y[..., i : i + 17, j : j + 17]).detach()
+    inner = (..., slice(trained.border, -trained.border), slice(trained.border, -trained.border))
+    expected = logs.mean(0).exp() / 2
+    torch.testing.assert_close(trained(y, peak).detach()[inner], expected[inner])
+    assert network.in_training(1, draw()) is network
+
+
+def test_as_many_shifts_as_there_are():
+    with pytest.raises(ValueError, match=r"`n_shifts` \(=10\) must be at most 9"):
+        autoencoder().in_training(10, draw())
+    with pytest.raises(
+        ValueError, match=r"`n_shifts` \(=2\) must be 1 for networks without a grid"
+    ):
+        multiscale().in_training(2, draw())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_templates": 0}, "`n_templates` (=0)"),
+        ({"stride": 1.5}, "`stride` (=1.5)"),
+        ({"stabilizer": -1.0}, "`stabilizer` (=-1.0)"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises((TypeError, ValueError)) as error:
+        Architecture(**settings)
+    assert message in str(error.value)

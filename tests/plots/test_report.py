@@ -1,0 +1,310 @@
+"""The report: one file that needs no other, says what was found, and runs nothing of the data's."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import warnings
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from decompositions import made_up
+from matplotlib.figure import Figure
+
+import spikecdl
+from spikecdl.data import Truth
+from spikecdl.estimator import NotConvergedWarning
+from spikecdl.evaluation.metrics import template_table
+from spikecdl.model.families import FAMILIES
+from spikecdl.report import draw_figures, png, write_report
+
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+NAMES = ["templates", "rates", "codes", "decomposition", "ks", "training"]
+SUMMARY = {
+    "command": "spikecdl fit recording.nwb --templates 2",
+    "settings": {"n_templates": 2, "penalty_weight": None, "window": (0.0, 0.6), "pool": True},
+    "data": {"source": "folder/recording.nwb", "sha256": "ab12" * 16, "bin_size": 0.005},
+    "versions": {"spikecdl": "0.1.0", "torch": "2.9"},
+    "seed": 17,
+    "held_out_deviance_explained": 0.0987,
+    "penalty_weight_fraction": 0.0796,
+    "converged": False,
+    "n_epochs": 12,
+    "seconds": 3.21,
+    "a key of later": "never mind",
+}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, tables and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data.strip()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def table(self, *heads: str) -> list[dict[str, str]]:
+        """Rows of the table with these heads."""
+        (table,) = [t for t in self.tables if set(heads) <= set(t[0])]
+        return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+
+    def facts(self) -> dict[str, str]:
+        """Rows of all tables of names and values."""
+        return {row[0]: row[1] for table in self.tables for row in table if len(row) == 2}
+
+
+def written(folder, parts, figures=None, summary=None, **more) -> Page:
+    path = write_report(folder / "report.html", parts, figures or {}, summary, **more)
+    return Page(path.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    counts = made_up("poisson", trials=6, units=2, bins=100, n_pooled=20).counts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        model = spikecdl.DCEA(2, 0.06, "poisson", n_epochs=2, random_state=0).fit(counts)
+    return model, model.decompose(counts)
+
+
+def truth_of(parts, bin_size=0.005, channels=slice(None)) -> Truth:
+    columns = ["trial", "unit", "template", "time", "amplitude"]
+    events = pd.DataFrame([(0, 0, 0, 0.1, 1.0)], columns=columns)
+    templates = parts.templates[::-1, channels]
+    templates = templates / np.linalg.norm(templates, axis=(1, 2), keepdims=True)
+    baseline = np.ones(parts.counts.shape[:2])
+    return Truth(templates, events, baseline, bin_size, parts.family, parts.layout)
+
+
+def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, fitted):
+    model, parts = fitted
+    figures = draw_figures(model, parts)
+    assert list(figures) == NAMES
+    assert plt.get_fignums() == []
+    page = written(tmp_path, parts, figures, SUMMARY)
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == len(NAMES)
+    for name, image in zip(NAMES, images, strict=True):
+        kind, content = image["src"].split(",")
+        assert kind == "data:image/png;base64"
+        png = base64.b64decode(content, validate=True)
+        width, height = struct.unpack(">II", png[16:24])
+        assert png[:8] == b"\x89PNG\r\n\x1a\n"
+        assert width == pytest.approx(1.5 * int(image["width"]), abs=2)
+        assert height > 200
+        assert image["alt"].startswith(f"{name}: ")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_report_refers_to_nothing_outside_itself(tmp_path, fitted):
+    model, parts = fitted
+    page = written(tmp_path, parts, draw_figures(model, parts), SUMMARY)
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in {"href", "srcset", "action", "data"}
+            assert name != "src" or value.startswith("data:")
+    source = (tmp_path / "report.html").read_text("utf-8")
+    assert not re.search(r"https?:|@import|url\(", source)
+
+
+def test_report_says_what_was_found(tmp_path):
+    parts = made_up("binomial", trials=4, units=2, n_pooled=3, unit_ids=("left", "right"))
+    page = written(tmp_path, parts, summary=SUMMARY)
+    for number in ("0.123", "0.099", "24 + 24", "0.0796 λ_max", "12", "3.21 s"):
+        assert number in page.text
+    assert "Training stopped before the loss had settled" in page.text
+    assert "2 templates learned from recording.nwb" in page.text
+    assert SUMMARY["command"] in page.text
+
+    units = page.table("Unit", "Deviance explained")
+    spikes = parts.counts.counts.sum(axis=(0, 2))
+    assert [row["Unit"] for row in units] == ["left", "right"]
+    assert [row["Deviance explained"] for row in units] == ["0.100", "0.200"]
+    assert [row["Spikes"] for row in units] == [str(n) for n in spikes]
+    assert [row["Events"] for row in units] == ["12 + 12"] * 2
+    rates = spikes / (4 * 3 * 0.6)
+    np.testing.assert_allclose([float(r["Mean rate (Hz)"]) for r in units], rates, rtol=0.01)
+
+    rows = page.table("Template", "Peak")
+    table = template_table(parts)
+    for row, (number, expected) in zip(rows, table.iterrows(), strict=True):
+        assert row["Template"] == str(number)
+        assert float(row["Peak"].removeprefix("×")) == pytest.approx(
+            expected["peak_gain"], rel=0.01
+        )
+        assert row["Time of peak"] == f"{1e3 * expected['peak_time']:.3g} ms"
+        assert row["Events"] == "24"
+    facts = page.facts()
+    assert facts["family"] == "binomial"
+    assert facts["layout"] == "shared"
+    assert facts["seed"] == "17"
+    assert facts["torch"] == "2.9"
+    assert facts["fingerprint (SHA-256)"] == "ab12" * 16
+    assert facts["bin size (s)"] == "0.005"
+    assert facts["penalty weight"] == "default"
+    assert facts["window"] == "0, 0.6"
+    assert facts["pool"] == "yes"
+    assert "a key of later" not in page.text
+
+
+def test_report_escapes_what_the_data_are_called(tmp_path):
+    evil = "<b>&\"'</b><script>alert(1)</script>"
+    parts = made_up(unit_ids=(evil, "{{ 7 * 7 }}"))
+    summary = {
+        "command": f"fit {evil}",
+        "settings": {evil: evil, "nested": {evil: [evil]}},
+        "data": {"source": f"{evil}.nwb", "note": evil},
+        "versions": {evil: evil},
+        "seed": evil,
+    }
+    page = written(tmp_path, parts, {evil: Figure()}, summary)
+    assert {"b", "script"}.isdisjoint(tag for tag, _ in page.elements)
+    rows = page.table("Unit", "Deviance explained")
+    assert [row["Unit"] for row in rows] == [evil, "{{ 7 * 7 }}"]
+    assert page.facts()[evil] == evil
+    (image,) = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert image["alt"] == f"{evil}: {evil}"
+
+
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_report_of_every_family_and_layout(tmp_path, family, layout):
+    parts = made_up(family, layout, units=3)
+    page = written(tmp_path, parts)
+    heads = set(page.table("Template")[0])
+    assert ("in unit" in heads) == (layout == "joint")
+    rows = page.table("Unit")
+    assert ("Events" in rows[0]) == (layout == "shared")
+    assert ("Spikes" in rows[0]) == (family != "gaussian")
+    assert "Versions" not in page.text
+    assert "nan" not in page.text
+
+
+def test_report_without_events_or_with_units_never_observed_has_dashes(tmp_path):
+    parts = made_up(n_events=0, mask=np.arange(2)[:, None] > 0)
+    parts = replace(parts, deviance_explained=np.nan, deviance_explained_per_unit=[np.nan, 0.5])
+    page = written(tmp_path, parts)
+    assert "nan" not in page.text
+    assert page.table("Template")[0]["Peak"] == "–"
+    assert page.table("Unit")[0]["Deviance explained"] == "–"
+    assert page.table("Unit")[0]["Mean rate (Hz)"] == "–"
+    assert "0 + 0" in page.text
+
+
+def test_report_of_plain_arrays_counts_bins(tmp_path):
+    parts = made_up("poisson", bin_size=1.0)
+    page = written(tmp_path, parts)
+    assert "per bin of observed time" in page.text
+    assert "Mean rate (spikes per bin)" in page.table("Unit")[0]
+    assert all(row["Time of peak"].endswith(" bins") for row in page.table("Template"))
+
+
+def test_report_with_a_truth_has_errors(tmp_path):
+    parts = made_up()
+    assert "Error to truth" not in written(tmp_path, parts).text
+    page = written(tmp_path, parts, truth=truth_of(parts))
+    assert [row["Error to truth"] for row in page.table("Template")] == ["0.00", "0.00"]
+    one = replace(truth_of(parts), templates=parts.templates[1:])
+    page = written(tmp_path, parts, truth=one)
+    assert [row["Error to truth"] for row in page.table("Template")] == ["–", "0.00"]
+
+
+def test_a_truth_that_cannot_be_compared_is_left_out(tmp_path, fitted):
+    model, parts = fitted
+    with_truth = draw_figures(model, parts, truth=truth_of(parts))["templates"].axes[0]
+    assert "error 0.00" in with_truth.get_title(loc="left")
+    other = truth_of(parts, bin_size=0.001)
+    without = draw_figures(model, parts, truth=other)["templates"].axes[0]
+    assert "error" not in without.get_title(loc="left")
+    assert "Error to truth" not in written(tmp_path, parts, truth=other).text
+    joint = made_up(layout="joint", units=3)
+    fewer = truth_of(joint, channels=slice(2))
+    assert "Error to truth" not in written(tmp_path, joint, truth=fewer).text
+
+
+def test_figures_show_the_window_with_most_spikes(fitted):
+    model, parts = fitted
+    trial, unit = np.unravel_index(parts.counts.counts.sum(axis=2).argmax(), (6, 2))
+    ax = draw_figures(model, parts)["decomposition"].axes[0]
+    assert ax.get_title(loc="left") == f"unit {unit} · trial {trial}"
+
+
+def test_rasters_come_from_before_pooling(fitted):
+    model, parts = fitted
+    before = replace(parts.counts, n_pooled=np.ones_like(parts.counts.n_pooled))
+    pooled = draw_figures(model, parts)["rates"]
+    raster = draw_figures(model, parts, spikes=before)["rates"]
+    assert [len(pooled.axes), len(raster.axes)] == [2, 4]
+
+
+def test_report_replaces_an_older_one(tmp_path):
+    parts = made_up()
+    path = tmp_path / "report.html"
+    path.write_text("x" * 100_000)
+    assert write_report(str(path), parts, {}) == path
+    assert path.read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_report_refuses_what_is_no_figure(tmp_path):
+    with pytest.raises(TypeError, match=r"`figures\['codes'\]` \(str\) must be a matplotlib Fig"):
+        written(tmp_path, made_up(), {"codes": "codes.png"})
+    with pytest.raises(OSError, match="No such file"):
+        write_report(tmp_path / "nowhere" / "report.html", made_up(), {})
+
+
+def test_headings_go_down_one_level_at_a_time(tmp_path):
+    page = written(tmp_path, made_up(), summary=SUMMARY)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_figures_that_are_pictures_already(tmp_path):
+    parts = made_up()
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot([0, 1])
+    drawn, again = (
+        write_report(tmp_path / name, parts, {"codes": picture}).read_text("utf-8")
+        for name, picture in (("figure.html", figure), ("bytes.html", png(figure)))
+    )
+    assert drawn == again
+    assert 'width="400"' in drawn

@@ -1,0 +1,138 @@
+"""Processes that share the windows of a fit agree with one that has all of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from commands import ENVIRONMENT, FIT, SIMULATE, run, succeeded
+
+from spikecdl import L1, Alternating, GroupL1, Implicit, Poisson, Unrolled, load
+from spikecdl.solvers.events import Events
+from spikecdl.training import Fraction, Observations, Problem, UniversalThreshold
+from spikecdl.training.distributed import Processes, ProcessGroup, current_processes, joined
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
+
+TRAINERS = {
+    "alternating": Alternating(),
+    "l1": Alternating(debias=False),
+    "unrolled": Unrolled(n_unrolled=8, batch_size=4),
+    "implicit": Implicit(batch_size=4),
+}
+
+
+def problem(name):
+    """Seven windows of Poisson counts in double precision: shares of 4 and 3, or 2, 2 and 3."""
+    draw = torch.Generator().manual_seed(0)
+    t = torch.linspace(0, 1, 15, dtype=torch.float64)
+    waves = torch.stack([t * (1 - t), torch.sin(2 * torch.pi * t)])[:, None]
+    waves = waves / waves.flatten(1).norm(dim=1)[:, None, None]
+    window = torch.arange(7).repeat_interleave(6)
+    place = (25 * torch.arange(6) + torch.randint(0, 10, (7, 6), generator=draw)).reshape(-1)
+    amplitude = 5 + torch.rand(42, generator=draw, dtype=torch.float64)
+    events = Events(window, torch.arange(2).repeat(21), place, amplitude)
+    baseline = torch.full((7, 1, 1), -0.5, dtype=torch.float64)
+    y = Poisson().sample(events.add_to(baseline.expand(7, 1, 160), waves), draw)[:, None]
+    mask = torch.rand(y.shape, generator=draw) > 0.1
+    data = Observations(y, mask, Poisson(), baseline[:, None], True)
+    penalty = GroupL1() if name == "unrolled" else L1()
+    weight = Fraction(0.1) if name == "l1" else UniversalThreshold()
+    return Problem(data, 2, 15, penalty, weight, 2, torch.Generator().manual_seed(1))
+
+
+def learn(name):
+    """Return what a fit learns, with the last record of its history."""
+    learned = TRAINERS[name].fit(problem(name), None, lambda state: None)
+    record = {key: value for key, value in learned.history[-1].items() if key != "seconds"}
+    tensors = {key: learned.tensors[key] for key in ("templates", "baseline")}
+    return {**tensors, "record": torch.tensor(list(record.values()), dtype=torch.float64)}
+
+
+def begin(rank, size, store, work, *arguments):
+    """Join a group of processes and do some work in it."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    work(rank, *arguments)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def learn_to_file(rank, folder):
+    torch.save({name: learn(name) for name in TRAINERS}, folder / f"{rank}.pt")
+
+
+def too_many(rank, folder):
+    try:
+        ProcessGroup().part(2)
+    except ValueError as error:
+        (folder / f"{rank}.txt").write_text(str(error))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: learn(name) for name in TRAINERS}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_agree_with_one(size, alone, tmp_path):
+    mp.start_processes(
+        begin, (size, tmp_path / "store", learn_to_file, tmp_path), size, start_method="spawn"
+    )
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    for name, expected in alone.items():
+        assert expected["record"][0] == 2
+        for key, value in expected.items():
+            torch.testing.assert_close(found[0][name][key], value, rtol=1e-10, atol=1e-10)
+            for other in found[1:]:
+                assert torch.equal(other[name][key], found[0][name][key])
+
+
+def test_more_processes_than_windows(tmp_path):
+    mp.start_processes(begin, (3, tmp_path / "store", too_many, tmp_path), 3, start_method="spawn")
+    for rank in range(3):
+        assert (tmp_path / f"{rank}.txt").read_text() == (
+            "3 processes cannot share 2 windows; start at most 2 (--nproc-per-node)"
+        )
+
+
+def test_one_process_has_all():
+    processes = current_processes()
+    assert type(processes) is Processes
+    assert processes.part(5) == slice(0, 5)
+    values = torch.arange(5.0)
+    assert processes.total(values) is values
+    assert processes.largest(values) is values
+    assert processes.whole(values, 5) is values
+    with joined() as inside:
+        assert inside.size == 1
+
+
+def test_torchrun_of_the_command_line(tmp_path):
+    recording = tmp_path / "made.nwb"
+    succeeded(run(*SIMULATE, "--out", recording))
+    runs = {
+        "one": ["-m", "spikecdl"],
+        "two": [
+            *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "spikecdl"),
+        ],
+    }
+    models = {}
+    for name, command in runs.items():
+        done = subprocess.run(
+            [sys.executable, *command, "fit", recording, *FIT, "--out", tmp_path / name],
+            env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("events of each template") == 1
+        assert (tmp_path / name / "report.html").exists()
+        models[name] = load(tmp_path / name).templates_
+    torch.testing.assert_close(*map(torch.from_numpy, models.values()), rtol=1e-5, atol=1e-6)

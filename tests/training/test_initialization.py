@@ -1,0 +1,109 @@
+"""Templates to start from, and fewer of them from more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from spikecdl import L1, GroupL1, Poisson
+from spikecdl.solvers.events import Events
+from spikecdl.training import Observations, UniversalThreshold
+from spikecdl.training.dictionary_update import Round
+from spikecdl.training.initialization import initial_templates
+from spikecdl.training.pruning import prune
+
+LENGTH = 20
+
+
+def waves():
+    """A dip and two cycles, of unit norm."""
+    t = torch.linspace(0, 1, LENGTH)
+    window = torch.hann_window(LENGTH, periodic=False)
+    both = torch.stack([window, window * torch.sin(4 * torch.pi * t)])[:, None]
+    return both / both.flatten(1).norm(dim=1)[:, None, None]
+
+
+def problem(seed=0):
+    """Poisson counts of 20 windows with 3 events of each wave."""
+    draw = torch.Generator().manual_seed(seed)
+    window = torch.arange(20).repeat_interleave(6)
+    template = torch.arange(2).repeat(60)
+    place = (torch.arange(6) * 40 + torch.randint(0, 20, (20, 6), generator=draw)).reshape(-1)
+    events = Events(window, template, place, 5 + torch.rand(120, generator=draw))
+    baseline = torch.full((20, 1, 1), -0.5)
+    eta = events.add_to(baseline.expand(20, 1, 260), waves())
+    y = Poisson().sample(eta, draw)
+    return Observations(y, y == y, Poisson(), baseline, True)
+
+
+def in_pairs(data):
+    """Take each two windows for the units of a trial."""
+
+    def paired(tensor):
+        return tensor.unflatten(0, (-1, 2))
+
+    return replace(data, y=paired(data.y), mask=paired(data.mask), baseline=paired(data.baseline))
+
+
+def likeness(found):
+    """Largest correlation over shifts of each found template with each wave."""
+    pad = found.shape[-1]
+    return torch.nn.functional.conv1d(found.float(), waves(), padding=pad).amax(-1)
+
+
+def test_starts_are_stretches_like_what_is_in_the_data():
+    data = problem()
+    eta = data.baseline.expand_as(data.y)
+    found = initial_templates(data, eta, 6, LENGTH + 8, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(6))
+    assert (likeness(found).amax(0) > 0.7).all()
+
+
+def test_starts_of_silence_are_flat():
+    y = torch.zeros(2, 3, 50)
+    data = Observations(y, y == y, Poisson(), torch.full((2, 3, 1), -2.0), True)
+    eta = data.baseline.expand_as(y)
+    found = initial_templates(data, eta, 2, 10, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(2))
+
+
+def test_thinning_leaves_the_templates_that_made_the_data():
+    data = problem()
+    noise = torch.randn(5, 1, LENGTH, generator=torch.Generator().manual_seed(3))
+    noise[3] = 0.9 * waves()[0] + 0.1 * noise[3]  # one twice, the other worse
+    noise[4] = 0.6 * waves()[1].roll(3, -1) + 0.2 * noise[4]
+    more = torch.cat([noise[:3], waves()[:1], noise[3:]])
+    more = more / more.flatten(1).norm(dim=1)[:, None, None]
+    step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
+    templates, baseline = prune(step, more, data.baseline, 2, lambda templates: templates)
+    assert templates.shape == (2, 1, LENGTH)
+    assert baseline.shape == data.baseline.shape
+    alike = likeness(templates)
+    assert (alike.amax(1) > 0.9).all()
+    assert sorted(alike.argmax(1).tolist()) == [0, 1]
+
+
+def test_parts_are_solved_as_the_whole(monkeypatch):
+    data = problem()
+    for penalty, observed in ((L1(), data), (GroupL1(), in_pairs(data))):
+        step = Round(observed, penalty, UniversalThreshold(), True, 2, 0.0, 300)
+        whole = step.codes(waves(), observed.baseline, 1e-3)
+        monkeypatch.setattr("spikecdl.training.base.PART", 3 * 2 * 260)
+        parts = step.codes(waves(), observed.baseline, 1e-3)
+        again = step.solve(waves(), observed.baseline, whole.penalty, 1e-3, whole.events)
+        monkeypatch.undo()
+        assert len(whole.events) > 50
+        for other in (parts, again):
+            assert torch.equal(other.events.window, whole.events.window)
+            assert torch.equal(other.events.place, whole.events.place)
+            torch.testing.assert_close(other.events.amplitude, whole.events.amplitude)
+            assert other.value == pytest.approx(whole.value, rel=1e-5)
+
+
+def test_thinning_to_as_many_takes_none_away():
+    data = problem()
+    step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
+    templates, _ = prune(step, waves(), data.baseline, 2, lambda templates: templates)
+    assert (likeness(templates).diagonal() > 0.95).all()
