@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import __version__
+from spikecdl.files import write_bytes, write_json
 from spikecdl.training import Learned, Problem
 
 
@@ -110,28 +110,6 @@ class Checkpoint:
         return Learned(moved, about["epoch"], about["history"], about["converged"])
 
 
-def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    The content goes to a temporary file beside it, is flushed to disk, and takes the name.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically; numbers must be finite."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
@@ -141,7 +119,7 @@ def save_tensors(
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     header = {"metadata": text, "sha256": _digest(plain, text)}
-    write_atomic(path, save(plain, metadata=header))
+    write_bytes(path, save(plain, metadata=header))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

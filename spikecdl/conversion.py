@@ -210,7 +210,7 @@ def _estimated_baseline(data: Observations) -> Tensor:
     all_total, all_exposure = sums.sum(1, keepdim=True).to(data.dtype)
     if not family.integer_valued:
         unit = all_total / all_exposure.clamp(min=1)
-        return torch.where(exposure > 0, total / exposure.clamp(min=1), unit)
+        return family.link(torch.where(exposure > 0, total / exposure.clamp(min=1), unit))
     unit = (all_total + 0.5) / (all_exposure + 1)
     return family.link_rate((total + 1) / (exposure + 1 / unit))
 

@@ -68,7 +68,7 @@ def made_up(
         rate=np.where(seen, mean / unit, np.nan),
         baseline=exposure * per_bin / unit,
         contributions=added,
-        family=family,
+        family=model.per_trial(),
         layout=layout,
         deviance_explained=0.123,
         deviance_explained_per_unit=np.linspace(0.1, 0.2, units),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+from spikecdl.model.families import Binomial, Gaussian
 
 
 def make_recording() -> SpikeTrains:
@@ -94,7 +95,7 @@ def make_decomposition(counts: BinnedSpikes, layout: str = "shared") -> Decompos
         rate=generator.gamma(2.0, 4.0, counts.shape),
         baseline=generator.gamma(2.0, 4.0, (n_trials, n_units)),
         contributions=generator.normal(size=(n_trials, n_units, 2, n_bins)),
-        family="binomial" if counts.is_counts else "gaussian",
+        family=Binomial(1) if counts.is_counts else Gaussian(),
         layout=layout,
         deviance_explained=0.25,
         deviance_explained_per_unit=np.linspace(0.2, 0.3, n_units),

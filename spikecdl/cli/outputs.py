@@ -119,10 +119,10 @@ def _write(
     names: tuple[str, ...],
     summary: dict[str, Any],
 ) -> None:
-    from spikecdl import checkpoint
+    from spikecdl.files import write_json
     from spikecdl.io import write_nwb
 
     for name in names:
         (folder / f"{name}.png").write_bytes(pictures[name])
     write_nwb(folder / RESULTS, data, decomposition=parts)
-    checkpoint.write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)

@@ -239,7 +239,7 @@ def _goodness(model: DCEA, parts: Decomposition) -> dict[str, Any]:
     units, per_unit = parts.counts.unit_ids, parts.deviance_explained_per_unit
     events = np.count_nonzero(parts.codes, axis=(0, 1, 3))
     return {
-        "family": parts.family,
+        "family": parts.family.name,
         "layout": parts.layout,
         "deviance_explained": _finite(parts.deviance_explained),
         "deviance_explained_per_unit": {

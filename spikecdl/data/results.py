@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.data.binned import BinnedSpikes
+    from spikecdl.model.families import Family
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,13 +33,13 @@ class Decomposition:
         Amplitudes; ``code_bin`` is the bin of a template's onset, so there are
         ``bin - template_length + 1`` of them.  The unit axis has length 1 in the joint layout.
     rate : ndarray, shape (trial, unit, bin)
-        Fitted rate in Hz (in units of the signal for the Gaussian family).
+        Fitted rate in Hz (in the unit of the observations if those are a signal).
     baseline : ndarray, shape (trial, unit)
         Baseline in the unit of ``rate``.
     contributions : ndarray, shape (trial, unit, template, bin)
         What each template adds to the linear predictor ``eta``.
-    family : str
-        Name of the observation model.
+    family : Family
+        Observation model of one trial.
     layout : {"shared", "joint"}
         See `LAYOUTS`.
     deviance_explained : float
@@ -54,11 +55,11 @@ class Decomposition:
     Examples
     --------
     >>> import numpy as np
-    >>> from spikecdl.data import BinnedSpikes
+    >>> from spikecdl import BinnedSpikes, Poisson
     >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
     >>> codes = np.array([0.0, 9.0, 0.0]).reshape(1, 1, 1, 3)
     >>> parts = Decomposition(counts, np.full((1, 1, 2), 0.5**0.5), codes, np.ones((1, 1, 4)),
-    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), "poisson", "shared", 0.5,
+    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
     ...                       np.array([0.5]))
     >>> parts.events()
        trial  unit  template  time  amplitude
@@ -71,7 +72,7 @@ class Decomposition:
     rate: np.ndarray
     baseline: np.ndarray
     contributions: np.ndarray
-    family: str
+    family: Family
     layout: str
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
@@ -102,7 +103,7 @@ class Decomposition:
         """Describe in one line."""
         return (
             f"Decomposition({len(self.templates)} templates, counts {self.counts.shape}, "
-            f"family={self.family!r}, layout={self.layout!r}, "
+            f"family={self.family.name!r}, layout={self.layout!r}, "
             f"deviance explained {self.deviance_explained:.3f})"
         )
 

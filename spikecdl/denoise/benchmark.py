@@ -249,13 +249,13 @@ def images_in_words(table: pd.DataFrame) -> list[str]:
 
 def write(folder: Path, test: Benchmark, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
     """Write the table of all rows, a figure of what it looks like, and summary.json."""
-    from spikecdl import checkpoint
+    from spikecdl.files import write_json
 
     pass
 
     table.to_csv(folder / "table.csv", index=False)
     comparison(test).savefig(folder / "figure.png", dpi=150)
-    checkpoint.write_json(folder / "summary.json", about)
+    write_json(folder / "summary.json", about)
 
 
 _IMAGES = 3  # shown, from the first

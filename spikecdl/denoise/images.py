@@ -150,7 +150,7 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
             f"`images` (up to {values.max()}) are too large for single precision, which holds "
             f"whole numbers up to {2**24} and others up to 3.4e38; divide them"
         )
-    with replacing(target, "", target.suffix) as temporary:
+    with replacing(target, suffix=target.suffix) as temporary:
         write(temporary, single.reshape(values.shape), png_bits)
 
 

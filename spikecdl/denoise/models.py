@@ -15,6 +15,7 @@ from spikecdl import checkpoint, validation
 from spikecdl.denoise.multiscale import MultiscaleAutoencoder
 from spikecdl.denoise.network import Architecture, ImageAutoencoder, ImageNetwork, parts_of
 from spikecdl.denoise.residual_cnn import ResidualCNN, ResidualDenoiser
+from spikecdl.files import write_json
 
 _SHIPPED = Path(__file__).parent / "weights"
 _SUFFIX = ".safetensors"
@@ -94,7 +95,7 @@ def save(path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], 
     metadata = {"model": model, "peaks": list(peaks), "settings": network.described()}
     checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
     provenance = {**metadata, "n_parameters": n_parameters(network), **about}
-    checkpoint.write_json(path.with_suffix(".json"), provenance)
+    write_json(path.with_suffix(".json"), provenance)
 
 
 def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:

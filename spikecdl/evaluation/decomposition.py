@@ -46,7 +46,7 @@ def decompose(
         rate=conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
         baseline=conversion.baseline_rates(counts, layout, data, baseline),
         contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
-        family=data.family.name,
+        family=data.family.per_trial(),
         layout=layout.name,
         deviance_explained=float(deviance.explained(data, eta, null)),
         deviance_explained_per_unit=deviance.explained(data, eta, null, per_unit=True),

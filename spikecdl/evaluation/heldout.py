@@ -8,7 +8,6 @@ pools in its other bins would count.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import singledispatch
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.data.truth import store
 from spikecdl.evaluation import deviance, metrics
-from spikecdl.model.families import FAMILIES, Binomial, Family, Poisson
+from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
 
 _LAYOUT = conversion.LAYOUTS["shared"]
@@ -344,48 +343,34 @@ def split(
     if not 0 < validation.real("share", share) < 1:
         raise ValueError(f"`share` (={share!r}) must lie between 0 and 1")
     observed(counts, model)  # refuses counts that the family cannot have
-    return _split(model, counts, share, np.random.default_rng(random_state))
-
-
-@singledispatch
-def _split(family: Family, counts: BinnedSpikes, share: float, rng: np.random.Generator) -> Split:
-    raise ValueError(
-        f"`family` (={family!r}) must be binomial or poisson: other counts have no independent "
-        "parts of the same family. Score hidden bins (`masked`) or other trials (`transfer`)"
-    )
-
-
-@_split.register
-def _(family: Binomial, counts: BinnedSpikes, share: float, rng: np.random.Generator) -> Split:
-    if family.n_trials is not None:
+    if model.has_n_trials and model.n_trials is not None:  # type: ignore[attr-defined]
         raise ValueError(
             "`family` fixes n_trials, of which each part has only some; give the counts "
-            "`sub_bins`, and `family` as 'binomial'"
+            "`sub_bins`, and `family` by name"
         )
     y, pooled, whole = counts.counts, counts.n_pooled, counts.sub_bins
+    trials, sub_bins, ratio = (pooled, pooled), (whole, whole), 1.0
+    total, part = counts.n_trials, None
     if pooled.max() > 1:
-        trials, sub_bins = _parts(pooled, share), (whole, whole)
+        trials = _parts(pooled, share)
+        part = trials[0] * whole
+    elif not model.has_n_trials:
+        ratio, total, part = (1 - share) / share, np.ones_like(pooled), np.array(share)
     elif whole > 1:
-        trials, sub_bins = (pooled, pooled), _parts(whole, share)
+        sub_bins = _parts(whole, share)
+        ratio, part = sub_bins[1] / sub_bins[0], pooled * sub_bins[0]
     else:
         raise ValueError(
             "`counts` have one Bernoulli trial in each bin, which cannot be split; pool trials "
             "(`counts.pool()`), or score other trials (`transfer`)"
         )
-    y_seen = rng.hypergeometric(y, counts.n_trials - y, trials[0] * sub_bins[0])
-    return _divided(counts, family, y_seen, trials, sub_bins, sub_bins[1] / sub_bins[0])
-
-
-@_split.register
-def _(family: Poisson, counts: BinnedSpikes, share: float, rng: np.random.Generator) -> Split:
-    y, pooled, whole = counts.counts, counts.n_pooled, counts.sub_bins
-    if pooled.max() > 1:
-        trials, ratio = _parts(pooled, share), 1.0
-        y_seen = rng.binomial(y, trials[0] / pooled.clip(min=1))
-    else:
-        trials, ratio = (pooled, pooled), (1 - share) / share
-        y_seen = rng.binomial(y, share)
-    return _divided(counts, family, y_seen, trials, (whole, whole), ratio)
+    y_seen = model.split(y, total, part, np.random.default_rng(random_state))
+    if y_seen is None:
+        raise ValueError(
+            f"`family` (={family!r}) has no `split`: its counts have no independent parts of the "
+            "same family. Score hidden bins (`masked`) or other trials (`transfer`)"
+        )
+    return _divided(counts, model, y_seen, trials, sub_bins, ratio)
 
 
 def _parts(number: Any, share: float) -> tuple[Any, Any]:

@@ -188,10 +188,8 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
-    from spikecdl.evaluation.metrics.templates import has_rate
-
     counts, axis = parts.counts, TimeAxis.of(parts.counts)
-    about = f"family {parts.family}, layout {parts.layout}, bins of {counts.bin_size:g} s"
+    about = f"family {parts.family.name}, layout {parts.layout}, bins of {counts.bin_size:g} s"
     add_to_module(
         file, _templates("templates", f"Templates ({about})", parts.templates, counts.bin_size)
     )
@@ -201,7 +199,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     who = "" if parts.layout == "joint" else f"{_columns(counts)}, and for each of them "
     order = f"{who}one column per template, {len(parts.templates)} in all"
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
-    unit = "Hz" if has_rate(parts) else "a.u."
+    unit = "Hz" if parts.family.integer_valued else "a.u."
     axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({about}); {_columns(counts)}")
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
     axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {_columns(counts)}")
@@ -211,7 +209,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     _add_events(file, "events", f"Codes that are not zero ({about})", events)
     axis.add_windows(file, "windows", counts.trial_ids)
     return {
-        "family": parts.family,
+        "family": parts.family.name,
         "layout": parts.layout,
         "bin_size": counts.bin_size,
         "unit_ids": counts.unit_ids,

@@ -7,13 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from spikecdl import validation
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -78,16 +81,42 @@ class Family(ABC):
     McCullagh and Nelder, *Generalized Linear Models*, 2nd edition, 1989.
     """
 
+    #: Name in the registry and in files.
     name: ClassVar[str]
+    #: Whether observations are counts, whose rates are in Hz, and not a real-valued signal.
     integer_valued: ClassVar[bool] = True
+    #: Whether a bin is a number of Bernoulli trials, its ``n_trials``.
+    has_n_trials: ClassVar[bool] = False
+    #: What the linear predictor is called on an axis.
+    eta_name: ClassVar[str] = "eta"
+
+    def __init_subclass__(cls) -> None:
+        """Let no subclass inherit a compiled form of a cost that it has changed."""
+        if {"cost", "residual", "curvature"} & vars(cls).keys() and "scalar_loss" not in vars(cls):
+            cls.scalar_loss = Family.scalar_loss  # type: ignore[method-assign]
 
     @abstractmethod
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         """Negative log probability without the terms that do not depend on ``eta``."""
 
-    @abstractmethod
     def scalar_loss(self, y: Tensor) -> ScalarLoss:
-        """`cost` in the form that compiled solvers take."""
+        """Return `cost` in the form that compiled solvers take.
+
+        Raises
+        ------
+        ValueError
+            If the family has no such form.
+        """
+        raise ValueError(
+            f"`family` (={type(self).__name__}) has no `scalar_loss`, which alternating training, "
+            "learned baselines and BCOMP need; use trainer='unrolled' or 'implicit' with `baseline` "
+            "as a (start, stop) pair or as rates"
+        )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `scalar_loss` is defined."""
+        return type(self).scalar_loss is not Family.scalar_loss
 
     @abstractmethod
     def log_base(self, y: Tensor) -> Tensor:
@@ -146,6 +175,30 @@ class Family(ABC):
     def counting_process(self, mean: Tensor) -> CountingProcess | None:
         """Return the process within a bin that ends at a count of this mean; None if none does."""
         return None
+
+    def split(
+        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """Draw the counts of a part of each bin, independent of those of the rest.
+
+        Parameters
+        ----------
+        y : ndarray of int
+            Counts.
+        total, part : ndarray, shape of ``y``
+            Exposures of the bin and of the part (see `exposure`).
+        rng : numpy Generator
+
+        Returns
+        -------
+        ndarray of int or None
+            None if counts of the family have no independent parts of the same family.
+        """
+        return None
+
+    def per_trial(self) -> Family:
+        """Return the family of one recorded trial, and of one Bernoulli trial of it."""
+        return self
 
     @property
     def eta_scale(self) -> float:
@@ -210,9 +263,34 @@ class Gaussian(Family):
     scale: float = 1.0
     name: ClassVar[str] = "gaussian"
     integer_valued: ClassVar[bool] = False
+    eta_name: ClassVar[str] = "signal"
 
     def __post_init__(self) -> None:
         validation.positive("scale", self.scale)
+
+    def split(
+        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """Draw the counts of a part of each bin, independent of those of the rest.
+
+        Parameters
+        ----------
+        y : ndarray of int
+            Counts.
+        total, part : ndarray, shape of ``y``
+            Exposures of the bin and of the part (see `exposure`).
+        rng : numpy Generator
+
+        Returns
+        -------
+        ndarray of int or None
+            None if counts of the family have no independent parts of the same family.
+        """
+        return None
+
+    def per_trial(self) -> Family:
+        """Return the family of one recorded trial, and of one Bernoulli trial of it."""
+        return self
 
     @property
     def eta_scale(self) -> float:
@@ -275,6 +353,8 @@ class Binomial(Family):
 
     n_trials: int | Tensor | None = None
     name: ClassVar[str] = "binomial"
+    has_n_trials: ClassVar[bool] = True
+    eta_name: ClassVar[str] = "log odds"
 
     def __post_init__(self) -> None:
         if isinstance(self.n_trials, list):
@@ -340,6 +420,14 @@ class Binomial(Family):
         below = 1 - torch.finfo(mean.dtype).eps  # certainty would last for ever
         return CountingProcess(total, -torch.log1p(-share.clamp(max=below)), -1)
 
+    def split(
+        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        return rng.hypergeometric(y, total - y, part)
+
+    def per_trial(self) -> Binomial:
+        return Binomial(1)
+
     def exposure(self, y: Tensor) -> Tensor:
         return self._total(y).expand_as(y)
 
@@ -374,6 +462,7 @@ class Poisson(Family):
     """
 
     name: ClassVar[str] = "poisson"
+    eta_name: ClassVar[str] = "log rate"
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return _exp(eta) - y * eta
@@ -410,6 +499,11 @@ class Poisson(Family):
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         return _invalid_counts(y), "whole counts of 0 or more"
 
+    def split(
+        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        return rng.binomial(y, part / total.clip(min=1))
+
     def counting_process(self, mean: Tensor) -> CountingProcess:
         return CountingProcess(mean, torch.ones_like(mean), 0)
 
@@ -435,6 +529,7 @@ class NegativeBinomial(Family):
 
     shape: float = 5.0
     name: ClassVar[str] = "negative_binomial"
+    eta_name: ClassVar[str] = "log rate"
 
     def __post_init__(self) -> None:
         validation.positive("shape", self.shape)

@@ -206,7 +206,7 @@ def decomposition(
         style.shade(ax, counts, ~counts.mask[trial, unit])
         _draw_part(ax, counts, added[number], events[number], style.colour(number))
         ax.set_title(f"added by template {number}", fontsize=8.5, pad=3)
-        ax.set(ylabel=style.eta_name(decomposition.family), ylim=(low - margin, high + margin))
+        ax.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
     grid[-1].set_xlabel(style.time_label(counts.bin_size))
     return grid
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.evaluation.metrics.templates import has_rate
 from spikecdl.plots import style
 from spikecdl.plots.rasters import draw_raster, single_trials
 
@@ -51,7 +50,7 @@ def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
         widest = max(1, source.n_bins // _FEWEST_BINS)
         return Rates(source, source.rate(), None, None, not source.is_counts, widest)
     style.check_type("source", source, Decomposition, BinnedSpikes)
-    counts, is_signal = source.counts, not has_rate(source)
+    counts, is_signal = source.counts, not source.family.integer_valued
     data = counts.rate()
     if is_signal and counts.is_counts:  # a signal of whole numbers
         data = data * counts.bin_size

@@ -114,7 +114,7 @@ def _sheet_of_events(source: Decomposition, truth: Truth | np.ndarray | None) ->
         templates=source.templates * scale[:, np.newaxis, np.newaxis],
         matches=_matches(source.templates, truth, counts.bin_size, scale),
         names=names,
-        label=f"change of {style.eta_name(source.family)}" if numbers.any() else _UNIT_NORM,
+        label=f"change of {source.family.eta_name}" if numbers.any() else _UNIT_NORM,
         bin_size=counts.bin_size,
         gain=gain_of(source) if numbers.any() else None,
         unit_ids=counts.unit_ids if source.layout == "joint" else None,

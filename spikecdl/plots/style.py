@@ -30,13 +30,6 @@ _LONGEST_NAME = 16
 _TICK = 0.17  # inches of height that a tick's label needs
 _CROWD = 120  # lines of full width that stand apart in a panel
 
-_ETA = {
-    "binomial": "log odds",
-    "poisson": "log rate",
-    "negative_binomial": "log rate",
-    "gaussian": "signal",
-}
-
 _RC: dict[str, Any] = {
     "figure.dpi": 100,
     "figure.facecolor": "white",
@@ -77,11 +70,6 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def colour(number: int) -> str:
     """Colour of a template."""
     return PALETTE[number % len(PALETTE)]
-
-
-def eta_name(family: str) -> str:
-    """What the linear predictor of a family is called."""
-    return _ETA.get(family, "eta")
 
 
 def short(name: int | str) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spikecdl.evaluation.metrics import template_error, template_table
-from spikecdl.evaluation.metrics.templates import has_rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,7 +185,7 @@ def write_report(
         numbers=list(_numbers(decomposition, summary)),
         templates=_templates(decomposition, comparable),
         with_truth=comparable is not None,
-        peak_note=_PEAKS["rate" if has_rate(decomposition) else "signal"],
+        peak_note=_PEAKS["rate" if decomposition.family.integer_valued else "signal"],
         joint=decomposition.layout == "joint",
         units=_units(decomposition),
         rate_unit=_rate_unit(decomposition),
@@ -276,7 +275,7 @@ def _templates(decomposition: Decomposition, truth: Truth | None) -> list[dict[s
     if truth is not None:
         found = template_error(decomposition.templates, truth.templates)
         errors = dict(zip(found.assignment.tolist(), found.errors.tolist(), strict=True))
-    signal = not has_rate(decomposition)
+    signal = not decomposition.family.integer_valued
     return [
         {
             "number": str(number),
@@ -315,7 +314,7 @@ def _units(decomposition: Decomposition) -> list[dict[str, str]]:
 
 def _rate_unit(decomposition: Decomposition) -> str:
     """Unit of the units' mean rates; empty for a signal, which has none."""
-    if not has_rate(decomposition):
+    if not decomposition.family.integer_valued:
         return ""
     return "spikes per bin" if _in_bins(decomposition) else "Hz"
 
@@ -325,7 +324,7 @@ def _in_bins(decomposition: Decomposition) -> bool:
 
 
 def _settings(decomposition: Decomposition, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = {"family": decomposition.family, "layout": decomposition.layout}
+    facts = {"family": decomposition.family.name, "layout": decomposition.layout}
     seed = {"seed": summary["seed"]} if "seed" in summary else {}
     return _rows({**facts, **seed, **(summary.get("settings") or {})})
 

@@ -11,6 +11,7 @@ import pytest
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.evaluation.metrics.truth import comparable, recovery
+from spikecdl.model.families import Poisson
 
 WAVES = np.array([[1.0, 2, 3, 0], [3.0, -1, 0, 2], [0.0, 1, -3, 1]])[:, None]
 WAVES /= np.linalg.norm(WAVES, axis=(1, 2), keepdims=True)
@@ -51,7 +52,7 @@ def made(
         rate=np.ones((2, 2, 20)),
         baseline=np.ones((2, 2)),
         contributions=np.zeros((2, 2, len(waves), 20)),
-        family="poisson",
+        family=Poisson(),
         layout=layout,
         deviance_explained=0.5,
         deviance_explained_per_unit=np.array([0.5, 0.5]),

@@ -142,7 +142,7 @@ def test_a_decomposition_is_written_beside_the_counts(tmp_path, name, layout):
         fit = json.loads(file.notes)["fit"]
     assert fit["deviance_explained"] == 0.25
     assert fit["deviance_explained_per_unit"] == parts.deviance_explained_per_unit.tolist()
-    assert (fit["family"], fit["layout"]) == (parts.family, layout)
+    assert (fit["family"], fit["layout"]) == (parts.family.name, layout)
 
 
 def test_results_lie_at_their_own_times_in_the_recording(tmp_path):

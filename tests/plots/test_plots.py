@@ -453,12 +453,6 @@ def test_the_callers_settings_stay_as_they_were():
     assert dict(mpl.rcParams) == before
 
 
-def test_a_family_to_come_has_a_label():
-    from spikecdl.plots import style
-
-    assert style.eta_name("a family to come") == "eta"
-
-
 def test_wrong_types_are_refused():
     parts, array = made_up(), np.zeros((2, 3, 40))
     for draw in (plots.rate, plots.rates_figure, plots.templates):

@@ -13,7 +13,6 @@ from scipy.optimize import linear_sum_assignment
 
 from spikecdl import validation
 from spikecdl.evaluation.metrics.fit import rate_gain
-from spikecdl.model.families import FAMILIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,11 +249,11 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from spikecdl.data import BinnedSpikes, Decomposition
+    >>> from spikecdl import BinnedSpikes, Decomposition, Poisson
     >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
     >>> codes = np.array([0.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
     >>> parts = Decomposition(counts, np.array([[[0.8, 0.6]]]), codes, np.ones((1, 1, 4)),
-    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), "poisson", "shared", 0.5,
+    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
     ...                       np.array([0.5]))
     >>> template_table(parts)[["n_events", "peak_change", "peak_gain"]].round(2)
               n_events  peak_change  peak_gain
@@ -295,15 +294,10 @@ def gain_of(
     It is nan where the baseline is impossible: counts out of more Bernoulli trials than the counts
     themselves know of.
     """
-    if not has_rate(decomposition):
+    if not decomposition.family.integer_valued:
         return None
     counts, chosen = decomposition.counts, slice(None) if unit is None else [unit]
     seen = counts.mask[:, chosen].any(axis=-1)
     level = np.median(decomposition.baseline[:, chosen][seen]) if seen.any() else np.nan
-    family = FAMILIES[decomposition.family]()
-    return partial(rate_gain, mean=level * counts.bin_size / counts.sub_bins, family=family)
-
-
-def has_rate(decomposition: Decomposition) -> bool:
-    """Whether the family is one of counts, whose rates are in Hz, and not of a signal."""
-    return FAMILIES[decomposition.family].integer_valued
+    mean = level * counts.bin_size / counts.sub_bins
+    return partial(rate_gain, mean=mean, family=decomposition.family)
