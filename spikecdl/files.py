@@ -1,12 +1,14 @@
-"""What readers and writers share: naming the file in errors, and never leaving half a file."""
+"""Errors that name the file, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -20,37 +22,37 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def starts_with(path: Path | str, signature: bytes) -> bool:
-    """Return whether a path is that of a file with these first bytes."""
+    """Return whether ``path`` is a file that begins with these bytes."""
     try:
         with Path(path).open("rb") as file:
             return file.read(len(signature)) == signature
-    except (OSError, ValueError):  # a folder, or no path at all
+    except (OSError, ValueError):  # a folder, or not a path
         return False
 
 
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one ValueError that names the file."""
+    """Turn any error while a file is read into one ValueError that names the file."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # h5py, neo and NumPy raise a dozen kinds on damaged files
+    except Exception as error:  # h5py, neo and NumPy raise many kinds on damaged files
         raise ValueError(
             f"{path} cannot be read as {kind}; it may be damaged or cut short "
             f"({type(error).__name__}: {error})"
         ) from error
 
 
-def replaceable(path: str | os.PathLike[str], source: str) -> Path:
+def replaceable(path: str | os.PathLike[str], source: str = "") -> Path:
     """Return a path that a file can be written to.
 
     Raises
     ------
     ValueError
-        If it is the file that the data were read from, or a folder.
+        If the path is a folder, or the file ``source`` that the data were read from.
     FileNotFoundError
-        If the folder that it is in does not exist.
+        If its folder does not exist.
     """
     target = Path(path)
     existing(target.parent)
@@ -62,29 +64,31 @@ def replaceable(path: str | os.PathLike[str], source: str) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], source: str, suffix: str) -> Iterator[Path]:
-    """Give a temporary path, of this suffix, beside ``path``, which it replaces if all goes well.
+def replacing(
+    path: str | os.PathLike[str], source: str = "", suffix: str = ".tmp"
+) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``; the file written there replaces ``path``.
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        As `replaceable`.
+    It does so in one step, after it is on disk, and only if the block raises nothing: others see
+    the old file or the whole new one.  Raises as `replaceable`.
     """
     target = replaceable(path, source)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file with `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON with `replacing`; numbers must be finite."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -1,244 +1,96 @@
-"""Files that are whole or absent, and damage that is found."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from spikecdl import checkpoint
-from spikecdl.checkpoint import load_tensors, save_tensors, write_atomic, write_json
-
-METADATA = {"format": 1, "name": "möhre", "list": [1, 2.5, None], "nested": {"a": True}}
+from spikecdl.files import replacing, write_bytes, write_json
 
 
-def tensors() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "templates": torch.randn(2, 1, 5, generator=generator),
-        "double": torch.randn(3, generator=generator, dtype=torch.float64),
-        "half": torch.randn(4, generator=generator).bfloat16(),
-        "index": torch.tensor([[1, -2], [3, 4]]),
-        "mask": torch.tensor([True, False]),
-        "bytes": torch.arange(7, dtype=torch.uint8),
-        "scalar": torch.tensor(2.5),
-        "empty": torch.zeros(0, 3),
-        "special": torch.tensor([float("nan"), float("inf"), -0.0]),
-        "transposed": torch.arange(6.0).reshape(2, 3).T,
-        "parameter": torch.nn.Parameter(torch.ones(2)),
-    }
+def fail_half_way(path: Path, error: BaseException) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise error
 
 
-def assert_same(read: dict[str, torch.Tensor], written: dict[str, torch.Tensor]) -> None:
-    assert read.keys() == written.keys()
-    for name, value in written.items():
-        assert read[name].dtype == value.dtype, name
-        assert read[name].shape == value.shape, name
-        # bitwise, nan and -0.0 too
-        one, other = (t.detach().contiguous().flatten() for t in (read[name], value))
-        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8)), name
-
-
-class TestTensors:
-    """A safetensors file with its own SHA-256."""
-
-    @pytest.fixture
-    def path(self, tmp_path):
-        path = tmp_path / "model.safetensors"
-        save_tensors(path, tensors(), METADATA)
-        return path
-
-    def test_come_back_bitwise(self, path):
-        read, metadata = load_tensors(path)
-        assert_same(read, tensors())
-        assert metadata == METADATA
-
-    def test_same_content_same_sha256(self, path, tmp_path):
-        from safetensors import safe_open
-
-        again = tmp_path / "again.safetensors"
-        save_tensors(again, dict(reversed(tensors().items())), dict(reversed(METADATA.items())))
-        with safe_open(path, "pt") as one, safe_open(again, "pt") as other:
-            assert one.metadata() == other.metadata()
-
-    def test_open_in_safetensors(self, path):
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            assert set(file.keys()) == set(tensors())
-            assert torch.equal(file.get_tensor("index"), tensors()["index"])
-            assert json.loads(file.metadata()["metadata"]) == METADATA
-
-    @pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
-    def test_a_flipped_byte_is_found_wherever_it_is(self, tmp_path, flip):
-        path = tmp_path / "small.safetensors"
-        save_tensors(path, {"a": torch.ones(3), "A": torch.arange(4)}, METADATA)
-        content = path.read_bytes()
-        for place in range(len(content)):
-            damaged = bytearray(content)
-            damaged[place] ^= flip
-            path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=re.escape(str(path))):
-                load_tensors(path)
-
-    @settings(max_examples=100)
-    @given(data=st.data())
-    def test_damage_of_any_kind_is_found(self, data, tmp_path_factory):
-        """Refused, or such that it changes nothing (white space of the header)."""
-        path = tmp_path_factory.mktemp("damage") / "model.safetensors"
-        save_tensors(path, tensors(), METADATA)
-        content = path.read_bytes()
-        start = data.draw(st.integers(0, len(content) - 1))
-        length = data.draw(st.integers(1, 40))
-        replacement = data.draw(st.binary(max_size=40))
-        damaged = content[:start] + replacement + content[start + length :]
-        path.write_bytes(damaged)
-        if damaged != content:
-            try:
-                read, metadata = load_tensors(path)
-            except ValueError:
-                return
-            assert_same(read, tensors())
-            assert metadata == METADATA
-
-    def test_every_truncation_is_found(self, path):
-        content = path.read_bytes()
-        for length in range(0, len(content), 3):
-            path.write_bytes(content[:length])
-            with pytest.raises(ValueError, match="damaged"):
-                load_tensors(path)
-
-    @pytest.mark.parametrize(
-        "content",
-        [b"", b"\x00" * 8, b"not a tensor file at all", b"\x89HDF\r\n\x1a\n" + b"\x00" * 100],
-        ids=["empty", "zeros", "text", "hdf5"],
-    )
-    def test_another_file_is_refused(self, tmp_path, content):
-        path = tmp_path / "other.bin"
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="is not a file written by spikecdl, or damaged"):
-            load_tensors(path)
-
-    @pytest.mark.parametrize("metadata", [None, {}, {"metadata": "{}"}, {"sha256": "0"}])
-    def test_a_safetensors_file_of_others_is_refused(self, tmp_path, metadata):
-        from safetensors.torch import save_file
-
-        path = tmp_path / "other.safetensors"
-        save_file({"a": torch.ones(2)}, path, metadata=metadata)
-        with pytest.raises(ValueError, match="is not a file written by spikecdl"):
-            load_tensors(path)
-
-    def test_swapped_tensors_are_found(self, tmp_path):
-        path = tmp_path / "swapped.safetensors"
-        save_tensors(path, {"a": torch.zeros(2), "b": torch.ones(2)}, {})
-        content = path.read_bytes().replace(b'"a"', b'"x"').replace(b'"b"', b'"a"')
-        path.write_bytes(content.replace(b'"x"', b'"b"'))
-        with pytest.raises(ValueError, match="SHA-256 does not match"):
-            load_tensors(path)
-
-    @pytest.mark.parametrize(("old", "new"), [(b'"F32"', b'"I32"'), (b"[2,3]", b"[3,2]")])
-    def test_changed_types_and_shapes_are_found(self, tmp_path, old, new):
-        path = tmp_path / "changed.safetensors"
-        save_tensors(path, {"a": torch.ones(2, 3)}, {})
-        content = path.read_bytes()
-        assert content.count(old) == 1
-        path.write_bytes(content.replace(old, new))
-        with pytest.raises(ValueError, match="SHA-256 does not match"):
-            load_tensors(path)
-
-    def test_no_file_is_an_error_of_its_own(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            load_tensors(tmp_path / "absent.safetensors")
-
-    def test_two_names_for_one_tensor(self, tmp_path):
-        path = tmp_path / "tied.safetensors"
-        shared = torch.arange(3.0)
-        written = {"a": shared, "b": shared, "part": shared[1:]}
-        save_tensors(path, written, {})
-        assert_same(load_tensors(path)[0], written)
-
-    def test_metadata_must_be_plain(self, path):
-        before = path.read_bytes()
-        with pytest.raises(ValueError, match="JSON"):
-            save_tensors(path, {}, {"loss": float("nan")})
-        with pytest.raises(TypeError, match="JSON"):
-            save_tensors(path, {}, {"family": object()})
-        assert path.read_bytes() == before
-
-
-class TestAtomic:
-    """The old file or the new one."""
+class TestReplacing:
+    """Others find the old file or the new one."""
 
     def test_writes_and_replaces(self, tmp_path):
         path = tmp_path / "file.bin"
         for content in (b"old", b"new and longer", b""):
-            write_atomic(path, content)
+            write_bytes(path, content)
             assert path.read_bytes() == content
             assert os.listdir(tmp_path) == ["file.bin"]
-        write_atomic(str(path), b"a path in a string")
+        write_bytes(str(path), b"a path in a string")
         assert path.read_bytes() == b"a path in a string"
 
-    @pytest.mark.parametrize("call", ["fsync", "replace"])
-    def test_a_failure_leaves_the_old_file(self, tmp_path, monkeypatch, call):
+    @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+    def test_a_failure_leaves_the_old_file(self, tmp_path, error):
         path = tmp_path / "file.bin"
-        write_atomic(path, b"old")
-
-        def fail(*_):
-            raise OSError("no space left on device")
-
-        monkeypatch.setattr(checkpoint.os, call, fail)
-        with pytest.raises(OSError, match="no space left"):
-            write_atomic(path, b"new")
-        monkeypatch.undo()
+        write_bytes(path, b"old")
+        with pytest.raises(type(error)):
+            fail_half_way(path, error)
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == ["file.bin"]
 
-    def test_content_is_on_disk_before_the_name_is_taken(self, tmp_path, monkeypatch):
+    def test_a_failure_leaves_nothing_where_there_was_nothing(self, tmp_path):
+        with pytest.raises(OSError, match="full"):
+            fail_half_way(tmp_path / "file.bin", OSError("full"))
+        assert not os.listdir(tmp_path)
+
+    def test_a_killed_writer_leaves_the_old_or_the_new_file(self, tmp_path):
         path = tmp_path / "file.bin"
-        write_atomic(path, b"old")
-        steps = []
-        for call in ("fsync", "replace"):
-            real = getattr(os, call)
+        contents = [letter * 10**6 for letter in (b"a", b"b")]
+        program = (
+            "import sys; from spikecdl.files import write_bytes\n"
+            "while True:\n"
+            "    for letter in (b'a', b'b'): write_bytes(sys.argv[1], letter * 10**6)"
+        )
+        for pause in (0.0, 0.01, 0.03):
+            path.unlink(missing_ok=True)
+            with subprocess.Popen([sys.executable, "-c", program, str(path)]) as writer:
+                while not path.exists() and writer.poll() is None:
+                    time.sleep(0.001)
+                deadline = time.monotonic() + pause
+                assert path.read_bytes() in contents
+                while time.monotonic() < deadline:
+                    assert path.read_bytes() in contents
+                writer.kill()
+            assert path.read_bytes() in contents
 
-            def spied(*arguments, call=call, real=real):
-                steps.append((call, path.read_bytes()))
-                return real(*arguments)
-
-            monkeypatch.setattr(checkpoint.os, call, spied)
-        write_atomic(path, b"new")
-        assert steps == [("fsync", b"old"), ("replace", b"old")]
-
-    def test_interrupted_by_the_user(self, tmp_path, monkeypatch):
-        path = tmp_path / "file.bin"
-        write_atomic(path, b"old")
-
-        def interrupt(*_):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            write_atomic(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["file.bin"]
+    def test_permissions_are_those_of_any_new_file(self, tmp_path):
+        (tmp_path / "plain").write_bytes(b"")
+        write_bytes(tmp_path / "file.bin", b"")
+        modes = {file.stat().st_mode for file in tmp_path.iterdir()}
+        assert len(modes) == 1
 
     def test_an_absent_folder_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="absent"):
-            write_atomic(tmp_path / "absent" / "file.bin", b"")
+            write_bytes(tmp_path / "absent" / "file.bin", b"")
+
+    def test_a_folder_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="is a folder; name a file in it"):
+            write_bytes(tmp_path, b"")
 
 
 class TestJson:
     """JSON that any reader takes."""
 
+    CONTENT = {"format": 1, "name": "möhre", "list": [1, 2.5, None], "nested": {"a": True}}
+
     def test_comes_back(self, tmp_path):
         path = tmp_path / "summary.json"
-        write_json(path, METADATA)
+        write_json(path, self.CONTENT)
         text = path.read_text("utf-8")
-        assert json.loads(text) == METADATA
+        assert json.loads(text) == self.CONTENT
         assert text.endswith("}\n")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
