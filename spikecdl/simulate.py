@@ -12,7 +12,7 @@ import torch
 
 from spikecdl import validation
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS
+from spikecdl.data.results import EVENT_COLUMNS, LAYOUTS
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 

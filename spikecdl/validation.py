@@ -1,4 +1,4 @@
-"""Checks at the door: one place that words what is wrong with an argument."""
+"""Checks of single arguments, so that every error has the same words; and words for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import operator
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, cast
+
+import numpy as np
 
 T = TypeVar("T")
 
@@ -20,9 +22,9 @@ def positive(name: str, value: float, unit: str = "") -> float:
 
 def real(name: str, value: float, unit: str = "") -> float:
     """Return ``value`` as a float, or raise if it is not a finite number."""
-    if isinstance(value, bool | str | bytes):
-        raise TypeError(f"`{name}` (={value!r}) must be a number{_in(unit)}")
     try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"`{name}` (={value!r}) must be a number{_in(unit)}") from None
@@ -45,19 +47,19 @@ def integer(name: str, value: int, minimum: int = 1) -> int:
 
 
 def one_of(name: str, value: Any, options: Collection[str]) -> str:
-    """Return ``value`` if it is among ``options``, or raise naming them."""
+    """Return ``value`` if it is among ``options``, or raise an error that lists them."""
     if value not in options:
         raise ValueError(f"`{name}` (={value!r}) must be one of: {', '.join(sorted(options))}")
     return value
 
 
 def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -> T:
-    """Return ``value`` if it is an object of ``base``, or make the one a registry names so.
+    """Return ``value`` if it is an instance of ``base``, or make one from its name in a registry.
 
     Raises
     ------
     ValueError
-        If ``value`` is a string that the registry does not hold.
+        If ``value`` is a string that is not in the registry.
     TypeError
         If ``value`` is neither a string nor an instance of ``base``.
     """
@@ -68,6 +70,16 @@ def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -
     raise TypeError(
         f"`{name}` (={value!r}) must be a {base.__name__} or one of: {', '.join(sorted(registry))}"
     )
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python object, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 unit", "2 units"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _in(unit: str) -> str:

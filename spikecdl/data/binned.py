@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from spikecdl.data.checks import plain
-from spikecdl.data.truth import Truth, store
-from spikecdl.validation import integer, positive, real
+from spikecdl.data.results import Truth, store
+from spikecdl.validation import counted, integer, plain, positive, real
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
-_BLOCK = 2**20  # numbers that are looked at at once
+_BLOCK = 2**20  # numbers that are held in memory at once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BinnedSpikes:
     """Spike counts in bins, or a real-valued signal, for every trial and unit.
 
-    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.  Its arrays may lie in
-    a file; see `spikecdl.read_counts`.
+    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.  The arrays may be maps
+    of a file; see `spikecdl.read_counts`.
 
     Parameters
     ----------
@@ -35,17 +34,16 @@ class BinnedSpikes:
         Seconds per bin.
     t_start : float
         Left edge of the first bin, relative to what trials are aligned to, in seconds.
-    unit_ids, trial_ids : tuple
+    unit_ids, trial_ids : tuple of int or str
         Distinct names of units and trials.
     n_pooled : ndarray of int, shape (trial, unit, bin)
-        Recorded trials that are summed in each bin: 1 if not pooled, 0 where not observed.  Of
-        counts that are not pooled it is of int8, in the memory of ``mask``.
+        Recorded trials that are summed in each bin: 1 if not pooled, 0 where not observed.
     sub_bins : int
         Bernoulli trials per bin and recorded trial.
     trial_starts : ndarray, shape (trial,)
         Time of the first bin's left edge in the recording, in seconds; nan where not known.
     source : str
-        Where the data come from.
+        Path or description of where the data come from.
     truth : Truth or None
         What the simulator knows, for simulated data.
 
@@ -78,8 +76,7 @@ class BinnedSpikes:
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other and make the arrays read-only."""
-        names = ("counts", "mask", "n_pooled", "trial_starts")
-        store(self, **{name: getattr(self, name) for name in names})
+        store(self, "counts", "mask", "n_pooled", "trial_starts")
         positive("bin_size", self.bin_size, "seconds")
         real("t_start", self.t_start, "seconds")
         integer("sub_bins", self.sub_bins)
@@ -91,7 +88,7 @@ class BinnedSpikes:
                     f"`counts` {self.shape}"
                 )
         for name, size in (("trial_ids", self.shape[0]), ("unit_ids", self.shape[1])):
-            ids = tuple(plain(value) for value in getattr(self, name))
+            ids = tuple(map(plain, getattr(self, name)))
             object.__setattr__(self, name, ids)
             if len(ids) != size or len(set(ids)) != size:
                 raise ValueError(f"`{name}` must be {size} distinct ids, not {ids!r}")
@@ -130,29 +127,22 @@ class BinnedSpikes:
         Parameters
         ----------
         counts : array_like
-            Counts, or real-valued signals.  Floats that are all whole and not negative count as
-            counts and become integers; other floats are a real-valued signal.  An array that
-            cannot be written to (`numpy.load` with ``mmap_mode="r"``) is not copied, if it is of
-            int16 or wider and there is no ``mask``.
+            Counts, or a real-valued signal.  Floats that are all whole and not negative are counts
+            and become integers; other floats are a signal.  A read-only array (`numpy.load` with
+            ``mmap_mode="r"``) of int16 or wider is not copied, unless there is a ``mask``.
         bin_size : float
-            Seconds per bin; the default of 1 makes all times count bins.
+            Seconds per bin; with the default of 1, all times are in bins.
         mask : array_like of bool, optional
             True where observed; the shape of ``counts``.  Counts elsewhere are set to 0, so they
             may be NaN.  Default: all observed.
-        t_start : float
-            Left edge of the first bin, in seconds.
         unit_ids, trial_ids : sequence, optional
             Default: 0, 1, 2, ...
         n_pooled : int or array_like
             Recorded trials summed in each bin: one number, one per trial, or one per bin.
-        sub_bins : int
-            Bernoulli trials per bin and recorded trial.
         trial_starts : array_like, shape (trial,), optional
-            Absolute time of each trial's first bin, in seconds; default unknown (nan).
-        source : str
-            Description of where the data come from.
-        truth : Truth, optional
-            For simulated data.
+            Default: not known (nan).
+        t_start, sub_bins, source, truth
+            As in the class.
 
         Raises
         ------
@@ -169,31 +159,34 @@ class BinnedSpikes:
         array = np.asarray(counts)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"`counts` must hold real numbers, not {array.dtype}")
-        whole = mask is None
-        array = array.copy() if array.flags.writeable or not whole else array
-        seen = np.broadcast_to(True, array.shape) if whole else np.array(mask, dtype=bool)
-        if seen.shape != array.shape:
-            raise ValueError(f"`mask` {seen.shape} must have the shape of `counts` {array.shape}")
+        if mask is None:
+            array = array.copy() if array.flags.writeable else array
+            mask = np.broadcast_to(True, array.shape)
+        else:
+            array, mask = array.copy(), np.array(mask, dtype=bool)
+            if mask.shape != array.shape:
+                raise ValueError(
+                    f"`mask` {mask.shape} must have the shape of `counts` {array.shape}"
+                )
+            array[~mask] = 0
         if array.ndim == 2:
-            array, seen = array[:, None], seen[:, None]
-        if not whole:
-            array[~seen] = 0
+            array, mask = array[:, None], mask[:, None]
         _check_counts(array)
         pooled = np.asarray(n_pooled)
-        pooled = pooled[:, None, None] if pooled.ndim == 1 else pooled
-        pooled = pooled[:, None] if pooled.ndim == 2 else pooled
         if pooled.dtype.kind not in "iu":
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
-        plain_trials = pooled.ndim == 0 and pooled == 1
+        if pooled.ndim in (1, 2):
+            pooled = pooled.reshape(len(pooled), 1, -1)
+        is_single = pooled.ndim == 0 and pooled == 1
         starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
         return cls(
             counts=_as_integers(array),
-            mask=seen,
+            mask=mask,
             bin_size=positive("bin_size", bin_size, "seconds"),
             t_start=real("t_start", t_start, "seconds"),
             unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
             trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
-            n_pooled=not_pooled(seen) if plain_trials else np.where(seen, pooled, 0),
+            n_pooled=single_trials(mask) if is_single else np.where(mask, pooled, 0),
             sub_bins=sub_bins,
             trial_starts=np.array(starts, dtype=float),
             source=source,
@@ -202,19 +195,17 @@ class BinnedSpikes:
 
     def __repr__(self) -> str:
         """Describe in one line."""
-        parts = [
-            f"{size} {name}{'s' * (size != 1)}"
-            for size, name in zip(self.shape, ("trial", "unit", "bin"), strict=True)
-        ]
+        sizes = zip(self.shape, ("trial", "unit", "bin"), strict=True)
+        shape = ", ".join(counted(size, name) for size, name in sizes)
         content = f"{int(self.counts.sum())} spikes" if self.is_counts else "real-valued"
-        return f"BinnedSpikes({', '.join(parts)} of {self.bin_size:g} s, {content})"
+        return f"BinnedSpikes({shape} of {self.bin_size:g} s, {content})"
 
     def __len__(self) -> int:
         """Return the number of trials."""
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> BinnedSpikes:
-        """Select trials by position (what splitting with scikit-learn needs)."""
+        """Select trials by position, as scikit-learn does to split data."""
         if isinstance(key, tuple):
             key, *others = key
             if any(other is not Ellipsis for other in others):
@@ -265,6 +256,11 @@ class BinnedSpikes:
         """Length of a window, in seconds."""
         return self.bin_size * self.n_bins
 
+    def header(self) -> dict[str, Any]:
+        """Return the parts that are not arrays, but ``source`` and ``truth``, for files as JSON."""
+        names = ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins")
+        return {name: getattr(self, name) for name in names}
+
     def rate(self) -> np.ndarray:
         """Return the rate of each bin per recorded trial, in Hz; nan where not observed.
 
@@ -284,24 +280,21 @@ class BinnedSpikes:
         (array([0, 2]), array([1, 2]))
         """
         n_pooled = self.n_pooled.sum(axis=0, keepdims=True)
-        return BinnedSpikes(
+        is_single = len(self) == 1
+        return replace(
+            self,
             counts=self.counts.sum(axis=0, keepdims=True),
             mask=n_pooled > 0,
-            bin_size=self.bin_size,
-            t_start=self.t_start,
-            unit_ids=self.unit_ids,
-            trial_ids=self.trial_ids if len(self) == 1 else ("pooled",),
             n_pooled=n_pooled,
-            sub_bins=self.sub_bins,
-            trial_starts=self.trial_starts if len(self) == 1 else np.array([np.nan]),
-            source=self.source,
-            truth=self.truth.pool() if self.truth is not None else None,
+            trial_ids=self.trial_ids if is_single else ("pooled",),
+            trial_starts=self.trial_starts if is_single else np.array([np.nan]),
+            truth=None if self.truth is None else self.truth.pool(),
         )
 
     def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
         """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
 
-        Of neighbouring trials and units nothing is copied.
+        Neighbouring trials and units are views: nothing is copied.
 
         Raises
         ------
@@ -315,24 +308,20 @@ class BinnedSpikes:
         """
         rows = _positions("trials", trials, self.shape[0])
         columns = _positions("units", units, self.shape[1])
-        at, units_at = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
-        return BinnedSpikes(
-            counts=self.counts[at][:, units_at],
-            mask=self.mask[at][:, units_at],
-            bin_size=self.bin_size,
-            t_start=self.t_start,
+        row_index, column_index = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
+        arrays = ("counts", "mask", "n_pooled")
+        return replace(
+            self,
+            **{name: getattr(self, name)[row_index][:, column_index] for name in arrays},
             unit_ids=tuple(self.unit_ids[i] for i in columns),
             trial_ids=tuple(self.trial_ids[i] for i in rows),
-            n_pooled=self.n_pooled[at][:, units_at],
-            sub_bins=self.sub_bins,
             trial_starts=self.trial_starts[rows],
-            source=self.source,
-            truth=self.truth.select(rows, columns) if self.truth is not None else None,
+            truth=None if self.truth is None else self.truth.select(rows, columns),
         )
 
 
 def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield trials and units that, in turn, cover an array (trial, unit, bin) in small blocks."""
+    """Yield slices of trials and units that cover a (trial, unit, bin) array in small blocks."""
     n_trials, n_units, n_bins = shape
     windows = max(1, _BLOCK // n_bins)
     trials, units = max(1, windows // n_units), min(windows, n_units)
@@ -341,8 +330,8 @@ def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
             yield slice(trial, trial + trials), slice(unit, unit + units)
 
 
-def not_pooled(mask: np.ndarray) -> np.ndarray:
-    """Return the ``n_pooled`` of single trials: the mask as numbers, in the same memory."""
+def single_trials(mask: np.ndarray) -> np.ndarray:
+    """Return the ``n_pooled`` of counts that are not pooled: the mask as int8, not copied."""
     return mask.view(np.int8)
 
 
@@ -365,17 +354,13 @@ def _check_counts(counts: np.ndarray) -> None:
     for block in blocks(counts.shape):
         part = counts[block]
         bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
-        if not bad.any():
-            continue
-        inside = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
-        where = tuple(int(i) for i in inside)
-        shown = {"nan": "NaN", "inf": "infinity", "-inf": "-infinity"}
-        value = shown.get(str(counts[where]), str(counts[where]))
-        raise ValueError(
-            f"`counts` (={value} at trial {where[0]}, unit {where[1]}, bin {where[2]}) "
-            "must be finite and not negative; give a `mask` that is False where nothing was "
-            "observed"
-        )
+        if bad.any():
+            trial, unit, bin_ = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
+            value = str(counts[trial, unit, bin_]).replace("nan", "NaN").replace("inf", "infinity")
+            raise ValueError(
+                f"`counts` (={value} at trial {trial}, unit {unit}, bin {bin_}) must be finite and "
+                "not negative; give a `mask` that is False where nothing was observed"
+            )
 
 
 def _slice_if_neighbours(positions: np.ndarray) -> slice | np.ndarray:

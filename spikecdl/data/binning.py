@@ -1,7 +1,7 @@
 """Exact binning: seconds become whole ticks of a clock once, and bins are found with integers.
 
-``floor(t / bin_size)`` in floating point puts spikes that sit on a bin edge in the wrong bin, and
-spikes of a sampled recording often do.  Here a time becomes the tick nearest to ``t * rate``, a bin
+In floating point, ``floor(t / bin_size)`` puts spikes that lie on a bin edge, as those of a sampled
+recording often do, in the wrong bin.  Here a time becomes the tick nearest to ``t * rate``, a bin
 width becomes an exact fraction of ticks ``num / den``, and a spike ``d`` ticks after the window's
 start lies in bin ``floor(d * den / num)``, computed with integers only.
 """
@@ -25,8 +25,8 @@ COMMON_RATES = (
 )
 """Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
 
-_FINE = 10**9  # ticks per second, at least, where the recording's clock is not known
-_LARGEST = 2**62  # what tick numbers, times the denominator of the bin width, stay below
+_FINE = 10**9  # least ticks per second where the recording's clock is not known
+_LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,18 @@ class Clock:
     ) -> Clock:
         """Choose the clock on which bins of ``bin_size`` seconds are counted.
 
-        The recording's own clock, if it is known, every one of ``times`` is on it, and the integers
-        cannot overflow; otherwise one of about 1 GHz, on which the bin width (and where possible
-        every whole microsecond) is a whole number of ticks.
+        It is the recording's own clock if that is known, all ``times`` are on it and integers
+        cannot overflow.  Otherwise it has about 1 GHz, and the bin width (where possible, every
+        whole microsecond) is a whole number of ticks.
 
         Raises
         ------
         ValueError
             If times are so large that they cannot be seconds.
         """
-        size = _bin_fraction(bin_size)
+        size = Fraction(positive("bin_size", bin_size, "seconds")).limit_denominator(10**9)
+        if size <= 0:
+            raise ValueError(f"`bin_size` (={bin_size!r}) must be at least 1e-9, in seconds")
         latest = max((float(np.abs(t).max()) for t in times if t.size), default=0.0)
         if clock_rate is not None and all(on_clock(t, clock_rate) for t in times):
             rate = Fraction(clock_rate).limit_denominator(10**6)
@@ -76,7 +78,7 @@ class Clock:
 
     def ticks(self, times: np.ndarray | Sequence[float]) -> np.ndarray:
         """Return times in seconds as the nearest whole ticks (int64)."""
-        # not rint, which rounds halves to even: times a whole number of bins apart must stay so
+        # rint rounds halves to even, and would move times apart that are whole bins apart
         ticks = np.asarray(times, dtype=float) * float(self.rate)
         return np.floor(ticks + 0.5).astype(np.int64)
 
@@ -88,18 +90,18 @@ class Clock:
 def on_clock(times: np.ndarray, clock_rate: float) -> bool:
     """Return whether every time (s) is a whole number of ticks, up to rounding of the float."""
     ticks = np.asarray(times, dtype=float) * clock_rate
-    return bool(np.all(np.abs(ticks - np.rint(ticks)) <= _slack(ticks)))
+    return bool(np.all(np.abs(ticks - np.rint(ticks)) <= 1e-3 + 4 * np.spacing(np.abs(ticks))))
 
 
 def infer_clock_rate(times: Iterable[np.ndarray], n_sampled: int = 2000) -> float | None:
-    """Return the first of `COMMON_RATES` whose ticks hold a sample of the times, or None.
+    """Return the first of `COMMON_RATES` on whose ticks all of a sample of spikes lie.
 
     Parameters
     ----------
     times : iterable of ndarray
         Spike times of each unit, in seconds.
     n_sampled : int
-        About how many spikes are looked at, spread evenly over the units' spikes.
+        About how many spikes to test, spread evenly over all.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def infer_clock_rate(times: Iterable[np.ndarray], n_sampled: int = 2000) -> floa
 def count_spikes(
     ticks: np.ndarray, starts: np.ndarray, n_bins: np.ndarray, clock: Clock
 ) -> np.ndarray:
-    """Count one unit's spikes in the bins of each window.
+    """Count one unit's spikes in the bins of each window: (trial, max(n_bins)).
 
     Parameters
     ----------
@@ -131,11 +133,6 @@ def count_spikes(
     starts, n_bins : ndarray, shape (trial,)
         First tick and number of bins of each window; windows may overlap.
     clock : Clock
-        Gives the bin width.
-
-    Returns
-    -------
-    ndarray of int, shape (trial, max(n_bins))
     """
     longest = int(n_bins.max())
     stops = starts + _first_tick(n_bins, clock)
@@ -147,18 +144,10 @@ def count_spikes(
 def observed_bins(
     intervals: np.ndarray, starts: np.ndarray, n_bins: np.ndarray, clock: Clock
 ) -> np.ndarray:
-    """Return which bins of each window lie wholly inside the observed intervals of one unit.
+    """Return which bins of each window lie wholly inside observed intervals: (trial, max(n_bins)).
 
-    Parameters
-    ----------
-    intervals : ndarray, shape (interval, 2)
-        Sorted disjoint intervals, in ticks; ones that touch count as one.
-    starts, n_bins, clock
-        As in `count_spikes`.
-
-    Returns
-    -------
-    ndarray of bool, shape (trial, max(n_bins))
+    ``intervals`` (interval, 2) of one unit are sorted and disjoint, in ticks; ones that touch count
+    as one.  The others are as in `count_spikes`.
     """
     longest = int(n_bins.max())
     edges = np.zeros((starts.size, longest + 1), dtype=np.int32)
@@ -187,24 +176,12 @@ def _in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.arange(owner.size) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes), owner
 
 
-def _bin_fraction(bin_size: float) -> Fraction:
-    size = Fraction(positive("bin_size", bin_size, "seconds")).limit_denominator(10**9)
-    if size <= 0:
-        raise ValueError(f"`bin_size` (={bin_size!r}) must be at least 1e-9, in seconds")
-    return size
-
-
-def _slack(ticks: np.ndarray) -> np.ndarray:
-    """How far from a whole number a product ``time * rate`` may be and still be that tick."""
-    return 1e-3 + 4 * np.spacing(np.abs(ticks))
-
-
-#: Gives an array of zeros, by its name, shape and dtype, in memory or in a file.
+#: Makes an array of zeros of this name, shape and dtype, in memory or in a file.
 Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
 
 
 class Counting:
-    """Spikes and observed intervals of units, and windows in which the spikes are to be counted.
+    """Counts the spikes of all units in all windows.
 
     Parameters
     ----------
@@ -213,7 +190,7 @@ class Counting:
     observed : sequence of ndarray, shape (interval, 2)
         Observed intervals of each unit, in seconds.
     starts : ndarray, shape (trial,)
-        Where windows begin, in seconds.
+        Start of each window, in seconds.
     n_bins : ndarray, shape (trial,)
         Bins of each window.
     clock : Clock
@@ -229,7 +206,7 @@ class Counting:
     ) -> None:
         self._spikes = [clock.ticks(spikes) for spikes in times]
         self._names = [rows.tobytes() for rows in observed]
-        # units often share their observed intervals
+        # keyed by content, because units often share their observed intervals
         self._intervals = {rows.tobytes(): clock.ticks(rows) for rows in observed}
         self._starts, self._n_bins, self._clock = clock.ticks(starts), n_bins, clock
         self._shape = (len(starts), len(times), int(n_bins.max()))
@@ -257,7 +234,7 @@ class Counting:
 
     @property
     def smallest_dtype(self) -> Any:
-        """Integers, of 16 bits at the least, that hold any count."""
+        """Return int16 if it holds every count, else int32."""
         width = -(-self._clock.width.numerator // self._clock.width.denominator)
         most = [
             (np.searchsorted(ticks, ticks + width) - np.arange(len(ticks))).max(initial=0)
@@ -266,7 +243,7 @@ class Counting:
         return np.int16 if max(most) < 2**15 else np.int32
 
     def _observed(self, trials: slice) -> dict[bytes, np.ndarray]:
-        """Return the bins (trial, bin) that lie in each of the lists of observed intervals."""
+        """Return the observed bins (trial, bin) for each distinct set of intervals."""
         windows = self._windows(trials)
         return {name: observed_bins(rows, *windows) for name, rows in self._intervals.items()}
 

@@ -1,30 +1,27 @@
-"""Counts in an HDF5 file, read where they lie: recordings whose counts do not fit in memory."""
+"""Counts in an HDF5 file, mapped and not loaded: for those that do not fit in memory."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.binned import BinnedSpikes, blocks, not_pooled
-from spikecdl.data.truth import EVENT_COLUMNS, Truth
+from spikecdl.data.binned import BinnedSpikes, blocks, single_trials
+from spikecdl.data.results import EVENT_COLUMNS, Truth
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:
     import h5py
 
-_KIND = "spikecdl counts"  # what the file says that it is
-_IN_HEADER = ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins")
-_OF_TRUTH = ("bin_size", "family", "layout", "settings")
+_KIND = "spikecdl counts"  # attribute `kind` of the file
 
 
 class CountsFile:
-    """A file of counts that is being written; see `writing`."""
+    """A new file of counts: allocate its arrays, fill them, finish."""
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -34,52 +31,44 @@ class CountsFile:
             file.attrs["kind"] = _KIND
 
     def allocate(self, name: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """Return an array of zeros that is in the file: what is written to it is written there."""
+        """Return an array of zeros that is a map of the file: writing to it writes to the file."""
         import h5py
+        from h5py import h5d, h5p
 
+        in_one_piece = h5p.create(h5p.DATASET_CREATE)
+        in_one_piece.set_layout(h5d.CONTIGUOUS)
+        in_one_piece.set_alloc_time(h5d.ALLOC_TIME_EARLY)
         with h5py.File(self._path, "r+") as file:
-            file.create_dataset(name, shape, dtype, dcpl=_in_one_piece())
+            file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
         with h5py.File(self._path, "r") as file:
             self._arrays.append(_mapped(self._path, file[name], "r+"))
         return self._arrays[-1]
 
     def finish(self, counts: BinnedSpikes) -> None:
-        """Add what else there is to know of the counts whose arrays are in the file."""
+        """Write all parts of the counts that are not in the file yet."""
         import h5py
 
         for array in self._arrays:
             array.flush()
         self._arrays.clear()  # so that the file is closed when the counts are
-        header = {name: getattr(counts, name) for name in _IN_HEADER}
         with h5py.File(self._path, "r+") as file:
-            file["header"] = json.dumps(header)
+            file["header"] = json.dumps(counts.header())
             file["trial_starts"] = counts.trial_starts
             if counts.truth is not None:
-                _write_truth(file.create_group("truth"), counts.truth)
-
-
-@contextmanager
-def writing(path: str | os.PathLike[str], source: str) -> Iterator[CountsFile]:
-    """Begin a file of counts, which takes the place of ``path`` if all goes well.
-
-    Raises
-    ------
-    ValueError
-        If ``path`` is the file ``source`` that the data come from, or a folder.
-    FileNotFoundError
-        If the folder that ``path`` is in does not exist.
-    """
-    with replacing(path, source, ".h5") as temporary:
-        yield CountsFile(temporary)
+                truth = counts.truth
+                file["truth/header"] = json.dumps(truth.header())
+                file["truth/templates"], file["truth/baseline"] = truth.templates, truth.baseline
+                for name in EVENT_COLUMNS:
+                    file[f"truth/events/{name}"] = truth.events[name].to_numpy()
 
 
 def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSpikes:
-    """Write counts to an HDF5 file, and return them as they lie there (see `read_counts`).
+    """Write counts to an HDF5 file, and return them as `read_counts` opens them.
 
     Parameters
     ----------
     path : path_like
-        Where to write; replaced if it exists, unless it is the file the data come from.
+        Where to write; an existing file is replaced, unless it is the one the data come from.
     counts : BinnedSpikes
 
     Raises
@@ -94,9 +83,10 @@ def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSp
     >>> write_counts(path, BinnedSpikes.from_array([[0, 1, 1]], 0.005))
     BinnedSpikes(1 trial, 1 unit, 3 bins of 0.005 s, 2 spikes)
     """
-    names = ["counts"] + ["mask"] * (not counts.mask.all()) + ["n_pooled"] * _is_pooled(counts)
-    with writing(path, counts.source) as file:
-        for name in names:
+    needed = {"counts": True, "mask": not counts.mask.all(), "n_pooled": counts.n_pooled.max() > 1}
+    with replacing(path, counts.source) as temporary:
+        file = CountsFile(temporary)
+        for name in (name for name, is_needed in needed.items() if is_needed):
             array = getattr(counts, name)
             stored = file.allocate(name, array.shape, array.dtype)
             for block in blocks(array.shape):
@@ -108,8 +98,8 @@ def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSp
 def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
     """Open counts that `write_counts` or `SpikeTrains.bin` wrote.
 
-    The arrays stay in the file, of which the operating system reads what is used.  The file must
-    not be changed while they are in use.
+    The arrays stay in the file, and the operating system loads the parts that are used.  The file
+    must not be changed while they are in use.
 
     Parameters
     ----------
@@ -138,14 +128,13 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 
     with reading(place, "counts in HDF5"), h5py.File(place, "r") as file:
         counts = _mapped(place, file["counts"])
-        whole = np.broadcast_to(True, counts.shape)
-        mask = _mapped(place, file["mask"]) if "mask" in file else whole
+        all_observed = np.broadcast_to(True, counts.shape)
+        mask = _mapped(place, file["mask"]) if "mask" in file else all_observed
         if mask.view(np.uint8).max() > 1:
             raise ValueError("`mask` holds other values than True and False; use another copy")
-        pooled = _mapped(place, file["n_pooled"]) if "n_pooled" in file else not_pooled(mask)
-        header = json.loads(file["header"].asstr()[()])
+        pooled = _mapped(place, file["n_pooled"]) if "n_pooled" in file else single_trials(mask)
         return BinnedSpikes(
-            **{name: header[name] for name in _IN_HEADER},
+            **json.loads(file["header"].asstr()[()]),
             counts=counts,
             mask=mask,
             n_pooled=pooled,
@@ -165,47 +154,25 @@ def is_counts_file(path: Path) -> bool:
         return file.attrs.get("kind") == _KIND
 
 
-def _in_one_piece() -> h5py.h5p.PropDCID:
-    """Say that an array is to lie in the file as in memory, from the start."""
-    from h5py import h5d, h5p
-
-    properties = h5p.create(h5p.DATASET_CREATE)
-    properties.set_layout(h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    return properties
-
-
 def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:
-    """Map the bytes of an array in a file."""
+    """Return an array in a file as a map of its bytes."""
     offset = dataset.id.get_offset()
     if offset is None:
         raise ValueError(
-            f"`{dataset.name[1:]}` is stored in chunks or compressed and cannot be read where it "
-            "lies; write the file anew with spikecdl.write_counts"
+            f"`{dataset.name[1:]}` is stored in chunks or compressed and cannot be mapped; write "
+            "the file anew with spikecdl.write_counts"
         )
     if offset + dataset.nbytes > path.stat().st_size:
         raise ValueError(f"`{dataset.name[1:]}` is cut short; use another copy of the file")
     return np.memmap(path, dataset.dtype, mode, offset, dataset.shape)
 
 
-def _is_pooled(counts: BinnedSpikes) -> bool:
-    return bool(counts.n_pooled.max() > 1)
-
-
-def _write_truth(group: h5py.Group, truth: Truth) -> None:
-    group["header"] = json.dumps(
-        {name: getattr(truth, name) for name in _OF_TRUTH} | {"settings": dict(truth.settings)}
-    )
-    group["templates"], group["baseline"] = truth.templates, truth.baseline
-    for name in EVENT_COLUMNS:
-        group[f"events/{name}"] = truth.events[name].to_numpy()
-
-
 def _read_truth(group: h5py.Group) -> Truth:
     import pandas as pd
 
-    events = pd.DataFrame({name: group[f"events/{name}"][:] for name in EVENT_COLUMNS})
-    header = json.loads(group["header"].asstr()[()])
     return Truth(
-        templates=group["templates"][:], baseline=group["baseline"][:], events=events, **header
+        **json.loads(group["header"].asstr()[()]),
+        templates=group["templates"][:],
+        baseline=group["baseline"][:],
+        events=pd.DataFrame({name: group[f"events/{name}"][:] for name in EVENT_COLUMNS}),
     )

@@ -1,7 +1,4 @@
-"""Containers of recordings: `SpikeTrains` (seconds) and, from its `bin`, `BinnedSpikes` (counts).
-
-Seconds become bins here and nowhere else.  Arrays are read-only; tables are pandas DataFrames.
-"""
+"""`SpikeTrains`: spike times in seconds, which its `bin` turns into `BinnedSpikes`."""
 
 from __future__ import annotations
 
@@ -12,17 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import checks, counts_file
-from spikecdl.data.binned import BinnedSpikes, not_pooled
+from spikecdl.data.binned import BinnedSpikes, single_trials
 from spikecdl.data.binning import Allocate, Clock, Counting
-from spikecdl.data.results import Decomposition
-from spikecdl.data.truth import Truth
-from spikecdl.validation import positive
+from spikecdl.data.counts_file import CountsFile, read_counts
+from spikecdl.data.results import Truth
+from spikecdl.data.times import (
+    as_observed,
+    check_observed,
+    check_seconds,
+    check_times,
+    spike_arrays,
+    whole_recording,
+)
+from spikecdl.data.trials import Windows, as_table, check_columns, check_trials
+from spikecdl.files import replacing
+from spikecdl.validation import counted, plain, positive
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["BinnedSpikes", "Decomposition", "SpikeTrains", "Truth"]
 
 UnitId = int | str
 
@@ -31,8 +35,8 @@ UnitId = int | str
 class SpikeTrains:
     """Spike times of the units of one recording, its trials, and when each unit was observed.
 
-    Made by the readers in `spikecdl.io` and by `SpikeTrains.from_arrays`, which fills in what is
-    not given.  All times are in seconds.
+    Made by the readers in `spikecdl.io` and by `SpikeTrains.from_arrays`.  All times are in
+    seconds, arrays are read-only.
 
     Parameters
     ----------
@@ -41,21 +45,21 @@ class SpikeTrains:
     unit_ids : tuple of int or str
         Distinct names of the units.
     observed : tuple of ndarray, shape (interval, 2)
-        Sorted, disjoint intervals in which each unit was observed.  Spikes may lie outside (in a
-        stretch marked invalid, say); they are not counted.
+        Sorted, disjoint intervals in which each unit was observed.  Spikes outside, as in a stretch
+        marked invalid, are not counted.
     trials : DataFrame or None
         ``start_time`` and ``stop_time``, and any other columns; the index holds the trials' ids.
-        Times may be nan where they are not known; `bin` refuses to use such a trial.
+        Unknown times are nan; `bin` refuses to use such a trial.
     intervals : mapping of str to DataFrame
         Every other table of intervals or events, by name, with at least ``start_time``.
     units : DataFrame or None
-        What else is known of the units, in their order.
+        Other columns about the units, one row per unit.
     clock_rate : float or None
         Ticks per second of the recording's clock (30000.0, ...), if it is known.
     truth : Truth or None
-        For simulated data.
+        What the simulator knows, for simulated data.
     source : str
-        Path or description.
+        Path or description of where the data come from.
 
     Raises
     ------
@@ -65,10 +69,7 @@ class SpikeTrains:
 
     Examples
     --------
-    >>> import numpy as np
-    >>> spikes = SpikeTrains.from_arrays(
-    ...     [np.array([0.1, 0.4, 1.25])], trials=np.array([[0.0, 1.0], [1.0, 2.0]])
-    ... )
+    >>> spikes = SpikeTrains.from_arrays([[0.1, 0.4, 1.25]], trials=[[0.0, 1.0], [1.0, 2.0]])
     >>> spikes
     SpikeTrains(1 unit, 3 spikes, 0 to 2 s, 2 trials)
     >>> spikes.bin(0.5).counts[:, 0]
@@ -96,25 +97,22 @@ class SpikeTrains:
                 raise ValueError(
                     f"`{name}` has {len(getattr(self, name))} entries for {self.n_units} units"
                 )
-        object.__setattr__(self, "unit_ids", tuple(map(checks.plain, self.unit_ids)))
+        object.__setattr__(self, "unit_ids", tuple(map(plain, self.unit_ids)))
         if len(set(self.unit_ids)) != self.n_units:
             raise ValueError(f"`unit_ids` must be distinct, not {self.unit_ids!r}")
-        for name, check in (
-            ("times", checks.check_times),
-            ("observed", checks.check_observed),
-        ):
-            pairs = zip(self.unit_ids, getattr(self, name), strict=True)
-            object.__setattr__(self, name, tuple(check(unit, array) for unit, array in pairs))
+        for name, check in (("times", check_times), ("observed", check_observed)):
+            arrays = tuple(map(check, self.unit_ids, getattr(self, name)))
+            object.__setattr__(self, name, arrays)
         if self.clock_rate is not None:
             positive("clock_rate", self.clock_rate, "ticks per second")
         if self.units is not None and len(self.units) != self.n_units:
             raise ValueError(f"`units` has {len(self.units)} rows for {self.n_units} units")
         if self.trials is not None:
-            checks.check_trials(self.trials)
+            check_trials(self.trials)
         if "trials" in self.intervals:
             raise ValueError("`intervals` must not hold 'trials'; give them as `trials`")
         for name, table in self.intervals.items():
-            checks.check_columns(name, table, ("start_time",))
+            check_columns(name, table, "start_time")
         shape = (1 if self.trials is None else len(self.trials), self.n_units)
         if self.truth is not None and self.truth.baseline.shape != shape:
             raise ValueError(
@@ -155,15 +153,11 @@ class SpikeTrains:
         intervals : mapping of str to DataFrame, mapping or (interval, 2) array, optional
             Other tables of intervals or events.
         units : DataFrame or mapping of columns, optional
-            What else is known of the units, in their order.
-        clock_rate : float, optional
-            Ticks per second of the recording's clock.
-        truth : Truth, optional
-            For simulated data.
-        source : str
-            Description of where the data come from.
+            Other columns about the units, one row per unit.
+        clock_rate, truth, source
+            As in the class.
         sort : bool
-            Sort each unit's times; by default unsorted times are an error.
+            Whether to sort each unit's times; by default unsorted times are an error.
         duplicates : {"error", "keep"}
             Whether one unit may spike twice at exactly the same time.
 
@@ -179,24 +173,21 @@ class SpikeTrains:
         >>> SpikeTrains.from_arrays({"a": [0.5, 0.7], "b": []}, observed=(0.0, 1.0)).rates
         array([2., 0.])
         """
-        ids, arrays = checks.spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
-        trial_table = None if trials is None else checks.as_table("trials", trials)
-        named = dict(intervals or {})
-        tables = {name: checks.as_table(name, table) for name, table in named.items()}
-        given = checks.as_observed(observed, len(ids))
-        spans = [t for t in (trial_table, *tables.values()) if t is not None]
-        checks.check_seconds(arrays, spans, given)
-        unit_table = None
-        if units is not None:
-            import pandas as pd
+        import pandas as pd
 
-            unit_table = pd.DataFrame(units)
-            if len(unit_table) == len(ids):
-                unit_table = unit_table.set_axis(list(ids), axis=0)
+        ids, arrays = spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
+        trial_table = None if trials is None else as_table("trials", trials)
+        tables = {name: as_table(name, table) for name, table in (intervals or {}).items()}
+        given = as_observed(observed, len(ids))
+        spans = [*([] if trial_table is None else [trial_table]), *tables.values()]
+        check_seconds(arrays, spans, given)
+        unit_table = None if units is None else pd.DataFrame(units)
+        if unit_table is not None and len(unit_table) == len(ids):
+            unit_table = unit_table.set_axis(list(ids), axis=0)
         return cls(
             times=arrays,
             unit_ids=ids,
-            observed=given or checks.whole_recording(arrays, spans),
+            observed=given or whole_recording(arrays, spans),
             trials=trial_table,
             intervals=tables,
             units=unit_table,
@@ -207,10 +198,10 @@ class SpikeTrains:
 
     def __repr__(self) -> str:
         """Describe in one line."""
-        spikes = sum(t.size for t in self.times)
-        trials = "" if self.trials is None else f", {_number(len(self.trials), 'trial')}"
+        spikes = counted(sum(t.size for t in self.times), "spike")
+        trials = "" if self.trials is None else f", {counted(len(self.trials), 'trial')}"
         return (
-            f"SpikeTrains({_number(self.n_units, 'unit')}, {_number(spikes, 'spike')}, "
+            f"SpikeTrains({counted(self.n_units, 'unit')}, {spikes}, "
             f"{self.t_start:g} to {self.t_stop:g} s{trials})"
         )
 
@@ -251,11 +242,11 @@ class SpikeTrains:
         table: str = "trials",
         file: str | os.PathLike[str] | None = None,
     ) -> BinnedSpikes:
-        """Count spikes in bins, exactly (see `spikecdl.binning`).
+        """Count spikes in bins, exactly (see `spikecdl.data.binning`).
 
-        Windows hold the whole bins that fit in them: what is left at the end is not counted.  Bins
-        that are not wholly inside a unit's observed intervals, and bins past the end of a trial
-        that is shorter than the longest, have mask False and count 0.
+        Windows hold whole bins only: the rest at their end is not counted.  Bins that are not
+        wholly inside a unit's observed intervals, and bins past the end of a trial that is shorter
+        than the longest, have mask False and count 0.
 
         ``sub_bins`` of the result is 1 while no bin holds two spikes, else the number of whole
         milliseconds in a bin, each of which holds a spike or none.
@@ -278,8 +269,8 @@ class SpikeTrains:
             ``"trials"`` or the name of another table in ``intervals``.  Without a trials table
             the whole recording is one trial.
         file : path_like, optional
-            HDF5 file that is written, and holds the counts in place of memory: for recordings
-            whose counts do not fit there.  `spikecdl.read` opens it again.
+            HDF5 file to write the counts to, instead of holding them in memory: for long
+            recordings.  `spikecdl.read` opens it again.
 
         Returns
         -------
@@ -301,8 +292,8 @@ class SpikeTrains:
         """
         positive("bin_size", bin_size, "seconds")
         chosen = self._unit_positions(units)
-        windows = self._windows(align, window, trials, table)
-        checks.check_windows(windows, self.t_start, self.t_stop)
+        windows = Windows.of(table, self._table(table), trials, align, window)
+        windows.check_inside(self.t_start, self.t_stop)
         times = [self.times[i] for i in chosen]
         observed = [self.observed[i] for i in chosen]
         edges = [windows.starts, windows.durations]
@@ -314,7 +305,6 @@ class SpikeTrains:
                 f"`bin_size` (={bin_size!r}) is longer than the window of trial {trial!r}"
             )
         counting = Counting(times, observed, windows.starts, n_bins, clock)
-        known = self._truth_in(windows, chosen) if table == "trials" else None
 
         def binned(allocate: Allocate, dtype: Any) -> BinnedSpikes:
             counts, mask = counting(allocate, dtype)
@@ -327,54 +317,43 @@ class SpikeTrains:
                 t_start=windows.offset,
                 unit_ids=tuple(self.unit_ids[i] for i in chosen),
                 trial_ids=windows.ids,
-                n_pooled=not_pooled(mask),
+                n_pooled=single_trials(mask),
                 sub_bins=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
                 trial_starts=windows.starts,
                 source=self.source,
-                truth=known,
+                truth=self._truth_in(windows, chosen) if table == "trials" else None,
             )
 
         if file is None:
             return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
-        with counts_file.writing(file, self.source) as target:
-            target.finish(binned(target.allocate, counting.smallest_dtype))
-        return counts_file.read_counts(file)
+        with replacing(file, self.source) as temporary:
+            stored = CountsFile(temporary)
+            stored.finish(binned(stored.allocate, counting.smallest_dtype))
+        return read_counts(file)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         if units is None:
             return np.arange(self.n_units)
-        places = {unit: i for i, unit in enumerate(self.unit_ids)}
+        positions = {unit: i for i, unit in enumerate(self.unit_ids)}
         wanted = [units] if isinstance(units, int | str) else list(units)
-        unknown = [unit for unit in wanted if unit not in places]
-        if unknown or not wanted:
+        if not wanted or not all(unit in positions for unit in wanted):
             raise ValueError(f"`units` (={units!r}) must be among the units {list(self.unit_ids)}")
-        return np.array([places[unit] for unit in wanted])
+        return np.array([positions[unit] for unit in wanted])
 
-    def _windows(
-        self,
-        align: str | None,
-        window: tuple[float, float] | None,
-        trials: str | Sequence[UnitId] | None,
-        table: str,
-    ) -> checks.Windows:
-        frame = self.trials if table == "trials" else self.intervals.get(table)
-        if frame is None:
-            if table != "trials":
-                names = [*(["trials"] if self.trials is not None else []), *self.intervals]
-                raise ValueError(f"`table` (={table!r}) must be one of: {', '.join(names)}")
-            span = {"start_time": [self.t_start], "stop_time": [self.t_stop]}
-            frame = checks.as_table("trials", span)
-        rows = checks.select_rows(frame, trials)
-        return checks.make_windows(table, frame.iloc[rows], rows, align, window)
+    def _table(self, name: str) -> pd.DataFrame:
+        """Return a table by name; one row for the whole recording if there are no trials."""
+        trials = {} if self.trials is None else {"trials": self.trials}
+        known = {**trials, **self.intervals}
+        if name in known:
+            return known[name]
+        if name != "trials":
+            raise ValueError(f"`table` (={name!r}) must be one of: {', '.join(known)}")
+        return as_table("trials", [[self.t_start, self.t_stop]])
 
-    def _truth_in(self, windows: checks.Windows, units: np.ndarray) -> Truth | None:
-        chosen = self.truth.select(windows.rows, units) if self.truth is not None else None
+    def _truth_in(self, windows: Windows, units: np.ndarray) -> Truth | None:
+        """Return what the truth says of these windows of trials."""
+        chosen = None if self.truth is None else self.truth.select(windows.rows, units)
         if chosen is None:
             return None
-        whole = np.array([self.t_start])
-        begun = whole if self.trials is None else self.trials["start_time"].to_numpy(dtype=float)
-        return chosen.shift(windows.starts - begun[windows.rows], windows.durations)
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+        starts = self._table("trials")["start_time"].to_numpy(dtype=float)
+        return chosen.shift(windows.starts - starts[windows.rows], windows.durations)

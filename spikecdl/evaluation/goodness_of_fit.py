@@ -12,7 +12,7 @@ from scipy.special import ndtri_exp
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.truth import store
+from spikecdl.data.results import store
 from spikecdl.evaluation import rescaling
 from spikecdl.evaluation.rescaling import draw_counts, known, rescaled_intervals
 from spikecdl.model.families import Family
@@ -67,7 +67,7 @@ class TimeRescaling:
 
     def __post_init__(self) -> None:
         """Make the arrays read-only."""
-        store(self, distance=self.distance, band=self.band, p_value=self.p_value)
+        store(self, "distance", "band", "p_value")
         for intervals in self.intervals:
             intervals.flags.writeable = False
 

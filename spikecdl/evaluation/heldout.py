@@ -14,7 +14,7 @@ import numpy as np
 
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.data.truth import store
+from spikecdl.data.results import store
 from spikecdl.evaluation import deviance, metrics
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
@@ -73,7 +73,7 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
-        store(self, mean=self.mean, null_mean=self.null_mean)
+        store(self, "mean", "null_mean")
         for name in ("mean", "null_mean"):
             array = getattr(self, name)
             if array.shape != self.counts.shape:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.checks import plain
+from spikecdl.validation import plain
 
 if TYPE_CHECKING:
     import h5py

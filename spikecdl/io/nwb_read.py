@@ -13,8 +13,8 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
-from spikecdl.data.checks import whole_recording
-from spikecdl.data.truth import EVENT_COLUMNS
+from spikecdl.data.times import whole_recording
+from spikecdl.data.results import EVENT_COLUMNS
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io.hdf_tables import read_table, split
 from spikecdl.io.nwb_series import MODULE as MODULE_NAME

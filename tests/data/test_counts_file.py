@@ -27,19 +27,35 @@ def in_file(counts: BinnedSpikes) -> bool:
 class TestBinning:
     """`SpikeTrains.bin(file=...)` counts what `bin` counts in memory."""
 
-    @pytest.mark.parametrize("block", [2**20, 1, 60])
-    def test_trials_of_different_lengths_partly_observed(self, tmp_path, monkeypatch, block):
+    @pytest.mark.parametrize("bin_size", [0.05, 1e-5])
+    def test_trials_of_different_lengths_partly_observed(self, tmp_path, bin_size):
+        """The finer bins are checked and written in parts."""
         spikes, path = make_recording(), tmp_path / "counts.h5"
-        whole = spikes.bin(0.05)
+        whole = spikes.bin(bin_size)
         assert not whole.mask.all()
-        monkeypatch.setattr("spikecdl.data.binned._BLOCK", block)
-        stored = spikes.bin(0.05, file=path)
+        stored = spikes.bin(bin_size, file=path)
         assert_same_counts(stored, whole)
-        assert_same_counts(spikes.bin(0.05), whole)
         assert in_file(stored)
         assert stored.counts.dtype == np.int16
         assert stored.source == str(path)
         assert_same_counts(read(path), whole)
+
+    def test_counting_in_parts_is_counting_at_once(self):
+        """2,000 windows of 1,000 bins are counted in parts, one window of 2,000,000 bins is not."""
+        ticks = np.unique(np.random.default_rng(0).integers(0, 2_000_000, 5000))
+        starts = np.arange(0.0, 2000.0)
+        spikes = SpikeTrains.from_arrays(
+            [ticks / 1000],
+            trials={"start_time": starts, "stop_time": starts + 1},
+            intervals={"whole": [[0.0, 2000.0]]},
+            observed=[[0.0, 700.5], [701.0, 2000.0]],
+        )
+        parts, whole = spikes.bin(0.001), spikes.bin(0.001, table="whole")
+        assert parts.shape == (2000, 1, 1000)
+        for name in ("counts", "mask"):
+            np.testing.assert_array_equal(
+                getattr(parts, name).ravel(), getattr(whole, name).ravel(), err_msg=name
+            )
 
     def test_all_observed_is_one_array(self, tmp_path):
         spikes = SpikeTrains.from_arrays(
