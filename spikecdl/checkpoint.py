@@ -16,6 +16,8 @@ from spikecdl import __version__
 from spikecdl.files import write_bytes, write_json
 from spikecdl.training import Learned, Problem
 
+_STATE = "state."  # prefix of tensors that only training needs
+
 
 def write_model(
     path: str | Path,
@@ -85,7 +87,8 @@ class Checkpoint:
             "converged": state.converged,
             "fingerprint": self.fingerprint,
         }
-        save_tensors(self.path, state.tensors, about)
+        more = {f"{_STATE}{name}": value for name, value in state.state.items()}
+        save_tensors(self.path, state.tensors | more, about)
 
     def load(self, device: torch.device) -> Learned | None:
         """Return the state of training; None if there is no file.
@@ -103,11 +106,13 @@ class Checkpoint:
                 f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
                 "remove it, or resume with what it was made from"
             )
-        moved = {
-            name: value.to(device) if value.is_floating_point() else value
-            for name, value in tensors.items()
-        }
-        return Learned(moved, about["epoch"], about["history"], about["converged"])
+        model: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
+        for name, value in tensors.items():
+            moved = value.to(device) if value.is_floating_point() else value
+            part = state if name.startswith(_STATE) else model
+            part[name.removeprefix(_STATE)] = moved
+        return Learned(model, state, about["epoch"], about["history"], about["converged"])
 
 
 def save_tensors(

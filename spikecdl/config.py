@@ -1,29 +1,23 @@
-"""The arguments of an estimator: made into objects, written as plain values, and read back."""
+"""Arguments of estimators: checked and made into objects, written as plain values and read back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from spikecdl import validation
-from spikecdl.model.families import FAMILIES, from_config
-from spikecdl.model.penalties import PENALTIES
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import TRAINERS, Fraction, Trainer, UniversalThreshold, Weight
 
-
-def trainer(trainer: str | Trainer) -> Trainer:
-    """Return the trainer that an argument names, or is."""
-    if isinstance(trainer, str):
-        return TRAINERS[validation.one_of("trainer", trainer, TRAINERS)]()
-    if not isinstance(trainer, tuple(TRAINERS.values())):
-        raise TypeError(
-            f"`trainer` (={trainer!r}) must be a trainer or one of: {', '.join(sorted(TRAINERS))}"
-        )
-    return trainer
+_REGISTRIES: dict[str, Mapping[str, type]] = {
+    "family": FAMILIES,
+    "penalty": PENALTIES,
+    "trainer": TRAINERS,
+}
 
 
 def weight(penalty_weight: float | None) -> Weight:
@@ -40,18 +34,20 @@ def weight(penalty_weight: float | None) -> Weight:
 
 
 def device(name: str) -> torch.device:
-    """Return a device that is there."""
+    """Return the torch device of that name."""
     validation.one_of("device", str(name).split(":")[0], ("auto", "cpu", "cuda"))
     has_gpu = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_gpu else "cpu")
     if str(name).startswith("cuda") and not has_gpu:
-        raise ValueError(f"`device` (={name!r}) is not there; use 'cpu' or 'auto'")
+        raise ValueError(
+            f"`device` (={name!r}) is not available: no CUDA GPU found; use 'cpu' or 'auto'"
+        )
     return torch.device(name)
 
 
 def generator(random_state: Any) -> torch.Generator:
-    """Return a generator on the CPU from an integer, a RandomState, or None (NumPy's own)."""
+    """Return a CPU generator seeded by an integer, a RandomState, or None (NumPy's own)."""
     from sklearn.utils import check_random_state
 
     if isinstance(random_state, int | np.integer):
@@ -62,7 +58,7 @@ def generator(random_state: Any) -> torch.Generator:
 
 
 def template_bins(length: float, bin_size: float, n_bins: int) -> int:
-    """Return the length of a template in bins, which must be whole and fit in a window."""
+    """Return the length of a template in bins: a whole number, at most that of a window."""
     length = validation.positive("template_length", length)
     bins = round(length / bin_size)
     if bins < 1 or abs(length / bin_size - bins) > 1e-6 * bins:
@@ -79,35 +75,30 @@ def template_bins(length: float, bin_size: float, n_bins: int) -> int:
 
 
 def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as values that JSON can hold; objects become mappings with a name.
+    """Return arguments as plain values that JSON can hold; see `restore`.
 
-    A random state that is not a number is not kept: None stands for it.
+    A family, penalty or trainer becomes the mapping that its ``config()`` returns.  A random state
+    other than an integer becomes None.
 
     Raises
     ------
     TypeError
-        If an argument is of a kind that cannot be written.
+        If an argument cannot be written, such as a penalty that is not in its registry.
     """
     return {name: _plain(name, value) for name, value in arguments.items()}
 
 
 def restore(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `describe`."""
+    """Return the arguments that `describe` was given."""
     arguments = dict(values)
-    makers = {
-        "family": from_config,
-        "penalty": lambda plain: _named(PENALTIES, plain),
-        "trainer": lambda plain: _named(TRAINERS, plain),
-        "baseline": lambda plain: tuple(plain["window"]),
-    }
-    for name, make in makers.items():
+    for name, registry in _REGISTRIES.items():
         if isinstance(arguments[name], dict):
-            arguments[name] = make(arguments[name])
+            config = dict(arguments[name])
+            kind = validation.one_of(name, config.pop("name"), registry)
+            arguments[name] = registry[kind](**config)
+    if isinstance(arguments["baseline"], dict):
+        arguments["baseline"] = tuple(arguments["baseline"]["window"])
     return arguments
-
-
-def _named(registry: Mapping[str, type], plain: Mapping[str, Any]) -> Any:
-    return registry[plain["name"]](**{key: plain[key] for key in plain if key != "name"})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -115,17 +106,23 @@ def _plain(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.random.RandomState):
         return None
-    if type(value) in FAMILIES.values():
-        return {key: _plain(key, entry) for key, entry in value.config().items()}
-    if type(value) in PENALTIES.values():
-        kinds = {kind: key for key, kind in PENALTIES.items()}
-        return {"name": kinds[type(value)], "sign": _plain(name, value.sign)}
-    if type(value) in TRAINERS.values():
-        return {"name": value.name, **asdict(value)}
+    if isinstance(value, Family | Penalty | Trainer):
+        return _registered(name, value)
     if isinstance(value, tuple) and name == "baseline":
         return {"window": [float(edge) for edge in value]}
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(name, entry) for entry in value]
-    raise TypeError(f"`{name}` (={value!r}) cannot be written to a file; pass plain values")
+    raise TypeError(f"`{name}` (={value!r}) cannot be saved; pass plain values")
+
+
+def _registered(name: str, value: Family | Penalty | Trainer) -> dict[str, Any]:
+    """Return the configuration of an object of a registered class."""
+    kind = type(value).__name__
+    if _REGISTRIES[name].get(getattr(value, "name", "")) is not type(value):
+        raise TypeError(
+            f"`{name}` (={kind}) cannot be saved, as {kind} is not a registered {name}; give it a "
+            f"`name` of its own and add it to the registry ({', '.join(_REGISTRIES[name])})"
+        )
+    return {key: _plain(key, entry) for key, entry in value.config().items()}

@@ -26,6 +26,7 @@ from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 from spikecdl.training import (
+    TRAINERS,
     Fixed,
     Fraction,
     Learned,
@@ -38,7 +39,6 @@ from spikecdl.training import (
 )
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
-_LEARNED = ("templates", "analysis", "synthesis", "bias", "level")  # tensors that make the model
 _FITTED = (
     *("bin_size_", "n_bins_", "n_features_in_", "penalty_weight_", "converged_", "n_iter_"),
     *("history_", "_absolute_weight"),
@@ -219,7 +219,7 @@ class DCEA(TransformerMixin, BaseEstimator):
                 on_epoch(state)
 
         with threads.for_size(_size(problem)):
-            learned = config.trainer(self.trainer).fit(problem, learned, after_epoch)
+            learned = self._trainer().fit(problem, learned, after_epoch)
         self._keep(counts, problem, learned)
         return self
 
@@ -306,7 +306,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     @property
     def epochs_at_most(self) -> int:
         """Epochs after which training stops at the latest."""
-        default = config.trainer(self.trainer).default_epochs
+        default = self._trainer().default_epochs
         return default if self.n_epochs is None else self.n_epochs
 
     def __sklearn_tags__(self) -> Any:
@@ -323,6 +323,9 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _family(self) -> Family:
         return validation.member("family", self.family, FAMILIES, Family)
+
+    def _trainer(self) -> Trainer:
+        return validation.member("trainer", self.trainer, TRAINERS, Trainer)
 
     def _layout(self) -> Layout:
         return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
@@ -386,9 +389,13 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
         """Take over what training found, with templates in the order of their number of events."""
-        tensors = {
-            name: value.float() for name, value in learned.tensors.items() if name in _LEARNED
-        }
+        tensors = {name: value.float() for name, value in learned.tensors.items()}
+        for name, value in tensors.items():
+            if value.ndim and len(value) != problem.n_templates:
+                raise ValueError(
+                    f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have "
+                    f"one row per template ({problem.n_templates})"
+                )
         self._tensors = tensors
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
@@ -428,7 +435,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
         with threads.for_size(_size(problem)):
-            events, baseline = config.trainer(self.trainer).encode(problem, tensors)
+            events, baseline = self._trainer().encode(problem, tensors)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 
     def _codes(self, problem: Problem, events: Events) -> Tensor:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from spikecdl.model.penalties import L1
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Observations
-from spikecdl.training.alternating import settled
+from spikecdl.training.alternating import Epoch, alternate, null_cost
 from spikecdl.training.dictionary_update import DictionaryUpdate, update_dictionary
 from spikecdl.training.initialization import crop, initial_templates
 
@@ -272,24 +270,17 @@ class BCOMP(TransformerMixin, BaseEstimator):
 
     def _alternate(self, rows: Observations, rule: Rule, templates: Tensor) -> Learned:
         """Find events and learn templates in turn, until little changes."""
-        null = float(rows.cost(rows.baseline.expand_as(rows.y)))
-        learned = Learned({"templates": templates})
-        while learned.epoch < self.n_epochs and not learned.converged:
-            began = time.perf_counter()
-            found = _epoch(rows, rule, learned.tensors["templates"])
+
+        def epoch(before: Learned) -> Epoch:
+            found = _epoch(rows, rule, before.tensors["templates"])
             record = {
-                "epoch": learned.epoch + 1,
                 "loss": found.cost / int(rows.mask.sum()),
                 "objective": found.cost + float(rule.least_gain[found.events.window].sum()),
                 "n_events": len(found.events),
-                "seconds": time.perf_counter() - began,
             }
-            if learned.history and record["objective"] > learned.history[-1]["objective"]:
-                return replace(learned, converged=True)  # a pursuit does not always go downhill
-            history = [*learned.history, record]
-            tensors = {"templates": found.templates}
-            learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
-        return learned
+            return {"templates": found.templates}, {}, record
+
+        return alternate(epoch, Learned({"templates": templates}), self.n_epochs, null_cost(rows))
 
 
 def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> DictionaryUpdate:

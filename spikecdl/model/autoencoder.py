@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import Encoder
 from spikecdl.model.families import Family
+from spikecdl.model.penalties import Penalty
 
 
 class UnrolledAutoencoder(nn.Module):
@@ -53,9 +54,10 @@ class UnrolledAutoencoder(nn.Module):
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
         family: Family | None = None,
+        penalty: Penalty | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return codes (..., template, *places) and eta, the shape of ``y``."""
-        codes = self.encoder(y, baseline, mask, family)
+        codes = self.encoder(y, baseline, mask, family, penalty)
         return codes, self.dictionary(codes) + baseline
 
     def loss(
@@ -64,11 +66,12 @@ class UnrolledAutoencoder(nn.Module):
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
         family: Family | None = None,
+        penalty: Penalty | None = None,
     ) -> Tensor:
         """Mean cost (negative log likelihood up to a constant) of the observed bins.
 
-        The loss of the source has no penalty term: sparsity acts through the encoder only.
+        The loss of the paper has no penalty term: sparsity acts through the encoder only.
         """
-        _, eta = self(y, baseline, mask, family)
-        cost = (self.family if family is None else family).cost(y, eta)
+        _, eta = self(y, baseline, mask, family, penalty)
+        cost = (family or self.family).cost(y, eta)
         return cost.mean() if mask is None else torch.where(mask, cost, 0).sum() / mask.sum()

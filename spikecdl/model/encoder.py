@@ -35,6 +35,7 @@ class Encoder(Protocol):
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
         family: Family | None = None,
+        penalty: Penalty | None = None,
     ) -> Tensor:
         """Return the codes of observations."""
         ...
@@ -131,6 +132,7 @@ class UnrolledEncoder(nn.Module):
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
         family: Family | None = None,
+        penalty: Penalty | None = None,
     ) -> Tensor:
         """Return the codes of observations.
 
@@ -142,15 +144,15 @@ class UnrolledEncoder(nn.Module):
             Linear predictor without events, broadcastable to ``y``.
         mask : tensor of bool, optional
             False where nothing was observed; shape of ``y``.
-        family : Family, optional
-            Replaces the encoder's, for parameters that differ by window.
+        family, penalty : optional
+            Replace the encoder's, for parameters and weights that differ between windows.
 
         Returns
         -------
         tensor, shape (..., template, *places)
         """
-        family = self.family if family is None else family
-        penalty = self.penalty if self.bias is None else self.penalty.with_weight(self.bias)
+        family, penalty = family or self.family, penalty or self.penalty
+        penalty = penalty if self.bias is None else penalty.with_weight(self.bias)
         windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
         analysis = self.analysis if self.analysis is not self.dictionary else None
         layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)

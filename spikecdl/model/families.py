@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -109,8 +109,8 @@ class Family(ABC):
         """
         raise ValueError(
             f"`family` (={type(self).__name__}) has no `scalar_loss`, which alternating training, "
-            "learned baselines and BCOMP need; use trainer='unrolled' or 'implicit' with `baseline` "
-            "as a (start, stop) pair or as rates"
+            "learned baselines and BCOMP need; use trainer='unrolled' or 'implicit', with "
+            "`baseline` as a (start, stop) pair or as rates"
         )
 
     @property
@@ -223,7 +223,7 @@ class Family(ABC):
         return self
 
     def config(self) -> dict[str, Any]:
-        """Describe the family in plain values; `from_config` makes it anew."""
+        """Describe the family in plain values: its name and its parameters."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return {
             "name": self.name,
@@ -587,12 +587,6 @@ FAMILIES: dict[str, type[Family]] = {
 }
 
 
-def from_config(config: Mapping[str, Any]) -> Family:
-    """Make a family from what `Family.config` described."""
-    name = validation.one_of("name", config["name"], FAMILIES)
-    return FAMILIES[name](**{key: value for key, value in config.items() if key != "name"})
-
-
 def from_text(text: str) -> Family:
     """Make a family from its name and, after a colon, its parameters.
 
@@ -608,7 +602,7 @@ def from_text(text: str) -> Family:
     """
     name, _, rest = text.partition(":")
     known = [f.name for f in fields(FAMILIES[validation.one_of("family", name, FAMILIES)])]  # type: ignore[arg-type]
-    config: dict[str, Any] = {"name": name}
+    config: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
         try:
@@ -620,4 +614,4 @@ def from_text(text: str) -> Family:
         if key not in known:
             options = ", ".join(known) or "none"
             raise ValueError(f"`family` (={text!r}): {name} has no {key!r}; it has: {options}")
-    return from_config(config)
+    return FAMILIES[name](**config)

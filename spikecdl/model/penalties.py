@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Penalty(ABC):
     weight: float | Tensor = 1.0
     sign: str | Sequence[str] = "positive"
     axes: int = 1
+    #: Name in the registry and in files.
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         if not isinstance(self.weight, Tensor) and validation.real("weight", self.weight) < 0:
@@ -105,6 +107,11 @@ class Penalty(ABC):
         up, down = self._signs(codes)
         return up * codes.clamp(min=0) + down * codes.clamp(max=0)
 
+    def config(self) -> dict[str, Any]:
+        """Describe the penalty in plain values, but for its weight and axes, which a fit sets."""
+        names = [f.name for f in fields(self) if f.name not in ("weight", "axes")]
+        return {"name": self.name, **{name: getattr(self, name) for name in names}}
+
     def _signs(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Zero-one tensors that say where positive and where negative codes are allowed."""
         signs = (self.sign,) if isinstance(self.sign, str) else tuple(self.sign)
@@ -132,6 +139,8 @@ class L1(Penalty):
     >>> L1(weight=1.0).prox(torch.tensor([[-2.0, 0.5, 3.0]]), step=1.0)
     tensor([[0., 0., 2.]])
     """
+
+    name: ClassVar[str] = "l1"
 
     def __call__(self, codes: Tensor) -> Tensor:
         return (self.weight * codes.abs()).sum()
@@ -167,6 +176,8 @@ class GroupL1(Penalty):
     >>> GroupL1(weight=2.5).prox(codes, step=1.0).flatten()
     tensor([1.5000, 2.0000])
     """
+
+    name: ClassVar[str] = "group_l1"
 
     @property
     def grouped(self) -> bool:
@@ -205,4 +216,4 @@ class GroupL1(Penalty):
         return squares.clamp(min=torch.finfo(codes.dtype).tiny).sqrt()
 
 
-PENALTIES: dict[str, type[Penalty]] = {"l1": L1, "group_l1": GroupL1}
+PENALTIES: dict[str, type[Penalty]] = {penalty.name: penalty for penalty in (L1, GroupL1)}

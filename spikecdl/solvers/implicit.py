@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
-from spikecdl.model.penalties import Penalty
+from spikecdl.model.penalties import L1, Penalty
 from spikecdl.model.windows import window_dims
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
@@ -96,6 +96,7 @@ class ImplicitEncoder(nn.Module):
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
         family: Family | None = None,
+        penalty: Penalty | None = None,
     ) -> Tensor:
         """Return the codes of observations, differentiable in templates and baseline.
 
@@ -107,15 +108,15 @@ class ImplicitEncoder(nn.Module):
             Linear predictor without events, broadcastable to ``y``.
         mask : tensor of bool, optional
             False where nothing was observed; shape of ``y``.
-        family : Family, optional
-            Replaces the encoder's, for parameters that differ by window.
+        family, penalty : optional
+            Replace the encoder's, for parameters and weights that differ between windows.
 
         Returns
         -------
         tensor, shape (..., template, *places)
         """
-        family = self.family if family is None else family
-        parts = (y, family, self.dictionary, self.penalty, baseline, mask)
+        family, penalty = family or self.family, penalty or self.penalty
+        parts = (y, family, self.dictionary, penalty, baseline, mask)
         solved = sparse_code(*parts, tol=self.tol, max_iter=self.max_iter)
         if not solved.converged:
             warnings.warn(
@@ -125,9 +126,10 @@ class ImplicitEncoder(nn.Module):
             )
         if not torch.is_grad_enabled():
             return solved.codes
-        banded = y.device.type == "cpu" and self.dictionary.plain and not self.penalty.grouped
-        attach = self._on_events if banded else self._on_tensors
-        return attach(solved.codes, y, torch.zeros_like(y) + baseline, mask, family)
+        windows = (solved.codes, y, torch.zeros_like(y) + baseline, mask, family)
+        if type(penalty) is L1 and y.device.type == "cpu" and self.dictionary.plain:
+            return self._on_events(*windows)
+        return self._on_tensors(*windows, penalty)
 
     def _on_events(
         self, codes: Tensor, y: Tensor, baseline: Tensor, mask: Tensor | None, family: Family
@@ -151,10 +153,16 @@ class ImplicitEncoder(nn.Module):
         return events.with_amplitude(amplitude).to_codes(dense.shape).reshape(codes.shape)
 
     def _on_tensors(
-        self, codes: Tensor, y: Tensor, baseline: Tensor, mask: Tensor | None, family: Family
+        self,
+        codes: Tensor,
+        y: Tensor,
+        baseline: Tensor,
+        mask: Tensor | None,
+        family: Family,
+        penalty: Penalty,
     ) -> Tensor:
         """Attach the derivative to codes of any kind."""
-        dictionary, penalty = self.dictionary, self.penalty
+        dictionary = self.dictionary
         eta = dictionary(codes) + baseline
         score = dictionary.adjoint(_observed(family.residual(y, eta), mask))
         curvature = _observed(family.curvature(y, eta.detach()), mask)

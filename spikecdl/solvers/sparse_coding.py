@@ -12,7 +12,7 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import MAX_HALVINGS, bregman
 from spikecdl.model.families import Family
 from spikecdl.model.layouts import Layout
-from spikecdl.model.penalties import Penalty
+from spikecdl.model.penalties import L1, GroupL1, Penalty
 from spikecdl.model.windows import Windows, window_dims
 
 _CHECK_EVERY = 8
@@ -124,8 +124,9 @@ def sparse_code(
     fits = _fits(windows, dictionary)
     if method == "working_set" and not fits:
         raise ValueError(
-            '`method` (="working_set") is for one axis of time without stride, on the CPU, and '
-            'positive weights that are the same for all units and places; use "fista"'
+            '`method` (="working_set") is for L1 and GroupL1, families with `scalar_loss`, one '
+            "axis of time without stride, the CPU, and positive weights that are the same for all "
+            'units and onsets; use "fista"'
         )
     if fits and method != "fista":
         codes, violation, n_iter = _compiled(windows, codes, dictionary, tol, max_iter)
@@ -138,7 +139,9 @@ def sparse_code(
 
 
 def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
-    """Whether the compiled solvers apply."""
+    """Whether a compiled solver applies: to the penalty itself, not to classes derived from it."""
+    if type(windows.penalty) not in (L1, GroupL1) or not windows.family.is_compiled:
+        return False
     weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *places)
     shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
     on_cpu = windows.y.device.type == "cpu"

@@ -35,4 +35,6 @@ __all__ = [
 ]
 
 #: Values of ``trainer`` by name.
-TRAINERS: dict[str, type] = {trainer.name: trainer for trainer in (Alternating, Implicit, Unrolled)}
+TRAINERS: dict[str, type[Trainer]] = {
+    trainer.name: trainer for trainer in (Alternating, Implicit, Unrolled)
+}

@@ -1,9 +1,10 @@
-"""Alternating training: codes solved, then templates, on the same likelihood."""
+"""Alternating training: codes solved, then the dictionary updated, on the same likelihood."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,29 +13,32 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.solvers.events import Events
-from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Weight
+from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer, Weight
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.distributed import Processes, current_processes
 from spikecdl.training.initialization import Initialization
 
-_GAIN = 1e-3  # gain of an epoch, as a fraction of all gain so far, that counts as converged
+_SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged
+
+#: Tensors that make the model, tensors that only training needs, and what goes into the record.
+Epoch = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Alternating:
-    """Codes to convergence, then templates, amplitudes and baseline on the support they found.
+class Alternating(Trainer):
+    """Solve for the codes, then fit templates, amplitudes and baseline on their support.
 
-    `Initialization` decides the first templates and the level of the penalty.  Its templates are
-    longer than asked and are cropped to the bins of most energy, which fixes their shift.
+    `Initialization` chooses the first templates and the level of the penalty.  It learns templates
+    longer than asked and crops them to the bins of most energy, which fixes their shift.
 
     Parameters
     ----------
     overcomplete : float
-        Templates that a run of the race begins with beyond those asked, as a multiple of them.
+        Templates beyond those asked that the initialization begins with, as a multiple of them.
     debias : bool
-        Merge events that the l1 solution spreads over neighbouring places, drop those that the
+        Merge events that the l1 solution spreads over neighbouring onsets, drop those that the
         likelihood does not support, and refit amplitudes with the templates, without the penalty.
-        If false, the template step is on the penalised objective with the codes fixed.
+        If false, the dictionary update is on the penalised objective with the codes fixed.
     padding : float
         Bins learned beyond the template, as a fraction of its length.
     separation : float
@@ -44,7 +48,7 @@ class Alternating:
     tol : float
         Violation of optimality at which codes are accepted, relative to the penalty weight.
     max_iter : int
-        Iterations of a coding step at the most.
+        Largest number of iterations of a coding step.
 
     Raises
     ------
@@ -69,7 +73,6 @@ class Alternating:
     default_epochs: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
-        """Check what would break the race."""
         for name in ("overcomplete", "padding", "separation", "smoothness"):
             value = getattr(self, name)
             if validation.real(name, value) < 0:
@@ -80,39 +83,30 @@ class Alternating:
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run.
 
-        Processes of torch.distributed share the windows, after a race that each runs for itself.
+        Processes of torch.distributed share the windows, after an initialization that each runs.
         """
         data, processes = problem.windows(), current_processes()
         if learned is None:
-            templates, level = self._race(problem, data)
-            start = {"templates": templates, "baseline": data.baseline, "level": level}
-            learned = Learned(start)
-        null = _null_cost(data)
+            templates, level = self._initialize(problem, data)
+            learned = Learned({"templates": templates, "level": level}, {"baseline": data.baseline})
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), int(data.mask.count_nonzero())
         step = self._round(problem, data.take(mine), problem.weight.at(float(level)), processes)
-        while learned.epoch < problem.n_epochs and not learned.converged:
-            began = time.perf_counter()
-            found = step(learned.tensors["templates"], learned.tensors["baseline"][mine], self.tol)
+
+        def epoch(before: Learned) -> Epoch:
+            found = step(before.tensors["templates"], before.state["baseline"][mine], self.tol)
             record = {
-                "epoch": learned.epoch + 1,
                 "loss": found.cost / n_observed,
                 "objective": found.objective,
                 "n_events": int(processes.total(torch.tensor(len(found.events)))),
-                "seconds": time.perf_counter() - began,
             }
-            _check_finite(record)
-            if learned.history and record["objective"] > learned.history[-1]["objective"]:
-                return replace(learned, converged=True)  # codes are solved anew: uphill can be
-            history = [*learned.history, record]
             baseline = processes.whole(found.baseline, len(data.y))
-            tensors = {"templates": found.templates, "baseline": baseline, "level": level}
-            learned = Learned(tensors, learned.epoch + 1, history, settled(history, null))
-            on_epoch(learned)
-        return learned
+            return {"templates": found.templates, "level": level}, {"baseline": baseline}, record
+
+        return alternate(epoch, learned, problem.n_epochs, null_cost(data), on_epoch)
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
-        """Return events and baseline of the problem's data; the templates stay as they are."""
+        """Return events and baseline: the penalised codes, debiased as in training."""
         data = problem.windows()
         step = self._round(problem, data, problem.weight.at(float(tensors["level"])))
         baseline = data.baseline
@@ -122,19 +116,17 @@ class Alternating:
             if self.debias:
                 found = step.refit(tensors["templates"], solved, baseline, learn=False)
                 baseline, events = found.baseline, found.events
-        lead = problem.data.y.shape[:2]
-        return events, baseline.reshape(*lead, -1, 1)
+        return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)
 
-    def _race(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
-        """Return templates to start from, and the level of the penalty."""
+    def _initialize(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
+        """Return the first templates, and the level of the penalty."""
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
 
         def make_round(seen: Observations, weight: Weight) -> Round:
             return self._round(problem, seen, weight)
 
-        templates, level = Initialization(problem, make_round, self.overcomplete, extra, self.tol)(
-            data
-        )
+        choose = Initialization(problem, make_round, self.overcomplete, extra, self.tol)
+        templates, level = choose(data)
         return templates, torch.tensor(level)
 
     def _round(
@@ -156,22 +148,60 @@ class Alternating:
         )
 
 
-def _null_cost(data: Observations) -> float:
+def alternate(
+    epoch: Callable[[Learned], Epoch],
+    learned: Learned,
+    n_epochs: int,
+    null: float,
+    on_epoch: OnEpoch = lambda learned: None,
+) -> Learned:
+    """Take epochs until the objective settles.
+
+    Parameters
+    ----------
+    epoch : callable
+        One pass over codes and dictionary, from the state before it; its record holds ``loss``,
+        ``objective`` and ``n_events``.
+    learned : Learned
+        State to begin with.
+    n_epochs : int
+        Largest number of epochs, those of ``learned`` included.
+    null : float
+        Cost without events; see `null_cost`.
+    on_epoch : callable
+        Called with the state after every epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite.
+    """
+    while learned.epoch < n_epochs and not learned.converged:
+        began = time.perf_counter()
+        tensors, state, measured = epoch(learned)
+        number = learned.epoch + 1
+        record = {"epoch": number, **measured, "seconds": time.perf_counter() - began}
+        if not math.isfinite(record["loss"]):
+            raise FloatingPointError(
+                f"the loss is {record['loss']} at epoch {number}; check the counts for outliers, "
+                "or raise `penalty_weight`"
+            )
+        if learned.history and record["objective"] > learned.history[-1]["objective"]:
+            return replace(learned, converged=True)  # events are found anew, so it can rise
+        history = [*learned.history, record]
+        learned = Learned(tensors, state, number, history, _settled(history, null))
+        on_epoch(learned)
+    return learned
+
+
+def null_cost(data: Observations) -> float:
     """Return the cost without events."""
     return sum(float(some.cost(some.baseline.expand_as(some.y))) for _, some in data.parts())
 
 
-def settled(history: list[dict[str, Any]], null: float) -> bool:
-    """Whether the last epoch gained little of what all epochs gained."""
+def _settled(history: list[dict[str, Any]], null: float) -> bool:
+    """Return whether the last epoch gained little of what all epochs gained."""
     if len(history) < 2:
         return False
     before, now = history[-2]["objective"], history[-1]["objective"]
-    return before - now < _GAIN * max(null - now, 0.0) + 1e-9 * abs(now)
-
-
-def _check_finite(record: dict[str, Any]) -> None:
-    if not math.isfinite(record["loss"]):
-        raise FloatingPointError(
-            f"the loss is {record['loss']} at epoch {record['epoch']}; check the counts for "
-            "outliers, or raise `penalty_weight`"
-        )
+    return before - now < _SETTLED * max(null - now, 0.0) + 1e-9 * abs(now)

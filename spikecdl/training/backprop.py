@@ -1,10 +1,10 @@
-"""Training an auto-encoder by gradient steps on the likelihood of what it decodes."""
+"""Training by back-propagation: gradient steps through an unrolled or an implicit encoder."""
 
 from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,21 +14,21 @@ from torch import Tensor
 from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.implicit import ImplicitEncoder
-from spikecdl.training.base import Learned, Observations, OnEpoch, Problem
+from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer
 from spikecdl.training.dictionary_update import update_dictionary
 from spikecdl.training.distributed import current_processes
 from spikecdl.training.initialization import initial_templates
 
 
-class GradientSteps(ABC):
+class GradientSteps(Trainer):
     """Adam on the likelihood of the decoded observations, in mini-batches.
 
-    What back-propagates through which encoder is up to the subclass, a dataclass of its settings.
+    A subclass is a dataclass with the settings below that builds the network.
     """
 
-    #: Settings of every subclass; see `Unrolled`.
     learning_rate: float
     epsilon: float
     batch_size: int
@@ -38,21 +38,20 @@ class GradientSteps(ABC):
 
     @abstractmethod
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
-        """Build the network from its tensors, and set the weight of its penalty."""
+        """Build the network from its tensors."""
 
     def _more_tensors(self, problem: Problem, templates: Tensor) -> dict[str, Tensor]:
-        """Return what is to be learned besides templates and baseline, at the start."""
+        """Return what is learned besides templates and baseline, at the start."""
         return {}
 
     def _tensors(self, model: UnrolledAutoencoder) -> dict[str, Tensor]:
         """Return what has been learned besides the baseline."""
         return {"templates": model.dictionary.templates}
 
-    def _set_weight(self, problem: Problem, data: Observations, model: UnrolledAutoencoder) -> None:
-        """Let the weight of the penalty follow the templates, so that a fit can go on from them."""
-        model.encoder.penalty = problem.weight(
-            problem.penalty, model.dictionary, data, data.baseline
-        )
+    def _penalty(self, problem: Problem, model: UnrolledAutoencoder) -> Penalty:
+        """Return the penalty, weighted for the present templates, so that a fit can go on."""
+        data = problem.windows()
+        return problem.weight(problem.penalty, model.dictionary, data, data.baseline)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run.
@@ -60,35 +59,29 @@ class GradientSteps(ABC):
         Processes of torch.distributed share the windows of each batch.
         """
         learned = self._begin(problem) if learned is None else learned
-        model = self._autoencoder(problem, learned.tensors)
-        data = problem.windows()
-        baseline = learned.tensors["baseline"].clone().requires_grad_(data.learn_baseline)
+        model, data = self._autoencoder(problem, learned.tensors), problem.windows()
+        baseline = learned.state["baseline"].clone().requires_grad_(data.learn_baseline)
         parameters = list(model.parameters()) + [baseline] * data.learn_baseline
         adam = torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
-        _restore(adam, learned.tensors)
-        problem.generator.set_state(learned.tensors["generator"])
+        _restore(adam, learned.state)
+        problem.generator.set_state(learned.state["generator"])
         while learned.epoch < problem.n_epochs:
-            began = time.perf_counter()
-            self._set_weight(problem, data, model)
-            loss = self._epoch(data, problem.generator, model, baseline, adam, learned.epoch + 1)
-            record = {
-                "epoch": learned.epoch + 1,
-                "loss": loss,
-                "seconds": time.perf_counter() - began,
-            }
-            tensors = {**self._tensors(model), "baseline": baseline}
-            tensors = {name: value.detach().clone() for name, value in tensors.items()}
-            tensors |= {**_state(adam), "generator": problem.generator.get_state()}
+            began, number = time.perf_counter(), learned.epoch + 1
+            loss = self._epoch(problem, model, baseline, adam, number)
+            record = {"epoch": number, "loss": loss, "seconds": time.perf_counter() - began}
+            tensors = {k: v.detach().clone() for k, v in self._tensors(model).items()}
+            state = {"baseline": baseline.detach().clone(), **_state(adam)}
+            state["generator"] = problem.generator.get_state()
             history = [*learned.history, record]
-            learned = Learned(tensors, learned.epoch + 1, history, _settled(history))
+            learned = Learned(tensors, state, number, history, _settled(history))
             on_epoch(learned)
         return learned
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
-        """Return the encoder's events, and the baseline as the problem's data give it."""
+        """Return the encoder's events, and the baseline of the problem's data."""
         model, data = self._autoencoder(problem, tensors), problem.windows()
-        baseline = data.baseline
-        events = _events(model, data, baseline)
+        penalty, baseline = self._penalty(problem, model), data.baseline
+        events = _events(model, data, penalty, baseline)
         if data.learn_baseline:
             found = update_dictionary(
                 data,
@@ -100,7 +93,7 @@ class GradientSteps(ABC):
                 learn_amplitudes=False,
             )
             baseline = found.baseline.to(data.dtype)
-            events = _events(model, data, baseline)
+            events = _events(model, data, penalty, baseline)
         return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)
 
     def _begin(self, problem: Problem) -> Learned:
@@ -113,31 +106,30 @@ class GradientSteps(ABC):
             templates = torch.randn(shape, generator=problem.generator, dtype=rows.dtype)
             templates = templates.to(rows.baseline.device)
         templates = ConvDictionary(templates).normalize_().templates.detach()
-        tensors = {"templates": templates, "baseline": problem.windows().baseline}
-        tensors |= self._more_tensors(problem, templates)
-        tensors["generator"] = problem.generator.get_state()
-        return Learned(tensors)
+        tensors = {"templates": templates, **self._more_tensors(problem, templates)}
+        state = {"baseline": problem.windows().baseline}
+        return Learned(tensors, state | {"generator": problem.generator.get_state()})
 
     def _epoch(
         self,
-        data: Observations,
-        generator: torch.Generator,
+        problem: Problem,
         model: UnrolledAutoencoder,
         baseline: Tensor,
         adam: torch.optim.Adam,
         epoch: int,
     ) -> float:
         """Take a step for every batch; return the mean loss."""
-        order = torch.randperm(len(data.y), generator=generator)
-        total, whole, processes = 0.0, model.encoder.penalty, current_processes()
+        data, processes = problem.windows(), current_processes()
+        penalty, total = self._penalty(problem, model), 0.0
+        order = torch.randperm(len(data.y), generator=problem.generator)
         learned = [parameter for group in adam.param_groups for parameter in group["params"]]
         for number, batch in enumerate(order.split(self.batch_size)):
             mine = batch[processes.part(len(batch))] if len(batch) >= processes.size else batch
             part = data.take(mine).load()
-            model.encoder.penalty = data.share(whole, mine)
             seen = part.mask.sum().double()
             share = seen / processes.total(seen)
-            loss = share * model.loss(part.y, baseline[mine], part.mask, part.family)
+            observed = (part.y, baseline[mine], part.mask, part.family)
+            loss = share * model.loss(*observed, data.of_trials(penalty, mine))
             value = float(processes.total(loss.detach()))
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -149,28 +141,28 @@ class GradientSteps(ABC):
             for parameter in learned:
                 parameter.grad = processes.total(parameter.grad)
             adam.step()
-            for part_of_model in model.modules():
-                if isinstance(part_of_model, ConvDictionary):
-                    part_of_model.normalize_()
+            for module in model.modules():
+                if isinstance(module, ConvDictionary):
+                    module.normalize_()
             total += value * len(batch)
-        model.encoder.penalty = whole
         return total / len(order)
 
 
 @torch.no_grad()
-def _events(model: UnrolledAutoencoder, data: Observations, baseline: Tensor) -> Events:
+def _events(
+    model: UnrolledAutoencoder, data: Observations, penalty: Penalty, baseline: Tensor
+) -> Events:
     """Return the codes that are not zero."""
-    whole, found = model.encoder.penalty, []
+    found = []
     for part, some in data.parts(len(model.dictionary.templates)):
-        model.encoder.penalty = data.share(whole, part)
-        codes = model.encoder(some.y, baseline[part], some.mask, some.family)
+        weighed = data.of_trials(penalty, part)
+        codes = model.encoder(some.y, baseline[part], some.mask, some.family, weighed)
         found.append(Events.from_codes(codes.flatten(0, -3)).later(data.rows_of(part)[0]))
-    model.encoder.penalty = whole
     return Events.joined(found)
 
 
 def _state(adam: torch.optim.Adam) -> dict[str, Tensor]:
-    """Flatten what Adam remembers: its state by parameter number."""
+    """Return the state of Adam as flat tensors, by parameter number."""
     return {
         f"adam.{number}.{name}": value.clone()
         for number, state in adam.state_dict()["state"].items()
@@ -189,7 +181,7 @@ def _restore(adam: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
 
 
 def _settled(history: list[dict[str, Any]]) -> bool:
-    """Whether the last epochs moved the loss by less than a hundredth of all it has moved."""
+    """Return whether the last epochs moved the loss by less than 1 % of all it has moved."""
     losses = [record["loss"] for record in history]
     if len(losses) < 4:
         return False
@@ -198,7 +190,7 @@ def _settled(history: list[dict[str, Any]]) -> bool:
 
 
 _DICTIONARIES = ("templates", "analysis", "synthesis")
-_UNTIED = {  # tensors of its own that the encoder learns, and where it keeps them
+_UNTIED = {  # further tensors of untied weights, and where the network keeps them
     "analysis": "encoder.analysis.templates",
     "synthesis": "encoder.dictionary.templates",
     "bias": "encoder.bias",
@@ -207,7 +199,7 @@ _UNTIED = {  # tensors of its own that the encoder learns, and where it keeps th
 
 @dataclass(frozen=True)
 class Unrolled(GradientSteps):
-    """Adam on the likelihood of the decoded observations, in mini-batches.
+    """Adam through all layers of an unrolled encoder: the training of the paper.
 
     Parameters
     ----------
@@ -216,18 +208,18 @@ class Unrolled(GradientSteps):
     accelerated : bool
         FISTA layers if true, else ISTA.
     tied : bool
-        One dictionary everywhere (DCEA-C); if false, analysis, synthesis and decoder learn apart,
-        and so does a bias per template (DCEA-UC).
+        One dictionary everywhere (DCEA-C).  If false, analysis, synthesis and decoder are learned
+        apart, and so is a threshold per template (DCEA-UC).
     step : float, optional
         Step size of a layer; None: see `UnrolledEncoder`.
     stabilizer : float, optional
-        Peak of the Elu that the residual goes through; see `UnrolledEncoder`.
+        Peak of the Elu applied to the residual; see `UnrolledEncoder`.
     learning_rate, epsilon : float
         Of Adam.
     batch_size : int
-        Windows per step (trials, where the penalty couples units).
+        Windows per step (trials, where the penalty groups units).
     init : {"data", "random"}
-        Stretches of the data, or normal noise, at unit norm.
+        Initial templates: stretches of the data, or normal noise, at unit norm.
 
     References
     ----------
@@ -257,9 +249,9 @@ class Unrolled(GradientSteps):
         dictionaries = {
             name: ConvDictionary(tensors[name].clone()) for name in _DICTIONARIES if name in tensors
         }
-        decoder, data = dictionaries["templates"], problem.windows()
+        decoder = dictionaries["templates"]
         encoder = UnrolledEncoder(
-            data.take(slice(0, 1)).family,  # that of a batch comes with it
+            problem.windows().take(slice(0, 1)).family,  # each batch brings its own
             dictionaries.get("synthesis", decoder),
             problem.penalty,
             self.n_unrolled,
@@ -269,9 +261,7 @@ class Unrolled(GradientSteps):
             bias=tensors["bias"].clone() if "bias" in tensors else None,
             stabilizer=self.stabilizer,
         )
-        model = UnrolledAutoencoder(encoder, decoder)
-        self._set_weight(problem, data, model)
-        return model
+        return UnrolledAutoencoder(encoder, decoder)
 
     def _more_tensors(self, problem: Problem, templates: Tensor) -> dict[str, Tensor]:
         if self.tied:
@@ -289,31 +279,26 @@ class Unrolled(GradientSteps):
         more = {} if self.tied else _UNTIED
         return super()._tensors(model) | {k: model.get_parameter(at) for k, at in more.items()}
 
-    def _set_weight(self, problem: Problem, data: Observations, model: UnrolledAutoencoder) -> None:
-        if self.tied:  # untied weights learn thresholds
-            super()._set_weight(problem, data, model)
+    def _penalty(self, problem: Problem, model: UnrolledAutoencoder) -> Penalty:
+        return super()._penalty(problem, model) if self.tied else problem.penalty
 
 
 @dataclass(frozen=True)
 class Implicit(GradientSteps):
-    """Adam on the likelihood of the decoded observations, through codes that are solved.
+    """Adam through the solution of the codes: the limit of infinitely many layers.
 
-    The loss and its gradient are those that `Unrolled` tends to as its layers become many; see
-    `ImplicitEncoder`.  Codes are solved from nothing in every step, so that a fit that was broken
-    off goes on to the same bits.
+    Loss and gradient are those that `Unrolled` tends to as its layers become many; see
+    `ImplicitEncoder`.  Every step solves for the codes from zero, so that a resumed fit gives the
+    same bits.
 
     Parameters
     ----------
     tol : float
         Violation of optimality at which codes are accepted, relative to the penalty weight.
     max_iter : int
-        Iterations of `sparse_code` at the most.
-    learning_rate, epsilon : float
-        Of Adam.
-    batch_size : int
-        Windows per step (trials, where the penalty couples units).
-    init : {"data", "random"}
-        Stretches of the data, or normal noise, at unit norm.
+        Largest number of iterations of `sparse_code`.
+    learning_rate, epsilon, batch_size, init
+        See `Unrolled`.
 
     References
     ----------
@@ -337,11 +322,9 @@ class Implicit(GradientSteps):
     default_epochs: ClassVar[int] = 20
 
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
-        data, dictionary = problem.windows(), ConvDictionary(tensors["templates"].clone())
-        family = data.take(slice(0, 1)).family  # that of a batch comes with it
+        family = problem.windows().take(slice(0, 1)).family  # each batch brings its own
+        dictionary = ConvDictionary(tensors["templates"].clone())
         encoder = ImplicitEncoder(
             family, dictionary, problem.penalty, tol=self.tol, max_iter=self.max_iter
         )
-        model = UnrolledAutoencoder(encoder)
-        self._set_weight(problem, data, model)
-        return model
+        return UnrolledAutoencoder(encoder)

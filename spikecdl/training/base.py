@@ -1,12 +1,12 @@
-"""What a trainer is given: windows of observations and what is known of them."""
+"""What a trainer is given, and what it returns: observations, penalty weights, problem, state."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,16 +16,16 @@ from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 
-PART = 2**22  # numbers that are worked on at once
+PART = 2**22  # numbers in memory at once, as floats
 
 
 @dataclass(frozen=True)
 class Observations:
     """Windows of counts as the model sees them.
 
-    Counts may be integers as they are stored, in memory or in a file.  Arithmetic is on real
-    numbers, in the precision and on the device of the baseline: `parts` makes them of some trials
-    at a time, so that memory does not grow with the number of trials.
+    Counts stay integers as they are stored, in memory or in a file.  `parts` converts a few trials
+    at a time to the precision and device of the baseline, so that memory does not grow with the
+    number of trials.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ class Observations:
         )
 
     def parts(self, copies: int = 1) -> Iterator[tuple[slice, Observations]]:
-        """Yield some trials after the other, loaded, and which they are.
+        """Yield the slice of each part of the trials, and the part, loaded.
 
-        A part has about `PART` numbers, counted ``copies`` times: as many as are made of each.
+        A part has about `PART` numbers in all when ``copies`` are made of each.
         """
         count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))
         for first in range(0, len(self.y), count):
@@ -78,7 +78,7 @@ class Observations:
 
     @property
     def is_one_part(self) -> bool:
-        """Whether all can be worked on at once."""
+        """Whether all observations fit in one part."""
         return self.y.numel() <= PART
 
     @property
@@ -91,15 +91,12 @@ class Observations:
         return self._map(lambda tensor: tensor.flatten(0, -3))
 
     def rows_of(self, part: slice) -> tuple[int, int]:
-        """Return the first of the rows of some trials, and the first after them."""
+        """Return the first row of some trials, and the first row after them."""
         rows = math.prod(self.y.shape[1:-2])
         return rows * part.start, rows * part.stop
 
     def totals(self) -> Tensor:
-        """Return sums over observed bins, of observations and of exposure, in double precision.
-
-        Of shape (2, trial, unit, channel, 1).
-        """
+        """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
         sums = []
         for _, some in self.rows().parts():
             both = torch.stack([some.y, some.family.exposure(some.y)])
@@ -107,13 +104,12 @@ class Observations:
             sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
         return torch.cat(sums, 1).reshape(2, *self.baseline.shape)
 
-    def share(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
-        """Return the penalty of some trials, whose weights (trial, ..., template, 1) go along."""
-        each = (self.y.ndim, len(self.y))
-        return penalty.map(lambda w: w[part] if (w.ndim, *w.shape[:1]) == each else w)
+    def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
+        """Return the penalty of some trials; weights are one number or have trials first."""
+        return penalty.map(lambda weight: weight[part] if weight.ndim else weight)
 
-    def together(self, penalty: Penalty) -> int:
-        """Return how many neighbouring rows the penalty takes together: units of a trial, or 1."""
+    def group_size(self, penalty: Penalty) -> int:
+        """Return how many neighbouring rows the penalty groups: the units of a trial, or 1."""
         return self.y.shape[-3] if penalty.grouped else 1
 
     def to(self, target: torch.dtype | torch.device | str) -> Observations:
@@ -140,9 +136,9 @@ class Observations:
 
 
 class Weight(ABC):
-    """Rule that sets the weight of a penalty for some observations and templates."""
+    """Rule that sets the weight of a penalty for given observations and templates."""
 
-    #: Multiples of the weight among which a trainer may choose by held-out likelihood.
+    #: Levels, multiples of the weight, among which a trainer may choose by held-out likelihood.
     levels: ClassVar[tuple[float, ...]] = (1.0,)
 
     def at(self, level: float) -> Weight:
@@ -153,63 +149,62 @@ class Weight(ABC):
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
-        """Return the penalty with its weight set."""
+        """Return the penalty with its weight: one number, or one per window and template."""
 
 
 @dataclass(frozen=True)
 class UniversalThreshold(Weight):
-    r"""The height that the scores of pure noise reach.
+    r"""Largest score expected of pure noise, times a level; one weight per window and template.
 
-    The largest of N normal scores is about :math:`\sigma\sqrt{2\log N}`, so per window and template
+    The largest of N normal scores is about :math:`\sigma\sqrt{2\log N}`, hence
 
-    .. math:: \lambda = \sqrt{2 \log(C N_{\text{place}})}
+    .. math:: \lambda = \sqrt{2 \log(C N_{\text{onset}})}
               \Bigl(\sum_{n,k} h_{n,k}^2\, c_n(\mu)\Bigr)^{1/2}
 
-    with c the curvature at the baseline, summed over channels n and bins k (Donoho and Johnstone,
-    Biometrika 81, 1994, for the Gaussian family).
+    with c the curvature at the baseline, summed over channels n and bins k.  Levels below 1 are
+    for events too frequent for this threshold.
+
+    References
+    ----------
+    Donoho and Johnstone, Biometrika 81, 1994 (Gaussian family).
     """
 
-    #: Multiplies that height.
     level: float = 1.0
     levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35, 0.2)
 
     def at(self, level: float) -> UniversalThreshold:
-        """Return the rule at a multiple of that height, for events too many to be that rare."""
         return UniversalThreshold(level)
 
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
-        """Return the penalty with one weight per window and template."""
         spread = null_spread(dictionary, data, baseline)
-        places = data.y.shape[-1] - dictionary.support[0] + 1
-        height = penalty.null_weight(spread, spread.shape[-2] * places)
-        return penalty.with_weight(self.level * height)
+        n_onsets = data.y.shape[-1] - dictionary.support[0] + 1
+        threshold = penalty.null_weight(spread, spread.shape[-2] * n_onsets)
+        return penalty.with_weight(self.level * threshold)
 
 
 @dataclass(frozen=True)
 class Fraction(Weight):
-    """A fraction of lambda_max, the smallest weight for which no window has any event."""
+    """Fraction of `lambda_max`; one weight for all windows."""
 
     fraction: float
 
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
-        """Return the penalty with one weight for all windows."""
         return penalty.with_weight(self.fraction * lambda_max(penalty, dictionary, data, baseline))
 
 
 @dataclass(frozen=True)
 class Fixed(Weight):
-    """A weight in the units of the score, as it was when the model was fitted."""
+    """Weight of an earlier fit, in the unit of scores."""
 
     weight: float
 
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
-        """Return the penalty with that weight."""
         return penalty.with_weight(self.weight)
 
 
@@ -268,13 +263,17 @@ class Problem:
 
 @dataclass
 class Learned:
-    """State of training: all that is needed to go on, and in the end the result.
+    """State of training: what makes the model, and what else is needed to go on.
 
     Parameters
     ----------
     tensors : dict
-        ``templates`` (template, channel, bin), ``baseline`` in the shape of that of
-        `Problem.windows`, and what else the trainer keeps.
+        ``templates`` (template, channel, bin) and whatever else `Trainer.encode` needs.  Each is a
+        number, or has templates as its first axis, so that templates can be reordered.  All are
+        saved with the model.
+    state : dict
+        Tensors that only training needs, such as the baseline of the training data or the state
+        of an optimiser.  They are saved in checkpoints alone.
     epoch : int
         Epochs completed.
     history : list of dict
@@ -283,6 +282,7 @@ class Learned:
     """
 
     tensors: dict[str, Tensor]
+    state: dict[str, Tensor] = field(default_factory=dict)
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     converged: bool = False
@@ -292,14 +292,26 @@ class Learned:
 OnEpoch = Callable[[Learned], None]
 
 
-class Trainer(Protocol):
-    """A way of learning templates, and of coding observations with them."""
+class Trainer(ABC):
+    """Way of learning templates, and of coding observations with them: a dataclass of settings."""
 
+    #: Name in the registry and in files.
     name: ClassVar[str]
     default_epochs: ClassVar[int]
 
+    @abstractmethod
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from ``learned``."""
 
+    @abstractmethod
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
-        """Return events and baseline for the problem's data, the events by ``data.rows()``."""
+        """Return events and baseline of the problem's data with `Learned.tensors`.
+
+        Windows of events are numbered as in ``data.rows()``.  How codes are found is the trainer's:
+        the same templates give the debiased amplitudes of `Alternating`, the output of the layers
+        of `Unrolled`, or the penalised solution of `Implicit`.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """Describe the trainer in plain values."""
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]

@@ -223,7 +223,7 @@ def event_gains(
             templates,
             events.within(*data.rows_of(part)),
             baseline[part],
-            data.share(penalty, part),
+            data.of_trials(penalty, part),
         )
         for part, some in data.parts()
     ]
@@ -242,7 +242,7 @@ def _gains(
     weighted = waveform * events.patches(curvature, length)
     energy = (waveform * weighted).sum(dim=(1, 2)).clamp(min=1e-12)
     explained = (weighted * events.patches(signal, length)).sum(dim=(1, 2))
-    group = events.groups(data.together(penalty))
+    group = events.groups(data.group_size(penalty))
 
     def together(gain: Tensor) -> Tensor:
         return torch.zeros_like(gain).index_add(0, group, gain)[group]
@@ -337,7 +337,7 @@ class Round:
         data, dictionary = self.data, ConvDictionary(templates.to(self.data.dtype))
         found, value = [], 0.0
         for part, some in data.parts(len(templates)):
-            weighed, (first, last) = data.share(penalty, part), data.rows_of(part)
+            weighed, (first, last) = data.of_trials(penalty, part), data.rows_of(part)
             begun = None
             if start is not None:
                 shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
@@ -373,7 +373,7 @@ class Round:
     ) -> DictionaryUpdate:
         """Merge and prune the events of the l1 solution, and refit them without the penalty."""
         penalty = solved.penalty
-        units = self.data.together(penalty)
+        units = self.data.group_size(penalty)
         events = solved.events.merge(self.separation, units)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)

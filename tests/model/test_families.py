@@ -23,7 +23,6 @@ from spikecdl.model.families import (
     Gaussian,
     NegativeBinomial,
     Poisson,
-    from_config,
     from_text,
 )
 
@@ -438,6 +437,10 @@ def test_bad_parameters_are_refused(kind, argument, value, error):
         kind(**{argument: value})
 
 
+def restored(config):
+    return FAMILIES[config.pop("name")](**config)
+
+
 @pytest.mark.parametrize(
     "family",
     [
@@ -448,16 +451,11 @@ def test_bad_parameters_are_refused(kind, argument, value, error):
     ids=repr,
 )
 def test_a_family_is_made_anew_from_plain_values(family):
-    again = from_config(json.loads(json.dumps(family.config())))
+    again = restored(json.loads(json.dumps(family.config())))
     assert type(again) is type(family)
     known, known_again = (f.resolve(torch.tensor(3.0)) for f in (family, again))
     y, eta = torch.tensor([[0.0, 2.0]]), torch.tensor([[-1.0, 1.5]])
     assert torch.equal(known_again.log_prob(y, eta), known.log_prob(y, eta))
-
-
-def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match=r"`name` \(='gamma'\) must be one of: binomial, gaussian"):
-        from_config({"name": "gamma"})
 
 
 @pytest.mark.parametrize("shape", [1e3, 1e4])

@@ -49,7 +49,10 @@ def learn(name):
     """Return what a fit learns, with the last record of its history."""
     learned = TRAINERS[name].fit(problem(name), None, lambda state: None)
     record = {key: value for key, value in learned.history[-1].items() if key != "seconds"}
-    tensors = {key: learned.tensors[key] for key in ("templates", "baseline")}
+    tensors = {
+        "templates": learned.tensors["templates"],
+        "baseline": learned.state["baseline"],
+    }
     return {**tensors, "record": torch.tensor(list(record.values()), dtype=torch.float64)}
 
 
