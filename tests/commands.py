@@ -62,6 +62,6 @@ def succeeded(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def write_only_summary(folder: Path, model: Any, data: Any, single: Any, parts: Any, about: Any):
-    """Take the place of `outputs.write_fit`, without figures, where these do not matter."""
-    (folder / "summary.json").write_text(json.dumps(about))
+def write_only_summary(folder: Path, model: Any, selected: Any, parts: Any, summary: Any) -> None:
+    """Replace `outputs.write_fit` where figures and the other files do not matter."""
+    (folder / "summary.json").write_text(json.dumps(summary))

@@ -1,8 +1,4 @@
-"""The command line: `spikecdl demo`, `inspect`, `fit`, `apply`, `evaluate`, `compare`, `simulate`,
-`experiment`, `denoise`.
-
-Nothing heavy is imported until a command runs.
-"""
+"""The command line `spikecdl`. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
@@ -13,14 +9,14 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import denoising, experiments, fitting, models, recordings
+from spikecdl.cli import applying, denoising, fitting, recordings
 from spikecdl.cli.errors import run
 
 app = typer.Typer(
     name="spikecdl",
-    help="Learn templates, short waveforms of firing-rate change, from spike trains.",
-    epilog="Exit codes: 0 success; 2 the command line or the data is wrong; 130 interrupted; "
-    "1 anything else, a bug.",
+    help="Learn templates (short waveforms of firing-rate change) from spike trains.",
+    epilog="Exit codes: 0 success; 1 a bug in spikecdl; 2 an error in the command line or the "
+    "data; 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     add_completion=False,
     rich_markup_mode=None,
@@ -37,10 +33,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _every_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks, and warnings of other packages.")
+        bool, typer.Option("--debug", help="Show tracebacks, and warnings from other packages.")
     ] = False,
 ) -> None:
     pass
@@ -48,19 +44,20 @@ def _every_command(
 
 for command in (
     *(fitting.demo, recordings.inspect, fitting.fit),
-    *(models.apply, models.evaluate, models.compare, recordings.simulate),
-    experiments.experiment,
+    *(applying.apply, applying.evaluate, applying.compare),
+    *(recordings.simulate, fitting.experiment),
 ):
     app.command()(command)
 app.add_typer(denoising.app)
 
 
 def main() -> None:
-    """Run the command line and exit with its code (0, 1, 2 or 130; see the README).
+    """Run the command line and exit with its code, which `spikecdl --help` explains.
 
-    Of several processes (torchrun), the first one speaks; those that have nothing to share end.
+    Of several processes (torchrun), only the first prints. The others take part in `fit` and
+    `demo`, and end at once in other commands.
     """
-    # --debug counts anywhere on the line
+    # --debug is accepted anywhere on the line
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if os.environ.get("RANK", "0") != "0":
         if not {"fit", "demo"} & set(arguments):

@@ -1,4 +1,4 @@
-"""Exit codes, and errors as one line that names what was typed."""
+"""Exit codes, and error messages of one line that name the options of the command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ SUCCESS, BUG, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 _PACKAGE = Path(__file__).parents[1]
 _EXPECTED = (ValueError, TypeError, FloatingPointError)
-# What every error of the command line derives from (ClickException), in whichever version of
-# Click this Typer depends on or carries.
+# ClickException, the base class of errors in the command line, of the Click that Typer uses.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[2]
-# Arguments of functions whose options have another name than theirs, but for a leading "n_".
+# Options of arguments with another name, without a leading "n_".
 _ARGUMENTS = {
     "bin_size": "bin",
     "template_length": "length",
@@ -32,15 +31,10 @@ _ARGUMENTS = {
 
 
 def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
-    """Run a command; tell of what goes wrong in one line, and return the exit code.
+    """Run a command, print each warning or error as one line, and return the exit code.
 
-    Parameters
-    ----------
-    app : Typer
-    arguments : sequence of str
-        What follows ``spikecdl`` on the line.
-    debug : bool
-        Show tracebacks, and the warnings of other packages.
+    ``arguments`` are what follows ``spikecdl`` on the command line; with ``debug``, tracebacks and
+    the warnings of other packages are shown.
     """
     options = _options(app, arguments)
 
@@ -67,7 +61,7 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:
-    """Return the exit code that an exception means, and what to say."""
+    """Return the exit code for an exception, and the message to print."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED, ""
     if isinstance(error, _USAGE_ERROR):
@@ -80,13 +74,13 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if not isinstance(error, Exception):
         raise error
     return BUG, (
-        f"unexpected error: {type(error).__name__}: {error}; this is a bug: run again with --debug "
-        "and report it"
+        f"unexpected error: {type(error).__name__}: {error}; this is a bug, please run again with "
+        "--debug and report it"
     )
 
 
 def _say(message: str, options: Mapping[str, str]) -> None:
-    """Print one line on standard error, with arguments by the names of their options."""
+    """Print one line on standard error, with arguments replaced by the names of their options."""
 
     def as_typed(found: re.Match[str]) -> str:
         name = found[1].removeprefix("n_")
@@ -97,7 +91,7 @@ def _say(message: str, options: Mapping[str, str]) -> None:
 
 
 def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
-    """Return the options of the command that is run, by the names of its parameters."""
+    """Return the options of the command in ``arguments``, by the names of its parameters."""
     command: Any = typer.main.get_command(app)
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
@@ -113,6 +107,6 @@ def _os_message(error: OSError) -> str:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Whether the package itself raised the error, rather than something it called."""
+    """Whether the package itself raised the error, not a library that it called."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and _PACKAGE in Path(frames[-1].filename).parents

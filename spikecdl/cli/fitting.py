@@ -1,4 +1,4 @@
-"""`spikecdl fit` and `spikecdl demo`."""
+"""`spikecdl fit`, `demo` and `experiment`: learn templates."""
 
 from __future__ import annotations
 
@@ -6,107 +6,82 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from spikecdl.cli import windows as choose
-from spikecdl.cli.progress import epochs_shown, working
-from spikecdl.cli.windows import Windows
+from spikecdl.cli import options, outputs
+from spikecdl.cli.options import Selection, argument, flag, option
+from spikecdl.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
+    from spikecdl.training import Learned
 
-Out = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Folder for the results; made if it is not there.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto (a GPU if any), cpu or cuda.")]
-Seed = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Same seed, same result.")]
-
-CHECKPOINT = "checkpoint.safetensors"
+_CHECKPOINT = "checkpoint.safetensors"
+_EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
 
 def fit(
-    file: choose.File,
-    out: Out,
-    length: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Length of the templates: whole bins.")
-    ],
+    file: options.File,
+    out: options.Out,
+    length: Annotated[float, option("SECONDS", "Length of the templates, in whole bins.")],
     bin: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help="Size of bins. Needed, unless the file holds bins already."
-        ),
+        float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")
     ] = None,
-    templates: Annotated[int, typer.Option(metavar="NUMBER", help="How many templates.")] = 1,
-    family: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="binomial, poisson, negative_binomial or gaussian; parameters after a colon, as "
-            "gaussian:scale=2.5, negative_binomial:shape=3.",
-        ),
-    ] = "poisson",
-    pool_trials: choose.Pool = False,
-    align: choose.Align = None,
-    window: choose.Window = None,
-    units: choose.Units = None,
-    trials: choose.Trials = None,
-    table: choose.Table = "trials",
+    templates: Annotated[int, option("NUMBER", "Number of templates.")] = 1,
+    family: options.Family = "poisson",
+    pool_trials: options.Pool = False,
+    align: options.Align = None,
+    window: options.Window = None,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    table: options.Table = "trials",
     layout: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="shared: one waveform for all units, a code per unit; joint: units are channels "
-            "of the templates, a code per trial.",
+        option(
+            "NAME",
+            "shared: all units have the same waveforms, each unit its own events; joint: each unit "
+            "has its own waveforms, all units the same events.",
         ),
     ] = "shared",
     weight: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "FRACTION",
+            "Penalty weight as a fraction of lambda_max, above which there are no events. "
+            "Default: chosen from the noise and by held-out likelihood.",
             "--lambda",
-            metavar="FRACTION",
-            help="Penalty as a fraction of lambda_max, above which there are no events. Default: "
-            "from the height that scores of pure noise reach.",
         ),
     ] = None,
-    penalty: Annotated[
-        str, typer.Option(metavar="NAME", help="l1, or group_l1: units fire together.")
-    ] = "l1",
-    sign: Annotated[
-        str, typer.Option(metavar="NAME", help="Sign of codes: positive, negative or both.")
-    ] = "positive",
+    penalty: Annotated[str, option("NAME", "l1; or group_l1: units fire together.")] = "l1",
+    sign: Annotated[str, option("NAME", "Amplitudes: positive, negative or both.")] = "positive",
     baseline: Annotated[
         str,
-        typer.Option(
-            metavar="HOW",
-            help="learned; or START:STOP, estimated between these times of each window; or a rate "
-            "in Hz; or one for each unit, as 8,5.5,12.",
+        option(
+            "HOW",
+            "learned; START:STOP, the mean rate between these times of each window; a rate in Hz; "
+            "or a rate for each unit, as in 8,5.5,12.",
         ),
     ] = "learned",
     trainer: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Training: alternating; unrolled, that of the source paper; or implicit, its "
-            "limit of infinitely many layers.",
+        option(
+            "NAME",
+            "alternating; unrolled, as in the paper; or implicit, its limit of infinitely many "
+            "layers.",
         ),
     ] = "alternating",
     epochs: Annotated[
-        int | None,
-        typer.Option(metavar="NUMBER", help="Epochs at the most. Default: as training needs."),
+        int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
     ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the checkpoint that a killed fit left in --out."),
+        bool, flag("--resume", "Continue from the checkpoint of an interrupted fit.")
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Learn templates from a recording; write everything to --out.
+    """Learn templates from a recording and write results to --out.
 
-    --out receives the model, summary.json, figures, results.nwb and report.html. Times are in
-    seconds. `spikecdl inspect FILE` shows what there is to choose from.
+    Writes the model, summary.json, figures, results.nwb and report.html. Times are in seconds.
+    `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
     from spikecdl.estimator import DCEA
     from spikecdl.model.families import from_text
@@ -126,75 +101,112 @@ def fit(
         device=device,
         random_state=seed,
     )
-    chosen = Windows(pool_trials, align, window, units, trials, table)
-    _fit_to_folder(file, model, chosen, bin, out, resume=resume, as_json=as_json)
+    selection = Selection(pool_trials, align, window, units, trials, table)
+    _fit_to_folder(file, model, selection, bin, out, resume, as_json)
 
 
 def demo(
-    out: Out = Path("spikecdl-demo"), seed: Seed = 0, device: Device = "auto", as_json: Json = False
+    out: options.Out = Path("spikecdl-demo"),
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
-    """Fit the recording that comes with spikecdl; check the result.
+    """Fit the recording that comes with spikecdl, as a check.
 
-    The recording is simulated: what was found is compared with what made it.
+    The recording is simulated, so the result is compared with the truth.
     """
     from spikecdl import datasets
     from spikecdl.estimator import DCEA
 
     model = DCEA(3, 0.05, "binomial", device=device, random_state=seed)
-    _fit_to_folder(datasets.demo(), model, Windows(pool=True), 0.001, out, as_json=as_json)
+    selection = Selection(pool_trials=True)
+    _fit_to_folder(datasets.demo(), model, selection, 0.001, out, False, as_json)
+
+
+def experiment(
+    name: Annotated[str, argument("NAME", _EXPERIMENTS)],
+    out: options.Out,
+    quick: Annotated[bool, flag("--quick", "Run a small version, in under two minutes.")] = False,
+    data: Annotated[
+        Path | None, option("FOLDER", "Recordings, for the experiments that need them.")
+    ] = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Run one of the paper's experiments, with comparison methods.
+
+    Writes table.csv, figures and summary.json to --out.
+    """
+    from rich.console import Console
+
+    from spikecdl import experiments
+    from spikecdl.report.summary import versions
+
+    console = Console(stderr=True, quiet=as_json)
+    settings = experiments.Options(
+        quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
+    )
+    began = time.perf_counter()
+    with outputs.results_folder(out, data or Path()) as unfinished:
+        result = experiments.run(name, settings)
+        about = {
+            "command": outputs.command_line(),
+            "experiment": name,
+            "quick": quick,
+            "versions": versions(),
+            "seed": seed,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        result.write(unfinished, about)
+    found = {**about, "settings": dict(result.settings), "findings": list(result.findings)}
+    outputs.show(found, [*result.findings, f"results in {out}/"], as_json)
 
 
 def _fit_to_folder(
     file: Path,
     model: DCEA,
-    chosen: Windows,
-    bin_size: float | None,
-    out: Path,
-    *,
-    resume: bool = False,
-    as_json: bool = False,
-) -> None:
-    """Read, count, fit, write everything and print the summary.
-
-    Of the processes that torchrun starts, the first one does all but the fit, which all share.
-    """
-    from spikecdl.io import read
-    from spikecdl.training.distributed import joined
-
-    with joined() as ranks:
-        if ranks.rank > 0:
-            counts, _ = chosen.count(read(file), bin_size)
-            model.fit(counts, checkpoint=out / CHECKPOINT, resume=resume)
-        else:
-            _fit_and_write(file, model, chosen, bin_size, out, resume, as_json)
-
-
-def _fit_and_write(
-    file: Path,
-    model: DCEA,
-    chosen: Windows,
+    selection: Selection,
     bin_size: float | None,
     out: Path,
     resume: bool,
     as_json: bool,
 ) -> None:
-    from spikecdl.cli import outputs, summary
-    from spikecdl.io import read
+    """Fit the selected counts, write all results and print the summary.
 
-    with outputs.results_folder(out, file) as unfinished:
-        data = read(file)
-        counts, single = chosen.count(data, bin_size)
-        began = time.perf_counter()
-        with epochs_shown(model, as_json) as on_epoch:
-            model.fit(counts, checkpoint=out / CHECKPOINT, resume=resume, on_epoch=on_epoch)
-        seconds = time.perf_counter() - began
-        with working("scoring bins held out, writing results", as_json):
-            parts = model.decompose(counts)
-            about = summary.of_fit(model, parts, file, chosen, seconds)
-            outputs.write_fit(unfinished, model, data, single, parts, about)
-    (out / CHECKPOINT).unlink(missing_ok=True)
-    lines = [*summary.fit_in_words(about), f"results in {out}/ (start with report.html)"]
-    summary.show(about, lines, as_json)
+    Of several processes (torchrun), which share the fit, only the first writes and prints.
+    """
+    from spikecdl.io import read
+    from spikecdl.report import fit_summary, text
+    from spikecdl.training.distributed import joined
+
+    checkpoint = out / _CHECKPOINT
+    with joined() as processes:
+        if processes.rank > 0:
+            counts = selection.count(read(file), bin_size).counts
+            model.fit(counts, checkpoint=checkpoint, resume=resume)
+            return
+        with outputs.results_folder(out, file) as unfinished:
+            selected = selection.count(read(file), bin_size)
+            began = time.perf_counter()
+            with outputs.epochs_shown("finding initial templates", as_json) as update:
+
+                def on_epoch(state: Learned) -> None:
+                    record = state.history[-1]
+                    events = f", {record['n_events']} events" if "n_events" in record else ""
+                    line = f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
+                    update(line, state.epoch, model.epochs_at_most)
+
+                model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
+            seconds = round(time.perf_counter() - began, 3)
+            with outputs.working("scoring bins held out, writing results", as_json):
+                parts = model.decompose(selected.counts)
+                about = fit_summary(model, parts, file)
+                about["settings"] |= selection.described()
+                about = {"command": outputs.command_line(), **about, "seconds": seconds}
+                outputs.write_fit(unfinished, model, selected, parts, about)
+        checkpoint.unlink(missing_ok=True)
+    lines = [*text.fit_lines(about), f"results in {out}/ (start with report.html)"]
+    outputs.show(about, lines, as_json)
 
 
 def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:

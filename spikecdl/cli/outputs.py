@@ -1,45 +1,46 @@
-"""The folder of results: it receives all of them or none."""
+"""What a command writes and shows: a folder of results, progress, and the final summary."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
+    from spikecdl.cli.options import Selected
+    from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
 
-SUMMARY, RESULTS = "summary.json", "results.nwb"
-_UNFINISHED = ".unfinished"
+_SUMMARY, _RESULTS, _UNFINISHED = "summary.json", "results.nwb", ".unfinished"
 
 
 @contextmanager
 def results_folder(out: Path, source: Path) -> Iterator[Path]:
-    """Make a folder for results, and a folder in it where they are written first.
+    """Make a folder for results, and yield a folder in it where they are written first.
 
-    They go to their place when all are there, the summary last. After an error the folder is as it
-    was, but for a checkpoint, and away if it is empty and was made here.
+    All results take their place together at the end, the summary last. After an error the folder
+    is as it was, except for a checkpoint; an empty folder that was made here is removed.
 
     Parameters
     ----------
     out : Path
         Folder for the results.
     source : Path
-        Where the data come from, which is not replaced.
+        Where the data come from; never replaced.
 
     Raises
     ------
     ValueError
-        If the folder cannot be made or written to, or results would replace the data.
+        If the folder cannot be made or written to, or if results would replace the data.
     """
-    if (out / RESULTS).exists() and source.exists() and source.samefile(out / RESULTS):
-        raise ValueError(
-            f"`out` (={str(out)!r}) is where the data come from; choose another folder"
-        )
+    if (out / _RESULTS).exists() and source.exists() and source.samefile(out / _RESULTS):
+        raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
     unfinished = out / _UNFINISHED
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -52,8 +53,8 @@ def results_folder(out: Path, source: Path) -> Iterator[Path]:
                 "folder"
             ) from None
         yield unfinished
-        (out / SUMMARY).unlink(missing_ok=True)
-        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == SUMMARY):
+        (out / _SUMMARY).unlink(missing_ok=True)
+        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == _SUMMARY):
             os.replace(file, out / file.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -65,64 +66,97 @@ def results_folder(out: Path, source: Path) -> Iterator[Path]:
 def write_fit(
     folder: Path,
     model: DCEA,
-    data: SpikeTrains | BinnedSpikes,
-    single: BinnedSpikes,
+    selected: Selected,
     parts: Decomposition,
-    summary: dict[str, Any],
+    summary: Mapping[str, Any],
 ) -> None:
-    """Write everything about a fit.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder that exists.
-    model : DCEA
-        Fitted.
-    data, single
-        What the file holds, and its counts of single trials.
-    parts : Decomposition
-        Of the counts that were fitted.
-    summary : dict
-        Plain values.
-    """
+    """Write a fitted model, its report, and the files of `write_codes`."""
     from spikecdl import report
 
     truth = parts.counts.truth
-    figures = report.draw_figures(model, parts, spikes=single, truth=truth)
+    figures = report.draw_figures(model, parts, spikes=selected.single_trials, truth=truth)
     pictures = {name: report.png(figure) for name, figure in figures.items()}
     model.save(folder)
-    _write(folder, data, parts, pictures, ("templates", "rates", "codes"), summary)
     report.write_report(folder / "report.html", parts, pictures, summary, truth=truth)
+    (folder / "templates.png").write_bytes(pictures["templates"])
+    _write(folder, selected, parts, pictures, summary)
 
 
 def write_codes(
-    folder: Path,
-    model: DCEA,
-    data: SpikeTrains | BinnedSpikes,
-    single: BinnedSpikes,
-    parts: Decomposition,
-    summary: dict[str, Any],
+    folder: Path, selected: Selected, parts: Decomposition, summary: Mapping[str, Any]
 ) -> None:
-    """Write what a model says of other data; parameters as in `write_fit`."""
-    from spikecdl import report
+    """Write figures of rates and codes, the recording with its decomposition, and the summary."""
+    import matplotlib.pyplot as plt
 
-    figures = report.draw_figures(model, parts, spikes=single, truth=parts.counts.truth)
-    pictures = {name: report.png(figures[name]) for name in ("rates", "codes")}
-    _write(folder, data, parts, pictures, ("rates", "codes"), summary)
+    from spikecdl import plots, report
+
+    figures = {
+        "rates": plots.rates_figure(parts, selected.single_trials),
+        "codes": plots.codes(parts)[0].figure,
+    }
+    _write(
+        folder, selected, parts, {name: report.png(fig) for name, fig in figures.items()}, summary
+    )
+    for figure in figures.values():
+        plt.close(figure)
 
 
 def _write(
     folder: Path,
-    data: SpikeTrains | BinnedSpikes,
+    selected: Selected,
     parts: Decomposition,
-    pictures: dict[str, bytes],
-    names: tuple[str, ...],
-    summary: dict[str, Any],
+    pictures: Mapping[str, bytes],
+    summary: Mapping[str, Any],
 ) -> None:
     from spikecdl.files import write_json
     from spikecdl.io import write_nwb
 
-    for name in names:
+    for name in ("rates", "codes"):
         (folder / f"{name}.png").write_bytes(pictures[name])
-    write_nwb(folder / RESULTS, data, decomposition=parts)
-    write_json(folder / SUMMARY, summary)
+    write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
+    write_json(folder / _SUMMARY, summary)
+
+
+def show(summary: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
+    """Print a summary as one JSON document, or the lines that describe it."""
+    print(json.dumps(summary, indent=2, allow_nan=False) if as_json else "\n".join(lines))
+
+
+def command_line() -> str:
+    """Return the command that is running."""
+    return shlex.join(["spikecdl", *sys.argv[1:]])
+
+
+@contextmanager
+def epochs_shown(first: str, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on a terminal, or lines in a log; yields a function of text, epoch and last epoch.
+
+    Both go to standard error; ``first`` is shown before the first epoch.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(first, total=None)
+
+        def update(text: str, epoch: int, last: int | None) -> None:
+            progress.update(task, description=text, total=last, completed=epoch)
+            if not quiet and not console.is_terminal:
+                console.print(text, highlight=False)
+
+        yield update
+        progress.update(task, total=1, completed=1)
+
+
+@contextmanager
+def working(what: str, quiet: bool) -> Iterator[None]:
+    """Show on a terminal what is going on."""
+    from rich.console import Console
+
+    if quiet:
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from spikecdl.cli.fitting import Json, Seed
-from spikecdl.cli.summary import counted, show
-from spikecdl.cli.windows import File
+from spikecdl.cli import options, outputs
+from spikecdl.cli.options import flag, option
+from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,94 +19,74 @@ _FEW = 5  # values of a column listed
 _LONGEST = 30  # characters of a value
 
 
-def inspect(file: File, as_json: Json = False) -> None:
-    """Show what a recording holds; suggest bin and length.
+def inspect(file: options.File, as_json: options.Json = False) -> None:
+    """Show what a recording holds, and suggest --bin and --length.
 
-    Units and their rates, trials and their columns, observed time.
+    Lists units with their rates, trials with their columns, and the observed time.
     """
     from spikecdl.data import SpikeTrains
     from spikecdl.io import read
 
     data = read(file)
     if isinstance(data, SpikeTrains):
-        about = _of_spikes(data)
-        lines = _spikes_in_words(file, about)
+        about = _spikes_summary(data)
+        lines = _spikes_lines(about)
     else:
-        about = _of_bins(data)
-        lines = _bins_in_words(file, about)
-    show(about, lines, as_json)
+        about = _bins_summary(data)
+        lines = _bins_lines(about)
+    title = f"{file}: {counted(len(about['units']), 'unit')}" + ", with truth" * about["truth"]
+    outputs.show(about, [title, *lines], as_json)
 
 
 def simulate(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="NWB file to write.")],
-    family: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="binomial, poisson, negative_binomial or gaussian; parameters after a colon, as "
-            "gaussian:scale=2.5.",
-        ),
-    ] = "binomial",
+    out: Annotated[Path, option("FILE", "NWB file to write.")],
+    family: options.Family = "binomial",
     templates: Annotated[
         str,
-        typer.Option(
-            metavar="SHAPES",
-            help="Of square, vee, cosine and smooth, separated by commas; or a .npy file of shape "
-            "(template, bin) or (template, channel, bin).",
+        option(
+            "SHAPES",
+            "square, vee, cosine or smooth, or several of these separated by commas; or a .npy "
+            "file of shape (template, bin) or (template, channel, bin).",
         ),
     ] = "square,vee,cosine",
-    length: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Length of these shapes: whole bins.")
-    ] = 0.05,
-    bin: Annotated[float, typer.Option(metavar="SECONDS", help="Size of bins.")] = 0.001,
-    trials: Annotated[int, typer.Option(metavar="NUMBER", help="How many trials.")] = 30,
-    units: Annotated[int, typer.Option(metavar="NUMBER", help="How many units.")] = 10,
-    duration: Annotated[float, typer.Option(metavar="SECONDS", help="Length of a trial.")] = 2.0,
-    event_rate: Annotated[
-        float, typer.Option(metavar="HZ", help="Events per second of each template.")
-    ] = 2.0,
+    length: Annotated[float, option("SECONDS", "Length of these shapes, in whole bins.")] = 0.05,
+    bin: Annotated[float, option("SECONDS", "Bin size.")] = 0.001,
+    trials: Annotated[int, option("NUMBER", "Number of trials.")] = 30,
+    units: Annotated[int, option("NUMBER", "Number of units.")] = 10,
+    duration: Annotated[float, option("SECONDS", "Duration of a trial.")] = 2.0,
+    event_rate: Annotated[float, option("HZ", "Events per second of each template.")] = 2.0,
     events: Annotated[
         int | None,
-        typer.Option(
-            metavar="NUMBER", help="Exactly so many of each template in each window instead."
-        ),
+        option("NUMBER", "Events per template and window, in place of --event-rate."),
     ] = None,
     gap: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Least time between onsets of the same template. Default: its length.",
-        ),
+        option("SECONDS", "Least time between onsets of a template. Default: its length."),
     ] = None,
     amplitude: Annotated[
-        tuple[float, float],
-        typer.Option(metavar="LOW HIGH", help="Amplitudes of events are uniform between these."),
+        tuple[float, float], option("LOW HIGH", "Range of the amplitudes, which are uniform.")
     ] = (10.0, 20.0),
     baseline: Annotated[
-        float,
-        typer.Option(metavar="HZ", help="Rate without events (gaussian: level of the signal)."),
+        float, option("HZ", "Rate without events (gaussian: signal without events).")
     ] = 8.0,
     same_events: Annotated[
         bool,
-        typer.Option(
-            "--same-events",
-            help="The same events in every trial of a unit, as under a repeated stimulus; such "
-            "trials can be pooled.",
-        ),
+        flag("--same-events", "Repeat the events of each unit in every trial, as for pooling."),
     ] = False,
     layout: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="shared: one waveform for every unit's own events; joint: sequences across units.",
+        option(
+            "NAME",
+            "shared: all units have the same waveforms, each unit its own events; joint: sequences "
+            "across units.",
         ),
     ] = "shared",
-    seed: Seed = 0,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
 ) -> None:
-    """Make a recording with known templates and events.
+    """Simulate a recording with known templates and events.
 
-    The truth is in the file. Counts become spike times; a gaussian signal is written as bins.
+    The file holds the recording and its truth: spike times, or bins of a gaussian signal.
     """
     import spikecdl.simulate as simulators
     from spikecdl.io import write_nwb
@@ -134,7 +112,7 @@ def simulate(
     data = simulators.place_spikes(counts, seed) if counts.is_counts else counts
     write_nwb(out, data)
     truth = counts.truth
-    assert truth is not None  # a simulator knows it
+    assert truth is not None  # simulators attach it
     about = {
         "file": str(out),
         "family": truth.family,
@@ -147,7 +125,7 @@ def simulate(
         "n_events": len(truth.events),
         "seed": seed,
     }
-    show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
+    outputs.show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
 
 
 def _templates(text: str) -> Any:
@@ -162,7 +140,7 @@ def _templates(text: str) -> Any:
         raise ValueError(f"`templates` (={text!r}) is not an array of numbers: {error}") from None
 
 
-def _of_spikes(data: SpikeTrains) -> dict[str, Any]:
+def _spikes_summary(data: SpikeTrains) -> dict[str, Any]:
     from spikecdl.suggestions import suggest
 
     found = suggest(data)
@@ -181,13 +159,13 @@ def _of_spikes(data: SpikeTrains) -> dict[str, Any]:
         "t_start": data.t_start,
         "t_stop": data.t_stop,
         "truth": data.truth is not None,
-        "trials": None if data.trials is None else _of_table(data.trials),
-        "intervals": {name: _of_table(table) for name, table in data.intervals.items()},
+        "trials": None if data.trials is None else _table_summary(data.trials),
+        "intervals": {name: _table_summary(table) for name, table in data.intervals.items()},
         "suggested": {"bin": found.bin_size, "length": found.length},
     }
 
 
-def _of_bins(data: BinnedSpikes) -> dict[str, Any]:
+def _bins_summary(data: BinnedSpikes) -> dict[str, Any]:
     return {
         "units": [{"id": unit} for unit in data.unit_ids],
         "n_trials": len(data),
@@ -199,14 +177,12 @@ def _of_bins(data: BinnedSpikes) -> dict[str, Any]:
     }
 
 
-def _of_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Number of rows, and what each column holds."""
-    columns = {name: _of_column(table[name]) for name in table}
-    return {"n": len(table), "columns": columns}
+def _table_summary(table: pd.DataFrame) -> dict[str, Any]:
+    return {"n": len(table), "columns": {name: _column_summary(table[name]) for name in table}}
 
 
-def _of_column(values: pd.Series) -> str:
-    """What a column holds: its range, if it holds different numbers, or its first values."""
+def _column_summary(values: pd.Series) -> str:
+    """Return the range of a column of many different numbers, or the first values of any other."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > _FEW:
@@ -224,18 +200,17 @@ def _text(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _bins_in_words(file: Path, about: dict[str, Any]) -> list[str]:
+def _bins_lines(about: dict[str, Any]) -> list[str]:
+
     kind = "counts" if about["is_counts"] else "a real-valued signal"
     return [
-        _title(file, about),
         f"{counted(about['n_trials'], 'trial')} of {about['n_bins']} bins of "
-        f"{about['bin_size']:g} s: {kind}, observed for {about['observed']:.0%} of the time",
+        f"{about['bin_size']:g} s: {kind}, observed for {about['observed']:.0%} of the time"
     ]
 
 
-def _spikes_in_words(file: Path, about: dict[str, Any]) -> list[str]:
+def _spikes_lines(about: dict[str, Any]) -> list[str]:
     lines = [
-        _title(file, about),
         f"recording from {about['t_start']:g} to {about['t_stop']:g} s",
         f"{'unit':>12} {'spikes':>8} {'rate (Hz)':>10} {'observed (s)':>13}",
     ]
@@ -245,16 +220,12 @@ def _spikes_in_words(file: Path, about: dict[str, Any]) -> list[str]:
     if len(about["units"]) > _SHOWN:
         lines.append(f"{'...':>12} and {len(about['units']) - _SHOWN} more")
     if about["trials"] is None:
-        lines.append("no trials: the whole recording is one window")
+        lines.append("no trials: the whole recording is one trial")
     tables = {"trials": about["trials"], **about["intervals"]}
     for name, table in tables.items():
         if table is not None:
             lines.append(f"{name}: {table['n']}")
             lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
     best = about["suggested"]
-    lines.append(f"to begin with: --bin {best['bin']:g} --length {best['length']:g}")
+    lines.append(f"suggested: --bin {best['bin']:g} --length {best['length']:g}")
     return lines
-
-
-def _title(file: Path, about: dict[str, Any]) -> str:
-    return f"{file}: {counted(len(about['units']), 'unit')}" + ", with truth" * about["truth"]

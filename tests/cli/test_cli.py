@@ -15,9 +15,10 @@ from commands import ENVIRONMENT, FIT, SIMULATE, Outcome, run, succeeded, write_
 
 import spikecdl
 from spikecdl import datasets
-from spikecdl.cli import outputs, summary
+from spikecdl.cli import outputs
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
+from spikecdl.report.text import recovery_lines
 
 COMMANDS = ("demo", "inspect", "fit", "apply", "evaluate", "compare", "simulate", "denoise")
 HEAVY = {"torch", "scipy", "pandas", "h5py", "pynwb", "neo", "matplotlib", "sklearn", "jinja2"}
@@ -405,7 +406,10 @@ def test_a_silent_unit_is_a_dash_or_a_number(tmp_path, only_summary):
 
 
 def test_numbers_are_rounded_without_a_minus_zero():
-    assert [summary._number(value) for value in (-0.0003, 0.12349, None)] == ["0.000", "0.123", "-"]
+    found = {"n_true_events": 1, "tolerance": 0.003, "hit_rate": None, "false_alarm_rate": 0.256}
+    lines = recovery_lines({**found, "template_errors": [-0.0003, 0.12349, None]})
+    assert "0.000, 0.123, - (0 is perfect" in lines[0]
+    assert lines[1] == "of 1 true event, - found within 3 ms; of the events found, 26% false"
 
 
 def test_demo_checks_itself(sims, tmp_path, monkeypatch):

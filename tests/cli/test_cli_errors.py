@@ -16,8 +16,7 @@ import pytest
 from commands import ENVIRONMENT, FIT, SIMULATE, run, succeeded, write_only_summary
 
 import spikecdl
-from spikecdl import cli
-from spikecdl.cli import fitting, outputs
+from spikecdl.cli import outputs
 from spikecdl.io import read
 
 
@@ -82,10 +81,6 @@ def test_debug_shows_the_traceback_of_a_mistake_too():
     assert debug.err.endswith(plain.err)
 
 
-def test_typer_carries_the_error_that_is_caught():
-    assert cli.errors._USAGE_ERROR.__name__ == "ClickException"
-
-
 def test_an_error_while_writing_leaves_a_folder_as_it_was(recording, tmp_path, monkeypatch):
     (tmp_path / "summary.json").write_text("old")
 
@@ -108,7 +103,7 @@ def test_results_never_replace_the_data(recording, tmp_path):
     outcome = run("fit", tmp_path / "results.nwb", *FIT, "--out", tmp_path)
     assert outcome.code == 2
     assert "`--out`" in outcome.err
-    assert "where the data come from" in outcome.err
+    assert "holds the data themselves; choose another folder" in outcome.err
     assert (tmp_path / "results.nwb").read_bytes() == before
 
 
@@ -123,14 +118,14 @@ def test_resume_completes_a_fit_that_was_interrupted(
     unbroken = succeeded(run(*command, "--out", whole, "--json")).json
 
     @contextlib.contextmanager
-    def interrupting(model, quiet):
-        def on_epoch(state):
+    def interrupting(first, quiet):
+        def update(text, epoch, last):
             raise KeyboardInterrupt  # after the first
 
-        yield on_epoch
+        yield update
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "epochs_shown", interrupting)
+        patch.setattr(outputs, "epochs_shown", interrupting)
         outcome = run(*command, "--out", cut)
     assert outcome == (130, "", "spikecdl: interrupted\n")
     assert [path.name for path in cut.iterdir()] == ["checkpoint.safetensors"]

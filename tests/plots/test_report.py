@@ -109,7 +109,7 @@ def truth_of(parts, bin_size=0.005, channels=slice(None)) -> Truth:
     templates = parts.templates[::-1, channels]
     templates = templates / np.linalg.norm(templates, axis=(1, 2), keepdims=True)
     baseline = np.ones(parts.counts.shape[:2])
-    return Truth(templates, events, baseline, bin_size, parts.family, parts.layout)
+    return Truth(templates, events, baseline, bin_size, parts.family.name, parts.layout)
 
 
 def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, fitted):

@@ -1,0 +1,146 @@
+"""Options that several commands share, and the part of a recording that they select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+if TYPE_CHECKING:
+    from spikecdl.data import BinnedSpikes, SpikeTrains
+
+_SHOWN = 10  # units listed in an error
+
+
+def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    """Describe an option that takes a value."""
+    return typer.Option(*names, metavar=metavar, help=help, **more)
+
+
+def flag(name: str, help: str) -> Any:
+    """Describe an option that takes no value."""
+    return typer.Option(name, help=help)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """Describe an argument."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
+Out = Annotated[Path, option("FOLDER", "Folder for the results; created if it is missing.")]
+Json = Annotated[bool, flag("--json", "Print JSON and nothing else.")]
+Device = Annotated[str, option("NAME", "auto (a GPU if there is one), cpu or cuda.")]
+Seed = Annotated[int, option("NUMBER", "Random seed: same seed, same result.", min=0)]
+Family = Annotated[
+    str,
+    option(
+        "NAME",
+        "binomial, poisson, negative_binomial or gaussian; parameters after a colon, as in "
+        "gaussian:scale=2.5 or negative_binomial:shape=3.",
+    ),
+]
+File = Annotated[
+    Path, argument("FILE", "Recording: NWB, npz, a Phy folder, or any format that Neo reads.")
+]
+Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]
+Align = Annotated[
+    str | None, option("COLUMN", "Column of times to align windows to; needs --window.")
+]
+Window = Annotated[
+    tuple[float, float] | None,
+    option(
+        "START STOP",
+        "Edges of the windows in seconds, relative to --align or the start of each trial. "
+        "Default: whole trials.",
+    ),
+]
+Units = Annotated[str | None, option("IDS", "Units to use, as in 3,7,12. Default: all.")]
+Trials = Annotated[
+    str | None,
+    option("QUERY", "Trials to use, by their columns: \"split == 'train'\". Default: all."),
+]
+Table = Annotated[str, option("NAME", "Table of intervals whose rows are the trials.")]
+
+
+class Selected(NamedTuple):
+    """What a file holds, the counts selected from it, and the same before pooling."""
+
+    data: SpikeTrains | BinnedSpikes
+    counts: BinnedSpikes
+    single_trials: BinnedSpikes
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The units, trials and windows of a recording that a command uses."""
+
+    pool_trials: bool = False
+    align: str | None = None
+    window: tuple[float, float] | None = None
+    units: str | None = None
+    trials: str | None = None
+    table: str = "trials"
+
+    def count(self, data: SpikeTrains | BinnedSpikes, bin_size: float | None) -> Selected:
+        """Count spikes in bins; data that are binned already keep their bins.
+
+        Raises
+        ------
+        ValueError
+            If ``bin_size`` is missing, or differs from the bins of the data, or if an option needs
+            spike times that the data do not have.
+        """
+        from spikecdl.data import SpikeTrains
+
+        if isinstance(data, SpikeTrains):
+            if bin_size is None:
+                raise ValueError(
+                    "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
+                )
+            single = data.bin(
+                bin_size,
+                align=self.align,
+                window=self.window,
+                units=_named_units(self.units, data.unit_ids),
+                trials=self.trials,
+                table=self.table,
+            )
+        else:
+            single = self._of_binned(data, bin_size)
+        return Selected(data, single.pool() if self.pool_trials else single, single)
+
+    def _of_binned(self, data: BinnedSpikes, bin_size: float | None) -> BinnedSpikes:
+        for name, value in vars(self).items():
+            if name not in {"pool_trials", "units"} and value != getattr(type(self), name):
+                raise ValueError(f"`{name}` (={value!r}) needs spike times; the file holds bins")
+        if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
+            raise ValueError(
+                f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
+                "bins of that size"
+            )
+        units = _named_units(self.units, data.unit_ids)
+        if units is None:
+            return data
+        return data.select(units=[data.unit_ids.index(unit) for unit in units])
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as values that JSON can hold."""
+        window = None if self.window is None else list(self.window)
+        return {**vars(self), "window": window}
+
+
+def _named_units(text: str | None, known: Sequence[int | str]) -> list[int | str] | None:
+    """Return the units named in a list separated by commas."""
+    if text is None:
+        return None
+    by_name = {str(unit): unit for unit in known}
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or not by_name.keys() >= set(names):
+        some = [*list(by_name)[:_SHOWN], *(["..."] if len(by_name) > _SHOWN else [])]
+        raise ValueError(
+            f"`units` (={text!r}) must name units of the recording, which are {', '.join(some)}"
+        )
+    return [by_name[name] for name in names]
