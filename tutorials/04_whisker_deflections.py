@@ -11,15 +11,15 @@
 # ---
 
 # %% [markdown]
-# # Whisker deflections, without being told when
+# # Whisker deflections, found without their times
 #
-# Two neighbouring units of rat thalamus, while a whisker is deflected 16 times in each trial, eight
-# times a second. The deflections are known, and that is the point: the fit is not told of them, so
-# that what it finds can be checked. `spikecdl experiment whisker` does this for all recordings,
-# with more rivals.
+# Two neighbouring units of rat thalamus respond while a whisker is deflected 16 times in each
+# trial, eight times a second. The times of the deflections are known but not given to the fit, so
+# they can check what it finds. `spikecdl experiment whisker` does this for all recordings, with
+# more comparison methods.
 #
 # The recordings are published and are downloaded once (GPL-2.0-or-later; Temereanca, Brown and
-# Simons 2008), unless a copy lies beside the checkout.
+# Simons 2008), unless there is a copy beside the checkout.
 
 # %%
 from pathlib import Path
@@ -41,8 +41,9 @@ spikes
 # %% [markdown]
 # ## Trials to fit, trials to test
 #
-# The file says which trials are which. Every trial has the same deflections, so the ones to fit are
-# pooled: 17 trials become one count of 0 to 85 spikes (17 trials x 5 sub_bins of 1 ms) in each bin.
+# The file marks the trials to fit and to test. Every trial has the same deflections, so the ones to
+# fit are pooled: 17 trials give one count of 0 to 85 spikes (17 trials x 5 sub-bins of 1 ms) in
+# each bin.
 
 # %%
 training = spikes.bin(0.005, trials="split == 'train'")
@@ -53,8 +54,8 @@ plt.show()
 # %% [markdown]
 # ## Fit
 #
-# One template of 125 ms. In the joint layout a template has a waveform for each unit, and its
-# events are those of both: they see the same whisker.
+# One template of 125 ms. In the joint layout a template has a waveform for each unit, and the units
+# share its events, because they respond to the same whisker.
 
 # %%
 model = spikecdl.DCEA(1, 0.125, "binomial", layout="joint", random_state=0)
@@ -63,9 +64,9 @@ plots.templates(model)
 plt.show()
 
 # %% [markdown]
-# ## When did it happen?
+# ## Are the events at the deflections?
 #
-# The first deflection was at 0.5 s, and one came every 125 ms. Where a template begins is a
+# The first deflection was at 0.5 s, and one followed every 125 ms. The onset of a template is a
 # convention, so one number, the lag, is free.
 
 # %%
@@ -85,31 +86,31 @@ plt.show()
 # %% [markdown]
 # ## Does it predict other trials?
 #
-# The rate that templates and codes give for the trials that were fitted is scored on those that
-# were not: the part of the deviance of a constant rate that it explains. Beside it the PSTH, and a
-# model that knows the deflections and averages over them.
+# The rate that templates and codes give for the fitted trials is scored on the other trials, by the
+# fraction of the deviance of a constant rate that it explains. It is compared with the PSTH, and
+# with a model that is given the deflections and averages over them.
 
 # %%
-rivals = {
+others = {
     "PSTH": PSTH(),
     "known onsets": GLM(
         "binomial", stimulus=onsets(true), response=Basis(0.125, size=None), ridge=1e-3
     ),
 }
 scores = {"DCEA": heldout.transfer(model, training.pool(), test.pool(), "binomial")}
-for label, rival in rivals.items():
-    rival.fit(training.pool())
-    scores[label] = heldout.transfer(rival, training.pool(), test.pool(), "binomial")
+for label, other in others.items():
+    other.fit(training.pool())
+    scores[label] = heldout.transfer(other, training.pool(), test.pool(), "binomial")
 for label, score in scores.items():
     print(f"{label:12}", score.deviance_explained_per_unit.round(3))
 assert scores["DCEA"].deviance_explained > scores["PSTH"].deviance_explained
 
 # %% [markdown]
-# ## What a rate cannot say
+# ## What a rate cannot explain
 #
-# If spikes came independently at this rate, their intervals, rescaled, would be uniform. In single
-# trials they are not: unit 0 has fewer short intervals than that, unit 1 more, which no model of
-# the rate alone can know. Time rescaling shows it, whatever the deviance says.
+# If spikes were independent at this rate, their rescaled intervals would be uniform. In single
+# trials they are not: unit 0 has too few short intervals, unit 1 too many, which no model of the
+# rate alone can explain. Time rescaling shows it, whatever the deviance explained.
 
 # %%
 single = heldout.transfer(model, training.pool(), test, "binomial")

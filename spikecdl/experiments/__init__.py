@@ -1,25 +1,33 @@
-"""The source's experiments, each with its rivals on the same data.
-
-An experiment is a module with a function ``run(options) -> Result``.
-"""
+"""The paper's experiments, each with its comparison methods on the same data."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from spikecdl.experiments.result import Options, Result
 from spikecdl.validation import one_of
 
-__all__ = ["EXPERIMENTS", "Options", "Result", "run"]
+__all__ = ["EXPERIMENTS", "Experiment", "Options", "Result", "run"]
 
-EXPERIMENTS: dict[str, str] = {
-    "binomial": "the source's three templates come back from random starts",
-    "untied": "encoder weights of their own, trained without labels, lose",
-    "mismatch": "spikes taken for a signal with Gaussian noise lose",
-    "whisker": "thalamic units under whisker deflection, DCEA beside its rivals",
-    "sea": "the shallow auto-encoder of the theory contracts to the truth, and what breaks it",
+
+class Experiment(NamedTuple):
+    """What an experiment shows, and the module and ``function(options)`` that run it."""
+
+    shows: str
+    module: str
+    function: str = "run"
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "binomial": Experiment("three templates come back from binomial counts", "binomial"),
+    "untied": Experiment("an untied encoder learns worse templates", "ablations", "untied"),
+    "mismatch": Experiment("a Gaussian model learns worse templates", "ablations", "mismatch"),
+    "whisker": Experiment("thalamic units under whisker deflection", "whisker"),
+    "sea": Experiment("the shallow autoencoder of the theory, and what breaks it", "sea"),
 }
-"""Experiments by name, with what each shows."""
+"""Experiments by name."""
 
 
 def run(name: str, options: Options | None = None) -> Result:
@@ -40,5 +48,6 @@ def run(name: str, options: Options | None = None) -> Result:
     ValueError
         If there is no such experiment, or its data are missing.
     """
-    module = importlib.import_module(f"{__name__}.{one_of('name', name, EXPERIMENTS)}")
-    return module.run(options or Options())
+    experiment = EXPERIMENTS[one_of("name", name, EXPERIMENTS)]
+    module = importlib.import_module(f"{__name__}.{experiment.module}")
+    return getattr(module, experiment.function)(options or Options())

@@ -1,4 +1,4 @@
-"""The source's simulated data: groups of trials in which three templates recur."""
+"""The paper's simulated groups of trials, the methods that learn from them, and their scores."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+from scipy.special import expit, logit
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA, NotConvergedWarning
 from spikecdl.evaluation.metrics import deviance_explained, recovery, template_error
 from spikecdl.experiments.result import median_and_range
-from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Binomial
 from spikecdl.simulate import simulate
-from spikecdl.training import Learned, Trainer
+from spikecdl.training import Learned, Trainer, Unrolled
 
 SHAPES = ("square", "vee", "cosine")
 BIN_SIZE = 0.001  # seconds
 TEMPLATE_LENGTH = 0.05  # seconds
+PENALTY_WEIGHT = 0.1  # of lambda_max, for the gradient trainers; see docs/experiments.md
+_ENCODERS = ("analysis", "synthesis")  # dictionaries of an untied encoder
 
 
 @dataclass(frozen=True)
 class Groups:
     """Groups of trials with the same events; the spikes of a group's trials are summed.
 
-    Templates and trials are those of the source, section 5; what it does not state (length of a
-    window, number and amplitudes of events) is chosen here.
+    Templates and trials are those of section 5 of the paper, which does not state the length of a
+    window and the number and amplitudes of events; the defaults are a choice.
 
     Parameters
     ----------
     n_groups : int
     n_trials : int
-        Trials of a group: Bernoulli trials of a bin.
+        Trials of a group, which are the Bernoulli trials of a bin.
     baseline : float
-        Rate without events of a trial, in Hz.
+        Baseline rate of a trial, in Hz.
     n_events : int
         Events of each template in a group.
     duration : float
         Length of a trial, in seconds.
     amplitude : (float, float)
-        Amplitudes of events are uniform between them, for templates of unit norm.
+        Range of the uniform amplitudes of events, for templates of unit norm.
     """
 
     n_groups: int = 1000
@@ -54,9 +56,9 @@ class Groups:
     amplitude: tuple[float, float] = (10.0, 20.0)
 
     def draw(self, seed: int) -> BinnedSpikes:
-        """Return counts of one pooled trial, groups as its units, with their truth.
+        """Return counts of one pooled trial, with groups as units, and their truth.
 
-        The sum of a group's trials is drawn at once: a binomial count in every bin.
+        The sum over a group's trials is drawn at once, as a binomial count in every bin.
         """
         counts = self._simulate(Binomial(self.n_trials), 1, self.baseline * self.n_trials, seed)
         made = truth(counts)
@@ -68,7 +70,7 @@ class Groups:
         )
 
     def single_trials(self, seed: int) -> BinnedSpikes:
-        """Return counts in which the trials are apart, (trial, group, bin)."""
+        """Return counts (trial, group, bin) that are not pooled."""
         return self._simulate(Binomial(1), self.n_trials, self.baseline, seed)
 
     def _simulate(
@@ -91,62 +93,42 @@ class Groups:
 
 
 def truth(counts: BinnedSpikes) -> Truth:
-    """Return the truth of simulated counts, which is there."""
+    """Return the truth of simulated counts; ValueError if they hold none."""
     if counts.truth is None:
-        raise ValueError("`counts` must be simulated: they hold no truth")
+        raise ValueError("`counts` hold no truth; simulate them")
     return counts.truth
 
 
 def probability(counts: BinnedSpikes) -> np.ndarray:
     """Return the true probability of a spike in each bin of a trial, (trial, unit, bin)."""
-    import torch
-
-    made, (n_trials, n_units, n_bins) = truth(counts), counts.shape
-    n_places = n_bins - made.templates.shape[2] + 1
-    codes = np.zeros((n_trials, n_units, len(made.templates), n_places))
-    place = (made.events["time"] / made.bin_size).round().astype(int)
-    at = (made.events["trial"], made.events["unit"], made.events["template"], place)
-    np.add.at(codes, at, made.events["amplitude"])
-    signal = ConvDictionary(torch.tensor(made.templates))(torch.as_tensor(codes))
-    level = torch.as_tensor(made.baseline * made.bin_size)[..., None]
-    single = Binomial(1)
-    return single.mean(single.link(level) + signal.detach()[:, :, 0]).numpy()
-
-
-PENALTY_WEIGHT = 0.1  # of lambda_max, where gradient steps learn templates; see docs/experiments.md
-_ENCODERS = ("analysis", "synthesis")  # dictionaries of an encoder that is not tied
+    made = truth(counts)
+    eta = np.repeat(logit(made.baseline * made.bin_size)[..., None], counts.n_bins, axis=2)
+    template, amplitude = made.events["template"], made.events["amplitude"].to_numpy()
+    trial, unit = (made.events[name].to_numpy()[:, None] for name in ("trial", "unit"))
+    onset = (made.events["time"] / made.bin_size).round().to_numpy(int)
+    bins = onset[:, None] + np.arange(made.templates.shape[2])
+    np.add.at(eta, (trial, unit, bins), amplitude[:, None] * made.templates[template, 0])
+    return expit(eta)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of learning templates that takes part.
+    """A method that learns templates from groups.
 
-    Parameters
-    ----------
-    name : str
-    model : callable
-        Given the groups and a seed, returns an estimator with ``fit(counts)`` and
-        ``decompose(counts)``.
-    traced : bool
-        Whether ``fit`` takes ``on_epoch``, as `DCEA` does.
-    settings : mapping
-        What else is to be known of it, a column each of the table.
+    ``model`` takes the groups and a seed, and returns an estimator with ``fit(counts)`` and
+    ``decompose(counts)``.
     """
 
     name: str
     model: Callable[[Groups, int], Any]
-    traced: bool = True
-    settings: tuple[tuple[str, Any], ...] = ()
+    traced: bool = True  # whether ``fit`` takes ``on_epoch``, as `DCEA.fit` does
+    n_unrolled: int | None = None  # layers of its encoder, if it has any
 
 
 def dcea(
-    name: str,
-    trainer: Trainer,
-    penalty_weight: float | None = None,
-    n_epochs: int | None = None,
-    settings: tuple[tuple[str, Any], ...] = (),
+    name: str, trainer: Trainer, penalty_weight: float | None = None, n_epochs: int | None = None
 ) -> Method:
-    """Return a `DCEA` that knows the baseline, as the source's does."""
+    """Return a `DCEA` that is given the baseline, as the paper's is."""
 
     def model(groups: Groups, seed: int) -> DCEA:
         return DCEA(
@@ -160,21 +142,21 @@ def dcea(
             random_state=seed,
         )
 
-    return Method(name, model, settings=settings)
+    return Method(name, model)
+
+
+def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
+    """Return the paper's trainer, from a random initialization."""
+    trainer = Unrolled(n_unrolled, tied=tied, init="random", batch_size=8, learning_rate=0.02)
+    method = dcea("unrolled" if tied else "untied", trainer, PENALTY_WEIGHT, n_epochs)
+    return replace(method, n_unrolled=n_unrolled)
 
 
 @dataclass(eq=False)
 class Run:
-    """What a method did with some groups.
+    """A fitted method: its row of the table, its errors after every epoch, and its templates.
 
-    Attributes
-    ----------
-    row : dict
-        What was measured: a row of the table.
-    trace : list of dict
-        Errors of the templates after each epoch, with the seconds since the start.
-    templates : ndarray, shape (template, 1, bin)
-        What it learned; in the order of its start, where it was watched.
+    Templates (template, 1, bin) are in the order of the initial ones if the method is traced.
     """
 
     row: dict[str, Any]
@@ -183,39 +165,31 @@ class Run:
 
 
 def run(method: Method, groups: Groups, seed: int) -> Run:
-    """Draw groups, fit a method to them, and measure what it found.
-
-    Parameters
-    ----------
-    method : Method
-    groups : Groups
-    seed : int
-        Of the data and of the fit.
-    """
+    """Draw groups, fit a method to them and score it; the seed is that of the data and the fit."""
     counts, model = groups.draw(seed), method.model(groups, seed)
     watch = _Watch(truth(counts).templates)
-    with warnings.catch_warnings():  # the table says whether it converged
+    with warnings.catch_warnings():  # the table has a column ``converged``
         warnings.simplefilter("ignore", NotConvergedWarning)
         began = time.perf_counter()
         model.fit(counts, on_epoch=watch) if method.traced else model.fit(counts)
         seconds = time.perf_counter() - began - watch.spent
     about = {
         "method": method.name,
-        **dict(method.settings),
+        "n_unrolled": np.nan if method.n_unrolled is None else method.n_unrolled,
         "n_groups": groups.n_groups,
         "n_trials": groups.n_trials,
         "baseline": groups.baseline,
         "seed": seed,
     }
     trace = [{**about, **record} for record in watch.records]
-    found = {**measured(model.decompose(counts), seed), **watch.encoders}
+    scores = {**measured(model.decompose(counts), seed), **watch.encoders}
     fitted = {"converged": model.converged_, "n_epochs": model.n_iter_, "seconds": seconds}
     templates = watch.templates if method.traced else model.templates_
-    return Run({**about, **found, **fitted}, trace, templates)
+    return Run({**about, **scores, **fitted}, trace, templates)
 
 
 def described(rows: list[dict[str, Any]]) -> str:
-    """Say in a line what the runs of one condition gave."""
+    """Summarise the runs of one condition in a line."""
     first = rows[0]
     return (
         f"{first['method']}, {first['n_groups']} groups of {first['n_trials']} trials at "
@@ -226,22 +200,22 @@ def described(rows: list[dict[str, Any]]) -> str:
 
 
 def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
-    """Measure templates, events and rates against the truth of the counts that were decomposed.
+    """Score templates, events and rates against the truth of the decomposed counts.
 
     Parameters
     ----------
     parts : Decomposition
         Of simulated counts; rates in Hz.
     seed : int
-        Of the new trials.
+        Seed of the new trials.
 
     Returns
     -------
     dict
-        ``error_*`` of each template, their mean and the largest; ``hit_rate`` and
+        ``error_*`` of each template, their mean and maximum; ``hit_rate`` and
         ``false_alarm_rate`` of the events; ``rate_r2``, the part of the variance of the true rate
-        that the fitted one explains; ``deviance_explained_new``, of as many new trials of the same
-        groups, over a constant rate; ``below_zero``, the part of bins with a negative rate.
+        that the fitted rate explains; ``deviance_explained_new``, of as many new trials of the
+        same groups, over a constant rate; ``below_zero``, the part of bins with a negative rate.
     """
     counts = parts.counts
     found, true = recovery(parts), probability(counts)
@@ -268,11 +242,10 @@ def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
     }
 
 
-def start(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
-    """Return the random templates that a fit of gradient steps begins with.
+def initial_templates(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
+    """Return the random templates (template, 1, bin) that a gradient trainer starts from.
 
-    They do not depend on the counts, of which one group is enough: an epoch with steps of size 0
-    shows them.
+    They do not depend on the counts: one epoch on one group with steps of size 0 leaves them.
     """
     from sklearn.base import clone
 
@@ -287,7 +260,7 @@ def start(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
 
 @dataclass(eq=False)
 class _Watch:
-    """Called after every epoch: notes the errors of the templates, and the time it takes itself."""
+    """Record template errors after every epoch, and the time spent on that."""
 
     truth: np.ndarray
     records: list[dict[str, Any]] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""The source's first experiment: three templates come back from binomial counts and random starts.
+"""The paper's first experiment: three templates from binomial counts and a random initialization.
 
-Every method fits the same groups of trials, with the same seeds; then trials, baselines and (for
-the source's own trainer) layers are varied.  A method takes part by its line in `METHODS`.
+Every method fits the same groups of trials with the same seeds.  Then trials, baselines and, for
+the paper's own trainer, layers are varied.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from spikecdl.baselines import BCOMP
-from spikecdl.experiments import benchmark
+from spikecdl.experiments import benchmark, figures
 from spikecdl.experiments.benchmark import (
     PENALTY_WEIGHT,
     SHAPES,
@@ -19,42 +19,31 @@ from spikecdl.experiments.benchmark import (
     Method,
     dcea,
     truth,
+    unrolled,
 )
 from spikecdl.experiments.result import Options, Result, median_and_range
-from spikecdl.training import Alternating, Implicit, Unrolled
+from spikecdl.training import Alternating, Implicit
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
-DEFAULT, SOURCE = "alternating", "unrolled"
+DEFAULT, PAPER = "alternating", "unrolled"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run.
+    """How much is run; tuples are values that are varied."""
 
-    Parameters
-    ----------
-    many, few : int
-        Groups for the default fit, and for all methods side by side.
-    n_seeds : int
-        Repetitions, each with data and starts of its own.
-    n_trials, baselines, depths : tuple
-        What is varied: trials of a group, rates in Hz, layers of the encoder.
-    n_unrolled, n_epochs : int
-        Layers where they are not varied, and epochs of gradient steps.
-    """
-
-    many: int = 1000
-    few: int = 100
-    n_seeds: int = 10
-    n_trials: tuple[int, ...] = (5, 10, 30, 50)
-    baselines: tuple[float, ...] = (2.0, 5.0, 8.0, 17.0)
-    depths: tuple[int, ...] = (25, 50, 100, 250)
-    n_unrolled: int = 100
-    n_epochs: int = 20
+    many: int = 1000  # groups for the default fit
+    few: int = 100  # groups for the comparison of all methods
+    n_seeds: int = 10  # repetitions, each with its own data and initialization
+    n_trials: tuple[int, ...] = (5, 10, 30, 50)  # of a group
+    baselines: tuple[float, ...] = (2.0, 5.0, 8.0, 17.0)  # Hz
+    depths: tuple[int, ...] = (25, 50, 100, 250)  # layers of the encoder
+    n_unrolled: int = 100  # layers where they are not varied
+    n_epochs: int = 20  # of the gradient trainers
 
 
 FULL = Size()
@@ -62,42 +51,30 @@ QUICK = Size(60, 40, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 20)
 
 
 def methods(size: Size) -> list[Method]:
-    """Return the methods that take part, the default first; a rival is a line here."""
+    """Return all methods, the default fit first."""
+
+    def bcomp(groups: Groups, seed: int) -> BCOMP:
+        hz = groups.baseline
+        return BCOMP(len(SHAPES), TEMPLATE_LENGTH, "binomial", baseline=hz, random_state=seed)
+
+    implicit = Implicit(init="random", batch_size=8, learning_rate=0.02)
     return [
         dcea(DEFAULT, Alternating()),
         unrolled(size.n_unrolled, size.n_epochs),
-        dcea(
-            "implicit",
-            Implicit(init="random", batch_size=8, learning_rate=0.02),
-            PENALTY_WEIGHT,
-            size.n_epochs,
-        ),
-        Method("BCOMP", _bcomp, traced=False),
+        dcea("implicit", implicit, PENALTY_WEIGHT, size.n_epochs),
+        Method("BCOMP", bcomp, traced=False),
     ]
 
 
-def _bcomp(groups: Groups, seed: int) -> BCOMP:
-    return BCOMP(
-        len(SHAPES), TEMPLATE_LENGTH, "binomial", baseline=groups.baseline, random_state=seed
-    )
-
-
-def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
-    """Return the source's trainer, from random templates."""
-    trainer = Unrolled(n_unrolled, tied=tied, init="random", batch_size=8, learning_rate=0.02)
-    name = SOURCE if tied else "untied"
-    return dcea(name, trainer, PENALTY_WEIGHT, n_epochs, (("n_unrolled", n_unrolled),))
-
-
 def conditions(size: Size) -> list[tuple[Method, Groups]]:
-    """Return what is fitted to what, everything once."""
-    taking_part, few, many = methods(size), Groups(size.few), Groups(size.many)
+    """Return each pair of method and groups once."""
+    every, few, many = methods(size), Groups(size.few), Groups(size.many)
     varied = [replace(many, n_trials=n) for n in size.n_trials]
     varied += [replace(many, baseline=hz) for hz in size.baselines]
     depths = [unrolled(layers, size.n_epochs) for layers in size.depths]
-    wanted = [(method, few) for method in [*taking_part, *depths]]
-    wanted += [(taking_part[0], groups) for groups in [many, *varied]]
-    once = {(method.name, method.settings, groups): method for method, groups in wanted}
+    wanted = [(method, few) for method in [*every, *depths]]
+    wanted += [(every[0], groups) for groups in [many, *varied]]
+    once = {(method.name, method.n_unrolled, groups): method for method, groups in wanted}
     return [(method, groups) for (_, _, groups), method in once.items()]
 
 
@@ -108,7 +85,7 @@ def run(options: Options, size: Size | None = None) -> Result:
     ----------
     options : Options
     size : Size, optional
-        In place of the full or the quick one.
+        Replaces the full or the quick size.
 
     Returns
     -------
@@ -120,19 +97,19 @@ def run(options: Options, size: Size | None = None) -> Result:
     size = size or (QUICK if options.quick else FULL)
     seeds = range(options.random_state, options.random_state + size.n_seeds)
     rows, traces = [], []
-    shapes: dict[str, np.ndarray] = {}
+    learned: dict[str, np.ndarray] = {}
     for method, groups in conditions(size):
         for seed in seeds:
             fitted = benchmark.run(method, groups, seed)
             rows.append(fitted.row)
             traces += fitted.trace
             if (groups, seed) == (Groups(size.few), seeds[0]):
-                shapes.setdefault(method.name, fitted.templates)
+                learned.setdefault(method.name, fitted.templates)
         options.say(benchmark.described(rows[-len(seeds) :]))
     table, trace = pd.DataFrame(rows), pd.DataFrame(traces)
     return Result(
         table=table,
-        figures=_figures(table, trace, shapes, size, seeds[0]),
+        figures=_figures(table, trace, learned, size, seeds[0]),
         settings={
             **asdict(size),
             "groups": asdict(Groups(size.many)),
@@ -145,7 +122,7 @@ def run(options: Options, size: Size | None = None) -> Result:
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """Say what the table shows, as medians and ranges over the seeds."""
+    """Describe the table, as medians and ranges over the seeds."""
     usual = table[(table["n_trials"] == Groups.n_trials) & (table["baseline"] == Groups.baseline)]
     default = usual[usual["method"] == DEFAULT]
     most = default[default["n_groups"] == default["n_groups"].max()]
@@ -184,18 +161,16 @@ def _percent(rates: pd.Series) -> str:
 def _figures(
     table: pd.DataFrame,
     trace: pd.DataFrame,
-    shapes: dict[str, np.ndarray],
+    learned: dict[str, np.ndarray],
     size: Size,
     seed: int,
 ) -> dict[str, Figure]:
-    from spikecdl.experiments import figures as figures
-
     few = Groups(size.few)
-    counts, source = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
-    begun = benchmark.start(source.model(few, seed), counts)
+    counts, paper = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
+    initial = benchmark.initial_templates(paper.model(few, seed), counts)
     return {
         "spikes": figures.spikes(seed),
-        "templates": figures.templates(shapes, {SOURCE: begun}, truth(counts).templates),
+        "templates": figures.templates(learned, {PAPER: initial}, truth(counts).templates),
         "learning": figures.learning(trace, size.few, size.n_unrolled),
-        "conditions": figures.conditions(table, DEFAULT, SOURCE),
+        "conditions": figures.conditions(table, DEFAULT, PAPER),
     }

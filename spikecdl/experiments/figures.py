@@ -13,13 +13,12 @@ from spikecdl.plots import raster, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 @style.styled
 def spikes(seed: int) -> Figure:
-    """Draw the trials of a group, and below the rate that made them."""
+    """Draw the trials of a group above their true rate."""
     counts = Groups(1).single_trials(seed)
     shape, size = (2, 1), (7.2, 4.0)
     above, below = style.axes_array(None, shape, size, sharex=True, height_ratios=[1.5, 1])[:, 0]
@@ -28,33 +27,29 @@ def spikes(seed: int) -> Figure:
     rate = probability(counts)[0, 0] / BIN_SIZE
     below.plot(counts.times + counts.bin_size / 2, rate, color=style.INK, label="true rate")
     style.baseline(below, Groups.baseline)
-    for number, (name, mine) in enumerate(_events(counts)):
-        marks = np.zeros(len(mine))
-        below.plot(mine, marks, "^", color=style.colour(number), label=name, clip_on=False, ms=5)
+    events = counts.truth.events.query("trial == 0")  # type: ignore[union-attr]
+    for number, name in enumerate(SHAPES):
+        onsets, colour = events["time"][events["template"] == number], style.colour(number)
+        marks = np.zeros(len(onsets))
+        below.plot(onsets, marks, "^", color=colour, label=name, clip_on=False, ms=5)
     style.legend_above(below)
     below.set(xlabel="time (s)", ylabel="rate (Hz)", ylim=(0, None))
     style.tidy(below)
     return above.figure
 
 
-def _events(counts: Any) -> list[tuple[str, np.ndarray]]:
-    """Onsets of the first trial's events, by the name of their template."""
-    events = counts.truth.events.query("trial == 0")
-    return [(s, events["time"][events["template"] == n].to_numpy()) for n, s in enumerate(SHAPES)]
-
-
 @style.styled
 def templates(
-    learned: Mapping[str, np.ndarray], starts: Mapping[str, np.ndarray], truth: np.ndarray
+    learned: Mapping[str, np.ndarray], initial: Mapping[str, np.ndarray], truth: np.ndarray
 ) -> Figure:
-    """Draw a row for each method: its start, what it learned, and the truth, all on top.
+    """Draw a row for each method: initial, learned and true templates in the same panels.
 
     Parameters
     ----------
     learned : mapping of str to ndarray (template, 1, bin)
-        By method.
-    starts : mapping of str to ndarray (template, 1, bin)
-        Of those that have one, in the same order of templates.
+        Learned templates by method.
+    initial : mapping of str to ndarray (template, 1, bin)
+        Initial templates by method, in the order of the learned ones; may lack methods.
     truth : ndarray, shape (template, 1, bin)
     """
     shape = (len(learned), len(truth))
@@ -65,40 +60,46 @@ def templates(
         for number, ax in enumerate(row):
             partner, shift = error.assignment[number], error.shifts[number]
             ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-            if name in starts:
-                line = {"color": style.DATA, "lw": 1, "label": "random start"}
-                _curve(ax, starts[name][partner, 0], 0, **line)
-            line = {"color": style.colour(number), "lw": 2, "label": "learned, moved"}
-            _curve(ax, found[partner, 0], shift, **line)
-            line = {"color": style.INK, "lw": 1.1, "ls": (0, (4, 2.5)), "label": "truth"}
-            _curve(ax, truth[number, 0], 0, **line)
+            curves = [
+                (
+                    "learned, shifted",
+                    found[partner, 0],
+                    shift,
+                    {"color": style.colour(number), "lw": 2},
+                ),
+                (
+                    "truth",
+                    truth[number, 0],
+                    0,
+                    {"color": style.INK, "lw": 1.1, "ls": (0, (4, 2.5))},
+                ),
+            ]
+            if name in initial:
+                line = {"color": style.DATA, "lw": 1}
+                curves.insert(0, ("random initialization", initial[name][partner, 0], 0, line))
+            for label, values, moved, line in curves:
+                ax.plot(np.arange(len(values)) + moved + 0.5, values, label=label, **line)
             ax.set_title(f"{SHAPES[number]} · error {error.errors[number]:.2f}")
             ax.set_xlim(0, truth.shape[2])
             style.tidy(ax)
         row[0].set_ylabel(name)
     for ax in grid[-1]:
         ax.set_xlabel("time (ms)")
-    _legend(grid)
-    return grid[0, 0].figure
-
-
-def _legend(grid: np.ndarray) -> None:
-    """Name the curves once, above all panels; colours are those of the first template."""
-    named: dict[str, Any] = {}
+    named: dict[str, Any] = {}  # one legend for all panels, in the colours of the first template
     for ax in grid[:, 0]:
         handles, labels = ax.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     figure = grid[0, 0].figure
     figure.legend(named.values(), named, loc="outside upper right", ncols=len(named))
-
-
-def _curve(ax: Axes, values: np.ndarray, shift: int, **style: Any) -> None:
-    ax.plot(np.arange(len(values)) + shift + 0.5, values, **style)
+    return figure
 
 
 @style.styled
 def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
-    """Draw the mean error after each epoch of the methods side by side, by epochs and by time."""
+    """Draw the mean error of each method after every epoch, against epochs and against time.
+
+    One line per seed.  Of the methods with layers, those with ``n_unrolled`` are drawn.
+    """
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     rows = trace[(trace["n_groups"] == few) & trace["n_unrolled"].isin([n_unrolled, np.nan])]
@@ -107,7 +108,10 @@ def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
         panels, ("epoch", "seconds"), ("epoch", "seconds of training"), strict=True
     ):
         for number, (name, runs) in enumerate(rows.groupby("method", sort=False)):
-            _lines(ax, runs, column, style.colour(number), str(name))
+            line: dict[str, Any] = {"color": style.colour(number), "lw": 0.9, "alpha": 0.7}
+            for repetition, (_, run) in enumerate(runs.groupby("seed")):
+                line["label"] = "_" * repetition + str(name)  # one of them is in the legend
+                ax.plot(run[column], run["error_mean"], "o-", ms=3, markevery=[-1], **line)
         ax.set(xlabel=label, ylim=(0, 1))
         ax.margins(x=0.02)
         style.tidy(ax)
@@ -120,17 +124,12 @@ def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
     return panels[0].figure
 
 
-def _lines(ax: Axes, runs: pd.DataFrame, column: str, colour: str, label: str) -> None:
-    """Draw a line for each seed."""
-    style: dict[str, Any] = {"color": colour, "lw": 0.9, "alpha": 0.7, "marker": "o", "ms": 3}
-    for number, (_, run) in enumerate(runs.groupby("seed")):
-        name = "_" * number + label  # one of them is in the legend
-        ax.plot(run[column], run["error_mean"], markevery=[-1], label=name, **style)
-
-
 @style.styled
-def conditions(table: pd.DataFrame, default: str, source: str) -> Figure:
-    """Draw the mean error against trials, baseline and layers: a point a seed, and the median."""
+def conditions(table: pd.DataFrame, default: str, paper: str) -> Figure:
+    """Draw the mean error against trials, baseline and layers: points of seeds, and the median.
+
+    Trials and baselines are those of the method ``default``, layers those of ``paper``.
+    """
     mine = table[table["method"] == default]
     mine = mine[mine["n_groups"] == mine["n_groups"].max()]
     panels = style.axes_array(None, (1, 3), (8.2, 2.7))[0]
@@ -139,13 +138,21 @@ def conditions(table: pd.DataFrame, default: str, source: str) -> Figure:
         (
             mine[mine["baseline"] == Groups.baseline],
             mine[mine["n_trials"] == Groups.n_trials],
-            table[table["method"] == source],
+            table[table["method"] == paper],
         ),
         ("n_trials", "baseline", "n_unrolled"),
         ("trials of a group", "baseline (Hz)", "layers"),
         strict=True,
     ):
-        _points(ax, rows, column, style.colour(int(column == "n_unrolled")))
+        colour = style.colour(int(column == "n_unrolled"))
+        values = sorted(rows[column].unique())
+        at = rows[column].map({value: position for position, value in enumerate(values)})
+        ax.plot(at, rows["error_mean"], "o", color=colour, ms=3.5, alpha=0.35, mew=0)
+        medians = rows.groupby(column)["error_mean"].median()
+        ax.plot(range(len(values)), medians[values], color=colour)
+        ax.set_xticks(range(len(values)), labels=[f"{value:g}" for value in values])
+        ax.margins(x=0.1)
+        style.tidy(ax)
         name, groups = rows["method"].iloc[0], rows["n_groups"].iloc[0]
         ax.set(xlabel=label, title=f"{name}, {groups} groups")
         ax.set_ylim(0, max(0.2, 1.1 * rows["error_mean"].max()))
@@ -153,28 +160,9 @@ def conditions(table: pd.DataFrame, default: str, source: str) -> Figure:
     return panels[0].figure
 
 
-def _points(ax: Axes, rows: pd.DataFrame, column: str, colour: str) -> None:
-    """Draw a point for each row, and a line through the medians, at even distances."""
-    values = sorted(rows[column].unique())
-    at = {value: place for place, value in enumerate(values)}
-    ax.plot(rows[column].map(at), rows["error_mean"], "o", color=colour, ms=3.5, alpha=0.35, mew=0)
-    medians = rows.groupby(column)["error_mean"].median()
-    ax.plot(range(len(values)), medians[values], color=colour)
-    ax.set_xticks(range(len(values)), labels=[f"{value:g}" for value in values])
-    ax.margins(x=0.1)
-    style.tidy(ax)
-
-
 @style.styled
 def pairs(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """Draw what was measured of each method, a panel a column, with a line for each seed.
-
-    Parameters
-    ----------
-    table : DataFrame
-    columns : mapping of str to str
-        Columns, with what the axis says.
-    """
+    """Draw columns of the table by method, with a line per seed; ``columns`` gives axis labels."""
     names = list(table["method"].unique())
     panels = style.axes_array(None, (1, len(columns)), (2.7 * len(columns), 2.7))[0]
     for ax, (column, label) in zip(panels, columns.items(), strict=True):

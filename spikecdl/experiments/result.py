@@ -1,4 +1,4 @@
-"""What an experiment is given, and what comes out of it: a table, figures and a summary."""
+"""Options and results of an experiment."""
 
 from __future__ import annotations
 
@@ -12,48 +12,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _silent(message: str) -> None:
-    """Say nothing."""
-
-
 @dataclass(frozen=True)
 class Options:
-    """How an experiment is to be run.
+    """How to run an experiment.
 
     Parameters
     ----------
     quick : bool
-        A small version, under two minutes on two cores, that shows the same things.
+        Run a small version, under two minutes on two cores, that shows the same things.
     random_state : int
-        Seed of the first repetition; the next ones follow it.
+        Seed of the first repetition; each further repetition adds one.
     data : Path, optional
         Folder of recordings, for experiments on recordings.
     say : callable
-        Told what goes on, a line at a time.
+        Receives progress messages, one line each.
     """
 
     quick: bool = False
     random_state: int = 0
     data: Path | None = None
-    say: Callable[[str], None] = field(default=_silent, repr=False)
+    say: Callable[[str], None] = field(default=lambda message: None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out of an experiment.
+    """Tables, figures and findings of an experiment.
 
     Parameters
     ----------
     table : DataFrame
-        One row for everything that was measured.
+        One row per measured condition.
     figures : mapping of str to Figure
-        By the stem of their files.
+        Figures by file stem.
     settings : mapping
-        What was run, as plain values, seeds among them.
+        What was run, as plain values, including the seeds.
     findings : sequence of str
-        What the table shows, in sentences with their numbers.
+        What the table shows, in sentences with numbers.
     more : mapping of str to DataFrame
-        Other tables, by the stem of their files.
+        Further tables by file stem.
     """
 
     table: pd.DataFrame
@@ -63,19 +59,19 @@ class Result:
     more: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write the tables as CSV, figures as PNG, and summary.json with what else is known."""
-        from spikecdl.files import write_json
+        """Write tables as CSV, figures as PNG, and ``summary.json``, which includes ``about``."""
+        from spikecdl import checkpoint
 
         for name, table in {"table": self.table, **self.more}.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
         summary = {**about, "settings": dict(self.settings), "findings": list(self.findings)}
-        write_json(folder / "summary.json", summary)
+        checkpoint.write_json(folder / "summary.json", summary)
 
 
 def median_and_range(values: Iterable[float], digits: int = 2) -> str:
-    """Return the median of values, and in brackets the smallest and the largest.
+    """Format the median of values, followed by their range in brackets.
 
     Examples
     --------

@@ -1,14 +1,14 @@
-"""The shallow auto-encoder of the source's theory: how fast it finds a dictionary, and when not.
+"""The paper's theory: how fast a shallow autoencoder finds a dictionary, and when it does not.
 
-Codes with few, positive, bounded entries drive counts through a dictionary; a `ShallowAutoencoder`
-starts at some distance from it and takes gradient steps, each on fresh samples.
+Codes with few, positive, bounded entries drive counts through a dictionary.  A `ShallowAutoencoder`
+starts at some distance from that dictionary and takes gradient steps, each on fresh samples.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,62 +16,120 @@ import torch
 from torch import Tensor
 
 from spikecdl.experiments.result import Options, Result
-from spikecdl.experiments.shallow import ShallowAutoencoder
-from spikecdl.model.families import Binomial
+from spikecdl.model.families import Binomial, Family
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AMPLITUDE = (1.0, 2.0)  # entries of a code that are not zero, uniform
-BIAS = 0.5  # half of the smallest entry
-GAIN = 0.15  # share of its distance that a column is expected to lose in a step
+AMPLITUDE = (1.0, 2.0)  # range of the uniform nonzero entries of a code
+BIAS = 0.5  # half of the smallest nonzero entry
+GAIN = 0.15  # expected fraction of its distance that a column loses in a step
 COLUMNS = 1.5  # per dimension
+
+
+@dataclass(frozen=True, eq=False)
+class ShallowAutoencoder:
+    r"""One encoder step from codes of zero, with the same columns as the decoder.
+
+    .. math:: x = \mathrm{ReLU}(W^T z - b), \qquad
+              z = \frac{y - f^{-1}(\mu)}{\kappa}, \qquad \eta = W x + \mu
+
+    with the inverse link :math:`f^{-1}` of counts and the curvature :math:`\kappa` of the negative
+    log likelihood at the baseline :math:`\mu`; for a binomial of M trials at zero,
+    :math:`f^{-1}(0) = M / 2` and :math:`\kappa = M / 4`.  Dividing the residual by the curvature
+    gives the working response of a generalized linear model, so that codes have the scale of those
+    that made ``y``; it is a proximal gradient step of length :math:`1 / \kappa`.
+
+    Parameters
+    ----------
+    columns : tensor, shape (dimension, column)
+        W, columns of unit norm.
+    family : Family
+        Observation model.
+    bias : float
+        b, subtracted from every code before the rectifier, in units of the codes.
+    baseline : float
+        Linear predictor of every observation without codes.
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.
+    Nguyen, Wong and Hegde, AISTATS 2019, arXiv:1806.00572, for Gaussian observations.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import Binomial
+    >>> model = ShallowAutoencoder(torch.eye(3), Binomial(n_trials=40), bias=0.25)
+    >>> model.encode(torch.tensor([[20.0, 30.0, 15.0]]))
+    tensor([[0.0000, 0.7500, 0.0000]])
+    """
+
+    columns: Tensor
+    family: Family
+    bias: float
+    baseline: float = 0.0
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return the codes (sample, column) of observations (sample, dimension)."""
+        return (self._response(y) @ self.columns - self.bias).relu()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the linear predictor (sample, dimension) of codes (sample, column)."""
+        return codes @ self.columns.T + self.baseline
+
+    def loss(self, y: Tensor) -> Tensor:
+        """Mean negative log likelihood of a sample, up to a constant."""
+        return self.family.cost(y, self.decode(self.encode(y))).sum(-1).mean()
+
+    def gradient(self, y: Tensor) -> Tensor:
+        r"""Derivative of `loss` with respect to the columns, through decoder and encoder.
+
+        .. math:: -\frac{1}{N} \sum \left[ e x^T + z \left( 1_{x > 0} \odot W^T e \right)^T \right]
+
+        with e the derivative of the log likelihood with respect to :math:`\eta`.
+        """
+        codes = self.encode(y)
+        residual = self.family.residual(y, self.decode(codes))
+        through_encoder = (codes > 0) * (residual @ self.columns)
+        return -(residual.T @ codes + self._response(y).T @ through_encoder) / len(y)
+
+    def after_step(self, y: Tensor, step: float) -> ShallowAutoencoder:
+        """Return the model after a gradient step, with columns rescaled to unit norm."""
+        return replace(self, columns=_unit(self.columns - step * self.gradient(y)))
+
+    def _response(self, y: Tensor) -> Tensor:
+        """Return z, (sample, dimension)."""
+        mu = y.new_tensor(self.baseline)
+        return self.family.residual(y, mu) / self.family.curvature(y, mu)
 
 
 @dataclass(frozen=True)
 class Condition:
     """What is simulated and where the model starts.
 
-    Parameters
-    ----------
-    dimension : int
-        Bins of an observation; the dictionary has one and a half times as many columns.
-    n_active : int
-        Entries of a code that are not zero.
-    n_trials : int
-        Bernoulli trials of each bin.
-    start : float
-        Distance at which every column starts from the truth.
-    toward_another : bool
-        Whether columns are displaced toward another true column instead of in a random direction.
-    alike : float
-        Correlation of the columns of a pair: each column has a partner.
-    common : float
-        Correlation of all columns with each other.
-    probability : float
-        Of a success where the code is zero; the model knows it.
+    The model is given the probability of a success where the code is zero.
     """
 
-    dimension: int = 100
-    n_active: int = 4
-    n_trials: int = 1000
-    start: float = 0.6
-    toward_another: bool = False
-    alike: float = 0.0
-    common: float = 0.0
-    probability: float = 0.5
+    dimension: int = 100  # bins of an observation
+    n_active: int = 4  # nonzero entries of a code
+    n_trials: int = 1000  # Bernoulli trials of each bin
+    start: float = 0.6  # initial distance of every column from the true one
+    toward_another: bool = False  # displaced toward another true column, not at random
+    alike: float = 0.0  # correlation of the two columns of each pair
+    common: float = 0.0  # correlation of all columns with each other
+    probability: float = 0.5  # of a success where the code is zero
 
     @property
     def n_columns(self) -> int:
-        """Columns of the dictionary, in pairs."""
+        """Columns of the dictionary, an even number."""
         return 2 * round(COLUMNS * self.dimension / 2)
 
     @property
     def share_active(self) -> float:
-        """Probability that an entry of a code is not zero."""
+        """Probability that an entry of a code is nonzero."""
         return self.n_active / self.n_columns
 
     @property
@@ -87,10 +145,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Size:
-    """How long and how often a condition is run."""
+    """Steps, samples that use each column in a step, and seeds of a condition."""
 
     n_steps: int = 60
-    samples_per_column: int = 100  # that use a column, in each step
+    samples_per_column: int = 100
     n_seeds: int = 3
 
 
@@ -100,7 +158,7 @@ CLAIM: Mapping[str, Mapping[str, Condition]] = {
     "starting distance": {f"{d}": Condition(start=d) for d in (0.3, 0.6, 0.9)},
     "trials": {f"{m}": Condition(n_trials=m) for m in (100, 1000, 10000)},
 }
-"""What is varied, and the conditions that differ in it alone: the distance is to contract."""
+"""Conditions by what is varied, in which the distance should contract."""
 
 BREAKS: Mapping[str, Mapping[str, Condition]] = {
     "start": {
@@ -120,14 +178,12 @@ BREAKS: Mapping[str, Mapping[str, Condition]] = {
         "0.008 a trial, 100 trials": Condition(probability=0.008, n_trials=100),
     },
 }
-"""The same for what takes an assumption away."""
+"""Conditions by the assumption that all but the first of each group violate."""
 
 
 def run(options: Options) -> Result:
-    """Follow the distances of columns from the truth, in all conditions of `CLAIM` and `BREAKS`."""
+    """Follow the distances of columns from the truth in all conditions of `CLAIM` and `BREAKS`."""
     import pandas as pd
-
-    pass
 
     size = Size(n_steps=40, samples_per_column=50, n_seeds=1) if options.quick else Size()
     seeds = [options.random_state + repetition for repetition in range(size.n_seeds)]
@@ -145,23 +201,20 @@ def run(options: Options) -> Result:
     table = pd.concat(tables, ignore_index=True)
     first = ["part", "varied", "condition", "seed", *asdict(Condition())]
     table = table[first + [name for name in table if name not in first]]
-    return Result(
-        table,
-        {
-            "contraction": contraction(table[table.part == "claim"]),
-            "breaks": breaks(table[table.part == "break"]),
-        },
-        {
-            **asdict(size),
-            "seeds": seeds,
-            "columns_per_dimension": COLUMNS,
-            "amplitude": list(AMPLITUDE),
-            "bias": BIAS,
-            "gain": GAIN,
-            "expected_rate": (1 - GAIN) ** 2,
-        },
-        _findings(table),
-    )
+    figures = {
+        "contraction": draw(table[table.part == "claim"], with_fit=True),
+        "breaks": draw(table[table.part == "break"], with_fit=False),
+    }
+    settings = {
+        **asdict(size),
+        "seeds": seeds,
+        "columns_per_dimension": COLUMNS,
+        "amplitude": list(AMPLITUDE),
+        "bias": BIAS,
+        "gain": GAIN,
+        "expected_rate": (1 - GAIN) ** 2,
+    }
+    return Result(table, figures, settings, _findings(table))
 
 
 def _conditions() -> Iterator[tuple[str, str, str, Condition]]:
@@ -177,13 +230,13 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``step``, from 0, ``median`` and ``max`` over the columns of the dictionary.
+        Columns ``step``, from 0, and ``median`` and ``max`` over the columns of the dictionary.
     """
     import pandas as pd
 
     generator = torch.Generator().manual_seed(seed)
     truth = dictionary(condition, generator)
-    start = beside(truth, condition, generator)
+    start = displaced(truth, condition, generator)
     model = ShallowAutoencoder(start, condition.family, BIAS, condition.baseline)
     n_samples = round(size.samples_per_column / condition.share_active)
     length = step_length(condition)
@@ -197,28 +250,28 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
 
 
 def step_length(condition: Condition) -> float:
-    r"""Return the step that takes the share ``GAIN`` of its distance from a column.
+    r"""Return the step that reduces the distance of a column by the fraction ``GAIN``.
 
-    It does so if the dictionary is incoherent, the start near and the rectifier right: the loss
-    curves with :math:`\kappa\, \mathrm{E}[x_i^2]` along a column, :math:`\kappa` being the
-    family's curvature at the baseline.
+    It assumes an incoherent dictionary, a start near it and rectified codes with the right support:
+    along a column the loss has the curvature :math:`\kappa\, \mathrm{E}[x_i^2]`, with
+    :math:`\kappa` that of the family at the baseline.
     """
     low, high = AMPLITUDE
     square = condition.share_active * (low**2 + low * high + high**2) / 3
-    level = torch.tensor(condition.baseline)
-    return GAIN / (float(condition.family.curvature(level, level)) * square)
+    eta = torch.tensor(condition.baseline)
+    return GAIN / (float(condition.family.curvature(eta, eta)) * square)
 
 
 def observations(
     condition: Condition, truth: Tensor, n_samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw counts (sample, dimension) that a true dictionary explains."""
+    """Draw counts (sample, dimension) from sparse codes and the true dictionary."""
     active = codes(n_samples, truth.shape[1], condition.n_active, generator)
     return condition.family.sample(active @ truth.T + condition.baseline, generator)
 
 
 def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:
-    """Draw a true dictionary (dimension, column), columns of unit norm."""
+    """Draw a true dictionary (dimension, column), with columns of unit norm."""
     shape = condition.dimension, condition.n_columns
     columns = _unit(torch.randn(shape, generator=generator))
     shared = _unit(torch.randn((shape[0], 1), generator=generator))
@@ -228,7 +281,7 @@ def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:
     return _unit(torch.stack([one, other], dim=2).flatten(1))
 
 
-def beside(truth: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
     """Return unit columns at the condition's distance from the true ones."""
     direction = torch.randn(truth.shape, generator=generator)
     if condition.toward_another:
@@ -239,44 +292,34 @@ def beside(truth: Tensor, condition: Condition, generator: torch.Generator) -> T
 
 
 def codes(n_samples: int, n_columns: int, n_active: int, generator: torch.Generator) -> Tensor:
-    """Draw codes (sample, column) with as many entries that are not zero, at random places."""
+    """Draw codes (sample, column) with ``n_active`` nonzero entries at random positions."""
     low, high = AMPLITUDE
-    places = torch.rand((n_samples, n_columns), generator=generator).topk(n_active).indices
-    values = low + (high - low) * torch.rand(places.shape, generator=generator)
-    return torch.zeros(n_samples, n_columns).scatter_(1, places, values)
+    positions = torch.rand((n_samples, n_columns), generator=generator).topk(n_active).indices
+    values = low + (high - low) * torch.rand(positions.shape, generator=generator)
+    return torch.zeros(n_samples, n_columns).scatter_(1, positions, values)
+
+
+def _unit(columns: Tensor) -> Tensor:
+    return columns / columns.norm(dim=0)
 
 
 @dataclass(frozen=True)
 class Contraction:
-    r"""Squared distances as :math:`d_t^2 = d_\infty^2 + c \rho^t`; made by `fitted_contraction`.
+    r"""Squared distances as :math:`d_t^2 = d_\infty^2 + c \rho^t`; made by `fitted_contraction`."""
 
-    Parameters
-    ----------
-    rate : float
-        :math:`\rho`, by which what is left contracts in a step.
-    excess : float
-        c, what is to contract.
-    neighbourhood : float
-        :math:`d_\infty^2`.
-    r_squared : float
-        Share of the variance of :math:`\log(d_t^2 - d_\infty^2)` that a line explains.
-    n_fitted : int
-        Steps that the line is fitted to.
-    """
-
-    rate: float
-    excess: float
-    neighbourhood: float
-    r_squared: float
-    n_fitted: int
+    rate: float  # rho, contraction per step
+    excess: float  # c, the initial value of what contracts
+    neighbourhood: float  # the squared distance in the limit
+    r_squared: float  # of the line through the logarithms of squared distance - neighbourhood
+    n_fitted: int  # steps to which the line is fitted
 
 
 def fitted_contraction(distances: np.ndarray) -> Contraction:
-    """Fit a line in logarithms to squared distances, (step,), less those of their neighbourhood.
+    """Fit a line to the logarithms of squared distances (step,) minus their neighbourhood.
 
-    The neighbourhood is the median of the last quarter of the steps; the line is fitted to the
-    first steps, those before the distance falls to twice that.  All else is nan where fewer than
-    four are left.
+    The neighbourhood is the median of the last quarter of the steps.  The line is fitted to the
+    steps before the squared distance falls to twice the neighbourhood; with fewer than four such
+    steps, rate, excess and R^2 are nan.
     """
     neighbourhood = float(np.median(distances[-(len(distances) // 4) :]))
     near = distances <= 2 * neighbourhood
@@ -289,10 +332,6 @@ def fitted_contraction(distances: np.ndarray) -> Contraction:
     return Contraction(
         math.exp(slope), math.exp(intercept), neighbourhood, float(r_squared), n_fitted
     )
-
-
-def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=0)
 
 
 def _findings(table: pd.DataFrame) -> list[str]:
@@ -321,55 +360,28 @@ def _findings(table: pd.DataFrame) -> list[str]:
 
 
 @style.styled
-def contraction(table: pd.DataFrame) -> Figure:
-    """Draw the conditions that contract, and what was fitted to them, dashed."""
-    axes = _panels(table)
-    for ax, (_, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
-        for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
-            _draw(ax, runs, style.colour(number), f"{name}: times {runs.rate.mean():.2f} a step")
-            _draw_fit(ax, runs)
-    _legends(axes, table)
-    return axes[0].figure
+def draw(table: pd.DataFrame, with_fit: bool) -> Figure:
+    """Draw squared distances by step, a panel for each group of conditions.
 
-
-@style.styled
-def breaks(table: pd.DataFrame) -> Figure:
-    """Draw the conditions that take an assumption away, beside the one that has them all."""
-    axes = _panels(table)
-    for ax, (_, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
-        for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
-            _draw(ax, runs, style.colour(number), str(name))
-    _legends(axes, table)
-    return axes[0].figure
-
-
-def _panels(table: pd.DataFrame) -> np.ndarray:
+    Lines are the median column, its geometric mean over seeds; bands reach up to the worst column.
+    The fitted contraction is dashed.
+    """
     count = table.varied.nunique()
     axes = style.axes_array(None, (1, count), (2.7 * count, 3.9), sharex=True, sharey=True)[0]
-    for ax in axes:
+    for ax, (varied, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
+        for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
+            label = f"{name}: times {runs.rate.mean():.2f} a step" if with_fit else str(name)
+            by_step = np.log(runs.set_index("step")[["median", "max"]]).groupby("step").mean()
+            middle, worst = np.exp(by_step["median"]), np.exp(by_step["max"])
+            colour = style.colour(number)
+            ax.plot(middle, color=colour, label=label)
+            ax.fill_between(middle.index, middle, worst, color=colour, alpha=0.12, linewidth=0)
+            if with_fit:
+                fit = runs[["rate", "excess", "neighbourhood"]].mean()
+                fitted = fit.neighbourhood + fit.excess * fit.rate ** np.arange(len(middle))
+                ax.plot(fitted, color=style.INK, linewidth=0.9, linestyle=(0, (3, 3)))
         ax.set(yscale="log", xlabel="gradient steps")
         style.tidy(ax)
-    axes[0].set_ylabel("squared distance from the truth")
-    return axes
-
-
-def _legends(axes: np.ndarray, table: pd.DataFrame) -> None:
-    """Put legends over their panels, as tall as each other."""
-    for ax, varied in zip(axes, table.varied.unique(), strict=True):
         ax.legend(title=varied, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
-
-
-def _draw(ax: Axes, runs: pd.DataFrame, colour: str, label: str) -> None:
-    """Draw the median column, geometric mean over seeds, and a band up to the worst column."""
-    by_step = np.log(runs.set_index("step")[["median", "max"]]).groupby("step").mean()
-    middle, worst = np.exp(by_step["median"]), np.exp(by_step["max"])
-    ax.plot(middle, color=colour, label=label)
-    ax.fill_between(middle.index, middle, worst, color=colour, alpha=0.12, linewidth=0)
-
-
-def _draw_fit(ax: Axes, runs: pd.DataFrame) -> None:
-    """Draw what was fitted, averaged over seeds."""
-    fit = runs[["rate", "excess", "neighbourhood"]].mean()
-    steps = np.arange(runs.step.max() + 1)
-    fitted = fit.neighbourhood + fit.excess * fit.rate**steps
-    ax.plot(steps, fitted, color=style.INK, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes[0].set_ylabel("squared distance from the truth")
+    return axes[0].figure

@@ -1,19 +1,20 @@
-"""Thalamic units under periodic whisker deflection: DCEA beside its rivals.
+"""Thalamic units under periodic whisker deflection: DCEA and its comparison methods.
 
-Templates and codes come from some trials of a stimulus, all pooled; the rate that they give is
-scored on the other trials.  A trial has 16 deflections at known times, of which only the models
-that say so are told.
+Models are fitted to the pooled counts of some trials of a stimulus; the rates that they give are
+scored on the other trials.  A trial has 16 deflections at known times, which only some of the
+comparison methods are given.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from spikecdl import datasets
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
@@ -21,53 +22,40 @@ from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
-from spikecdl.experiments.onsets import after_onsets, onset_hits
 from spikecdl.experiments.result import Options, Result
 from spikecdl.io import read_nwb
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from spikecdl.data import Decomposition
-
-    pass
 
 RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
 BIN_SIZE, LENGTH, FAMILY = 0.005, 0.125, "binomial"
-ONSETS = 0.5 + 0.125 * np.arange(16)
-TOLERANCE = 0.01
+ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
+TOLERANCE = 0.01  # seconds
 _SAMPLE = 1e-3  # seconds, of the displacement
 _N_FIRST = 30  # trials that the follow-up paper fits, of 50
+_RANDOM_DRAWS = 500  # sets of events at random times
+
+#: Rules by name that mark the trials to fit; the others are the test trials.
+SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "of the file": lambda trials: trials["split"] == "train",
+    "first 30": lambda trials: trials.index.to_series().rank() <= _N_FIRST,
+}
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which trials of a recording are fitted; the others are the test."""
-
-    name: str
-    fitted: Callable[[pd.DataFrame], pd.Series]
-
-    def counts(self, spikes: SpikeTrains) -> tuple[BinnedSpikes, BinnedSpikes]:
-        """Return the counts of the trials to fit, and of those to test."""
-        assert spikes.trials is not None
-        chosen = self.fitted(spikes.trials)
-        ids = spikes.trials.index
-        seen, unseen = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
-        return seen, unseen
-
-
-SPLITS = (
-    Split("of the file", lambda trials: trials["split"] == "train"),
-    Split("first 30", lambda trials: trials.index.to_series().rank() <= _N_FIRST),
-)
+def split_counts(spikes: SpikeTrains, split: str) -> tuple[BinnedSpikes, BinnedSpikes]:
+    """Return the counts of the trials to fit and of the test trials."""
+    assert spikes.trials is not None
+    chosen, ids = SPLITS[split](spikes.trials), spikes.trials.index
+    fitted, test = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
+    return fitted, test
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Spikes under one stimulus, and that stimulus in bins of a trial, shape (signal, bin)."""
+    """Spikes under one stimulus, and that stimulus in the bins of a trial, shape (signal, bin)."""
 
     name: str
     spikes: SpikeTrains
@@ -76,7 +64,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Method:
-    """A model by name, made from a recording and a seed; ``apart``: for each unit on its own."""
+    """A model made from a recording and a seed; ``apart``: one for each unit."""
 
     name: str
     make: Callable[[Recording, int], Any]
@@ -97,72 +85,60 @@ def _onset_glm(*_: Any) -> GLM:
     return GLM(FAMILY, stimulus=onsets(ONSETS), response=response, ridge=1e-3)
 
 
+KNOWN_ONSETS = "GLM, known onsets"
 METHODS = (
     Method("constant rate", lambda *_: ConstantRate()),
     Method("PSTH", lambda *_: PSTH()),
     Method("GLM, stimulus", _stimulus_glm),
-    Method("GLM, known onsets", _onset_glm),
+    Method(KNOWN_ONSETS, _onset_glm),
     Method("BCOMP", lambda _, seed: BCOMP(1, LENGTH, FAMILY, random_state=seed), apart=True),
     Method("DCEA", _dcea(1, "joint")),
     Method("DCEA, two templates", _dcea(2, "joint")),
     Method("DCEA, units apart", _dcea(1, "shared"), apart=True),
     Method("DCEA, one waveform", _dcea(1, "shared")),
 )
-ORACLE = "GLM, known onsets"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A method on units of a recording, and what it expects of trials that it has not seen.
+    """A method fitted to units of a recording, and its predictions of the test trials."""
 
-    Parameters
-    ----------
-    recording, split, method
-        What was fitted.
-    pooled : HeldOut
-        Test trials, pooled.
-    intervals : TimeRescaling
-        Of single test trials.
-    parts : Decomposition or None
-        Of the pooled trials that were fitted, by a model that has events.
-    seconds : float
-        Time to fit.
-    """
-
-    recording: Recording
-    split: Split
-    method: Method
-    pooled: heldout.HeldOut
-    intervals: TimeRescaling
-    parts: Decomposition | None
-    seconds: float
+    recording: str
+    split: str
+    method: str
+    pooled: heldout.HeldOut  # pooled test trials
+    intervals: TimeRescaling  # rescaled intervals of single test trials
+    parts: Decomposition | None  # of the pooled fitted trials; None for a model without events
+    seconds: float  # time to fit
 
 
 def run(options: Options) -> Result:
-    """Fit every method to every recording and split; to two recordings in the quick version."""
+    """Fit every method to every recording and split (quick: two recordings, one split)."""
     import pandas as pd
 
-    names, splits = (RECORDINGS[1::3], SPLITS[:1]) if options.quick else (RECORDINGS, SPLITS)
+    names, splits = RECORDINGS, list(SPLITS)
+    if options.quick:
+        names, splits = names[1::3], splits[:1]
     fits: list[Fit] = []
     for recording in load(options.data, names):
         for split in splits:
-            options.say(f"{recording.name}, trials {split.name}")
+            options.say(f"{recording.name}, trials {split}")
             for method in METHODS:
                 fits += fit_method(recording, split, method, options.random_state)
     generator = np.random.default_rng(options.random_state)
     table = pd.DataFrame([row for fit in fits for row in _rows(fit, generator)])
-    first = [fit for fit in fits if fit.split is splits[0]]
-    of_first = table[table["split"] == splits[0].name]
+    first = [fit for fit in fits if fit.split == splits[0]]
+    of_first = table[table["split"] == splits[0]]
     return Result(
         table=table,
         figures={
             "scores": scores(of_first),
-            "templates": templates(first, ONSETS),
+            "templates": templates(first),
             "intervals": intervals(first),
         },
         settings={
             "recordings": list(names),
-            "splits": [split.name for split in splits],
+            "splits": splits,
             "bin_size": BIN_SIZE,
             "template_length": LENGTH,
             "family": FAMILY,
@@ -173,53 +149,52 @@ def run(options: Options) -> Result:
 
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
-    """Yield recordings: NWB files of a folder, or as they are published, downloaded.
+    """Yield recordings: NWB files of a folder, or the published files, downloaded.
 
     Raises
     ------
     ValueError
-        If a file is not there.
+        If a file is missing.
     """
     for name in names:
-        spikes, displacement = _fetched(name) if folder is None else _read(folder, name)
+        if folder is None:
+            spikes = datasets.fetch_whisker([name])[name]
+            displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
+        else:
+            spikes, displacement = _read(folder, name)
         binned = displacement.reshape(-1, round(BIN_SIZE / _SAMPLE)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
 
 
-def _fetched(name: str) -> tuple[SpikeTrains, np.ndarray]:
-    """Return spikes, and the whisker's displacement in a trial, the same in all."""
-    return datasets.fetch_whisker([name])[name], datasets.whisker_displacement(name)[0]
-
-
 def _read(folder: Path, name: str) -> tuple[SpikeTrains, np.ndarray]:
-    """Return the same of an NWB file."""
+    """Return the spikes of an NWB file, and the displacement of the whisker in its first trial."""
     import h5py
 
     path = folder / f"{name}.nwb"
     if not path.exists():
         raise ValueError(
-            f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; without it the "
-            "recordings are downloaded"
+            f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave `data` out "
+            "to download the recordings"
         )
     with h5py.File(path, "r") as file:
         displacement = file["stimulus/presentation/whisker_displacement/data"][: round(3 / _SAMPLE)]
     return read_nwb(path), displacement
 
 
-def fit_method(recording: Recording, split: Split, method: Method, seed: int) -> Iterator[Fit]:
-    """Yield the fit of all units, or of each on its own."""
-    seen, unseen = split.counts(recording.spikes)
-    every = list(range(seen.n_units))
+def fit_method(recording: Recording, split: str, method: Method, seed: int) -> Iterator[Fit]:
+    """Yield the fit of all units, or one fit per unit."""
+    fitted, test = split_counts(recording.spikes, split)
+    every = list(range(fitted.n_units))
     for units in [[unit] for unit in every] if method.apart else [every]:
-        pooled, single = seen.select(units=units).pool(), unseen.select(units=units)
+        pooled, single = fitted.select(units=units).pool(), test.select(units=units)
         began = time.perf_counter()
         model = method.make(recording, seed).fit(pooled)
         seconds = time.perf_counter() - began
         expected = heldout.transfer(model, pooled, single, FAMILY).mean
         yield Fit(
-            recording=recording,
+            recording=recording.name,
             split=split,
-            method=method,
+            method=method.name,
             pooled=heldout.transfer(model, pooled, single.pool(), FAMILY),
             intervals=rescale(single, expected, FAMILY),
             parts=model.decompose(pooled) if hasattr(model, "decompose") else None,
@@ -228,34 +203,31 @@ def fit_method(recording: Recording, split: Split, method: Method, seed: int) ->
 
 
 def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Yield what was measured of each unit."""
-    units = fit.pooled.counts.unit_ids
-    for place, unit in enumerate(units):
+    """Yield the scores of each unit."""
+    for index, unit in enumerate(fit.pooled.counts.unit_ids):
         yield {
-            "recording": fit.recording.name,
+            "recording": fit.recording,
             "unit": unit,
-            "split": fit.split.name,
-            "method": fit.method.name,
-            "deviance_explained": fit.pooled.deviance_explained_per_unit[place],
-            "bits_per_spike": fit.pooled.bits_per_spike_per_unit[place],
-            "ks_distance": fit.intervals.distance[place],
-            "ks_band": fit.intervals.band[place],
-            **_found(fit, place, generator),
+            "split": fit.split,
+            "method": fit.method,
+            "deviance_explained": fit.pooled.deviance_explained_per_unit[index],
+            "bits_per_spike": fit.pooled.bits_per_spike_per_unit[index],
+            "ks_distance": fit.intervals.distance[index],
+            "ks_band": fit.intervals.band[index],
+            **(_event_scores(fit.parts, index, generator) if fit.parts is not None else {}),
             "seconds": fit.seconds,
         }
 
 
-def _found(fit: Fit, place: int, generator: np.random.Generator) -> dict[str, float]:
-    """Return the response of a unit and the onsets that its events hit; nothing without events."""
-    parts = fit.parts
-    if parts is None:
-        return {}
+def _event_scores(
+    parts: Decomposition, index: int, generator: np.random.Generator
+) -> dict[str, float]:
+    """Return the response of a unit to a deflection, and the onsets that its events hit."""
     counts = parts.counts
-    codes = parts.codes[0, place if parts.layout == "shared" else 0]
+    codes = parts.codes[0, index if parts.layout == "shared" else 0]
     times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
     found = onset_hits(times, ONSETS, TOLERANCE, counts.duration, BIN_SIZE, generator)
-    n_bins = parts.templates.shape[-1]
-    response = after_onsets(parts.rate[0, place], ONSETS, counts.t_start, BIN_SIZE, n_bins)
+    response = _after_onsets(parts.rate[0, index], parts)
     return {
         "peak_hz": float(response.max()),
         "peak_ms": 1e3 * BIN_SIZE * (int(response.argmax()) + 0.5),
@@ -267,24 +239,109 @@ def _found(fit: Fit, place: int, generator: np.random.Generator) -> dict[str, fl
     }
 
 
+def _after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
+    """Return values (bin,) averaged over deflections, for as many bins as a template has."""
+    first = np.rint((ONSETS - parts.counts.t_start) / BIN_SIZE).astype(int)
+    return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
+
+
+@dataclass(frozen=True)
+class OnsetHits:
+    """Agreement of events with known onsets; made by `onset_hits`.
+
+    Chance is that of as many events at random times, each set with its best lags.
+    """
+
+    hit_rate: float  # fraction of the onsets with an event within the tolerance
+    false_alarm_rate: float  # fraction of the events that hit no onset; nan without events
+    lags: tuple[float, ...]  # subtracted from the times of each template's events, in seconds
+    chance_hit_rate: float
+    p_value: float  # fraction of random sets, and the events, that hit as many onsets or more
+
+
+def onset_hits(
+    times: Sequence[ArrayLike],
+    onsets: ArrayLike,
+    tolerance: float,
+    duration: float,
+    bin_size: float,
+    generator: np.random.Generator,
+) -> OnsetHits:
+    """Compare the events of each template with known onsets.
+
+    The onset of a template is a convention, so all events of a template are shifted by the lag, a
+    whole number of bins, that hits the most onsets.
+
+    Parameters
+    ----------
+    times : list of array_like, one per template
+        Times of its events, in seconds.
+    onsets : array_like
+        Known onsets in seconds, more than twice the tolerance apart.
+    tolerance : float
+        Largest distance of a hit, in seconds.
+    duration : float
+        Length of the window, in seconds.
+    bin_size : float
+        Resolution of the lags, in seconds.
+    generator : numpy.random.Generator
+        Draws the random times.
+    """
+    known = np.asarray(onsets, dtype=float)
+    n_lags = int(np.diff(known).min() / 2 / bin_size)
+    lags = bin_size * np.arange(-n_lags, n_lags + 1)
+    found = [np.asarray(one, dtype=float) for one in times]
+    n_events = sum(map(len, found))
+    n_hit, n_near, chosen = _hits(found, known, lags, tolerance)
+    drawn = np.empty(_RANDOM_DRAWS)
+    for draw in range(_RANDOM_DRAWS):
+        random = [generator.uniform(0, duration, len(one)) for one in found]
+        drawn[draw], _, _ = _hits(random, known, lags, tolerance)
+    return OnsetHits(
+        hit_rate=n_hit / len(known),
+        false_alarm_rate=1 - n_near / n_events if n_events else float("nan"),
+        lags=chosen,
+        chance_hit_rate=float(drawn.mean() / len(known)),
+        p_value=float((1 + (drawn >= n_hit).sum()) / (1 + _RANDOM_DRAWS)),
+    )
+
+
+def _hits(
+    times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
+) -> tuple[int, int, tuple[float, ...]]:
+    """Return the number of onsets hit, that of events near an onset, and each template's best lag.
+
+    Among lags that hit as many onsets, the best one has the most events near an onset.
+    """
+    hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
+    for one in times:
+        distance = np.abs((one - lags[:, None])[..., None] - onsets)  # (lag, event, onset)
+        close = distance <= tolerance + 1e-9  # seconds, for rounding
+        hits, near = np.any(close, axis=1), np.any(close, axis=2).sum(axis=1)
+        best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
+        hit |= hits[best]
+        n_near += int(near[best])
+        chosen.append(float(lags[best]))
+    return int(hit.sum()), n_near, tuple(chosen)
+
+
 def findings(table: pd.DataFrame) -> list[str]:
-    """Return what the rows of one split say, in sentences."""
-    scores = table.pivot_table(
+    """Describe the rows of one split in sentences."""
+    explained = table.pivot_table(
         index=["recording", "unit"], columns="method", values="deviance_explained", sort=False
     )
-    count = len(scores)
+    count, ours = len(explained), explained["DCEA"]
     lines = [
-        f"deviance explained by DCEA, {count} units and stimuli: median "
-        f"{scores['DCEA'].median():.3f}, from {scores['DCEA'].min():.3f} to "
-        f"{scores['DCEA'].max():.3f}"
+        f"deviance explained by DCEA, {count} units and stimuli: median {ours.median():.3f}, from "
+        f"{ours.min():.3f} to {ours.max():.3f}"
     ]
-    for rival in scores.columns.drop("DCEA"):
-        gain = scores["DCEA"] - scores[rival]
+    for method in explained.columns.drop("DCEA"):
+        lead = ours - explained[method]
         lines.append(
-            f"DCEA is better than {rival} on {int((gain > 0).sum())} of {count}, by a median of "
-            f"{gain.median():+.3f} ({gain.min():+.3f} to {gain.max():+.3f})"
+            f"DCEA is better than {method} on {int((lead > 0).sum())} of {count}, by a median of "
+            f"{lead.median():+.3f} ({lead.min():+.3f} to {lead.max():+.3f})"
         )
-    near = int((scores["DCEA"] > scores[ORACLE] - 0.03).sum())
+    near = int((ours > explained[KNOWN_ONSETS] - 0.03).sum())
     lines.append(f"DCEA is within 0.03 of the model that knows the onsets on {near} of {count}")
     of_events = table[table["hit_rate"].notna()].groupby("method", sort=False)
     for method, rows in of_events:
@@ -304,21 +361,20 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 _MARKERS = "osD^vP*Xh"
 _PANEL, _COLUMNS = (7.5, 1.9), 3
-_COMPARED = ("DCEA", "PSTH", "constant rate")  # whose rescaled intervals are shown
+_INTERVALS_OF = ("DCEA", "PSTH", "constant rate")
 
 
 @style.styled
 def scores(table: pd.DataFrame) -> Figure:
-    """Draw the deviance explained of each unit and stimulus, a mark for each method."""
+    """Draw the deviance explained of each unit and stimulus, with a mark for each method."""
     rows = table[table["method"] != "constant rate"]
-    places = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
+    units = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
     ax = style.axes_array(None, (1, 1), (7.5, 4.2))[0, 0]
     for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
         main, ours = method == "DCEA", "DCEA" in method
         keys = zip(of_method["recording"], of_method["unit"], strict=True)
-        at = np.array([places.index(key) for key in keys]) + (number - 3.5) * 0.08
         ax.plot(
-            at,
+            np.array([units.index(key) for key in keys]) + (number - 3.5) * 0.08,
             of_method["deviance_explained"],
             _MARKERS[number],
             color=style.PALETTE[1] if ours else style.PALETTE[(0, 2, 3, 5)[number % 4]],
@@ -327,9 +383,9 @@ def scores(table: pd.DataFrame) -> Figure:
             zorder=3 if main else 2,
             label=method,
         )
-    names = [f"{recording.replace('_', chr(10))}\nunit {unit}" for recording, unit in places]
-    ax.set(xticks=range(len(places)), xticklabels=names, ylabel="deviance explained, test trials")
-    ax.set_xlim(-0.5, len(places) - 0.5)
+    names = [f"{recording.replace('_', chr(10))}\nunit {unit}" for recording, unit in units]
+    ax.set(xticks=range(len(units)), xticklabels=names, ylabel="deviance explained, test trials")
+    ax.set_xlim(-0.5, len(units) - 0.5)
     ax.grid(axis="y", color=style.UNSEEN)
     style.tidy(ax)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
@@ -337,62 +393,52 @@ def scores(table: pd.DataFrame) -> Figure:
 
 
 @style.styled
-def templates(fits: Sequence[Fit], onsets: np.ndarray) -> Figure:
-    """Draw the rate around a deflection: the template of DCEA, and the average over cycles."""
-    chosen = [
-        (fit.recording.name, place, fit.parts)
-        for fit in fits
-        if fit.method.name == "DCEA" and fit.parts is not None
-        for place in range(fit.parts.counts.n_units)
-    ]
-    axes = style.wrapped(None, len(chosen), _COLUMNS, _PANEL, sharex=True)
-    for ax, (name, place, parts) in zip(axes, chosen, strict=True):
-        _draw_template(ax, parts, place, onsets)
-        ax.set_title(f"{name}, {style.unit_title(parts.counts.unit_ids[place])}")
-    return _labelled(axes, "time from the deflection (ms)", "rate (Hz)")
-
-
-def _draw_template(ax: Axes, parts: Decomposition, place: int, onsets: np.ndarray) -> None:
-    """Draw the mean rate after an onset as counted, and as fitted by templates and codes."""
-    counts = parts.counts
-    n_bins = parts.templates.shape[-1]
-    where = (onsets, counts.t_start, counts.bin_size, n_bins)
-    time = 1e3 * counts.bin_size * np.arange(n_bins + 1)
-    measured = after_onsets(counts.rate()[0, place], *where)
-    ax.stairs(measured, time, fill=True, color=style.DATA, alpha=0.6, label="counted")
-    fitted = after_onsets(parts.rate[0, place], *where)
-    ax.stairs(fitted, time, color=style.PALETTE[1], linewidth=1.6, baseline=None, label="DCEA")
-    ax.set_ylim(bottom=0)
-    style.tidy(ax)
+def templates(fits: Sequence[Fit]) -> Figure:
+    """Draw the mean rate after a deflection, as counted and as fitted by DCEA."""
+    panels = _panels(fits)
+    axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True)
+    for ax, (fit, index) in zip(axes, panels, strict=True):
+        parts = fit.parts
+        assert parts is not None
+        measured = _after_onsets(parts.counts.rate()[0, index], parts)
+        fitted = _after_onsets(parts.rate[0, index], parts)
+        edges = 1e3 * BIN_SIZE * np.arange(len(measured) + 1)
+        ax.stairs(measured, edges, fill=True, color=style.DATA, alpha=0.6, label="counted")
+        line = {"color": style.PALETTE[1], "linewidth": 1.6, "baseline": None}
+        ax.stairs(fitted, edges, label="DCEA", **line)
+        ax.set_ylim(bottom=0)
+    return _labelled(axes, panels, "time from the deflection (ms)", "rate (Hz)")
 
 
 @style.styled
 def intervals(fits: Sequence[Fit]) -> Figure:
-    """Draw the rescaled intervals of single test trials against their law, less their law."""
-    compared = [fit for fit in fits if fit.method.name in _COMPARED]
-    panels = [
-        (fit.recording.name, place)
-        for fit in compared
-        if fit.method.name == "DCEA"
-        for place in range(len(fit.intervals.unit_ids))
-    ]
+    """Draw quantiles of the rescaled intervals of test trials minus those of the uniform law."""
+    panels = _panels(fits)
     axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True, sharey=True)
-    for ax, (name, place) in zip(axes, panels, strict=True):
-        for number, label in enumerate(_COMPARED):
-            fit = next(f for f in compared if (f.recording.name, f.method.name) == (name, label))
-            uniforms = np.sort(fit.intervals.uniforms[place])
+    by_name = {(fit.recording, fit.method): fit.intervals for fit in fits}
+    colours = (style.PALETTE[1], style.PALETTE[0], style.MUTED)
+    for ax, (fit, index) in zip(axes, panels, strict=True):
+        for method, colour in zip(_INTERVALS_OF, colours, strict=True):
+            rescaled = by_name[fit.recording, method]
+            uniforms = np.sort(rescaled.uniforms[index])
             expected = (np.arange(len(uniforms)) + 0.5) / len(uniforms)
-            colour = (style.PALETTE[1], style.PALETTE[0], style.MUTED)[number]
-            ax.plot(expected, uniforms - expected, color=colour, label=label)
-        band = fit.intervals.band[place]
+            ax.plot(expected, uniforms - expected, color=colour, label=method)
+        band = rescaled.band[index]
         ax.axhspan(-band, band, color=style.UNSEEN, zorder=0)
-        ax.set_title(f"{name}, {style.unit_title(fit.intervals.unit_ids[place])}")
+    return _labelled(axes, panels, "quantile of the uniform law", "difference")
+
+
+def _panels(fits: Sequence[Fit]) -> list[tuple[Fit, int]]:
+    """Return the fits of DCEA with each of their units."""
+    ours = [fit for fit in fits if fit.method == "DCEA"]
+    return [(fit, index) for fit in ours for index in range(fit.pooled.counts.n_units)]
+
+
+def _labelled(axes: np.ndarray, panels: list[tuple[Fit, int]], xlabel: str, ylabel: str) -> Figure:
+    """Add titles, labels of the outer panels and a legend, and return the figure."""
+    for ax, (fit, index) in zip(axes, panels, strict=True):
+        ax.set_title(f"{fit.recording}, {style.unit_title(fit.pooled.counts.unit_ids[index])}")
         style.tidy(ax)
-    return _labelled(axes, "quantile of the uniform law", "difference")
-
-
-def _labelled(axes: np.ndarray, xlabel: str, ylabel: str) -> Figure:
-    """Label the outer panels, put the legend above all, and return their figure."""
     for ax in axes[::_COLUMNS]:
         ax.set_ylabel(ylabel)
     for ax in axes[-_COLUMNS:]:

@@ -7,7 +7,7 @@ import pytest
 from commands import run, succeeded
 
 from spikecdl.experiments import Options, whisker
-from spikecdl.experiments.onsets import onset_hits
+from spikecdl.experiments.whisker import onset_hits
 
 ONSETS = 0.5 + 0.125 * np.arange(16)
 
@@ -50,7 +50,7 @@ def test_without_events_nothing_is_hit():
 
 def test_events_at_random_times_are_at_chance():
     generator = np.random.default_rng(5)
-    found = [hits([generator.uniform(0, 3, 16)], seed=seed) for seed in range(40)]
+    found = [hits([generator.uniform(0, 3, 16)], seed=seed) for seed in range(20)]
     rates = np.array([one.hit_rate for one in found])
     standard_error = rates.std() / np.sqrt(len(rates))
     assert abs(rates.mean() - found[0].chance_hit_rate) < 3 * standard_error
@@ -93,8 +93,8 @@ def test_dcea_finds_the_deflections_beyond_chance(result):
 
 def test_the_response_peaks_where_the_counts_do(result, whisker_folder):
     recording = next(whisker.load(whisker_folder, ["dir3_stim2"]))
-    seen, _ = whisker.SPLITS[0].counts(recording.spikes)
-    cycles = seen.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
+    fitted, _ = whisker.split_counts(recording.spikes, "of the file")
+    cycles = fitted.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
     row = result.table[(result.table["method"] == "DCEA") & (result.table["unit"] == 0)].iloc[0]
     assert row["peak_ms"] == 5 * (cycles.argmax() + 0.5)
     assert row["peak_hz"] == pytest.approx(cycles.max(), rel=0.1)
@@ -114,9 +114,9 @@ def test_every_method_is_in_the_table_and_in_the_findings(result):
 def test_the_splits_share_no_trial(whisker_folder):
     recording = next(whisker.load(whisker_folder, ["dir3_stim2"]))
     for split, sizes in zip(whisker.SPLITS, ((17, 33), (30, 20)), strict=True):
-        seen, unseen = split.counts(recording.spikes)
-        assert (len(seen), len(unseen)) == sizes
-        assert not set(seen.trial_ids) & set(unseen.trial_ids)
+        fitted, test = whisker.split_counts(recording.spikes, split)
+        assert (len(fitted), len(test)) == sizes
+        assert not set(fitted.trial_ids) & set(test.trial_ids)
 
 
 def test_the_command_writes_table_figures_and_summary(whisker_folder, tmp_path, monkeypatch):
