@@ -1,7 +1,6 @@
 """Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz, counts.
 
-`read` finds the reader by what a file holds or is called; `READERS` lists them in the order they
-are asked.  A new format is one module with its reader and one line in `READERS`.
+A new format is one module with its reader and one line in `READERS`, which `read` asks in order.
 """
 
 from __future__ import annotations
@@ -71,11 +70,6 @@ def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     ----------
     path : path_like
         A file, or a folder for formats that are folders.
-
-    Returns
-    -------
-    SpikeTrains or BinnedSpikes
-        What the file holds.
 
     Raises
     ------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,16 @@ import numpy as np
 from spikecdl.data import SpikeTrains
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.files import existing, reading
-from spikecdl.io.neo_objects import (
-    Segment,
-    Train,
-    add_table,
-    as_segment,
-    as_spike_train,
-    concatenated,
-)
 from spikecdl.io.nwb_read import read_nwb
+from spikecdl.validation import plain
 
 if TYPE_CHECKING:
     import neo
     import pandas as pd
 
-_REFUSED = ("NWBIO", "PickleIO")  # drops trials and intervals; runs code that a file brings along
+_REFUSED = ("NWBIO", "PickleIO")  # one loses trials and intervals, one runs code from the file
+_OBSERVED = "spikecdl_observed"  # annotation of trains
+_OWN_NOTES = ("unit_id", _OBSERVED, "nix_name")
 
 
 def read_neo(source: Any) -> SpikeTrains:
@@ -75,34 +71,24 @@ def read_neo(source: Any) -> SpikeTrains:
         with reading(path, "a format that Neo knows"):
             return _spike_trains(_segments_in(path), str(source))
     if isinstance(source, neo.Block):
-        return _spike_trains([as_segment(s.spiketrains, s) for s in source.segments], "Neo")
+        return _spike_trains([_segment(s.spiketrains, s) for s in source.segments], "Neo")
     if isinstance(source, neo.Segment):
-        return _spike_trains([as_segment(source.spiketrains, source)], "Neo")
+        return _spike_trains([_segment(source.spiketrains, source)], "Neo")
     trains = [source] if isinstance(source, neo.SpikeTrain) else source
     if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
         raise TypeError(
             "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
             f"Neo's, not {type(source).__name__}"
         )
-    return _spike_trains([as_segment(trains, None)], "Neo")
+    return _spike_trains([_segment(trains)], "Neo")
 
 
 def to_neo(spikes: SpikeTrains) -> neo.Block:
     """Return a Neo Block with one segment: a train per unit, an epoch or event per table.
 
-    Trains carry their ``unit_id``, observed intervals and row in ``units`` as annotations, which
-    `read_neo` reads back.  Trials become the epoch ``trials``.
-    Columns of numbers, booleans or text become array annotations; others are left out.
-
-    Parameters
-    ----------
-    spikes : SpikeTrains
-        The recording.
-
-    Returns
-    -------
-    neo.Block
-        Times in seconds.
+    `read_neo` reads it back: a train's ``unit_id``, observed intervals and row in ``units`` are its
+    annotations, and trials are the epoch ``trials``.  Columns of tables that do not hold numbers,
+    booleans or text are left out.
 
     Examples
     --------
@@ -114,10 +100,10 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
 
     segment = neo.Segment(name=spikes.source)
     for unit in range(spikes.n_units):
-        segment.spiketrains.append(as_spike_train(spikes, unit))
+        segment.spiketrains.append(_neo_train(spikes, unit))
     trials = {} if spikes.trials is None else {"trials": spikes.trials}
     for name, table in {**trials, **spikes.intervals}.items():
-        add_table(segment, name, table)
+        _add_table(segment, name, table)
     block = neo.Block(name=spikes.source)
     block.segments.append(segment)
     return block
@@ -129,7 +115,7 @@ def neo_knows(path: Path) -> bool:
 
 
 def _readers(path: Path) -> list[Any]:
-    """Return Neo's readers for a path that deliver spikes and run no code from the file."""
+    """Return Neo's readers for a path that give spikes and run no code from the file."""
     import neo
 
     try:
@@ -144,7 +130,7 @@ def _readers(path: Path) -> list[Any]:
     ]
 
 
-def _segments_in(path: Path) -> list[Segment]:
+def _segments_in(path: Path) -> list[_Segment]:
     """Read a file or folder with the first of Neo's readers that finds spikes in it."""
     tried = []
     for reader in _readers(path):
@@ -159,82 +145,179 @@ def _segments_in(path: Path) -> list[Segment]:
     raise ValueError(f"no reader of Neo's finds spikes in it ({'; '.join(tried) or 'none fits'})")
 
 
-def _read_with(reader: Any, path: Path) -> list[Segment]:
+def _read_with(reader: Any, path: Path) -> list[_Segment]:
     io = reader(str(path.parent if reader.mode == "dir" and path.is_file() else path))
     try:
         if reader.support_lazy:  # leaves the raw signals on disk
             blocks = [io.read_block(i, lazy=True) for i in range(io.block_count())]
         else:
             blocks = io.read()
-        return [as_segment(s.spiketrains, s) for block in blocks for s in block.segments]
+        return [_segment(s.spiketrains, s) for block in blocks for s in block.segments]
     finally:
         if hasattr(io, "close"):
             io.close()
 
 
-def _spike_trains(segments: Sequence[Segment], source: str) -> SpikeTrains:
-    """Put segments together: their times, their units, and one trial for each of several."""
+@dataclass(frozen=True, eq=False)
+class _Train:
+    """One unit's spikes in one segment, in seconds."""
+
+    times: np.ndarray
+    observed: np.ndarray
+    start: float
+    stop: float
+    clock_rate: float | None
+    name: str | None
+    unit_id: int | str | None
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """One stretch of a recording: trains, tables by name, annotations."""
+
+    trains: list[_Train]
+    tables: dict[str, pd.DataFrame]
+    about: dict[str, Any]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Earliest start and latest stop of a train."""
+        return min(t.start for t in self.trains), max(t.stop for t in self.trains)
+
+
+def _segment(trains: Iterable[Any], segment: Any = None) -> _Segment:
+    """Convert Neo's objects, and load those that are not loaded yet."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    about: dict[str, Any] = {}
+    if segment is not None:
+        about = _scalars(segment.annotations)
+        if _text(segment.name):
+            about["name"] = str(segment.name)
+        for kind in ("epochs", "events"):
+            for table in map(_loaded, getattr(segment, kind)):
+                tables.setdefault(_text(table.name) or kind, []).append(_frame(table))
+    joined = {name: _concatenated(parts) for name, parts in tables.items()}
+    return _Segment([_train(_loaded(train)) for train in trains], joined, about)
+
+
+def _train(train: neo.SpikeTrain) -> _Train:
+    start, stop = float(_seconds(train.t_start)), float(_seconds(train.t_stop))
+    notes = train.annotations
+    observed = np.reshape(notes.get(_OBSERVED, [start, stop]), (-1, 2)).astype(float)
+    rate = train.sampling_rate
+    hertz = 0.0 if rate is None else float(rate.rescale("Hz"))
+    return _Train(
+        times=np.sort(_seconds(train)),
+        observed=observed[observed[:, 1] > observed[:, 0]],
+        start=start,
+        stop=stop,
+        clock_rate=hertz if hertz > 1.0 else None,  # Neo says 1 Hz where it does not know
+        name=_text(train.name),
+        unit_id=plain(notes.get("unit_id")),
+        about=_scalars(notes),
+    )
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    """Return an epoch or event as a table: start_time, stop_time, label, array annotations."""
+    import pandas as pd
+
+    starts = _seconds(table)
+    columns: dict[str, Any] = {"start_time": starts}
+    if hasattr(table, "durations"):
+        columns["stop_time"] = starts + _seconds(table.durations)
+    notes = {key: np.asarray(values) for key, values in table.array_annotations.items()}
+    rows = notes.pop("row_id", None)
+    if rows is None and table.labels is not None and len(table.labels) == len(starts):
+        columns["label"] = [str(label) for label in table.labels]
+    for key, values in notes.items():
+        if values.shape == starts.shape:
+            columns.setdefault(key, values)
+    return pd.DataFrame(columns, index=None if rows is None else pd.Index(rows.tolist()))
+
+
+def _concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables one after another, with their row ids if these stay distinct."""
+    import pandas as pd
+
+    joined = pd.concat(tables)
+    return joined if joined.index.is_unique else joined.reset_index(drop=True)
+
+
+def _loaded(lazy: Any) -> Any:
+    return lazy.load() if hasattr(lazy, "load") else lazy
+
+
+def _seconds(quantity: Any) -> np.ndarray:
+    """Return a quantity of time as plain float64 seconds, correctly rounded for ms and us."""
+    import quantities as pq
+
+    return np.asarray(quantity.magnitude, dtype=float) / float(pq.s.rescale(quantity.units))
+
+
+def _text(name: Any) -> str | None:
+    return str(name) if isinstance(name, str) and name else None
+
+
+def _scalars(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers, booleans and texts among annotations, as Python objects."""
+    known = {str(key): plain(value) for key, value in notes.items() if key not in _OWN_NOTES}
+    return {
+        key: value for key, value in known.items() if isinstance(value, bool | int | float | str)
+    }
+
+
+def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
+    """Join segments: their times, their units, and one trial for each of several."""
+    import pandas as pd
+
     segments = [segment for segment in segments if segment.trains]
     if not segments:
         raise ValueError("there are no spike trains in the Neo objects")
-    segments = _side_by_side(segments)
-    found: dict[int | str, list[Train]] = {}
-    for segment, names in zip(segments, _unit_names(segments), strict=True):
-        for name, train in zip(names, segment.trains, strict=True):
-            found.setdefault(name, []).append(train)
-    times = {name: np.concatenate([t.times for t in trains]) for name, trains in found.items()}
-    observed = [np.concatenate([t.observed for t in trains]) for trains in found.values()]
+    spans = np.array([segment.span for segment in segments])
+    offsets = np.zeros(len(segments))
+    if np.any(spans[1:, 0] < spans[:-1, 1]):
+        offsets = np.r_[0.0, np.cumsum(np.diff(spans))[:-1]] - spans[:, 0]
+    units: dict[int | str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    about: dict[int | str, dict[str, Any]] = {}
     tables: dict[str, list[pd.DataFrame]] = {}
-    for segment in segments:
+    rates = set()
+    for segment, names, offset in zip(segments, _unit_names(segments), offsets, strict=True):
+        for name, train in zip(names, segment.trains, strict=True):
+            units.setdefault(name, []).append((train.times + offset, train.observed + offset))
+            about.setdefault(name, train.about)
+            rates.add(train.clock_rate)
         for kind, table in segment.tables.items():
-            tables.setdefault(kind, []).append(table)
-    intervals = {kind: concatenated(parts) for kind, parts in tables.items()}
-    trials = _pop_trials(intervals)
+            columns = [column for column in ("start_time", "stop_time") if column in table]
+            shifted = table.assign(**{column: table[column] + offset for column in columns})
+            tables.setdefault(kind, []).append(shifted)
+    intervals = {kind: _concatenated(parts) for kind, parts in tables.items()}
+    trials = intervals.pop("trials", None)
+    if trials is not None and not (
+        "stop_time" in trials and (trials.stop_time > trials.start_time).all()
+    ):
+        intervals["trials_"], trials = trials, None
     if trials is None and len(segments) > 1:
-        trials = _segment_trials(segments)
-    units = [trains[0].about for trains in found.values()]
-    rates = {train.clock_rate for segment in segments for train in segment.trains}
-    known = rates.pop() if len(rates) == 1 else None
+        edges = [
+            {"start_time": start, "stop_time": stop} for start, stop in spans + offsets[:, None]
+        ]
+        trials = pd.DataFrame([{**e, **s.about, **e} for e, s in zip(edges, segments, strict=True)])
+    times = {name: np.concatenate([t for t, _ in parts]) for name, parts in units.items()}
+    known_rate = rates.pop() if len(rates) == 1 else None
     return SpikeTrains.from_arrays(
         times,
-        observed=observed,
+        observed=[np.concatenate([o for _, o in parts]) for parts in units.values()],
         trials=trials,
         intervals=intervals,
-        units=units if any(units) else None,
-        clock_rate=infer_clock_rate(times.values()) if known is None else known,
+        units=list(about.values()) if any(about.values()) else None,
+        clock_rate=known_rate or infer_clock_rate(times.values()),
         source=source,
         duplicates="keep",
     )
 
 
-def _side_by_side(segments: Sequence[Segment]) -> list[Segment]:
-    """Return segments that do not overlap: as they are, or laid end to end from 0."""
-    starts = np.array([segment.start for segment in segments])
-    stops = np.array([segment.stop for segment in segments])
-    if np.all(starts[1:] >= stops[:-1]):
-        return list(segments)
-    ends = np.cumsum(stops - starts)
-    offsets = np.r_[0.0, ends[:-1]] - starts
-    return [s.shifted(float(offset)) for s, offset in zip(segments, offsets, strict=True)]
-
-
-def _segment_trials(segments: Sequence[Segment]) -> pd.DataFrame:
-    import pandas as pd
-
-    times = [{"start_time": s.start, "stop_time": s.stop} for s in segments]
-    return pd.DataFrame([{**t, **s.about, **t} for t, s in zip(times, segments, strict=True)])
-
-
-def _pop_trials(intervals: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Take ``trials`` out of the tables; they stay, as ``trials_``, if a row does not last."""
-    table = intervals.pop("trials", None)
-    if table is None or ("stop_time" in table and (table.stop_time > table.start_time).all()):
-        return table
-    intervals["trials_"] = table
-    return None
-
-
-def _unit_names(segments: Sequence[Segment]) -> list[list[int | str]]:
+def _unit_names(segments: Sequence[_Segment]) -> list[list[int | str]]:
     """Return the names of each segment's trains, by which units are matched across segments."""
     for attribute in ("unit_id", "name"):
         names = [[getattr(train, attribute) for train in segment.trains] for segment in segments]
@@ -247,3 +330,49 @@ def _unit_names(segments: Sequence[Segment]) -> list[list[int | str]]:
             "to match them by; name the trains"
         )
     return [list(range(len(segment.trains))) for segment in segments]
+
+
+def _neo_train(spikes: SpikeTrains, unit: int) -> neo.SpikeTrain:
+    import neo
+    import quantities as pq
+
+    times, observed = spikes.times[unit], spikes.observed[unit].ravel()
+    edges = np.r_[observed, times] if observed.size or times.size else np.zeros(1)
+    about = {} if spikes.units is None else _scalars(spikes.units.iloc[unit].to_dict())
+    about |= {"unit_id": spikes.unit_ids[unit], _OBSERVED: observed.tolist()}
+    train = neo.SpikeTrain(
+        times,
+        units="s",
+        t_start=edges.min(),
+        t_stop=edges.max(),
+        sampling_rate=(spikes.clock_rate or 1.0) * pq.Hz,
+        name=str(spikes.unit_ids[unit]),
+    )
+    train.annotate(**about)
+    return train
+
+
+def _add_table(segment: neo.Segment, name: str, table: pd.DataFrame) -> None:
+    """Add a table to a segment: as an epoch if its rows have an end, else as an event."""
+    import neo
+    import quantities as pq
+
+    starts = table["start_time"].to_numpy(dtype=float)
+    columns = {"row_id": np.array([plain(row) for row in table.index])}
+    for column in table.columns.drop(["start_time", "stop_time"], errors="ignore"):
+        values = table[column].to_numpy()
+        if values.dtype.kind in "biuf":
+            columns[str(column)] = values
+        elif all(isinstance(value, str) for value in values):
+            columns[str(column)] = values.astype(str)
+    parts = {
+        "labels": np.array([str(row) for row in table.index]),
+        "units": "s",
+        "name": name,
+        "array_annotations": columns,
+    }
+    if "stop_time" in table:
+        durations = table["stop_time"].to_numpy(dtype=float) - starts
+        segment.epochs.append(neo.Epoch(starts, durations=durations * pq.s, **parts))
+    else:
+        segment.events.append(neo.Event(starts, **parts))

@@ -17,28 +17,27 @@ if TYPE_CHECKING:
 
 _HEADER = "spikecdl"  # JSON: what was written, ids, settings, and the columns of each table
 _SIGNATURE = b"PK"
+_BINNED = ("counts", "mask", "n_pooled", "trial_starts")
 
 
 def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) -> None:
     """Write a recording or binned data to one compressed .npz file; `read_npz` gives it back.
 
-    Everything is kept: numbers exactly, text, and columns of other things (lists, None) as JSON.
-    The file takes the place of ``path`` in one step.
+    Nothing is lost: numbers are exact, and columns of other things (lists, None) are kept as JSON.
 
     Parameters
     ----------
     path : path_like
-        Where to write; replaced if it exists, unless it is the file the data come from.
+        Where to write; an existing file is replaced in one step, unless it is the one the data
+        come from.
     data : SpikeTrains or BinnedSpikes
-        What to write.
 
     Raises
     ------
     ValueError
         If ``path`` is the file that the data were read from.
     TypeError
-        If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`, or a column holds things that
-        JSON cannot.
+        If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`, or JSON cannot hold a column.
 
     Examples
     --------
@@ -48,44 +47,45 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
     >>> read_npz(path)
     BinnedSpikes(1 trial, 1 unit, 3 bins of 0.005 s, 2 spikes)
     """
+    header: dict[str, Any]
+    arrays: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
     if isinstance(data, SpikeTrains):
-        header, arrays = _pack_recording(data)
+        header = {"unit_ids": data.unit_ids, "clock_rate": data.clock_rate}
+        for name in ("times", "observed"):
+            rows = getattr(data, name)
+            arrays[name] = np.concatenate(rows)
+            arrays[f"{name}_ends"] = np.cumsum([len(row) for row in rows])
+        tables = {f"intervals/{name}": frame for name, frame in data.intervals.items()}
+        known = {"trials": data.trials, "units": data.units}
+        tables |= {name: frame for name, frame in known.items() if frame is not None}
     elif isinstance(data, BinnedSpikes):
-        header, arrays = _pack_binned(data)
+        header = data.header()
+        arrays = {name: getattr(data, name) for name in _BINNED}
     else:
         raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
-    tables: dict[str, Any] = header.setdefault("tables", {})
+    header["kind"] = type(data).__name__
     if data.truth is not None:
-        truth = data.truth
-        header["truth"] = {
-            "bin_size": truth.bin_size,
-            "family": truth.family,
-            "layout": truth.layout,
-            "settings": dict(truth.settings),
-        }
-        arrays |= {"truth/templates": truth.templates, "truth/baseline": truth.baseline}
-        tables["truth/events"] = truth.events
-    header["tables"] = {name: _pack_table(name, frame, arrays) for name, frame in tables.items()}
+        header["truth"] = data.truth.header()
+        arrays["truth/templates"] = data.truth.templates
+        arrays["truth/baseline"] = data.truth.baseline
+        tables["truth/events"] = data.truth.events
+    header["tables"] = {name: _pack(name, frame, arrays) for name, frame in tables.items()}
     arrays[_HEADER] = np.array(json.dumps(header))
-    with replacing(path, data.source, ".npz") as temporary, temporary.open("wb") as file:
+    with replacing(path, data.source) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     """Read what `write_npz` wrote, or an archive with an array ``counts``.
 
-    ``counts`` is (trial, unit, bin), or (trial, bin) for one unit; beside it may be ``bin_size``
-    (s; else 1), ``mask`` and ``t_start`` (s), as in `BinnedSpikes.from_array`.
+    ``counts`` is (trial, unit, bin), or (trial, bin) for one unit.  The archive may also hold
+    ``bin_size`` (s; default 1), ``mask`` and ``t_start`` (s), as in `BinnedSpikes.from_array`.
 
     Parameters
     ----------
     path : path_like
         The file; objects that need unpickling are refused.
-
-    Returns
-    -------
-    SpikeTrains or BinnedSpikes
-        What was written.
 
     Raises
     ------
@@ -107,112 +107,55 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
         raise ValueError(f"{path}: not an npz archive, or cut short")
     with reading(place, "npz"), place.open("rb") as file:
         with np.load(file, allow_pickle=False) as archive:
-            if _HEADER not in archive:
-                return _plain_counts(archive, str(path))
-            return _unpack(json.loads(str(archive[_HEADER])), archive, str(path))
+            if _HEADER in archive:
+                return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))
+            if "counts" not in archive:
+                names = ", ".join(map(repr, archive.files[:5]))
+                more = ", ..." if len(archive.files) > 5 else ""
+                raise ValueError(
+                    f"no array `counts`, only {names}{more}; see SpikeTrains.from_arrays"
+                )
+            return BinnedSpikes.from_array(
+                archive["counts"],
+                float(archive.get("bin_size", 1.0)),
+                mask=archive.get("mask"),
+                t_start=float(archive.get("t_start", 0.0)),
+                source=str(path),
+            )
 
 
-def _unpack(
+def _read_own(
     header: dict[str, Any], archive: Mapping[str, np.ndarray], source: str
 ) -> SpikeTrains | BinnedSpikes:
-    tables = {name: _unpack_table(name, about, archive) for name, about in header["tables"].items()}
-    truth = None
-    if "truth" in header:
+    kind, truth = header.pop("kind"), header.pop("truth", None)
+    tables = {name: _unpack(name, kept, archive) for name, kept in header.pop("tables").items()}
+    if truth is not None:
         truth = Truth(
             templates=archive["truth/templates"],
             baseline=archive["truth/baseline"],
             events=tables.pop("truth/events"),
-            **header["truth"],
+            **truth,
         )
-    unpack = _unpack_recording if header["kind"] == "SpikeTrains" else _unpack_binned
-    return unpack(header, archive, tables, truth, source)
-
-
-def _pack_recording(spikes: SpikeTrains) -> tuple[dict[str, Any], dict[str, Any]]:
-    tables = {f"intervals/{name}": frame for name, frame in spikes.intervals.items()}
-    tables |= {} if spikes.trials is None else {"trials": spikes.trials}
-    tables |= {} if spikes.units is None else {"units": spikes.units}
-    header = {
-        "kind": "SpikeTrains",
-        "unit_ids": spikes.unit_ids,
-        "clock_rate": spikes.clock_rate,
-        "tables": tables,
-    }
-    arrays = {}
-    for name, rows in (("times", spikes.times), ("observed", spikes.observed)):
-        arrays[name] = np.concatenate(rows)
-        arrays[f"{name}_ends"] = np.cumsum([len(row) for row in rows])
-    return header, arrays
-
-
-def _unpack_recording(
-    header: dict[str, Any],
-    archive: Mapping[str, np.ndarray],
-    tables: dict[str, pd.DataFrame],
-    truth: Truth | None,
-    source: str,
-) -> SpikeTrains:
-    rows = {
-        name: np.split(archive[name], archive[f"{name}_ends"][:-1])
+    if kind == "BinnedSpikes":
+        arrays: dict[str, Any] = {name: archive[name] for name in _BINNED}
+        return BinnedSpikes(**header, **arrays, truth=truth, source=source)
+    times, observed = (
+        tuple(np.split(archive[name], archive[f"{name}_ends"][:-1]))
         for name in ("times", "observed")
-    }
-    trials, units = tables.pop("trials", None), tables.pop("units", None)
+    )
     return SpikeTrains(
-        times=tuple(rows["times"]),
-        unit_ids=tuple(header["unit_ids"]),
-        observed=tuple(rows["observed"]),
-        trials=trials,
+        times=times,
+        observed=observed,
+        trials=tables.pop("trials", None),
+        units=tables.pop("units", None),
         intervals={name.removeprefix("intervals/"): frame for name, frame in tables.items()},
-        units=units,
-        clock_rate=header["clock_rate"],
         truth=truth,
         source=source,
+        **header,
     )
 
 
-def _pack_binned(counts: BinnedSpikes) -> tuple[dict[str, Any], dict[str, Any]]:
-    small = ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins")
-    header = {"kind": "BinnedSpikes", **{name: getattr(counts, name) for name in small}}
-    large = ("counts", "mask", "n_pooled", "trial_starts")
-    return header, {name: getattr(counts, name) for name in large}
-
-
-def _unpack_binned(
-    header: dict[str, Any],
-    archive: Mapping[str, np.ndarray],
-    tables: dict[str, pd.DataFrame],
-    truth: Truth | None,
-    source: str,
-) -> BinnedSpikes:
-    return BinnedSpikes(
-        counts=archive["counts"],
-        mask=archive["mask"],
-        bin_size=header["bin_size"],
-        t_start=header["t_start"],
-        unit_ids=tuple(header["unit_ids"]),
-        trial_ids=tuple(header["trial_ids"]),
-        n_pooled=archive["n_pooled"],
-        sub_bins=header["sub_bins"],
-        trial_starts=archive["trial_starts"],
-        source=source,
-        truth=truth,
-    )
-
-
-def _plain_counts(archive: Any, source: str) -> BinnedSpikes:
-    if "counts" not in archive:
-        names = ", ".join(map(repr, archive.files[:5])) + ", ..." * (len(archive.files) > 5)
-        raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
-    return BinnedSpikes.from_array(
-        archive["counts"],
-        float(archive["bin_size"]) if "bin_size" in archive else 1.0,
-        mask=archive["mask"] if "mask" in archive else None,
-        t_start=float(archive["t_start"]) if "t_start" in archive else 0.0,
-        source=source,
-    )
-
-
-def _pack_table(name: str, frame: pd.DataFrame, arrays: dict[str, Any]) -> dict[str, Any]:
+def _pack(name: str, frame: pd.DataFrame, arrays: dict[str, Any]) -> dict[str, Any]:
     """Put a table's columns among the arrays; return its row ids and the kind of each column."""
     columns = []
     for i, column in enumerate(frame.columns):
@@ -227,14 +170,12 @@ def _pack_table(name: str, frame: pd.DataFrame, arrays: dict[str, Any]) -> dict[
     return {"rows": frame.index.tolist(), "columns": columns}
 
 
-def _unpack_table(
-    name: str, about: Mapping[str, Any], archive: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
+def _unpack(name: str, kept: Mapping[str, Any], archive: Mapping[str, np.ndarray]) -> pd.DataFrame:
     import pandas as pd
 
-    rows = pd.Index(about["rows"])
+    rows = pd.Index(kept["rows"])
     columns: dict[str, Any] = {}
-    for i, (column, kind) in enumerate(about["columns"]):
+    for i, (column, kind) in enumerate(kept["columns"]):
         values = archive[f"{name}/{i}"]
         if kind == "json":
             values = pd.Series([_tupled(json.loads(v)) for v in values], index=rows, dtype=object)
@@ -243,7 +184,7 @@ def _unpack_table(
 
 
 def _listed(value: Any) -> Any:
-    """Turn NumPy's arrays and scalars into what JSON knows."""
+    """Turn NumPy's arrays and scalars into lists and numbers, which JSON can hold."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"a column holds {type(value).__name__}, which npz cannot store")

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
-from spikecdl.data.times import whole_recording
 from spikecdl.data.results import EVENT_COLUMNS
+from spikecdl.data.times import whole_recording
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
-from spikecdl.io.hdf_tables import read_table, split
-from spikecdl.io.nwb_series import MODULE as MODULE_NAME
-from spikecdl.io.nwb_series import has_series, read_notes, read_series
+from spikecdl.io import nwb_layout
+from spikecdl.io.nwb_layout import has_series, read_series, read_table, read_values, split
 
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
 
 _NOT_READ = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd")
-MODULE = f"processing/{MODULE_NAME}"
+_MODULE = f"processing/{nwb_layout.MODULE}"
 
 
 def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     """Read spike trains from an NWB file or an HDF5 file with the same groups.
 
-    Read are the units table with its observation intervals and columns (waveforms left out), the
-    trials, and every other table in ``/intervals``; columns that hold references to other objects
-    are left out.  A ragged column has one tuple per row, or plain values if each row has exactly
-    one.  Rows are named by the table's ``id``, or by a column ``unit_id`` or ``trial_id`` of
-    distinct strings.
+    It reads the units table with its observation intervals and columns (but no waveforms), the
+    trials, and every other table in ``/intervals``; columns of references to other objects are left
+    out.  A ragged column has one tuple per row, or plain values if each row has exactly one.  Ids
+    of rows are the table's ``id``, or a column ``unit_id`` or ``trial_id`` of distinct strings.
 
     NWB does not promise sorted spike times or disjoint intervals: times are sorted within each
     unit, and ``obs_intervals`` that overlap become one.  Duplicate times are kept.  A unit without
     ``obs_intervals`` was observed throughout, as `SpikeTrains.from_arrays` defines it;
     ``/intervals/invalid_times`` are then taken out of every unit's observed time.
 
-    ``clock_rate`` comes from the ``resolution`` of the spike times, or is the first common
-    sampling rate whose ticks hold the spike times.  ``truth`` is there for simulated files.
+    ``clock_rate`` comes from the ``resolution`` of the spike times; without it, it is the first
+    common sampling rate that fits them.  ``truth`` is there for simulated files.
 
     Damaged HDF5 can make the C library hang; read files of doubtful origin in a child process
     with a time limit.
@@ -102,24 +101,21 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
     """
     place = existing(path)
     with reading(place, "NWB"), _open(place) as file:
-        module = file.get(MODULE, {})
+        module = file.get(_MODULE, {})
         if not has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
-        about = read_notes(file)["binned"]
-        counts = read_series(module, "binned_signal", about["shape"])
+        header = _notes(file)["binned"]
+        shape = header.pop("shape")
+        counts = read_series(module, "binned_signal", shape)
         n_pooled = np.ones(counts.shape, dtype=np.int64)
         if has_series(module, "binned_n_pooled"):
-            n_pooled = read_series(module, "binned_n_pooled", about["shape"])
+            n_pooled = read_series(module, "binned_n_pooled", shape)
+        header["trial_starts"] = np.array(header["trial_starts"], dtype=float)
         return BinnedSpikes(
+            **header,
             counts=counts,
             mask=n_pooled > 0,
-            bin_size=about["bin_size"],
-            t_start=about["t_start"],
-            unit_ids=tuple(about["unit_ids"]),
-            trial_ids=tuple(about["trial_ids"]),
             n_pooled=n_pooled,
-            sub_bins=about["sub_bins"],
-            trial_starts=np.array(about["trial_starts"], dtype=float),
             source=str(path),
             truth=_truth(file),
         )
@@ -128,8 +124,7 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
 def nwb_content(path: Path) -> str | None:
     """Return "spikes" or "binned" for an NWB(-style) file, by what is in it; else None.
 
-    What is called .nwb and holds neither, or is not even HDF5, counts as "spikes", so that
-    `read_nwb` says what is wrong with it.
+    Any other file that is called .nwb counts as "spikes", so that `read_nwb` says what is wrong.
     """
     found = "spikes" if path.suffix == ".nwb" else None
     if not starts_with(path, HDF5_SIGNATURE):
@@ -137,7 +132,7 @@ def nwb_content(path: Path) -> str | None:
     with reading(path, "NWB"), _open(path) as file:
         if "units" in file:
             return "spikes"
-        return "binned" if has_series(file.get(MODULE, {}), "binned_signal") else found
+        return "binned" if has_series(file.get(_MODULE, {}), "binned_signal") else found
 
 
 def _open(place: os.PathLike[str]) -> h5py.File:
@@ -151,7 +146,7 @@ def _open(place: os.PathLike[str]) -> h5py.File:
 def _contents(file: h5py.File) -> str:
     """Name the tables of a file, for errors."""
     inside = [f"intervals/{name}" for name in file.get("intervals", ())]
-    inside += [f"{MODULE}/{name}" for name in file.get(MODULE, ())]
+    inside += [f"{_MODULE}/{name}" for name in file.get(_MODULE, ())]
     return ", ".join([*sorted(set(file) - {"specifications"}), *inside]) or "nothing in it"
 
 
@@ -167,8 +162,7 @@ def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
         if hasattr(group, "keys") and "start_time" in group
     }
     trials = tables.pop("trials", None)
-    if trials is not None:
-        trials = _named_rows(trials, "trial_id") if len(trials) else None
+    trials = _named_rows(trials, "trial_id") if trials is not None and len(trials) else None
     observed = None
     if "obs_intervals" in units:
         observed = [_union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
@@ -199,7 +193,7 @@ def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
     elif n_units == 1:
         rows = [values]
     else:
-        raise ValueError(f"units/{name} has no index to share it out among {n_units} units")
+        raise ValueError(f"units/{name} has no index to divide it among {n_units} units")
     if len(rows) != n_units:
         raise ValueError(f"units/{name} has {len(rows)} rows for {n_units} units")
     return rows
@@ -210,20 +204,18 @@ def _filled(
 ) -> list[np.ndarray] | None:
     """Let units without observation intervals be observed throughout.
 
-    An interval of no length is one: `write_nwb` marks units with it that were never observed.
+    `write_nwb` marks units that were never observed with an interval of no length.
     """
     if observed is None or not any(len(rows) for rows in observed):
         return None
     if not all(len(rows) for rows in observed):
         whole = whole_recording(times, tables)
-        observed = [
-            o if len(o) else all_of_it for o, all_of_it in zip(observed, whole, strict=True)
-        ]
+        observed = [rows if len(rows) else all_ for rows, all_ in zip(observed, whole, strict=True)]
     return [rows[rows[:, 0] != rows[:, 1]] for rows in observed]
 
 
 def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Let a column of distinct strings name the rows, as `write_nwb` wrote them."""
+    """Take the ids of rows from a column of distinct strings, if `write_nwb` wrote one."""
     names = table[column] if column in table else None
     if names is None or not names.is_unique or not all(isinstance(name, str) for name in names):
         return table
@@ -262,17 +254,25 @@ def _truth(file: h5py.File) -> Truth | None:
     """Read what `write_nwb` wrote of a simulation."""
     import pandas as pd
 
-    module = file.get(MODULE, {})
+    module = file.get(_MODULE, {})
     if "true_templates" not in module:
         return None
-    about = read_notes(file)["truth"]
-    count, shape = about.pop("n_templates"), about.pop("shape")
+    header = _notes(file)["truth"]
+    count, shape = header.pop("n_templates"), header.pop("shape")
     waveforms = [np.asarray(module[f"true_templates/template_{i}"]) for i in range(count)]
     baseline = read_table(module["true_baseline"])["rate"].to_numpy()
     none = pd.DataFrame(columns=list(EVENT_COLUMNS))
     return Truth(
+        **header,
         templates=np.stack([w.reshape(len(w), -1).T for w in waveforms]),
         events=read_table(module["true_events"]) if "true_events" in module else none,
         baseline=baseline.reshape(shape),
-        **about,
     )
+
+
+def _notes(file: h5py.File) -> dict[str, Any]:
+    """Read the JSON that `write_nwb` keeps in the file's notes."""
+    try:
+        return json.loads(read_values(file["general/notes"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("general/notes hold no JSON, as spikecdl writes it") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from datetime import datetime, timezone
@@ -12,21 +13,17 @@ import numpy as np
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.files import HDF5_SIGNATURE, replacing, starts_with
-from spikecdl.io.hdf_tables import (
+from spikecdl.io.nwb_layout import (
+    TimeAxis,
     add_intervals,
-    colnames,
-    frame_columns,
+    add_table,
     ragged,
     read_values,
-    row_ids,
-    table,
+    rows_and_columns,
 )
-from spikecdl.io.nwb_series import TimeAxis, add_to_module, numbers, write_notes
 
 if TYPE_CHECKING:
-    import h5py
     import pandas as pd
-    from hdmf.common import DynamicTable
     from pynwb import NWBFile
 
 _EVENT_COLUMNS = {
@@ -46,49 +43,40 @@ def write_nwb(
 ) -> None:
     """Write data, and optionally a model's decomposition of them, to a new NWB file.
 
-    The file is written beside ``path`` and then takes its place in one step.
-
     `SpikeTrains` become the units table, with ``obs_intervals`` and all columns, the trials and
     the other tables of intervals.  `BinnedSpikes` become the TimeSeries ``binned_signal`` (time,
-    unit), and ``binned_n_pooled`` where trials are pooled or bins not observed.  All else is in
-    the processing module ``ecephys``:
-
-    - ``true_templates``, ``true_baseline`` and ``true_events``, if the data have a truth.
-    - ``templates``: one row per bin with its ``time`` and one column ``template_0``, ... per
-      template, each (bin,), or (bin, channel) for several channels.
-    - ``codes``: TimeSeries (time, unit x template), the amplitude of every template's onset.
-    - ``fitted_rate``, ``fitted_baseline``: TimeSeries (time, unit).
-    - ``events``: one row per non-zero code: trial, unit, template, time, amplitude.
-
-    What these cannot say is JSON in the file's notes: ``binned`` (bin size, ids, ...), ``truth``
-    and ``fit`` (family, layout, deviance explained per unit, ...).
+    unit), and ``binned_n_pooled`` where trials are pooled or bins not observed.  A decomposition
+    becomes ``templates``, ``codes``, ``fitted_rate``, ``fitted_baseline`` and ``events``, a truth
+    ``true_templates``, ``true_baseline`` and ``true_events``.  All but the recording is in the
+    processing module ``ecephys``; what these cannot hold is JSON in the file's notes.  The page on
+    file formats in the documentation describes each.
 
     The time axis of each TimeSeries runs through the windows one after another, at their own times
     in the recording where those are known and do not overlap, else end to end from 0; the interval
-    table ``windows`` says where each lies.  A series with more columns than rows is split into
-    ``codes_0``, ``codes_1``, ...
+    table ``windows`` says where each lies.
 
     Ids that are not integers are kept in a column ``unit_id`` or ``trial_id``; names that NWB keeps
-    for itself get an underscore.  Where ``source`` is an NWB file, its session, subject and
-    experimenter are carried over; else they are unknown.
+    for itself get an underscore.  If ``source`` is an NWB file, its session, subject and
+    experimenter are carried over; otherwise they are given as unknown.
 
     Parameters
     ----------
     path : path_like
-        Where to write; replaced if it exists, unless it is the file the data come from.
+        Where to write; an existing file is replaced in one step, unless it is the one the data
+        come from.
     data : SpikeTrains or BinnedSpikes
         The recording, or binned data.
     decomposition : Decomposition, optional
-        What a model says of these data.
+        What a model finds in these data.
 
     Raises
     ------
     ValueError
         If ``path`` is the file that the data were read from, or a folder.
+    FileNotFoundError
+        If its folder does not exist.
     TypeError
         If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`.
-    OSError
-        If the folder does not exist or cannot be written to.
 
     Examples
     --------
@@ -104,7 +92,7 @@ def write_nwb(
     if not isinstance(data, SpikeTrains | BinnedSpikes):
         raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
     with replacing(path, data.source, ".nwb") as temporary:
-        file = new_file(data.source, simulated=data.truth is not None)
+        file = _new_file(data.source, simulated=data.truth is not None)
         notes: dict[str, Any] = {}
         if isinstance(data, SpikeTrains):
             _add_recording(file, data)
@@ -114,7 +102,8 @@ def write_nwb(
             notes["truth"] = _add_truth(file, data.truth)
         if decomposition is not None:
             notes["fit"] = _add_decomposition(file, decomposition)
-        write_notes(file, notes)
+        if notes:
+            file.notes = json.dumps(notes)
         with NWBHDF5IO(temporary, "w") as handle:
             handle.write(file)
 
@@ -122,23 +111,18 @@ def write_nwb(
 def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
     from pynwb.misc import Units
 
-    ids, names = row_ids(spikes.unit_ids, "unit_id")
     rate = spikes.clock_rate or infer_clock_rate(spikes.times)
-    never = np.full((1, 2), spikes.t_start)  # no interval at all would say: not known
+    never = np.full((1, 2), spikes.t_start)  # without any interval, a unit counts as observed
     observed = [rows if len(rows) else never for rows in spikes.observed]
     columns = [
         *ragged("spike_times", "spike times of each unit, in seconds", spikes.times),
         *ragged("obs_intervals", "intervals in which each unit was observed", observed),
-        *names,
-        *([] if spikes.units is None else frame_columns(spikes.units, Units)),
     ]
     file.units = Units(
         name="units",
         description="Spike trains, and when each unit was observed",
-        id=ids,
-        columns=columns,
-        colnames=colnames(columns),
         resolution=None if rate is None else 1.0 / rate,
+        **rows_and_columns(Units, spikes.unit_ids, "unit_id", columns, spikes.units),
     )
     if spikes.trials is not None:
         add_intervals(file, "trials", spikes.trials)
@@ -149,72 +133,63 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
 def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
     axis = TimeAxis.of(counts)
     unit = "spikes" if counts.is_counts else "a.u."
-    about = f"{unit} in each bin; {_columns(counts)}"
-    axis.add(file, "binned_signal", counts.counts, unit, about)
+    axis.add(file, "binned_signal", counts.counts, unit, f"{unit} in each bin; {_columns(counts)}")
     if not (counts.n_pooled == 1).all():
         about = "recorded trials summed in each bin; 0 where nothing was observed"
         axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
     axis.add_windows(file, "trials", counts.trial_ids)
     return {
         "shape": counts.shape,
-        "bin_size": counts.bin_size,
-        "t_start": counts.t_start,
-        "unit_ids": counts.unit_ids,
-        "trial_ids": counts.trial_ids,
-        "sub_bins": counts.sub_bins,
-        "trial_starts": numbers(counts.trial_starts),
+        "trial_starts": _numbers(counts.trial_starts),
+        **counts.header(),
     }
 
 
 def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
-    about = "Templates the data were simulated with"
-    add_to_module(file, _templates("true_templates", about, truth.templates, truth.bin_size))
+    about = "the data were simulated with"
+    _add_templates(file, "true_templates", f"Templates {about}", truth.templates, truth.bin_size)
     trial, unit = (axis.ravel() for axis in np.indices(truth.baseline.shape))
     columns = {
         "trial": ("position of the trial", trial),
         "unit": ("position of the unit", unit),
         "rate": ("baseline rate, in Hz", truth.baseline.ravel()),
     }
-    add_to_module(file, table("true_baseline", "Baseline the data were simulated with", columns))
-    _add_events(file, "true_events", "Events the data were simulated with", truth.events)
+    add_table(file, "true_baseline", f"Baseline {about}", columns)
+    _add_events(file, "true_events", f"Events {about}", truth.events)
     return {
         "n_templates": len(truth.templates),
         "shape": truth.baseline.shape,
-        "bin_size": truth.bin_size,
-        "family": truth.family,
-        "layout": truth.layout,
-        "settings": dict(truth.settings),
+        **truth.header(),
     }
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     counts, axis = parts.counts, TimeAxis.of(parts.counts)
-    about = f"family {parts.family.name}, layout {parts.layout}, bins of {counts.bin_size:g} s"
-    add_to_module(
-        file, _templates("templates", f"Templates ({about})", parts.templates, counts.bin_size)
-    )
-    late = counts.n_bins - parts.codes.shape[-1]
-    codes = np.pad(parts.codes, [(0, 0), (0, 0), (0, 0), (0, late)])
+    fit = f"family {parts.family.name}, layout {parts.layout}, bins of {counts.bin_size:g} s"
+    _add_templates(file, "templates", f"Templates ({fit})", parts.templates, counts.bin_size)
+    padding = counts.n_bins - parts.codes.shape[-1]
+    codes = np.pad(parts.codes, [(0, 0), (0, 0), (0, 0), (0, padding)])
     codes = codes.reshape(len(counts), -1, counts.n_bins)
-    who = "" if parts.layout == "joint" else f"{_columns(counts)}, and for each of them "
+    units = _columns(counts)
+    who = "" if parts.layout == "joint" else f"{units}, and for each of them "
     order = f"{who}one column per template, {len(parts.templates)} in all"
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
     unit = "Hz" if parts.family.integer_valued else "a.u."
-    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({about}); {_columns(counts)}")
+    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({fit}); {units}")
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
-    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {_columns(counts)}")
+    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
     events = parts.events()
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
         events = events.astype({"trial": str, "unit": str})
-    _add_events(file, "events", f"Codes that are not zero ({about})", events)
+    _add_events(file, "events", f"Codes that are not zero ({fit})", events)
     axis.add_windows(file, "windows", counts.trial_ids)
     return {
         "family": parts.family.name,
         "layout": parts.layout,
         "bin_size": counts.bin_size,
         "unit_ids": counts.unit_ids,
-        "deviance_explained": numbers(np.array([parts.deviance_explained]))[0],
-        "deviance_explained_per_unit": numbers(parts.deviance_explained_per_unit),
+        "deviance_explained": _numbers(np.array([parts.deviance_explained]))[0],
+        "deviance_explained_per_unit": _numbers(parts.deviance_explained_per_unit),
     }
 
 
@@ -224,38 +199,41 @@ def _columns(counts: BinnedSpikes) -> str:
     return f"columns: units {few}{', ...' if counts.n_units > 20 else ''}"
 
 
-def _templates(name: str, about: str, templates: np.ndarray, bin_size: float) -> DynamicTable:
+def _add_templates(
+    file: NWBFile, name: str, about: str, templates: np.ndarray, bin_size: float
+) -> None:
     columns = {"time": ("time from onset, in seconds", bin_size * np.arange(templates.shape[-1]))}
     for i, template in enumerate(templates):
         waveform = template[0] if len(template) == 1 else template.T
         columns[f"template_{i}"] = (f"template {i}: (bin,) or (bin, channel)", waveform)
-    return table(name, about, columns)
+    add_table(file, name, about, columns)
 
 
 def _add_events(file: NWBFile, name: str, about: str, events: pd.DataFrame) -> None:
     if len(events):
         columns = {key: (_EVENT_COLUMNS[key], events[key].to_numpy()) for key in events}
-        add_to_module(file, table(name, about, columns))
+        add_table(file, name, about, columns)
 
 
-UNKNOWN_START = datetime(2000, 1, 1, tzinfo=timezone.utc)
-"""``session_start_time`` where it is not known; NWB requires one."""
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Return a vector for JSON, with None for nan."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]
 
-UNIDENTIFIED = "http://purl.obolibrary.org/obo/NCBITaxon_32644"
-"""Species of subjects that are not known, in the NCBI taxonomy."""
 
+_UNKNOWN_START = datetime(2000, 1, 1, tzinfo=timezone.utc)  # NWB requires a session_start_time
+_UNKNOWN_SPECIES = "http://purl.obolibrary.org/obo/NCBITaxon_32644"  # "unidentified" at NCBI
 _SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
 _SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
 
-def new_file(source: str, *, simulated: bool) -> NWBFile:
+def _new_file(source: str, *, simulated: bool) -> NWBFile:
     """Return an NWB file in memory, with the session of ``source`` if that is an NWB file."""
     from pynwb import NWBFile
     from pynwb.file import Subject
 
     unknown = "simulated" if simulated else "unknown"
     session: dict[str, Any] = {
-        "session_start_time": UNKNOWN_START,
+        "session_start_time": _UNKNOWN_START,
         "experimenter": [f"{unknown.title()}, {unknown.title()}"],
         "institution": unknown,
     }
@@ -264,7 +242,7 @@ def new_file(source: str, *, simulated: bool) -> NWBFile:
         "description": f"{unknown} subject",
         "age": "P0D/",
         "sex": "U",
-        "species": UNIDENTIFIED,
+        "species": _UNKNOWN_SPECIES,
     }
     if starts_with(source, HDF5_SIGNATURE):
         known_session, known_subject = _session_of(source)
@@ -282,20 +260,18 @@ def new_file(source: str, *, simulated: bool) -> NWBFile:
 
 
 def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what an NWB file says of its session and its subject."""
     import h5py
     import pandas as pd
 
+    def texts(group: Any, names: tuple[str, ...]) -> dict[str, Any]:
+        found = {name: read_values(group[name]) for name in names if name in group}
+        return {name: value for name, value in found.items() if value}
+
     with h5py.File(source, "r") as file:
         general = file.get("general", {})
-        session = _texts(general, _SESSION)
-        subject = _texts(general.get("subject", {}), _SUBJECT)
+        session = texts(general, _SESSION)
         if "session_start_time" in file:
             start = pd.Timestamp(str(read_values(file["session_start_time"]))).to_pydatetime()
             session["session_start_time"] = start if start.tzinfo else start.astimezone()
-    return session, subject
-
-
-def _texts(group: h5py.Group | dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Read those of the named texts that are there and not empty."""
-    found = {name: read_values(group[name]) for name in names if name in group}
-    return {name: value for name, value in found.items() if value}
+        return session, texts(general.get("subject", {}), _SUBJECT)

@@ -18,8 +18,6 @@ from spikecdl.validation import positive
 if TYPE_CHECKING:
     import pandas as pd
 
-_SIGNATURE = b"\x93NUMPY"
-
 
 def read_phy(
     folder: str | os.PathLike[str],
@@ -30,17 +28,16 @@ def read_phy(
     """Read the sorted spikes of a Phy or Kilosort folder.
 
     Spikes are in ``spike_times.npy`` (samples), their clusters in ``spike_clusters.npy``, or in
-    ``spike_templates.npy`` where nobody has curated yet.  The labels that ``groups`` selects by are
-    the column ``group`` of ``cluster_group.tsv`` or ``cluster_info.tsv``, for clusters without one
-    the column ``KSLabel``.  Columns of all ``cluster_*.tsv`` files end up in ``units``.  Times are
-    sorted within each unit; duplicate times are kept.
+    ``spike_templates.npy`` before any curation.  The label of a cluster is its ``group`` in
+    ``cluster_group.tsv`` or ``cluster_info.tsv``, or its ``KSLabel`` if it has none.  All columns
+    of ``cluster_*.tsv`` files become columns of ``units``.  Times are sorted within each unit;
+    duplicate times are kept.
 
     Parameters
     ----------
     folder : path_like
-        The folder.
-    groups : sequence of str, or None
-        Labels of the clusters to read; None reads all.  Where no file has labels, all are read.
+    groups : str, sequence of str, or None
+        Labels of the clusters to read.  None reads all, as does a folder without labels.
     sample_rate : float, optional
         Samples per second; default: ``sample_rate`` in ``params.py``, which is parsed, never run.
 
@@ -93,7 +90,7 @@ def read_phy(
 def _vector(folder: Path, name: str) -> np.ndarray:
     if not (folder / name).exists():
         raise ValueError(f"{name} is missing")
-    if not starts_with(folder / name, _SIGNATURE):
+    if not starts_with(folder / name, b"\x93NUMPY"):
         raise ValueError(f"{name} is not an array that NumPy wrote, or cut short")
     with reading(Path(name), "an array"):
         array = np.load(folder / name, allow_pickle=False).ravel()
@@ -113,7 +110,7 @@ def _sample_rate(folder: Path) -> float:
 
 
 def _cluster_table(folder: Path, clusters: np.ndarray) -> pd.DataFrame:
-    """Return what the tsv files say of each cluster, one row per cluster that has spikes."""
+    """Return the columns of all tsv files, one row per cluster that has spikes."""
     import pandas as pd
 
     table = pd.DataFrame(index=pd.Index(clusters))

@@ -231,7 +231,7 @@ def test_ids_that_repeat_do_not_name_units(tmp_path):
         ({"intervals/trials/stop_time": np.array([1.0])}, "differ in length"),
         ({"intervals/trials/stop_time": np.array([1.0, 0.5])}, "trial 1 must stop after it starts"),
         ({"units/spike_times": np.array([100.0, 200.0, 9e5, 5e5])}, "look like milliseconds"),
-        ({"units/obs_intervals": np.array([[0.0, 1.0]])}, "no index to share it out"),
+        ({"units/obs_intervals": np.array([[0.0, 1.0]])}, "no index to divide it"),
     ],
 )
 def test_what_is_wrong_inside_a_file_is_named(tmp_path, changes, message):
