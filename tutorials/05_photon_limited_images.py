@@ -23,8 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data
 
+from spikecdl import metrics
 from spikecdl.denoise import VST, PoissonDenoiser, estimate_peak
-from spikecdl.denoise.benchmark import psnr
 
 # %% [markdown]
 # ## A frame
@@ -52,7 +52,7 @@ rates = {
     "DCEA-UC": PoissonDenoiser.pretrained("uc", peak=peak).predict(counts),
     "VST and total variation": VST().predict(counts),
 }
-{name: f"{psnr(clean, rate / peak):.1f} dB" for name, rate in rates.items()}
+{name: f"{metrics.psnr(rate / peak, clean):.1f} dB" for name, rate in rates.items()}
 
 # %%
 figure, axes = plt.subplots(1, 5, figsize=(13, 2.6), layout="constrained")

@@ -1,7 +1,7 @@
 """Photon-limited images: counts in, expected counts out.
 
 `PoissonDenoiser` denoises with weights that come with the package, or that it learns from clean
-images; `spikecdl denoise` does so from the command line.  `VST`, `SPDA` and `ResidualCNN` are
+images; `spikecdl denoise` does the same from the command line.  `VST`, `SPDA` and `ResidualCNN` are
 comparison methods.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from spikecdl.denoise.denoiser import PoissonDenoiser
 from spikecdl.denoise.frames import UnusualLightWarning, estimate_peak
 from spikecdl.denoise.images import read_folder, read_images, write_images
-from spikecdl.denoise.models import MODELS
+from spikecdl.denoise.pretrained import MODELS
 from spikecdl.denoise.residual_cnn import ResidualCNN
 from spikecdl.denoise.spda import SPDA
 from spikecdl.denoise.vst import VST

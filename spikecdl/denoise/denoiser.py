@@ -1,4 +1,4 @@
-"""`PoissonDenoiser`: counts of photons in, expected counts out."""
+"""The estimator of photon-limited images: counts in, expected counts out."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from spikecdl import config, validation
-from spikecdl.denoise import models
+from spikecdl.denoise import pretrained
 from spikecdl.denoise.frames import checked_counts, clean_image, estimate_peak, in_known_light
 from spikecdl.denoise.training import Crops, Schedule, Training
 
 
 class PoissonDenoiser(BaseEstimator):
-    """Denoises photon-limited images by a Poisson auto-encoder (DCEA), trained on clean images.
+    """Denoise photon-limited images by a network that was trained on clean images.
 
     Parameters
     ----------
     peak : float, optional
-        Largest expected count of an image.  In training, the counts that it is trained for (None:
-        those of the model, or 4); of an image to be denoised, None: estimated from its counts.
+        Largest expected count of an image.  In training, the peak to train for; None: the peaks of
+        the model (4 for "uc", "c" and "ca").  In denoising, None: estimated from the counts.
     model : {"blind", "uc", "c", "ca"}
-        Network: one for any peak, the source's (untied, tied), or the residual network of its
-        rival.
+        Network: "blind", one for any peak; "uc" and "c", the untied and tied auto-encoders (DCEA)
+        of the paper; "ca", a residual network to compare with.
     n_epochs : int
-        Of training; an epoch has as many crops as would cover the images.
+        Of training.  In an epoch the crops have as many pixels as the images.
     batch : int
-        Crops per step.
+        Crops in each step.
     n_shifts : int
-        Shifts of the stride's grid whose mean is trained at once ("uc" and "c"), at as many times
-        the cost.
+        Number of shifts of the stride's grid whose mean is trained ("uc" and "c").  The cost grows
+        in proportion.
     crop : int
         Pixels along a side of a crop (rounded up to whole strides).
     zoom : float
-        Half of the crops are enlarged by up to this factor, so that smooth images are known too.
+        Half of the crops are enlarged by up to this factor, so that smooth images are learned too.
     learning_rate : float, optional
-        At the most; None: the model's.
+        Maximum in training.  None: the default of the model.
     loss : {"mse", "log"}
         Mean over crops of the squared error, or of its logarithm.
     precision : {"single", "bfloat16"}
-        Of products.  bfloat16 is quicker where the processor has it, and changes rates by less than
-        a hundredth.
+        Of products.  bfloat16 is faster where the processor supports it, and changes rates by less
+        than 1 %.
     device : str
         "auto" (a GPU if there is one), "cpu" or "cuda".
     random_state : int, RandomState or None
@@ -55,9 +55,9 @@ class PoissonDenoiser(BaseEstimator):
     ----------
     network_ : torch.nn.Module
     peaks_ : tuple of float
-        That it was trained for.
+        Peaks of training.
     losses_ : list of float
-        Mean squared error in every epoch, images scaled to a largest value of 1; after `fit`.
+        Mean squared error in each epoch, with images scaled to a largest value of 1; after `fit`.
 
     References
     ----------
@@ -115,16 +115,17 @@ class PoissonDenoiser(BaseEstimator):
         ----------
         model : {"blind", "uc", "c"}
         peak : float, optional
-            Largest expected count; "uc" and "c" come for 1, 2 and 4, of which the nearest is taken.
-        precision, device
-            As of the class.
+            Largest expected count.  "uc" and "c" need it: they come for 1, 2 and 4, of which the
+            nearest is taken.
+        precision, device : str
+            As for the class.
 
         Raises
         ------
         ValueError
-            If there are none of that model, or it needs a peak.
+            If there are no weights of that model, or it needs a peak.
         """
-        path = models.find(model, peak)
+        path = pretrained.find(model, peak)
         return cls.read(path, peak=peak, precision=precision, device=device)
 
     @classmethod
@@ -142,16 +143,16 @@ class PoissonDenoiser(BaseEstimator):
         ----------
         path : path
         peak, precision, device
-            As of the class.
+            As for the class.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is damaged, or not of a denoiser.
+            If the file is damaged, or does not hold a denoiser.
         """
-        model, network, peaks = models.read(Path(path))
+        model, network, peaks = pretrained.read(Path(path))
         denoiser = cls(peak, model, precision=precision, device=device)
         denoiser.network_, denoiser.peaks_ = network, peaks
         return denoiser
@@ -171,27 +172,27 @@ class PoissonDenoiser(BaseEstimator):
         Parameters
         ----------
         images : sequence of array (row, column)
-            Clean images in any unit: 0 is dark, the largest value of each is its peak.
+            Clean images in any unit; 0 is dark.
         y : ignored
         start : path, optional
-            Weights of the same model to start from.
+            Weights of the same model, at which training starts.
         checkpoint : path, optional
-            File that receives the state of training after every epoch (whole or not at all).
+            File that receives the state of training after each epoch.
         resume : bool
-            Go on from that file if it is there; the result is what an unbroken run gives.
+            Continue from that file if it exists; the result is that of an unbroken run.
         on_epoch : callable, optional
-            Called with the number of epochs done, and the mean squared error in the last one.
+            Called with the number of epochs done and the mean squared error of the last one.
 
         Raises
         ------
         ValueError
-            If an argument or an image is out of range, or a checkpoint is damaged or of another
-            training.
+            If an argument or an image is out of range, or the checkpoint is damaged or belongs to
+            another training.
         FloatingPointError
-            If errors stop being finite.
+            If the error is not finite.
         """
         if resume and checkpoint is None:
-            raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
+            raise ValueError("`resume` (=True) needs `checkpoint`, the file to continue from")
         training = self._training(images, start)
         if checkpoint is not None and resume and Path(checkpoint).exists():
             training.resume(Path(checkpoint))
@@ -213,7 +214,7 @@ class PoissonDenoiser(BaseEstimator):
         Parameters
         ----------
         counts : array, shape (row, column) or (frame, row, column)
-            Photons in each pixel; frames are denoised one by one.
+            Photons per pixel; frames are denoised one by one.
 
         Returns
         -------
@@ -222,11 +223,11 @@ class PoissonDenoiser(BaseEstimator):
         Raises
         ------
         ValueError
-            If a count is negative, not whole or not finite, or the shape is another.
+            If a count is negative, not whole or not finite, or the shape is wrong.
         TypeError
-            If they are not numbers.
+            If counts are not numbers.
         NotFittedError
-            Without weights.
+            If there are no weights.
 
         Warns
         -----
@@ -235,7 +236,7 @@ class PoissonDenoiser(BaseEstimator):
         """
         if not hasattr(self, "network_"):
             raise NotFittedError(
-                "this PoissonDenoiser has no weights: call fit(images), or make it by "
+                "this PoissonDenoiser has no weights: call fit(images), or use "
                 "PoissonDenoiser.pretrained()"
             )
         frames = checked_counts(counts, stacks=True)
@@ -244,43 +245,41 @@ class PoissonDenoiser(BaseEstimator):
         return rates.reshape(frames.shape).astype(np.float32)
 
     def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
-        """Write the weights (``.safetensors``) and where they are from (``.json``).
+        """Write the weights (``.safetensors``) and their origin (``.json``).
 
         Parameters
         ----------
         path : path
             Of the first file.
         about : dict, optional
-            What else to say of them, in plain values.
+            More about the origin, in plain values.
         """
-        models.save(Path(path), self.model, self.network_, self.peaks_, about or {})
+        pretrained.save(Path(path), self.model, self.network_, self.peaks_, about or {})
 
     @property
     def n_parameters_(self) -> int:
-        """Numbers that the network has learned."""
-        return models.n_parameters(self.network_)
+        """How many numbers the network learns."""
+        return pretrained.n_parameters(self.network_)
 
     def _frame(self, frame: np.ndarray) -> np.ndarray:
         """Return the rates of one frame."""
         peak = estimate_peak(frame) if self.peak is None else _peak(self.peak)
         device = config.device(self.device)
         network = self.network_.to(device)
-        bfloat16 = validation.one_of("precision", self.precision, ("single", "bfloat16"))
+        validation.one_of("precision", self.precision, ("single", "bfloat16"))
+        bfloat16 = self.precision == "bfloat16"
 
         def rate(counts: torch.Tensor, peak: float) -> torch.Tensor:
-            return network.whole(counts, peak).float() * peak
+            return network.denoise(counts, peak).float() * peak
 
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 == "bfloat16"),
-        ):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             counts = torch.tensor(frame, dtype=torch.float32, device=device)
             rates = in_known_light(rate, counts, peak, self.peaks_)
         return rates.clamp(min=0).cpu().numpy()
 
     def _training(self, images: Sequence[Any], start: str | Path | None) -> Training:
         """Return the state of training before its first step."""
-        model = models.MODELS[validation.one_of("model", self.model, models.MODELS)]
+        model = pretrained.MODELS[validation.one_of("model", self.model, pretrained.MODELS)]
         epochs = validation.integer("n_epochs", self.n_epochs)
         generator = config.generator(self.random_state)
         clean = [clean_image(image, number) for number, image in enumerate(images)]
@@ -289,26 +288,20 @@ class PoissonDenoiser(BaseEstimator):
         peaks = model.peaks if self.peak is None else (_peak(self.peak),)
         network = model.build(clean, max(peaks), generator)
         if start is not None:
-            models.take_weights(network, Path(start), self.model)
+            pretrained.load_initial(network, Path(start), self.model)
         self.network_ = network.to(config.device(self.device))
         trained = self.network_.in_training(self.n_shifts, generator)
         size = trained.padded(validation.integer("crop", self.crop))
         if size <= 2 * trained.border:
             raise ValueError(
-                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: as many of "
-                "them are at its edges, which are not trained"
+                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: that many "
+                "lie at its edges, which are not trained"
             )
         pixels = sum(image.numel() for image in clean)
         per_epoch = max(1, round(pixels / size**2 / validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
         schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision, self.loss)
-        return Training(
-            trained,
-            trained.optimizer(rate),
-            Crops(clean, size, peaks, self.zoom),
-            schedule,
-            generator,
-        )
+        return Training(trained, Crops(clean, size, peaks, self.zoom), schedule, generator)
 
 
 def _peak(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Images in files: counts in, expected counts out, and folders of clean images for training."""
+"""Image files: counts in, expected counts out, and folders of clean images for training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.files import existing, reading, replaceable, replacing
@@ -21,11 +19,11 @@ _PNG_BITS, _PNG_COLOUR = 24, 25  # bytes of the header
 
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read the frames of a PNG, TIFF or npy file, with the numbers that are in it.
+    """Read the frames of a PNG, TIFF or npy file, without scaling their values.
 
-    PNG of up to 16 bits; TIFF of whole or real numbers, of one page or more (whatever pages differ
-    in, time or depth or channel, they are frames); npy of shape (row, column) or
-    (frame, row, column).  Colour images and palettes are read if they are grey all the same.
+    PNG of up to 16 bits; TIFF of whole or real numbers, where every page is a frame, whether pages
+    are times, depths or channels; npy of shape (row, column) or (frame, row, column).  Images in
+    colours or with a palette are read if all their pixels are grey.
 
     Parameters
     ----------
@@ -42,8 +40,7 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
         If there is no such file.
     ValueError
         If the file is of another kind, damaged, in colour, compressed in a way that needs another
-        package, of pages of unequal sizes, or holds no pixel, or a value that is negative or not
-        finite; the message names the file and the place.
+        package, has pages of unequal sizes, holds no pixel, or a value is negative or not finite.
 
     Examples
     --------
@@ -63,9 +60,9 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
-    """Read all images of a folder, by name: what a denoiser is trained on.
+    """Read all images of a folder, sorted by name, such as those that train a denoiser.
 
-    Files of other kinds, hidden ones and folders in it do not count.
+    Files of other kinds, hidden files and folders are ignored.
 
     Parameters
     ----------
@@ -87,10 +84,7 @@ def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
 
 
 def read_named(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read all images of a folder as `read_folder` does, by the names of their files.
-
-    Frames of a stack have the name and a number.
-    """
+    """Read a folder like `read_folder`, as a mapping from file names (and frame numbers)."""
     folder = existing(path)
     if not folder.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a folder; see read_images for a file")
@@ -118,7 +112,7 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
     Parameters
     ----------
     path : path_like
-        Replaced if it exists; its suffix says how to write.
+        Replaced if it exists; its suffix gives the format.
     images : array_like, shape (row, column) or (frame, row, column)
         Counts or expected counts.
     png_bits : {16, 8}
@@ -129,8 +123,8 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
     FileNotFoundError
         If the folder does not exist.
     ValueError
-        If the suffix is another, there is no pixel, a value is negative, not finite or too large
-        for single precision (whole numbers: to be exact), or several frames are to be one PNG.
+        If the suffix is unknown, there is no pixel, a value is negative, not finite or too large
+        for single precision (whole numbers: to be exact), or a PNG would have several frames.
     TypeError
         If values are not numbers.
     """
@@ -155,14 +149,14 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
 
 
 def check_target(path: Path, n_frames: int, source: Path) -> None:
-    """Raise what `write_images` would, before there is anything to write.
+    """Raise what `write_images` would raise, before there is anything to write.
 
     Parameters
     ----------
     path : path
     n_frames : int
     source : path
-        Where the frames are from, which is not replaced.
+        File of the frames, which must not be replaced.
     """
     if _by_suffix(path, _WRITERS) is _write_png:
         _check_one(n_frames)
@@ -213,7 +207,7 @@ def _read_png(path: Path) -> np.ndarray:
             values = _native(np.asarray(image))
             # Pillow spreads 2 and 4 bits over the range of 8
             return values // (255 // (2**bits - 1)) if bits in (2, 4) else values
-        if bits > 8:  # of which Pillow would make 8
+        if bits > 8:  # Pillow would reduce them to 8
             raise ValueError("the image has 16 bits of colour or transparency; convert it to grey")
         return _grey(np.asarray(image.convert("RGBA")), 1)
 
@@ -254,7 +248,7 @@ def _brightness(series: tifffile.TiffPageSeries) -> np.ndarray:
 
 
 def _grey(values: np.ndarray, n_alpha: int) -> np.ndarray:
-    """Return one of equal channels, which are last, or raise if it is not all there is."""
+    """Return one of the channels, on the last axis, or raise if colours differ or alpha matters."""
     n_colours = values.shape[-1] - n_alpha
     grey = values[..., 0]
     if (values[..., :n_colours] != grey[..., None]).any():
@@ -265,7 +259,7 @@ def _grey(values: np.ndarray, n_alpha: int) -> np.ndarray:
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-    """Return numbers in the order of bytes of this machine, and booleans as whole numbers."""
+    """Return numbers in the byte order of this machine, and booleans as whole numbers."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -308,30 +302,3 @@ _WRITERS: dict[str, Callable[[Path, np.ndarray, int], None]] = {
     ".tif": _write_tiff,
     ".tiff": _write_tiff,
 }
-
-
-def mirrored(image: Tensor, before: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Return a canvas with an image on it, mirrored at its edges as often as it takes.
-
-    Parameters
-    ----------
-    image : tensor, shape (row, column)
-    before : (int, int)
-        Rows above the image, and columns left of it.
-    shape : (int, int)
-        Of the canvas.
-    """
-    rows, columns = (
-        _reflected(size, first, extent).to(image.device)
-        for size, first, extent in zip(image.shape, before, shape, strict=True)
-    )
-    return image[rows[:, None], columns]
-
-
-def _reflected(size: int, before: int, extent: int) -> Tensor:
-    """Return which pixel of a side each of a canvas shows."""
-    place = torch.arange(extent) - before
-    if size == 1:
-        return torch.zeros_like(place)
-    place = place.remainder(2 * size - 2)
-    return torch.minimum(place, 2 * size - 2 - place)

@@ -1,48 +1,60 @@
-"""Sparse Poisson denoising of one image, with templates that are learned from its own patches."""
+"""Sparse Poisson denoising of one image, with templates that are learned from its own patches.
+
+Patches y and their means have the shape (group, member, pixel), templates (template, pixel), codes
+(group, member, active).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch.nn import functional
 
 from spikecdl import config, validation
 from spikecdl.denoise.frames import checked_counts, summed
-from spikecdl.denoise.group_pursuit import GroupCodes, learn, pursue
+from spikecdl.model.families import Poisson
 
-_WIDTH = 2.0  # of the Gaussian window before patches are compared the first time, in pixels
-_FLOOR = 1e-3  # added to rates before their logarithms are compared, of the mean rate
-_SMOOTH = 0.25  # of the templates to start from: cosines
+FAMILY = Poisson()
+PRECISION = 1e-3  # of the Gaussian prior of codes, which keeps codes of dark patches finite
+_DAMPING = 1e-5  # relative, of curvatures, for templates that are nearly equal
+_RIDGE = 1.0  # added to the curvature of template pixels, which holds back rare templates
+
+_WIDTH = 2.0  # pixels, of the Gaussian window before patches are compared the first time
+_FLOOR = 1e-3  # times the mean rate, added to rates before their logarithms are compared
+_SMOOTH = 0.25  # share of the initial templates that are cosines
 _ORIENTATIONS = 16  # of edges and of lines
 _EDGE, _LINE = 1.0, 2.0  # widths, in pixels
+_COMPONENTS = 25  # principal components by which patches are compared
 _LEARNED_FROM = 500  # groups
-_TOGETHER = 32  # groups that are coded at once
+_BATCH = 32  # groups that are coded at once
 
 
 class SPDA(BaseEstimator):
-    r"""Denoise an image of photon counts by sparse codes of its patches, without any training.
+    r"""Denoise an image of photon counts by sparse codes of its patches, without training.
 
-    A patch (its pixels in a row) is Poisson of mean :math:`\exp(b + \sum_c a_c h_c)` with
-    unit-norm templates :math:`h_c`, of which few are active, and the log b of its own mean.
+    A patch (its pixels in a row) is Poisson with mean :math:`\exp(b + \sum_c a_c h_c)`, where few
+    of the unit-norm templates :math:`h_c` are active and b is the log of the patch's own mean.
     Similar patches form groups that share their active templates, each with codes of its own.
 
     1. Patches are grouped by the smoothed counts, and each group gets ``n_active`` templates,
        chosen one by one; codes are refitted by Newton steps after each.
-    2. Templates take Newton steps on the same likelihood; templates of groups are chosen anew.
-    3. The estimate is the mean of overlapping patches.  Patches are grouped by it, and steps 1 and
-       2 repeated; now groups take more templates, up to ``max_active``, as long as each brings
-       them nearer to the estimate before (the source's "boot-strapped" stopping rule).
+    2. Templates take Newton steps on the same likelihood, and groups choose their templates again.
+    3. The estimate is the mean of overlapping patches.  Patches are grouped by the estimate, and
+       steps 1 and 2 are repeated.  Groups now take more templates, up to ``max_active``, while
+       each brings them nearer to the previous estimate (the authors' "boot-strapped" stopping).
 
-    This follows the source in outline, not in every detail: it starts from cosines, edges and
-    lines, where the source has templates that were learned beforehand.  Two rules are added: a
-    group never has fewer templates than in the first round (or else rounds take away what the
-    first has found), and templates learn from some groups, drawn at random.
+    This follows the authors in outline.  It differs in three ways: it starts from cosines, edges
+    and lines, where they use templates that were learned beforehand; a group never has fewer
+    templates than in the first round (otherwise rounds remove what the first one found); and
+    templates are learned from a random subset of the groups.
 
     Parameters
     ----------
@@ -50,22 +62,22 @@ class SPDA(BaseEstimator):
         Side of patches, in pixels.
     n_templates : int
     n_active, max_active : int
-        Templates of a group in the first round, and at the most in later ones.  The first template
-        is a constant and in every group.
+        Templates of a group in the first round, and the maximum in later ones.  The first template
+        is constant and in every group.
     group_size : int
-        Patches of a group, about.
+        Approximate number of patches in a group.
     n_rounds : int
     n_steps : int
-        Times in each round that templates learn.
+        Dictionary updates in each round.
     stride : int
-        Pixels from patch to patch; with 2 it is four times quicker and about half a decibel worse.
+        Pixels from patch to patch; 2 is four times faster and about half a decibel worse.
     binning : int
-        Denoise sums over squares of so many pixels a side, and interpolate linearly between
-        their centres: for few photons ("SPDAbin" in the source with 3).
+        Denoise sums over squares of this many pixels a side, and interpolate linearly between
+        their centres: for few photons (3 is "SPDAbin" of the authors).
     templates : array_like, shape (template, patch_size, patch_size), optional
-        To start from; the first stays as it is and should be constant.
+        Initial templates; the first does not change and should be constant.
     random_state : int, RandomState or None
-        Seed of the groups from which templates learn.
+        Chooses the groups from which templates are learned.
 
     References
     ----------
@@ -138,7 +150,9 @@ class SPDA(BaseEstimator):
                 "those of a patch; lower `patch_size` or `binning`"
             )
         rate = self._rate(torch.from_numpy(summed(image, self.binning)).float())
-        return _between(rate / self.binning**2, self.binning, image.shape)
+        rate = rate[None, None] / self.binning**2
+        fine = F.interpolate(rate, scale_factor=self.binning, mode="bilinear")[0, 0]
+        return fine[: image.shape[0], : image.shape[1]].double().numpy()
 
     def _check_settings(self) -> None:
         for name in ("patch_size", "n_active", "group_size", "n_rounds", "binning"):
@@ -156,85 +170,72 @@ class SPDA(BaseEstimator):
         """Return the expected counts of an image."""
         generator = config.generator(self.random_state)
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)
-        templates = self._start()
+        templates = self._initial_templates()
         y = image.flatten()
-        likeness = torch.from_numpy(gaussian_filter(image.numpy(), _WIDTH)).flatten()
+        compared = torch.from_numpy(gaussian_filter(image.numpy(), _WIDTH)).flatten()
         floor = _FLOOR * y.mean() + torch.finfo(y.dtype).tiny
         estimate: Tensor | None = None
+
+        def coded(some: Tensor) -> GroupCodes:
+            reference = None if estimate is None else estimate[some]
+            return pursue(y[some], templates, self.n_active, self.max_active, reference)
+
         for _ in range(self.n_rounds):
-            groups = pixels[similar_groups((likeness + floor).log()[pixels], self.group_size)]
+            groups = pixels[similar_groups((compared + floor).log()[pixels], self.group_size)]
             for _ in range(self.n_steps):
                 some = groups[torch.randperm(len(groups), generator=generator)[:_LEARNED_FROM]]
-                templates = learn(y[some], templates, self._coded(y, some, templates, estimate))
-            mean = PatchMean(len(y))
-            for some in groups.split(_TOGETHER):
-                mean.add(self._coded(y, some, templates, estimate).mean, some)
-            likeness = estimate = mean.image()
-        return likeness.reshape(image.shape)
+                templates = updated_templates(y[some], templates, coded(some))
+            compared = estimate = mean_of_patches(
+                ((coded(some).mean, some) for some in groups.split(_BATCH)), len(y)
+            )
+        return compared.reshape(image.shape)
 
-    def _coded(
-        self, y: Tensor, pixels: Tensor, templates: Tensor, estimate: Tensor | None
-    ) -> GroupCodes:
-        """Return the codes of groups of patches (group, member, pixel)."""
-        reference = None if estimate is None else estimate[pixels]
-        return pursue(y[pixels], templates, self.n_active, self.max_active, reference)
-
-    def _start(self) -> Tensor:
-        """Return the templates to start from (template, pixel), of unit norm."""
+    def _initial_templates(self) -> Tensor:
+        """Return the initial templates (template, pixel), of unit norm."""
         if self.templates is None:
-            return starting_templates(self.patch_size, self.n_templates).float()
-        waves = np.asarray(self.templates, dtype=np.float32)
+            return initial_templates(self.patch_size, self.n_templates).float()
+        given = np.asarray(self.templates, dtype=np.float32)
         expected = (self.n_templates, self.patch_size, self.patch_size)
-        flat = waves.reshape(len(waves), -1) if waves.shape == expected else np.zeros((1, 1))
+        flat = given.reshape(len(given), -1) if given.shape == expected else np.zeros((1, 1))
         norms = np.sqrt((flat**2).sum(1, keepdims=True))
         if not (np.isfinite(norms) & (norms > 0)).all():
             raise ValueError(
-                f"`templates` (shape {waves.shape}) must be finite, none zero, and of the shape "
+                f"`templates` (shape {given.shape}) must be finite, none zero, and of the shape "
                 f"(template, row, column) = {expected}"
             )
         return torch.from_numpy(flat / norms)
 
 
-def starting_templates(size: int, number: int) -> Tensor:
+def initial_templates(size: int, number: int) -> Tensor:
     """Return a constant, cosines of low frequency, and edges and lines (template, pixel).
 
-    A quarter are cosines, all orthogonal to each other.  Edges and lines have sixteen orientations,
-    and places that are spread over the patch; they have no mean.
+    A quarter are cosines, orthogonal to each other.  Edges and lines have sixteen orientations,
+    places that are spread over the patch, and zero mean.
     """
     place = torch.arange(size, dtype=torch.float64) + 0.5
-    waves = torch.cos(math.pi * torch.arange(size)[:, None] * place / size)
-    cosines = torch.einsum("ip,jq->ijpq", waves, waves).flatten(2).flatten(0, 1)
+    basis = torch.cos(math.pi * torch.arange(size)[:, None] * place / size)
+    cosines = torch.einsum("ip,jq->ijpq", basis, basis).flatten(2).flatten(0, 1)
     frequency = torch.arange(size).square()
     order = (frequency[:, None] + frequency).flatten().argsort(stable=True)
     cosines = cosines[order[: max(1, round(_SMOOTH * number))]]
 
     n_places = math.ceil((number - len(cosines)) / (2 * _ORIENTATIONS))
-    angle = (
-        torch.arange(_ORIENTATIONS, dtype=torch.float64)[:, None, None] * math.pi / _ORIENTATIONS
-    )
+    turns = torch.arange(_ORIENTATIONS, dtype=torch.float64)[:, None, None]
+    angle = turns * math.pi / _ORIENTATIONS
     across = (place - size / 2)[:, None] * angle.sin() + (place - size / 2) * angle.cos()
     middle = torch.linspace(-size / 2, size / 2, n_places + 2)[1:-1]
     distance = across - middle[:, None, None, None]
     edges, lines = torch.tanh(distance / _EDGE), torch.exp(-((distance / _LINE) ** 2))
     shapes = torch.stack([edges, lines]).transpose(0, 1).flatten(0, 2).flatten(1)
     shapes = (shapes - shapes.mean(1, keepdim=True))[: number - len(cosines)]
-    return functional.normalize(torch.cat([cosines, shapes]), dim=1)
-
-
-def _between(rate: Tensor, binning: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return an image at ``binning`` times as many rows and columns, cut to a shape."""
-    full = functional.interpolate(rate[None, None], scale_factor=binning, mode="bilinear")[0, 0]
-    return full[: shape[0], : shape[1]].double().numpy()
-
-
-_COMPONENTS = 25  # principal components of patches that tell them apart
+    return F.normalize(torch.cat([cosines, shapes]), dim=1)
 
 
 def patch_pixels(shape: tuple[int, ...], size: int, stride: int) -> Tensor:
-    """Return the pixels of each patch (patch, pixel), as places in the flattened image.
+    """Return the pixels of each patch (patch, pixel), as indices of the flattened image.
 
-    Patches are ``stride`` pixels apart; the last ones lie at the border, so that every pixel is
-    in some patch if ``stride`` is at most ``size``.
+    Patches are ``stride`` pixels apart, and the last ones lie at the border, so that every pixel
+    is in a patch if ``stride`` is at most ``size``.
     """
     top, left = (
         torch.cat([torch.arange(0, n - size, stride), torch.tensor([n - size])]) for n in shape
@@ -245,21 +246,11 @@ def patch_pixels(shape: tuple[int, ...], size: int, stride: int) -> Tensor:
 
 
 def similar_groups(patches: Tensor, size: int) -> Tensor:
-    """Sort patches into groups of similar ones, all of one size.
+    """Return indices of patches (patch, pixel) in groups of similar ones (group, member).
 
     All patches are halved along their first principal component, then each half along its own,
     and so on until groups have about ``size`` members.  The middle one of an odd number goes into
-    both halves, so that a patch may be in several groups.
-
-    Parameters
-    ----------
-    patches : tensor, shape (patch, pixel)
-    size : int
-
-    Returns
-    -------
-    tensor, shape (group, member)
-        Indices of patches.
+    both halves, so a patch may be in several groups.
     """
     centred = patches - patches.mean(0)
     features = centred @ torch.linalg.eigh(centred.T @ centred)[1][:, -_COMPONENTS:]
@@ -275,22 +266,135 @@ def similar_groups(patches: Tensor, size: int) -> Tensor:
     return groups
 
 
-class PatchMean:
-    """The image in which every pixel is the mean of the patches over it.
+def mean_of_patches(patches: Iterable[tuple[Tensor, Tensor]], n_pixels: int) -> Tensor:
+    """Return the flattened image whose pixels are means over patches: (values, pixels) pairs."""
+    total, number = torch.zeros(2, n_pixels)
+    for values, pixels in patches:
+        total.index_add_(0, pixels.flatten(), values.flatten())
+        number.index_add_(0, pixels.flatten(), torch.ones(pixels.numel()))
+    return total / number
 
-    Parameters
-    ----------
-    n_pixels : int
+
+@dataclass(frozen=True)
+class GroupCodes:
+    """Codes of groups of patches."""
+
+    support: Tensor  # (group, active): templates of each group, -1 for none
+    codes: Tensor  # (group, member, active): their amplitudes, 0 for none
+    mean: Tensor  # (group, member, pixel)
+
+
+def log_mean(y: Tensor) -> Tensor:
+    """Return the baseline: the log of each patch's mean (..., 1), with half a count added."""
+    return FAMILY.link((y.sum(-1, keepdim=True) + 0.5) / y.shape[-1])
+
+
+def refit(
+    y: Tensor,
+    baseline: Tensor,
+    templates: Tensor,
+    codes: Tensor,
+    n_steps: int = 4,
+    tolerance: float = 1e-2,
+) -> tuple[Tensor, Tensor]:
+    """Return codes and means, fitted from initial codes on given templates by Newton steps.
+
+    Steps are shortened so that no log rate changes by more than 1.  Then the Poisson likelihood
+    cannot fall, because it is generalized self-concordant (Bach, Electron. J. Stat. 4, 2010,
+    doi:10.1214/09-EJS521), and no line search is needed.  They end after ``n_steps``, or when the
+    squared Newton decrement of all patches is below the tolerance.
+
+    Here every group has templates of its own (group, active, pixel).
     """
+    n_active = templates.shape[1]
+    row, column = torch.triu_indices(n_active, n_active)
+    products = (templates[:, row] * templates[:, column]).mT
+    diagonal = torch.arange(n_active)
+    eta = baseline + codes @ templates
+    for _ in range(n_steps):
+        mean = FAMILY.mean(eta)  # also the curvature
+        gradient = (y - mean) @ templates.mT - PRECISION * codes
+        upper = mean @ products
+        hessian = upper.new_empty(*codes.shape, n_active)
+        hessian[..., row, column] = upper
+        hessian[..., column, row] = upper
+        hessian[..., diagonal, diagonal] *= 1 + _DAMPING
+        hessian[..., diagonal, diagonal] += PRECISION
+        step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
+        change = step @ templates
+        longest = change.abs().amax(-1, keepdim=True).clamp(min=1)
+        codes, eta = codes + step / longest, eta + change / longest
+        if (gradient * step).sum(-1).max() < tolerance:
+            break
+    return codes, FAMILY.mean(eta)
 
-    def __init__(self, n_pixels: int) -> None:
-        self._total, self._number = torch.zeros(n_pixels), torch.zeros(n_pixels)
 
-    def add(self, values: Tensor, pixels: Tensor) -> None:
-        """Take in values at pixels, tensors of one shape."""
-        self._total.index_add_(0, pixels.flatten(), values.flatten())
-        self._number.index_add_(0, pixels.flatten(), torch.ones(pixels.numel()))
+def pursue(
+    y: Tensor,
+    templates: Tensor,
+    least: int,
+    most: int | None = None,
+    reference: Tensor | None = None,
+) -> GroupCodes:
+    """Choose templates for groups of patches one by one, and fit the codes.
 
-    def image(self) -> Tensor:
-        """Return the flattened image."""
-        return self._total / self._number
+    The first template is in every group.  The next is the one with the largest sum over the
+    group's patches of score tests, squared gradient over curvature.  Groups get ``least``
+    templates, and continue up to ``most`` while each brings the means nearer to the ``reference``,
+    an earlier estimate of them; without one they have ``least``.
+    """
+    n_groups, n_members, _ = y.shape
+    most = least if most is None or reference is None else most
+    kept = GroupCodes(
+        torch.full((n_groups, most), -1), y.new_zeros(n_groups, n_members, most), y.clone()
+    )
+    error = torch.full((n_groups,), torch.inf, dtype=y.dtype)
+    going = torch.arange(n_groups)
+    support, codes = torch.zeros(n_groups, 1).long(), y.new_zeros(n_groups, n_members, 1)
+    baseline = log_mean(y)
+    for size in range(1, most + 1):
+        codes, mean = refit(y[going], baseline[going], templates[support], codes)
+        if reference is not None:
+            now = (mean - reference[going]).square().sum((1, 2))
+            better = (now < error[going]) | (size <= least)
+            going, support, codes, mean = (a[better] for a in (going, support, codes, mean))
+            error[going] = now[better]
+        kept.support[going, :size], kept.mean[going] = support, mean
+        kept.codes[going, :, :size] = codes
+        if size == most or not len(going):
+            break
+        gradient = (y[going] - mean) @ templates.T
+        test = (gradient.square() / (mean @ templates.T.square() + PRECISION)).sum(1)
+        best = test.scatter(1, support, -1.0).argmax(1, keepdim=True)
+        support = torch.cat([support, best], 1)
+        codes = torch.cat([codes, codes.new_zeros(*codes.shape[:2], 1)], 2)
+    return kept
+
+
+def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor:
+    """Return templates after a Newton step of each in turn, with supports fixed.
+
+    Steps are shortened as in `refit`.  Templates are scaled back to unit norm, and their amplitudes
+    accordingly.  The first template does not change.
+    """
+    rows, templates = y.flatten(0, 1), templates.clone()
+    n_none = len(templates)  # one more column, for codes of no template
+    support = found.support.where(found.support >= 0, n_none)[:, None].expand(found.codes.shape)
+    codes = y.new_zeros(len(rows), n_none + 1)
+    codes.scatter_(1, support.flatten(0, 1), found.codes.flatten(0, 1))
+    codes = codes[:, :-1].T.contiguous()
+    eta = log_mean(rows) + codes.T @ templates
+    for template, amplitude in zip(templates[1:], codes[1:], strict=True):
+        users = amplitude.nonzero()[:, 0]
+        if not len(users):
+            continue
+        size, now = amplitude[users], eta[users]
+        mean = FAMILY.mean(now)
+        step = size @ (rows[users] - mean) / (size.square() @ mean + _RIDGE)
+        step /= (step.abs() * size.abs().max()).clamp(min=1)
+        eta[users] = now + size[:, None] * step
+        template += step
+        norm = template.norm()
+        template /= norm
+        amplitude *= norm
+    return templates

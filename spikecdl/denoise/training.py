@@ -1,23 +1,24 @@
-"""What networks are trained on: crops of clean images, turned and flipped, and their counts."""
+"""Training of image networks: crops of clean images, the schedule, the optimizer, checkpoints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import checkpoint, validation
-from spikecdl.denoise.network import ImageNetwork
+from spikecdl.denoise.network import Trainable
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Draws batches of square crops of images whose largest value is 1.
+    """Draws batches of square crops of clean images, turned and flipped, and counts for each.
 
     A crop at a random place meets the stride's grid at a random shift, so one shift of each crop
     stands for all of them.
@@ -25,14 +26,14 @@ class Crops:
     Parameters
     ----------
     images : sequence of tensor, shape (row, column)
-        Clean images, scaled so that the largest value of each is 1.
+        Clean images, the largest value of each 1.
     size : int
         Pixels along a side of a crop.
     peaks : sequence of float
         Largest expected counts; each crop has one of them.
     zoom : float
-        Every second crop, on average, is enlarged by up to this factor: frames of microscopes are
-        smoother than photographs, and a network should know both.  1: none is.
+        Half of the crops, on average, are enlarged by up to this factor, since frames of
+        microscopes are smoother than photographs.  1: none is.
     """
 
     images: Sequence[Tensor]
@@ -58,35 +59,21 @@ class Crops:
         return clean, torch.poisson(clean * peak, generator=generator), peak
 
     def _crop(self, generator: torch.Generator) -> Tensor:
-        which, turns, flipped = (
-            int(torch.randint(high, (), generator=generator)) for high in (len(self.images), 4, 2)
-        )
-        image, side = self.images[which], self._side(generator)
-        row, column = (
-            int(torch.randint(size - side + 1, (), generator=generator)) for size in image.shape
-        )
+        def draw(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        image, turns, flipped = self.images[draw(len(self.images))], draw(4), draw(2)
+        side = self.size  # pixels of the image along a side
+        if self.zoom > 1:
+            chance, power = torch.rand(2, generator=generator).tolist()
+            side = self.size if chance < 0.5 else math.ceil(self.size / self.zoom**power)
+        row, column = (draw(extent - side + 1) for extent in image.shape)
         crop = image[row : row + side, column : column + side]
         if side < self.size:
-            crop = _enlarged(crop, self.size)
+            shape = (self.size, self.size)
+            crop = F.interpolate(crop[None, None], shape, mode="bicubic")[0, 0].clamp(0, 1)
         crop = torch.rot90(crop, turns)
         return crop.flip(1) if flipped else crop
-
-    def _side(self, generator: torch.Generator) -> int:
-        """Return how many pixels of the image a crop shows along each side."""
-        if self.zoom == 1:
-            return self.size
-        chance, place = torch.rand(2, generator=generator).tolist()
-        return self.size if chance < 0.5 else math.ceil(self.size / self.zoom**place)
-
-
-def _enlarged(crop: Tensor, size: int) -> Tensor:
-    """Return a crop with so many pixels along each side, between 0 and 1 as before."""
-    shape = (size, size)
-    return F.interpolate(crop[None, None], shape, mode="bicubic")[0, 0].clamp(0, 1)
-
-
-_STATE = "optimizer."
-_EMA = 0.999  # decay of the average of weights per step, once there are enough of them
 
 
 @dataclass(frozen=True)
@@ -95,22 +82,20 @@ class Schedule:
 
     Parameters
     ----------
-    n_epochs, per_epoch : int
-        Epochs, and steps in each; a step is on a batch.
-    batch : int
-        Crops per step.
+    n_epochs, per_epoch, batch : int
+        Epochs, steps in each, and crops in each step.
     learning_rate : float
-        At the most: reached after a fiftieth of the steps, then falling to zero along a cosine.
+        Maximum: reached after a fiftieth of the steps, then falling to zero along a cosine.
     precision : {"single", "bfloat16"}
         Of products; weights are always in single precision.
     loss : {"mse", "log"}
-        Of a batch: the mean squared error, or the mean logarithm of each crop's, which is what a
-        mean PSNR measures and does not leave all the weight to the hardest crops and lowest peaks.
+        Mean over crops of the squared error, or of its logarithm, which is what a mean PSNR
+        measures; "mse" gives most weight to the hardest crops and the lowest peaks.
 
     Raises
     ------
     ValueError, TypeError
-        If a setting is not a positive number, or the precision is unknown.
+        If a setting is not positive, or the precision or the loss is unknown.
     """
 
     n_epochs: int
@@ -121,66 +106,136 @@ class Schedule:
     loss: str = "mse"
 
     def __post_init__(self) -> None:
-        validation.integer("n_epochs", self.n_epochs)
-        validation.integer("per_epoch", self.per_epoch)
-        validation.integer("batch", self.batch)
+        for name in ("n_epochs", "per_epoch", "batch"):
+            validation.integer(name, getattr(self, name))
         validation.positive("learning_rate", self.learning_rate)
         validation.one_of("precision", self.precision, ("single", "bfloat16"))
         validation.one_of("loss", self.loss, ("mse", "log"))
 
-    @property
-    def n_steps(self) -> int:
-        """Steps in all."""
-        return self.n_epochs * self.per_epoch
-
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        warm = max(1, self.n_steps // 50)
+        n_steps = self.n_epochs * self.per_epoch
+        warm = max(1, n_steps // 50)
         if step < warm:
             return self.learning_rate * (step + 1) / warm
-        done = (step - warm) / max(1, self.n_steps - warm)
+        done = (step - warm) / max(1, n_steps - warm)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-class Training:
-    """A network that is being trained, and everything that going on with it needs.
+_BETAS = (0.95, 0.95)  # decay per step of the first and second moments of the gradient
+_EPS = 1e-8
+_REFRESH = 10  # steps between updates of the eigenvectors
+
+
+class SOAP(torch.optim.Optimizer):
+    r"""Adam in the eigenvectors of the gradient's second moments, for templates.
+
+    For a matrix with gradient G, :math:`L = \mathrm{E}\,GG^\top` and
+    :math:`R = \mathrm{E}\,G^\top G` have eigenvectors :math:`Q_L, Q_R`; the step is that of Adam
+    for :math:`Q_L^\top G Q_R`, rotated back.  The gradient of image templates is large along smooth
+    patterns and small along fine ones, which a scale per pixel cannot correct.  The first step of a
+    matrix only initializes the moments.  All other parameters take the steps of Adam.
 
     Parameters
     ----------
-    network : ImageNetwork
-        Trained in place.
-    optimizer : Optimizer
-        Of the network's parameters.
-    crops : Crops
-    schedule : Schedule
-    generator : torch.Generator
-        Draws crops and counts.
+    params : iterable of tensor
+        Templates (template, channel, row, column) are matrices (template, pixel).
+    lr : float
+        Learning rate.
+
+    References
+    ----------
+    Vyas et al. 2025, SOAP: improving and stabilizing Shampoo using Adam, ICLR, arXiv:2409.11321.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 2e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _update(parameter, parameter.grad, self.state[parameter], group["lr"])
+
+
+def _update(
+    parameter: Tensor, gradient: Tensor, state: dict[str, Any], learning_rate: float
+) -> None:
+    is_matrix = parameter.ndim == 4 and parameter.shape[-1] > 1
+    gradient = gradient.flatten(1) if is_matrix else gradient
+    if not state:
+        if is_matrix:
+            state |= {"rows": gradient @ gradient.mT, "columns": gradient.mT @ gradient}
+            state |= {"left": _eigenvectors(state["rows"])}
+            state |= {"right": _eigenvectors(state["columns"])}
+        state |= {name: torch.zeros_like(gradient) for name in ("first", "second")}
+        state["step"] = torch.tensor(0.0)
+        if is_matrix:
+            return
+
+    def rotated(matrix: Tensor) -> Tensor:
+        return state["left"].mT @ matrix @ state["right"] if is_matrix else matrix
+
+    state["step"] += 1
+    first = state["first"].lerp_(gradient, 1 - _BETAS[0])
+    state["second"].lerp_(rotated(gradient).square(), 1 - _BETAS[1])
+    scale = (state["second"] / (1 - _BETAS[1] ** state["step"])).sqrt_().add_(_EPS)
+    change = rotated(first) / (1 - _BETAS[0] ** state["step"]) / scale
+    if is_matrix:
+        change = state["left"] @ change @ state["right"].mT
+        _update_moments(gradient, state)
+    parameter.sub_(learning_rate * change.view_as(parameter))
+
+
+def _eigenvectors(moments: Tensor) -> Tensor:
+    """Return eigenvectors in columns; scaled to 1, in double precision, it always converges."""
+    largest = moments.abs().amax().clamp(min=torch.finfo(moments.dtype).tiny)
+    vectors = torch.linalg.eigh((moments / largest).double()).eigenvectors
+    # contiguous, as they are when read from a file: products then have the same bits
+    return vectors.to(moments.dtype).contiguous()
+
+
+def _update_moments(gradient: Tensor, state: dict[str, Any]) -> None:
+    """Update the second moments, and at times the eigenvectors by a step of power iteration."""
+    state["rows"].lerp_(gradient @ gradient.mT, 1 - _BETAS[1])
+    state["columns"].lerp_(gradient.mT @ gradient, 1 - _BETAS[1])
+    if state["step"] % _REFRESH == 0:
+        for vectors, moments in (("left", "rows"), ("right", "columns")):
+            state[vectors] = torch.linalg.qr(state[moments] @ state[vectors]).Q.contiguous()
+
+
+_STATE = "optimizer."
+_DECAY = 0.999  # of the average of weights per step, once there are enough of them
+
+
+class Training:
+    """A network in training, in place, with everything that a checkpoint needs.
+
+    The generator draws crops and counts.
     """
 
     def __init__(
-        self,
-        network: ImageNetwork,
-        optimizer: torch.optim.Optimizer,
-        crops: Crops,
-        schedule: Schedule,
-        generator: torch.Generator,
+        self, network: Trainable, crops: Crops, schedule: Schedule, generator: torch.Generator
     ) -> None:
-        self.network, self.optimizer, self.crops = network, optimizer, crops
+        self.network, self.crops = network, crops
         self.schedule, self.generator = schedule, generator
+        self.optimizer = SOAP(network.parameters(), schedule.learning_rate)
         self.weights = dict(network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.weights.items()}
         self.step = 0
         self.losses: list[float] = []
 
     @property
-    def done(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.epoch >= self.schedule.n_epochs
-
-    @property
     def epoch(self) -> int:
         """Epochs done."""
         return self.step // self.schedule.per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.epoch >= self.schedule.n_epochs
 
     def run_epoch(self) -> float:
         """Take the steps of an epoch, and return their mean squared error.
@@ -188,7 +243,7 @@ class Training:
         Raises
         ------
         FloatingPointError
-            If the loss is not finite.
+            If the error is not finite.
         """
         for _ in range(self.schedule.per_epoch):
             for group in self.optimizer.param_groups:
@@ -198,7 +253,7 @@ class Training:
             self.losses.append(float(errors.detach().mean()))
             if not math.isfinite(self.losses[-1]):
                 raise FloatingPointError(
-                    f"the error is {self.losses[-1]} at step {self.step}; start anew with a lower "
+                    f"the error is {self.losses[-1]} at step {self.step}; start again with a lower "
                     f"`learning_rate` (={self.schedule.learning_rate:g})"
                 )
             self.optimizer.zero_grad()
@@ -206,11 +261,14 @@ class Training:
             nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
             self.optimizer.step()
             self.step += 1
-            self._follow()
+            decay = min(_DECAY, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, value in self.weights.items():
+                    self.average[name].lerp_(value, 1 - decay)
         return sum(self.losses[-self.schedule.per_epoch :]) / self.schedule.per_epoch
 
     def _errors(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
-        """Return the mean squared error of every crop, less the border."""
+        """Return the mean squared error of every crop, without the border."""
         clean, y, peak = (tensor.to(self._device) for tensor in (clean, y, peak))
         border = self.network.border
         inner = slice(border, y.shape[-1] - border)
@@ -223,21 +281,14 @@ class Training:
     def _device(self) -> torch.device:
         return next(iter(self.weights.values())).device
 
-    def _follow(self) -> None:
-        """Move the average of the weights."""
-        decay = min(_EMA, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                self.average[name].lerp_(value, 1 - decay)
-
     def take_average(self) -> None:
-        """Give the network the average of its weights; training is over."""
+        """Give the network the average of its weights, when training is over."""
         with torch.no_grad():
             for name, value in self.weights.items():
                 value.copy_(self.average[name])
 
     def save(self, path: Path) -> None:
-        """Write everything to a file, whole or not at all; see `resume`."""
+        """Write a checkpoint for `resume`, whole or not at all."""
         tensors = {"generator": self.generator.get_state()}
         for name, value in self.weights.items():
             tensors |= {f"weights.{name}": value, f"average.{name}": self.average[name]}
@@ -247,22 +298,22 @@ class Training:
         checkpoint.save_tensors(path, tensors, about)
 
     def resume(self, path: Path) -> None:
-        """Go on from a file that `save` wrote: the result is that of an unbroken run.
+        """Continue from a checkpoint; the result is that of an unbroken run.
 
         Raises
         ------
         ValueError
-            If the file is damaged, or of another schedule or network.
+            If the file is damaged, or belongs to another schedule or network.
         """
         tensors, about = checkpoint.load_tensors(path)
         if about["schedule"] != asdict(self.schedule):
             raise ValueError(
                 f"`{path}` is of the schedule {about['schedule']}, not {asdict(self.schedule)}; "
-                "start anew, or with that schedule"
+                "start again, or continue with that schedule"
             )
         shapes = {name: tensors[f"weights.{name}"].shape for name in self.weights}
         if shapes != {name: value.shape for name, value in self.weights.items()}:
-            raise ValueError(f"`{path}` is of another network; start anew, or with that model")
+            raise ValueError(f"`{path}` is of another network; start again, or use that model")
         self.step, self.losses = about["step"], about["losses"]
         self.generator.set_state(tensors.pop("generator"))
         with torch.no_grad():

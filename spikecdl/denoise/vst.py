@@ -1,4 +1,4 @@
-"""Variance stabilisation: photon counts made Gaussian, denoised as such, and taken back."""
+"""Variance stabilization: counts become nearly Gaussian, are denoised as such, and turned back."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from spikecdl import validation
 from spikecdl.denoise.frames import checked_counts, summed
 
 _SHIFT = 3 / 8  # of counts under the root
-_TABLE_END = 100.0  # expected count; the asymptotic inverse is right to 2e-6 from here on
-_SPINS = 4  # places of the wavelets' grid along each side
+_TABLE_END = 100.0  # expected count; beyond it the asymptotic inverse is right to 2e-6
+_SPINS = 4  # shifts of the wavelets along each side
 
 
 class VST(BaseEstimator):
@@ -28,7 +28,7 @@ class VST(BaseEstimator):
 
     The transform gives counts a variance of about 1, and :math:`D^{-1}`, computed from its
     definition, is the exact unbiased inverse.  At a few counts per pixel the variance is far from
-    1, and sums over squares of pixels do better, at the price of detail.
+    1, and sums over squares of pixels do better, at the cost of detail.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ class VST(BaseEstimator):
         Of scikit-image: total variation (Chambolle), non-local means, or soft thresholds of
         wavelets at several shifts (BayesShrink; needs PyWavelets).
     strength : float, optional
-        Of the denoiser: the weight of the total variation, the filtering scale h, or the standard
-        deviation of the noise that it is told; in units of the standard deviation of the transform,
-        1.  None: what did best on photographs at peaks of 1, 2 and 4 photons: 0.8, 0.6 and 0.9.
+        Weight of the total variation, filtering scale h, or assumed standard deviation of the
+        noise, relative to the standard deviation of the transform, 1.  None: what was best for
+        photographs at peaks of 1, 2 and 4 photons: 0.8, 0.6 and 0.9.
     binning : int
-        Pixels along the side of squares over which counts are summed; the result is interpolated by
-        cubic splines.  1: none.
+        Side in pixels of the squares over which counts are summed; the result is interpolated by
+        cubic splines.  1: no sums.
 
     References
     ----------
@@ -73,7 +73,7 @@ class VST(BaseEstimator):
         Parameters
         ----------
         counts : array_like, shape (row, column)
-            Photon counts.
+            Photons per pixel.
 
         Returns
         -------
@@ -82,22 +82,25 @@ class VST(BaseEstimator):
         Raises
         ------
         ValueError
-            If an argument is out of range, or the counts are not a grey image of whole numbers.
+            If an argument is out of range, or the counts are not one frame of whole numbers.
         TypeError
             If the counts are not numbers.
         ImportError
             If scikit-image, or PyWavelets for wavelets, is not installed.
         """
-        validation.one_of("denoiser", self.denoiser, _DENOISERS)
-        chosen = _DENOISERS[self.denoiser]
+        chosen = _DENOISERS[validation.one_of("denoiser", self.denoiser, _DENOISERS)]
         strength = chosen.strength if self.strength is None else self.strength
         validation.positive("strength", strength)
         validation.integer("binning", self.binning)
         binned = summed(checked_counts(counts).astype(float), self.binning)
-        smooth = chosen.denoise(anscombe(binned), float(strength))
-        fine = _interpolated(unbiased_inverse(smooth), self.binning)
+        rates = unbiased_inverse(chosen.denoise(anscombe(binned), float(strength)))
+        if self.binning > 1:
+            per_pixel = rates / self.binning**2
+            rates = ndimage.zoom(
+                per_pixel, self.binning, order=3, mode="nearest", grid_mode=True
+            ).clip(min=0)
         rows, columns = np.shape(counts)
-        return fine[:rows, :columns]
+        return rates[:rows, :columns]
 
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
@@ -106,9 +109,9 @@ def anscombe(counts: np.ndarray) -> np.ndarray:
 
 
 def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
-    """Return the expected counts at which the Anscombe transform has these expected values.
+    """Return the expected counts for expected values of the Anscombe transform.
 
-    0 below the transform of no counts, which is the expected value at 0.
+    0 at and below its value at 0 counts.
     """
     spline = _inverse_table()
     first, last = spline.x[[0, -1]]
@@ -120,22 +123,14 @@ def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
 def _inverse_table() -> interpolate.CubicSpline:
     """Tabulate the inverse; the error of the spline is below 1e-6."""
     mean = np.linspace(0, np.sqrt(_TABLE_END), 501) ** 2
-    counts = np.arange(3 * _TABLE_END)  # those beyond have probabilities below 1e-50
+    counts = np.arange(3 * _TABLE_END)  # larger ones have probabilities below 1e-50
     expected = stats.poisson.pmf(counts, mean[:, None]) @ anscombe(counts)
     return interpolate.CubicSpline(expected, mean)
 
 
-def _interpolated(sums: np.ndarray, size: int) -> np.ndarray:
-    """Return values of pixels, of which those over squares are the sums, not below 0."""
-    if size == 1:
-        return sums
-    fine = ndimage.zoom(sums / size**2, size, order=3, mode="nearest", grid_mode=True)
-    return fine.clip(min=0)
-
-
 @dataclass(frozen=True)
 class _Denoiser:
-    """A denoiser of images with noise of standard deviation 1, and its usual strength."""
+    """A denoiser for noise of standard deviation 1, and its default strength."""
 
     denoise: Callable[[np.ndarray, float], np.ndarray]
     strength: float

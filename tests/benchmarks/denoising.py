@@ -1,4 +1,4 @@
-"""The Poisson denoiser of images: its forward pass on every shift of the stride's grid."""
+"""Benchmark of the Poisson denoiser: its forward pass on every shift of the stride's grid."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from timing import Row, Settings, duel, interleaved
 from torch import Tensor
 from yardstick import encode_images
 
-from spikecdl.denoise.models import MODELS
-from spikecdl.denoise.network import Architecture, ImageAutoencoder
+from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder
+from spikecdl.denoise.network import ImageNetwork
+from spikecdl.denoise.pretrained import MODELS
 from spikecdl.model.dictionary import ConvDictionary
 
 _ARCHITECTURE = Architecture(tied=True, stabilizer=4.0)
@@ -26,7 +27,7 @@ _SIZE, _QUICK = 256, 48
 
 
 def denoiser(settings: Settings) -> Iterator[Row]:
-    """Time and memory of all 49 shifts, in single precision and with products of 16 bits."""
+    """Measure time and memory of all 49 shifts, in single precision and bfloat16."""
     counts, network = _problem(_QUICK if settings.quick else _SIZE)
     contenders = {
         "yardstick": partial(_plainly, counts, network),
@@ -55,14 +56,14 @@ def denoiser(settings: Settings) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def _package(counts: Tensor, network: ImageAutoencoder, coarse: bool) -> Tensor:
+def _package(counts: Tensor, network: ImageNetwork, coarse: bool) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16, enabled=coarse):
-        return network.whole(counts, _PEAK)
+        return network.denoise(counts, _PEAK)
 
 
 @torch.no_grad()
 def _plainly(counts: Tensor, network: ImageAutoencoder) -> Tensor:
-    """Return what `whole` does, by convolutions of all shifts at once."""
+    """Return what `denoise` returns, by convolutions of all shifts at once."""
     encoder, stride = network.autoencoder.encoder, _ARCHITECTURE.stride
     filters, bias, border, size = encoder.dictionary.templates, encoder.bias, 5, len(counts)
     padded = network.padded(size + 2 * border + stride - 1)

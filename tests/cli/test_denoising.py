@@ -71,7 +71,7 @@ class TestImage:
             (["--model", "x"], "`--model` (='x') must be one of: blind, c, ca, uc"),
             (["--model", "ca"], "`--model` (='ca') comes without weights"),
             (["--precision", "half"], "`--precision` (='half') must be one of"),
-            (["--device", "cuda"], "`--device` (='cuda') is not there"),
+            (["--device", "cuda"], "`--device` (='cuda') is not"),
             (["--weights", "none.safetensors"], "No such file or directory: 'none.safetensors'"),
         ],
     )

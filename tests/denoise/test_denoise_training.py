@@ -1,4 +1,4 @@
-"""Training: what it draws, where it starts, that it can be resumed, and that it learns."""
+"""Training: its crops, the steps of its optimizer, that it learns and can be resumed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from spikecdl.denoise.network import Architecture, ImageAutoencoder, parts_of
-from spikecdl.denoise.training import Crops, Schedule, Training
-from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
+from spikecdl.denoise.training import SOAP, Crops, Schedule, Training
 
 ARCHITECTURE = Architecture(n_templates=8, length=5, stride=3, n_unrolled=3)
 
@@ -19,7 +18,7 @@ def draw(seed=0):
 
 
 def images(count=3, size=40):
-    """Smooth images: waves of random directions."""
+    """Smooth images: sines of random directions."""
     generator = draw(1)
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     made = []
@@ -32,11 +31,13 @@ def images(count=3, size=40):
 
 def training(n_epochs=4, seed=0, n_shifts=1, **schedule):
     generator = draw(seed)
-    network = ImageAutoencoder(ARCHITECTURE, parts_of(images(), ARCHITECTURE, 4.0, generator))
+    network = ImageAutoencoder(
+        ARCHITECTURE, initial_templates(images(), ARCHITECTURE, 4.0, generator)
+    )
     trained = network.in_training(n_shifts, generator)
     plan = Schedule(**{"n_epochs": n_epochs, "per_epoch": 5, "batch": 3, **schedule})
     crops = Crops(images(), trained.padded(20), [1.0, 4.0])
-    return Training(trained, trained.optimizer(plan.learning_rate), crops, plan, generator)
+    return Training(trained, crops, plan, generator)
 
 
 class TestCrops:
@@ -79,26 +80,6 @@ class TestCrops:
             Crops([torch.ones(20, 12)], 13, [1.0])
 
 
-class TestStarts:
-    def test_steps_of_one_are_stable_at_the_peak(self):
-        templates = parts_of(images(), ARCHITECTURE, 4.0, draw())
-        assert templates.shape == (8, 1, 5, 5)
-        norm = ConvDictionary(templates, 3).norm_squared((50, 50)).detach()
-        assert 0.15 < float(norm) < 0.3  # about one over the peak
-
-    def test_flat_images(self):
-        templates = parts_of([torch.ones(9, 9)], ARCHITECTURE, 4.0, draw())
-        assert bool(templates.isfinite().all())
-
-    def test_signs_and_parts_differ(self):
-        noise = [torch.rand(20, 20, generator=draw(seed)) for seed in range(3)]
-        templates = parts_of(noise, ARCHITECTURE, 4.0, draw()).flatten(1)
-        cosines = torch.nn.functional.normalize(templates, dim=1)
-        cosines = cosines @ cosines.mT
-        assert float(cosines.fill_diagonal_(0).abs().max()) < 0.999
-        assert float(cosines.min()) < -0.3
-
-
 class TestSchedule:
     def test_it_warms_up_and_falls_to_zero(self):
         plan = Schedule(n_epochs=20, per_epoch=10, learning_rate=2.0)
@@ -124,8 +105,75 @@ class TestSchedule:
             Schedule(**{"n_epochs": 1, "per_epoch": 1, name: value})
 
 
+def minimized(optimizer, parameter, target, curvature, n_steps):
+    """Minimise a quadratic whose curvature differs by direction, from gradients with noise."""
+    noises = draw(1)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        noise = 0.01 * torch.randn(len(curvature), generator=noises)
+        error = (parameter - target).flatten(1)
+        (0.5 * ((error @ curvature) * error).sum() + (error @ noise).sum()).backward()
+        optimizer.step()
+    return float((parameter - target).detach().norm())
+
+
+class TestSOAP:
+    def test_curvature_that_no_scale_per_pixel_mends(self):
+        generator = draw()
+        turn = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+        curvature = turn @ torch.diag(torch.logspace(-3, 0, 16)) @ turn.mT
+        target = torch.randn(6, 1, 4, 4, generator=generator)
+        errors = {}
+        for kind in (SOAP, torch.optim.Adam):
+            parameter = torch.zeros(6, 1, 4, 4, requires_grad=True)
+            errors[kind] = minimized(kind([parameter], lr=0.02), parameter, target, curvature, 300)
+        assert errors[SOAP] < errors[torch.optim.Adam] / 1.5
+
+    def test_vectors_have_the_steps_of_adam(self):
+        """With its moments, from the second step on."""
+        found = []
+        for kind in (SOAP, lambda p, lr: torch.optim.Adam(p, lr, betas=(0.95, 0.95))):
+            parameter = torch.tensor([3.0, -2.0], requires_grad=True)
+            optimizer = kind([parameter], lr=0.1)
+            for _ in range(20):
+                optimizer.zero_grad()
+                (parameter.square() * torch.tensor([1.0, 100.0])).sum().backward()
+                optimizer.step()
+            found.append(parameter.detach())
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+    def test_steps_turn_with_the_problem(self):
+        """Pixels mixed by a rotation give mixed steps: the pixel basis is not special."""
+        generator = draw(2)
+        gradients = torch.randn(30, 3, 1, 2, 2, generator=generator)
+        turn = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+        plain, mixed = (torch.zeros(3, 1, 2, 2, requires_grad=True) for _ in range(2))
+        optimizers = SOAP([plain], lr=0.01), SOAP([mixed], lr=0.01)
+        for gradient in gradients:
+            plain.grad = gradient.clone()
+            mixed.grad = (gradient.flatten(1) @ turn).view_as(gradient)
+            for optimizer in optimizers:
+                optimizer.step()
+        assert plain.abs().max() > 0.05
+        expected = (plain.detach().flatten(1) @ turn).view_as(plain)
+        torch.testing.assert_close(mixed.detach(), expected, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-18])
+    def test_gradients_of_one_rank_and_small(self, scale):
+        """Most eigenvalues are equal: eigenvectors in single precision may fail."""
+        rows, pixels = torch.ones(64, 1), torch.ones(567)
+        rows[::2], pixels[::9] = 0, 0
+        templates = torch.zeros(64, 63, 3, 3, requires_grad=True)
+        templates.grad = (scale * rows * pixels).view_as(templates)
+        optimizer = SOAP([templates], lr=0.1)
+        optimizer.step()
+        optimizer.step()
+        assert torch.isfinite(templates).all()
+        assert (templates.flatten(1)[1::2, 1] < 0).all()
+
+
 class TestTraining:
-    @pytest.mark.parametrize(("n_shifts", "loss"), [(1, "mse"), (2, "mse"), (1, "log")])
+    @pytest.mark.parametrize(("n_shifts", "loss"), [(2, "mse"), (1, "log")])
     def test_it_learns(self, n_shifts, loss):
         run = training(n_epochs=30, n_shifts=n_shifts, loss=loss, learning_rate=5e-3)
         losses = [run.run_epoch() for _ in range(30)]

@@ -12,8 +12,18 @@ from scipy.optimize import minimize
 from sklearn.base import clone
 
 from spikecdl.denoise import SPDA
-from spikecdl.denoise.group_pursuit import PRECISION, GroupCodes, base_of, learn, pursue, refit
-from spikecdl.denoise.spda import PatchMean, patch_pixels, similar_groups, starting_templates
+from spikecdl.denoise.spda import (
+    PRECISION,
+    GroupCodes,
+    initial_templates,
+    log_mean,
+    mean_of_patches,
+    patch_pixels,
+    pursue,
+    refit,
+    similar_groups,
+    updated_templates,
+)
 
 SMALL = SPDA(8, 64, group_size=20, random_state=0)
 
@@ -42,21 +52,21 @@ def cost(y: torch.Tensor, eta: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("level", [0.02, 1.0, 300.0])
 def test_refitted_codes_are_those_of_scipy(level):
-    templates = starting_templates(6, 30)[[0, 3, 12, 25]].expand(2, 4, 36)
+    templates = initial_templates(6, 30)[[0, 3, 12, 25]].expand(2, 4, 36)
     truth = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)).double()
     y = draw(level * (truth @ templates).exp())
     y[1, 2] = 0
-    base = base_of(y)
-    codes, mean = refit(y, base, templates, torch.zeros_like(truth), 100, 1e-20)
-    torch.testing.assert_close(mean, (base + codes @ templates).exp())
+    baselines = log_mean(y)
+    codes, mean = refit(y, baselines, templates, torch.zeros_like(truth), 100, 1e-20)
+    torch.testing.assert_close(mean, (baselines + codes @ templates).exp())
     for group, member in np.ndindex(2, 3):
-        waves, own = templates[group].numpy(), y[group, member].numpy()
-        level_here = float(base[group, member])
+        shapes, own = templates[group].numpy(), y[group, member].numpy()
+        baseline = float(baselines[group, member])
 
-        def objective(values, waves=waves, own=own, level_here=level_here):
-            eta = level_here + values @ waves
-            slope = waves @ (np.exp(eta) - own) + PRECISION * values
-            return (np.exp(eta) - own * eta).sum() + PRECISION * (values**2).sum() / 2, slope
+        def objective(values, shapes=shapes, own=own, baseline=baseline):
+            eta = baseline + values @ shapes
+            gradient = shapes @ (np.exp(eta) - own) + PRECISION * values
+            return (np.exp(eta) - own * eta).sum() + PRECISION * (values**2).sum() / 2, gradient
 
         options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}
         found = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options=options)
@@ -69,19 +79,22 @@ def test_no_newton_step_makes_the_fit_worse(log_level, seed):
     generator = torch.Generator().manual_seed(seed)
     templates = torch.randn(1, 5, 20, generator=generator, dtype=torch.float64)
     y = draw(torch.full((1, 4, 20), np.exp(log_level), dtype=torch.float64), seed)
-    base, codes = base_of(y), 2 * torch.randn(1, 4, 5, generator=generator, dtype=torch.float64)
+    baseline, codes = (
+        log_mean(y),
+        2 * torch.randn(1, 4, 5, generator=generator, dtype=torch.float64),
+    )
 
     def objective(codes):
-        return cost(y, base + codes @ templates) + PRECISION * float(codes.square().sum()) / 2
+        return cost(y, baseline + codes @ templates) + PRECISION * float(codes.square().sum()) / 2
 
     for _ in range(5):
-        after, _ = refit(y, base, templates, codes, n_steps=1)
+        after, _ = refit(y, baseline, templates, codes, n_steps=1)
         assert objective(after) <= objective(codes) * (1 + 1e-12) + 1e-9
         codes = after
 
 
 def test_a_pursuit_finds_the_templates_that_patches_are_made_of():
-    templates = starting_templates(10, 100)
+    templates = initial_templates(10, 100)
     supports = [[0, 4, 40], [0, 61, 9], [0, 17, 92]]
     codes = 6.0 * torch.randn(3, 30, 2, generator=torch.Generator().manual_seed(0)).double()
     eta = 1 + torch.stack([c @ templates[s[1:]] for c, s in zip(codes, supports, strict=True)])
@@ -91,7 +104,7 @@ def test_a_pursuit_finds_the_templates_that_patches_are_made_of():
 
 
 def test_a_support_grows_while_that_brings_the_estimate_nearer_to_the_one_before():
-    templates = starting_templates(8, 64)
+    templates = initial_templates(8, 64)
     codes = 4.0 * torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0)).double()
     clean = (1 + codes @ templates[[3, 20, 50]]).exp()
     y = draw(clean)
@@ -107,7 +120,7 @@ def test_a_support_grows_while_that_brings_the_estimate_nearer_to_the_one_before
 
 
 def test_learning_raises_the_likelihood_and_finds_a_template():
-    templates = starting_templates(8, 64)
+    templates = initial_templates(8, 64)
     truth = torch.randn(64, generator=torch.Generator().manual_seed(3)).double()
     truth = (truth - truth.mean()) / (truth - truth.mean()).norm()
     codes = 5.0 * torch.randn(1, 300, 1, generator=torch.Generator().manual_seed(4)).double()
@@ -117,7 +130,7 @@ def test_learning_raises_the_likelihood_and_finds_a_template():
     for _ in range(12):
         found = pursue(y, templates, 2)
         likelihoods.append(-cost(y, found.mean.log()))
-        templates = learn(y, templates, found)
+        templates = updated_templates(y, templates, found)
     assert likelihoods[-1] > likelihoods[0]
     assert float((templates @ truth).abs().max()) > 0.95
     assert float((before @ truth).abs().max()) < 0.6
@@ -125,23 +138,22 @@ def test_learning_raises_the_likelihood_and_finds_a_template():
     unused = [c for c in range(64) if c not in found.support]
     assert torch.equal(templates[0], before[0])
     assert len(unused) > 50
-    torch.testing.assert_close(learn(y, templates, found)[unused], templates[unused])
+    torch.testing.assert_close(updated_templates(y, templates, found)[unused], templates[unused])
 
 
 def test_templates_without_users_stay():
-    templates = starting_templates(4, 16)
+    templates = initial_templates(4, 16)
     y = torch.ones(2, 3, 16, dtype=torch.float64)
     none = GroupCodes(torch.full((2, 2), -1), torch.zeros(2, 3, 2, dtype=torch.float64), y)
-    assert torch.equal(learn(y, templates, none), templates)
+    assert torch.equal(updated_templates(y, templates, none), templates)
 
 
 @given(st.integers(5, 30), st.integers(5, 30), st.integers(1, 5), st.integers(1, 5))
 def test_patches_cover_the_image_and_average_back_to_it(rows, columns, size, stride):
     pixels = patch_pixels((rows, columns), size, min(size, stride))
     image = torch.arange(rows * columns, dtype=torch.float32)
-    mean = PatchMean(rows * columns)
-    mean.add(image[pixels], pixels)
-    torch.testing.assert_close(mean.image(), image)
+    mean = mean_of_patches([(image[pixels], pixels)], rows * columns)
+    torch.testing.assert_close(mean, image)
     assert len(pixels.unique(dim=0)) == len(pixels)
     corner = image.reshape(rows, columns)[-size:, -size:].flatten()
     torch.testing.assert_close(image[pixels[-1]], corner)
@@ -159,8 +171,8 @@ def test_groups_hold_similar_patches_and_leave_none_out():
 
 
 @pytest.mark.parametrize(("size", "number"), [(20, 400), (8, 64), (5, 3), (4, 400), (1, 1)])
-def test_starting_templates_have_unit_norm_and_begin_with_a_constant(size, number):
-    templates = starting_templates(size, number)
+def test_initial_templates_have_unit_norm_and_begin_with_a_constant(size, number):
+    templates = initial_templates(size, number)
     assert templates.shape == (number, size**2)
     assert torch.allclose(templates[0], torch.full((size**2,), 1 / size, dtype=torch.float64))
     norms = templates.norm(dim=1)
@@ -180,20 +192,20 @@ def test_it_beats_the_best_box_filter(peak, at_most):
 
 def test_a_constant_image_stays_constant():
     counts = np.random.default_rng(0).poisson(2.0, (60, 60))
-    rate = SPDA(random_state=0).predict(counts)
+    rate = SPDA(20, 100, stride=2, random_state=0).predict(counts)
     assert abs(rate.mean() - 2) < 3 * np.sqrt(2 / 3600)
     assert rate.std() < 0.15 * np.sqrt(2)
 
 
-@pytest.mark.parametrize("binning", [2, 3])
-def test_binning_keeps_shape_and_level_and_helps_where_photons_are_few(binning):
+def test_binning_keeps_shape_and_mean_and_helps_where_photons_are_few():
     clean = np.tile(0.05 + 0.1 * np.sin(np.arange(70) / 12) ** 2, (61, 1))
     counts = np.random.default_rng(0).poisson(clean)
-    fine, coarse = SMALL, clone(SMALL).set_params(binning=binning)
-    rate = coarse.predict(counts)
-    assert rate.shape == clean.shape
-    assert rate.mean() == pytest.approx(counts.mean(), rel=0.05)
-    assert mean_squared_error(rate, clean) < mean_squared_error(fine.predict(counts), clean)
+    error = mean_squared_error(SMALL.predict(counts), clean)
+    for binning in (2, 3):
+        rate = clone(SMALL).set_params(binning=binning).predict(counts)
+        assert rate.shape == clean.shape
+        assert rate.mean() == pytest.approx(counts.mean(), rel=0.05)
+        assert mean_squared_error(rate, clean) < error
 
 
 def test_a_slope_survives_binning_without_a_shift():
@@ -217,7 +229,7 @@ def test_dark_and_bright_images_give_finite_rates():
 
 
 def test_same_seed_same_bits_and_the_counts_are_left_alone():
-    counts = np.random.default_rng(0).poisson(scene(2.0))
+    counts = np.random.default_rng(0).poisson(scene(2.0)[:30])
     before = counts.copy()
     first, second = SMALL.predict(counts), clone(SMALL).predict(counts)
     np.testing.assert_array_equal(first, second)
@@ -225,40 +237,14 @@ def test_same_seed_same_bits_and_the_counts_are_left_alone():
     np.testing.assert_array_equal(first, SMALL.predict(counts.tolist()))
 
 
-def test_templates_to_start_from_are_used_and_checked():
-    counts = np.random.default_rng(0).poisson(scene(4.0))
-    waves = 3 * starting_templates(8, 64).reshape(64, 8, 8).numpy()
-    given = clone(SMALL).set_params(templates=waves).predict(counts)
+def test_given_templates_are_used_and_checked():
+    counts = np.random.default_rng(0).poisson(scene(4.0)[:30])
+    initial = 3 * initial_templates(8, 64).reshape(64, 8, 8).numpy()
+    given = clone(SMALL).set_params(templates=initial).predict(counts)
     np.testing.assert_allclose(given, SMALL.predict(counts), rtol=1e-3)
-    for bad in (waves[:5], waves[:, 0], np.full_like(waves, np.nan), 0 * waves):
+    for bad in (initial[:5], initial[:, 0], np.full_like(initial, np.nan), 0 * initial):
         with pytest.raises(ValueError, match=r"`templates` \(shape .* must be finite, none zero"):
             clone(SMALL).set_params(templates=bad).predict(counts)
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        ([[1, -2], [0, 1]], r"`counts` \(=-2 at \(0, 1\)\) must be whole numbers of photons"),
-        (
-            [[1, 2], [0.5, 1]],
-            r"`counts` \(=0.5 at \(1, 0\)\) must be whole numbers of photons",
-        ),
-        ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at \(1, 0\)\)"),
-        (
-            np.zeros((2, 3, 4)),
-            r"`counts` \(shape \(2, 3, 4\)\) must have the axes \(row, column\), one",
-        ),
-        (np.full((20, 20), "a"), "`counts` .of <U1. must be numbers"),
-        (
-            np.zeros((0, 0)),
-            r"`counts` \(shape \(0, 0\)\) has no pixels",
-        ),
-        (np.zeros((30, 7)), r"`counts` \(shape \(30, 7\)\) must have at least 8 rows"),
-    ],
-)
-def test_what_is_not_an_image_of_counts_is_refused(counts, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        SMALL.predict(counts)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The denoising networks are the published ones, on any image and in tiles."""
+"""The image networks: the auto-encoder is the published one, on any image, in tiles and shifts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spikecdl.denoise.frames import on_tiles
-from spikecdl.denoise.models import MODELS, n_parameters
+from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
 from spikecdl.denoise.multiscale import MultiscaleAutoencoder
-from spikecdl.denoise.network import Architecture, ImageAutoencoder, log_rate
+from spikecdl.denoise.network import on_tiles
+from spikecdl.model.dictionary import ConvDictionary
 
 SMALL = {"n_templates": 6, "length": 5, "stride": 3, "n_unrolled": 2}
 
@@ -46,14 +46,6 @@ def multiscale(seed=0):
     return network
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("c", 20_618), ("uc", 61_516), ("ca", 655_544), ("blind", 60_331)]
-)
-def test_parameters(name, expected):
-    network = MODELS[name].build([torch.rand(40, 40, generator=draw())], 4.0, draw())
-    assert n_parameters(network) == expected
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_published_function(tied):
     """ISTA with one bias, Elu of the residual, and a decoder, as a loop of convolutions."""
@@ -69,7 +61,7 @@ def test_the_published_function(tied):
         score = F.conv2d(F.elu(y - rate, alpha=3.0), analysis, stride=3)
         codes = torch.relu(codes + score - encoder.bias)
     expected = F.conv_transpose2d(codes, decoder, stride=3)
-    torch.testing.assert_close(network.log_rate(y).double(), expected.float().double())
+    torch.testing.assert_close(network.eta(y).double(), expected.float().double())
     peak = torch.full((2, 1, 1, 1), 4.0, dtype=torch.float64)
     torch.testing.assert_close(network(y, peak), expected.float().exp() / peak)
 
@@ -85,16 +77,16 @@ def test_all_shifts_by_brute_force():
             for size, first in ((10, above), (13, left))
         )
         canvas = np.pad(counts.numpy(), ((above, below), (left, right)), mode="reflect")
-        eta = network.log_rate(torch.tensor(canvas)[None, None])[0, 0]
+        eta = network.eta(torch.tensor(canvas)[None, None])[0, 0]
         logs.append(eta[above : above + 10, left : left + 13])
-    found = log_rate(network, counts)
+    found = network.mean_eta(counts)
     torch.testing.assert_close(found, torch.stack(logs).mean(0).detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 2), (30, 41)])
 @pytest.mark.parametrize("network", [autoencoder(), multiscale()], ids=["strided", "multiscale"])
 def test_images_of_any_size(network, shape):
-    found = network.whole(photons(shape), 4.0).detach()
+    found = network.denoise(photons(shape), 4.0).detach()
     assert found.shape == shape
     assert bool((found > 0).all())
     assert bool(found.isfinite().all())
@@ -102,17 +94,17 @@ def test_images_of_any_size(network, shape):
 
 def test_tiles_give_the_whole():
     network, counts = autoencoder(), photons((70, 61))
-    whole = log_rate(network, counts, None)
-    for tile in (12, 20, 64):
-        torch.testing.assert_close(log_rate(network, counts, tile), whole, rtol=1e-5, atol=1e-5)
+    whole = network.mean_eta(counts, None)
+    for tile in (12, 40):
+        torch.testing.assert_close(network.mean_eta(counts, tile), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_tiles_of_the_multiscale_network_give_the_whole(monkeypatch):
-    network, counts = multiscale(), photons((200, 150))
+    network, counts = multiscale(), photons((200, 104))
     with torch.no_grad():
-        whole = network.whole(counts, 4.0)
-        monkeypatch.setattr("spikecdl.denoise.multiscale.TILE", 40)
-        torch.testing.assert_close(network.whole(counts, 4.0), whole, rtol=1e-4, atol=1e-5)
+        whole = network.denoise(counts, 4.0)
+        monkeypatch.setattr("spikecdl.denoise.multiscale.TILE", 96)
+        torch.testing.assert_close(network.denoise(counts, 4.0), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +113,11 @@ def test_tiles_of_the_multiscale_network_give_the_whole(monkeypatch):
     ids=["strided", "multiscale"],
 )
 def test_what_a_pixel_sees_is_within_the_halo(network):
-    """By the trainer: in double precision nothing outside has any, and something beyond half."""
+    """By the gradient in double precision: zero outside the halo, and not zero within."""
     network, size = network.double(), network.padded(3 * network.halo)
     y = photons((1, 1, size, size)).double().requires_grad_()
-    level = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    made = network.log_rate(y) if hasattr(network, "log_rate") else network.rate(y, level)
+    mean_count = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    made = network.eta(y) if hasattr(network, "eta") else network.rate(y, mean_count)
     middle = size // 2
     (seen,) = torch.autograd.grad(made[0, 0, middle, middle], y)
     rows = (seen[0, 0].abs().amax(1) > 0).nonzero().flatten() - middle
@@ -147,8 +139,8 @@ def test_tiles_with_an_operation_that_sees_three_pixels():
 def test_turned_images_give_turned_rates():
     network, counts = multiscale(), photons((24, 40))
     with torch.no_grad():
-        expected = torch.rot90(network.whole(counts, 4.0))
-        found = network.whole(torch.rot90(counts), 4.0)
+        expected = torch.rot90(network.denoise(counts, 4.0))
+        found = network.denoise(torch.rot90(counts), 4.0)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -163,7 +155,7 @@ def test_the_mean_of_shifts_in_training():
     logs = torch.zeros(4, 2, 1, side, side)
     for eta, number in zip(logs, drawn, strict=True):
         i, j = int(number) // 3, int(number) % 3
-        eta[..., i : i + 17, j : j + 17] = network.log_rate(y[..., i : i + 17, j : j + 17]).detach()
+        eta[..., i : i + 17, j : j + 17] = network.eta(y[..., i : i + 17, j : j + 17]).detach()
     inner = (..., slice(trained.border, -trained.border), slice(trained.border, -trained.border))
     expected = logs.mean(0).exp() / 2
     torch.testing.assert_close(trained(y, peak).detach()[inner], expected[inner])
@@ -177,6 +169,31 @@ def test_as_many_shifts_as_there_are():
         ValueError, match=r"`n_shifts` \(=2\) must be 1 for networks without a grid"
     ):
         multiscale().in_training(2, draw())
+
+
+def random_images():
+    return [torch.rand(20, 20, generator=draw(seed)) for seed in range(3)]
+
+
+def test_steps_of_one_are_stable_at_the_peak():
+    architecture = Architecture(**SMALL)
+    templates = initial_templates(random_images(), architecture, 4.0, draw())
+    assert templates.shape == (6, 1, 5, 5)
+    norm = ConvDictionary(templates, 3).norm_squared((50, 50)).detach()
+    assert 0.15 < float(norm) < 0.3  # about one over the peak
+
+
+def test_initial_templates_of_flat_images_are_finite():
+    templates = initial_templates([torch.ones(9, 9)], Architecture(**SMALL), 4.0, draw())
+    assert bool(templates.isfinite().all())
+
+
+def test_initial_templates_differ_in_sign_and_part():
+    templates = initial_templates(random_images(), Architecture(**SMALL), 4.0, draw()).flatten(1)
+    cosines = F.normalize(templates, dim=1)
+    cosines = cosines @ cosines.mT
+    assert float(cosines.fill_diagonal_(0).abs().max()) < 0.999
+    assert float(cosines.min()) < -0.3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,237 @@
+"""The image auto-encoder of the paper, averaged over the shifts of its grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikecdl import validation
+from spikecdl.denoise.network import TILE, ImageNetwork, Trainable, mirrored, on_tiles
+from spikecdl.model.autoencoder import UnrolledAutoencoder
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.families import Poisson
+from spikecdl.model.penalties import L1
+from spikecdl.solvers import threads
+
+_FIRST_BIAS = 0.01
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Settings of an image auto-encoder; the defaults are DCEA-UC of the paper.
+
+    Parameters
+    ----------
+    tied : bool
+        True: one dictionary serves as analysis and synthesis of the encoder and as decoder (DCEA-C,
+        20,618 parameters).  False: there are three (DCEA-UC, 61,516 parameters).
+    n_templates, length : int
+        Number of square templates, and the pixels along their sides.
+    stride : int
+        Pixels between neighbouring places of a template.
+    n_unrolled : int
+        Layers.
+    stabilizer : float
+        Bounds the residual (see `spikecdl.UnrolledEncoder`); the paper takes the peak.
+    """
+
+    tied: bool = False
+    n_templates: int = 169
+    length: int = 11
+    stride: int = 7
+    n_unrolled: int = 15
+    stabilizer: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("n_templates", "length", "stride", "n_unrolled"):
+            validation.integer(name, getattr(self, name))
+        validation.positive("stabilizer", self.stabilizer)
+
+    def padded(self, size: int) -> int:
+        """Return the smallest number of pixels, at least ``size``, that the grid covers exactly."""
+        least = max(size, self.length)
+        return least + (self.length - least) % self.stride
+
+
+class ImageAutoencoder(ImageNetwork):
+    """An unrolled auto-encoder of Poisson counts.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    templates : tensor, shape (template, 1, row, column)
+        Initial templates of all dictionaries.  Steps are 1, so their operator norm should be at
+        most one over the square root of the largest count.
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.
+    """
+
+    def __init__(self, architecture: Architecture, templates: Tensor) -> None:
+        super().__init__()
+
+        def dictionary() -> ConvDictionary:
+            return ConvDictionary(templates.clone(), architecture.stride)
+
+        encoder = UnrolledEncoder(
+            Poisson(),
+            dictionary(),
+            L1(axes=2),
+            architecture.n_unrolled,
+            accelerated=False,
+            step=1.0,
+            analysis=None if architecture.tied else dictionary(),
+            bias=torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS),
+            stabilizer=architecture.stabilizer,
+        )
+        self.architecture = architecture
+        self.border = architecture.length // 2  # where fewer templates reach
+        self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
+
+    @property
+    def halo(self) -> int:
+        """Pixels to each side that the eta of a pixel depends on.
+
+        The first layer starts from no codes and sees the patch under a place; each of the others
+        sees the neighbours whose patches overlap it; the decoder, the places over a pixel.
+        """
+        length, stride = self.architecture.length, self.architecture.stride
+        neighbours = (length - 1) // stride
+        return (neighbours * self.architecture.n_unrolled + -(-length // stride)) * stride
+
+    def eta(self, y: Tensor) -> Tensor:
+        """Return log expected counts of images (..., 1, row, column) of `padded` sizes."""
+        return self.autoencoder(y)[1].float()
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        return self.eta(y).exp() / peak
+
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        return self.mean_eta(counts).exp() / peak
+
+    @torch.no_grad()
+    def mean_eta(self, counts: Tensor, tile: int | None = TILE) -> Tensor:
+        r"""Return the mean of eta over all shifts of the grid, as the paper does.
+
+        .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
+
+        where s is the stride and :math:`S_{ij}` moves the image by i rows and j columns on a canvas
+        that is filled by reflection.  The canvas is so large that as many templates reach the edges
+        of the image as its middle.  Images (row, column) larger than ``tile`` are cut into tiles,
+        which does not change the result.
+        """
+        stride = self.architecture.stride
+        shifts = itertools.product(range(stride), repeat=2)
+        etas = threads.on_each(partial(self._at_shift, counts, tile), shifts, counts.device)
+        return sum(etas, torch.zeros_like(counts)) / stride**2
+
+    def _at_shift(self, counts: Tensor, tile: int | None, shift: tuple[int, ...]) -> Tensor:
+        """Return eta (row, column) at one shift of the grid."""
+        stride, length = self.architecture.stride, self.architecture.length
+        above, left = (self.border + move for move in shift)
+        more = 2 * self.border + stride - 1
+        height, width = (self.padded(size + more) for size in counts.shape)
+        canvas = mirrored(counts, (above, left), (height, width))
+        eta = on_tiles(
+            lambda part: self.eta(part[None])[0], canvas, self.halo, tile, stride, length
+        )
+        return eta[above : above + counts.shape[0], left : left + counts.shape[1]]
+
+    def padded(self, size: int) -> int:
+        return self.architecture.padded(size)
+
+    def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
+        most = self.architecture.stride**2
+        if validation.integer("n_shifts", n_shifts) > most:
+            raise ValueError(f"`n_shifts` (={n_shifts}) must be at most {most}, those there are")
+        return self if n_shifts == 1 else MeanOfShifts(self, n_shifts, generator)
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.architecture)
+
+
+class MeanOfShifts(Trainable):
+    """Trains an auto-encoder on the mean of eta over shifts, which are drawn anew for every batch.
+
+    Trained at one shift, a network learns to be right on its own; trained at several, it learns
+    what their mean needs, which is what denoising takes.
+    """
+
+    def __init__(
+        self, network: ImageAutoencoder, n_shifts: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.network, self.n_shifts, self.generator = network, n_shifts, generator
+        self.more = network.architecture.stride - 1
+        self.border = network.border + self.more  # where not all shifts reach
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        stride, size = self.network.architecture.stride, y.shape[-1] - self.more
+        drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts].tolist()
+        moves = [divmod(number, stride) for number in drawn]
+        parts = [y[..., i : i + size, j : j + size] for i, j in moves]
+        etas = self.network.eta(torch.cat(parts)).split(len(y))  # faster than one by one
+        back = [
+            F.pad(eta, (j, self.more - j, i, self.more - i))
+            for eta, (i, j) in zip(etas, moves, strict=True)
+        ]
+        return torch.stack(back).mean(0).exp() / peak
+
+    def padded(self, size: int) -> int:
+        return self.network.padded(size) + self.more
+
+
+_FLAT_SHARE = 0.2  # share of templates that are flat, but for a little of a part
+_LITTLE = 0.3
+_DARK = 0.1  # counts, added before the logarithm
+_LEAST = 1.0  # norm of the log counts of a part that is not flat
+_TRIES = 100  # parts tried for each template
+
+
+def initial_templates(
+    images: Sequence[Tensor], architecture: Architecture, peak: float, generator: torch.Generator
+) -> Tensor:
+    """Return templates (template, 1, row, column) from random parts of log expected counts.
+
+    Images (row, column) have a largest value of 1, whose expected count is the peak.  Parts have
+    zero mean and a random sign, fade out where neighbours overlap, and are scaled so that steps of
+    1 are stable at the peak.  A fifth of them are nearly flat.
+    """
+    length, stride = architecture.length, architecture.stride
+    overlap = max(length - stride, 0)
+    place = torch.arange(1, length + 1)
+    fade = torch.minimum(place, place.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+    templates = torch.empty(architecture.n_templates, 1, length, length)
+    for number, template in enumerate(templates):
+        part = _part(images, length, peak, generator)
+        if number < _FLAT_SHARE * len(templates):
+            part = 1 / length + _LITTLE * part
+        sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
+        template.copy_(sign * part * fade[:, None] * fade)
+        template.div_(template.norm())
+    size = architecture.padded(16 * stride)
+    norm = ConvDictionary(templates, stride).norm_squared((size, size)).detach()
+    return templates / (peak * norm).sqrt()
+
+
+def _part(images: Sequence[Tensor], length: int, peak: float, generator: torch.Generator) -> Tensor:
+    """Return a part of log counts, of mean 0 and norm 1; the last one tried, if all are flat."""
+    for _ in range(_TRIES):
+        image = images[int(torch.randint(len(images), (), generator=generator))]
+        row, column = (
+            int(torch.randint(side - length + 1, (), generator=generator)) for side in image.shape
+        )
+        part = (image[row : row + length, column : column + length] * peak + _DARK).log()
+        part = part - part.mean()
+        if part.norm() > _LEAST:
+            break
+    return part / part.norm().clamp(min=torch.finfo(part.dtype).eps)

@@ -1,0 +1,155 @@
+"""The networks by name, the files of their weights, and those that come with the package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikecdl import checkpoint, validation
+from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
+from spikecdl.denoise.multiscale import MultiscaleAutoencoder
+from spikecdl.denoise.network import ImageNetwork
+from spikecdl.denoise.residual_cnn import ResidualCNN
+from spikecdl.files import write_json
+
+SHIPPED = Path(__file__).parent / "weights"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A kind of network, and the defaults of its training.
+
+    ``build`` makes one from clean images, the largest expected count in training, and a generator;
+    ``restore`` makes one from its `ImageNetwork.settings`, with arbitrary weights.
+    """
+
+    build: Callable[[Sequence[Tensor], float, torch.Generator], ImageNetwork]
+    restore: Callable[[Mapping[str, Any]], ImageNetwork]
+    peaks: tuple[float, ...] = (4.0,)  # counts
+    learning_rate: float = 6e-4
+
+
+def _autoencoder(architecture: Architecture) -> Model:
+    def build(images: Sequence[Tensor], peak: float, generator: torch.Generator) -> ImageNetwork:
+        chosen = replace(architecture, stabilizer=peak)
+        return ImageAutoencoder(chosen, initial_templates(images, chosen, peak, generator))
+
+    def restore(settings: Mapping[str, Any]) -> ImageNetwork:
+        chosen = Architecture(**settings)
+        shape = (chosen.n_templates, 1, chosen.length, chosen.length)
+        return ImageAutoencoder(chosen, torch.zeros(shape))
+
+    return Model(build, restore)
+
+
+MODELS = {
+    "c": _autoencoder(Architecture(tied=True)),
+    "uc": _autoencoder(Architecture()),
+    "blind": Model(
+        lambda images, peak, generator: MultiscaleAutoencoder(generator=generator),
+        lambda settings: MultiscaleAutoencoder(**settings),
+        peaks=(0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
+        learning_rate=1e-3,
+    ),
+    "ca": Model(
+        lambda images, peak, generator: ResidualCNN(generator=generator),
+        lambda settings: ResidualCNN(**settings, generator=torch.Generator()),
+    ),
+}
+
+
+def n_parameters(network: ImageNetwork) -> int:
+    """Return how many numbers a network learns."""
+    return sum(values.numel() for values in network.parameters())
+
+
+def save(
+    path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], about: Mapping[str, Any]
+) -> None:
+    """Write weights to ``path`` (``.safetensors``) and their origin beside it (``.json``).
+
+    The origin is the model, its settings and peaks, and what ``about`` tells in plain values.
+    """
+    metadata = {"model": model, "peaks": list(peaks), "settings": network.settings()}
+    checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
+    origin = {**metadata, "n_parameters": n_parameters(network), **about}
+    write_json(path.with_suffix(".json"), origin)
+
+
+def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
+    """Return the model's name, the network and the peaks of a file that `save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or does not hold a denoiser.
+    """
+    tensors, metadata = checkpoint.load_tensors(path)
+    if metadata.get("model") not in MODELS:
+        raise ValueError(f"`{path}` is not of a denoiser; give weights that `denoise train` wrote")
+    network = MODELS[metadata["model"]].restore(metadata["settings"])
+    _copy(tensors, network)
+    return metadata["model"], network, tuple(metadata["peaks"])
+
+
+def load_initial(network: ImageNetwork, path: Path, model: str) -> None:
+    """Copy the weights of a file to a network of the same model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read`, or if the file holds another model.
+    """
+    name, found, _ = read(path)
+    if name != model:
+        raise ValueError(f"`start` (={str(path)!r}) is of the model {name!r}, not {model!r}")
+    _copy(dict(found.named_parameters()), network)
+
+
+def _copy(tensors: Mapping[str, Tensor], network: ImageNetwork) -> None:
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.copy_(tensors[name])
+
+
+def file_name(model: str, peaks: Sequence[float]) -> str:
+    """Return the file name of weights, such as ``uc-4.safetensors``."""
+    return f"{model}-{peaks[0]:g}{_SUFFIX}" if len(peaks) == 1 else f"{model}{_SUFFIX}"
+
+
+def find(model: str, peak: float | None, folder: Path | None = None) -> Path:
+    """Return the weights of a model, from a folder or else from the package.
+
+    Of several files, the one with the nearest peak by ratio is taken.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or files are for single peaks and no peak is given.
+    """
+    validation.one_of("model", model, MODELS)
+    for place in [SHIPPED] if folder is None else [folder, SHIPPED]:
+        names = {file: file.stem.partition("-") for file in sorted(place.glob(f"*{_SUFFIX}"))}
+        peaks = {file: text for file, (name, _, text) in names.items() if name == model}
+        known = {file: math.log(float(text)) for file, text in peaks.items() if text}
+        if peaks and not known:
+            return next(iter(peaks))
+        if known and peak is None:
+            raise ValueError(f"`peak` (=None) must be given for `model` (={model!r}), in counts")
+        if known and peak is not None:
+            wanted = math.log(validation.positive("peak", peak, "counts"))
+            return min(known, key=lambda file: abs(known[file] - wanted))
+    there = sorted({file.stem.partition("-")[0] for file in SHIPPED.glob(f"*{_SUFFIX}")})
+    raise ValueError(
+        f"`model` (={model!r}) comes without weights; give a folder of those that `denoise train` "
+        f"wrote, or use one of: {', '.join(there)}"
+    )
