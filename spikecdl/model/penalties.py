@@ -50,7 +50,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def __call__(self, codes: Tensor) -> Tensor:
-        """Value of the penalty, summed over all codes (codes of a forbidden sign: not checked)."""
+        """Return the penalty summed over all codes, whose signs are not checked."""
 
     @abstractmethod
     def prox(self, codes: Tensor, step: float | Tensor) -> Tensor:
@@ -58,26 +58,26 @@ class Penalty(ABC):
 
     @abstractmethod
     def lambda_max(self, score: Tensor) -> Tensor:
-        """Smallest weight for which no codes is the best, from the score H'residual at none."""
+        """Return the smallest weight at which all codes are zero, from the score at zero codes."""
 
     @abstractmethod
-    def null_weight(self, spread: Tensor, n_scores: int) -> Tensor:
-        """Weight that the largest of ``n_scores`` scores of pure noise reaches, about.
+    def universal_threshold(self, spread: Tensor, n_scores: int) -> Tensor:
+        """Return the largest of ``n_scores`` scores expected of pure noise.
 
         ``spread`` (..., template, *1) is the standard deviation of a score.
         """
 
     def curvature(self, codes: Tensor, direction: Tensor) -> Tensor:
-        """Second derivative at codes, among those that are not zero, times a direction."""
+        """Multiply a direction by the second derivative at the non-zero codes."""
         return torch.zeros_like(direction)
 
     @property
     def grouped(self) -> bool:
-        """Whether codes of different units are penalised together."""
+        """Whether codes of different units form groups."""
         return False
 
-    def typical(self, spread: Tensor) -> Tensor:
-        """Spread of scores (..., template, *1) in common to those that are penalised together."""
+    def group_spread(self, spread: Tensor) -> Tensor:
+        """Return the spread of scores (..., template, *1) that grouped codes share."""
         return spread
 
     @property
@@ -113,7 +113,7 @@ class Penalty(ABC):
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
     def _signs(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Zero-one tensors that say where positive and where negative codes are allowed."""
+        """Return zero-one tensors: where positive, and where negative codes are allowed."""
         signs = (self.sign,) if isinstance(self.sign, str) else tuple(self.sign)
         if len(signs) not in (1, codes.shape[-1 - self.axes]):
             raise ValueError(
@@ -155,12 +155,12 @@ class L1(Penalty):
     def lambda_max(self, score: Tensor) -> Tensor:
         return self.project(score).abs().max()
 
-    def null_weight(self, spread: Tensor, n_scores: int) -> Tensor:
+    def universal_threshold(self, spread: Tensor, n_scores: int) -> Tensor:
         return spread * math.sqrt(2 * math.log(max(n_scores, 2)))
 
 
 class GroupL1(Penalty):
-    r"""Sum over trials, templates and places of the l2 norm across units: units that fire together.
+    r"""Sum over trials, templates and onsets of the l2 norm across units: units that fire together.
 
     Codes have the axes (..., unit, template, *places); the group is the unit axis.
 
@@ -201,12 +201,12 @@ class GroupL1(Penalty):
         along = (unit * direction).sum(dim=-2 - self.axes, keepdim=True)
         return self.weight / norms * (direction - unit * along)
 
-    def null_weight(self, spread: Tensor, n_scores: int) -> Tensor:
-        # the norm of n normal scores is at most sqrt(n) and the height of one, about
-        height = math.sqrt(2 * math.log(max(n_scores, 2)))
-        return self.typical(spread) * (math.sqrt(spread.shape[-2 - self.axes]) + height)
+    def universal_threshold(self, spread: Tensor, n_scores: int) -> Tensor:
+        # the norm of n normal scores is about sqrt(n), plus the largest of one
+        threshold = math.sqrt(2 * math.log(max(n_scores, 2)))
+        return self.group_spread(spread) * (math.sqrt(spread.shape[-2 - self.axes]) + threshold)
 
-    def typical(self, spread: Tensor) -> Tensor:
+    def group_spread(self, spread: Tensor) -> Tensor:
         """Return the root mean square over units, whose axis is kept."""
         return spread.square().mean(dim=-2 - self.axes, keepdim=True).sqrt()
 

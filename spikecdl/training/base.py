@@ -178,9 +178,9 @@ class UniversalThreshold(Weight):
     def __call__(
         self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
     ) -> Penalty:
-        spread = null_spread(dictionary, data, baseline)
+        spread = score_spread(dictionary, data, baseline)
         n_onsets = data.y.shape[-1] - dictionary.support[0] + 1
-        threshold = penalty.null_weight(spread, spread.shape[-2] * n_onsets)
+        threshold = penalty.universal_threshold(spread, spread.shape[-2] * n_onsets)
         return penalty.with_weight(self.level * threshold)
 
 
@@ -208,7 +208,7 @@ class Fixed(Weight):
         return penalty.with_weight(self.weight)
 
 
-def null_spread(dictionary: ConvDictionary, data: Observations, baseline: Tensor) -> Tensor:
+def score_spread(dictionary: ConvDictionary, data: Observations, baseline: Tensor) -> Tensor:
     """Return the standard deviation of scores at the baseline, (..., template, 1)."""
     templates, means = dictionary.templates.detach(), []
     for part, some in data.parts():

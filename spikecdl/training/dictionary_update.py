@@ -1,4 +1,4 @@
-"""Refinement: templates, amplitudes and baselines fitted together, places of events fixed."""
+"""Dictionary update: templates, amplitudes and baselines fitted with the events' onsets fixed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
-from spikecdl.training.base import Observations, Weight, null_spread
+from spikecdl.training.base import Observations, Weight, score_spread
 from spikecdl.training.distributed import Processes
 from spikecdl.training.profile_likelihood import Amplitudes, Fit
 
-_LEAST = 0.05  # curvature of a template's bin, as a fraction of the mean, in whose unit it is
+_LEAST_CURVATURE = 0.05  # of a bin of a template, as a fraction of the mean curvature
 
 
 @dataclass(frozen=True)
 class DictionaryUpdate:
-    """Templates (unit norm), events and baseline after refinement, their cost and penalty."""
+    """Templates (unit norm), events and baseline after an update, their cost and penalty."""
 
     templates: Tensor
     events: Events
@@ -34,7 +34,7 @@ class DictionaryUpdate:
 
     @property
     def objective(self) -> float:
-        """Return cost and penalty together."""
+        """Cost plus penalty."""
         return self.cost + self.penalty
 
 
@@ -51,22 +51,22 @@ def update_dictionary(
     smoothness: float = 0.0,
     processes: Processes | None = None,
 ) -> DictionaryUpdate:
-    r"""Minimise the cost over templates, amplitudes and baseline with the events' places fixed.
+    r"""Minimise the cost over templates, amplitudes and baseline with the events' onsets fixed.
 
     .. math:: \min_{\|h_c\| = 1,\, a,\, \mu}
               -\log p\Bigl(y \mid \mu + \sum_e a_e\, h_{c(e)}(\cdot - t_e)\Bigr)
               + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
               + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
 
-    with :math:`\mu_0` the baseline the observations came with and s the family's `eta_scale`.
-    Priors keep finite what the data say little of.  While templates are learned, :math:`\sigma^2`
-    is s squared times the number of events: the typical waveform is normal with deviation s in
-    every bin.  With templates as they are, it is the mean square that amplitudes have at the
-    start, so that doubtful events weigh little.
+    with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale`.  The priors
+    keep parameters finite where the data say little.  While templates are learned,
+    :math:`\sigma^2` is s squared times the number of events, as if a typical waveform were normal
+    with standard deviation s in every bin.  With fixed templates it is the mean square of the
+    initial amplitudes, so that doubtful events weigh little.
 
-    Amplitudes and baselines are fitted anew, by Newton steps, for all templates that are tried
-    (variable projection: Golub and Pereyra, SIAM J. Numer. Anal. 10, 1973), and templates by
-    L-BFGS on the product of their unit spheres, each bin in units of its own curvature.
+    Newton steps fit amplitudes and baselines for each trial value of the templates (variable
+    projection: Golub and Pereyra, SIAM J. Numer. Anal. 10, 1973); L-BFGS fits the templates on the
+    product of their unit spheres, each bin scaled by its own curvature.
 
     Parameters
     ----------
@@ -77,25 +77,25 @@ def update_dictionary(
     penalty : Penalty
         Only its signs are used.
     baseline : tensor
-        Start of the baseline, shape of ``data.baseline``; kept where it is not to be learned.
+        Initial baseline, shape of ``data.baseline``; kept unless the baseline is learned.
     learn_templates, learn_amplitudes : bool
         What to fit.
     max_iter : int
-        L-BFGS iterations at the most.
+        Largest number of L-BFGS iterations.
     smoothness : float
-        Weight :math:`\rho` of squared first differences (zero outside the template).
+        Weight :math:`\rho` of squared first differences, the template being zero outside.
     processes : Processes, optional
-        Processes that share the windows; None: this one has all.  The cost is that of all.
+        Processes that share the windows, whose costs are summed; None: this one has all.
     """
     processes = processes or Processes()
     rows, device = data.rows().to("cpu"), templates.device
-    events, waves = events.to("cpu"), templates.double().cpu()
-    precision = _precision(rows, events, len(waves), learn_templates, processes) * learn_amplitudes
+    events, templates = events.to("cpu"), templates.double().cpu()
+    precision = _precision(rows, events, len(templates), learn_templates, processes)
     best = Amplitudes(
         rows,
         events,
-        allowed_signs(penalty, len(waves)),
-        precision,
+        allowed_signs(penalty, len(templates)),
+        precision * learn_amplitudes,
         baseline.cpu().reshape_as(rows.baseline),
         learn_amplitudes,
     )
@@ -103,12 +103,12 @@ def update_dictionary(
     def fit_to(templates: Tensor) -> Fit:
         return best(templates).total(processes)
 
-    fit = fit_to(waves)
+    fit = fit_to(templates)
     if learn_templates and (fit.curvature > 0).any():
-        waves = _descend(fit_to, waves, fit, max_iter, smoothness)
-        fit = fit_to(waves)
+        templates = _descend(fit_to, templates, fit, max_iter, smoothness)
+        fit = fit_to(templates)
     return DictionaryUpdate(
-        waves.to(device),
+        templates.to(device),
         best.events.to(device),
         best.baseline.reshape_as(data.baseline).to(device),
         fit.cost,
@@ -122,11 +122,11 @@ def _descend(
     max_iter: int,
     smoothness: float,
 ) -> Tensor:
-    """Take L-BFGS steps of the templates; amplitudes and baselines follow."""
+    """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each."""
     scale = fit.curvature.clamp(min=1e-12)
-    scale = scale.clamp(min=_LEAST * scale.mean()).rsqrt()
-    # the first step of L-BFGS has length 1: that of Newton's with the diagonal alone
-    scale *= float((scale * fit.slope).norm().clamp(min=1e-12))
+    scale = scale.clamp(min=_LEAST_CURVATURE * scale.mean()).rsqrt()
+    # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
+    scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
 
     def on_spheres(vector: np.ndarray) -> tuple[Tensor, Tensor]:
         free = torch.from_numpy(vector).reshape(scale.shape) * scale
@@ -134,13 +134,14 @@ def _descend(
         return free / norms, norms
 
     def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        waves, norms = on_spheres(vector)
-        fit = fit_to(waves)
-        steps = F.pad(waves, (1, 1)).diff(dim=-1)
-        slope = fit.slope - smoothness * steps.diff(dim=-1)
-        slope = (slope - (slope * waves).sum(dim=(1, 2), keepdim=True) * waves) / norms * scale
+        unit, norms = on_spheres(vector)
+        fit = fit_to(unit)
+        steps = F.pad(unit, (1, 1)).diff(dim=-1)
+        gradient = fit.gradient - smoothness * steps.diff(dim=-1)
+        along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
+        gradient = (gradient - along * unit) / norms * scale
         value = fit.cost + fit.prior + smoothness * float(steps.square().sum()) / 2
-        return value, slope.reshape(-1).numpy()
+        return value, gradient.reshape(-1).numpy()
 
     found = minimize(
         objective,
@@ -159,7 +160,7 @@ def _norms(templates: Tensor) -> Tensor:
 
 
 def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
-    """Whether the amplitudes of each template may be positive, and negative."""
+    """Return whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
 
@@ -171,7 +172,7 @@ def _precision(
     learn_templates: bool,
     processes: Processes,
 ) -> Tensor:
-    """One over the variance of the prior of each template's amplitudes; see `refine`."""
+    """Return one over the variance of the prior of each template's amplitudes."""
     square = events.amplitude.double().square()
     sums = torch.stack([torch.ones_like(square), square], dim=1)
     sums = sums.new_zeros(n_templates, 2).index_add(0, events.template, sums)
@@ -184,35 +185,34 @@ def _precision(
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains of events, each of shape (event,); the first two are multiples of the price.
+    """Log-likelihood gains of events, each of shape (event,).
 
-    Events that the penalty takes together, the units of a trial at one place, gain together: they
-    have the sum of their gains in common, and each its share of the price.
+    Events that the penalty groups, the units of a trial at one onset, share the sum of their gains
+    and one threshold.
 
     Parameters
     ----------
     own : tensor
-        Gain of an event of its amplitude.
+        Gain of an event at its amplitude, as a multiple of the threshold.
     alone : tensor
-        Gain of an event that takes over what events near it explain of its waveform.
-    unit : tensor
-        Gain of a score at the weight of the penalty, in nats: the price of an event, or of a group
-        over the number of its events.
+        Gain of an event that also explains what nearby events explain of its waveform, likewise.
+    threshold : tensor
+        Gain of a score at the weight of the penalty, in nats, over the number of events in a group.
     """
 
     own: Tensor
     alone: Tensor
-    unit: Tensor
+    threshold: Tensor
 
 
 def event_gains(
     data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
 ) -> Gains:
-    r"""Gains to second order, with the curvature w of the family at the present predictor.
+    r"""Return gains to second order, with the curvature w of the family at the fitted predictor.
 
-    An event of amplitude a and waveform h gains :math:`a^2 \langle h, w h\rangle / 2`; alone it
+    An event of amplitude a and waveform h gains :math:`a^2 \langle h, w h\rangle / 2`.  Alone it
     would have the amplitude :math:`\langle h, w s\rangle / \langle h, w h\rangle`, with s the sum
-    of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; of a group, s is the
+    of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; for a group, s is the
     norm over units and sigma the root mean square.
     """
     templates, baseline = templates.to(data.dtype), baseline.to(data.dtype)
@@ -233,7 +233,7 @@ def event_gains(
 def _gains(
     data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gains of the events of some trials: own, alone and unit."""
+    """Return the fields of `Gains` for the events of some trials."""
     rows, length = data.rows(), templates.shape[-1]
     signal = events.add_to(torch.zeros_like(rows.y), templates)
     eta = baseline.reshape_as(rows.baseline) + signal
@@ -244,30 +244,25 @@ def _gains(
     explained = (weighted * events.patches(signal, length)).sum(dim=(1, 2))
     group = events.groups(data.group_size(penalty))
 
-    def together(gain: Tensor) -> Tensor:
+    def of_group(gain: Tensor) -> Tensor:
         return torch.zeros_like(gain).index_add(0, group, gain)[group]
 
-    price = _price(data, templates, baseline, penalty)[events.window, events.template]
-    own = together(events.amplitude.square() * energy / 2)
-    alone = together(explained.square() / energy / 2)
-    return own / price, alone / price, price / together(torch.ones_like(own))
+    spread = penalty.group_spread(score_spread(ConvDictionary(templates), data, baseline))
+    at_weight = (penalty.weight / spread.clamp(min=1e-9)).square() / 2
+    at_weight = at_weight.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)[..., 0]
+    threshold = at_weight[events.window, events.template]
+    own = of_group(events.amplitude.square() * energy / 2)
+    alone = of_group(explained.square() / energy / 2)
+    return own / threshold, alone / threshold, threshold / of_group(torch.ones_like(own))
 
 
-def _price(data: Observations, templates: Tensor, baseline: Tensor, penalty: Penalty) -> Tensor:
-    """Return the gain of a score at the weight, of shape (window, template)."""
-    spread = penalty.typical(null_spread(ConvDictionary(templates), data, baseline))
-    height = penalty.weight / spread.clamp(min=1e-9)
-    height = height.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)
-    return height[..., 0].square() / 2
-
-
-_PRICE = 3.0  # an event has to gain so many times what a score at the weight of the penalty does
-_PRUNINGS = 2  # an event may only show that it is too weak when others are gone
+_LEAST_GAIN = 3.0  # of an event that is kept, in multiples of the threshold
+_N_SELECTIONS = 2  # as an event may only show that it is too weak when others are gone
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Events that solve the penalised problem, the penalty with its weight, and its value."""
+    """Events that solve the penalised problem, and the penalty with its weight and value."""
 
     events: Events
     penalty: Penalty
@@ -276,7 +271,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round does with some data.
+    """One round of alternating training: sparse coding, then a dictionary update.
 
     Parameters
     ----------
@@ -284,15 +279,15 @@ class Round:
     penalty, weight
         The penalty, and the rule that sets its weight.
     debias : bool
-        Merge, prune and refit the events of the l1 solution without the penalty.
+        Merge, select and refit the events of the penalised solution without the penalty.
     separation : int
-        Events of one template at most so many bins apart are joined.
+        Events of one template at most this many bins apart are merged.
     smoothness : float
-        See `refine`.
+        See `update_dictionary`.
     max_iter : int
-        Iterations of sparse coding at the most.
+        Largest number of iterations of sparse coding.
     processes : Processes
-        Processes that share the windows; the data are the part of this one, the costs are of all.
+        Processes that share the windows: ``data`` is the part of this one, costs are of all.
     """
 
     data: Observations
@@ -305,7 +300,7 @@ class Round:
     processes: Processes = field(default_factory=Processes)
 
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> DictionaryUpdate:
-        """Codes to a tolerance, then templates, amplitudes and baseline."""
+        """Solve for the codes to a tolerance, then update templates, amplitudes and baseline."""
         solved = self.codes(templates, baseline, tol)
         if self.debias:
             return self.refit(templates, solved, baseline, learn=True)
@@ -314,11 +309,11 @@ class Round:
         return self._with_penalty(found, solved.value)
 
     def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> Solved:
-        """Solve for the codes, with the weight of the penalty set."""
+        """Set the weight of the penalty, and solve for the codes."""
         dtype = self.data.dtype
         dictionary = ConvDictionary(templates.to(dtype))
         penalty = self.weight(self.penalty, dictionary, self.data, baseline.to(dtype))
-        # a weight for all windows follows from the highest score of all
+        # a single weight for all windows depends on the windows of all processes
         penalty = penalty.map(lambda w: w if w.ndim else self.processes.largest(w))
         return self.solve(templates, baseline, penalty, tol)
 
@@ -330,10 +325,7 @@ class Round:
         tol: float,
         start: Events | None = None,
     ) -> Solved:
-        """Solve for the codes with a penalty whose weight is set.
-
-        Windows are solved in parts, of whose codes only the events are kept.
-        """
+        """Solve for the codes with a weighted penalty, in parts of which only events are kept."""
         data, dictionary = self.data, ConvDictionary(templates.to(self.data.dtype))
         found, value = [], 0.0
         for part, some in data.parts(len(templates)):
@@ -359,31 +351,31 @@ class Round:
         return Solved(Events.joined(found), penalty, value)
 
     def penalised_cost(self, templates: Tensor, solved: Solved, baseline: Tensor) -> float:
-        """Return what the codes minimise."""
+        """Return the objective of sparse coding."""
         rows, cost = self.data.rows(), 0.0
-        levels = baseline.to(rows.baseline).reshape_as(rows.baseline)
+        baseline = baseline.to(rows.baseline).reshape_as(rows.baseline)
         for part, some in rows.parts():
             events = solved.events.within(part.start, part.stop)
-            eta = events.add_to(levels[part].expand_as(some.y), templates.to(rows.dtype))
+            eta = events.add_to(baseline[part].expand_as(some.y), templates.to(rows.dtype))
             cost += float(some.cost(eta))
         return cost + solved.value
 
     def refit(
         self, templates: Tensor, solved: Solved, baseline: Tensor, learn: bool
     ) -> DictionaryUpdate:
-        """Merge and prune the events of the l1 solution, and refit them without the penalty."""
+        """Merge and select the events of the penalised solution, and refit without the penalty."""
         penalty = solved.penalty
         units = self.data.group_size(penalty)
         events = solved.events.merge(self.separation, units)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
-        for _ in range(_PRUNINGS):
+        for _ in range(_N_SELECTIONS):
             fitted = self._update(templates, events, penalty, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
-            kept = gains.own > _PRICE
+            kept = gains.own > _LEAST_GAIN
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self._update(templates, events, penalty, baseline, learn_templates=learn)
-        return self._with_penalty(found, _PRICE * float(gains.unit[kept].sum()))
+        return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))
 
     def _update(
         self,
@@ -408,6 +400,6 @@ class Round:
         )
 
     def _with_penalty(self, found: DictionaryUpdate, penalty: float) -> DictionaryUpdate:
-        """Note the penalty of all processes."""
+        """Return the update with the penalty summed over processes."""
         total = self.processes.total(torch.tensor(penalty, dtype=torch.float64))
         return replace(found, penalty=float(total))

@@ -1,4 +1,4 @@
-"""Where to start and how heavy the penalty is: several runs, judged by bins they do not see."""
+"""First templates and level of the penalty: several candidates, judged by held-out bins."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from spikecdl.training.base import Observations, Problem, Weight
 from spikecdl.training.dictionary_update import Round, update_dictionary
 from spikecdl.training.pruning import prune
 
-_HIDE_EVERY = 4  # one bin in so many is hidden from a run and judges it
-_MOST_BINS = 120_000  # observed bins that a race looks at
-_ERRORS = 2.0  # standard errors by which a prediction is better
-_NOTHING = 0.1  # nats; less is no evidence at all
+_HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
+_MOST_BINS = 120_000  # observed bins that an initialization uses
+_STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
+_LEAST_EVIDENCE = 0.1  # nats
+_MOST_STRETCHES = 300  # among which initial templates are chosen
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Where a run stands: cost of every hidden bin, templates, baseline, level, events."""
+    """Templates, baseline, level and events, and the cost of every hidden bin."""
 
     cost: Tensor
     templates: Tensor
@@ -34,27 +35,26 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class Initialization:
-    """Choose templates to start from, and the level of the penalty.
+    """Choose the first templates, and the level of the penalty.
 
-    A run sees three quarters of the bins; the others judge it.  It begins with more templates than
-    asked, at stretches of the data, of which it takes away those that are missed least; see `thin`.
-    The first is at the highest level of the penalty, others are at lower levels that promise to
-    predict better.  Where all this predicts no better than a constant rate, templates are sought
-    one by one.  Of the levels that are within two standard errors of the best the highest is
-    chosen, which has the fewest events (a standard-error rule: Breiman et al., *Classification and
-    Regression Trees*, 1984).
+    A candidate is fitted to three quarters of the bins and judged by the others.  It begins with
+    more templates than asked, taken from stretches of the data, and prunes them; see `prune`.  The
+    first candidate is at the highest level of the penalty, others at lower levels that promise to
+    predict better.  If none predicts better than a constant rate, templates are added one by one.
+    The level chosen is the highest within two standard errors of the best, which has the fewest
+    events (the standard-error rule of Breiman et al., *Classification and Regression Trees*, 1984).
 
     Parameters
     ----------
     problem : Problem
     make_round : callable
-        Gives the `Round` for some observations and rule of weight.
+        Returns the `Round` for given observations and weight rule.
     overcomplete : float
-        Templates that a run begins with beyond those asked, as a multiple of them.
+        Templates beyond those asked that a candidate begins with, as a multiple of them.
     extra : int
-        Bins by which templates are longer than asked; they are cropped to those of most energy.
+        Bins learned beyond the length asked; templates are cropped to the bins of most energy.
     tol : float
-        Tolerance of codes once templates are no longer noise.
+        Tolerance of codes.
     """
 
     problem: Problem
@@ -64,37 +64,37 @@ class Initialization:
     tol: float
 
     def __call__(self, data: Observations) -> tuple[Tensor, float]:
-        """Return templates, and the level."""
-        data = _part(data, self.problem.generator)
+        """Return templates (template, channel, bin), and the level."""
+        data = _subset(data, self.problem.generator)
         seen = replace(data, mask=data.mask & ~_hidden(data))
         best = self._search(seen, data, self.problem.n_templates)
-        if _as_good(_nothing(best, seen, data), best):
+        if _as_good(_without_events(best, seen, data), best):
             best = _best([best, self._one_by_one(seen, data)])
         chosen = _sparsest([best, *self._at_other_levels(best, seen, data)])
         templates = self._run(chosen, data, data).templates
         return crop(templates, self.problem.length), chosen.level
 
     def _search(self, seen: Observations, data: Observations, count: int) -> _Candidate:
-        """Return the best run from more templates, at the highest level or at lower ones.
+        """Return the best candidate of the highest level and of lower ones.
 
-        A lower one is tried if it promises to predict better, or as long as nothing has been found
-        and it promises to predict about as well.
+        A lower level is tried if one run at it predicts better, or, as long as nothing has been
+        found, about as well.
         """
         highest, *lower = self.problem.weight.levels
         best = self._pruned(seen, data, count, highest)
         for level in lower:
-            rival = self._run(replace(best, level=level), seen, data)
-            found = not _as_good(_nothing(best, seen, data), best)
-            promising = not _as_good(best, rival) if found else _as_good(rival, best)
+            other = self._run(replace(best, level=level), seen, data)
+            found = not _as_good(_without_events(best, seen, data), best)
+            promising = not _as_good(best, other) if found else _as_good(other, best)
             if len(best.events) and not promising:
                 break
-            best = _best([best, rival, self._pruned(seen, data, count, level)])
+            best = _best([best, other, self._pruned(seen, data, count, level)])
         return best
 
     def _pruned(
         self, seen: Observations, data: Observations, count: int, level: float
     ) -> _Candidate:
-        """Return a run with so many templates, begun with more."""
+        """Return a candidate with ``count`` templates, pruned from more."""
         rows = data.rows()
         more = count + math.ceil(self.overcomplete * count)
         templates = self._stretches(rows, rows.baseline.expand_as(rows.y), more)
@@ -105,12 +105,13 @@ class Initialization:
         return self._run(start, seen, data)
 
     def _one_by_one(self, seen: Observations, data: Observations) -> _Candidate:
-        """Return a run that begins with one template and adds what events explain least."""
+        """Return a candidate that adds templates where the present ones explain least."""
         candidate = self._search(seen, data, 1)
         rows = seen.rows()
         while len(candidate.templates) < self.problem.n_templates:
-            level = candidate.baseline.reshape_as(rows.baseline).expand_as(rows.y)
-            eta = candidate.events.add_to(level.to(candidate.templates.dtype), candidate.templates)
+            baseline = candidate.baseline.reshape_as(rows.baseline).expand_as(rows.y)
+            baseline = baseline.to(candidate.templates.dtype)
+            eta = candidate.events.add_to(baseline, candidate.templates)
             new = self._stretches(rows, eta.to(rows.y.dtype), 1)
             more = replace(candidate, templates=torch.cat([candidate.templates, new]))
             candidate = _best([more, self._run(more, seen, data)])
@@ -119,7 +120,7 @@ class Initialization:
     def _at_other_levels(
         self, best: _Candidate, seen: Observations, data: Observations
     ) -> Iterator[_Candidate]:
-        """Go on at higher levels and at lower ones, as far as they predict as well."""
+        """Yield candidates at higher and lower levels, as far as they predict as well."""
         levels = self.problem.weight.levels
         at = levels.index(best.level)
         for way in (levels[at + 1 :], levels[:at][::-1]):
@@ -130,19 +131,19 @@ class Initialization:
                     break
 
     def _stretches(self, rows: Observations, eta: Tensor, count: int) -> Tensor:
-        """Take stretches of the data for templates."""
+        """Return initial templates, of the length asked and the extra bins."""
         length = self.problem.length + self.extra
         return initial_templates(rows, eta, count, length, self.problem.generator)
 
     def _run(self, candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
-        """Take two rounds on the bins that are seen; the cost is that of the others."""
+        """Take two rounds on the bins that are seen, and note the cost of the others."""
         step = self._round(seen, candidate.level, len(candidate.templates))
         first = step(self._centred(candidate.templates), candidate.baseline, self.tol)
         second = step(self._centred(first.templates), first.baseline, self.tol)
-        found = min(first, second, key=lambda refined: refined.objective)
+        found = min(first, second, key=lambda update: update.objective)
         templates, baseline = found.templates, found.baseline
         if step.debias:
-            # amplitudes as they are found when templates are known
+            # as amplitudes are found with known templates
             found = update_dictionary(
                 seen, templates, found.events, step.penalty, baseline, learn_templates=False
             )
@@ -154,12 +155,12 @@ class Initialization:
         )
 
     def _round(self, seen: Observations, level: float, count: int) -> Round:
-        """Return the round for the first templates."""
+        """Return the round for ``count`` templates at a level."""
         step = self.make_round(seen, self.problem.weight.at(level))
         return replace(step, penalty=step.penalty.select(range(count)))
 
     def _centred(self, templates: Tensor) -> Tensor:
-        """Move each template so that the centroid of its energy is in the middle, in the extra."""
+        """Move each template by at most the extra bins to bring its energy to the middle."""
         length = templates.shape[-1]
         reach = length - self.problem.length
         energy = templates.square().sum(1)
@@ -174,7 +175,7 @@ class Initialization:
 
 
 def crop(templates: Tensor, length: int) -> Tensor:
-    """Keep the stretch of most energy of each template, at unit norm."""
+    """Cut each template to its ``length`` bins of most energy, at unit norm."""
     energy = templates.square().sum(1).unfold(-1, length, 1).sum(-1)
     start = energy.argmax(-1)
     cut = torch.stack([h[:, s : s + length] for h, s in zip(templates, start, strict=True)])
@@ -184,46 +185,47 @@ def crop(templates: Tensor, length: int) -> Tensor:
 def _hidden_cost(
     candidate: _Candidate, baseline: Tensor, seen: Observations, data: Observations
 ) -> Tensor:
-    """Return the cost of every bin that is not seen."""
+    """Return the cost of every hidden bin."""
     rows = data.rows().to(torch.float64)
-    level = baseline.double().reshape_as(rows.baseline).expand_as(rows.y)
-    eta = candidate.events.add_to(level, candidate.templates)
+    baseline = baseline.double().reshape_as(rows.baseline).expand_as(rows.y)
+    eta = candidate.events.add_to(baseline, candidate.templates)
     return rows.family.cost(rows.y, eta)[rows.mask & ~seen.rows().mask]
 
 
-def _nothing(candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
-    """Return a candidate that has a constant rate and no events."""
+def _without_events(candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
+    """Return the candidate without its events, at the initial baseline."""
     none = replace(candidate, events=candidate.events.take(candidate.events.window < 0))
     return replace(none, cost=_hidden_cost(none, seen.baseline, seen, data))
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:
-    """Return the candidate that predicts the hidden bins best, the first of equals."""
+    """Return the candidate with the lowest cost of hidden bins, the first of equals."""
     return min(candidates, key=lambda candidate: float(candidate.cost.sum()))
 
 
 def _sparsest(candidates: Sequence[_Candidate]) -> _Candidate:
-    """Return the candidate of the highest level that is within two standard errors of the best."""
+    """Return the candidate of the highest level among those as good as the best."""
     best = _best(candidates)
     good = (candidate for candidate in candidates if _as_good(candidate, best))
     return max(good, key=lambda candidate: candidate.level)
 
 
 def _as_good(candidate: _Candidate, other: _Candidate) -> bool:
-    """Whether a candidate predicts the hidden bins better than another less two standard errors."""
+    """Return whether a candidate is at most two standard errors worse than another."""
     worse = candidate.cost - other.cost
-    return float(worse.sum()) <= max(_NOTHING, _ERRORS * float(worse.std() * len(worse) ** 0.5))
+    limit = _STANDARD_ERRORS * float(worse.std() * len(worse) ** 0.5)
+    return float(worse.sum()) <= max(_LEAST_EVIDENCE, limit)
 
 
 def _hidden(data: Observations) -> Tensor:
-    """Mark every so many bins, others in each window: events may come at the same time in all."""
+    """Mark every fourth bin, shifted by window: events may be at the same time in all windows."""
     *windows, _, n_bins = data.y.shape
     first = torch.arange(math.prod(windows), device=data.y.device).reshape(*windows, 1, 1)
     return (first + torch.arange(n_bins, device=data.y.device)) % _HIDE_EVERY == 0
 
 
-def _part(data: Observations, generator: torch.Generator) -> Observations:
-    """Choose random trials, as many as a race may look at."""
+def _subset(data: Observations, generator: torch.Generator) -> Observations:
+    """Choose random trials, at most `_MOST_BINS` observed bins of them."""
     n_trials = len(data.y)
     per_trial = max(1, int(data.mask.count_nonzero()) // n_trials)
     keep = max(1, _MOST_BINS // per_trial)
@@ -233,32 +235,33 @@ def _part(data: Observations, generator: torch.Generator) -> Observations:
     return data.take(index).load()
 
 
-_N_CANDIDATES = 300
-
-
 def initial_templates(
     data: Observations, eta: Tensor, n_templates: int, length: int, generator: torch.Generator
 ) -> Tensor:
-    """Choose stretches of standardised residual, distinct up to shifts (k-means++ seeding).
+    """Choose stretches of standardised residual that differ up to shifts (k-means++ seeding).
 
     Parameters
     ----------
     data : Observations
         With one window axis.
     eta : tensor, shape of ``data.y``
-        Linear predictor so far; what it does not explain is looked at.
+        Linear predictor of the present model.
     n_templates, length : int
-        How many, and how many bins each.
+        Number of templates, and of bins in each.
+    generator : torch.Generator
 
     Returns
     -------
     tensor, shape (template, channel, bin), unit norm
     """
-    peaks = [_peaks(_surprise(some, eta[part], length), length) for part, some in data.parts()]
+    peaks = [
+        _peaks(_standardised_residual(some, eta[part], length), length)
+        for part, some in data.parts()
+    ]
     energy, stretches = map(torch.cat, zip(*peaks, strict=True))
     if (energy > 0).any():
         energy, stretches = energy[energy > 0], stretches[energy > 0]
-    order = energy.argsort(descending=True, stable=True)[:_N_CANDIDATES]
+    order = energy.argsort(descending=True, stable=True)[:_MOST_STRETCHES]
     stretches = _unit(stretches[order])
     chosen = [int(torch.randint(len(stretches), (1,), generator=generator))]
     distance = 1 - _similarity(stretches, stretches[chosen[0]])
@@ -269,8 +272,8 @@ def initial_templates(
     return _unit(_average(stretches, stretches[chosen]) * _taper(length, stretches))
 
 
-def _surprise(data: Observations, eta: Tensor, length: int) -> Tensor:
-    """Return the standardised residual, smoothed over a twentieth of a template."""
+def _standardised_residual(data: Observations, eta: Tensor, length: int) -> Tensor:
+    """Return the residual over its standard deviation, smoothed over 5 % of a template."""
     spread = data.family.curvature(data.y, eta).clamp(min=1e-6).sqrt()
     return _smooth(data.residual(eta) / spread, width=max(1.0, length / 20))
 
@@ -284,9 +287,9 @@ def _unit(templates: Tensor) -> Tensor:
 def _smooth(signal: Tensor, width: float) -> Tensor:
     reach = int(3 * width)
     bins = torch.arange(-reach, reach + 1, dtype=signal.dtype, device=signal.device)
-    kernel = torch.exp(-0.5 * (bins / width).square())
+    window = torch.exp(-0.5 * (bins / width).square())
     flat = signal.reshape(-1, 1, signal.shape[-1])
-    return F.conv1d(flat, (kernel / kernel.sum())[None, None], padding=reach).reshape_as(signal)
+    return F.conv1d(flat, (window / window.sum())[None, None], padding=reach).reshape_as(signal)
 
 
 def _taper(length: int, like: Tensor) -> Tensor:
@@ -295,18 +298,18 @@ def _taper(length: int, like: Tensor) -> Tensor:
 
 
 def _peaks(signal: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the stretches of most energy and that energy, none overlapping by more than half."""
-    energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, place)
+    """Return the stretches of most energy, at most half overlapping, and their energies."""
+    energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, onset)
     best = F.max_pool1d(energy[:, None], length | 1, 1, length // 2)[:, 0]
     stands_out = (energy == best) & (energy > 0)
-    window, place = (stands_out if stands_out.any() else energy == best).nonzero(as_tuple=True)
-    height = energy[window, place]
-    order = height.argsort(descending=True)[:_N_CANDIDATES]
-    return height[order], signal.unfold(-1, length, 1)[window[order], :, place[order]]
+    window, onset = (stands_out if stands_out.any() else energy == best).nonzero(as_tuple=True)
+    peak = energy[window, onset]
+    order = peak.argsort(descending=True)[:_MOST_STRETCHES]
+    return peak[order], signal.unfold(-1, length, 1)[window[order], :, onset[order]]
 
 
 def _correlation(stretches: Tensor, template: Tensor) -> Tensor:
-    """Correlation of stretches with a template at every shift from minus to plus its length."""
+    """Correlate stretches with a template at every shift from minus to plus its length."""
     n = 2 * stretches.shape[-1]
     spectrum = torch.fft.rfft(stretches, n) * torch.fft.rfft(template, n).conj()
     return torch.fft.irfft(spectrum.sum(1), n)
@@ -317,7 +320,7 @@ def _similarity(stretches: Tensor, template: Tensor) -> Tensor:
 
 
 def _average(stretches: Tensor, templates: Tensor, rounds: int = 2) -> Tensor:
-    """Replace each template by the mean of the stretches most like it, aligned by their shift."""
+    """Replace each template by the mean of the stretches most similar to it, aligned."""
     length = stretches.shape[-1]
     for _ in range(rounds):
         correlation = torch.stack([_correlation(stretches, h) for h in templates])

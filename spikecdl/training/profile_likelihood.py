@@ -33,22 +33,22 @@ class Fit:
     ----------
     cost, prior : float
         Negative log likelihood up to a constant, and that of the priors.
-    slope, curvature : tensor of double precision, shape (template, channel, bin)
+    gradient, curvature : tensor of double precision, shape (template, channel, bin)
         Derivative of their sum by the templates, and the diagonal of the second derivative.
     """
 
     cost: float
     prior: float
-    slope: Tensor
+    gradient: Tensor
     curvature: Tensor
 
     def total(self, processes: Processes) -> Fit:
         """Return the sum over processes."""
-        sums = self.slope.new_tensor([self.cost, self.prior])
-        packed = torch.cat([sums, self.slope.reshape(-1), self.curvature.reshape(-1)])
+        sums = self.gradient.new_tensor([self.cost, self.prior])
+        packed = torch.cat([sums, self.gradient.reshape(-1), self.curvature.reshape(-1)])
         total = processes.total(packed)
-        slope, curvature = total[2:].reshape(2, *self.slope.shape)
-        return Fit(float(total[0]), float(total[1]), slope, curvature)
+        gradient, curvature = total[2:].reshape(2, *self.gradient.shape)
+        return Fit(float(total[0]), float(total[1]), gradient, curvature)
 
 
 class Amplitudes:

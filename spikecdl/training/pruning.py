@@ -1,4 +1,4 @@
-"""Fewer templates from more: those are taken away that the others can best do without."""
+"""Pruning: the templates whose removal costs least are removed one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spikecdl.training.dictionary_update import Round
 
-_BEGIN = (0.5, 0.3)  # tolerances of the first rounds, when the templates are still noise
-_LOOSE = 0.5  # tolerance of codes that are only compared
+_FIRST_TOLS = (0.5, 0.3)  # tolerances of the first rounds, when templates are still noise
+_LOOSE_TOL = 0.5  # tolerance of codes that are only compared
 _TOL = 0.3
 
 
@@ -22,22 +22,22 @@ def prune(
     count: int,
     centred: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Take templates away one at a time, each time that without which the cost grows least.
+    """Remove templates one at a time, each time the one whose removal costs least.
 
-    The cost is the penalised one, with codes solved anew.  Those that are left have a round after
-    each, in which they take over what they can.
+    The cost of a removal is the increase of the penalised cost, with codes solved anew.  After each
+    removal the remaining templates take a round.
 
     Parameters
     ----------
     step : Round
-        What a round does, and with which data; its penalty is that of the templates to be left.
+        Round, with the penalty of the templates that remain.
     templates : tensor, shape (template, channel, bin)
-        Those whose numbers are the same modulo ``count`` are rivals for one place, if the penalty
-        has a sign for each; otherwise all are rivals for all places.
+        Where the penalty has a sign for each template, those whose numbers are equal modulo
+        ``count`` compete for one sign; otherwise all compete.
     baseline : tensor
         See `Round`.
     count : int
-        Templates that are to be left.
+        Number of templates that remain.
     centred : callable
         Moves templates to the middle of their bins before a round.
 
@@ -45,55 +45,53 @@ def prune(
     -------
     templates, baseline
     """
-    places = [c % count for c in range(len(templates))]
-    growth = [0.0] * len(places)
-    for tol in _BEGIN:
-        found = _with_signs(step, places)(centred(templates), baseline, tol)
+    roles = [c % count for c in range(len(templates))]
+    removal_costs = [0.0] * len(roles)
+    for tol in _FIRST_TOLS:
+        found = _with_signs(step, roles)(centred(templates), baseline, tol)
         templates, baseline = found.templates, found.baseline
-    while len(places) > count:
+    while len(roles) > count:
         templates = centred(templates)
-        worst = _least_missed(_with_signs(step, places), templates, baseline, places, growth)
-        others = [c for c in range(len(places)) if c != worst]
-        growth, places = [growth[c] for c in others], [places[c] for c in others]
-        found = _with_signs(step, places)(templates[others], baseline, _TOL)
+        worst = _cheapest(_with_signs(step, roles), templates, baseline, roles, removal_costs)
+        others = [c for c in range(len(roles)) if c != worst]
+        removal_costs, roles = [removal_costs[c] for c in others], [roles[c] for c in others]
+        found = _with_signs(step, roles)(templates[others], baseline, _TOL)
         templates, baseline = found.templates, found.baseline
     if step.penalty.signs_differ:
-        templates = templates[sorted(range(count), key=places.__getitem__)]
+        templates = templates[sorted(range(count), key=roles.__getitem__)]
     return templates, baseline
 
 
-def _with_signs(step: Round, places: Sequence[int]) -> Round:
-    """Return the round for templates that are rivals for those places."""
-    return replace(step, penalty=step.penalty.select(places))
+def _with_signs(step: Round, roles: Sequence[int]) -> Round:
+    """Return the round for templates with the signs of these roles."""
+    return replace(step, penalty=step.penalty.select(roles))
 
 
-def _least_missed(
+def _cheapest(
     step: Round,
     templates: Tensor,
     baseline: Tensor,
-    places: Sequence[int],
-    growth: list[float],
+    roles: Sequence[int],
+    removal_costs: list[float],
 ) -> int:
-    """Return the template without which the cost grows least; ``growth`` is brought up to date.
+    """Return the template whose removal costs least, and update ``removal_costs``.
 
-    A template is missed the more the fewer others there are, so the growths of before are least
-    ones: only those are computed anew that may be the least still (Minoux, 1978).
+    Removal costs grow as templates go, so earlier values are lower bounds, and only those that may
+    still be the least are computed again (lazy greedy: Minoux, 1978).
     """
-    solved = step.codes(templates, baseline, _LOOSE)
+    solved = step.codes(templates, baseline, _LOOSE_TOL)
     whole = step.penalised_cost(templates, solved, baseline)
 
-    def missed(c: int) -> float:
+    def removal_cost(c: int) -> float:
         others = [other for other in range(len(templates)) if other != c]
-        waves, lighter = templates[others], solved.penalty.select(others)
-        left = step.solve(waves, baseline, lighter, _LOOSE, solved.events.without(c))
-        return step.penalised_cost(waves, left, baseline) - whole
+        kept, lighter = templates[others], solved.penalty.select(others)
+        left = step.solve(kept, baseline, lighter, _LOOSE_TOL, solved.events.without(c))
+        return step.penalised_cost(kept, left, baseline) - whole
 
     spare = [
-        c
-        for c, place in enumerate(places)
-        if places.count(place) > 1 or not step.penalty.signs_differ
+        c for c, role in enumerate(roles) if roles.count(role) > 1 or not step.penalty.signs_differ
     ]
-    queue = [(growth[c], c) for c in spare]
+    queue = [(removal_costs[c], c) for c in spare]
     heapq.heapify(queue)
     known: set[int] = set()
     while True:
@@ -101,5 +99,5 @@ def _least_missed(
         if c in known:
             return c
         known.add(c)
-        growth[c] = missed(c)
-        heapq.heappush(queue, (growth[c], c))
+        removal_costs[c] = removal_cost(c)
+        heapq.heappush(queue, (removal_costs[c], c))

@@ -184,7 +184,7 @@ def test_null_weight_is_about_what_noise_reaches(name, units):
     """The largest of 1000 scores of pure noise, in 200 draws."""
     penalty = PENALTIES[name](sign="both")
     spread = torch.full((units, 2, 1), 0.7, dtype=torch.float64)
-    weight = float(penalty.null_weight(spread, 1000).max())
+    weight = float(penalty.universal_threshold(spread, 1000).max())
     reached = [float(penalty.lambda_max(0.7 * random(units, 2, 500, seed=s))) for s in range(200)]
     assert 0.75 * weight < sum(reached) / len(reached) < weight
     assert max(reached) < 1.5 * weight

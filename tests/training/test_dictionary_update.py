@@ -49,7 +49,7 @@ def test_slopes_by_templates_are_those_of_the_cost(family, learn):
     eta = best.events.add_to(best.baseline.expand_as(rows.y), waves)
     cost = rows.cost(eta)
     cost.backward()
-    torch.testing.assert_close(fit.slope, waves.grad, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(fit.gradient, waves.grad, rtol=1e-7, atol=1e-7)
     levels = replace(rows, learn_baseline=False)
     none = Amplitudes(
         levels, events.with_amplitude(0 * amplitude), signs, precision, rows.baseline, False

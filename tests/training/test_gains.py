@@ -40,9 +40,9 @@ def test_events_on_their_own():
     penalty = UniversalThreshold()(L1(sign="both"), ConvDictionary(templates), rows, rows.baseline)
     gains = event_gains(rows, templates, some_events(), rows.baseline, penalty)
     price = math.log(2 * (BINS - 5))
-    torch.testing.assert_close(gains.unit, torch.full((3,), price, dtype=torch.float64))
+    torch.testing.assert_close(gains.threshold, torch.full((3,), price, dtype=torch.float64))
     half_squares = torch.tensor([4.5, 8.0, 2.0], dtype=torch.float64)
-    torch.testing.assert_close(gains.own * gains.unit, half_squares)
+    torch.testing.assert_close(gains.own * gains.threshold, half_squares)
     torch.testing.assert_close(gains.alone, gains.own)  # none overlaps with another
 
 
@@ -55,7 +55,7 @@ def test_groups_gain_together_at_one_price():
     height = math.sqrt(UNITS) + math.sqrt(2 * math.log(2 * (BINS - 5)))
     price = 0.25 * height**2 / 2
     shares = torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(gains.unit, price * shares)
+    torch.testing.assert_close(gains.threshold, price * shares)
     together = torch.tensor([12.5, 12.5, 2.0], dtype=torch.float64)
     torch.testing.assert_close(gains.own * price, together)
     torch.testing.assert_close(gains.alone, gains.own)
@@ -79,4 +79,4 @@ def test_no_events():
     none = some_events().take(torch.zeros(3, dtype=torch.bool))
     for penalty in (L1(1.0), GroupL1(1.0)):
         gains = event_gains(data, templates, none, data.baseline, penalty)
-        assert len(gains.own) == len(gains.alone) == len(gains.unit) == 0
+        assert len(gains.own) == len(gains.alone) == len(gains.threshold) == 0
