@@ -93,7 +93,8 @@ def compare(
 
     Prints the error of each template, at the best order and shift, and how many events were found.
     """
-    from spikecdl.report import recovery_summary, text
+    from spikecdl.report import text
+    from spikecdl.report.summary import recovery_summary
 
     selection = Selection(pool_trials, units=units, trials=trials)
     with outputs.working("finding events", as_json):
@@ -122,7 +123,7 @@ def _decomposed(
 def _scored(
     path: Path, file: Path, selection: Selection, model: DCEA, parts: Decomposition
 ) -> dict[str, object]:
-    from spikecdl.report import score_summary
+    from spikecdl.report.summary import score_summary
 
     return {
         "command": outputs.command_line(),

@@ -1,14 +1,15 @@
 """Figures of spikes, fitted rates, templates and codes.
 
-Every function draws on the axes it is given, or on a new figure, and returns the axes.
+Every function draws on the axes that it is given, or on a new figure, and returns the axes. Times
+are in seconds, in bins for plain arrays. Arguments of the wrong type raise TypeError; units or
+trials that do not exist, and the wrong number of axes, raise ValueError.
 """
 
-from spikecdl.plots.goodness import autocorrelation, ks
-from spikecdl.plots.parts import codes, decomposition
+from spikecdl.plots.decompositions import codes, decomposition
+from spikecdl.plots.diagnostics import autocorrelation, ks, training_curve
 from spikecdl.plots.rasters import raster
 from spikecdl.plots.rates import rate, rates_figure
-from spikecdl.plots.shapes import templates
-from spikecdl.plots.training import training_curve
+from spikecdl.plots.template_panels import templates
 
 __all__ = [
     "autocorrelation",

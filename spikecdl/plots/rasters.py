@@ -1,4 +1,4 @@
-"""Rasters: a mark for each spike."""
+"""Rasters: a mark per spike."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
-_FINEST = 1e-3  # seconds; a mark cannot be placed more finely
+_FINEST = 1e-3  # bins in which spike trains are drawn, in seconds
 _MOST_BINS = 50_000  # of a window; far more than pixels
-_MANY_UNITS = 20  # more are not kept apart by lines
+_MANY_UNITS = 20  # more are drawn without lines between them
 
 
 @style.styled
@@ -28,33 +28,26 @@ def raster(
     window: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a mark for each spike, trial below trial; unobserved time is grey.
+    """Draw a mark per spike, with a row per trial; unobserved time is hatched.
 
     Parameters
     ----------
     spikes : SpikeTrains or BinnedSpikes
-        Spike trains are drawn to the millisecond; binned spikes in the middle of their bin, darker
+        Spike trains are drawn to the millisecond, binned spikes in the middle of their bin, darker
         for more spikes.
     unit : int or None
-        Position of the unit; None draws all units, block below block.
+        Position of the unit; None for all units, each with a block of rows.
     align : str, optional
         Column of the trials table that time is relative to (spike trains only).
     window : (float, float), optional
         Start and stop relative to the alignment, in seconds (spike trains only).
     ax : Axes, optional
-        Default: a new figure.
-
-    Returns
-    -------
-    Axes
-        The axes drawn on.
+        Where to draw.
 
     Raises
     ------
-    TypeError
-        If ``spikes`` are neither spike trains nor binned spikes.
     ValueError
-        If the unit does not exist, or the values are a real-valued signal.
+        If the values are a real-valued signal, or binned spikes are given ``align`` or ``window``.
 
     Examples
     --------
@@ -77,14 +70,10 @@ def _binned(
     align: str | None,
     window: tuple[float, float] | None,
 ) -> BinnedSpikes:
-    """Counts to draw as a raster: those of one unit or of all."""
+    """Return the counts of one unit or of all, in fine bins if they are of spike trains."""
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
-    if not isinstance(spikes, SpikeTrains | BinnedSpikes):
-        raise TypeError(
-            f"`spikes` ({type(spikes).__name__}) must be SpikeTrains or BinnedSpikes; "
-            "wrap an array with BinnedSpikes.from_array"
-        )
+    style.check_type("spikes", spikes, SpikeTrains, BinnedSpikes)
     if unit is not None:
         style.check_position("unit", unit, spikes.n_units)
     if isinstance(spikes, SpikeTrains):
@@ -98,7 +87,7 @@ def _binned(
 
 
 def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
-    """Return a millisecond, or in very long windows as many milliseconds as can be told apart."""
+    """Return one millisecond, or more in windows so long that they would have too many bins."""
     if window is not None:
         duration = window[1] - window[0]
     elif spikes.trials is not None:
@@ -111,16 +100,13 @@ def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
 def single_trials(
     counts: BinnedSpikes, unit: int, spikes: SpikeTrains | BinnedSpikes | None
 ) -> BinnedSpikes | None:
-    """Return counts whose rows are single trials of one unit of ``counts``, None if unknown."""
+    """Return the counts of one unit in single trials, from ``spikes`` if given; None if unknown."""
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
     if spikes is None:
         single = counts.is_counts and counts.n_pooled.max(initial=0) <= 1
         return counts.select(units=[unit]) if single else None
-    if not isinstance(spikes, SpikeTrains | BinnedSpikes):
-        raise TypeError(
-            f"`spikes` ({type(spikes).__name__}) must be SpikeTrains or BinnedSpikes, or None"
-        )
+    style.check_type("spikes", spikes, SpikeTrains, BinnedSpikes)
     label = counts.unit_ids[unit]
     if label not in spikes.unit_ids:
         raise ValueError(f"`spikes` has no unit {label!r}; it has {list(spikes.unit_ids)}")
@@ -128,13 +114,13 @@ def single_trials(
         return spikes.select(units=[spikes.unit_ids.index(label)])
     if not np.isfinite(counts.trial_starts).all():
         raise ValueError(
-            "`spikes` cannot be aligned to counts that do not know where their trials begin; "
-            "give the BinnedSpikes from before pooling"
+            "`spikes` cannot be aligned to counts without trial starts; give the BinnedSpikes from "
+            "before pooling"
         )
-    return _bin_at(spikes, label, counts)
+    return _in_windows_of(counts, spikes, label)
 
 
-def _bin_at(spikes: SpikeTrains, label: int | str, counts: BinnedSpikes) -> BinnedSpikes:
+def _in_windows_of(counts: BinnedSpikes, spikes: SpikeTrains, label: int | str) -> BinnedSpikes:
     """Bin one unit finely in the windows of ``counts``."""
     import pandas as pd
 
@@ -155,7 +141,7 @@ def _bin_at(spikes: SpikeTrains, label: int | str, counts: BinnedSpikes) -> Binn
 
 
 def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
-    """Draw a row for each trial of each unit, on axes without labels of time."""
+    """Draw a row per trial and unit, without a label of time."""
     trials, units, _ = counts.shape
     values = counts.counts.swapaxes(0, 1).reshape(trials * units, -1)
     unseen = ~counts.mask.swapaxes(0, 1).reshape(values.shape)
@@ -171,12 +157,12 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         style.row_axis(ax, counts.trial_ids)
         ax.set_title(style.unit_title(counts.unit_ids[0]))
     else:
-        _unit_blocks(ax, counts)
+        _label_units(ax, counts)
     style.tidy(ax)
 
 
-def _unit_blocks(ax: Axes, counts: BinnedSpikes) -> None:
-    """Name the units of a raster of several, and draw lines between their trials."""
+def _label_units(ax: Axes, counts: BinnedSpikes) -> None:
+    """Label the blocks of several units, and draw lines between them."""
     trials, units, _ = counts.shape
     every = -(-units // 12)
     middles = np.arange(0, units, every) * trials + (trials - 1) / 2

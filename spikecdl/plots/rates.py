@@ -1,4 +1,4 @@
-"""Peri-stimulus time histograms, and the fitted rate over them."""
+"""Peri-stimulus time histograms with the fitted rate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _MOST_BINS = 800  # of a histogram
 _FEWEST_SPIKES = 2  # in a bin of a histogram, on average
-_FEWEST_BINS = 60  # of a histogram of counts without a model
-_LONG = 1000  # bins; longer windows have a row of their own
+_FEWEST_BINS = 60  # of a histogram of counts without a fit
+_LONG = 1000  # bins; units with longer windows are drawn in one column
 
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """What there is to draw, each (trial, unit, bin), nan where nothing was observed."""
+    """Data and fit to draw, each (trial, unit, bin), nan where nothing was observed."""
 
     counts: BinnedSpikes
     data: np.ndarray
@@ -36,14 +36,14 @@ class Rates:
 
     @property
     def label(self) -> str:
-        """What the axis of rates says."""
+        """Label of the axis of rates."""
         if self.is_signal:
             return "signal"
         return "spikes per bin" if style.in_bins(self.counts.bin_size) else "rate (Hz)"
 
 
 def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
-    """Gather rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
+    """Return rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
     from spikecdl.data import BinnedSpikes, Decomposition
 
     if isinstance(source, BinnedSpikes):
@@ -54,7 +54,7 @@ def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
     data = counts.rate()
     if is_signal and counts.is_counts:  # a signal of whole numbers
         data = data * counts.bin_size
-    widest = max(1, source.templates.shape[2] // 4)  # which still shows their shape
+    widest = max(1, source.templates.shape[2] // 4)  # so that the shape of templates shows
     return Rates(counts, data, source.rate, source.baseline, is_signal, widest)
 
 
@@ -66,37 +66,33 @@ def rate(
     spikes: SpikeTrains | BinnedSpikes | None = None,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw a unit's histogram of spikes over time, with the fitted rate, below its raster.
+    """Draw the raster of a unit, and below it the histogram of its spikes with the fitted rate.
 
-    Both are means over the trials that were observed. Where bins hold fewer than two spikes on
-    average or are more than 800, neighbouring bins are averaged, data and fit alike, and the legend
-    says how wide the drawn bins are.
+    Histogram and rate are means over the observed trials. Neighbouring bins are averaged, data and
+    fit alike, if bins hold fewer than two spikes on average or there are more than 800; the legend
+    then gives the width of the drawn bins.
 
     Parameters
     ----------
     source : Decomposition or BinnedSpikes
-        Made by ``model.decompose(counts)``; or the counts alone, without a fit.
+        Made by ``model.decompose(counts)``; or counts, which are drawn without a fit.
     unit : int
         Position of the unit.
     spikes : BinnedSpikes or SpikeTrains, optional
-        Where the raster comes from. Default: the counts, unless these are pooled over trials, which
-        leaves no raster. Spike trains are aligned as the counts were, so they need counts that
-        know where their trials begin (not pooled ones).
+        Source of the raster. Default: the counts; no raster if they are pooled over trials. Spike
+        trains are aligned as the counts were, so the counts must know when their trials start
+        (pooled ones do not).
     axes : array of Axes, optional
-        Two axes (raster, rate), or one if there is no raster. Default: a new figure.
+        Two axes (raster, rate), or one without a raster.
 
     Returns
     -------
-    ndarray of Axes
-        The axes drawn on.
+    ndarray of Axes, shape (2,) or (1,)
 
     Raises
     ------
-    TypeError
-        If ``source`` or ``spikes`` are something else.
     ValueError
-        If the unit does not exist, ``spikes`` have other units or cannot be aligned, or the number
-        of axes is wrong.
+        If ``spikes`` have other units or cannot be aligned.
 
     Examples
     --------
@@ -123,26 +119,14 @@ def rates_figure(
     spikes: SpikeTrains | BinnedSpikes | None = None,
     max_units: int = 9,
 ) -> Figure:
-    """Draw `rate` for the first units, as a whole figure.
+    """Draw `rate` for the first units, as a new figure.
 
     Parameters
     ----------
-    source : Decomposition or BinnedSpikes
-        Made by ``model.decompose(counts)``; or the counts alone, without a fit.
-    spikes : BinnedSpikes or SpikeTrains, optional
-        Where rasters come from; see `rate`.
+    source, spikes
+        As for `rate`.
     max_units : int
-        Most units to draw; the figure's title says if there are more.
-
-    Returns
-    -------
-    Figure
-        A new figure.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `rate`.
+        Largest number of units to draw; the title says if there are more.
 
     Examples
     --------
@@ -156,7 +140,7 @@ def rates_figure(
     rates = rates_of(source)
     shown = range(min(rates.counts.n_units, max_units))
     columns = 1 if rates.counts.n_bins > _LONG else min(len(shown), 3)
-    blocks = -(-len(shown) // columns)
+    blocks = -(-len(shown) // columns)  # rows of units
     sources = [single_trials(rates.counts, unit, spikes) for unit in shown]
     merge = _merged_bins(rates, shown)
     heights = _heights(sources[0], 1.9 if blocks == 1 else 1.5)
@@ -179,7 +163,7 @@ def rates_figure(
 
 
 def _heights(trials: BinnedSpikes | None, height: float) -> list[float]:
-    """Heights in inches of a raster (if there is one) and the histogram below it."""
+    """Heights in inches of a raster, if there is one, and of the histogram."""
     return [height] if trials is None else [float(np.clip(0.06 * len(trials), 0.5, 1.5)), height]
 
 
@@ -203,12 +187,14 @@ def _draw_rate(ax: Axes, rates: Rates, unit: int, merge: int) -> None:
     middle = (times[1:] + times[:-1]) / 2
 
     style.shade(ax, counts, weight.sum(axis=0) == 0)
-    label = "data" if merge == 1 else f"data ({_width(merge, counts.bin_size)})"
-    data = _average(rates.data[:, unit], weight, starts)
-    style.histogram(ax, data, times, label)
+    label = "data"
+    if merge > 1:
+        width = f"{merge * counts.bin_size * 1e3:.4g} ms bins"
+        label += f" (means of {merge} bins)" if style.in_bins(counts.bin_size) else f" ({width})"
+    style.histogram(ax, _average(rates.data[:, unit], weight, starts), times, label)
     if rates.baseline is not None:
-        level = _average(rates.baseline[:, [unit]], weight.sum(axis=1, keepdims=True))[0]
-        style.baseline(ax, level)
+        mean = _average(rates.baseline[:, [unit]], weight.sum(axis=1, keepdims=True))[0]
+        style.baseline(ax, mean)
     if rates.fit is not None:
         fit = _average(rates.fit[:, unit], weight, starts)
         ax.plot(middle, fit, color=style.INK, marker="" if len(fit) > 1 else "o", label="fit")
@@ -220,7 +206,7 @@ def _draw_rate(ax: Axes, rates: Rates, unit: int, merge: int) -> None:
 
 
 def _merged_bins(rates: Rates, units: Sequence[int]) -> int:
-    """Bins to average so that a histogram can be read: enough spikes in each, not too many bins."""
+    """Number of bins to average: enough spikes in each bin of the histogram, not too many bins."""
     counts = rates.counts
     crowded = -(-counts.n_bins // _MOST_BINS)
     if rates.is_signal:
@@ -230,16 +216,10 @@ def _merged_bins(rates: Rates, units: Sequence[int]) -> int:
     return max(crowded, min(wanted, rates.widest))
 
 
-def _width(merge: int, bin_size: float) -> str:
-    if style.in_bins(bin_size):
-        return f"means of {merge} bins"
-    return f"{merge * bin_size * 1e3:.4g} ms bins"
-
-
 def _average(
     values: np.ndarray, weight: np.ndarray, starts: Sequence[int] | np.ndarray = (0,)
 ) -> np.ndarray:
-    """Weighted mean over trials, and over bins from each start to the next; nan without weight."""
+    """Weighted mean over trials and over bins from each start to the next; nan without weight."""
     summed = np.add.reduceat(np.where(weight > 0, values * weight, 0).sum(axis=0), starts)
     total = np.add.reduceat(weight.sum(axis=0), starts)
     return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)

@@ -1,4 +1,4 @@
-"""The look of the figures, in one place: colours, sizes, units and how missing time is drawn."""
+"""The look of all figures: colours, sizes, labels, axes, and how unobserved time is drawn."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Okabe and Ito's palette, distinct for colour-blind readers, less the yellow that white swallows.
+# Okabe and Ito's palette for colour-blind readers, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
 DATA = "#A9AFB5"
 MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
+DASHES = (0, (4, 3))
 
 _LONGEST_NAME = 16
-_TICK = 0.17  # inches of height that a tick's label needs
-_CROWD = 120  # lines of full width that stand apart in a panel
+_TICK = 0.17  # height of a tick label, in inches
+_CROWD = 120  # lines of full width that stay apart in a panel
 
 _RC: dict[str, Any] = {
     "figure.dpi": 100,
@@ -55,7 +56,7 @@ _RC: dict[str, Any] = {
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Run a drawing function with the package's settings, and leave the caller's as they were."""
+    """Let a function draw with the package's settings, without changing the caller's."""
 
     @functools.wraps(draw)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -73,7 +74,7 @@ def colour(number: int) -> str:
 
 
 def short(name: int | str) -> str:
-    """Name of a unit or trial, cut to what fits beside a panel."""
+    """Name of a unit or trial, shortened to fit beside a panel."""
     text = str(name)
     return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
@@ -84,15 +85,16 @@ def unit_title(name: int | str) -> str:
 
 
 def thin(count: int, width: float) -> float:
-    """Width of lines of which ``count`` stand side by side, so that they stay apart."""
+    """Width at which ``count`` lines stay apart, at most ``width``."""
     return float(np.clip(_CROWD * width / max(count, 1), 0.3 * width, width))
 
 
 def check_type(name: str, value: Any, *types: type) -> None:
-    """Raise unless ``value`` is of one of the types."""
+    """Raise TypeError unless ``value`` is of one of the types."""
     if not isinstance(value, types):
-        wanted = " or ".join(kind.__name__ for kind in types)
-        raise TypeError(f"`{name}` ({type(value).__name__}) must be {wanted}")
+        names = [kind.__name__ for kind in types]
+        remedy = "; wrap an array with BinnedSpikes.from_array" * ("BinnedSpikes" in names)
+        raise TypeError(f"`{name}` ({type(value).__name__}) must be {' or '.join(names)}{remedy}")
 
 
 def check_position(name: str, value: int, size: int) -> int:
@@ -103,16 +105,17 @@ def check_position(name: str, value: int, size: int) -> int:
     return position
 
 
+def shown_units(units: Sequence[int] | None, n_units: int, most: int) -> list[int]:
+    """Return checked positions of units; the first ones, at most ``most``, if they are None."""
+    if units is None:
+        return list(range(min(n_units, most)))
+    return [check_position("units", unit, n_units) for unit in units]
+
+
 def axes_array(
     axes: Any, shape: tuple[int, int], size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
-    """Return the caller's axes, or those of a new figure, as an array of that shape.
-
-    Raises
-    ------
-    ValueError
-        If the caller's axes are not as many as are drawn.
-    """
+    """Return the given axes, or those of a new figure of that size, as an array of that shape."""
     if axes is None:
         import matplotlib.pyplot as plt
 
@@ -127,7 +130,7 @@ def axes_array(
 def wrapped(
     axes: Any, count: int, columns: int, size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
-    """Return the caller's axes, or a new figure of panels of that size, in rows of ``columns``."""
+    """Return ``count`` given axes, or panels of a new figure, in rows of that size."""
     if axes is not None:
         return axes_array(axes, (1, count), size)[0]
     rows = -(-count // columns)
@@ -140,7 +143,7 @@ def wrapped(
 
 
 def tidy(ax: Axes) -> None:
-    """Remove what carries no information and set the ticks, which are made only when drawn."""
+    """Remove the upper and right spines and set the look of the ticks."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8.5, length=3, width=0.8, color=MUTED, labelcolor=INK)
 
@@ -148,42 +151,38 @@ def tidy(ax: Axes) -> None:
 def legend_above(ax: Axes) -> None:
     """Put the legend over the upper right corner, outside the data."""
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles,
-        labels,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        borderaxespad=0.1,
-        ncols=len(handles),
-        handlelength=1.4,
-        columnspacing=1.2,
-    )
+    look = {"borderaxespad": 0.1, "handlelength": 1.4, "columnspacing": 1.2, "ncols": len(labels)}
+    ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), **look)
 
 
 def say_left_out(figure: Figure, shown: int, count: int) -> None:
-    """Say over a figure that it does not show all units."""
+    """Write above a figure how many of the units it shows, if not all."""
     if shown < count:
         figure.suptitle(f"first {shown} of {count} units", x=0.01, ha="left", fontsize=9)
 
 
+def say_why_empty(ax: Axes, why: str) -> None:
+    """Write in the middle of a panel why it is empty."""
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=MUTED)
+
+
 def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, label: str) -> None:
-    """Draw data as bars, visible even where they are narrower than a pixel."""
+    """Draw data as bars, visible even if narrower than a pixel."""
     ax.stairs(values, edges, fill=True, fc=DATA, ec=DATA, linewidth=0.8, label=label)
 
 
-def baseline(ax: Axes, level: float) -> None:
+def baseline(ax: Axes, rate: float) -> None:
     """Draw the rate without events."""
-    dashes = (0, (4, 3))
-    ax.axhline(level, color=INK, linewidth=0.9, linestyle=dashes, label="baseline", zorder=1.8)
+    ax.axhline(rate, color=INK, linewidth=0.9, linestyle=DASHES, label="baseline", zorder=1.8)
 
 
 def in_bins(bin_size: float) -> bool:
-    """Whether times count bins: plain arrays have bins of 1, and no seconds."""
+    """Whether times are in bins, not in seconds: plain arrays have bins of size 1."""
     return bin_size == 1.0
 
 
 def time_label(bin_size: float) -> str:
-    """What the axis of time of a window says."""
+    """Label of the time axis of a window."""
     return f"time ({'bins' if in_bins(bin_size) else 's'})"
 
 
@@ -193,7 +192,7 @@ def edges(counts: BinnedSpikes) -> np.ndarray:
 
 
 def time_axis(ax: Axes, counts: BinnedSpikes, ticks: int = 8) -> None:
-    """Span the whole window."""
+    """Let the time axis span the window."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlim(*edges(counts)[[0, -1]])
@@ -201,49 +200,36 @@ def time_axis(ax: Axes, counts: BinnedSpikes, ticks: int = 8) -> None:
 
 
 def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
-    """One row per trial, the first at the top, named by its id."""
+    """Label rows of trials with their ids, the first row at the top."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     count = len(ids)
-    height = ax.get_window_extent().height / ax.figure.dpi  # in inches
-    most = max(1, int(height / _TICK))
-    every = FixedLocator(range(count))
-    some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
-    ax.yaxis.set_major_locator(every if count <= min(6, most) else some)
+    most = max(1, int(ax.get_window_extent().height / ax.figure.dpi / _TICK))
+    if count <= min(6, most):
+        ax.yaxis.set_major_locator(FixedLocator(range(count)))
+    else:
+        some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
+        ax.yaxis.set_major_locator(some)
     ax.yaxis.set_major_formatter(
         lambda row, _: short(ids[round(row)]) if -0.5 < row < count - 0.5 else ""
     )
     ax.set(ylabel="trial", ylim=(count - 0.5, -0.5))
 
 
-def runs(flags: np.ndarray) -> np.ndarray:
-    """Stretches of True as (start, stop) positions."""
-    steps = np.diff(np.concatenate([[0], flags.astype(np.int8), [0]]))
-    return np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)], axis=1)
-
-
 def shade(ax: Axes, counts: BinnedSpikes, unseen: np.ndarray, rows: Any = None) -> None:
-    """Draw unobserved time grey: ``unseen`` (bin,) over the whole height, or (row, bin) by row."""
+    """Hatch unobserved time: ``unseen`` (bin,) over the whole height, or (row, bin) by row."""
     from matplotlib.collections import PolyCollection
     from matplotlib.transforms import blended_transform_factory
 
     times = edges(counts)
     spans = [(0.0, 1.0)] if rows is None else [(row - 0.5, row + 0.5) for row in rows]
-    boxes = [
-        [(times[a], low), (times[b], low), (times[b], high), (times[a], high)]
-        for (low, high), flags in zip(spans, np.atleast_2d(unseen), strict=True)
-        for a, b in runs(flags)
-    ]
+    boxes = []
+    for (low, high), flags in zip(spans, np.atleast_2d(unseen), strict=True):
+        changes = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+        for left, right in times[changes].reshape(-1, 2):
+            boxes.append([(left, low), (right, low), (right, high), (left, high)])
     if boxes:
         whole = blended_transform_factory(ax.transData, ax.transAxes)
-        patches = PolyCollection(
-            boxes,
-            facecolor=UNSEEN,
-            edgecolor="#DADADA",
-            linewidth=0,
-            hatch="////",
-            zorder=0.5,
-            transform=whole if rows is None else ax.transData,
-            label="_unobserved",
-        )
-        ax.add_collection(patches, autolim=False)
+        look: dict[str, Any] = {"transform": whole if rows is None else ax.transData, "zorder": 0.5}
+        look |= {"facecolor": UNSEEN, "edgecolor": "#DADADA", "linewidth": 0, "hatch": "////"}
+        ax.add_collection(PolyCollection(boxes, label="_unobserved", **look), autolim=False)

@@ -2,13 +2,6 @@
 
 from spikecdl.report.figures import draw_figures, png
 from spikecdl.report.page import write_report
-from spikecdl.report.summary import fit_summary, recovery_summary, score_summary
+from spikecdl.report.summary import fit_summary
 
-__all__ = [
-    "draw_figures",
-    "fit_summary",
-    "png",
-    "recovery_summary",
-    "score_summary",
-    "write_report",
-]
+__all__ = ["draw_figures", "fit_summary", "png", "write_report"]

@@ -25,9 +25,19 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
     model : DCEA
         A fitted model.
     decomposition : Decomposition
-        Of the counts that were fitted.
+        Made by ``model.decompose(counts)`` from the counts that were fitted.
     source : Path
-        Where the data come from: a file, or a folder.
+        File or folder that the data come from; its SHA-256 identifies them.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> summary = fit_summary(model, model.decompose(counts), Path("counts.npy"))
+    >>> summary["family"], summary["seed"], summary["data"]["n_trials"]
+    ('poisson', 0, 10)
     """
     from spikecdl.config import describe
     from spikecdl.evaluation.metrics.truth import comparable
@@ -47,7 +57,7 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
 
 
 def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
-    """Summarize data, versions and scores; parameters as for `fit_summary`, of any counts."""
+    """Summarize data, versions and scores of any counts; parameters as for `fit_summary`."""
     from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
     counts = decomposition.counts

@@ -1,4 +1,4 @@
-"""Templates, at the size of a typical event and beside the truth."""
+"""Templates, at the size of a typical event and together with the truth."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
 
 _UNIT_NORM = "template (unit norm)"
-_GAINS = np.array([2.0**k for k in range(-10, 11)])
+_GAINS = 2.0 ** np.arange(-10, 11)  # marked on the right
 
 
 @dataclass(frozen=True, eq=False)
 class _Match:
-    """A true template, scaled like its estimate; bins later that it begins; its error."""
+    """A true template, scaled like its estimate; the bins by which it starts later; its error."""
 
     template: np.ndarray
     shift: int
@@ -33,7 +33,7 @@ class _Match:
 
 @dataclass(frozen=True, eq=False)
 class _Sheet:
-    """What is drawn: templates scaled to their events, the truth moved on top of them."""
+    """Templates to draw, the true template of each, and labels."""
 
     templates: np.ndarray
     matches: list[_Match | None]
@@ -42,6 +42,16 @@ class _Sheet:
     bin_size: float
     gain: Callable[[np.ndarray], np.ndarray] | None
     unit_ids: tuple[int | str, ...] | None  # of the joint layout
+
+    def times(self, start: int, length: int) -> np.ndarray:
+        """Middles of bins, in ms (in bins for plain arrays)."""
+        factor = 1.0 if style.in_bins(self.bin_size) else 1e3
+        return (start + np.arange(length) + 0.5) * self.bin_size * factor
+
+    @property
+    def time_label(self) -> str:
+        """Label of the time axis."""
+        return f"time from onset ({'bins' if style.in_bins(self.bin_size) else 'ms'})"
 
 
 @style.styled
@@ -54,22 +64,20 @@ def templates(
 ) -> np.ndarray:
     """Draw templates over time: curves in the shared layout, images (unit, time) in the joint one.
 
-    A decomposition gives the change of eta in an event of the median size, with the same as a
-    multiple of the baseline rate on the right; a model, which has seen no events, gives templates
-    of unit norm.
+    For a decomposition, templates are the change of eta in an event of median size; an axis on the
+    right shows this as a multiple of the baseline rate. For a model, they have unit norm.
 
     Parameters
     ----------
     source : Decomposition or DCEA
-        A fitted model, or what it made of some counts.
+        A fitted model, or a decomposition made by it.
     truth : Truth or ndarray (template, channel, bin), optional
-        True templates with the same bins; each is drawn over the estimate that stands for it,
-        moved and scaled to lie on it (see `spikecdl.metrics.template_error`).
+        True templates with the same bins. Each is drawn over its estimate, with the best shift and
+        the scale of the estimate (see `spikecdl.metrics.template_error`).
     sort_units : bool
         In the joint layout, sort units by the time of their largest value in the first template.
     axes : array of Axes, optional
-        One per template; in the joint layout with a truth a second row for the truth. Default: a
-        new figure.
+        One per template; in the joint layout with a truth, a second row for the truth.
 
     Returns
     -------
@@ -78,10 +86,8 @@ def templates(
 
     Raises
     ------
-    TypeError
-        If ``source`` is something else.
     ValueError
-        If the truth has other bins or channels, or the number of axes is wrong.
+        If the truth has other bins or channels.
 
     Examples
     --------
@@ -100,9 +106,7 @@ def templates(
         sheet = _sheet_of_events(source, truth)
     else:
         sheet = _sheet_of_model(source, truth)
-    if sheet.unit_ids is not None:
-        return _images(sheet, sort_units, axes)
-    return _curves(sheet, axes)
+    return _curves(sheet, axes) if sheet.unit_ids is None else _images(sheet, sort_units, axes)
 
 
 def _sheet_of_events(source: Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
@@ -140,7 +144,7 @@ def _sheet_of_model(source: DCEA, truth: Truth | np.ndarray | None) -> _Sheet:
 def _matches(
     shapes: np.ndarray, truth: Truth | np.ndarray | None, bin_size: float, scale: np.ndarray
 ) -> list[_Match | None]:
-    """True template of each estimate, moved and scaled to lie on it."""
+    """Return the true template of each estimate, with its shift and scale; None if it has none."""
     found: list[_Match | None] = [None] * len(shapes)
     if truth is None:
         return found
@@ -161,38 +165,26 @@ def _matches(
     return found
 
 
-def _titles(sheet: _Sheet) -> list[str]:
-    return [
-        name if match is None else f"{name}\nerror {match.error:.2f} (dashed: truth)"
-        for name, match in zip(sheet.names, sheet.matches, strict=True)
-    ]
-
-
-def _time(bin_size: float, start: int, length: int) -> tuple[np.ndarray, str]:
-    """Middles of bins, in ms (in bins for plain arrays), and their unit."""
-    unit, factor = ("bins", 1.0) if style.in_bins(bin_size) else ("ms", 1e3)
-    return (start + np.arange(length) + 0.5) * bin_size * factor, unit
-
-
 def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
     count, _, length = sheet.templates.shape
     columns = count if count <= 4 or axes is not None else 3
     size = (max(4.4, 2.7 * columns + 0.6), 2.5)
     grid = style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
-    for k, (ax, title) in enumerate(zip(grid, _titles(sheet), strict=True)):
-        times, unit = _time(sheet.bin_size, 0, length)
+    times = sheet.times(0, length)
+    for k, (ax, title) in enumerate(zip(grid, sheet.names, strict=True)):
         ax.set_xlim(0, times[-1] + times[0])
         ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
         marker = "o" if length == 1 else ""
         ax.plot(times, sheet.templates[k, 0], color=style.colour(k), lw=2, marker=marker)
         match = sheet.matches[k]
         if match is not None:
-            times, _ = _time(sheet.bin_size, match.shift, match.template.shape[-1])
             line = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
-            ax.plot(times, match.template[0], color=style.INK, **line)
+            moved = sheet.times(match.shift, match.template.shape[-1])
+            ax.plot(moved, match.template[0], color=style.INK, **line)
+            title += f"\nerror {match.error:.2f} (dashed: truth)"
         ax.set_title(title)
         if k + columns >= count:
-            ax.set_xlabel(f"time from onset ({unit})")
+            ax.set_xlabel(sheet.time_label)
         if k % columns == 0:
             ax.set_ylabel(sheet.label)
         style.tidy(ax)
@@ -202,27 +194,22 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
 
 
 def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Mark on the right how many times the baseline rate a change of eta is."""
+    """Mark on the right by which factor a change of eta changes the baseline rate."""
     changes = np.linspace(-12, 12, 4801)
     gains = gain(changes)
     if not np.isfinite(gains).all():
         return
     low, high = ax.get_ylim()
-    reachable = _GAINS[(_GAINS > gains[0]) & (_GAINS < gains[-1])]
-    positions = np.interp(reachable, gains, changes)
-    inside = (positions >= low) & (positions <= high)
-    every = -(-int(inside.sum()) // 6)
-    keep = np.flatnonzero(inside)
-    one = int(np.flatnonzero(reachable == 1)[0])
-    keep = keep[(keep - one) % max(1, every) == 0]
+    marks = _GAINS[(_GAINS > gains[0]) & (_GAINS < gains[-1])]
+    positions = np.interp(marks, gains, changes)
+    inside = np.flatnonzero((positions >= low) & (positions <= high))
+    every = max(1, -(-len(inside) // 6))
+    kept = inside[(inside - np.flatnonzero(marks == 1)[0]) % every == 0]
     right = ax.secondary_yaxis("right")
-    right.set_yticks(positions[keep], labels=[_times(reachable[i]) for i in keep])
+    names = [f"×{gain:g}" if gain >= 1 else f"×1/{1 / gain:g}" for gain in marks[kept]]
+    right.set_yticks(positions[kept], labels=names)
     right.set_ylabel("rate / baseline rate")
     right.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
-
-
-def _times(gain: float) -> str:
-    return f"×{gain:g}" if gain >= 1 else f"×1/{1 / gain:g}"
 
 
 def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
@@ -243,13 +230,13 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
             grid[1, k].set_title(f"truth · error {match.error:.2f}")
         elif rows == 2:
             grid[1, k].set_axis_off()
-        grid[-1, k].set_xlabel(f"time from onset ({_time(sheet.bin_size, 0, 1)[1]})")
+        grid[-1, k].set_xlabel(sheet.time_label)
     for ax in grid[:, 0]:
         ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
     every = -(-units // 12)
     ids = [style.short(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
     grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
-    times, _ = _time(sheet.bin_size, 0, length)
+    times = sheet.times(0, length)
     grid[0, 0].set_xlim(0, times[-1] + times[0])
     bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
     bar.outline.set_visible(False)
@@ -259,12 +246,9 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
 
 def _image(ax: Axes, sheet: _Sheet, values: np.ndarray, shift: int, top: float) -> Any:
     units, length = values.shape
-    middles, _ = _time(sheet.bin_size, shift, length)
-    width = middles[0] / (shift + 0.5)
-    times = np.append(middles - width / 2, middles[-1] + width / 2)
-    mesh = ax.pcolormesh(
-        times, np.arange(units + 1) - 0.5, values, cmap="RdBu_r", vmin=-top, vmax=top
-    )
+    edges = sheet.times(shift, length + 1) - sheet.times(0, 1)[0]
+    rows = np.arange(units + 1) - 0.5
+    mesh = ax.pcolormesh(edges, rows, values, cmap="RdBu_r", vmin=-top, vmax=top)
     ax.set_ylim(units - 0.5, -0.5)
     style.tidy(ax)
     return mesh

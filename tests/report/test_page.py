@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import struct
-import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -15,11 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from decompositions import made_up
+from drawings import fitted
 from matplotlib.figure import Figure
 
-import spikecdl
 from spikecdl.data import Truth
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import template_table
 from spikecdl.model.families import FAMILIES
 from spikecdl.report import draw_figures, png, write_report
@@ -95,12 +93,8 @@ def written(folder, parts, figures=None, summary=None, **more) -> Page:
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    counts = made_up("poisson", trials=6, units=2, bins=100, n_pooled=20).counts
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        model = spikecdl.DCEA(2, 0.06, "poisson", n_epochs=2, random_state=0).fit(counts)
-    return model, model.decompose(counts)
+def figures():
+    return draw_figures(*fitted())
 
 
 def truth_of(parts, bin_size=0.005, channels=slice(None)) -> Truth:
@@ -112,11 +106,10 @@ def truth_of(parts, bin_size=0.005, channels=slice(None)) -> Truth:
     return Truth(templates, events, baseline, bin_size, parts.family.name, parts.layout)
 
 
-def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, fitted):
-    model, parts = fitted
-    figures = draw_figures(model, parts)
+def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, figures):
     assert list(figures) == NAMES
     assert plt.get_fignums() == []
+    _, parts = fitted()
     page = written(tmp_path, parts, figures, SUMMARY)
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     assert len(images) == len(NAMES)
@@ -132,9 +125,9 @@ def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, fitted):
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_report_refers_to_nothing_outside_itself(tmp_path, fitted):
-    model, parts = fitted
-    page = written(tmp_path, parts, draw_figures(model, parts), SUMMARY)
+def test_report_refers_to_nothing_outside_itself(tmp_path, figures):
+    _, parts = fitted()
+    page = written(tmp_path, parts, {"codes": figures["codes"]}, SUMMARY)
     for tag, attributes in page.elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
         for name, value in attributes.items():
@@ -247,8 +240,8 @@ def test_report_with_a_truth_has_errors(tmp_path):
     assert [row["Error to truth"] for row in page.table("Template")] == ["–", "0.00"]
 
 
-def test_a_truth_that_cannot_be_compared_is_left_out(tmp_path, fitted):
-    model, parts = fitted
+def test_a_truth_that_cannot_be_compared_is_left_out(tmp_path):
+    model, parts = fitted()
     with_truth = draw_figures(model, parts, truth=truth_of(parts))["templates"].axes[0]
     assert "error 0.00" in with_truth.get_title(loc="left")
     other = truth_of(parts, bin_size=0.001)
@@ -260,19 +253,18 @@ def test_a_truth_that_cannot_be_compared_is_left_out(tmp_path, fitted):
     assert "Error to truth" not in written(tmp_path, joint, truth=fewer).text
 
 
-def test_figures_show_the_window_with_most_spikes(fitted):
-    model, parts = fitted
+def test_figures_show_the_window_with_most_spikes(figures):
+    _, parts = fitted()
     trial, unit = np.unravel_index(parts.counts.counts.sum(axis=2).argmax(), (6, 2))
-    ax = draw_figures(model, parts)["decomposition"].axes[0]
+    ax = figures["decomposition"].axes[0]
     assert ax.get_title(loc="left") == f"unit {unit} · trial {trial}"
 
 
-def test_rasters_come_from_before_pooling(fitted):
-    model, parts = fitted
+def test_rasters_come_from_before_pooling(figures):
+    model, parts = fitted()
     before = replace(parts.counts, n_pooled=np.ones_like(parts.counts.n_pooled))
-    pooled = draw_figures(model, parts)["rates"]
     raster = draw_figures(model, parts, spikes=before)["rates"]
-    assert [len(pooled.axes), len(raster.axes)] == [2, 4]
+    assert [len(figures["rates"].axes), len(raster.axes)] == [2, 4]
 
 
 def test_report_replaces_an_older_one(tmp_path):

@@ -1,4 +1,4 @@
-"""How well spikes agree with a model: distribution and autocorrelation of rescaled intervals."""
+"""Whether a model is right: rescaled intervals against their law, and the course of training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from spikecdl.estimator import DCEA
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
 _MOST_PANELS = 9
@@ -25,8 +26,9 @@ def ks(
 ) -> np.ndarray:
     """Draw the distribution of each unit's rescaled intervals against the model's.
 
-    A right model lies on the diagonal. A curve above it has more short intervals than the model
-    expects, one below it more long ones; between the dashed lines are 95 % of right models.
+    Under a correct model, the curve follows the diagonal and stays between the dashed lines with
+    probability 0.95. A curve above the diagonal has more short intervals than the model expects, a
+    curve below it more long ones.
 
     Parameters
     ----------
@@ -35,19 +37,11 @@ def ks(
     units : sequence of int, optional
         Positions of the units. Default: the first nine.
     axes : array of Axes, optional
-        One per unit. Default: a new figure.
+        One per unit.
 
     Returns
     -------
-    ndarray of Axes
-        Of shape (unit,).
-
-    Raises
-    ------
-    TypeError
-        If ``rescaling`` is something else.
-    ValueError
-        If a unit does not exist or the number of axes is wrong.
+    ndarray of Axes, shape (unit,)
 
     Examples
     --------
@@ -65,24 +59,10 @@ def ks(
 def autocorrelation(
     rescaling: TimeRescaling, *, units: Sequence[int] | None = None, axes: Any = None
 ) -> np.ndarray:
-    """Draw the autocorrelation of each unit's rescaled intervals, which a right model has not.
+    """Draw the autocorrelation of each unit's rescaled intervals, zero under a correct model.
 
-    Between the dashed lines are 95 % of the values of a right model.
-
-    Parameters
-    ----------
-    rescaling, units, axes
-        As for `ks`.
-
-    Returns
-    -------
-    ndarray of Axes
-        Of shape (unit,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `ks`.
+    Under a correct model, 95 % of the values lie between the dashed lines. Parameters and returns
+    are those of `ks`.
 
     Examples
     --------
@@ -96,6 +76,37 @@ def autocorrelation(
     return _panels(rescaling, units, axes, 2.2, _draw_autocorrelation)
 
 
+@style.styled
+def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
+    """Draw the loss of a fitted model after each epoch.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> training_curve(model).get_xlabel()
+    'epoch'
+    """
+    from matplotlib.ticker import MaxNLocator
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(model)
+    panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    epochs = [entry["epoch"] for entry in model.history_]
+    losses = [entry["loss"] for entry in model.history_]
+    marker = "o" if len(epochs) < 30 else ""
+    panel.plot(epochs, losses, color=style.PALETTE[0], marker=marker, markersize=3.5)
+    panel.margins(x=0.02)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.ticklabel_format(axis="y", useOffset=False)
+    panel.set(xlabel="epoch", ylabel="loss")
+    panel.set_title("converged" if model.converged_ else "stopped before it converged")
+    style.tidy(panel)
+    return panel
+
+
 def _panels(
     rescaling: TimeRescaling,
     units: Sequence[int] | None,
@@ -103,75 +114,63 @@ def _panels(
     height: float,
     draw: Callable[[Axes, TimeRescaling, int], None],
 ) -> np.ndarray:
-    """Draw a panel per unit, with labels at the left and the lower edge."""
+    """Draw a panel per unit, with labels at the left and lower edges of a new figure."""
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
     style.check_type("rescaling", rescaling, TimeRescaling)
-    count = len(rescaling.unit_ids)
-    shown = [
-        style.check_position("units", unit, count)
-        for unit in (range(min(count, _MOST_PANELS)) if units is None else units)
-    ]
+    n_units = len(rescaling.unit_ids)
+    shown = style.shown_units(units, n_units, _MOST_PANELS)
     columns = min(len(shown), _COLUMNS)
     grid = style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
     for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         draw(ax, rescaling, unit)
+        ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
         style.tidy(ax)
         if axes is None and place % columns:
             ax.set_ylabel("")
         if axes is None and place + columns < len(shown):
             ax.set_xlabel("")
     if axes is None and units is None:
-        style.say_left_out(grid[0].figure, len(shown), count)
+        style.say_left_out(grid[0].figure, len(shown), n_units)
     return grid
 
 
 def _draw_ks(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
     values, band = np.sort(rescaling.uniforms[unit]), rescaling.band[unit]
     if len(values):
-        _dashed(ax, -band, slope=1)
-        _dashed(ax, band, slope=1)
+        _draw_band(ax, band, slope=1)
         ax.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8)
         steps = np.arange(len(values) + 1) / len(values)
         kept = np.unique(np.linspace(0, len(values), _MOST_POINTS + 1).astype(int))
         curve = np.append(0, values)[kept], steps[kept]
         ax.step(*curve, where="post", color=style.PALETTE[0], zorder=3, label="data")
-        place = "inside" if rescaling.inside[unit] else "outside"
-        said = f"distance {rescaling.distance[unit]:.3f}\n{place}"
-        ax.text(0.97, 0.04, said, transform=ax.transAxes, ha="right", va="bottom")
+        verdict = "inside" if rescaling.inside[unit] else "outside"
+        text = f"distance {rescaling.distance[unit]:.3f}\n{verdict}"
+        ax.text(0.97, 0.04, text, transform=ax.transAxes, ha="right", va="bottom")
     else:
-        _nothing(ax, "not observed")
+        style.say_why_empty(ax, "not observed")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="expected", ylabel="observed")
     ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
 
 
 def _draw_autocorrelation(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
     values, band = rescaling.autocorrelation[unit], rescaling.autocorrelation_band[unit]
     lags = np.arange(1, len(values) + 1)
     if np.isnan(values).all():
-        _nothing(ax, "too few intervals")
+        style.say_why_empty(ax, "too few intervals")
         ax.set_yticks([])
     else:
-        _dashed(ax, -band, slope=0)
-        _dashed(ax, band, slope=0)
+        _draw_band(ax, band, slope=0)
         ax.axhline(0, color=style.MUTED, linewidth=0.8)
         ax.vlines(lags, 0, values, color=style.PALETTE[0])
         ax.plot(lags, values, "o", color=style.PALETTE[0], markersize=3)
         top = 1.25 * max(band, float(np.abs(values).max()))
         ax.set_ylim(-top, top)
     ax.set(xlim=(0, len(values) + 1), xlabel="lag (intervals)", ylabel="autocorrelation")
-    ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
 
 
-def _dashed(ax: Axes, level: float, slope: float) -> None:
-    """Draw a limit of a band; nothing where it is infinite."""
-    if np.isfinite(level):
-        dashes = (0, (4, 3))
-        ax.axline(
-            (0, level), slope=slope, color=style.INK, linewidth=0.9, linestyle=dashes, zorder=1.8
-        )
-
-
-def _nothing(ax: Axes, why: str) -> None:
-    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=style.MUTED)
+def _draw_band(ax: Axes, width: float, slope: float) -> None:
+    """Draw the limits of a band, unless they are infinite."""
+    for height in (-width, width) if np.isfinite(width) else ():
+        line = ax.axline((0, height), slope=slope, color=style.INK, linewidth=0.9, zorder=1.8)
+        line.set_linestyle(style.DASHES)

@@ -1,0 +1,236 @@
+"""Codes as events in time, and one window with what each template adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl.plots import style
+from spikecdl.plots.rates import rates_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from spikecdl.data import BinnedSpikes, Decomposition
+
+_MOST_PANELS = 6
+_FEW_SPIKES = 3  # in one bin; more are drawn as a histogram, not as marks
+
+
+@style.styled
+def codes(
+    decomposition: Decomposition, *, units: Sequence[int] | None = None, axes: Any = None
+) -> np.ndarray:
+    """Draw events as stems at their onsets, with a panel per unit and a row per trial.
+
+    The height of a stem is the amplitude of the event. With several trials, the tallest stem of a
+    panel fills its row, and the title gives its amplitude.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    units : sequence of int, optional
+        Positions of the units. Default: the first six. The joint layout has one panel for all.
+    axes : array of Axes, optional
+        One per panel.
+
+    Returns
+    -------
+    ndarray of Axes
+        Of shape (unit,), or (1,) in the joint layout.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> (ax,) = codes(model.decompose(counts))
+    >>> ax.get_title(loc="left")
+    'unit 0 · tallest stem ...'
+    """
+    from spikecdl.data import Decomposition
+
+    style.check_type("decomposition", decomposition, Decomposition)
+    counts, trials = decomposition.counts, len(decomposition.counts)
+    joint = decomposition.layout == "joint"
+    shown = [0] if joint else style.shown_units(units, counts.n_units, _MOST_PANELS)
+    columns = min(len(shown), 3 if trials > 1 else 1)
+    height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
+    width = 7.2 if columns == 1 else 3.7 * columns
+    grid = style.wrapped(axes, len(shown), columns, (width, height), sharex=True)
+    for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
+        _draw_codes(ax, decomposition, unit)
+        if place + columns >= len(shown) or axes is not None:
+            ax.set_xlabel(style.time_label(counts.bin_size))
+    if axes is None:
+        _draw_legend(grid[0].figure, len(decomposition.templates))
+        if units is None and not joint:
+            style.say_left_out(grid[0].figure, len(shown), counts.n_units)
+    return grid
+
+
+@style.styled
+def decomposition(
+    decomposition: Decomposition, trial: int = 0, unit: int = 0, *, axes: Any = None
+) -> np.ndarray:
+    """Draw the counts and fitted rate of one window, and below what each template adds to eta.
+
+    Triangles mark the onsets of events.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    trial, unit : int
+        Positions of the window.
+    axes : array of Axes, optional
+        One for the rate and one per template.
+
+    Returns
+    -------
+    ndarray of Axes, shape (1 + template,)
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> rate, *added = decomposition(model.decompose(counts), trial=3)
+    >>> rate.get_ylabel(), added[0].get_ylabel()
+    ('spikes per bin', 'log rate')
+    """
+    from spikecdl.data import Decomposition
+
+    style.check_type("decomposition", decomposition, Decomposition)
+    n_templates, counts = len(decomposition.templates), decomposition.counts
+    style.check_position("trial", trial, len(counts))
+    style.check_position("unit", unit, counts.n_units)
+    size, ratios = (7.2, 2.1 + 0.95 * n_templates), [2.2, *[1] * n_templates]
+    shape = (1 + n_templates, 1)
+    grid = style.axes_array(axes, shape, size, sharex=True, height_ratios=ratios)[:, 0]
+    _draw_window(grid[0], decomposition, trial, unit)
+    added = decomposition.contributions[trial, unit]
+    events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
+    low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
+    margin = 0.12 * ((high - low) or 1.0)
+    for k, ax in enumerate(grid[1:]):
+        style.shade(ax, counts, ~counts.mask[trial, unit])
+        _draw_added(ax, counts, added[k], events[k], style.colour(k))
+        ax.set_title(f"added by template {k}", fontsize=8.5, pad=3)
+        ax.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
+    grid[-1].set_xlabel(style.time_label(counts.bin_size))
+    return grid
+
+
+def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
+    """Draw the events of one unit (of all units in the joint layout)."""
+    counts = decomposition.counts
+    joint = decomposition.layout == "joint"
+    seen = np.any(counts.mask if joint else counts.mask[:, [unit]], axis=1)
+    values = decomposition.codes[:, unit]
+    title = "all units" if joint else style.unit_title(counts.unit_ids[unit])
+    tallest = float(np.abs(values).max())
+    if not tallest:
+        style.say_why_empty(ax, "no events")
+    if len(values) == 1:
+        base, scale = np.arange(1.0), 1.0
+        style.shade(ax, counts, ~seen[0])
+        ax.axhline(0, color=style.MUTED, linewidth=0.8)
+        low, high = 1.1 * min(0.0, float(values.min())), 1.1 * max(0.0, float(values.max()))
+        ax.set(ylabel="amplitude", ylim=(low, high if tallest else 1.0))
+    else:
+        two_sided = values.min() < 0
+        base = np.arange(0.0, len(values)) + (0.0 if two_sided else 0.42)
+        scale = -(0.42 if two_sided else 0.84) / (tallest or 1.0)
+        style.shade(ax, counts, ~seen, rows=range(len(values)))
+        style.row_axis(ax, counts.trial_ids)
+        title += f" · tallest stem {tallest:.3g}" if tallest else ""
+    ax.set_title(title)
+    _draw_stems(ax, counts.times, values, base, scale)
+    style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
+    style.tidy(ax)
+
+
+def _draw_stems(
+    ax: Axes, times: np.ndarray, values: np.ndarray, base: np.ndarray, scale: float
+) -> None:
+    """Draw codes (trial, template, bin) as stems from the height ``base`` of their trial."""
+    most = int(np.count_nonzero(values, axis=(1, 2)).max())
+    for k in range(values.shape[1]):
+        trial, onset = np.nonzero(values[:, k])
+        if not len(onset):  # an empty line that is not clipped would spoil the layout
+            continue
+        tip, colour = base[trial] + scale * values[trial, k, onset], style.colour(k)
+        ax.vlines(times[onset], base[trial], tip, color=colour, linewidth=style.thin(most, 1.3))
+        if len(values) == 1:
+            size = style.thin(most, 4.5)
+            ax.plot(times[onset], tip, "o", color=colour, markersize=size, clip_on=False)
+
+
+def _draw_legend(figure: Figure, n_templates: int) -> None:
+    """Name the templates at the top of a new figure."""
+    from matplotlib.lines import Line2D
+
+    names = [f"template {k}" for k in range(n_templates)]
+    lines = [Line2D([], [], color=style.colour(k), label=name) for k, name in enumerate(names)]
+    columns = min(n_templates, max(1, int(figure.get_figwidth() / 1.2)))
+    figure.legend(handles=lines, loc="outside upper right", ncols=columns)
+
+
+def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:
+    """Draw the fitted rate over the counts: a few spikes as marks, more as a histogram."""
+    rates = rates_of(decomposition)
+    counts = rates.counts
+    middle = counts.times + counts.bin_size / 2
+    fit = decomposition.rate[trial, unit]
+    style.shade(ax, counts, ~counts.mask[trial, unit])
+    spikes = counts.counts[trial, unit]
+    single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
+    sparse = single and spikes.max() <= _FEW_SPIKES
+    if not sparse:
+        style.histogram(ax, rates.data[trial, unit], style.edges(counts), "data")
+    style.baseline(ax, decomposition.baseline[trial, unit])
+    ax.plot(middle, fit, color=style.INK, label="fit", marker="o" if len(fit) == 1 else "")
+    if not rates.is_signal:
+        top = ax.get_ylim()[1]
+        ax.set_ylim(0, 1.25 * top if sparse else top)
+    if sparse:
+        _mark_spikes(ax, middle, spikes)
+    ax.set_ylabel(rates.label)
+    style.time_axis(ax, counts)
+    style.tidy(ax)
+    name = style.unit_title(counts.unit_ids[unit])
+    ax.set_title(f"{name} · trial {style.short(counts.trial_ids[trial])}")
+    style.legend_above(ax)
+
+
+def _mark_spikes(ax: Axes, times: np.ndarray, spikes: np.ndarray) -> None:
+    """Draw marks along the top, longer for more spikes in a bin."""
+    at = np.flatnonzero(spikes)
+    sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
+    look: dict[str, Any] = {"marker": "|", "linewidths": style.thin(len(at), 0.9)}
+    look["transform"] = ax.get_xaxis_transform()
+    ax.scatter(times[at], np.full(len(at), 0.93), sizes, style.INK, label="spikes", **look)
+
+
+def _draw_added(
+    ax: Axes, counts: BinnedSpikes, added: np.ndarray, events: np.ndarray, colour: str
+) -> None:
+    """Draw what one template adds to eta, and the onsets of its events."""
+    from matplotlib.ticker import MaxNLocator
+
+    middle = counts.times + counts.bin_size / 2
+    ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+    ax.fill_between(middle, added, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(middle, added, color=colour, marker="o" if len(middle) == 1 else "")
+    onsets = counts.times[np.flatnonzero(events)]
+    size = style.thin(len(onsets), 4.5)
+    ax.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=size, zorder=3)
+    ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    style.tidy(ax)

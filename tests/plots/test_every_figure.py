@@ -1,0 +1,175 @@
+"""Every figure: of data of every kind, on new axes and on those that are given."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from decompositions import made_up
+from drawings import axes_of, fitted, rescaled
+from sklearn.exceptions import NotFittedError
+
+import spikecdl
+from spikecdl import plots
+from spikecdl.data import BinnedSpikes
+from spikecdl.model.families import FAMILIES
+
+MASK = np.ones((4, 2, 120), bool)
+MASK[1, 0, :48] = False
+MASK[:, 1, 36:60] = False
+MASK[2] = False
+
+
+FIGURES = {
+    "raster": lambda d: plots.raster(d.counts),
+    "raster of all": lambda d: plots.raster(d.counts, None),
+    "rate": plots.rate,
+    "rate of counts": lambda d: plots.rate(d.counts),
+    "rates": plots.rates_figure,
+    "templates": plots.templates,
+    "codes": plots.codes,
+    "decomposition": plots.decomposition,
+}
+
+
+CASES = {
+    "few": {},
+    "one of each": {"trials": 1, "units": 1, "n_templates": 1},
+    "many units": {"units": 50, "n_templates": 8},
+    "many trials": {"trials": 200, "units": 1},
+    "long": {"trials": 1, "bins": 6000, "bin_size": 0.01, "n_events": 40},
+    "no events": {"n_events": 0},
+    "masked": {"mask": MASK},
+    "never observed": {"mask": np.arange(2)[:, None] > 0},
+    "pooled": {"trials": 1, "n_pooled": 50},
+    "two-sided": {"two_sided": True},
+    "bins for seconds": {"bin_size": 1.0},
+    "one bin": {"length": 1, "bins": 1, "n_events": 1},
+    "long names": {"unit_ids": ("<b>$unit_1$ with a very long name</b>", "µ")},
+}
+
+
+# what does not depend on codes is drawn once with them, what draws `rate` again with few cases
+LEFT_OUT = {
+    "raster": {"one of each", "no events", "two-sided", "long"},
+    "raster of all": {"one of each", "no events", "two-sided", "long", "never observed", "pooled"},
+    "rate of counts": {"few", "no events", "two-sided", "many trials", "never observed"},
+    "rate": {"one of each", "many units", "many trials", "two-sided", "bins for seconds", "pooled"},
+    "templates": {"masked", "never observed", "pooled", "many trials", "long"},
+}
+DRAWN = [(c, f) for c in CASES for f in FIGURES if c not in LEFT_OUT.get(f, ())]
+
+
+@pytest.mark.parametrize(("case", "figure"), DRAWN)
+def test_every_figure_of_every_case(case, figure):
+    thing = FIGURES[figure](made_up(**CASES[case]))
+    axes = axes_of(thing)
+    drawing = axes[0].figure
+    drawing.draw_without_rendering()  # as errors of text and layout come only then
+    labels = {ax.get_xlabel() for ax in axes} - {""}
+    unit = "bins" if case == "bins for seconds" else "ms" if figure == "templates" else "s"
+    word = "time from onset" if figure == "templates" else "time"
+    assert labels == {f"{word} ({unit})"}
+    assert all(ax.get_ylabel() for ax in axes) or figure == "templates"
+    assert axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_goodness_of_fit_of_every_case(case):
+    result = rescaled(made_up(**CASES[case]))
+    for draw, label in ((plots.ks, "expected"), (plots.autocorrelation, "lag (intervals)")):
+        axes = draw(result)
+        axes[0].figure.draw_without_rendering()
+        assert {ax.get_xlabel() for ax in axes} - {""} == {label}
+        assert axes[0].get_ylabel()
+        assert len(axes) == min(len(result.unit_ids), 9)
+        assert ("first 9 of 50 units" == axes[0].figure.get_suptitle()) == (case == "many units")
+
+
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_and_layout(family, layout):
+    parts = made_up(family, layout, units=3, trials=5)
+    drawn = [axes_of(draw(parts)) for draw in (plots.rate, plots.templates, plots.codes)]
+    drawn.append(axes_of(plots.decomposition(parts)))
+    for axes in drawn:
+        axes[0].figure.draw_without_rendering()
+    eta = {"gaussian": "signal", "binomial": "log odds"}.get(family, "log rate")
+    assert drawn[-1][-1].get_ylabel() == eta
+    assert drawn[0][-1].get_ylabel() == ("signal" if family == "gaussian" else "rate (Hz)")
+
+
+ON_AXES = {
+    "raster": (1, lambda d, m, axes: plots.raster(d.counts, ax=axes)),
+    "rate": (2, lambda d, m, axes: plots.rate(d, axes=axes)),
+    "templates": (2, lambda d, m, axes: plots.templates(d, axes=axes)),
+    "model templates": (2, lambda d, m, axes: plots.templates(m, axes=axes)),
+    "codes": (2, lambda d, m, axes: plots.codes(d, axes=axes)),
+    "decomposition": (3, lambda d, m, axes: plots.decomposition(d, axes=axes)),
+    "training": (1, lambda d, m, axes: plots.training_curve(m, ax=axes)),
+    "ks": (2, lambda d, m, axes: plots.ks(rescaled(d), axes=axes)),
+    "autocorrelation": (2, lambda d, m, axes: plots.autocorrelation(rescaled(d), axes=axes)),
+}
+
+
+@pytest.mark.parametrize("name", ON_AXES)
+def test_axes_in_axes_out(name):
+    count, draw = ON_AXES[name]
+    model, _ = fitted()
+    figure, axes = plt.subplots(count)
+    drawn = axes_of(draw(made_up(), model, axes))
+    assert all(a is b for a, b in zip(drawn, axes_of(axes), strict=True))
+    assert plt.get_fignums() == [figure.number]
+    with pytest.raises(ValueError, match=f"`axes` must hold {count} axes, not 4"):
+        draw(made_up(), model, plt.subplots(4)[1])
+
+
+def test_the_callers_settings_stay_as_they_were():
+    before = dict(mpl.rcParams)
+    plots.rates_figure(made_up())
+    assert dict(mpl.rcParams) == before
+
+
+def test_wrong_types_are_refused():
+    parts, array = made_up(), np.zeros((2, 3, 40))
+    for draw in (plots.rate, plots.rates_figure, plots.templates):
+        with pytest.raises(TypeError, match=r"`source` \(ndarray\) must be Decomposition or"):
+            draw(array)
+    for draw in (plots.codes, plots.decomposition):
+        with pytest.raises(TypeError, match=r"`decomposition` \(BinnedSpikes\) must be Decompos"):
+            draw(parts.counts)
+    for draw in (plots.ks, plots.autocorrelation):
+        with pytest.raises(TypeError, match=r"`rescaling` \(Decomposition\) must be TimeRescali"):
+            draw(parts)
+    with pytest.raises(TypeError, match=r"`spikes` \(ndarray\) must be .*from_array"):
+        plots.raster(array)
+    with pytest.raises(TypeError, match=r"`spikes` \(ndarray\) must be SpikeTrains or"):
+        plots.rate(parts, spikes=array)
+    with pytest.raises(NotFittedError):
+        plots.templates(spikecdl.DCEA())
+    with pytest.raises(NotFittedError):
+        plots.training_curve(spikecdl.DCEA())
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda d: plots.raster(d.counts, 2), r"`unit` \(=2\) must be a position below 2"),
+        (lambda d: plots.rate(d, 7), r"`unit` \(=7\)"),
+        (lambda d: plots.rate(d, -1), r"`unit` \(=-1\)"),
+        (lambda d: plots.decomposition(d, trial=4), r"`trial` \(=4\) must be a position below 4"),
+        (lambda d: plots.decomposition(d, unit=2), r"`unit` \(=2\)"),
+        (lambda d: plots.codes(d, units=[0, 9]), r"`units` \(=9\)"),
+        (lambda d: plots.ks(rescaled(d), units=[2]), r"`units` \(=2\) must be a position below 2"),
+        (lambda d: plots.raster(d.counts, align="cue"), "`align` and `window` need SpikeTrains"),
+        (lambda d: plots.templates(d, np.ones((1, 2, 12))), "channels"),
+        (
+            lambda d: plots.raster(BinnedSpikes.from_array([[0.5, -1.0]])),
+            "a real-valued signal has no spikes",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(made_up())
