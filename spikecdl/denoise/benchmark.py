@@ -173,12 +173,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return by_draw.mean().join(errors).join(rest).reset_index()
 
 
-def per_image(table: pd.DataFrame) -> pd.DataFrame:
-    """Return means over draws, by peak, method and image."""
-    keys = ["peak", "method", "image"]
-    return table.groupby(keys, sort=False)[["psnr", "ssim", "seconds"]].mean().reset_index()
-
-
 def in_words(table: pd.DataFrame) -> list[str]:
     """Return the summary as lines of text, below a heading."""
 
@@ -199,7 +193,9 @@ def in_words(table: pd.DataFrame) -> list[str]:
 def images_in_words(table: pd.DataFrame) -> list[str]:
     """Return the PSNR and SSIM of each image as lines of text, a column for each method."""
     lines = []
-    for peak, rows in per_image(table).groupby("peak", sort=False):
+    keys = ["peak", "method", "image"]
+    means = table.groupby(keys, sort=False)[["psnr", "ssim"]].mean().reset_index()
+    for peak, rows in means.groupby("peak", sort=False):
         methods = list(rows.method.unique())
         lines += [f"peak {peak:g}: PSNR in dB / SSIM of each image"]
         lines += [" ".join([f"{'':<16}", *(f"{method:>14}" for method in methods)])]

@@ -38,11 +38,13 @@ class PoissonDenoiser(BaseEstimator):
     crop : int
         Pixels along a side of a crop (rounded up to whole strides).
     zoom : float
-        Half of the crops are enlarged by up to this factor, so that smooth images are learned too.
+        Half of the crops are enlarged by up to this factor, since frames of microscopes are
+        smoother than photographs.
     learning_rate : float, optional
         Maximum in training.  None: the default of the model.
     loss : {"mse", "log"}
-        Mean over crops of the squared error, or of its logarithm.
+        Mean over crops of the squared error, or of its logarithm, which is what a mean PSNR
+        measures; "mse" gives most weight to the hardest crops and the lowest peaks.
     precision : {"single", "bfloat16"}
         Of products.  bfloat16 is faster where the processor supports it, and changes rates by less
         than 1 %.
@@ -109,16 +111,9 @@ class PoissonDenoiser(BaseEstimator):
         precision: str = "single",
         device: str = "auto",
     ) -> PoissonDenoiser:
-        """Return a denoiser with weights that come with the package.
+        """Return a denoiser with weights of the package; parameters are as for the class.
 
-        Parameters
-        ----------
-        model : {"blind", "uc", "c"}
-        peak : float, optional
-            Largest expected count.  "uc" and "c" need it: they come for 1, 2 and 4, of which the
-            nearest is taken.
-        precision, device : str
-            As for the class.
+        "uc" and "c" need a peak: they come for 1, 2 and 4, of which the nearest is taken.
 
         Raises
         ------
@@ -137,13 +132,7 @@ class PoissonDenoiser(BaseEstimator):
         precision: str = "single",
         device: str = "auto",
     ) -> PoissonDenoiser:
-        """Return the denoiser of a file that `save` wrote.
-
-        Parameters
-        ----------
-        path : path
-        peak, precision, device
-            As for the class.
+        """Return the denoiser of a file that `save` wrote; parameters are as for the class.
 
         Raises
         ------
@@ -245,14 +234,9 @@ class PoissonDenoiser(BaseEstimator):
         return rates.reshape(frames.shape).astype(np.float32)
 
     def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
-        """Write the weights (``.safetensors``) and their origin (``.json``).
+        """Write the weights to ``path`` (``.safetensors``) and their origin beside it (``.json``).
 
-        Parameters
-        ----------
-        path : path
-            Of the first file.
-        about : dict, optional
-            More about the origin, in plain values.
+        The origin is the model, its settings and peaks, and what ``about`` tells in plain values.
         """
         pretrained.save(Path(path), self.model, self.network_, self.peaks_, about or {})
 

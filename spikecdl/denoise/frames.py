@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from spikecdl.denoise.network import mirrored
@@ -50,6 +52,36 @@ def checked_counts(counts: Any, stacks: bool = False) -> np.ndarray:
             "subtract the detector's offset and divide by its gain"
         )
     return values
+
+
+class FrameDenoiser(BaseEstimator):
+    """A method that denoises a single frame and learns nothing from others, so it has no fit."""
+
+    def predict(self, counts: Any) -> np.ndarray:
+        """Return the expected counts of every pixel.
+
+        Parameters
+        ----------
+        counts : array_like, shape (row, column)
+            Photons per pixel.
+
+        Returns
+        -------
+        ndarray, shape (row, column)
+
+        Raises
+        ------
+        ValueError
+            If a count is negative, not whole or not finite, the image is too small, or a setting
+            is out of range.
+        TypeError
+            If the counts are not numbers.
+        """
+        return self._rates(checked_counts(counts).astype(float))
+
+    @abstractmethod
+    def _rates(self, counts: np.ndarray) -> np.ndarray:
+        """Return the expected counts (row, column) of a frame."""
 
 
 def clean_image(image: Any, number: int) -> Tensor:

@@ -73,10 +73,7 @@ def n_parameters(network: ImageNetwork) -> int:
 def save(
     path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], about: Mapping[str, Any]
 ) -> None:
-    """Write weights to ``path`` (``.safetensors``) and their origin beside it (``.json``).
-
-    The origin is the model, its settings and peaks, and what ``about`` tells in plain values.
-    """
+    """Write the files of `PoissonDenoiser.save`."""
     metadata = {"model": model, "peaks": list(peaks), "settings": network.settings()}
     checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
     origin = {**metadata, "n_parameters": n_parameters(network), **about}

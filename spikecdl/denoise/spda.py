@@ -15,11 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from spikecdl import config, validation
-from spikecdl.denoise.frames import checked_counts, summed
+from spikecdl.denoise.frames import FrameDenoiser, summed
 from spikecdl.model.families import Poisson
 
 FAMILY = Poisson()
@@ -37,7 +36,7 @@ _LEARNED_FROM = 500  # groups
 _BATCH = 32  # groups that are coded at once
 
 
-class SPDA(BaseEstimator):
+class SPDA(FrameDenoiser):
     r"""Denoise an image of photon counts by sparse codes of its patches, without training.
 
     A patch (its pixels in a row) is Poisson with mean :math:`\exp(b + \sum_c a_c h_c)`, where few
@@ -121,38 +120,18 @@ class SPDA(BaseEstimator):
         self.templates = templates
         self.random_state = random_state
 
-    def predict(self, counts: Any) -> np.ndarray:
-        """Return the expected counts of every pixel.
-
-        Parameters
-        ----------
-        counts : array_like, shape (row, column)
-            Photons per pixel.
-
-        Returns
-        -------
-        ndarray, shape (row, column)
-
-        Raises
-        ------
-        ValueError
-            If a count is negative, not whole or not finite, the image is smaller than a patch, or
-            a setting is out of range.
-        TypeError
-            If the counts are not numbers.
-        """
+    def _rates(self, counts: np.ndarray) -> np.ndarray:
         self._check_settings()
-        image = checked_counts(counts).astype(float)
         side = self.patch_size * self.binning
-        if min(image.shape) < side:
+        if min(counts.shape) < side:
             raise ValueError(
-                f"`counts` (shape {image.shape}) must have at least {side} rows and columns, "
+                f"`counts` (shape {counts.shape}) must have at least {side} rows and columns, "
                 "those of a patch; lower `patch_size` or `binning`"
             )
-        rate = self._rate(torch.from_numpy(summed(image, self.binning)).float())
+        rate = self._estimate(torch.from_numpy(summed(counts, self.binning)).float())
         rate = rate[None, None] / self.binning**2
         fine = F.interpolate(rate, scale_factor=self.binning, mode="bilinear")[0, 0]
-        return fine[: image.shape[0], : image.shape[1]].double().numpy()
+        return fine[: counts.shape[0], : counts.shape[1]].double().numpy()
 
     def _check_settings(self) -> None:
         for name in ("patch_size", "n_active", "group_size", "n_rounds", "binning"):
@@ -166,7 +145,7 @@ class SPDA(BaseEstimator):
                 "pixels between patches are left out"
             )
 
-    def _rate(self, image: Tensor) -> Tensor:
+    def _estimate(self, image: Tensor) -> Tensor:
         """Return the expected counts of an image."""
         generator = config.generator(self.random_state)
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)

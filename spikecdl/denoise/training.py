@@ -22,24 +22,12 @@ class Crops:
 
     A crop at a random place meets the stride's grid at a random shift, so one shift of each crop
     stands for all of them.
-
-    Parameters
-    ----------
-    images : sequence of tensor, shape (row, column)
-        Clean images, the largest value of each 1.
-    size : int
-        Pixels along a side of a crop.
-    peaks : sequence of float
-        Largest expected counts; each crop has one of them.
-    zoom : float
-        Half of the crops, on average, are enlarged by up to this factor, since frames of
-        microscopes are smoother than photographs.  1: none is.
     """
 
-    images: Sequence[Tensor]
-    size: int
-    peaks: Sequence[float]
-    zoom: float = 1.0
+    images: Sequence[Tensor]  # (row, column), the largest value of each 1
+    size: int  # pixels along a side of a crop
+    peaks: Sequence[float]  # largest expected counts, of which each crop has one
+    zoom: float = 1.0  # half of the crops, on average, are enlarged by up to this factor
 
     def __post_init__(self) -> None:
         validation.integer("size", self.size)
@@ -78,19 +66,10 @@ class Crops:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """How long and how fast to train; settings are those of `PoissonDenoiser`.
 
-    Parameters
-    ----------
-    n_epochs, per_epoch, batch : int
-        Epochs, steps in each, and crops in each step.
-    learning_rate : float
-        Maximum: reached after a fiftieth of the steps, then falling to zero along a cosine.
-    precision : {"single", "bfloat16"}
-        Of products; weights are always in single precision.
-    loss : {"mse", "log"}
-        Mean over crops of the squared error, or of its logarithm, which is what a mean PSNR
-        measures; "mse" gives most weight to the hardest crops and the lowest peaks.
+    The learning rate reaches its maximum after a fiftieth of the steps, then falls to zero along a
+    cosine.  Weights are always in single precision.
 
     Raises
     ------
@@ -99,7 +78,7 @@ class Schedule:
     """
 
     n_epochs: int
-    per_epoch: int
+    per_epoch: int  # steps in each epoch
     batch: int = 4
     learning_rate: float = 6e-4
     precision: str = "bfloat16"

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from scipy import interpolate, ndimage, stats
-from sklearn.base import BaseEstimator
 
 from spikecdl import validation
-from spikecdl.denoise.frames import checked_counts, summed
+from spikecdl.denoise.frames import FrameDenoiser, summed
 
 _SHIFT = 3 / 8  # of counts under the root
 _TABLE_END = 100.0  # expected count; beyond it the asymptotic inverse is right to 2e-6
 _SPINS = 4  # shifts of the wavelets along each side
 
 
-class VST(BaseEstimator):
+class VST(FrameDenoiser):
     r"""Expected counts of an image by the Anscombe transform and a denoiser for Gaussian noise.
 
     .. math:: \hat m = D^{-1}\bigl(\mathrm{denoise}(2 \sqrt{y + 3/8})\bigr), \qquad
@@ -42,6 +39,11 @@ class VST(BaseEstimator):
     binning : int
         Side in pixels of the squares over which counts are summed; the result is interpolated by
         cubic splines.  1: no sums.
+
+    Raises
+    ------
+    ImportError
+        In `predict`, if scikit-image, or PyWavelets for wavelets, is not installed.
 
     References
     ----------
@@ -67,40 +69,20 @@ class VST(BaseEstimator):
         self.strength = strength
         self.binning = binning
 
-    def predict(self, counts: Any) -> np.ndarray:
-        """Return expected counts; nothing is learned, so there is no fit.
-
-        Parameters
-        ----------
-        counts : array_like, shape (row, column)
-            Photons per pixel.
-
-        Returns
-        -------
-        ndarray, shape (row, column)
-
-        Raises
-        ------
-        ValueError
-            If an argument is out of range, or the counts are not one frame of whole numbers.
-        TypeError
-            If the counts are not numbers.
-        ImportError
-            If scikit-image, or PyWavelets for wavelets, is not installed.
-        """
-        chosen = _DENOISERS[validation.one_of("denoiser", self.denoiser, _DENOISERS)]
-        strength = chosen.strength if self.strength is None else self.strength
+    def _rates(self, counts: np.ndarray) -> np.ndarray:
+        validation.one_of("denoiser", self.denoiser, _DENOISERS)
+        denoise, default = _DENOISERS[self.denoiser]
+        strength = default if self.strength is None else self.strength
         validation.positive("strength", strength)
         validation.integer("binning", self.binning)
-        binned = summed(checked_counts(counts).astype(float), self.binning)
-        rates = unbiased_inverse(chosen.denoise(anscombe(binned), float(strength)))
+        binned = summed(counts, self.binning)
+        rates = unbiased_inverse(denoise(anscombe(binned), float(strength)))
         if self.binning > 1:
             per_pixel = rates / self.binning**2
             rates = ndimage.zoom(
                 per_pixel, self.binning, order=3, mode="nearest", grid_mode=True
             ).clip(min=0)
-        rows, columns = np.shape(counts)
-        return rates[:rows, :columns]
+        return rates[: counts.shape[0], : counts.shape[1]]
 
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
@@ -126,14 +108,6 @@ def _inverse_table() -> interpolate.CubicSpline:
     counts = np.arange(3 * _TABLE_END)  # larger ones have probabilities below 1e-50
     expected = stats.poisson.pmf(counts, mean[:, None]) @ anscombe(counts)
     return interpolate.CubicSpline(expected, mean)
-
-
-@dataclass(frozen=True)
-class _Denoiser:
-    """A denoiser for noise of standard deviation 1, and its default strength."""
-
-    denoise: Callable[[np.ndarray, float], np.ndarray]
-    strength: float
 
 
 def _total_variation(image: np.ndarray, strength: float) -> np.ndarray:
@@ -168,10 +142,11 @@ def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
     return total / _SPINS**2
 
 
+# for noise of standard deviation 1, with the default strength of each
 _DENOISERS = {
-    "tv": _Denoiser(_total_variation, 0.8),
-    "nlm": _Denoiser(_nonlocal_means, 0.6),
-    "wavelet": _Denoiser(_wavelet, 0.9),
+    "tv": (_total_variation, 0.8),
+    "nlm": (_nonlocal_means, 0.6),
+    "wavelet": (_wavelet, 0.9),
 }
 
 

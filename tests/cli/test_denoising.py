@@ -49,14 +49,14 @@ class TestImage:
 
     @pytest.mark.parametrize("order", ["file first", "options first", "by name"])
     def test_one_frame_as_png(self, counts, tmp_path, order):
-        write_images(tmp_path / "one.npy", counts[0])
+        write_images(tmp_path / "one.npy", counts[0, :24, :20])
         options = ["--peak", 4, "--out", tmp_path / "clean.png", "--model", "uc"]
         file = tmp_path / "one.npy"
         line = {"file first": [file, *options], "options first": [*options, file]}
         outcome = succeeded(run("denoise", *line.get(order, ["image", file, *options])))
         assert "peak 4 counts (given)" in outcome.out
         assert "by uc-4" in outcome.out
-        rates = PoissonDenoiser.pretrained("uc", peak=4).predict(counts[0])
+        rates = PoissonDenoiser.pretrained("uc", peak=4).predict(counts[0, :24, :20])
         expected = rates / rates.max() * 65535
         np.testing.assert_allclose(read_images(tmp_path / "clean.png")[0], expected, atol=1)
 

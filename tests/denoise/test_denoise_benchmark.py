@@ -65,12 +65,11 @@ def test_means_and_standard_errors_over_draws():
     assert row.psnr == 22.5
     assert row.psnr_error == pytest.approx(np.std([21, 24], ddof=1) / np.sqrt(2))
     assert row.seconds == 2
-    images = benchmark.per_image(table).set_index("image").psnr
-    assert images.to_dict() == {"x": 21.0, "y": 24.0}
     assert any("22.50 +- 1.50" in line for line in benchmark.in_words(table))
-    assert any(
-        line.startswith("y") and "24.00" in line for line in benchmark.images_in_words(table)
-    )
+    assert [line.split()[:2] for line in benchmark.images_in_words(table)[2:]] == [
+        ["x", "21.00"],
+        ["y", "24.00"],
+    ]
 
 
 def test_the_figure_shows_every_method():

@@ -175,8 +175,8 @@ class TestSOAP:
 class TestTraining:
     @pytest.mark.parametrize(("n_shifts", "loss"), [(2, "mse"), (1, "log")])
     def test_it_learns(self, n_shifts, loss):
-        run = training(n_epochs=30, n_shifts=n_shifts, loss=loss, learning_rate=5e-3)
-        losses = [run.run_epoch() for _ in range(30)]
+        run = training(n_epochs=20, n_shifts=n_shifts, loss=loss, learning_rate=5e-3)
+        losses = [run.run_epoch() for _ in range(20)]
         assert run.done
         assert losses[-1] < 0.6 * losses[0]
 

@@ -28,7 +28,7 @@ def small_images(count=3):
 
 @pytest.fixture(scope="module")
 def trained():
-    return quick().fit(small_images())
+    return quick().fit(small_images(1))
 
 
 class TestPredict:
@@ -123,7 +123,7 @@ class TestFit:
         np.testing.assert_array_equal(again.predict(counts), rates)
 
     def test_same_seed_same_bits(self, trained):
-        again, other = (quick(random_state=seed).fit(small_images()) for seed in (0, 1))
+        again, other = (quick(random_state=seed).fit(small_images(1)) for seed in (0, 1))
         assert trained.losses_ == again.losses_ != other.losses_
 
     def test_training_helps(self):
@@ -134,7 +134,7 @@ class TestFit:
         assert losses[-1] < losses[0] / 2
 
     def test_an_interrupted_training_goes_on(self, tmp_path):
-        whole = quick(n_epochs=3).fit(small_images())
+        whole = quick(n_epochs=3).fit(small_images(1))
         epochs = []
 
         def stop(epoch, loss):
@@ -144,9 +144,9 @@ class TestFit:
 
         file = tmp_path / "state"
         with pytest.raises(KeyboardInterrupt):
-            quick(n_epochs=3).fit(small_images(), checkpoint=file, on_epoch=stop)
+            quick(n_epochs=3).fit(small_images(1), checkpoint=file, on_epoch=stop)
         again = quick(n_epochs=3).fit(
-            small_images(), checkpoint=file, resume=True, on_epoch=lambda e, _: epochs.append(e)
+            small_images(1), checkpoint=file, resume=True, on_epoch=lambda e, _: epochs.append(e)
         )
         assert epochs == [1, 2, 3]
         assert again.losses_ == whole.losses_
@@ -155,13 +155,13 @@ class TestFit:
 
     def test_a_start(self, trained, tmp_path):
         trained.save(tmp_path / "c.safetensors")
-        slow = quick(learning_rate=1e-9).fit(small_images(), start=tmp_path / "c.safetensors")
+        slow = quick(learning_rate=1e-9).fit(small_images(1), start=tmp_path / "c.safetensors")
         for before, after in zip(
             trained.network_.parameters(), slow.network_.parameters(), strict=True
         ):
             torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-4)
         with pytest.raises(ValueError, match=r"is of the model 'c', not 'uc'"):
-            quick(model="uc").fit(small_images(), start=tmp_path / "c.safetensors")
+            quick(model="uc").fit(small_images(1), start=tmp_path / "c.safetensors")
 
     @pytest.mark.parametrize(
         ("images", "message"),
@@ -170,7 +170,7 @@ class TestFit:
             ([np.ones(5)], r"image 0 \(shape \(5,\)\)"),
             ([np.ones((30, 30)), -np.ones((30, 30))], "image 1 has values from -1 to -1"),
             ([np.zeros((30, 30))], "not all zero"),
-            ([np.ones((30, 12))], r"`size` \(=18\) must be at most 12"),
+            ([small_images(1)[0][:, :12]], r"`size` \(=18\) must be at most 12"),
         ],
     )
     def test_images_that_are_refused(self, images, message):

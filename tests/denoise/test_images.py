@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from importlib.util import find_spec
 
@@ -43,7 +42,7 @@ def assert_same(one: np.ndarray, other: np.ndarray) -> None:
 
 
 @each_exact
-@pytest.mark.parametrize("shape", [SHAPE, (1, 1), (5, *SHAPE), (1, 3, 2), (3, 4, 4)])
+@pytest.mark.parametrize("shape", [SHAPE, (5, *SHAPE), (1, 3, 2), (3, 4, 4)])
 def test_single_precision_comes_back(tmp_path, suffix, shape):
     path, images = tmp_path / f"rates{suffix}", numbers("float32", shape)
     write_images(path, images)
@@ -51,7 +50,7 @@ def test_single_precision_comes_back(tmp_path, suffix, shape):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@each_exact
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
 @settings(deadline=None, max_examples=25)
 @given(
     images=arrays.arrays(
@@ -75,9 +74,8 @@ def test_others_read_what_is_written(tmp_path, shape):
     assert_same(np.load(tmp_path / "rates.npy"), images)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (5, *SHAPE)])
+@pytest.mark.parametrize(("compression", "shape"), [(None, SHAPE), ("zlib", (5, *SHAPE))])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize(
     "dtype", ["uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"]
 )
@@ -224,8 +222,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("kept", [0, 4, 20, 60, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", [".npy", ".png", ".tif"])
+@pytest.mark.parametrize("kept", [0, 20, 60, 0.5, 0.9])
 def test_truncated_files(tmp_path, suffix, kept):
     path = tmp_path / f"cut{suffix}"
     noise = np.random.default_rng(0).random((50, 40)).astype(np.float32)
@@ -237,40 +235,40 @@ def test_truncated_files(tmp_path, suffix, kept):
     assert str(path) in str(caught.value)
 
 
+def cut_stack(folder, kept, **options):
+    """Return a TIFF stack of which only a share of the bytes is kept, and its frames."""
+    path, images = folder / "cut.tif", numbers("uint16", (6, 10, 8))
+    tifffile.imwrite(path, images, photometric="minisblack", **options)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    return path, images
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.3, 0.6, 0.9])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("metadata", [None, {}])
 def test_truncated_stacks(tmp_path, kept, compression, metadata):
-    path, images = tmp_path / "cut.tif", numbers("uint16", (6, 40, 30))
-    tifffile.imwrite(
-        path, images, compression=compression, metadata=metadata, photometric="minisblack"
-    )
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
+    path, _ = cut_stack(tmp_path, kept, compression=compression, metadata=metadata)
     with pytest.raises(ValueError) as caught:
         read_images(path)
     assert str(path) in str(caught.value)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     kept=st.floats(0, 1),
     metadata=st.sampled_from([None, {}]),
     compression=st.sampled_from([None, "zlib"]),
 )
 def test_a_stack_is_whole_or_refused(tmp_path_factory, kept, metadata, compression):
-    path, images = tmp_path_factory.mktemp("cut") / "cut.tif", numbers("uint16", (6, *SHAPE))
-    tifffile.imwrite(
-        path, images, compression=compression, metadata=metadata, photometric="minisblack"
-    )
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
+    folder = tmp_path_factory.mktemp("cut")
+    path, images = cut_stack(folder, kept, compression=compression, metadata=metadata)
     try:
         read = read_images(path)
     except ValueError as error:
-        read, said = None, str(error)
+        read, message = None, str(error)
     if read is None:
-        assert str(path) in said
+        assert str(path) in message
     else:
         assert_same(read, images)
 
@@ -282,12 +280,6 @@ def test_files_of_another_kind(tmp_path, suffix):
     with pytest.raises(ValueError) as caught:
         read_images(path)
     assert str(path) in str(caught.value)
-
-
-def in_memory(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
@@ -414,7 +406,7 @@ def test_shapes_that_are_no_image(tmp_path, shape):
 def test_npy_of_things_that_are_no_numbers(tmp_path):
     path = tmp_path / "cells.npy"
     for array in (np.ones(SHAPE, dtype=complex), np.full(SHAPE, "a")):
-        path.write_bytes(in_memory(array))
+        np.save(path, array)
         with pytest.raises(ValueError, match="must be"):
             read_images(path)
         with pytest.raises(TypeError, match="`images`"):

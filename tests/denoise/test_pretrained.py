@@ -16,7 +16,7 @@ from spikecdl.evaluation.metrics import psnr
 
 @pytest.mark.parametrize(
     ("model", "size", "margin", "bias"),
-    [("blind", 200, 1.4, 0.03), ("uc", 100, 1.1, 0.03), ("c", 100, 0.3, 0.08)],
+    [("blind", 200, 1.4, 0.03), ("uc", 72, 1.1, 0.03), ("c", 72, 0.3, 0.08)],
 )
 def test_photographs_are_better_than_smoothed(camera, model, size, margin, bias):
     """They beat the best Gaussian filter, chosen with the truth, by a margin in dB."""
