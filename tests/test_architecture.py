@@ -287,7 +287,8 @@ def test_public_signatures_name_their_arguments():
         if source.path.stem in {"style"}:
             continue
         for node in source.tree.body:
-            public = source.room in spikecdl._MODULES or getattr(node, "name", "") in spikecdl._HOME
+            names = {source.room, source.path.stem, getattr(node, "name", "")}
+            public = names & set(spikecdl.__all__)
             for function in [node, *getattr(node, "body", ())] if public else ():
                 if isinstance(function, ast.FunctionDef) and function.args.kwarg:
                     name, kwargs = function.name, function.args.kwarg.arg

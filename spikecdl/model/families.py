@@ -1,234 +1,41 @@
-"""Observation models: what a count says about its linear predictor ``eta``."""
+"""Observation models: Gaussian, binomial, Poisson and negative binomial, and their registry."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from spikecdl import validation
+from spikecdl.model.family import CountingProcess, Family, ScalarLoss
 
 if TYPE_CHECKING:
     import numpy as np
+
+__all__ = [
+    "FAMILIES",
+    "Binomial",
+    "CountingProcess",
+    "Family",
+    "Gaussian",
+    "NegativeBinomial",
+    "Poisson",
+    "ScalarLoss",
+    "from_text",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
 def _exp(eta: Tensor) -> Tensor:
-    """Exponential that saturates ten e-folds below the largest number of its dtype."""
+    """Return exp(eta), saturated ten e-folds below the largest number of its dtype."""
     return torch.exp(eta.clamp(max=math.log(torch.finfo(eta.dtype).max) - 10))
-
-
-class ScalarLoss(NamedTuple):
-    """A family's cost in one of three forms, up to terms that do not depend on ``eta``.
-
-    ==============  ======================================================
-    ``kind``        loss of :math:`z = \\eta - \\mathrm{shift}`
-    ==============  ======================================================
-    "quadratic"     b (a - z)^2 / 2
-    "logistic"      a log(1 + exp(-z)) + b log(1 + exp(z))
-    "exponential"   b exp(z) - a z
-    ==============  ======================================================
-    """
-
-    kind: str
-    a: Tensor
-    b: Tensor
-    shift: float = 0.0
-
-
-class CountingProcess(NamedTuple):
-    r"""A count as the spikes that have come by the end of its bin, of any bin on its own.
-
-    After n spikes the next one comes at rate ``start + step n``, for as long as ``duration``.  A
-    step of 0 is a Poisson process, 1 a birth process that ends at a negative binomial count, -1 a
-    death process that ends at a binomial one (each of M trials fires once or not).
-
-    Attributes
-    ----------
-    start : tensor, shape of the means
-        Rate of the first spike.
-    duration : tensor, shape of the means
-        Length of the bin in the time of that rate.
-    step : {-1, 0, 1}
-        What every spike adds to the rate.
-
-    References
-    ----------
-    Kendall 1949, Stochastic processes and population growth, J. R. Stat. Soc. B 11, 230-282.
-    """
-
-    start: Tensor
-    duration: Tensor
-    step: int
-
-
-class Family(ABC):
-    """Distribution of an observation ``y`` given its linear predictor ``eta``.
-
-    All methods work elementwise on tensors of broadcastable shapes, in closed form, and stay
-    finite for every finite ``eta`` (means saturate just below the largest number of the dtype).
-
-    References
-    ----------
-    McCullagh and Nelder, *Generalized Linear Models*, 2nd edition, 1989.
-    """
-
-    #: Name in the registry and in files.
-    name: ClassVar[str]
-    #: Whether observations are counts, whose rates are in Hz, and not a real-valued signal.
-    integer_valued: ClassVar[bool] = True
-    #: Whether a bin is a number of Bernoulli trials, its ``n_trials``.
-    has_n_trials: ClassVar[bool] = False
-    #: What the linear predictor is called on an axis.
-    eta_name: ClassVar[str] = "eta"
-
-    def __init_subclass__(cls) -> None:
-        """Let no subclass inherit a compiled form of a cost that it has changed."""
-        if {"cost", "residual", "curvature"} & vars(cls).keys() and "scalar_loss" not in vars(cls):
-            cls.scalar_loss = Family.scalar_loss  # type: ignore[method-assign]
-
-    @abstractmethod
-    def cost(self, y: Tensor, eta: Tensor) -> Tensor:
-        """Negative log probability without the terms that do not depend on ``eta``."""
-
-    def scalar_loss(self, y: Tensor) -> ScalarLoss:
-        """Return `cost` in the form that compiled solvers take.
-
-        Raises
-        ------
-        ValueError
-            If the family has no such form.
-        """
-        raise ValueError(
-            f"`family` (={type(self).__name__}) has no `scalar_loss`, which alternating training, "
-            "learned baselines and BCOMP need; use trainer='unrolled' or 'implicit', with "
-            "`baseline` as a (start, stop) pair or as rates"
-        )
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether `scalar_loss` is defined."""
-        return type(self).scalar_loss is not Family.scalar_loss
-
-    @abstractmethod
-    def log_base(self, y: Tensor) -> Tensor:
-        """Terms of the log probability that do not depend on ``eta``."""
-
-    @abstractmethod
-    def saturated_cost(self, y: Tensor) -> Tensor:
-        """`cost` of the best ``eta`` for ``y``, the one whose mean is ``y``."""
-
-    def log_prob(self, y: Tensor, eta: Tensor) -> Tensor:
-        """Log probability (density) of ``y``."""
-        return self.log_base(y) - self.cost(y, eta)
-
-    def deviance(self, y: Tensor, eta: Tensor) -> Tensor:
-        """Twice the log likelihood lost against the saturated model; zero when mean equals y."""
-        return (2 * (self.cost(y, eta) - self.saturated_cost(y))).clamp(min=0)
-
-    @abstractmethod
-    def mean(self, eta: Tensor) -> Tensor:
-        """Expected observation."""
-
-    @abstractmethod
-    def link(self, mean: Tensor) -> Tensor:
-        """Linear predictor of an expected observation; the inverse of `mean`."""
-
-    def link_rate(self, rate: Tensor) -> Tensor:
-        """Linear predictor of a rate per bin and exposure."""
-        return self.link(rate)
-
-    @abstractmethod
-    def residual(self, y: Tensor, eta: Tensor) -> Tensor:
-        """Derivative of `log_prob` with respect to ``eta``."""
-
-    @abstractmethod
-    def curvature(self, y: Tensor, eta: Tensor) -> Tensor:
-        """Negative second derivative of `log_prob` with respect to ``eta``."""
-
-    @abstractmethod
-    def curvature_bound(self, y: Tensor) -> Tensor | None:
-        """Largest `curvature` over all ``eta``, shape broadcastable to ``y``; None if unbounded."""
-
-    @abstractmethod
-    def sample(self, eta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw observations.
-
-        Raises
-        ------
-        ValueError
-            If a count's expected value is too large to be drawn exactly in the dtype of ``eta``.
-        """
-
-    @abstractmethod
-    def invalid(self, y: Tensor) -> tuple[Tensor, str]:
-        """Mark the observations outside the support, and say in words what the support is."""
-
-    def counting_process(self, mean: Tensor) -> CountingProcess | None:
-        """Return the process within a bin that ends at a count of this mean; None if none does."""
-        return None
-
-    def split(
-        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray | None:
-        """Draw the counts of a part of each bin, independent of those of the rest.
-
-        Parameters
-        ----------
-        y : ndarray of int
-            Counts.
-        total, part : ndarray, shape of ``y``
-            Exposures of the bin and of the part (see `exposure`).
-        rng : numpy Generator
-
-        Returns
-        -------
-        ndarray of int or None
-            None if counts of the family have no independent parts of the same family.
-        """
-        return None
-
-    def per_trial(self) -> Family:
-        """Return the family of one recorded trial, and of one Bernoulli trial of it."""
-        return self
-
-    @property
-    def eta_scale(self) -> float:
-        """Change of ``eta`` that is neither small nor large: one log unit, or the noise's scale."""
-        return 1.0
-
-    def exposure(self, y: Tensor) -> Tensor:
-        """Return what a rate per bin is multiplied by to give the mean: ones, or n_trials."""
-        return torch.ones_like(y)
-
-    @property
-    def fixed_trials(self) -> int | None:
-        """Bernoulli trials per bin where the family itself sets them; None elsewhere."""
-        return None
-
-    def resolve(self, n_trials: Tensor) -> Family:
-        """Fill in what only the data know: Bernoulli trials per bin (used by `Binomial`)."""
-        return self
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Family:
-        """Return the family with ``change`` applied to every parameter that is a tensor."""
-        return self
-
-    def config(self) -> dict[str, Any]:
-        """Describe the family in plain values: its name and its parameters."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return {
-            "name": self.name,
-            **{k: v.tolist() if isinstance(v, Tensor) else v for k, v in values.items()},
-        }
 
 
 def _check_drawable(mean: Tensor) -> None:
@@ -267,30 +74,6 @@ class Gaussian(Family):
 
     def __post_init__(self) -> None:
         validation.positive("scale", self.scale)
-
-    def split(
-        self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray | None:
-        """Draw the counts of a part of each bin, independent of those of the rest.
-
-        Parameters
-        ----------
-        y : ndarray of int
-            Counts.
-        total, part : ndarray, shape of ``y``
-            Exposures of the bin and of the part (see `exposure`).
-        rng : numpy Generator
-
-        Returns
-        -------
-        ndarray of int or None
-            None if counts of the family have no independent parts of the same family.
-        """
-        return None
-
-    def per_trial(self) -> Family:
-        """Return the family of one recorded trial, and of one Bernoulli trial of it."""
-        return self
 
     @property
     def eta_scale(self) -> float:
@@ -341,8 +124,8 @@ class Binomial(Family):
     ----------
     n_trials : int or tensor, optional
         Bernoulli trials per bin: a number, or a tensor broadcastable to the observations whose
-        leading axis is that of the windows.  None: taken from the data (pooled trials times
-        sub-bins, 1 for plain arrays).
+        first axis is that of the windows.  None: taken from the data (pooled trials times sub-bins,
+        1 for plain arrays).
 
     Examples
     --------
@@ -444,14 +227,29 @@ class Binomial(Family):
         return self._with(change(self.n_trials)) if known else self  # type: ignore[arg-type]
 
     def _with(self, n_trials: Tensor) -> Binomial:
-        """Return the family with other trials, which are not checked: they may be very many."""
+        """Return the family with other trials, unchecked, as they may be many."""
         changed = copy(self)
         object.__setattr__(changed, "n_trials", n_trials)
         return changed
 
 
+class _LogRate(Family):
+    """Counts whose mean is exp(eta)."""
+
+    eta_name: ClassVar[str] = "log rate"
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return _exp(eta)
+
+    def link(self, mean: Tensor) -> Tensor:
+        return torch.log(mean)
+
+    def invalid(self, y: Tensor) -> tuple[Tensor, str]:
+        return _invalid_counts(y), "whole counts of 0 or more"
+
+
 @dataclass(frozen=True)
-class Poisson(Family):
+class Poisson(_LogRate):
     """Counts of rare events: y ~ Poisson(exp(eta)).
 
     Examples
@@ -462,7 +260,6 @@ class Poisson(Family):
     """
 
     name: ClassVar[str] = "poisson"
-    eta_name: ClassVar[str] = "log rate"
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         return _exp(eta) - y * eta
@@ -475,12 +272,6 @@ class Poisson(Family):
 
     def saturated_cost(self, y: Tensor) -> Tensor:
         return y - torch.xlogy(y, y)
-
-    def mean(self, eta: Tensor) -> Tensor:
-        return _exp(eta)
-
-    def link(self, mean: Tensor) -> Tensor:
-        return torch.log(mean)
 
     def residual(self, y: Tensor, eta: Tensor) -> Tensor:
         return y - _exp(eta)
@@ -496,9 +287,6 @@ class Poisson(Family):
         _check_drawable(mean)
         return torch.poisson(mean, generator=generator)
 
-    def invalid(self, y: Tensor) -> tuple[Tensor, str]:
-        return _invalid_counts(y), "whole counts of 0 or more"
-
     def split(
         self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
@@ -509,7 +297,7 @@ class Poisson(Family):
 
 
 @dataclass(frozen=True)
-class NegativeBinomial(Family):
+class NegativeBinomial(_LogRate):
     """Counts with more variance than Poisson: mean exp(eta), variance mean + mean^2 / shape.
 
     ``eta`` is the log mean (not the natural parameter); as ``shape`` grows the family becomes
@@ -529,7 +317,6 @@ class NegativeBinomial(Family):
 
     shape: float = 5.0
     name: ClassVar[str] = "negative_binomial"
-    eta_name: ClassVar[str] = "log rate"
 
     def __post_init__(self) -> None:
         validation.positive("shape", self.shape)
@@ -551,12 +338,6 @@ class NegativeBinomial(Family):
         total = y + self.shape
         return -torch.xlogy(y, y / total) - self.shape * torch.log(self.shape / total)
 
-    def mean(self, eta: Tensor) -> Tensor:
-        return _exp(eta)
-
-    def link(self, mean: Tensor) -> Tensor:
-        return torch.log(mean)
-
     def residual(self, y: Tensor, eta: Tensor) -> Tensor:
         odds = self._log_odds(eta)
         return y * torch.sigmoid(-odds) - self.shape * torch.sigmoid(odds)
@@ -573,9 +354,6 @@ class NegativeBinomial(Family):
         _check_drawable(mean)
         gamma = torch._standard_gamma(torch.full_like(mean, self.shape), generator=generator)
         return torch.poisson(mean * gamma / self.shape, generator=generator)
-
-    def invalid(self, y: Tensor) -> tuple[Tensor, str]:
-        return _invalid_counts(y), "whole counts of 0 or more"
 
     def counting_process(self, mean: Tensor) -> CountingProcess:
         start = torch.full_like(mean, self.shape)

@@ -1,0 +1,74 @@
+from . import baselines, datasets, denoise, io, plots, report, simulate, suggestions
+from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+from .denoise import PoissonDenoiser
+from .estimator import DCEA, NotConvergedWarning, load
+from .evaluation import goodness_of_fit, heldout, metrics
+from .io import (
+    read,
+    read_counts,
+    read_neo,
+    read_npz,
+    read_nwb,
+    read_phy,
+    to_neo,
+    write_counts,
+    write_npz,
+    write_nwb,
+)
+from .model.autoencoder import UnrolledAutoencoder
+from .model.dictionary import ConvDictionary
+from .model.encoder import UnrolledEncoder
+from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson
+from .model.penalties import L1, GroupL1
+from .solvers.implicit import ImplicitEncoder
+from .solvers.sparse_coding import sparse_code
+from .training import Alternating, Implicit, Unrolled
+
+__version__: str
+
+__all__ = [
+    "DCEA",
+    "L1",
+    "Alternating",
+    "BinnedSpikes",
+    "Binomial",
+    "ConvDictionary",
+    "Decomposition",
+    "Family",
+    "Gaussian",
+    "GroupL1",
+    "Implicit",
+    "ImplicitEncoder",
+    "NegativeBinomial",
+    "NotConvergedWarning",
+    "Poisson",
+    "PoissonDenoiser",
+    "SpikeTrains",
+    "Truth",
+    "Unrolled",
+    "UnrolledAutoencoder",
+    "UnrolledEncoder",
+    "baselines",
+    "datasets",
+    "denoise",
+    "goodness_of_fit",
+    "heldout",
+    "io",
+    "load",
+    "metrics",
+    "plots",
+    "read",
+    "read_counts",
+    "read_neo",
+    "read_npz",
+    "read_nwb",
+    "read_phy",
+    "report",
+    "simulate",
+    "sparse_code",
+    "suggestions",
+    "to_neo",
+    "write_counts",
+    "write_npz",
+    "write_nwb",
+]
