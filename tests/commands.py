@@ -18,6 +18,10 @@ SIMULATE = (
     "--baseline 30 --events 2 --seed 1"
 ).split()
 FIT = "--length 0.02 --bin 0.002 --epochs 3".split()
+FILES = {
+    *("model.safetensors", "model.json", "summary.json", "results.nwb", "report.html"),
+    *("templates.png", "rates.png", "codes.png"),
+}
 
 #: For a process of its own, which finds the package where this one did.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from decompositions import made_up
 from drawings import histogram, line, marks, title
+from recordings import make_counts, make_decomposition
 
 from spikecdl import plots
 
@@ -56,3 +59,13 @@ def test_decomposition_marks_single_spikes():
     (spikes,) = [c for c in top.collections if c.get_label() == "spikes"]
     at = np.flatnonzero(parts.counts.counts[1, 0])
     np.testing.assert_allclose(spikes.get_offsets()[:, 0], (at + 0.5) * 0.005)
+
+
+def test_a_panel_without_events_draws_no_warning():
+    """Matplotlib gave up its layout for an empty line that is not clipped."""
+    counts = make_counts(masked=False).pool()
+    parts = make_decomposition(counts)
+    codes = np.zeros_like(parts.codes)
+    codes[0, 0, 0, 1] = 1.0
+    object.__setattr__(parts, "codes", codes)
+    plots.codes(parts)[0].figure.savefig(os.devnull, format="png")

@@ -1,0 +1,250 @@
+"""`spikecdl fit` and `demo`: what they write, and that numbers agree everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import FILES, FIT, SIMULATE, run, succeeded
+
+import spikecdl
+from spikecdl import datasets
+from spikecdl.estimator import DCEA, load
+from spikecdl.io import read
+
+FIGURES = sorted(name for name in FILES if name.endswith(".png"))
+
+
+def test_every_file_is_there_and_nothing_else(fitted):
+    assert {path.name for path in fitted[0].iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figures_show_something(fitted, name):
+    from matplotlib.image import imread
+
+    pixels = imread(fitted[0] / name)
+    assert min(pixels.shape[:2]) > 200
+    assert np.ptp(pixels[..., :3]) > 0.5
+
+
+def test_the_nwb_file_is_valid_and_holds_the_fit(fitted):
+    from pynwb import NWBHDF5IO, validate
+
+    path = fitted[0] / "results.nwb"
+    assert not validate(path=str(path))
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    with NWBHDF5IO(str(path), "r") as io:
+        module = io.read().processing["ecephys"]
+        events = module["events"].to_dataframe()
+        wave = module["templates"]["template_0"][:]
+    assert events["template"].value_counts().sort_index().tolist() == about["events_per_template"]
+    assert wave == pytest.approx(load(fitted[0]).templates_[0, 0])
+
+
+def test_the_model_transforms_to_the_same_bits(fitted, sims):
+    counts = read(sims["pooled"]).bin(0.002).pool()
+    model = DCEA(1, 0.02, "binomial", n_epochs=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(counts)
+    again = load(fitted[0])
+    assert np.array_equal(again.transform(counts), model.transform(counts))
+    assert np.array_equal(again.templates_, model.templates_)
+
+
+def test_the_summary_says_everything(fitted, sims):
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    model = load(fitted[0])
+    counts = read(sims["pooled"]).bin(0.002).pool()
+    parts = model.decompose(counts)
+    assert about["deviance_explained"] == pytest.approx(parts.deviance_explained)
+    assert list(about["deviance_explained_per_unit"]) == ["0", "1"]
+    assert about["held_out_deviance_explained"] == pytest.approx(model.score(counts))
+    assert (about["converged"], about["n_epochs"]) == (model.converged_, model.n_iter_)
+    assert about["penalty_weight_fraction"] == pytest.approx(model.penalty_weight_)
+    assert about["seed"] == 0
+    assert about["data"]["bernoulli_trials_per_bin"] == about["data"]["n_pooled"] == 20
+    assert about["data"]["n_spikes"] == counts.counts.sum()
+    assert about["settings"]["pool_trials"] is True
+    assert about["versions"]["spikecdl"] == spikecdl.__version__
+    assert {"torch", "numpy", "pynwb"} <= set(about["versions"])
+    assert about["command"].startswith("spikecdl fit /")
+
+
+def test_every_key_is_documented(fitted):
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    model = json.loads((fitted[0] / "model.json").read_text())
+    parts = [about, about["settings"], about["data"], about["recovery"]]
+    parts += [model, model["settings"], model["fitted"], model["fitted"]["history_"][0]]
+    keys = {key for part in parts for key in part} - {"random_state"}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+    assert {name for name in FILES if f"`{name}`" not in page} == set()
+
+
+def test_the_report_holds_the_numbers_of_the_summary(fitted):
+    about = json.loads((fitted[0] / "summary.json").read_text())
+    page = (fitted[0] / "report.html").read_text()
+    for key in ("deviance_explained", "held_out_deviance_explained"):
+        assert f"{about[key]:.3f}" in page
+    assert about["data"]["sha256"] in page
+    assert page.count("data:image/png;base64,") == 6
+    assert "http://" not in page
+
+
+def test_what_is_printed_are_the_numbers_of_the_summary(fitted):
+    folder, outcome = fitted
+    about = json.loads((folder / "summary.json").read_text())
+    assert "20 trials summed, 2 units, 200 bins of 2 ms" in outcome.out
+    assert "M = 20 Bernoulli trials per bin, one for each trial summed" in outcome.out
+    assert f"deviance explained: {about['deviance_explained']:.3f}, in bins held out" in outcome.out
+    assert f"error of each true template: {about['recovery']['template_errors'][0]:.3f}" in (
+        outcome.out
+    )
+    assert f"results in {folder}/" in outcome.out
+    assert re.fullmatch(r"(epoch \d+: loss [-\d.e+]+, \d+ events?\n)+(.*warning.*\n)?", outcome.err)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("poisson", ["--bin", 0.002, "--sign", "both", "--penalty", "group_l1"]),
+        ("gaussian", ["--family", "gaussian"]),
+        ("joint", ["--bin", 0.002, "--layout", "joint"]),
+    ],
+)
+def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
+    command = ["fit", sims[name], "--length", 0.02, "--epochs", 2, *options, "--out", tmp_path]
+    about = succeeded(run(*command, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about == json.loads((tmp_path / "summary.json").read_text())
+    assert about["data"]["n_trials"] == 20
+    assert about["layout"] == ("joint" if name == "joint" else "shared")
+    assert load(tmp_path).templates_.shape == (1, 2 if name == "joint" else 1, 10)
+    evaluated = succeeded(run("evaluate", tmp_path, sims[name], "--json")).json
+    assert evaluated["deviance_explained"] == about["deviance_explained"]
+    assert evaluated.get("time_rescaling_per_unit") == about.get("time_rescaling_per_unit")
+    assert ("time_rescaling_per_unit" in about) == (name != "gaussian")
+
+
+def test_a_truth_that_cannot_be_compared_is_left_out(sims, tmp_path, only_summary):
+    joint = ["fit", sims["pooled"], "--layout", "joint", *FIT, "--epochs", 1, "--out", tmp_path]
+    assert "recovery" not in succeeded(run(*joint, "--json")).json
+    assert "true template" not in succeeded(run(*joint)).out
+
+
+SETTINGS = {
+    "--lambda 0.4 --baseline 28.5 --sign both --device cpu --family negative_binomial": {
+        "penalty_weight": 0.4,
+        "baseline": 28.5,
+        "penalty": {"name": "l1", "sign": "both"},
+        "device": "cpu",
+        "family": "negative_binomial",
+    },
+    "--baseline 28,31.5 --trainer implicit": {"baseline": [28, 31.5], "trainer": "implicit"},
+    "--baseline 0:0.1 --trainer unrolled": {
+        "baseline": {"window": [0, 0.1]},
+        "trainer": "unrolled",
+    },
+    # all of which was recorded
+    "--window -0.1 0.1 --trials start_time>1 --baseline -0.1:0": {
+        "window": [-0.1, 0.1],
+        "trials": "start_time>1",
+        "baseline": {"window": [-0.1, 0]},
+    },
+    "--align stop_time --window -0.2 0 --units 1": {
+        "align": "stop_time",
+        "window": [-0.2, 0],
+        "units": "1",
+    },
+    "--templates 2 --seed 5": {"n_templates": 2},
+}
+
+
+@pytest.mark.parametrize("options", SETTINGS)
+def test_options_reach_the_model(sims, tmp_path, only_summary, options):
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, *options.split()]
+    about = succeeded(run(*command, "--out", tmp_path, "--json")).json
+    settings, chosen = about["settings"], SETTINGS[options]
+    assert {key: settings[key] for key in chosen} == chosen
+    assert len(about["events_per_template"]) == settings["n_templates"]
+    assert about["seed"] == (5 if "--seed" in options else 0)
+    if "units" in chosen:
+        assert list(about["deviance_explained_per_unit"]) == ["1"]
+    if "trials" in chosen:
+        assert 0 < about["data"]["n_pooled"] < 20
+    if "window" in chosen:
+        assert about["data"]["n_bins"] == 100
+
+
+def test_slots_are_explained(tmp_path, only_summary):
+    generator = np.random.default_rng(0)
+    trials = {"start_time": np.arange(10.0), "stop_time": np.arange(10.0) + 1}
+    spikes = spikecdl.SpikeTrains.from_arrays(
+        [np.sort(generator.uniform(0, 10, 300))], trials=trials
+    )
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    bins = ["--bin", 0.005, "--length", 0.05, "--epochs", 1, "--family", "binomial"]
+    command = ["fit", tmp_path / "r.nwb", *bins, "--pool-trials", "--out", tmp_path / "out"]
+    outcome = succeeded(run(*command))
+    assert "10 trials summed, 1 unit, 200 bins of 5 ms, 300 spikes" in outcome.out
+    assert (
+        "M = 50 Bernoulli trials per bin: 10 trials x 5 sub-bins of 1 ms, as some bins"
+        in outcome.out
+    )
+
+
+def test_a_silent_unit_is_a_dash_or_a_number(tmp_path, only_summary):
+    spikes = spikecdl.SpikeTrains.from_arrays([[], []], observed=(0.0, 2.0))
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    command = ["fit", tmp_path / "r.nwb", *FIT, "--out", tmp_path / "out"]
+    outcome = succeeded(run(*command))
+    assert "nan" not in outcome.out
+    assert "no events were found" in outcome.err
+    assert succeeded(run(*command, "--json")).json["events_per_template"] == [0]
+
+
+def test_demo_checks_itself(sims, tmp_path, monkeypatch):
+    three = tmp_path / "three.nwb"
+    options = "--templates square,vee,cosine --length 0.05 --bin 0.001 --same-events".split()
+    succeeded(run(*SIMULATE, *options, "--out", three))
+    monkeypatch.setattr(datasets, "demo", lambda: three)
+    outcome = succeeded(run("demo", "--out", tmp_path / "demo"))
+    assert "error of each true template" in outcome.out
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+    about = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert len(about["recovery"]["template_errors"]) == 3
+    assert "matplotlib" not in outcome.err
+    assert "true" in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_the_demo_recording_is_there():
+    assert read(datasets.demo()).truth is not None
+
+
+def test_whiskers_pooled(shared_data, tmp_path):
+    file = shared_data / "whisker_thalamus" / "dir3_stim2.nwb"
+    options = "--family binomial --templates 1 --length 0.125 --bin 0.005 --pool-trials".split()
+    about = succeeded(run("fit", file, *options, "--out", tmp_path, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about["data"]["bernoulli_trials_per_bin"] == 250
+    assert about["events_per_template"][0] >= 16  # deflections
+    assert about["held_out_deviance_explained"] > 0.4
+    held_out = ["--pool-trials", "--trials", "split == 'test'", "--json"]
+    assert succeeded(run("evaluate", tmp_path, file, *held_out)).json["deviance_explained"] > 0.4
+
+
+@pytest.mark.slow
+def test_whiskers_of_single_trials(shared_data, tmp_path):
+    file = shared_data / "whisker_thalamus" / "dir16_stim1.nwb"
+    options = "--family poisson --templates 2 --length 0.100 --bin 0.005".split()
+    about = succeeded(run("fit", file, *options, "--out", tmp_path, "--json")).json
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert about["data"]["n_trials"] == 50
+    assert min(about["events_per_template"]) > 0
+    assert about["deviance_explained"] > 0.1

@@ -1,0 +1,68 @@
+"""`spikecdl simulate` and `inspect`: what is written, and what is shown of a recording."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from commands import SIMULATE, run, succeeded
+
+import spikecdl
+from spikecdl.io import read
+
+
+def test_simulate_says_what_it_made(tmp_path):
+    outcome = succeeded(run(*SIMULATE, "--json", "--out", tmp_path / "sim.nwb"))
+    made = read(tmp_path / "sim.nwb")
+    assert outcome.json["n_events"] == len(made.truth.events) == 80
+    assert outcome.json["n_units"] == made.n_units == 2
+    assert made.truth.family == "binomial"
+
+
+def test_simulate_takes_templates_from_a_file(tmp_path):
+    waves = np.array([[1.0, 2, 3, 4], [4.0, -1, 0, 0]])
+    np.save(tmp_path / "waves.npy", waves)
+    more = ["--templates", tmp_path / "waves.npy", "--length", 0.008, "--out", tmp_path / "s.nwb"]
+    succeeded(run(*SIMULATE, *more))
+    found = read(tmp_path / "s.nwb").truth.templates[:, 0]
+    assert found == pytest.approx(waves / np.linalg.norm(waves, axis=1, keepdims=True))
+
+
+def test_inspect_shows_what_there_is(sims):
+    data = read(sims["pooled"])
+    outcome = succeeded(run("inspect", sims["pooled"]))
+    assert "2 units, with truth" in outcome.out
+    assert "trials: 20" in outcome.out
+    assert "start_time: 0 to " in outcome.out
+    for unit, times in zip(data.unit_ids, data.times, strict=True):
+        assert re.search(
+            rf"^ +{unit} +{times.size} +\d+\.\d\d +\d+\.\d$", outcome.out, re.MULTILINE
+        )
+    about = succeeded(run("inspect", sims["pooled"], "--json")).json
+    assert [unit["n_spikes"] for unit in about["units"]] == [times.size for times in data.times]
+    best = about["suggested"]
+    assert f"--bin {best['bin']:g} --length {best['length']:g}" in outcome.out
+
+
+def test_inspect_shows_bins_and_columns(sims, tmp_path):
+    assert "a real-valued signal" in succeeded(run("inspect", sims["gaussian"])).out
+    trials = {
+        "start_time": np.arange(12.0),
+        "stop_time": np.arange(12.0) + 1,
+        "stimulus": ["odour", "puff"] * 6,
+        "block": [1, 1, 2] * 4,
+        "licks": [tuple(np.arange(20.0))] * 12,
+        "cue": [np.nan, *np.linspace(0.5, 11.5, 11)],
+    }
+    spikes = spikecdl.SpikeTrains.from_arrays({"one": [0.5, 3.25]}, trials=trials)
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
+    text = succeeded(run("inspect", tmp_path / "r.nwb")).out
+    for line in (
+        ": 1 unit\n",
+        "stimulus: odour, puff\n",
+        "block: 1, 2\n",
+        "(1 missing)\n",
+        "...\n",
+    ):
+        assert line in text
