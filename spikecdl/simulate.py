@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from spikecdl import validation
-from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.data.results import EVENT_COLUMNS, LAYOUTS
+from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.5  # seconds between the windows of a simulated recording
 _SLACK = 1e-6  # relative error of a time that is a whole number of bins
-_TICKS = 32  # clock ticks per bin, at the least
+_TICKS = 32  # least clock ticks per bin
 
 
 def simulate(
@@ -49,11 +48,11 @@ def simulate(
     Parameters
     ----------
     family : str or Family
-        Observation model; a binomial's ``n_trials`` per bin and recorded trial is 1 unless given
-        as ``Binomial(n_trials)``.
+        Observation model.  A binomial has one Bernoulli trial per bin and recorded trial, unless it
+        is given as ``Binomial(n_trials)``.
     templates : sequence of str, or ndarray (template, channel, bin) or (template, bin)
-        Names of shapes (see `spikecdl.simulate.SHAPES`), or waveforms, which are scaled to unit
-        norm.  The joint layout has one channel per unit: named shapes stand at random latencies.
+        Names of `SHAPES`, or waveforms, which are scaled to unit norm.  In the joint layout there
+        is one channel per unit, and named shapes are at a random latency in each.
     n_trials, n_units : int
         Recorded trials, and units.
     duration : float
@@ -61,17 +60,17 @@ def simulate(
     bin_size : float
         Seconds.
     template_length : float
-        Seconds, a whole number of bins; of named shapes.
+        Length of named shapes in seconds, a whole number of bins.
     event_rate : float
         Events per second, of each template in each unit's window (in each trial, when joint).
         Their number is Poisson distributed, given that they fit.
     n_events : int, optional
-        Exactly so many events per template and window instead.
+        Exact number of events per template and window, in place of ``event_rate``.
     gap : float, optional
         Least time between onsets of the same template in a window, in seconds; default: the
         template's length.
     amplitude : float, (low, high) or frozen scipy.stats distribution
-        Law of the codes' amplitudes; a pair is uniform.
+        Distribution of the codes' amplitudes; a pair is uniform.
     baseline : float or array_like, (unit,) or (trial, unit)
         Rate without events in Hz; for real-valued families the mean, in the signal's unit.
     same_events : bool
@@ -102,64 +101,60 @@ def simulate(
     model = validation.member("family", family, FAMILIES, Family)
     sub_bins, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
     validation.one_of("layout", layout, LAYOUTS)
-    for name, number in (("n_trials", n_trials), ("n_units", n_units)):
-        validation.integer(name, number)
+    validation.integer("n_trials", n_trials)
+    validation.integer("n_units", n_units)
     if random_state is not None:
         random_state = validation.integer("random_state", random_state, minimum=0)
-    n_bins = _whole("duration", duration, bin_size)
+    n_bins = _whole_bins("duration", duration, bin_size)
     rng = np.random.default_rng(random_state)
-    channels = n_units if layout == "joint" else 1
-    waves = _templates(templates, channels, template_length, bin_size, rng)
-    if waves.shape[2] > n_bins:
+    joint = layout == "joint"
+    waveforms = _templates(templates, n_units if joint else 1, template_length, bin_size, rng)
+    length = waveforms.shape[2]
+    if length > n_bins:
         raise ValueError(f"`duration` (={duration:g} s) is shorter than a template")
+    gap_bins = length if gap is None else math.ceil(_at_least_0("gap", gap) / bin_size - _SLACK)
     events = _events(
-        (1 if same_events else n_trials, 1 if layout == "joint" else n_units, len(waves)),
-        n_bins - waves.shape[2] + 1,
-        waves.shape[2] if gap is None else _gap_bins(gap, bin_size),
+        (1 if same_events else n_trials, 1 if joint else n_units, len(waveforms)),
+        n_bins - length + 1,
+        gap_bins,
         _at_least_0("event_rate", event_rate, "Hz") * duration,
         n_events,
         rng,
     )
     events["amplitude"] = _amplitudes(amplitude, len(events), rng)
-    levels = _levels(baseline, n_trials, n_units)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    if joint:
+        events["unit"] = -1
     if same_events:
-        events = _repeat(events, n_trials)
-    eta = _eta(model, waves, events, levels, bin_size, n_bins, layout)
-    y = model.sample(eta, generator).numpy()
-    events["time"] = events.pop("place") * bin_size
-    truth = Truth(
-        templates=waves,
-        events=events.assign(unit=-1 if layout == "joint" else events["unit"])[list(EVENT_COLUMNS)],
-        baseline=levels,
-        bin_size=bin_size,
-        family=model.name,
-        layout=layout,
-        settings={"random_state": random_state, "same_events": same_events},
-    )
+        events = _repeated(events, n_trials)
+    events["time"] = events["onset"] * bin_size
+    baselines = _baselines(baseline, n_trials, n_units)
+    settings = {"random_state": random_state, "same_events": same_events}
+    truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
+    values = _observations(model, truth, n_bins, int(rng.integers(2**62)))
     spacing = n_bins + round(_PAUSE / bin_size)
     counts = BinnedSpikes.from_array(
-        y.astype(np.int64) if model.integer_valued else y,
+        values.astype(np.int64) if model.integer_valued else values,
         bin_size,
         sub_bins=sub_bins,
         trial_starts=np.arange(n_trials) * spacing * bin_size,
         source="simulation",
         truth=truth,
     )
-    return counts if model.integer_valued else replace(counts, counts=y)
+    return counts if model.integer_valued else replace(counts, counts=values)
 
 
 def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> SpikeTrains:
-    """Turn counts into spike times: every spike at its own tick of its bin.
+    """Turn counts into spike times, each at a random clock tick of its bin.
 
-    Binning the result with the same bin size gives the counts back exactly.
+    No two spikes of a unit share a tick.  Binning the result with the same bin size gives the same
+    counts.
 
     Parameters
     ----------
     counts : BinnedSpikes
         Of a count family, all observed, with ``trial_starts``.
     random_state : int, optional
-        Seed of the places within bins.
+        Seed.
 
     Raises
     ------
@@ -172,18 +167,22 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
     >>> bool((place_spikes(counts).bin(0.001).counts == counts.counts).all())
     True
     """
-    if not counts.is_counts or (counts.n_pooled != 1).any() or np.isnan(counts.trial_starts).any():
+    starts = counts.trial_starts
+    if not counts.is_counts or (counts.n_pooled != 1).any() or np.isnan(starts).any():
         raise ValueError(
             "`counts` must be counts of single trials, all observed, with known starts; pooled "
             "counts and real-valued signals have no spike times"
         )
     rng = np.random.default_rng(random_state)
     ticks = max(_TICKS, int(2 * counts.counts.max()))
-    times = [
-        np.sort(_times(counts.counts[:, unit], counts, ticks, rng))
-        for unit in range(counts.n_units)
-    ]
-    starts = counts.trial_starts
+    times = []
+    for unit in range(counts.n_units):
+        trial, bin_ = np.nonzero(counts.counts[:, unit])
+        number = counts.counts[trial, unit, bin_]
+        order = rng.random((len(number), ticks)).argsort(axis=1)
+        rows, rank = np.nonzero(np.arange(ticks) < number[:, None])
+        tick = bin_[rows] * ticks + order[rows, rank]
+        times.append(np.sort(starts[trial[rows]] + tick * (counts.bin_size / ticks)))
     stops = starts + counts.duration
     return SpikeTrains.from_arrays(
         times,
@@ -196,19 +195,7 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
     )
 
 
-def _times(
-    counts: np.ndarray, of: BinnedSpikes, ticks: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Times of one unit's spikes from its counts (trial, bin): distinct ticks of each bin."""
-    trial, bin_ = np.nonzero(counts)
-    number = counts[trial, bin_]
-    order = rng.random((len(number), ticks)).argsort(axis=1)
-    rows, rank = np.nonzero(np.arange(ticks) < number[:, None])
-    tick = bin_[rows] * ticks + order[rows, rank]
-    return of.trial_starts[trial[rows]] + tick * (of.bin_size / ticks)
-
-
-def _whole(name: str, seconds: float, bin_size: float) -> int:
+def _whole_bins(name: str, seconds: float, bin_size: float) -> int:
     """Return a time as a number of bins, which must be whole."""
     ratio = validation.positive(name, seconds, "seconds") / validation.positive(
         "bin_size", bin_size, "seconds"
@@ -220,6 +207,13 @@ def _whole(name: str, seconds: float, bin_size: float) -> int:
     return round(ratio)
 
 
+def _at_least_0(name: str, value: float, unit: str = "seconds") -> float:
+    number = validation.real(name, value, unit)
+    if number < 0:
+        raise ValueError(f"`{name}` (={value!r}) must not be negative, in {unit}")
+    return number
+
+
 def _templates(
     given: Sequence[str] | np.ndarray,
     channels: int,
@@ -229,51 +223,38 @@ def _templates(
 ) -> np.ndarray:
     """Return templates (template, channel, bin) of unit norm."""
     if len(given) and all(isinstance(shape, str) for shape in given):
-        n_bins = _whole("template_length", length, bin_size)
-        made = [
-            waveform(shape, n_bins, rng)[None]
-            if channels == 1
-            else sequence(shape, channels, n_bins, rng)
-            for shape in given
-        ]
-        return np.stack(made)
-    waves = np.asarray(given, dtype=float)
-    waves = waves[:, None] if waves.ndim == 2 else waves
-    if waves.ndim != 3 or waves.shape[1] != channels or not len(waves):
+        n_bins = _whole_bins("template_length", length, bin_size)
+        if channels == 1:
+            return np.stack([waveform(shape, n_bins, rng)[None] for shape in given])
+        return np.stack([sequence(shape, channels, n_bins, rng) for shape in given])
+    waveforms = np.asarray(given, dtype=float)
+    waveforms = waveforms[:, None] if waveforms.ndim == 2 else waveforms
+    if waveforms.ndim != 3 or waveforms.shape[1] != channels or not len(waveforms):
         raise ValueError(
-            f"`templates` {waves.shape} must be names of shapes, or an array (template, channel, "
-            f"bin) with {channels} channel{'s' * (channels != 1)}"
+            f"`templates` {waveforms.shape} must be names of shapes, or an array (template, "
+            f"channel, bin) with {validation.counted(channels, 'channel')}"
         )
-    norms = np.linalg.norm(waves, axis=(1, 2), keepdims=True)
+    norms = np.linalg.norm(waveforms, axis=(1, 2), keepdims=True)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise ValueError("`templates` must be finite, and none of them zero")
-    return waves / norms
-
-
-def _gap_bins(gap: float, bin_size: float) -> int:
-    """Return a time as the number of bins that it takes."""
-    return math.ceil(_at_least_0("gap", gap, "seconds") / bin_size - _SLACK)
-
-
-def _at_least_0(name: str, value: float, unit: str) -> float:
-    number = validation.real(name, value, unit)
-    if number < 0:
-        raise ValueError(f"`{name}` (={value!r}) must not be negative, in {unit}")
-    return number
+    return waveforms / norms
 
 
 def _events(
     shape: tuple[int, int, int],
-    n_places: int,
+    n_onsets: int,
     gap: int,
     expected: float,
     n_events: int | None,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Draw onsets for every trial, unit and template: all sets that keep the gap are as likely."""
+    """Draw onsets, in bins, for every trial, unit and template of a ``shape``.
+
+    All sets of onsets below ``n_onsets`` that keep the ``gap`` are equally likely.
+    """
     import pandas as pd
 
-    most = 1 + (n_places - 1) // max(gap, 1)
+    most = 1 + (n_onsets - 1) // max(gap, 1)
     if n_events is not None:
         expected = float(validation.integer("n_events", n_events, minimum=0))
     if expected > most:
@@ -286,11 +267,11 @@ def _events(
         number = n_events
         while number is None or number > most:
             number = int(rng.poisson(expected))
-        free = n_places - max(gap - 1, 0) * (number - 1)
+        free = n_onsets - max(gap - 1, 0) * (number - 1)
         onsets = np.sort(rng.choice(free, number, replace=False)) if number else np.zeros(0, int)
         onsets = onsets + max(gap - 1, 0) * np.arange(number)
-        rows += [(trial, unit, template, int(place)) for place in onsets]
-    return pd.DataFrame(rows, columns=["trial", "unit", "template", "place"], dtype=int)
+        rows += [(trial, unit, template, int(onset)) for onset in onsets]
+    return pd.DataFrame(rows, columns=["trial", "unit", "template", "onset"], dtype=int)
 
 
 def _amplitudes(law: Any, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -304,7 +285,15 @@ def _amplitudes(law: Any, size: int, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(low, high, size)
 
 
-def _levels(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
+def _repeated(events: pd.DataFrame, n_trials: int) -> pd.DataFrame:
+    """Give every trial the events of the first."""
+    import pandas as pd
+
+    copies = [events.assign(trial=trial) for trial in range(n_trials)]
+    return pd.concat(copies, ignore_index=True)
+
+
+def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
     """Return baselines per trial and unit."""
     try:
         return np.array(np.broadcast_to(np.asarray(baseline, dtype=float), (n_trials, n_units)))
@@ -315,41 +304,27 @@ def _levels(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
         ) from None
 
 
-def _repeat(events: pd.DataFrame, n_trials: int) -> pd.DataFrame:
-    """Give every trial the events of the first."""
-    import pandas as pd
-
-    copies = [events.assign(trial=trial) for trial in range(n_trials)]
-    return pd.concat(copies, ignore_index=True)
-
-
-def _eta(
-    model: Family,
-    waves: np.ndarray,
-    events: pd.DataFrame,
-    levels: np.ndarray,
-    bin_size: float,
-    n_bins: int,
-    layout: str,
-) -> torch.Tensor:
-    """Linear predictor (trial, unit, bin), from the same dictionary as the model's."""
-    n_trials, n_units = levels.shape
-    rows = 1 if layout == "joint" else n_units
-    codes = np.zeros((n_trials, rows, len(waves), n_bins - waves.shape[2] + 1))
-    index = tuple(events[name] for name in ("trial", "unit", "template", "place"))
+def _observations(model: Family, truth: Truth, n_bins: int, seed: int) -> np.ndarray:
+    """Draw values (trial, unit, bin) of a model with these templates, events and baselines."""
+    n_trials, n_units = truth.baseline.shape
+    n_templates, n_channels, length = truth.templates.shape
+    codes = np.zeros((n_trials, n_units // n_channels, n_templates, n_bins - length + 1))
+    events = truth.events
+    onset = (events["time"] / truth.bin_size).round().astype(int)
+    index = (events["trial"], events["unit"].clip(lower=0), events["template"], onset)
     np.add.at(codes, index, events["amplitude"])
-    per_bin = torch.as_tensor(levels * (bin_size if model.integer_valued else 1.0))
+    per_bin = torch.as_tensor(truth.baseline * (truth.bin_size if model.integer_valued else 1.0))
     mean = model.link_rate(per_bin / model.exposure(per_bin))
     if not torch.isfinite(mean).all():
         raise ValueError(
-            f"`baseline` must give rates above 0 and below one spike per slot, in Hz; it runs from "
-            f"{levels.min():g} to {levels.max():g} with bins of {bin_size:g} s"
+            "`baseline` must give rates above 0 and below one spike per sub-bin, in Hz; it runs "
+            f"from {truth.baseline.min():g} to {truth.baseline.max():g} with bins of "
+            f"{truth.bin_size:g} s"
         )
-    signal = ConvDictionary(torch.as_tensor(waves))(torch.as_tensor(codes)).detach()
-    return signal.reshape(n_trials, n_units, n_bins) + mean[..., None]
-
-
-_TURN = 25 * 0.2565  # radians that half of the source's cosine template runs through
+    dictionary = ConvDictionary(torch.tensor(truth.templates))
+    signal = dictionary(torch.as_tensor(codes)).detach().reshape(n_trials, n_units, n_bins)
+    generator = torch.Generator().manual_seed(seed)
+    return model.sample(signal + mean[..., None], generator).numpy()
 
 
 def square(n_bins: int, rng: np.random.Generator) -> np.ndarray:
@@ -363,9 +338,13 @@ def vee(n_bins: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def cosine(n_bins: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one turn of a cosine and its mirror image."""
+    """Return one turn of a cosine (25 * 0.2565 radians, as in the paper) and its mirror image."""
     half = (n_bins + 1) // 2
-    return _mirrored(np.cos(_TURN / half * np.arange(half)), n_bins)
+    return _mirrored(np.cos(25 * 0.2565 / half * np.arange(half)), n_bins)
+
+
+def _mirrored(half: np.ndarray, n_bins: int) -> np.ndarray:
+    return np.concatenate([half, half[::-1][n_bins % 2 :]])
 
 
 def smooth(n_bins: int, rng: np.random.Generator) -> np.ndarray:
@@ -375,13 +354,10 @@ def smooth(n_bins: int, rng: np.random.Generator) -> np.ndarray:
     return np.sin(np.pi * np.outer(time, order)) @ (rng.normal(size=5) / order)
 
 
-#: Shapes by name: functions of the number of bins and a NumPy random generator.
 SHAPES: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {
-    "square": square,
-    "vee": vee,
-    "cosine": cosine,
-    "smooth": smooth,
+    shape.__name__: shape for shape in (square, vee, cosine, smooth)
 }
+"""Shapes by name: functions of the number of bins and a NumPy random generator."""
 
 
 def waveform(shape: str, n_bins: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -422,12 +398,8 @@ def sequence(shape: str, n_units: int, n_bins: int, rng: np.random.Generator) ->
     >>> sequence("vee", 3, 20, np.random.default_rng(0)).shape
     (3, 20)
     """
-    brief = waveform(shape, max(n_bins // 2, 2), rng)
+    half = waveform(shape, max(n_bins // 2, 2), rng)
     template = np.zeros((n_units, n_bins))
-    for unit, latency in enumerate(rng.integers(0, n_bins - len(brief) + 1, n_units)):
-        template[unit, latency : latency + len(brief)] = brief
+    for unit, latency in enumerate(rng.integers(0, n_bins - len(half) + 1, n_units)):
+        template[unit, latency : latency + len(half)] = half
     return template / np.linalg.norm(template)
-
-
-def _mirrored(half: np.ndarray, n_bins: int) -> np.ndarray:
-    return np.concatenate([half, half[::-1][n_bins % 2 :]])

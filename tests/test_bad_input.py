@@ -361,7 +361,7 @@ SIMULATIONS = [
     Row("unknown shape", lambda: simulate(templates=["sine"]), "`shape` (='sine'); square"),
     Row("events that do not fit", lambda: simulate(n_events=99), "99 events; do not fit; lower"),
     Row("negative gap", lambda: simulate(gap=-0.1), "`gap` (=-0.1)"),
-    Row("more than a spike per slot", lambda: simulate(baseline=2e3), "`baseline`; 2000; Hz"),
+    Row("more than a spike per sub-bin", lambda: simulate(baseline=2e3), "`baseline`; 2000; Hz"),
     Row(
         "spikes of a signal",
         lambda: place_spikes(simulate("gaussian", n_trials=2)),

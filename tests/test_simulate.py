@@ -285,7 +285,7 @@ class TestPlacedSpikes:
         ({"amplitude": 500.0}, ValueError, "expected count"),
         ({"baseline": 0.0}, ValueError, "`baseline`.*above 0"),
         ({"baseline": [1.0, 2.0, 3.0]}, ValueError, "`baseline`.*unit"),
-        ({"family": "binomial", "baseline": 300.0}, ValueError, "`baseline`.*one spike per slot"),
+        ({"family": "binomial", "baseline": 300.0}, ValueError, "`baseline`.*spike per sub-bin"),
         ({"layout": "both"}, ValueError, "`layout`"),
         ({"random_state": -1}, ValueError, "`random_state`"),
         ({"random_state": "seed"}, TypeError, "`random_state`"),
