@@ -1,4 +1,4 @@
-"""Draw the figures of the README, from the demo recording and two images of scikit-image."""
+"""Draw the figures of the README from the demo recording and two images of scikit-image."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def spikes() -> dict[str, Figure]:
-    """Templates and rates of the demo."""
+    """Draw templates and rates of the demo recording."""
     recording = spikecdl.read(HERE.parent / "datasets" / "demo.nwb")
     single = recording.bin(0.001)
     counts = single.pool()
@@ -25,7 +25,7 @@ def spikes() -> dict[str, Figure]:
 
 
 def images() -> dict[str, Figure]:
-    """A cell and a photograph at 4 photons per pixel, denoised."""
+    """Draw a cell and a photograph at 4 photons per pixel, denoised."""
     from skimage import data
 
     clean = {"cell": data.cell()[265:485, 290:510], "camera": data.camera()[60:280, 130:350]}

@@ -11,11 +11,12 @@
 # ---
 
 # %% [markdown]
-# # Simulate spikes, and recover what made them
+# # Simulate spikes and recover the templates
 #
-# Whether a method works is best seen where the answer is known. Here 20 units are recorded in 30
-# trials each. Three waveforms of log-odds change recur at random times, the same times in every
-# trial of a unit, on a baseline of 8 Hz. The fit gets the spike counts and nothing else.
+# A simulation shows whether a method finds the right answer. Here, 20 units are recorded in 30
+# trials each. Three templates, which change the log odds of a spike, recur at random times on a
+# baseline of 8 Hz; the times are the same in every trial of a unit. The fit gets the spike counts
+# and nothing else.
 
 # %%
 import matplotlib.pyplot as plt
@@ -41,14 +42,14 @@ counts = simulate(
 counts
 
 # %% [markdown]
-# The truth comes with the counts: templates of unit norm, every event, and the baselines.
+# The counts hold their truth: templates of unit norm, all events, and baselines.
 
 # %%
 counts.truth.events.head()
 
 # %% [markdown]
-# Spikes of one unit in single trials. At 8 Hz a trial of 2 s holds some 20 spikes: no event can
-# be told by eye.
+# These are the spikes of one unit. A trial of 2 s has only about 20 of them, so no event is
+# visible by eye.
 
 # %%
 plots.raster(counts, unit=0)
@@ -57,14 +58,14 @@ plt.show()
 # %% [markdown]
 # ## Fit
 #
-# Trials with the same events are pooled: 30 Bernoulli trials per bin. `template_length` is in
-# seconds, as everywhere.
+# Trials with the same events can be pooled, which gives 30 Bernoulli trials per bin.
+# `template_length` is in seconds, like all times.
 
 # %%
 pooled = counts.pool()
 model = spikecdl.DCEA(n_templates=3, template_length=0.05, family="binomial", random_state=0)
 model.fit(pooled)
-print(f"settled: {model.converged_}, after {model.n_iter_} epochs")
+print(f"converged: {model.converged_}, after {model.n_iter_} epochs")
 
 # %%
 plots.templates(model, counts.truth)
@@ -73,7 +74,7 @@ plt.show()
 # %% [markdown]
 # ## What was found
 #
-# `decompose` takes the counts apart: events, fitted rates, and what each template adds.
+# `decompose` returns the events, the fitted rates, and what each template adds to them.
 
 # %%
 parts = model.decompose(pooled)
@@ -84,8 +85,9 @@ plots.decomposition(parts, trial=0, unit=0)
 plt.show()
 
 # %% [markdown]
-# Templates are known up to order and shift, so each true one is compared at the best shift of the
-# template assigned to it. The error is 0 for the same shape and 1 for nothing in common.
+# Templates are found in any order, and with any shift. So each true template is compared with the
+# one assigned to it, at the best shift. The error is 0 for the same shape and 1 for nothing in
+# common.
 
 # %%
 found = metrics.recovery(parts)
@@ -98,20 +100,21 @@ assert found.templates.max < 0.35
 assert found.events.hit_rate > 0.9
 
 # %% [markdown]
-# ## Is the fit any good, without the truth?
+# ## Judge the fit without the truth
 #
-# The deviance explained of the bins that were fitted flatters: codes adapt to noise. `score` hides
-# a quarter of the bins in turn, finds codes in the others, and judges the hidden ones.
+# The deviance explained in the fitted bins is too optimistic, because codes adapt to the noise.
+# `score` hides each quarter of the bins in turn, finds codes in the others, and predicts the
+# hidden bins.
 
 # %%
 print(f"deviance explained: {parts.deviance_explained:.3f}")
 print(f"in bins held out:   {model.score(pooled):.3f}")
 
 # %% [markdown]
-# ## Keep it
+# ## Save the model
 #
-# A model is two files: one to compute with, one to read. The recording becomes NWB with the truth
-# inside, which `spikecdl compare` reads.
+# A model is saved as two files, one for programs and one for people. The recording is written as
+# NWB with its truth, which `spikecdl compare` reads.
 
 # %%
 import tempfile

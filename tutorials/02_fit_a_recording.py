@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Fit templates to a recording
 #
-# From a file to templates, codes and a judgement of the fit. The recording is the small one that
-# comes with spikecdl; put the path of yours in its place. `spikecdl.read` takes NWB, every format
-# from which Neo reads spikes, Phy folders and npz.
+# This tutorial goes from a file to templates, codes and a score of the fit. It uses the small
+# recording that comes with spikecdl; replace its path by yours. `spikecdl.read` reads NWB, Phy
+# folders, npz, and every format from which Neo reads spikes.
 
 # %%
 from pathlib import Path
@@ -32,17 +32,17 @@ spikes = spikecdl.read(recording)
 spikes
 
 # %% [markdown]
-# ## Look first
+# ## Look at the recording
 #
-# Which trials are there, and what is known of them? Windows can start at any column of times.
+# The table of trials has a row per trial. Windows can be aligned to any of its columns of times.
 
 # %%
 spikes.trials.head()
 
 # %% [markdown]
-# Bins should be short enough that a bin of one trial rarely holds two spikes, and short compared
-# with what is looked for; templates should be as long as the response. A first guess comes from
-# the spikes' autocovariance.
+# Choose bins so short that a bin of one trial rarely holds two spikes, and much shorter than the
+# response. Templates should be as long as the response. `suggest` makes a first guess from the
+# autocovariance of the spikes.
 
 # %%
 from spikecdl.suggestions import suggest
@@ -55,9 +55,9 @@ plots.raster(counts, unit=3)
 plt.show()
 
 # %% [markdown]
-# ## Hold trials back
+# ## Keep trials for the test
 #
-# Ten trials are kept for the end. What was not observed is masked, never counted as silence.
+# Ten trials are kept for the test. Time that was not observed is masked, not counted as silence.
 
 # %%
 training, test = counts[:20].pool(), counts[20:].pool()
@@ -66,8 +66,8 @@ training.mask.mean()
 # %% [markdown]
 # ## Fit
 #
-# All trials of a unit follow the same course here, so they are pooled: one window per unit,
-# binomial with as many Bernoulli trials per bin as trials were summed. Without `pool`, each trial
+# In this recording, all trials of a unit have the same events, so they can be pooled: one window
+# per unit, with as many Bernoulli trials per bin as trials were summed. Without `pool`, each trial
 # of each unit is a window of its own.
 
 # %%
@@ -81,19 +81,20 @@ plots.templates(model)
 plt.show()
 
 # %% [markdown]
-# ## How good is it?
+# ## Score the fit
 #
-# On the fitted trials, on hidden bins of them, and on hidden bins of the trials held back.
+# The deviance explained in the fitted bins, in hidden bins of the same trials, and in hidden bins
+# of the test trials:
 
 # %%
 parts = model.decompose(training)
-print(f"fitted bins:             {parts.deviance_explained:.3f}")
-print(f"hidden bins:             {model.score(training):.3f}")
-print(f"hidden bins, new trials: {model.score(test):.3f}")
+print(f"fitted bins:              {parts.deviance_explained:.3f}")
+print(f"hidden bins:              {model.score(training):.3f}")
+print(f"hidden bins, test trials: {model.score(test):.3f}")
 assert model.score(test) > 0.2
 
 # %% [markdown]
-# The fitted rate over the measured one, for a few units.
+# The fitted rate over the measured rate of three units:
 
 # %%
 few = [0, 1, 2]
@@ -103,18 +104,18 @@ plt.show()
 # %% [markdown]
 # ## Choose the number of templates
 #
-# `DCEA` is a scikit-learn estimator. The number of templates, the penalty or the length can be
-# compared by `score`; here, by hand, on the trials held back.
+# `score` compares numbers of templates, penalties or lengths. `DCEA` is a scikit-learn estimator,
+# so `GridSearchCV` works too. Here, a fit with one template is compared on the test trials.
 
 # %%
-for n_templates in (1, 3):
-    other = spikecdl.DCEA(n_templates, 0.05, "binomial", random_state=0).fit(training)
-    print(n_templates, "templates:", round(other.score(test), 3))
+one = spikecdl.DCEA(1, 0.05, "binomial", random_state=0).fit(training)
+for fitted in (one, model):
+    print(f"{fitted.n_templates} templates: {fitted.score(test):.3f}")
 
 # %% [markdown]
-# ## Take the results along
+# ## Save the results
 #
-# The events as a table, for any analysis of one's own; and everything as NWB.
+# Events are a pandas table. The recording with all results can be written as NWB.
 
 # %%
 events = parts.events()
@@ -129,7 +130,7 @@ model.save(folder)
 sorted(path.name for path in folder.iterdir())
 
 # %% [markdown]
-# The same from the command line, with figures and a report:
+# The command line does the same, with figures and a report:
 #
 # ```bash
 # spikecdl inspect datasets/demo.nwb
