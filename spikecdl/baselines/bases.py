@@ -1,4 +1,4 @@
-"""Smooth functions of the time since a stimulus or a spike, of which a GLM makes its responses."""
+"""Basis functions of a GLM's responses, and the stimuli that it responds to."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from spikecdl.data import BinnedSpikes
 
 
 def raised_cosine(n_bins: int, size: int) -> np.ndarray:
-    """Return bumps (bin, function) of one width, at equal distances from the first bin to the last.
+    """Return raised cosines (bin, function) of equal width, evenly spaced from first to last bin.
 
-    Each is a full turn of a cosine, four times as wide as the distance of two.
+    The width of each is four times the spacing.
     """
-    return _bumps(np.arange(n_bins, dtype=float), size)
+    return _raised_cosines(np.arange(n_bins, dtype=float), size)
 
 
 def log_cosine(n_bins: int, size: int) -> np.ndarray:
-    """Return bumps (bin, function) that widen: raised cosines of the logarithm of time.
+    """Return raised cosines (bin, function) of the logarithm of time.
 
-    Narrow at first, where a unit's response to its own spikes changes most (Pillow et al., J.
-    Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005).
+    They are narrow at first, where a unit's response to its own spikes changes most (Pillow et al.,
+    J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005).
     """
-    return _bumps(np.log(np.arange(n_bins) + 1.0), size)
+    return _raised_cosines(np.log(np.arange(n_bins) + 1.0), size)
 
 
 def b_spline(n_bins: int, size: int) -> np.ndarray:
-    """Return B-splines (bin, function), cubic unless they are fewer than four; their sum is 1."""
+    """Return B-splines (bin, function) that sum to 1; cubic if there are four or more."""
     degree = min(3, size - 1)
     inner = np.linspace(0, n_bins - 1, size - degree + 1)
     knots = np.pad(inner, degree, mode="edge")
     return BSpline.design_matrix(np.arange(n_bins, dtype=float), knots, degree).toarray()
 
 
-def _bumps(time: np.ndarray, size: int) -> np.ndarray:
+def _raised_cosines(time: np.ndarray, size: int) -> np.ndarray:
     centres = np.linspace(time[0], time[-1], size)
     turn = np.pi / 2 * (time[:, None] - centres) / (centres[1] - centres[0])
     return (1 + np.cos(turn.clip(-np.pi, np.pi))) / 2
 
 
-#: Shapes of functions by name: functions of the number of bins and of functions.
+#: Functions of the numbers of bins and of basis functions, by name.
 SHAPES: Mapping[str, Callable[[int, int], np.ndarray]] = {
     "raised_cosine": raised_cosine,
     "log_cosine": log_cosine,
@@ -59,11 +59,11 @@ class Basis:
     Parameters
     ----------
     length : float
-        How long the response lasts, in seconds; a whole number of bins.
+        Duration of the response in seconds, a whole number of bins.
     size : int, optional
-        Number of functions, 2 or more; None: one for each bin, so that every response is possible.
+        Number of functions, 2 or more; None: one per bin, so that any response is possible.
     shape : {"raised_cosine", "log_cosine", "b_spline"}
-        Of the functions, unless there is one for each bin.
+        Shape of the functions, unless there is one per bin.
 
     Raises
     ------
@@ -96,7 +96,7 @@ class Basis:
         Raises
         ------
         ValueError
-            If the length is not a whole number of bins, or of fewer bins than there are functions.
+            If the length is not a whole number of bins, or has fewer bins than functions.
         """
         n_bins = round(self.length / bin_size)
         if n_bins < 1 or abs(self.length / bin_size - n_bins) > 1e-6 * n_bins:
@@ -116,8 +116,6 @@ class Basis:
 
 Stimulus = Callable[[BinnedSpikes], np.ndarray]
 
-_SLACK = 1e-6  # of a bin, by which a time may lie before its edge
-
 
 def onsets(times: Any) -> Stimulus:
     """Make a stimulus of onsets at the same times in each trial.
@@ -125,12 +123,12 @@ def onsets(times: Any) -> Stimulus:
     Parameters
     ----------
     times : array_like, shape (onset,)
-        Relative to what trials are aligned to, in seconds.
+        In seconds from the time to which trials are aligned.
 
     Returns
     -------
     callable
-        Gives the number of onsets in each bin.
+        Returns the number of onsets in each bin of the counts it is called with.
 
     Raises
     ------
@@ -148,22 +146,22 @@ def onsets(times: Any) -> Stimulus:
         raise ValueError("`times` must be finite numbers of shape (onset,), in seconds")
 
     def stimulus(counts: BinnedSpikes) -> np.ndarray:
-        place = np.floor((when - counts.t_start) / counts.bin_size + _SLACK).astype(int)
-        outside = (place < 0) | (place >= counts.n_bins)
+        bins = _bins(when - counts.t_start, counts)
+        outside = (bins < 0) | (bins >= counts.n_bins)
         if outside.any():
             raise ValueError(
                 f"`times` (={when[outside][0]:g} s among them) must lie in the windows of the "
                 f"counts, from {counts.t_start:g} to {counts.t_start + counts.duration:g} s"
             )
-        return np.bincount(place, minlength=counts.n_bins).astype(float)[None, None, None]
+        return np.bincount(bins, minlength=counts.n_bins).astype(float)[None, None, None]
 
     return stimulus
 
 
 def true_onsets(counts: BinnedSpikes) -> np.ndarray:
-    """Return, as a stimulus, the events of simulated counts: one signal for each template.
+    """Return the events of simulated counts as a stimulus, with one signal per template.
 
-    Each event has its amplitude relative to the mean of its template's amplitudes.
+    The value at an onset is the amplitude of the event over the mean amplitude of its template.
 
     Parameters
     ----------
@@ -190,32 +188,35 @@ def true_onsets(counts: BinnedSpikes) -> np.ndarray:
         )
     events = truth.events
     template, trial, unit = (events[name] for name in ("template", "trial", "unit"))
-    place = np.floor(events["time"] / counts.bin_size + _SLACK).astype(int)
     typical = events.groupby("template")["amplitude"].mean()
     signal = np.zeros((len(truth.templates), *counts.shape))
-    np.add.at(signal, (template, trial, unit, place), events["amplitude"] / template.map(typical))
+    at = (template, trial, unit, _bins(events["time"], counts))
+    np.add.at(signal, at, events["amplitude"] / template.map(typical))
     return signal
 
 
-def as_stimulus(values: Any) -> Stimulus:
-    """Return the stimulus that an argument is, or the signal (..., bin) that it holds."""
-    if callable(values):
-        return values
-    array = np.asarray(values, dtype=float)
-    if not array.ndim or not np.isfinite(array).all():
-        raise ValueError("`stimulus` must hold a finite number for each bin, or be a function")
-    return lambda counts: array.reshape((1,) * (4 - array.ndim) + array.shape)
+def _bins(seconds: Any, counts: BinnedSpikes) -> np.ndarray:
+    """Return the bins of times from the start of the window, which may lie 1e-6 bin too early."""
+    return np.floor(np.asarray(seconds) / counts.bin_size + 1e-6).astype(int)
 
 
-def sampled(stimulus: Stimulus, counts: BinnedSpikes) -> np.ndarray:
+def sampled(values: Any, counts: BinnedSpikes) -> np.ndarray:
     """Return a stimulus of counts, shape (signal, trial, unit, bin).
+
+    ``values`` is a `Stimulus` or a signal (..., bin).
 
     Raises
     ------
     ValueError
-        If its shape does not fit the counts.
+        If the signal is not finite, or its shape does not fit the counts.
     """
-    signal = stimulus(counts)
+    if callable(values):
+        signal = values(counts)
+    else:
+        signal = np.asarray(values, dtype=float)
+        if not signal.ndim or not np.isfinite(signal).all():
+            raise ValueError("`stimulus` must hold a finite number for each bin, or be a function")
+        signal = signal.reshape((1,) * (4 - signal.ndim) + signal.shape)
     try:
         return np.broadcast_to(signal, (len(signal), *counts.shape))
     except ValueError:

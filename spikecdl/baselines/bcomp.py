@@ -29,48 +29,48 @@ from spikecdl.training.dictionary_update import DictionaryUpdate, update_diction
 from spikecdl.training.initialization import crop, initial_templates
 
 _CRITERIA = ("inner_product", "score_test")
-_PADDING = 0.4  # bins of a start beyond those asked, as a fraction of them
-_LONG_EPOCHS = 3  # before it is cropped
-_PRECISION = 1e-4  # of the prior of amplitudes; keeps those finite that silent bins would not
+_PADDING = 0.4  # additional bins of an initialization, as a fraction of the template
+_LONG_EPOCHS = 3  # with the additional bins
+_PRECISION = 1e-4  # of the prior of amplitudes; keeps them finite in silent bins
 
 
 class BCOMP(TransformerMixin, BaseEstimator):
-    r"""Learn templates by orthogonal matching pursuit: the greedy, l0 route to `DCEA`'s model.
+    r"""Learn templates by orthogonal matching pursuit: the greedy, l0 alternative to `DCEA`.
 
     Events of a window are found one at a time.  With residual r and curvature w of the family at
-    the present linear predictor, the next event is where
+    the current linear predictor, the next event is where
 
     .. math:: \langle h_c(\cdot - t), r\rangle \qquad\text{or}\qquad
               \langle h_c(\cdot - t), r\rangle \,/\, \langle h_c^2(\cdot - t), w\rangle^{1/2}
 
-    is largest ("inner_product", as in the source, or "score_test"); then the amplitudes of all
-    events, and the baseline if it is learned, are refitted by Newton steps.  A window is done when
-    it has ``n_events``, or when an event lowers the deviance by less than ``min_gain``.  Then
-    templates learn with the places of events fixed (by `DCEA`'s own step, in which amplitudes and
-    baselines follow), and so on in turn.
+    is largest ("inner_product", as in the paper, or "score_test").  Newton steps then refit the
+    amplitudes of all events, and the baseline if it is learned.  The pursuit of a window stops
+    after ``n_events`` events, or when an event lowers the deviance by less than ``min_gain``.
+    Templates are then updated with the onsets fixed, by the dictionary update of `DCEA`, in which
+    amplitudes and baselines follow, and the two steps alternate.
 
     Parameters
     ----------
     n_templates, template_length, family, baseline
         As for `DCEA`, in the shared layout; ``template_length`` is in seconds.
     n_events : int, optional
-        Events of a window at the most, of all templates.
+        Maximum number of events in a window, over all templates.
     min_gain : float, optional
-        Deviance that an event has to explain.  None: 0 if ``n_events`` is given, or else the
-        price of an event in the extended Bayesian information criterion,
-        :math:`\log n + 2 \log N` for n observed bins and N pairs of template and place.
+        Smallest decrease of the deviance by an event.  None: 0 if ``n_events`` is given, otherwise
+        the penalty per event of the extended Bayesian information criterion,
+        :math:`\log n + 2 \log N` for n observed bins and N pairs of template and onset.
     criterion : {"inner_product", "score_test"}
     sign : {"positive", "negative", "both"} or sequence of those
         Of amplitudes, for all templates or for each.
     templates : array_like, shape (template, bin) or (template, 1, bin), optional
-        To start from; None: stretches of the data that a constant rate explains worst.
-    n_starts : int
-        Fits from different stretches, of which the best is kept.  A greedy fit often ends in a
-        poor minimum: with several templates most starts do.
+        Initial templates; None: stretches of the data that a constant rate explains worst.
+    n_initializations : int
+        Fits from different stretches, of which the best is kept.  With several templates most
+        greedy fits end in a poor minimum.
     n_epochs : int
-        Epochs at the most.
+        Maximum number of epochs.
     random_state : int, RandomState or None
-        Seed of the starts.
+        Seed of the initializations.
 
     Attributes
     ----------
@@ -79,9 +79,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz.
     history_ : list of dict
-        One record per epoch of the best start: ``epoch``, ``loss`` (negative log likelihood per
-        observed bin up to a constant), ``objective`` (that of all bins, and half the least gain for
-        every event), ``n_events`` and ``seconds``.
+        One record per epoch of the best fit: ``epoch``, ``loss`` (negative log likelihood per
+        observed bin up to a constant), ``objective`` (over all bins, plus half of ``min_gain`` per
+        event), ``n_events`` and ``seconds``.
     converged_ : bool
     n_iter_, n_bins_ : int
         Epochs; bins of a template.
@@ -117,7 +117,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         sign: str | Any = "positive",
         baseline: Any = "learned",
         templates: Any = None,
-        n_starts: int = 10,
+        n_initializations: int = 10,
         n_epochs: int = 20,
         random_state: Any = None,
     ) -> None:
@@ -130,7 +130,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         self.sign = sign
         self.baseline = baseline
         self.templates = templates
-        self.n_starts = n_starts
+        self.n_initializations = n_initializations
         self.n_epochs = n_epochs
         self.random_state = random_state
 
@@ -156,10 +156,11 @@ class BCOMP(TransformerMixin, BaseEstimator):
         data = observed(counts, self.family, self.baseline)
         rows, rule = data.rows(), self._rule(data, length)
         with threads.for_size(rows.y.numel() * self.n_templates):
-            runs = [
-                self._alternate(rows, rule, start) for start in self._starts(rows, rule, length)
+            fits = [
+                self._alternate(rows, rule, initial)
+                for initial in self._initializations(rows, rule, length)
             ]
-        best = min(runs, key=lambda run: run.history[-1]["objective"])
+        best = min(fits, key=lambda fit: fit.history[-1]["objective"])
         self.bin_size_, self.n_bins_, self.unit_ids_ = counts.bin_size, length, counts.unit_ids
         self.history_, self.n_iter_, self.converged_ = best.history, best.epoch, best.converged
         self.templates_ = best.tensors["templates"].numpy()
@@ -168,7 +169,13 @@ class BCOMP(TransformerMixin, BaseEstimator):
         if not rule.penalty.signs_differ:
             self.templates_ = self.templates_[number.argsort(descending=True, stable=True).numpy()]
         self.baseline_ = conversion.baseline_rates(counts, SHARED, data, baseline)
-        _warn_if_unsettled(best, len(events))
+        problem = ""
+        if not len(events):
+            problem = "no events were found; lower `min_gain`, or use larger bins or more data"
+        elif not best.converged:
+            problem = f"training did not converge in {best.epoch} epochs; raise `n_epochs`"
+        if problem:
+            warnings.warn(problem, NotConvergedWarning, stacklevel=2)
         return self
 
     def transform(self, counts: BinnedSpikes) -> np.ndarray:
@@ -176,8 +183,8 @@ class BCOMP(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray, shape (trial, template, place)
-            As `DCEA.transform` does; (trial, unit, template, place) for several units.
+        ndarray, shape (trial, template, onset)
+            As from `DCEA.transform`; (trial, unit, template, onset) for several units.
         """
         codes = self._codes(*self._found(counts)[:2]).numpy()
         return codes[:, 0] if codes.shape[1] == 1 else codes
@@ -185,12 +192,12 @@ class BCOMP(TransformerMixin, BaseEstimator):
     def predict(self, counts: BinnedSpikes) -> np.ndarray:
         """Return expected counts (trial, unit, bin), given events and baseline of these counts."""
         data, events, baseline = self._found(counts)
-        level = baseline.expand_as(data.y).flatten(0, 1)
-        eta = events.add_to(level, torch.from_numpy(self.templates_)).reshape_as(data.y)
+        without = baseline.expand_as(data.y).flatten(0, 1)
+        eta = events.add_to(without, torch.from_numpy(self.templates_)).reshape_as(data.y)
         return SHARED.squeeze(data.family.mean(eta))
 
     def decompose(self, counts: BinnedSpikes) -> Decomposition:
-        """Return what the model says of counts; its ``events()`` are a table."""
+        """Return rates, codes and contributions of counts, with a table from ``events()``."""
         data, events, baseline = self._found(counts)
         templates, codes = torch.from_numpy(self.templates_), self._codes(data, events)
         return decompose(counts, SHARED, data, templates, codes, baseline)
@@ -199,56 +206,56 @@ class BCOMP(TransformerMixin, BaseEstimator):
         return hasattr(self, "templates_")
 
     def _found(self, counts: BinnedSpikes) -> tuple[Observations, Events, Tensor]:
-        """Check counts against the fit; return them, their events and baseline."""
+        """Check counts against the fit; return observations, their events and baseline."""
         check_is_fitted(self)
         conversion.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
         data = observed(counts, self.family, self.baseline)
         return data, *self._pursue(data)
 
     def _pursue(self, data: Observations) -> tuple[Events, Tensor]:
-        """Return events, and the baseline in the shape of that of the data."""
+        """Return events, and the refitted baseline in the shape of the data's."""
         templates = torch.from_numpy(self.templates_)
         events, baseline = pursue(data.rows(), templates, self._rule(data, self.n_bins_))
         return events, baseline.reshape_as(data.baseline)
 
     def _codes(self, data: Observations, events: Events) -> Tensor:
-        """Return dense codes (trial, unit, template, place)."""
+        """Return dense codes (trial, unit, template, onset)."""
         trials, units, _, bins = data.y.shape
         shape = (self.n_templates, bins - self.n_bins_ + 1)
         return events.to_codes((trials * units, *shape)).reshape(trials, units, *shape)
 
     def _rule(self, data: Observations, length: int) -> Rule:
-        """Return how events are chosen in these data."""
+        """Return the rule that selects events in these data."""
         n_bins, n_templates = data.y.shape[-1], self.n_templates
         validation.one_of("criterion", self.criterion, _CRITERIA)
         if self.min_gain is not None and validation.real("min_gain", self.min_gain) < 0:
             raise ValueError(f"`min_gain` (={self.min_gain!r}) must not be negative")
         if self.min_gain is not None or self.n_events is not None:
-            least = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
+            gain = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
         else:
             observed_bins = data.mask.sum(-1).flatten().clamp(min=1)
-            least = observed_bins.log() + 2 * math.log(n_templates * (n_bins - length + 1))
+            gain = observed_bins.log() + 2 * math.log(n_templates * (n_bins - length + 1))
         n_events = n_bins if self.n_events is None else self.n_events
         return Rule(
             penalty=L1(sign=self.sign),
             standardise=self.criterion == "score_test",
             n_events=validation.integer("n_events", n_events),
-            least_gain=least.double() / 2,
+            min_gain=gain.double() / 2,
             precision=_PRECISION / data.family.eta_scale**2,
         )
 
-    def _starts(self, rows: Observations, rule: Rule, length: int) -> Iterator[Tensor]:
-        """Yield templates to start from.
+    def _initializations(self, rows: Observations, rule: Rule, length: int) -> Iterator[Tensor]:
+        """Yield initial templates.
 
-        Stretches of the data are longer than asked at first, as a template may begin anywhere in
-        one, and are cropped to the bins of most energy after some epochs.
+        Stretches of the data are longer than the template at first, because its onset in them is
+        unknown, and are cropped to the bins of most energy after some epochs.
         """
         if self.templates is not None:
             yield self._given(length)
             return
         generator = config.generator(self.random_state)
         extra = min(round(_PADDING * length), rows.y.shape[-1] - length)
-        for _ in range(validation.integer("n_starts", self.n_starts)):
+        for _ in range(validation.integer("n_initializations", self.n_initializations)):
             eta = rows.baseline.expand_as(rows.y)
             templates = initial_templates(rows, eta, self.n_templates, length + extra, generator)
             for _ in range(_LONG_EPOCHS):
@@ -256,26 +263,28 @@ class BCOMP(TransformerMixin, BaseEstimator):
             yield crop(templates, length)
 
     def _given(self, length: int) -> Tensor:
-        """Return the templates that were given, of unit norm."""
-        waves = np.asarray(self.templates, dtype=float)
-        waves = waves[:, None] if waves.ndim == 2 else waves
+        """Return the templates that were given, scaled to unit norm."""
+        templates = np.asarray(self.templates, dtype=float)
+        templates = templates[:, None] if templates.ndim == 2 else templates
         expected = (self.n_templates, 1, length)
-        norms = np.sqrt((waves**2).sum((1, 2), keepdims=True)) if waves.ndim == 3 else np.zeros(1)
-        if waves.shape != expected or not (np.isfinite(norms) & (norms > 0)).all():
+        norms = np.zeros(1)
+        if templates.shape == expected:
+            norms = np.sqrt((templates**2).sum((1, 2), keepdims=True))
+        if not (np.isfinite(norms) & (norms > 0)).all():
             raise ValueError(
-                f"`templates` (shape {waves.shape}) must be finite, none zero, and of the shape "
-                f"(template, 1, bin) = {expected}"
+                f"`templates` (shape {templates.shape}) must be finite, none zero, and of the "
+                f"shape (template, 1, bin) = {expected}"
             )
-        return torch.from_numpy(waves / norms)
+        return torch.from_numpy(templates / norms)
 
     def _alternate(self, rows: Observations, rule: Rule, templates: Tensor) -> Learned:
-        """Find events and learn templates in turn, until little changes."""
+        """Alternate between finding events and updating templates."""
 
         def epoch(before: Learned) -> Epoch:
             found = _epoch(rows, rule, before.tensors["templates"])
             record = {
                 "loss": found.cost / int(rows.mask.sum()),
-                "objective": found.cost + float(rule.least_gain[found.events.window].sum()),
+                "objective": found.cost + float(rule.min_gain[found.events.window].sum()),
                 "n_events": len(found.events),
             }
             return {"templates": found.templates}, {}, record
@@ -284,17 +293,6 @@ class BCOMP(TransformerMixin, BaseEstimator):
 
 
 def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> DictionaryUpdate:
-    """Find events, and learn templates with their places fixed."""
+    """Find events, and update templates with the onsets fixed."""
     events, baseline = pursue(rows, templates, rule)
     return update_dictionary(rows, templates, events, rule.penalty, baseline)
-
-
-def _warn_if_unsettled(learned: Learned, n_events: int) -> None:
-    """Tell the caller of `fit` what is wrong with its result, if anything."""
-    if not n_events:
-        problem = "no events were found; lower `min_gain`, or use larger bins or more data"
-    elif not learned.converged:
-        problem = f"training had not settled after {learned.epoch} epochs; raise `n_epochs`"
-    else:
-        return
-    warnings.warn(problem, NotConvergedWarning, stacklevel=3)

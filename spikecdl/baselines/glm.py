@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from spikecdl.model.families import Family
 from spikecdl.training import Observations
 
 _RESPONSE = Basis(length=0.1)
-_TOL = 1e-10  # Newton's steps square the error: the last one leaves nothing
+_TOL = 1e-10  # expected decrease of the cost, relative to it; Newton's steps square the error
 _MAX_ITER = 100
+_HALVINGS = 30
+_DEPENDENT = 1e-13  # smallest relative eigenvalue of independent covariates
 
 
 class GLM(PerUnit):
@@ -29,25 +31,27 @@ class GLM(PerUnit):
     .. math:: y_t \sim \mathrm{family}(\eta_t), \qquad \eta_t = \beta_0
               + \sum_i \sum_{k \ge 0} s_i[t - k]\, f_i[k] + \sum_{k \ge 1} y_{t-k}\, g[k]
 
-    for each unit, all trials together.  The responses f, one for each signal of the stimulus, and g
-    are weighted sums of the functions of a `Basis`; the weights minimise the negative log
-    likelihood plus :math:`\rho / 2` times their sum of squares (the intercept is free).
+    for each unit, over all trials.  The responses f, one for each signal of the stimulus, and g are
+    weighted sums of the functions of a `Basis`; the weights minimise the negative log likelihood
+    plus :math:`\rho / 2` times their sum of squares (the intercept is not penalised).
 
-    With `onsets` that are known and ``Basis(length, size=None)``, f is the average response to a
-    cycle; with `true_onsets` the GLM is told what `DCEA` has to find.
+    With known `onsets` and ``Basis(length, size=None)``, f is the average response to a cycle; with
+    `true_onsets` the GLM is given what `DCEA` has to find.
 
     Parameters
     ----------
     family : str or Family
         As for `DCEA`.
     stimulus : function or array_like, optional
-        `onsets`, `true_onsets`, or another function of counts (see `spikecdl.baselines.stimuli`);
-        or a signal, sampled per bin, of shape (bin,), (trial, unit, bin) or
+        `onsets`, `true_onsets`, or another function of counts (see `spikecdl.baselines.bases`);
+        or a signal with a value per bin, of shape (bin,), (trial, unit, bin) or
         (signal, trial, unit, bin).
     response : Basis
-        Of f, from the bin of the stimulus on.
+        Of f, starting at the bin of the stimulus.
     history : Basis, optional
-        Of g, from the next bin on; None: no history.
+        Of g, starting at the next bin; None: no history.  Needs counts of single trials.  Bins
+        whose past was not wholly observed, such as the first of a window, are left out of the fit;
+        for a prediction the unobserved past counts as silent.
     ridge : float
         :math:`\rho`.
 
@@ -60,7 +64,7 @@ class GLM(PerUnit):
     response_ : ndarray, shape (unit, signal, bin)
         f, in units of the linear predictor.
     history_response_ : ndarray, shape (unit, bin)
-        g; of no bins without history.
+        g; has no bins without history.
     converged_ : bool
 
     References
@@ -93,26 +97,7 @@ class GLM(PerUnit):
         self.history = history
         self.ridge = ridge
 
-    def fit(self, counts: BinnedSpikes) -> GLM:
-        """Fit each unit.
-
-        With history, bins whose past was not wholly observed are left out, the first ones of a
-        window among them.
-
-        Parameters
-        ----------
-        counts : BinnedSpikes
-            Of single trials, if there is to be history.
-
-        Raises
-        ------
-        ValueError
-            If an argument or a count is out of range, a stimulus does not fit the counts, pooled
-            trials are to have history, or nothing is left to fit.
-        TypeError
-            If the counts are not `BinnedSpikes`.
-        """
-        counts = self._begin(counts)
+    def _fit(self, counts: BinnedSpikes) -> None:
         if validation.real("ridge", self.ridge) < 0:
             raise ValueError(f"`ridge` (={self.ridge!r}) must not be negative")
         data, covariates = observed(counts, self.family), self._covariates(counts)
@@ -122,52 +107,39 @@ class GLM(PerUnit):
             raise ValueError(f"unit {unit!r} has no observed bin whose past is known; leave it out")
         self._pooling = _pooling(counts, data)
         found = [self._fit_unit(u, usable[:, u], data, covariates) for u in range(counts.n_units)]
-        weights = np.stack([coefficients.values for coefficients in found])
+        weights = np.stack([coefficients for coefficients, _ in found])
         self.intercept_, self.coef_ = weights[:, 0], weights[:, 1:]
-        self._note_responses()
-        self.converged_ = all(coefficients.converged for coefficients in found)
+        self._set_responses(counts.bin_size)
+        self.converged_ = all(converged for _, converged in found)
         if not self.converged_:
             warnings.warn(
-                f"the fit had not settled after {_MAX_ITER} steps; raise `ridge`", stacklevel=2
+                f"the fit did not converge in {_MAX_ITER} steps; raise `ridge`", stacklevel=3
             )
-        return self
 
-    def predict(self, counts: BinnedSpikes) -> np.ndarray:
-        """Return expected counts (trial, unit, bin) for the trials pooled in each bin.
-
-        History is that of the counts given; what was not observed of it counts as silent.
-
-        Raises
-        ------
-        ValueError
-            If units or bins are not those of the fit, or the stimulus does not fit the counts.
-        """
-        counts = self._known(counts)
+    def _predict(self, counts: BinnedSpikes) -> np.ndarray:
         data, covariates = observed(counts, self.family), self._covariates(counts)
         eta = self.intercept_[:, None] + np.einsum("tubj,uj->tub", covariates, self.coef_)
         mean = SHARED.squeeze(data.family.mean(torch.from_numpy(SHARED.expand(eta))))
-        scale = _pooling(counts, data) / self._pooling
-        return mean * scale[:, None]
+        return mean * (_pooling(counts, data) / self._pooling)[:, None]
 
     def _fit_unit(
         self, unit: int, usable: np.ndarray, data: Observations, covariates: np.ndarray
-    ) -> Coefficients:
-        """Fit the bins (trial, bin) of one unit."""
+    ) -> tuple[np.ndarray, bool]:
+        """Return the coefficients from the usable bins (trial, bin) of a unit, as `irls` does."""
         seen = torch.from_numpy(usable)
         family = data.family.map(lambda values: values[:, unit, 0][seen])
         y, rows = data.y[:, unit, 0][seen], covariates[:, unit][usable]
         design = np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
         ridge = np.full(design.shape[1], float(self.ridge))
         ridge[0] = 0.0
-        start = float(data.baseline[:, unit].mean())
-        return fit(family, y, design, start, ridge, _TOL, _MAX_ITER)
+        return irls(family, y, design, float(data.baseline[:, unit].mean()), ridge)
 
     def _covariates(self, counts: BinnedSpikes) -> np.ndarray:
         """Return the covariates, (trial, unit, bin, coefficient)."""
         parts = [np.zeros((*counts.shape, 0))]
         if self.stimulus is not None:
             functions = self.response.functions(counts.bin_size)
-            signals = bases.sampled(bases.as_stimulus(self.stimulus), counts)
+            signals = bases.sampled(self.stimulus, counts)
             parts += [_filtered(signal, functions) for signal in signals]
         if self.history is not None:
             if counts.n_pooled.max() > 1:
@@ -181,7 +153,7 @@ class GLM(PerUnit):
         return np.concatenate(parts, axis=-1)
 
     def _past_is_known(self, counts: BinnedSpikes) -> np.ndarray:
-        """Mark the bins (trial, unit, bin) before which as many were observed as history needs."""
+        """Mark the bins (trial, unit, bin) that follow as many observed bins as history needs."""
         if self.history is None:
             return np.ones(counts.shape, dtype=bool)
         length = len(self.history.functions(counts.bin_size))
@@ -191,13 +163,13 @@ class GLM(PerUnit):
         known[..., length:] = unseen[..., length:-1] == unseen[..., : -length - 1]
         return known
 
-    def _note_responses(self) -> None:
-        """Make responses of the coefficients."""
-        functions = self.response.functions(self.bin_size_)
+    def _set_responses(self, bin_size: float) -> None:
+        """Set the responses from the coefficients."""
+        functions = self.response.functions(bin_size)
         count, size, rest = len(self.coef_), functions.shape[1], self.coef_
         self.history_response_ = np.zeros((count, 0))
         if self.history is not None:
-            own = self.history.functions(self.bin_size_)
+            own = self.history.functions(bin_size)
             rest, past = np.split(self.coef_, [-own.shape[1]], axis=1)
             self.history_response_ = past @ own.T
         self.response_ = rest.reshape(count, rest.shape[1] // size, size) @ functions.T
@@ -212,9 +184,9 @@ def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:
 
 
 def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
-    """Return the trials that are pooled for each trial that the family knows of, per unit.
+    """Return the number of pooled trials per trial of the family, for each unit.
 
-    A family that counts Bernoulli trials knows of all, others take pooled counts for one.
+    It is 1 for a family that counts Bernoulli trials, and ``n_pooled`` for others.
     """
     known = SHARED.squeeze(data.family.exposure(data.y))
     pooled = counts.n_pooled / known.clip(min=1)
@@ -229,33 +201,16 @@ def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
     return most
 
 
-_HALVINGS = 30
-_DEPENDENT = 1e-13  # smallest eigenvalue, relative to the largest, of covariates that differ
-
-
-class Coefficients(NamedTuple):
-    """What `fit` found: coefficients, and whether it settled."""
-
-    values: np.ndarray
-    converged: bool
-
-
-def fit(
-    family: Family,
-    y: Tensor,
-    design: np.ndarray,
-    intercept: float,
-    ridge: np.ndarray,
-    tol: float,
-    max_iter: int,
-) -> Coefficients:
-    r"""Minimise a cost with a ridge by Newton steps, which are least squares with new weights.
+def irls(
+    family: Family, y: Tensor, design: np.ndarray, intercept: float, ridge: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    r"""Minimise the cost with a ridge by iteratively reweighted least squares (Newton steps).
 
     .. math:: \min_b \; -\log p(y \mid Xb) + \tfrac12 \sum_j \rho_j b_j^2
 
-    with the family's residual r and curvature w, a step solves
-    :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  Where
-    columns depend on each other, the step of least norm is taken.
+    With the family's residual r and curvature w, a step d solves
+    :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  For
+    dependent columns, the step of least norm is taken.
 
     Parameters
     ----------
@@ -263,14 +218,16 @@ def fit(
         With parameters of the shape of ``y``.
     y : tensor of double precision, shape (observation,)
     design : ndarray, shape (observation, coefficient)
-        Its first column is of ones.
+        X; its first column is of ones.
     intercept : float
-        Coefficient of that column to start from; the others start from 0.
+        Initial coefficient of that column; the others start from 0.
     ridge : ndarray, shape (coefficient,)
         :math:`\rho`.
-    tol : float
-        Gain that a step promises, relative to the cost, at which it is the last one.
-    max_iter : int
+
+    Returns
+    -------
+    coefficients : ndarray, shape (coefficient,)
+    converged : bool
     """
     b = np.zeros(design.shape[1])
     b[0] = intercept
@@ -280,27 +237,27 @@ def fit(
         return float(cost) + float(ridge @ b**2) / 2
 
     now = objective(b)
-    for _ in range(max_iter):
+    for _ in range(_MAX_ITER):
         eta = torch.from_numpy(design @ b)
-        slope = design.T @ family.residual(y, eta).numpy() - ridge * b
+        gradient = design.T @ family.residual(y, eta).numpy() - ridge * b
         weight = family.curvature(y, eta).numpy()
-        step = _solve(design.T @ (weight[:, None] * design) + np.diag(ridge), slope)
-        promise = float(slope @ step) / 2
+        step = _solve(design.T @ (weight[:, None] * design) + np.diag(ridge), gradient)
+        expected = float(gradient @ step) / 2
         for _ in range(_HALVINGS):
             then = objective(b + step)
             if then <= now + 1e-12 * abs(now):
                 break
             step /= 2
         b, now = b + step, then
-        if promise <= tol * (1 + abs(now)):
-            return Coefficients(b, True)
-    return Coefficients(b, False)
+        if expected <= _TOL * (1 + abs(now)):
+            return b, True
+    return b, False
 
 
-def _solve(gram: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Solve a symmetric system, each coefficient in units of its own curvature."""
+def _solve(gram: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Solve a symmetric system, with each coefficient in units of its own curvature."""
     unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(gram * unit * unit[:, None])
     kept = values > _DEPENDENT * len(values) * max(values[-1], 0)
-    along = vectors.T @ (unit * slope)
+    along = vectors.T @ (unit * gradient)
     return unit * (vectors @ np.divide(along, values, out=np.zeros_like(along), where=kept))

@@ -1,25 +1,25 @@
-"""A constant rate: what is known of a unit that does nothing."""
+"""Rates that ignore what single trials show: a constant rate, and the PSTH."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from spikecdl import validation
-from spikecdl.baselines.base import PerUnit, expected, exposure
+from spikecdl import conversion, validation
+from spikecdl.baselines.base import PerUnit
 from spikecdl.data import BinnedSpikes
 
 
 class ConstantRate(PerUnit):
     r"""One rate for each unit, in all its trials and bins.
 
-    Of n spikes in N bins (a bin of M pooled trials counts M times) of d seconds,
+    For n spikes in N bins of d seconds, where a bin of M pooled trials counts M times,
 
     .. math:: \hat\rho = \frac{n + a}{(N + 2a)\, d}
 
-    with a the ``prior``.  One half keeps the rate of a unit that was not seen to fire above zero
-    (Krichevsky and Trofimov, IEEE Trans. Inf. Theory 27, 1981, doi:10.1109/TIT.1981.1056331).  A
-    real-valued signal has its mean, without a prior.
+    with the ``prior`` a.  With a = 1/2 the rate of a silent unit stays above zero (Krichevsky and
+    Trofimov, IEEE Trans. Inf. Theory 27, 1981, doi:10.1109/TIT.1981.1056331).  For a real-valued
+    signal it is the mean, without a prior.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ class ConstantRate(PerUnit):
     Attributes
     ----------
     rate_ : ndarray, shape (unit,)
-        In Hz per recorded trial (in the unit of a real-valued signal); nan for a unit that was not
-        observed, without a prior.
+        In Hz per recorded trial (in the unit of a real-valued signal); nan for an unobserved unit
+        without a prior.
 
     Examples
     --------
@@ -44,60 +44,24 @@ class ConstantRate(PerUnit):
     def __init__(self, prior: float = 0.5) -> None:
         self.prior = prior
 
-    def fit(self, counts: BinnedSpikes) -> ConstantRate:
-        """Take the rate of each unit over all trials.
-
-        Parameters
-        ----------
-        counts : BinnedSpikes
-
-        Raises
-        ------
-        ValueError
-            If the prior is negative.
-        TypeError
-            If the counts are not `BinnedSpikes`.
-        """
-        added = added_spikes(self.prior)
-        counts = self._begin(counts)
-        if not counts.is_counts:
-            added = 0.0
+    def _fit(self, counts: BinnedSpikes) -> None:
+        added = _added_spikes(self.prior, counts)
         total = counts.counts.sum((0, 2)) + added
-        exposed = exposure(counts).sum((0, 2)) + 2 * added * counts.bin_size
-        self.rate_ = ratio(total, exposed)
-        return self
+        exposed = _exposure(counts).sum((0, 2)) + 2 * added * counts.bin_size
+        self.rate_ = _ratio(total, exposed)
 
-    def predict(self, counts: BinnedSpikes) -> np.ndarray:
-        """Return expected counts (trial, unit, bin) for the trials pooled in each bin.
-
-        Raises
-        ------
-        ValueError
-            If units or bins are not those of the fit.
-        """
-        return expected(self.rate_[:, None], self._known(counts))
-
-
-def added_spikes(prior: float) -> float:
-    """Return a number of spikes, or raise if it is negative."""
-    if validation.real("prior", prior) < 0:
-        raise ValueError(f"`prior` (={prior!r}) must not be negative, in spikes")
-    return float(prior)
-
-
-def ratio(total: np.ndarray, exposed: np.ndarray) -> np.ndarray:
-    """Return a quotient; nan where nothing was observed."""
-    return np.divide(total, exposed, out=np.full(total.shape, np.nan), where=exposed > 0)
+    def _predict(self, counts: BinnedSpikes) -> np.ndarray:
+        return _expected(self.rate_[:, None], counts)
 
 
 class PSTH(PerUnit):
-    r"""Rate of each bin, over all trials: what a unit does at a time of a trial.
+    r"""Rate of each bin, averaged over trials that are aligned to a repeated event.
 
     .. math:: \hat\rho_t = \frac{\sum_s k_{t-s}\, n_s + a}{\sum_s k_{t-s}\, e_s + a / \bar\rho}
 
-    where over trials n is the sum of counts and e that of exposures (seconds times pooled trials,
-    0 where not observed), k a Gaussian window of sum 1, and a spikes are added at the unit's mean
-    rate :math:`\bar\rho`, so that no spike is impossible.  A real-valued signal has no prior.
+    with the counts n and exposures e (observed seconds times pooled trials) summed over trials, a
+    Gaussian window k of sum 1, and a spikes added at the unit's mean rate :math:`\bar\rho`, so that
+    no rate is zero.  A real-valued signal has no prior.
 
     Parameters
     ----------
@@ -109,8 +73,8 @@ class PSTH(PerUnit):
     Attributes
     ----------
     rate_ : ndarray, shape (unit, bin)
-        In Hz per recorded trial (in the unit of a real-valued signal); nan where nothing was
-        observed, without a prior.
+        In Hz per recorded trial (in the unit of a real-valued signal); nan in unobserved bins
+        without a prior.
 
     References
     ----------
@@ -128,48 +92,23 @@ class PSTH(PerUnit):
         self.smoothing = smoothing
         self.prior = prior
 
-    def fit(self, counts: BinnedSpikes) -> PSTH:
-        """Average over trials.
-
-        Parameters
-        ----------
-        counts : BinnedSpikes
-            Windows that are aligned to what repeats.
-
-        Raises
-        ------
-        ValueError
-            If smoothing or prior is negative.
-        TypeError
-            If the counts are not `BinnedSpikes`.
-        """
-        added = added_spikes(self.prior)
+    def _fit(self, counts: BinnedSpikes) -> None:
+        added = _added_spikes(self.prior, counts)
         if validation.real("smoothing", self.smoothing, "seconds") < 0:
             raise ValueError(f"`smoothing` (={self.smoothing!r}) must not be negative, in seconds")
-        counts = self._begin(counts)
-        self.t_start_ = counts.t_start
-        total, exposed = counts.counts.sum(0).astype(float), exposure(counts).sum(0)
+        total, exposed = counts.counts.sum(0).astype(float), _exposure(counts).sum(0)
         if self.smoothing:
             bins = self.smoothing / counts.bin_size
             total, exposed = (
                 gaussian_filter1d(value, bins, axis=-1, mode="constant")
                 for value in (total, exposed)
             )
-        if added and counts.is_counts:
+        if added:
             mean = ConstantRate().fit(counts).rate_
             total, exposed = total + added, exposed + added / mean[:, None]
-        self.rate_ = ratio(total, exposed)
-        return self
+        self.t_start_, self.rate_ = counts.t_start, _ratio(total, exposed)
 
-    def predict(self, counts: BinnedSpikes) -> np.ndarray:
-        """Return expected counts (trial, unit, bin) for the trials pooled in each bin.
-
-        Raises
-        ------
-        ValueError
-            If units, bins or windows are not those of the fit.
-        """
-        counts = self._known(counts)
+    def _predict(self, counts: BinnedSpikes) -> np.ndarray:
         n_bins = self.rate_.shape[-1]
         shift = abs(counts.t_start - self.t_start_)
         if counts.n_bins != n_bins or shift > 1e-6 * counts.bin_size:
@@ -177,4 +116,31 @@ class PSTH(PerUnit):
                 f"the counts have {counts.n_bins} bins from {counts.t_start:g} s, the fit {n_bins} "
                 f"from {self.t_start_:g} s; use the windows of the fit"
             )
-        return expected(self.rate_, counts)
+        return _expected(self.rate_, counts)
+
+
+def _added_spikes(prior: float, counts: BinnedSpikes) -> float:
+    """Return the prior in spikes, 0 for a real-valued signal; ValueError if it is negative."""
+    if validation.real("prior", prior) < 0:
+        raise ValueError(f"`prior` (={prior!r}) must not be negative, in spikes")
+    return float(prior) if counts.is_counts else 0.0
+
+
+def _seconds(counts: BinnedSpikes) -> float:
+    """Return the seconds of a bin; 1 for a real-valued signal."""
+    return counts.bin_size if counts.is_counts else 1.0
+
+
+def _exposure(counts: BinnedSpikes) -> np.ndarray:
+    """Return the factor from a rate per recorded trial to an expected count; 0 if unobserved."""
+    return counts.n_pooled * _seconds(counts)
+
+
+def _expected(rate: np.ndarray, counts: BinnedSpikes) -> np.ndarray:
+    """Return expected counts at a rate, including those of unobserved bins."""
+    return rate * conversion.trials_everywhere(counts) * _seconds(counts)
+
+
+def _ratio(total: np.ndarray, exposed: np.ndarray) -> np.ndarray:
+    """Return the quotient; nan without exposure."""
+    return np.divide(total, exposed, out=np.full(total.shape, np.nan), where=exposed > 0)

@@ -34,7 +34,7 @@ class Rule:
         Compare scores in units of their standard errors, not as they are.
     n_events : int
         Events of a window at the most.
-    least_gain : tensor, shape (window,)
+    min_gain : tensor, shape (window,)
         Gain of an event, in nats, below which it is not taken and the pursuit ends.
     precision : float
         One over the variance of a normal prior of amplitudes.
@@ -43,7 +43,7 @@ class Rule:
     penalty: Penalty
     standardise: bool
     n_events: int
-    least_gain: Tensor
+    min_gain: Tensor
     precision: float
 
 
@@ -71,7 +71,7 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
     shape = (len(a), min(rule.n_events, a.shape[-1]))
     found = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
     number = np.zeros(len(a), np.int64)
-    waves, least_gain = as_array(templates), as_array(rule.least_gain)
+    waves, least_gain = as_array(templates), as_array(rule.min_gain)
     precision = np.full(len(waves), rule.precision)
     up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(waves)))
     choice = (up, down, rule.standardise, precision)
