@@ -1,6 +1,6 @@
-"""Recordings to try spikecdl on: the one that is shipped, and published ones that are fetched.
+"""Recordings to try spikecdl on: one that is shipped, and published ones that are downloaded.
 
-`registry` says where each lies in public, under which licence, and what to cite.
+`registry` gives the address and licence of each, and what to cite.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WHISKER = {
 _BIN = 1e-3  # seconds, of the originals
 _TRIAL = 3000  # bins
 _DURATION = _TRIAL * _BIN
-_PARTS = {"trngdataBis.mat": "idxtr", "testdataBis.mat": "idxts"}  # file, and places of its trials
+_PARTS = {"trngdataBis.mat": "idxtr", "testdataBis.mat": "idxts"}  # file: positions of its trials
 
 
 def demo() -> Path:
-    """Return the recording that ships with the package: simulated, with its truth inside."""
+    """Return the path of the recording that is shipped: simulated, with its truth inside."""
     return _shipped("demo.nwb")
 
 
 def registry() -> dict[str, Any]:
-    """Return what is known of each recording: address, licence, what to cite, files.
+    """Return address, licence, citation and files of each recording.
 
     Examples
     --------
@@ -55,22 +55,22 @@ def registry() -> dict[str, Any]:
 def fetch_whisker(
     names: Sequence[str] = tuple(WHISKER), folder: str | Path | None = None
 ) -> dict[str, SpikeTrains]:
-    """Fetch recordings of rat thalamus under periodic whisker deflection.
+    """Download recordings of rat thalamus under periodic whisker deflection.
 
     Units of the ventral posterior medial nucleus, 50 trials of 3 s for each stimulus: half a second
     of rest, then 16 deflections at 8 Hz, fast (1), middle (2) or slow (3).
 
-    The original files, two for each unit and stimulus, are downloaded once and kept.  Of one of
-    them the SHA-256 is known and checked.  The others are checked for what they should hold, and
-    their SHA-256 is noted beside them at the first download: later changes are noticed.
+    The original files, two for each unit and stimulus, are downloaded once and kept.  The SHA-256
+    of one is known and checked.  The others must hold spikes and trials of the right form; their
+    SHA-256 is written beside them at the first download, so that later changes are found.
 
     Parameters
     ----------
     names : sequence of str
-        Of `WHISKER`: "dir3_stim1" to "dir3_stim3" have two units, "dir16_stim1" to
+        Keys of `WHISKER`: "dir3_stim1" to "dir3_stim3" have two units, "dir16_stim1" to
         "dir16_stim3" one.
     folder : path, optional
-        Where the originals are kept.  Default: the user's cache.
+        Where the original files are kept.  Default: the user's cache.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def fetch_whisker(
     ConnectionError
         If a file cannot be downloaded.
     ValueError
-        If there is no recording of that name, or a file is not what it should be; it is not kept.
+        If there is no recording of that name, or a file is not as expected; it is not kept.
 
     References
     ----------
@@ -103,24 +103,14 @@ def fetch_whisker(
 
 
 def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndarray:
-    """Fetch the whisker's displacement in each trial of a recording.
+    """Return the whisker's displacement in each trial of a recording, downloaded if need be.
 
-    Parameters
-    ----------
-    name : str
-        Of `WHISKER`.
-    folder : path, optional
-        As in `fetch_whisker`.
+    ``name``, ``folder`` and the errors are those of `fetch_whisker`.
 
     Returns
     -------
     ndarray, shape (trial, bin)
         In mm, in bins of 1 ms; trials in the order of recording.
-
-    Raises
-    ------
-    ConnectionError, ValueError
-        As `fetch_whisker`.
     """
     unit = WHISKER[validation.one_of("name", name, WHISKER)][0]
     trials, _ = _recorded(name, unit, "t", _folder(folder))
@@ -128,7 +118,6 @@ def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndar
 
 
 def _whisker(name: str, folder: Path) -> SpikeTrains:
-    """Make a recording of the files of its units."""
     times, splits = [], []
     for unit in WHISKER[name]:
         y, is_train = _recorded(name, unit, "y", folder)
@@ -154,29 +143,30 @@ def _whisker(name: str, folder: Path) -> SpikeTrains:
 
 
 def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a variable of all trials (trial, bin) as recorded, and which trials are to train."""
+    """Return a variable of all trials (trial, bin), and which trials are for training."""
     stem = f"data/Explicit Stimulus/{unit}/Stim{name[-1]}/"
     contents = [_matlab("whisker_thalamus", stem + file, folder) for file in _PARTS]
     known = contents[1] | contents[0]
-    places = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
+    positions = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
     values = np.concatenate([content[variable] for content in contents])
-    order = np.concatenate(places)
+    order = np.concatenate(positions)
     if values.size != order.size * _TRIAL or set(order) != set(range(order.size)):
         raise ValueError(
             f"{stem} holds {values.size} bins of {order.size} trials; they should be {_TRIAL} of "
             f"each, and {' and '.join(_PARTS.values())} number every trial once"
         )
     back = np.argsort(order)
-    return values.reshape(-1, _TRIAL)[back], back < len(places[0])
+    return values.reshape(-1, _TRIAL)[back], back < len(positions[0])
 
 
 def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
-    """Fetch a MATLAB file and read it; a download is kept, and its SHA-256 noted, if that works."""
+    """Read a MATLAB file, downloaded if need be; a download that cannot be read is not kept."""
     from pooch import file_hash
     from scipy.io import loadmat
 
     was_here = (folder / path).exists()
     file, address = _fetched(name, path, folder)
+    note = _note(file)
     try:
         content = loadmat(file, variable_names=["y", "t", *_PARTS.values()])
         values = {k: v.ravel().astype(float) for k, v in content.items() if k[0] != "_"}
@@ -187,13 +177,13 @@ def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
             file.unlink()
         what, remedy = (file, "remove it") if was_here else (address, "it was not kept; try again")
         raise ValueError(f"{what} is not the file expected ({error!r}); {remedy}") from None
-    if not _note(file).exists():
-        _note(file).write_text(file_hash(file) + "\n", "utf-8")
+    if not note.exists():
+        note.write_text(file_hash(file) + "\n", "utf-8")
     return values
 
 
 def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
-    """Return a file of a recording from the folder, or download it; and its address."""
+    """Return a file of a recording in the folder, downloaded if need be, and its address."""
     import pooch
     import requests
 
@@ -214,13 +204,13 @@ def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
         ) from None
     except ValueError:
         raise ValueError(
-            f"what lies at {address} has not the SHA-256 that is known ({known}); it was not kept. "
-            "Try again; if it stays so, the file has changed there"
+            f"SHA-256 mismatch for {address} (expected {known}); the download was discarded. Try "
+            "again; if it happens again, the file has changed there"
         ) from None
 
 
 def _note(file: Path) -> Path:
-    """Return where the SHA-256 of a first download is written."""
+    """Return the file beside a download that holds its SHA-256."""
     return file.with_name(file.name + ".sha256")
 
 

@@ -131,12 +131,11 @@ def simulate(
     settings = {"random_state": random_state, "same_events": same_events}
     truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
     values = _observations(model, truth, n_bins, int(rng.integers(2**62)))
-    spacing = n_bins + round(_PAUSE / bin_size)
     counts = BinnedSpikes.from_array(
         values.astype(np.int64) if model.integer_valued else values,
         bin_size,
         sub_bins=sub_bins,
-        trial_starts=np.arange(n_trials) * spacing * bin_size,
+        trial_starts=np.arange(n_trials) * (n_bins + round(_PAUSE / bin_size)) * bin_size,
         source="simulation",
         truth=truth,
     )

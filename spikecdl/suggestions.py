@@ -10,24 +10,19 @@ from spikecdl.data import SpikeTrains
 
 _STEP = 0.001  # seconds; resolution of distances
 _FARTHEST = 0.5  # seconds
-_SMOOTH, _PEAK = 5, 25  # steps: of the running mean; of a peak, or a pause
-_MOST_SPIKES = 20_000  # of a unit that are looked at
-_NICE = np.array([1, 2, 5, 10, 20]) * 1e-3  # seconds
+_SMOOTH = 5  # steps of the running mean
+_PEAK = 25  # steps that a peak, or a pause between peaks, may last
+_MOST_SPIKES = 20_000  # of a unit that are used
+_ROUND_SIZES = np.array([1, 2, 5, 10, 20]) * 1e-3  # bin sizes, in seconds
 _BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
-_FEWEST_PAIRS = 5  # fewer than these have the standard error of these
+_FEWEST_PAIRS = 5  # a smaller expected number gets the standard error of this one
 _SIGNIFICANT = 4.0  # standard errors
 _SMALL = 0.1  # of the largest excess
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Where to start; made by `suggest`.
-
-    Attributes
-    ----------
-    bin_size, length : float
-        Seconds.
-    """
+    """Bin size and template length to begin with, in seconds; made by `suggest`."""
 
     bin_size: float
     length: float
@@ -36,9 +31,9 @@ class Suggestion:
 def suggest(spikes: SpikeTrains) -> Suggestion:
     """Suggest a template length and a bin size.
 
-    The length is the distance up to which pairs of spikes of a unit are clearly more or fewer than
-    at a constant rate, but no longer than the first distance at which a periodic rate repeats. The
-    bin size is the round number nearest to a 25th of it.  Time between trials does not count.
+    Up to the length, pairs of spikes of a unit are clearly more or fewer than at a constant rate;
+    it ends at the first distance at which a periodic rate repeats.  The bin size is the round
+    number nearest to a 25th of the length.  Time between trials does not count.
 
     Parameters
     ----------
@@ -53,19 +48,19 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
     """
     score = _excess(spikes)
     length = _extent(score) * _STEP
-    bin_size = float(_NICE[np.abs(np.log(_NICE * _BINS / length)).argmin()])
+    bin_size = float(_ROUND_SIZES[np.abs(np.log(_ROUND_SIZES * _BINS / length)).argmin()])
     n_bins = max(_FEWEST_BINS, _ROUND_BINS * round(length / bin_size / _ROUND_BINS))
     return Suggestion(bin_size, round(n_bins * bin_size, 6))
 
 
 def _excess(spikes: SpikeTrains) -> np.ndarray:
-    """Pairs of spikes at each distance beyond those at most distances, in standard errors."""
+    """Return the excess of pairs at each distance, in standard errors; its median is 0."""
     n_steps = round(_FARTHEST / _STEP)
     lags = _STEP * (np.arange(n_steps) + 0.5)
     pairs, expected = np.zeros(n_steps), np.zeros(n_steps)
     for times, observed in zip(spikes.times, spikes.observed, strict=True):
         stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
-        stretches = _both(observed, np.minimum(_trials(spikes), stop))
+        stretches = _intersection(observed, np.minimum(_trials(spikes), stop))
         which = np.searchsorted(stretches[:, 0], times, "right") - 1
         inside = which >= 0
         inside[inside] = times[inside] < stretches[which[inside], 1]
@@ -74,17 +69,16 @@ def _excess(spikes: SpikeTrains) -> np.ndarray:
             rate = inside.sum() / durations.sum()
             pairs += _distances(times[inside], which[inside], n_steps)
             expected += rate**2 * _STEP * np.maximum(durations - lags, 0).sum(axis=0)
-    wide = np.ones(_SMOOTH)
-    pairs, expected = np.convolve(pairs, wide, "same"), np.convolve(expected, wide, "same")
+    pairs, expected = (np.convolve(part, np.ones(_SMOOTH), "same") for part in (pairs, expected))
     excess = (pairs - expected) / np.sqrt(np.maximum(expected, _FEWEST_PAIRS))
     known = expected > 0
-    if known.any():  # slow changes of rate, and pauses between events, raise or lower all
+    if known.any():  # slow changes of rate, and pauses between events, move all distances alike
         excess -= np.median(excess[known])
     return np.where(known, excess, 0.0)
 
 
 def _trials(spikes: SpikeTrains) -> np.ndarray:
-    """Return the time that trials cover, as sorted disjoint intervals; all of it without trials."""
+    """Return the time that trials cover as sorted disjoint intervals; all time without trials."""
     if spikes.trials is None:
         return np.array([[-np.inf, np.inf]])
     spans = spikes.trials[["start_time", "stop_time"]].to_numpy(dtype=float)
@@ -96,8 +90,8 @@ def _trials(spikes: SpikeTrains) -> np.ndarray:
     return np.stack([spans[first, 0], reach[last]], axis=1)
 
 
-def _both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return what two sets of sorted disjoint intervals have in common."""
+def _intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the intersection of two sets of sorted disjoint intervals."""
     start = np.maximum(one[:, None, 0], other[None, :, 0])
     stop = np.minimum(one[:, None, 1], other[None, :, 1])
     common = np.stack([start, stop], axis=-1)[start < stop]
@@ -117,7 +111,7 @@ def _distances(times: np.ndarray, stretch: np.ndarray, n_steps: int) -> np.ndarr
 
 
 def _extent(score: np.ndarray) -> int:
-    """Steps up to the last clear excess, or to the first side peak; a tenth of a second without."""
+    """Return the steps to the last clear excess or the first side peak; without any, to 0.1 s."""
     threshold = max(_SIGNIFICANT, _SMALL * np.abs(score).max())
     clear = np.flatnonzero(np.abs(score) > threshold)
     if not clear.size:
@@ -130,9 +124,9 @@ def _extent(score: np.ndarray) -> int:
 
 
 def _side_peak(score: np.ndarray, threshold: float) -> int | None:
-    """Return where the excess, once it has fallen, comes back to at least half its height.
+    """Return the step at which the excess, after a fall, is back at half its height or more.
 
-    Where it begins late, there is one spike in each period, and it has come back already.
+    An excess that begins late is a side peak itself: there is one spike in each period.
     """
     begin = int(np.argmax(score > max(threshold, score.max() / 2)))
     if begin > _PEAK:

@@ -157,7 +157,7 @@ class TestFetch:
     def test_another_file_than_the_registry_knows(self, one, tmp_path):
         server, paths, *_ = one
         known(paths[0], "0" * 64)
-        with pytest.raises(ValueError, match="has not the SHA-256 that is known .0{64}.") as caught:
+        with pytest.raises(ValueError, match="SHA-256 mismatch for .*expected 0{64}") as caught:
             datasets.fetch_whisker(["dir16_stim2"], tmp_path)
         assert server.address + paths[0] in str(caught.value)
         assert kept(tmp_path) == []
@@ -172,7 +172,7 @@ class TestFetch:
         assert np.array_equal(spikes.bin(0.001).counts[:, 0], y)
         (tmp_path / paths[1]).unlink()
         put(server, "Dir16/Neuron1", 2, 1 - y, is_train)
-        with pytest.raises(ValueError, match="has not the SHA-256 that is known"):
+        with pytest.raises(ValueError, match="SHA-256 mismatch"):
             datasets.fetch_whisker(["dir16_stim2"], tmp_path)
 
     @pytest.mark.parametrize("sha256", [True, False])
@@ -257,7 +257,7 @@ class TestFetch:
             datasets.fetch_whisker("dir3_stim1", tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(datasets.WHISKER))
+@pytest.mark.parametrize("name", ["dir3_stim2", "dir16_stim1"])
 def test_gives_what_the_nwb_copy_holds(name, server, shared_data, tmp_path):
     import h5py
 
