@@ -13,10 +13,10 @@
 # %% [markdown]
 # # Photon-limited images
 #
-# A microscope frame of a few photons per pixel is counts, as spikes are: Poisson, with a rate
-# that we want. The same model holds, an exponential family whose log rate is made of templates,
-# now in two dimensions; here its networks were trained beforehand, with clean photographs as
-# labels. This needs scikit-image (`pip install "spikecdl[images]"`).
+# A microscope frame of a few photons per pixel holds Poisson counts, and we want their rate. The
+# model is the one for spikes: an exponential family whose log rate is a sum of templates, now in
+# two dimensions. The networks here were trained beforehand on clean photographs. This tutorial
+# needs scikit-image (`pip install "spikecdl[images]"`).
 
 # %%
 import matplotlib.pyplot as plt
@@ -29,8 +29,8 @@ from spikecdl.denoise import VST, PoissonDenoiser, estimate_peak
 # %% [markdown]
 # ## A frame
 #
-# A cell, seen by a microscope in good light. We make it a frame of at most 4 photons per pixel: the
-# brightest pixel has an expected count of 4, and most have one or two.
+# A cell, seen by a microscope in good light. We turn it into a frame of few photons: the brightest
+# pixel has an expected count of 4, and most pixels have one or two.
 
 # %%
 clean = data.cell()[265:485, 290:540].astype(float)
@@ -42,9 +42,9 @@ f"{counts.mean():.2f} photons per pixel, at most {counts.max()}"
 # %% [markdown]
 # ## Denoised
 #
-# Counts in, expected counts out. `pretrained()` is one network for all peaks;
-# `pretrained("uc", peak=4)` and `pretrained("c", peak=4)` are the two of the source, DCEA-UC and
-# DCEA-C, each trained for one peak.
+# Counts in, expected counts out. `pretrained()` gives one network for all peaks;
+# `pretrained("uc", peak=4)` and `pretrained("c", peak=4)` give the two networks of the paper,
+# DCEA-UC and DCEA-C, each trained for one peak.
 
 # %%
 rates = {
@@ -66,8 +66,8 @@ figure
 # %% [markdown]
 # ## The peak
 #
-# Nothing had to be said of the light: the network sees the mean count. Where the peak is needed, to
-# choose between networks of different peaks, it is estimated.
+# The network for all peaks takes the amount of light from the mean count. Where the peak is needed,
+# to choose between networks of different peaks, it can be estimated.
 
 # %%
 f"peak {estimate_peak(counts):.2f} counts"
@@ -75,7 +75,7 @@ f"peak {estimate_peak(counts):.2f} counts"
 # %% [markdown]
 # ## A stack
 #
-# The frames of a stack are denoised one by one. Here the light fades.
+# The frames of a stack are denoised one by one. Here the light fades from frame to frame.
 
 # %%
 fading = [np.random.default_rng(n).poisson(light * clean) for n, light in enumerate((4, 2, 1, 0.5))]
@@ -93,8 +93,9 @@ figure
 # %% [markdown]
 # ## What was learned
 #
-# DCEA-UC has three dictionaries of 169 templates: one takes counts to codes, one takes codes back
-# to rates within its layers, and one is the decoder. Some templates of the decoder:
+# DCEA-UC has three dictionaries of 169 templates. In each layer, one takes counts to codes and one
+# takes codes back to rates; the third is the decoder. These are the strongest templates of the
+# decoder:
 
 # %%
 templates = PoissonDenoiser.pretrained("uc", peak=4).network_.autoencoder.dictionary.templates
@@ -110,10 +111,10 @@ figure
 # %% [markdown]
 # ## A network of your own
 #
-# Photographs are not cells. A network that is trained on clean images of the kind at hand, such
-# as long exposures, does better on that kind. A real training takes hours on a CPU, or minutes on
-# a GPU; `start` goes on from weights that are there. Here are two epochs on crops of the frame's
-# neighbourhood, to show how.
+# Photographs are not cells. A network trained on clean images of the same kind, such as long
+# exposures, does better on that kind. A real training takes hours on a CPU, or minutes on a GPU;
+# with `start=` it begins from existing weights. Two epochs on the surroundings of the frame show
+# how it is done.
 
 # %%
 images = [data.cell()[:265], data.cell()[485:]]
@@ -121,8 +122,8 @@ own = PoissonDenoiser(peak=4, model="c", n_epochs=2, batch=2, crop=64).fit(image
 [f"epoch {n + 1}: {-10 * np.log10(loss):.1f} dB" for n, loss in enumerate(own.losses_)]
 
 # %% [markdown]
-# `own.save("weights.safetensors")` keeps it, and `PoissonDenoiser.read` reads it. On the command
-# line:
+# `own.save("weights.safetensors")` writes the network, and `PoissonDenoiser.read` reads it. On the
+# command line:
 #
 # ```bash
 # spikecdl denoise frames.tif --out rates.tif

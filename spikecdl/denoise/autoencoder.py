@@ -36,7 +36,7 @@ class Architecture:
     n_templates, length : int
         Number of square templates, and the pixels along their sides.
     stride : int
-        Pixels between neighbouring places of a template.
+        Pixels between neighbouring positions of a template.
     n_unrolled : int
         Layers.
     stabilizer : float
@@ -101,8 +101,8 @@ class ImageAutoencoder(ImageNetwork):
     def halo(self) -> int:
         """Pixels to each side that the eta of a pixel depends on.
 
-        The first layer starts from no codes and sees the patch under a place; each of the others
-        sees the neighbours whose patches overlap it; the decoder, the places over a pixel.
+        The first layer starts from zero codes and sees the patch at a position.  Each further layer
+        sees the neighbours whose patches overlap it, and the decoder all positions over a pixel.
         """
         length, stride = self.architecture.length, self.architecture.stride
         neighbours = (length - 1) // stride

@@ -82,9 +82,9 @@ class Benchmark:
     weights : path, optional
         Folder of weights, which take precedence over those of the package.
     random_state : int
-        Of the first draw.
+        Seed of the first draw; the next draws have the next seeds.
     precision, device : str
-        Of networks (see `PoissonDenoiser`).
+        As for `PoissonDenoiser`.
     """
 
     images: Mapping[str, np.ndarray]
@@ -109,7 +109,7 @@ class Benchmark:
     def run(self, say: Callable[[str], None]) -> pd.DataFrame:
         """Return one row for every method, peak, image and draw.
 
-        PSNR and SSIM are of images scaled so that the largest value of the clean one is 1.
+        PSNR and SSIM are computed after scaling the largest value of the clean image to 1.
 
         Parameters
         ----------

@@ -154,14 +154,8 @@ def in_known_light(
     Counts of at most half the smallest known peak are summed over squares of pixels, and expected
     counts are interpolated.
 
-    Parameters
-    ----------
-    rate : callable
-        Returns expected counts, given counts (row, column) and their peak.
-    counts : tensor, shape (row, column)
-    peak : float
-    known : sequence of float
-        Peaks of training.
+    ``rate`` returns expected counts, given counts (row, column) and their peak; ``known`` are the
+    peaks of training.
 
     Warns
     -----

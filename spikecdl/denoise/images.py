@@ -149,15 +149,7 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
 
 
 def check_target(path: Path, n_frames: int, source: Path) -> None:
-    """Raise what `write_images` would raise, before there is anything to write.
-
-    Parameters
-    ----------
-    path : path
-    n_frames : int
-    source : path
-        File of the frames, which must not be replaced.
-    """
+    """Raise what `write_images` would raise, or if ``source`` would be replaced."""
     if _by_suffix(path, _WRITERS) is _write_png:
         _check_one(n_frames)
     replaceable(path, str(source))

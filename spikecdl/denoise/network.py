@@ -21,18 +21,9 @@ class Trainable(nn.Module):
 
     @abstractmethod
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
-        """Return expected counts as a fraction of the peak.
+        """Return expected counts (image, 1, row, column) as fractions of the peak.
 
-        Parameters
-        ----------
-        y : tensor, shape (image, 1, row, column)
-            Counts; `padded` gives the sizes that sides can have.
-        peak : tensor, shape (image, 1, 1, 1)
-            Largest expected count of each image.
-
-        Returns
-        -------
-        tensor, shape (image, 1, row, column)
+        Counts y have the same shape, with sides of `padded` sizes, and peaks (image, 1, 1, 1).
         """
 
     def padded(self, size: int) -> int:
@@ -45,10 +36,7 @@ class ImageNetwork(Trainable):
 
     @abstractmethod
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
-        """Return expected counts of an image (row, column) of any size, as fractions of the peak.
-
-        Call it without gradients.
-        """
+        """Return the fractions of the peak (row, column) for counts of an image of any size."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
