@@ -20,25 +20,25 @@ _EXACT = 2**24  # counts above are not exact in single precision
 
 @dataclass(frozen=True)
 class Layout:
-    """How windows are laid out: ``axis`` is where the axis that is missing goes.
+    """How counts (trial, unit, bin) become windows of channels: ``axis`` is the axis to insert.
 
-    Counts are (trial, unit, bin).  Shared: every unit of every trial is a window of one channel,
-    (trial, unit, 1, bin).  Joint: units are the channels of one window, (trial, 1, unit, bin).
+    Shared: every unit of every trial is a window of one channel, (trial, unit, 1, bin).  Joint: the
+    units of a trial are the channels of one window, (trial, 1, unit, bin).
     """
 
     name: str
     axis: int
 
     def expand(self, counts: np.ndarray) -> np.ndarray:
-        """(trial, unit, bin) to (trial, unit, channel, bin)."""
+        """Reshape (trial, unit, bin) to (trial, unit, channel, bin)."""
         return np.expand_dims(counts, self.axis)
 
     def rows(self, counts: np.ndarray) -> np.ndarray:
-        """(trial, unit, bin) to the windows of both layouts, (window, channel, bin)."""
+        """Reshape (trial, unit, bin) to (window, channel, bin)."""
         return np.reshape(counts, (-1, *self.expand(counts).shape[2:]))
 
     def squeeze(self, signal: Tensor) -> np.ndarray:
-        """(trial, unit, channel, bin) to (trial, unit, bin), back in NumPy."""
+        """Reshape (trial, unit, channel, bin) to (trial, unit, bin), in NumPy."""
         return signal.squeeze(self.axis).cpu().numpy()
 
 
@@ -46,19 +46,19 @@ LAYOUTS = {layout.name: layout for layout in (Layout("shared", 2), Layout("joint
 
 
 def as_counts(X: Any, bin_size: float) -> BinnedSpikes:
-    """Return counts as `BinnedSpikes`; a (trial, bin) array is of one unit."""
+    """Return counts as `BinnedSpikes`; a (trial, bin) array has one unit."""
     if isinstance(X, BinnedSpikes):
         return X
     array = np.asarray(X)
     if array.dtype.kind == "i" and array.min(initial=0) < 0:
-        array = array.astype(float)  # a signal, not counts; families say whether they take it
+        array = array.astype(float)  # a signal, not counts
     return BinnedSpikes.from_array(array, validation.positive("bin_size", bin_size))
 
 
 def check_like_fit(
     counts: BinnedSpikes, bin_size: float, n_bins: int, channels: tuple[int | str, ...] | None
 ) -> None:
-    """Raise unless templates of that bin size and length, and of those units, suit the counts."""
+    """Raise unless the counts have the bin size, enough bins, and the units of the templates."""
     if not np.isclose(counts.bin_size, bin_size, rtol=1e-9):
         raise ValueError(
             f"`bin_size` of the counts (={counts.bin_size:g}) must be that of the fit "
@@ -85,7 +85,7 @@ def check_like_fit(
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
-    """Return counts as if some bins, where ``bins`` is True, had not been observed."""
+    """Return counts with the bins where ``bins`` is True marked as not observed."""
     return replace(
         counts,
         counts=np.where(bins, 0, counts.counts),
@@ -95,9 +95,9 @@ def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
 
 
 def trials_everywhere(counts: BinnedSpikes, each: int = 1) -> np.ndarray:
-    """Return ``n_pooled``, with as many as the unit pools elsewhere where nothing was observed.
+    """Return ``each * n_pooled``; bins not observed have the largest ``n_pooled`` of their unit.
 
-    Multiplied by ``each``; one number for all takes the memory of one.
+    If no bin pools trials, the array is a broadcast view of one number.
     """
     most = counts.n_pooled.max((0, 2), keepdims=True).clip(min=1)
     if most.max() == 1:
@@ -106,7 +106,7 @@ def trials_everywhere(counts: BinnedSpikes, each: int = 1) -> np.ndarray:
 
 
 def with_sub_bins(counts: BinnedSpikes, family: Family) -> BinnedSpikes:
-    """Return counts that know the family's Bernoulli trials per bin, if it sets them itself."""
+    """Return counts with ``sub_bins`` set to the Bernoulli trials that the family fixes, if any."""
     per_trial, rest = divmod(family.fixed_trials or 0, max(int(counts.n_pooled.max()), 1))
     return counts if rest or not per_trial else replace(counts, sub_bins=per_trial)
 
@@ -119,35 +119,35 @@ def observe(
     device: torch.device,
     hidden: np.ndarray | None = None,
 ) -> Observations:
-    """Turn counts into what trainers take.
+    """Turn counts into the observations that trainers take.
 
-    Counts of more than one part (see `Observations`) stay where they are, in memory or in a file.
-
-    Parameters
-    ----------
-    counts : BinnedSpikes
-    family : Family
-        What only the data know of it is filled in.
-    layout : Layout
-    baseline : "learned", (start, stop) in seconds, or array_like of rates
-        See `DCEA`.
-    device : torch.device
-    hidden : ndarray of bool, shape (bin,), optional
-        True in bins that count as not observed.
+    Observations that fit in one part are loaded; others stay in memory or in a file as they are.
+    A family without ``n_trials`` takes them from the counts.  The baseline is that of `DCEA`:
+    "learned", (start, stop) in seconds, or rates.  Bins where ``hidden`` (bin,) is True count as
+    not observed.
 
     Raises
     ------
     ValueError
-        If a count is outside the family's support (naming unit, trial and bin), if the number of
-        trials pooled in a bin varies and the family does not know of it, or if the baseline does
-        not fit the counts.
+        If a count is outside the support of the family, if the number of pooled trials varies
+        between bins and the family does not account for it, or if the baseline does not fit the
+        counts.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
-        return _shared(layout.expand(values))
+        return _as_tensor(layout.expand(values))
+
+    def per_bin(n_trials: Tensor) -> Tensor:
+        try:
+            return tensor(np.broadcast_to(n_trials.cpu().numpy(), counts.shape))
+        except ValueError:
+            raise ValueError(
+                f"`n_trials` (shape {tuple(n_trials.shape)}) must broadcast to the counts (trial, "
+                f"unit, bin) = {counts.shape}"
+            ) from None
 
     y, shown = tensor(counts.counts), None if hidden is None else torch.from_numpy(~hidden)
-    family = family.map(lambda given: tensor(_per_bin("n_trials", given, counts)))
+    family = family.map(per_bin)
     family = family.resolve(tensor(trials_everywhere(counts, counts.sub_bins)))
     none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
     data = Observations(y, tensor(counts.mask), family, none, learn, shown)
@@ -160,16 +160,19 @@ def observe(
     elif isinstance(baseline, tuple):
         eta = _estimated_baseline(replace(data, shown=_within(counts, baseline, shown)))
     else:
-        eta = _given_baseline(counts, layout, data, _given_rate(counts, baseline))
+        eta = _given_baseline(counts, layout, data, baseline)
     if not torch.isfinite(eta).all():
-        raise ValueError(f"`baseline` (={baseline!r}) must give rates above 0 and below certainty")
+        raise ValueError(
+            f"`baseline` (={baseline!r}) must give expected counts that the family can have: above "
+            "0, and below the Bernoulli trials of a bin"
+        )
     return replace(data, baseline=eta)
 
 
 def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
     """Return expected counts (trial, unit, bin) as rates in Hz per recorded trial.
 
-    A family of real values keeps the units of the signal.  nan where nothing was observed.
+    Signals of real values keep their unit.  nan where nothing was observed.
     """
     exposure = counts.n_pooled * _count_per_rate(counts, family)
     return mean / np.where(counts.mask, exposure, np.nan)
@@ -178,23 +181,23 @@ def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
 def baseline_rates(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
 ) -> np.ndarray:
-    """Return the baseline (trial, unit) as a rate, the mean over its observed bins; 0 if none."""
+    """Return baselines as rates (trial, unit), averaged over observed bins; 0 if there are none."""
     rows, n_pooled, means = data.rows(), layout.rows(counts.n_pooled), []
-    levels, per_trial = baseline.reshape_as(rows.baseline), _count_per_rate(counts, data.family)
+    eta, per_trial = baseline.reshape_as(rows.baseline), _count_per_rate(counts, data.family)
     for part, some in rows.parts():
-        mean = some.family.mean(levels[part].expand_as(some.y)).cpu().numpy()
+        mean = some.family.mean(eta[part].expand_as(some.y)).cpu().numpy()
         mask = some.mask.cpu().numpy()
         rate = np.divide(mean, n_pooled[part] * per_trial, out=np.zeros(mean.shape), where=mask)
         means.append(rate.sum(-1) / mask.sum(-1).clip(min=1))
     return np.concatenate(means).reshape(counts.shape[:2])
 
 
-def _shared(values: np.ndarray) -> Tensor:
-    """Return a tensor in the same memory, where torch can have it there, else a copy."""
-    if not any(values.strides):  # one number for all
+def _as_tensor(values: np.ndarray) -> Tensor:
+    """Return a tensor that shares the memory of an array if possible, else a copy."""
+    if not any(values.strides):  # a view of one number
         return torch.tensor(values.flat[0]).expand(values.shape)
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    with warnings.catch_warnings():  # torch does not know of arrays that are read-only
+    with warnings.catch_warnings():  # torch has no read-only tensors
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(values)
 
@@ -202,8 +205,9 @@ def _shared(values: np.ndarray) -> Tensor:
 def _estimated_baseline(data: Observations) -> Tensor:
     """Linear predictor of the mean rate of every window over its observed bins.
 
-    Counts have one spike added at the unit's rate over all trials (itself with half a spike
-    added), so that silent windows stay finite.  A signal that was not observed has its unit's mean.
+    Counts have one spike added, and the exposure of one spike at the unit's rate over all trials
+    (with half a spike added), so that silent windows stay finite.  A window of a signal that was
+    not observed has the mean of its unit.
     """
     family, sums = data.family, data.totals()
     total, exposure = sums.to(data.dtype)
@@ -216,10 +220,18 @@ def _estimated_baseline(data: Observations) -> Tensor:
 
 
 def _given_baseline(
-    counts: BinnedSpikes, layout: Layout, data: Observations, rate: np.ndarray
+    counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Any
 ) -> Tensor:
-    """Linear predictor of rates per recorded trial, (trial, unit, 1)."""
-    rows, n_pooled, rate = data.rows(), layout.rows(counts.n_pooled), layout.rows(rate)
+    """Linear predictor of given rates per recorded trial, (unit,) or (trial, unit)."""
+    given, shape = np.asarray(baseline, dtype=float), counts.shape[:2]
+    try:
+        rate = layout.rows(np.broadcast_to(given, shape)[..., None])
+    except ValueError:
+        raise ValueError(
+            f"`baseline` (shape {given.shape}) must be 'learned', a (start, stop) pair, or rates "
+            f"of shape (unit,) or (trial, unit) = {shape}"
+        ) from None
+    rows, n_pooled = data.rows(), layout.rows(counts.n_pooled)
     per_trial, most = _count_per_rate(counts, data.family), []
     for part, some in rows.parts():
         exposure = some.family.exposure(some.y).cpu().numpy().clip(min=1)
@@ -229,7 +241,7 @@ def _given_baseline(
 
 
 def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | None) -> Tensor:
-    """Mark the bins that lie wholly inside a window of time; every unit needs one it observed."""
+    """Mark the shown bins inside a window of time; every unit must be observed in one of them."""
     if len(window) != 2:
         raise ValueError(
             f"`baseline` (={window!r}) must be a (start, stop) pair in seconds; pass rates as a "
@@ -241,8 +253,8 @@ def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | N
     inside = (edges >= start - slack) & (edges + counts.bin_size <= stop + slack)
     if not inside.any():
         raise ValueError(
-            f"`baseline` (={window!r}) holds no whole bin of windows from {edges[0]:g} to "
-            f"{edges[-1] + counts.bin_size:g} s"
+            f"`baseline` (={window!r}) contains no whole bin of the windows, which last from "
+            f"{edges[0]:g} to {edges[-1] + counts.bin_size:g} s"
         )
     inside = inside if shown is None else inside & shown.numpy()
     seen = np.any([mask[:, inside].any(-1) for mask in counts.mask], axis=0)
@@ -250,8 +262,8 @@ def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | N
     if unseen.any():
         unit = counts.unit_ids[int(unseen.argmax())]
         raise ValueError(
-            f"`baseline` (={window!r}) holds no observed bin of unit {unit!r}; choose another "
-            "window, or other units"
+            f"`baseline` (={window!r}) contains no observed bin of unit {unit!r}; choose another "
+            "window or other units"
         )
     return torch.from_numpy(inside)
 
@@ -270,65 +282,55 @@ def _given_rate(counts: BinnedSpikes, baseline: Any) -> np.ndarray:
 
 
 def _count_per_rate(counts: BinnedSpikes, family: Family) -> float:
-    """What a rate is multiplied by to give an expected count per bin and recorded trial."""
+    """Return the factor from a rate to an expected count per bin and recorded trial."""
     return counts.bin_size if family.integer_valued else 1.0
 
 
-def _per_bin(name: str, given: Tensor, counts: BinnedSpikes) -> np.ndarray:
-    """Give a parameter that differs between windows the shape of the counts."""
-    try:
-        return np.broadcast_to(given.cpu().numpy(), counts.shape)
-    except ValueError:
-        raise ValueError(
-            f"`{name}` (shape {tuple(given.shape)}) must broadcast to the counts (trial, unit, "
-            f"bin) = {counts.shape}"
-        ) from None
-
-
 def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
+    """Refuse observed counts outside the support of the family; name the first."""
     stored = layout.rows(counts.counts)
     for part, some in data.rows().parts():
         wrong = (some.family.invalid(some.y)[0] & some.mask).cpu().numpy()
         if data.family.integer_valued:
             wrong |= stored[part] > _EXACT
-        if wrong.any():
-            window, channel, bin_ = (int(i[0]) for i in np.nonzero(wrong))
-            at = (part.start + window) * wrong.shape[1] + channel
-            family = some.family.map(lambda values: values[window, channel, bin_])  # noqa: B023
-            _, support = family.invalid(some.y[window, channel, bin_])
-            trial, unit = divmod(at, counts.n_units)
-            _refuse_count(counts, trial, unit, bin_, data.family, support)
-
-
-def _refuse_count(
-    counts: BinnedSpikes, trial: int, unit: int, bin_: int, family: Family, support: str
-) -> None:
-    """Say what is wrong with a count."""
-    which = (
-        f"count {counts.counts[trial, unit, bin_]} of unit {counts.unit_ids[unit]!r}, trial "
-        f"{counts.trial_ids[trial]!r}, bin {bin_}"
-    )
-    if family.integer_valued and counts.counts[trial, unit, bin_] > _EXACT:
-        raise ValueError(f"{which} is above {_EXACT}, the most that can be told apart")
-    remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"
-    if counts.counts[trial, unit, bin_] < 0:
-        remedy = "use the Gaussian family for a real-valued signal"
-    raise ValueError(
-        f"{which} is outside the support of {type(family).__name__}: {support}; {remedy}"
-    )
+        if not wrong.any():
+            continue
+        window, channel, bin_ = (int(i[0]) for i in np.nonzero(wrong))
+        row = (part.start + window) * wrong.shape[1] + channel
+        trial, unit = divmod(row, counts.n_units)
+        value = counts.counts[trial, unit, bin_]
+        which = (
+            f"count {value} of unit {counts.unit_ids[unit]!r}, trial {counts.trial_ids[trial]!r}, "
+            f"bin {bin_}"
+        )
+        if data.family.integer_valued and value > _EXACT:
+            raise ValueError(f"{which} is above {_EXACT}, the largest exact in single precision")
+        family = some.family.map(lambda values: values[window, channel, bin_])  # noqa: B023
+        _, support = family.invalid(some.y[window, channel, bin_])
+        remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"
+        if value < 0:
+            remedy = "use the Gaussian family for a real-valued signal"
+        kind = type(data.family).__name__
+        raise ValueError(f"{which} is outside the support of {kind}: {support}; {remedy}")
 
 
 def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
-    """Refuse pooled counts whose number of trials varies if the family would take it for a rate."""
+    """Refuse a varying number of pooled trials if the family does not account for it."""
     if counts.n_pooled.max() <= 1:
         return
     n_pooled, found = layout.rows(counts.n_pooled), []
     for part, some in data.rows().parts():
         pooled, mask = n_pooled[part], some.mask.cpu().numpy()
         exposure = some.family.exposure(some.y).cpu().numpy() / pooled.clip(min=1)
-        found.append(np.stack([*_range(pooled, mask), *_range(exposure, mask)]))
+        found.append(
+            [
+                bound(np.where(mask, values, fill), axis=-1)
+                for bound, fill in ((np.min, np.inf), (np.max, -np.inf))
+                for values in (pooled, exposure)
+            ]
+        )
     ranges = np.concatenate(found, axis=1).reshape(4, *counts.shape[:2])
-    (pooled_least, least), (pooled_most, most) = ranges[::2].min(1), ranges[1::2].max(1)
+    (pooled_least, least), (pooled_most, most) = ranges[:2].min(1), ranges[2:].max(1)
     varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
     if varies.any():
         unit = int(varies.argmax())
@@ -337,8 +339,3 @@ def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
             f"{pooled_most[unit]:g} trials, which {type(data.family).__name__} would take for "
             "changes of its rate; use family='binomial', which counts trials, or do not pool"
         )
-
-
-def _range(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest observed value of each window and channel."""
-    return np.where(mask, values, np.inf).min(-1), np.where(mask, values, -np.inf).max(-1)

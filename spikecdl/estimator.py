@@ -272,7 +272,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             for part, some in judged.parts(seen.n_templates):
                 eta = self._eta(seen, *found, part)
                 lost += deviance.deviances(some, eta, null[part]).sum((1, 2))
-        return float(deviance.gained(lost))
+        return float(deviance.fraction_explained(*lost))
 
     def decompose(self, X: Any) -> Decomposition:
         """Return what the model says of counts: codes, rates, and each template's part."""

@@ -70,7 +70,7 @@ class TestCounts:
             (Poisson(), 10, 1),
         ],
     )
-    def test_slots_are_those_of_the_family(self, family, n_pooled, sub_bins):
+    def test_sub_bins_are_those_of_the_family(self, family, n_pooled, sub_bins):
         assert with_sub_bins(random_counts(n_pooled=n_pooled), family).sub_bins == sub_bins
 
 
@@ -143,14 +143,14 @@ class TestBaseline:
     @pytest.mark.parametrize(
         ("baseline", "words"),
         [
-            ((5.0, 6.0), "no whole bin of windows from 0 to 0.4 s"),
+            ((5.0, 6.0), "no whole bin of the windows, which last from 0 to 0.4 s"),
             ((0.1, 0.1), "no whole bin"),
             ((0.0, np.inf), "finite"),
             ((0.3, 0.4), "no observed bin of unit 'b'"),
             ([1.0, 2.0, 3.0], "rates of shape"),
-            ([1.0, -2.0], "above 0 and below certainty"),
-            ([1.0, np.nan], "above 0 and below certainty"),
-            (100.0, "above 0 and below certainty"),
+            ([1.0, -2.0], "above 0, and below the Bernoulli"),
+            ([1.0, np.nan], "above 0, and below the Bernoulli"),
+            (100.0, "above 0, and below the Bernoulli"),
             ("fitted", "must be one of: learned"),
         ],
     )

@@ -1,4 +1,4 @@
-"""What templates, codes and baselines say of counts, as a `Decomposition`."""
+"""The rate that templates, codes and baselines give, as a `Decomposition`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,10 @@ def decompose(
     codes: Tensor,
     baseline: Tensor,
 ) -> Decomposition:
-    """Return codes, rates, and each template's part.
+    """Return codes, rates, and the contribution of each template to eta.
 
-    Parameters
-    ----------
-    counts : BinnedSpikes
-    layout : Layout
-    data : Observations
-        The counts, as the model sees them.
-    templates : tensor, shape (template, channel, bin)
-        Unit l2 norm.
-    codes : tensor, shape (trial, unit, template, place)
-    baseline : tensor, shape of ``data.baseline``
+    ``data`` are the counts as observations.  Shapes: templates (template, channel, bin), of unit l2
+    norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``.
     """
     parts = [
         ConvDictionary(template[None])(codes[..., [c], :]).detach()

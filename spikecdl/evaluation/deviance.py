@@ -1,20 +1,162 @@
-"""How much of some observations a model's linear predictor explains."""
+"""Deviance: how much better a model explains observations than a null model does."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from spikecdl.training import Observations
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spikecdl.model.families import Family
+    from spikecdl.training import Observations
+
+
+def deviance(
+    y: ArrayLike,
+    mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+) -> float | np.ndarray:
+    """Twice the log likelihood lost against a model that expects every observation as it came.
+
+    Parameters
+    ----------
+    y : array_like
+        Observations, usually (trial, unit, bin).
+    mean : array_like, broadcastable to ``y``
+        Expected observations, in the unit of ``y``.
+    family : Family
+        Observation model; parameters that are tensors must broadcast to ``y``.
+    mask : array_like of bool, broadcastable to ``y``, optional
+        False where nothing was observed; those entries are ignored.
+    axis : int or tuple of int, optional
+        Axes to sum over, None for all: ``axis=(0, 2)`` gives one value per unit.
+
+    Returns
+    -------
+    float or ndarray
+        A float for ``axis=None``. Infinite if the model calls an observation impossible.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not broadcast, observed entries are not finite, or the family cannot have the
+        mean.
+
+    Examples
+    --------
+    >>> from spikecdl.model.families import Gaussian
+    >>> deviance([1.0, 2.0], [1.0, 4.0], Gaussian(scale=2.0))
+    1.0
+    """
+    total = _deviance("mean", y, mean, family, mask, axis)
+    return float(total) if axis is None else total
+
+
+def deviance_explained(
+    y: ArrayLike,
+    mean: ArrayLike,
+    null_mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+) -> float | np.ndarray:
+    """Fraction of the null model's deviance that a model explains, 1 - D(mean) / D(null_mean).
+
+    1 if the model predicts every observation, 0 if it is no better than the null model (most often
+    a constant rate), negative if it is worse. Spiking noise keeps it far below 1 in small bins. For
+    the Gaussian family it is the coefficient of determination.
+
+    Parameters
+    ----------
+    y, mean, family, mask, axis
+        See `deviance`, which raises the same errors.
+    null_mean : array_like, broadcastable to ``y``
+        Expected observations under the null model, in the unit of ``y``.
+
+    Returns
+    -------
+    float or ndarray
+        A float for ``axis=None``. nan if the null model leaves nothing to explain (a silent unit,
+        or nothing observed).
+
+    References
+    ----------
+    Cameron and Windmeijer 1997, doi:10.1016/S0304-4076(96)01818-0.
+
+    Examples
+    --------
+    >>> from spikecdl.model.families import Poisson
+    >>> y = np.array([0, 1, 0, 4, 5, 2])
+    >>> model = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 2.5])
+    >>> round(deviance_explained(y, model, y.mean(), Poisson()), 2)
+    0.8
+    """
+    left = _deviance("mean", y, mean, family, mask, axis)
+    total = _deviance("null_mean", y, null_mean, family, mask, axis)
+    explained = fraction_explained(left, total)
+    return float(explained) if axis is None else explained
+
+
+def bits_per_spike(
+    y: ArrayLike,
+    mean: ArrayLike,
+    null_mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None = None,
+    axis: int | tuple[int, ...] | None = None,
+) -> float | np.ndarray:
+    r"""Log-likelihood gain over a null model, in bits per spike.
+
+    With the deviance D of the model and D0 of the null model, it is
+    :math:`(D_0 - D) / (2 \log 2 \, \sum y)`.
+
+    Parameters
+    ----------
+    y : array_like
+        Counts, usually (trial, unit, bin).
+    mean, null_mean, family, mask, axis
+        See `deviance_explained`, which raises the same errors.
+
+    Returns
+    -------
+    float or ndarray
+        A float for ``axis=None``. nan if there is no spike; minus infinity if the model calls an
+        observation impossible.
+
+    References
+    ----------
+    Pillow et al. 2008, doi:10.1038/nature07140.
+
+    Examples
+    --------
+    >>> from spikecdl.model.families import Poisson
+    >>> round(bits_per_spike([0, 0, 4, 4], [0, 0, 4, 4], 2.0, Poisson()), 3)
+    1.0
+    """
+    left = _deviance("mean", y, mean, family, mask, axis)
+    total = _deviance("null_mean", y, null_mean, family, mask, axis)
+    spikes = np.where(True if mask is None else mask, y, 0).sum(axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bits = np.where(spikes > 0, (total - left) / (2 * np.log(2) * spikes), np.nan)
+    return float(bits) if axis is None else bits
+
+
+def fraction_explained(deviance: np.ndarray, null_deviance: np.ndarray) -> np.ndarray:
+    """Return 1 - D / D0 of deviances D of a model and D0 of its null model; nan if D0 is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(null_deviance > 0, 1 - deviance / null_deviance, np.nan)
 
 
 def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
     """Return the rate per exposure of each unit over all its trials and bins.
 
     Counts have ``prior`` spikes added in twice as many exposures: half a spike keeps the rate of a
-    unit that was not seen to fire above zero (Krichevsky and Trofimov, IEEE Trans. Inf. Theory 27,
-    1981).
+    silent unit above zero (Krichevsky and Trofimov 1981, doi:10.1109/TIT.1981.1056331).
     """
     prior = prior if data.family.integer_valued else 0.0
     total, exposure = data.totals().sum(1, keepdim=True).to(data.dtype)
@@ -22,41 +164,63 @@ def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
 
 
 def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
-    """Return the deviance of a model and of the null model, over the observed bins of windows.
+    """Return the deviances (2, ..., channel) of a model and of the null model.
 
-    Parameters
-    ----------
-    data : Observations
-        Loaded.
-    eta : tensor, shape of ``data.y``
-        Linear predictor of the model.
-    rate : tensor, broadcastable to ``data.y``
-        Rate per exposure of the null model.
-
-    Returns
-    -------
-    ndarray, shape (2, ..., channel) for observations (..., channel, bin)
+    They are sums over the observed bins of loaded observations (..., channel, bin).  The model is
+    given by its linear predictor ``eta``, which does not saturate as a mean does, the null model by
+    its ``rate`` per exposure, broadcastable to the observations.
     """
+    import torch
+
     data = data.to(torch.float64)
     y, family = data.y, data.family
-    null = rate.double() * family.exposure(y)
-    lost = torch.stack([family.deviance(y, eta.double()), family.deviance(y, family.link(null))])
-    lost[1] = torch.where(y == null, 0, lost[1])
-    return torch.where(data.mask, lost, 0).sum(-1).cpu().numpy()
-
-
-def gained(deviances: np.ndarray) -> np.ndarray:
-    """Return the share of the null model's deviance that the model explains; nan if that is 0."""
-    left, total = deviances
-    return np.where(total > 0, 1 - left / np.where(total > 0, total, 1), np.nan)
+    null_mean = rate.double() * family.exposure(y)
+    lost = [family.deviance(y, eta.double()), _of_means(y, null_mean, family)]
+    return torch.where(data.mask, torch.stack(lost), 0).sum(-1).cpu().numpy()
 
 
 def explained(data: Observations, eta: Tensor, rate: Tensor, per_unit: bool = False) -> np.ndarray:
-    """Return the deviance explained of the observed bins, in all or of each recorded unit.
-
-    As `spikecdl.metrics.deviance_explained`, but of linear predictors, which do not saturate.  nan
-    where there is nothing to explain.  For the arguments see `deviances`.
-    """
+    """Return the deviance explained, of all observed bins or of each unit; see `deviances`."""
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
     lost = np.concatenate(parts, axis=1)  # (2, trial, unit, channel)
-    return gained(lost.sum(1).reshape(2, -1) if per_unit else lost.sum((1, 2, 3)))
+    return fraction_explained(*(lost.sum(1).reshape(2, -1) if per_unit else lost.sum((1, 2, 3))))
+
+
+def _of_means(y: Tensor, mean: Tensor, family: Family) -> Tensor:
+    """Deviance of each observation; 0 by definition where it equals its mean."""
+    return family.deviance(y, family.link(mean)).masked_fill(y == mean, 0)
+
+
+def _deviance(
+    name: str,
+    y: ArrayLike,
+    mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None,
+    axis: int | tuple[int, ...] | None,
+) -> np.ndarray:
+    """Check the arguments of `deviance`, where ``name`` is that of the mean, and compute it."""
+    import torch
+
+    values = np.asarray(y, dtype=float)
+    observed = _broadcast("mask", True if mask is None else mask, values).astype(bool)
+    means = _broadcast(name, mean, values)
+    for argument, array in (("y", values), (name, means)):
+        if not np.isfinite(array[observed]).all():
+            raise ValueError(f"`{argument}` must be finite wherever something was observed")
+    shown, expected = (torch.as_tensor(np.where(observed, a, 0)) for a in (values, means))
+    lost = np.where(observed, _of_means(shown, expected, family).numpy(), 0)
+    impossible = np.isnan(lost)
+    if impossible.any():
+        kind = type(family).__name__
+        raise ValueError(f"`{name}` (={means[impossible][0]:g}) is not a mean that {kind} can have")
+    return lost.sum(axis=axis)
+
+
+def _broadcast(name: str, array: ArrayLike, like: np.ndarray) -> np.ndarray:
+    try:
+        return np.broadcast_to(np.asarray(array, dtype=float), like.shape)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` (shape {np.shape(array)}) must broadcast to `y` (shape {like.shape})"
+        ) from None

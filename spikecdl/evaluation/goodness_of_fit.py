@@ -1,4 +1,4 @@
-"""Whether spikes come as a model says: time rescaling, with a Kolmogorov-Smirnov test per unit."""
+"""Goodness of fit by time rescaling, with a Kolmogorov-Smirnov test per unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.results import store
 from spikecdl.evaluation import rescaling
-from spikecdl.evaluation.rescaling import draw_counts, known, rescaled_intervals
+from spikecdl.evaluation.rescaling import draw_counts, rescaled_intervals, resolved
 from spikecdl.model.families import Family
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from spikecdl.data.results import Decomposition
 
 LEVEL = 0.05
-"""Part of the units of a right model that lies outside its band."""
+"""Significance level: fraction of units outside the band under a correct model."""
 
 _LAGS = 20  # of the autocorrelation
 
 
 class RateModel(Protocol):
-    """What can be tested: a family, and expected counts of counts."""
+    """A model that can be tested."""
 
     family: str | Family
 
@@ -40,23 +40,22 @@ class RateModel(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TimeRescaling:
-    """Intervals between spikes in rescaled time, and how far they are from what a model says.
-
-    Made by `time_rescaling`.
+    """Rescaled intervals of each unit and their test; made by `time_rescaling`.
 
     Parameters
     ----------
     unit_ids : tuple
         Names of the units.
     intervals : tuple of ndarray
-        Of each unit, in the order of time: independent and exponential, with mean 1, if the model
-        is right. The last one is completed by a draw. None of a unit that was not observed.
+        Rescaled intervals of each unit in the order of time (see `rescaled_intervals`):
+        independent and exponential with mean 1 under a correct model.
     distance : ndarray, shape (unit,)
-        Kolmogorov-Smirnov distance of `uniforms` from the uniform law; nan without intervals.
+        Kolmogorov-Smirnov distance of `uniforms` from the uniform distribution; nan without
+        intervals.
     band : ndarray, shape (unit,)
-        Distance that a right model exceeds in 5 % of all cases, about 1.36 / sqrt(n).
+        Distance that a correct model exceeds in 5 % of cases, about 1.36 / sqrt(n).
     p_value : ndarray, shape (unit,)
-        Probability of a distance as large or larger if the model is right.
+        Probability of a distance at least as large under a correct model.
     """
 
     unit_ids: tuple[int | str, ...]
@@ -73,38 +72,35 @@ class TimeRescaling:
 
     def __repr__(self) -> str:
         """Describe in one line."""
-        count = len(self.unit_ids)
-        return (
-            f"TimeRescaling({count} unit{'s' * (count != 1)}, {int(self.inside.sum())} inside "
-            f"the {1 - LEVEL:.0%} band)"
-        )
+        units = validation.counted(len(self.unit_ids), "unit")
+        return f"TimeRescaling({units}, {self.inside.sum()} inside the {1 - LEVEL:.0%} band)"
 
     @property
     def n_intervals(self) -> np.ndarray:
-        """Intervals of each unit, one more than its spikes."""
+        """Number of intervals of each unit: its spikes and one more."""
         return np.array([len(intervals) for intervals in self.intervals])
 
     @property
     def inside(self) -> np.ndarray:
-        """Whether each unit's distance is within its band; False where there is none."""
+        """Whether each unit's distance is within its band; False without intervals."""
         return self.distance <= self.band
 
     @property
     def uniforms(self) -> tuple[np.ndarray, ...]:
-        """Intervals as 1 - exp(-interval): uniform from 0 to 1 if the model is right."""
+        """1 - exp(-interval) of each interval: uniform on (0, 1) under a correct model."""
         return tuple(-np.expm1(-intervals) for intervals in self.intervals)
 
     @property
     def autocorrelation(self) -> np.ndarray:
-        """Autocorrelation of the normal scores of `uniforms`, shape (unit, lag), from lag 1.
+        """Autocorrelation of the normal scores of `uniforms` at lags 1 to 20, shape (unit, lag).
 
-        nan where there are no more intervals than lags.
+        nan for units with 20 intervals or fewer.
         """
         return np.array([_autocorrelation(intervals) for intervals in self.intervals])
 
     @property
     def autocorrelation_band(self) -> np.ndarray:
-        """What 5 % of the autocorrelations of a right model exceed, 1.96 / sqrt(n), (unit,)."""
+        """Bound exceeded by 5 % of autocorrelations of a correct model, 1.96 / sqrt(n), (unit,)."""
         return 1.96 / np.sqrt(np.maximum(self.n_intervals, 1))
 
     def table(self) -> pd.DataFrame:
@@ -124,26 +120,25 @@ def time_rescaling(
     refit: bool = False,
     random_state: int | None = 0,
 ) -> TimeRescaling:
-    """Test whether spikes come at the rate that a model says, unit by unit.
+    """Test whether spikes occur at the rate that a model predicts, unit by unit.
 
-    See `spikecdl.evaluation.rescaling.rescaled_intervals` for how counts become intervals. The
-    band and the p-value are those of a model that does not know the counts. One that was fitted
-    to them, or that finds its events in them, follows their noise; ``n_bootstrap`` then
-    compares with as many sets of counts drawn from the model, each of which the model meets in
-    the same way.
+    `spikecdl.evaluation.rescaling.rescaled_intervals` turns counts into intervals. Band and p-value
+    are those of a model that does not depend on the counts. A model that was fitted to them, or
+    finds its events in them, follows their noise; set ``n_bootstrap`` to compare with counts drawn
+    from the model instead.
 
     Parameters
     ----------
     model : DCEA or any model of counts
-        With ``family`` and ``predict(counts)``; ``fit(counts)`` if it is to be fitted again.
+        With ``family`` and ``predict(counts)``; also ``fit(counts)`` for ``refit=True``.
     counts : BinnedSpikes, or array of int (trial, unit, bin)
-        Counts; an array has bins of the model's size.
+        Counts; an array has the bin size of the model.
     n_bootstrap : int
-        Sets of counts to compare with, 0 for none; 19 at the least to tell 5 %.
+        Number of sets of counts drawn for comparison; 0 for none, at least 19 for a level of 5 %.
     refit : bool
-        Whether a copy of the model is fitted to each set, not only applied to it.
+        Whether to fit a copy of the model to each set, instead of only applying it.
     random_state : int or None
-        Seed of the places of spikes within bins, and of the sets.
+        Seed of the times of spikes within bins, and of the drawn counts.
 
     Returns
     -------
@@ -154,7 +149,7 @@ def time_rescaling(
     TypeError
         If the model has no ``family`` or ``predict``.
     ValueError
-        If the family is not one of counts, or the model expects what the family cannot.
+        If the family is not one of counts, or cannot have the predicted mean.
 
     References
     ----------
@@ -178,12 +173,14 @@ def time_rescaling(
     result = rescale(counts, mean, model.family, random_state=rng)
     if not n_sets:
         return result
-    drawn = []
+    drawn, family = [], resolved(model.family, counts.n_trials)
     for _ in range(n_sets):
-        others = _drawn_like(counts, mean, model.family, rng)
-        met = copy.deepcopy(model).fit(others) if refit else model  # type: ignore[attr-defined]
-        drawn.append(rescale(others, met.predict(others), model.family, random_state=rng))
-    return _compared(result, drawn)
+        values = draw_counts(np.where(counts.mask, mean, 0), family, rng)
+        others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
+        judge = copy.deepcopy(model).fit(others) if refit else model  # type: ignore[attr-defined]
+        found = rescaled_intervals(others.counts, judge.predict(others), family, others.mask, rng)
+        drawn.append([rescaling.distance(one) * math.sqrt(len(one)) for one in found])
+    return _compared(result, np.sort(drawn, axis=0))
 
 
 def rescale(
@@ -193,7 +190,7 @@ def rescale(
     *,
     random_state: int | np.random.Generator | None = 0,
 ) -> TimeRescaling:
-    """Test expected counts, wherever they come from; see `time_rescaling`.
+    """Test expected counts from any source; see `time_rescaling`.
 
     Parameters
     ----------
@@ -202,9 +199,9 @@ def rescale(
     mean : ndarray, shape (trial, unit, bin)
         Expected counts.
     family : str or Family
-        Observation model; ``n_trials`` of a binomial is taken from the counts if it has none.
+        Observation model; a binomial without ``n_trials`` takes them from the counts.
     random_state : int, Generator or None
-        Of the places of spikes within bins.
+        Seed of the times of spikes within bins.
 
     Returns
     -------
@@ -213,7 +210,7 @@ def rescale(
     Raises
     ------
     ValueError
-        If ``mean`` has another shape, the family is not one of counts, or cannot have that mean.
+        If ``mean`` has another shape, or the family is not one of counts or cannot have that mean.
 
     Examples
     --------
@@ -223,32 +220,30 @@ def rescale(
     >>> rescale(counts, np.full(counts.shape, 0.7), "poisson")
     TimeRescaling(1 unit, 0 inside the 95% band)
     """
-    resolved = known(family, counts.n_trials)
-    intervals = rescaled_intervals(counts.counts, mean, resolved, counts.mask, random_state)
-    distance = [rescaling.distance(-np.expm1(-one)) for one in intervals]
+    family = resolved(family, counts.n_trials)
+    intervals = rescaled_intervals(counts.counts, mean, family, counts.mask, random_state)
+    distance = [rescaling.distance(one) for one in intervals]
     number = [len(one) for one in intervals]
     return TimeRescaling(
         unit_ids=counts.unit_ids,
         intervals=tuple(intervals),
         distance=np.array(distance),
-        band=np.array([rescaling.limit(LEVEL, n) for n in number]),
-        p_value=np.array(list(map(rescaling.exceeded_by, distance, number))),
+        band=np.array([rescaling.critical_distance(LEVEL, n) for n in number]),
+        p_value=np.array(list(map(rescaling.p_value, distance, number))),
     )
 
 
 def of_decomposition(
     decomposition: Decomposition, family: str | Family, *, random_state: int | None = 0
 ) -> TimeRescaling | None:
-    """Test the rates of a decomposition: what `time_rescaling` finds for the model that made it.
+    """Test the rates of a decomposition, as `time_rescaling` tests the model that made it.
 
     Parameters
     ----------
     decomposition : Decomposition
         Made by ``model.decompose(counts)``.
-    family : str or Family
-        That of the model.
-    random_state : int or None
-        Seed of the places of spikes within bins.
+    family, random_state
+        See `rescale`.
 
     Returns
     -------
@@ -264,33 +259,22 @@ def of_decomposition(
     TimeRescaling(2 units, 2 inside the 95% band)
     """
     counts = decomposition.counts
-    if not known(family, counts.n_trials).integer_valued:
+    if not resolved(family, counts.n_trials).integer_valued:
         return None
     mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
-    single = mean.astype(np.float32)  # as the model found it: no rounding above what can be
-    return rescale(counts, single, family, random_state=random_state)
+    mean = mean.astype(np.float32)  # rounding could otherwise exceed n_trials
+    return rescale(counts, mean, family, random_state=random_state)
 
 
-def _drawn_like(
-    counts: BinnedSpikes, mean: np.ndarray, family: str | Family, rng: np.random.Generator
-) -> BinnedSpikes:
-    """Counts drawn from the model in the bins that were observed."""
-    family = known(family, counts.n_trials)
-    values = draw_counts(np.where(counts.mask, mean, 0), family, rng)
-    return replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
+def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:
+    """Return the result with band and p-value from sorted distances of drawn counts (set, unit).
 
-
-def _compared(result: TimeRescaling, drawn: list[TimeRescaling]) -> TimeRescaling:
-    """Return a result whose band and p-value come from those of drawn counts.
-
-    Distances are compared times the root of the number of intervals, which differs between sets.
+    Distances are scaled by the square root of the number of intervals, which differs between sets.
     """
-    others = np.sort([one.distance * np.sqrt(one.n_intervals) for one in drawn], axis=0)
-    root = np.sqrt(result.n_intervals)
-    total = len(drawn) + 1
-    p_value = (1 + (others >= result.distance * root).sum(axis=0)) / total
-    rank = math.ceil((1 - LEVEL) * total - 1e-9)  # of the set that a right model exceeds in 5 %
-    limit = others[rank - 1] if rank < total else np.full(len(root), np.inf)
+    root, total = np.sqrt(result.n_intervals), len(drawn) + 1
+    p_value = (1 + (drawn >= result.distance * root).sum(axis=0)) / total
+    rank = math.ceil((1 - LEVEL) * total - 1e-9)  # of the distance exceeded in 5 % of cases
+    limit = drawn[rank - 1] if rank < total else np.full(len(root), np.inf)
     tested = root > 0
     return replace(
         result,
@@ -300,7 +284,7 @@ def _compared(result: TimeRescaling, drawn: list[TimeRescaling]) -> TimeRescalin
 
 
 def _autocorrelation(intervals: np.ndarray) -> np.ndarray:
-    """Autocorrelation at each lag of intervals made standard normal."""
+    """Autocorrelation of the normal scores of intervals."""
     if len(intervals) <= _LAGS:
         return np.full(_LAGS, np.nan)
     scores = -ndtri_exp(-np.maximum(intervals, np.finfo(float).tiny))

@@ -1,12 +1,13 @@
 """Scores of any model on counts that it has not seen: split counts, hidden bins, other trials.
 
-A model is anything with ``predict(counts)``: expected counts (trial, unit, bin), given what the
-counts show.  Where their mask is False, it must expect what as many recorded trials as the unit
-pools in its other bins would count.
+A model is any object with ``predict(counts)``, which returns expected counts (trial, unit, bin).
+Where the mask of the counts is False, it must return the counts expected of as many recorded trials
+as the unit pools in its other bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.data.results import store
-from spikecdl.evaluation import deviance, metrics
+from spikecdl.evaluation import deviance
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
 
@@ -23,7 +24,7 @@ _LAYOUT = conversion.LAYOUTS["shared"]
 
 
 class Model(Protocol):
-    """What is scored: `DCEA`, its rivals, or an object of your own."""
+    """A model to score: `DCEA`, a comparison method, or any object with ``predict``."""
 
     def predict(self, counts: Any, /) -> np.ndarray:
         """Return expected counts (trial, unit, bin)."""
@@ -31,14 +32,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeldOut:
-    r"""Counts, what was expected of them by a model that had not seen them, and its scores.
+    """Scores of a model on counts that it had not seen; made by `masked`, `split` and `transfer`.
 
-    With the deviance D of the model's expected counts, and D0 of the null model's,
-
-    .. math:: \text{deviance explained} = 1 - \frac{D}{D_0}, \qquad
-              \text{bits per spike} = \frac{D_0 - D}{2 \log 2 \, \sum y}
-
-    both 0 for a model no better than the null model, a constant rate per unit.
+    `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike` define the scores.
+    Both are 0 for a model no better than the null model, a constant rate per unit.
 
     Parameters
     ----------
@@ -47,15 +44,15 @@ class HeldOut:
     mean : ndarray, shape (trial, unit, bin)
         Expected counts under the model.
     null_mean : ndarray, shape (trial, unit, bin)
-        Expected counts at the constant rate of each unit in the data that the model was given, with
-        half a spike added.
+        Expected counts at the constant rate of each unit in the data given to the model, with half
+        a spike added.
     family : Family
-        Observation model, with parameters of shapes that broadcast to the counts.
+        Observation model; parameters that are tensors must broadcast to the counts.
 
     Raises
     ------
     ValueError
-        If shapes do not fit each other, or something expected is not finite.
+        If the shapes differ, or an expected count is not finite.
 
     Examples
     --------
@@ -72,7 +69,7 @@ class HeldOut:
     family: Family
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
+        """Check shapes and values."""
         store(self, "mean", "null_mean")
         for name in ("mean", "null_mean"):
             array = getattr(self, name)
@@ -86,7 +83,7 @@ class HeldOut:
     def __repr__(self) -> str:
         """Describe in one line."""
         sizes = zip(self.counts.shape, ("trial", "unit", "bin"), strict=True)
-        shape = ", ".join(f"{size} {name}{'s' * (size != 1)}" for size, name in sizes)
+        shape = ", ".join(validation.counted(size, name) for size, name in sizes)
         return (
             f"HeldOut({shape}: deviance explained {self.deviance_explained:.3f}, "
             f"{self.bits_per_spike:.3f} bits per spike)"
@@ -94,53 +91,42 @@ class HeldOut:
 
     @property
     def deviance_explained(self) -> float:
-        """Part of the null model's deviance that the model explains; nan if there is none."""
-        return float(self._explained(None))
+        """Fraction of the null model's deviance that the model explains; nan if that is 0."""
+        return float(self._score(deviance.deviance_explained))
 
     @property
     def deviance_explained_per_unit(self) -> np.ndarray:
-        """The same for each unit (unit,)."""
-        return self._explained((0, 2))
+        """Deviance explained of each unit, shape (unit,)."""
+        return self._score(deviance.deviance_explained, (0, 2))
 
     @property
     def bits_per_spike(self) -> float:
-        """Log likelihood gained over the null model, in bits for each spike.
-
-        nan without spikes, and for real-valued signals.
-        """
-        return float(self._bits(None))
+        """Log-likelihood gain over the null model in bits per spike; nan for signals."""
+        return float(self._bits())
 
     @property
     def bits_per_spike_per_unit(self) -> np.ndarray:
-        """The same for each unit (unit,)."""
+        """Bits per spike of each unit, shape (unit,)."""
         return self._bits((0, 2))
 
-    def _explained(self, axis: tuple[int, ...] | None) -> Any:
-        y, mask = self.counts.counts, self.counts.mask
-        return metrics.deviance_explained(y, self.mean, self.null_mean, self.family, mask, axis)
+    def _bits(self, axis: tuple[int, ...] | None = None) -> Any:
+        return np.where(self.counts.is_counts, self._score(deviance.bits_per_spike, axis), np.nan)
 
-    def _bits(self, axis: tuple[int, ...] | None) -> Any:
+    def _score(self, score: Callable[..., Any], axis: tuple[int, ...] | None = None) -> Any:
         y, mask = self.counts.counts, self.counts.mask
-        left = metrics.deviance(y, self.mean, self.family, mask, axis)
-        total = metrics.deviance(y, self.null_mean, self.family, mask, axis)
-        spikes = np.where(self.counts.is_counts, y.sum(axis), 0)
-        gain = (np.asarray(total) - left) / (2 * np.log(2))
-        return np.divide(gain, spikes, out=np.full(gain.shape, np.nan), where=spikes > 0)
+        return score(y, self.mean, self.null_mean, self.family, mask, axis)
 
 
 def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
-    """Return expected counts per recorded trial, and those at a constant rate.
+    """Return expected counts per recorded trial of the model and of the null model, given ``seen``.
 
-    Returns
-    -------
-    ndarray, shape (2, trial, unit, bin)
-        The model's, given ``seen``; the null model's, given the same.
+    The shape is (2, trial, unit, bin).
     """
     mean = np.asarray(model.predict(seen), dtype=float)
     if mean.shape != seen.shape:
         raise ValueError(
-            f"`model` expects counts of shape {mean.shape}; `predict` must return the shape of "
-            f"what it is given {seen.shape}"
+            f"`model` predicts counts of shape {mean.shape}; `predict` must return the shape of "
+            f"its argument {seen.shape}"
         )
     data = observed(seen, family)
     constant = deviance.null_rate(data, prior=0.5) * data.family.exposure(data.y)
@@ -148,7 +134,7 @@ def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
 
 
 def held_out(counts: BinnedSpikes, rates: np.ndarray, family: str | Family) -> HeldOut:
-    """Score counts with `rates` of shape (2, trial, unit, bin), or (2, 1, unit, bin) for all."""
+    """Score counts against `rates`, (2, trial, unit, bin) or (2, 1, unit, bin) for all trials."""
     resolved = observed(counts, family).family
     resolved = resolved.map(lambda values: values.squeeze(_LAYOUT.axis))
     mean, null_mean = rates * counts.n_pooled
@@ -156,7 +142,7 @@ def held_out(counts: BinnedSpikes, rates: np.ndarray, family: str | Family) -> H
 
 
 def observed(counts: BinnedSpikes, family: str | Family) -> Observations:
-    """Check that the family can have these counts, and fill in what only they know of it."""
+    """Check that the family can have these counts, and set its parameters that depend on them."""
     chosen = validation.member("family", family, FAMILIES, Family)
     return conversion.observe(counts, chosen, _LAYOUT, "learned", config.device("cpu"))
 
@@ -164,22 +150,22 @@ def observed(counts: BinnedSpikes, family: str | Family) -> Observations:
 def transfer(
     model: Model, seen: BinnedSpikes, unseen: BinnedSpikes, family: str | Family
 ) -> HeldOut:
-    r"""Score what a model expects, given some trials, on other trials of the same condition.
+    r"""Score the prediction from some trials on other trials of the same condition.
 
-    Codes and baselines come from ``seen``.  With m the expected counts, and n the recorded trials
-    that are pooled in a bin, the rate per recorded trial of every unit and bin is
+    Codes and baselines come from ``seen``.  With the expected counts m_k of trial k, and the n_k
+    recorded trials pooled in it, the rate per recorded trial of every unit and bin is
 
     .. math:: r = \sum_k m_k \Big/ \sum_k n_k
 
-    over the trials k of ``seen``, one or many, pooled or not.  On every trial of ``unseen`` the
-    count n r is scored.
+    over the trials of ``seen``, pooled or not.  Every trial of ``unseen``, in which n recorded
+    trials are pooled, is scored against the expected count n r.
 
     Parameters
     ----------
     model : object with ``predict``
         A fitted model (see the module).
     seen, unseen : BinnedSpikes
-        Of the same units, bins and condition.
+        Counts of the same units, bins and condition.
     family : str or Family
         Observation model.
 
@@ -191,7 +177,7 @@ def transfer(
     Raises
     ------
     ValueError
-        If units or bins differ, or the model does not return what a model should.
+        If units or bins differ, or the model does not return the shape of ``seen``.
 
     Examples
     --------
@@ -218,17 +204,16 @@ def transfer(
 
 
 def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: int = 4) -> HeldOut:
-    """Score what a model expects of bins that it has not seen, given the others.
+    """Score the prediction of hidden bins from the other bins.
 
     Every ``n_folds``-th bin is hidden in turn, so that each observed bin is scored once.
 
     Parameters
     ----------
-    model : object with ``predict``
-        A fitted model (see the module).
+    model, family
+        See `transfer`.
     counts : BinnedSpikes
-    family : str or Family
-        Observation model.
+        Counts to score.
     n_folds : int
         2 or more.
 
@@ -240,7 +225,7 @@ def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: in
     Raises
     ------
     ValueError
-        If the model does not return what a model should.
+        If the model does not return the shape of the counts.
 
     Examples
     --------
@@ -262,7 +247,7 @@ def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: in
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Counts in two independent parts that share codes and rates; made by `split`.
+    """Counts in two independent parts with the same codes and rates; made by `split`.
 
     Attributes
     ----------
@@ -271,7 +256,7 @@ class Split:
     family : Family
         Observation model.
     ratio : float
-        Expected count of a recorded trial in ``unseen`` over that in ``seen``: 1 unless single
+        Expected count per recorded trial in ``unseen`` divided by that in ``seen``: 1 unless single
         trials were split.
     """
 
@@ -281,9 +266,9 @@ class Split:
     ratio: float = 1.0
 
     def score(self, model: Model) -> HeldOut:
-        """Score what a model expects, given ``seen``, on ``unseen``."""
-        given = rates(model, self.seen, self.family)
-        return held_out(self.unseen, self.ratio * given, self.family)
+        """Score the prediction from ``seen`` on ``unseen``."""
+        predicted = rates(model, self.seen, self.family)
+        return held_out(self.unseen, self.ratio * predicted, self.family)
 
 
 def split(
@@ -294,32 +279,37 @@ def split(
 ) -> Split:
     r"""Split counts into two parts that are independent given the rate: count splitting.
 
-    Of a bin with n recorded trials, :math:`n_1 = \mathrm{round}(\mathrm{share} \cdot n)` go to
-    the first part (at least one to each), and of its y spikes
+    Of the n recorded trials of a bin, :math:`n_1 = \mathrm{round}(\mathrm{share} \cdot n)` go to
+    the first part (each part gets at least one), and of its y spikes
 
     .. math:: y_1 \sim \mathrm{Hypergeometric}(y \text{ of } M,\ M_1), \qquad
               y_1 \sim \mathrm{Binomial}(y,\ n_1 / n)
 
-    for binomial counts, M being the Bernoulli trials of the bin and :math:`M_1 = M n_1 / n`, and
-    for Poisson counts.  If :math:`y \sim \mathrm{Binomial}(M, p)` then
-    :math:`y_1 \sim \mathrm{Binomial}(M_1, p)` and
-    :math:`y - y_1 \sim \mathrm{Binomial}(M - M_1, p)`, independent; likewise for Poisson.
+    for binomial counts, where M is the number of Bernoulli trials of the bin and
+    :math:`M_1 = M n_1 / n`, and for Poisson counts.  If :math:`y \sim \mathrm{Binomial}(M, p)`,
+    then :math:`y_1 \sim \mathrm{Binomial}(M_1, p)` and
+    :math:`y - y_1 \sim \mathrm{Binomial}(M - M_1, p)` are independent; likewise for Poisson.
     A bin of one recorded trial among pooled ones goes to the first part as a whole.
 
-    Where no bin pools trials, the sub_bins of binomial bins are split in the same way, and Poisson
-    counts are thinned: each spike goes to the first part with probability ``share``.  A trial
-    then has that part of its rate in the first part, so a model must find the level of the rate in
+    If no bin pools trials, the sub-bins of binomial bins are split in the same way, and Poisson
+    counts are thinned: each spike goes to the first part with probability ``share``.  The rate of a
+    trial in the first part is then scaled by ``share``, so a model must estimate its baseline from
     the counts it is given.
 
     Parameters
     ----------
     counts : BinnedSpikes
+        Counts to split.
     family : str or Family
-        "binomial" or "poisson".
+        Observation model with a ``split``: binomial, Poisson, or a family of your own.
     share : float
-        Part of the trials that models see, between 0 and 1.
+        Fraction of the trials in the first part, between 0 and 1.
     random_state : int, optional
         Seed.
+
+    Returns
+    -------
+    Split
 
     Raises
     ------
@@ -333,7 +323,6 @@ def split(
 
     Examples
     --------
-    >>> import numpy as np
     >>> y = np.random.default_rng(0).binomial(1, 0.3, size=(30, 200))
     >>> halves = split(BinnedSpikes.from_array(y).pool(), "binomial", random_state=0)
     >>> int(halves.seen.n_pooled.max()), int(halves.unseen.n_pooled.max())
@@ -345,20 +334,20 @@ def split(
     observed(counts, model)  # refuses counts that the family cannot have
     if model.has_n_trials and model.n_trials is not None:  # type: ignore[attr-defined]
         raise ValueError(
-            "`family` fixes n_trials, of which each part has only some; give the counts "
-            "`sub_bins`, and `family` by name"
+            f"`family` (={model}) fixes n_trials, but each part has fewer; set `sub_bins` of the "
+            "counts and pass `family` by name"
         )
-    y, pooled, whole = counts.counts, counts.n_pooled, counts.sub_bins
-    trials, sub_bins, ratio = (pooled, pooled), (whole, whole), 1.0
+    y, pooled = counts.counts, counts.n_pooled
+    trials, sub_bins, ratio = (pooled, pooled), (counts.sub_bins, counts.sub_bins), 1.0
     total, part = counts.n_trials, None
     if pooled.max() > 1:
-        trials = _parts(pooled, share)
-        part = trials[0] * whole
+        trials = _divide(pooled, share)
+        part = trials[0] * counts.sub_bins
     elif not model.has_n_trials:
         ratio, total, part = (1 - share) / share, np.ones_like(pooled), np.array(share)
-    elif whole > 1:
-        sub_bins = _parts(whole, share)
-        ratio, part = sub_bins[1] / sub_bins[0], pooled * sub_bins[0]
+    elif counts.sub_bins > 1:
+        sub_bins = _divide(counts.sub_bins, share)
+        ratio, part = float(sub_bins[1] / sub_bins[0]), pooled * sub_bins[0]
     else:
         raise ValueError(
             "`counts` have one Bernoulli trial in each bin, which cannot be split; pool trials "
@@ -368,36 +357,23 @@ def split(
     if y_seen is None:
         raise ValueError(
             f"`family` (={family!r}) has no `split`: its counts have no independent parts of the "
-            "same family. Score hidden bins (`masked`) or other trials (`transfer`)"
+            "same family; score hidden bins (`masked`) or other trials (`transfer`)"
         )
-    return _divided(counts, model, y_seen, trials, sub_bins, ratio)
+    if pooled.max() <= 1:  # the truth does not hold for parts of a trial
+        counts = replace(counts, truth=None)
+    seen, unseen = (
+        replace(counts, counts=y_part, mask=n_pooled > 0, n_pooled=n_pooled, sub_bins=int(each))
+        for y_part, n_pooled, each in zip((y_seen, y - y_seen), trials, sub_bins, strict=True)
+    )
+    return Split(seen, unseen, model, ratio)
 
 
-def _parts(number: Any, share: float) -> tuple[Any, Any]:
-    """Split whole numbers: about a share, and the rest; at least 1 each, but 1 is not split."""
+def _divide(number: Any, share: float) -> tuple[Any, Any]:
+    """Divide whole numbers into about a share and the rest, each at least 1; 1 is not divided."""
     number = np.asarray(number)
     first = np.rint(share * number).astype(int).clip(1, (number - 1).clip(min=1))
     first = np.minimum(first, number)
     return first, number - first
-
-
-def _divided(
-    counts: BinnedSpikes,
-    family: Family,
-    y_seen: np.ndarray,
-    trials: tuple[np.ndarray, np.ndarray],
-    sub_bins: tuple[int, int],
-    ratio: float,
-) -> Split:
-    """Make both parts; the truth of whole trials is not that of parts of a trial."""
-    whole = counts if counts.n_pooled.max() > 1 else replace(counts, truth=None)
-    seen, unseen = (
-        replace(whole, counts=y, mask=n_pooled > 0, n_pooled=n_pooled, sub_bins=int(each))
-        for y, n_pooled, each in zip(
-            (y_seen, counts.counts - y_seen), trials, sub_bins, strict=True
-        )
-    )
-    return Split(seen, unseen, family, float(ratio))
 
 
 __all__ = ["HeldOut", "Model", "Split", "masked", "split", "transfer"]

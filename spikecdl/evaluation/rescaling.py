@@ -1,4 +1,4 @@
-"""Spikes on an axis of time on which, if a model is right, they come at rate one."""
+"""Time rescaling: spikes of a correct model become a Poisson process of rate one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import kstwo, kstwobign
+from scipy.special import kolmogi, kolmogorov
+from scipy.stats import kstwo
 
 from spikecdl import validation
 from spikecdl.model.families import FAMILIES, CountingProcess, Family
+
+_FEW = 100  # values; above, the law of the KS distance is approximated by its asymptotic form
 
 
 def rescaled_intervals(
@@ -21,13 +24,13 @@ def rescaled_intervals(
     mask: ArrayLike | None = None,
     random_state: int | np.random.Generator | None = 0,
 ) -> list[np.ndarray]:
-    r"""Turn the counts of each unit into intervals that are exponential if the model is right.
+    r"""Turn the counts of each unit into intervals that are exponential under a correct model.
 
-    The count of a bin is taken for the number of spikes of a process that, after n of them, fires
-    at rate a + b n for a duration d (`Family.counting_process`). Given the count, these spikes lie
-    independently in the bin, with density proportional to exp(b v) at 0 < v < d, and are drawn
-    there. Time rescaled, the integral of the rate along what happened, then makes them a Poisson
-    process of rate one, exactly, whatever the size of the bins:
+    The count of a bin is the number of spikes of a process that, after n spikes, fires at rate
+    a + b n, for a duration d (`Family.counting_process`). Given the count, the times v of these
+    spikes are independent with density proportional to exp(b v) on 0 < v < d, and are drawn from
+    it. The integral of the rate up to each spike, its rescaled time, is then exactly a Poisson
+    process of rate one, for bins of any size:
 
     ==================  =========  ============================  ====
     counts              a          d                             b
@@ -37,14 +40,13 @@ def rescaled_intervals(
     negative binomial   shape      log(1 + mean / shape)         1
     ==================  =========  ============================  ====
 
-    For one Bernoulli trial per bin this is the discrete-time rescaling of Haslinger, Pipa and
-    Brown: empty bins count q = -log(1 - p), the bin of a spike -log(1 - r (1 - exp(-q))) with r
-    uniform, and the clock starts anew after it.
+    With one Bernoulli trial per bin this is the discrete-time rescaling of Haslinger, Pipa and
+    Brown: an empty bin adds q = -log(1 - p), the bin of a spike -log(1 - r (1 - exp(-q))) with r
+    uniform, and the next interval begins in the bin after it.
 
-    The clock stands still where nothing was observed and runs on from trial to trial, so intervals
-    may span their borders. The first begins with the first trial. The last, which the end of the
-    recording cuts off, is completed by a draw from what the model expects then, an exponential: no
-    interval is left out for being long.
+    Rescaled time does not advance in bins that were not observed, and continues from trial to
+    trial. The first interval begins with the first trial. The last, censored by the end of the
+    recording, is completed by an exponential draw, so that no interval is left out for being long.
 
     Parameters
     ----------
@@ -53,24 +55,24 @@ def rescaled_intervals(
     mean : array_like, shape (trial, unit, bin)
         Expected counts.
     family : Family
-        Observation model, with ``n_trials`` known; parameters that are tensors must broadcast to
+        Observation model, with ``n_trials`` set; parameters that are tensors must broadcast to
         ``y``.
     mask : array_like of bool, shape (trial, unit, bin), optional
         False where nothing was observed.
     random_state : int, Generator or None
-        Of the places within bins.
+        Seed of the times of spikes within bins.
 
     Returns
     -------
     list of ndarray
-        Intervals of each unit in the order of time, one more than it has spikes (so a silent unit
-        has the one that the end cut off); none of a unit that was not observed.
+        Intervals of each unit in the order of time, one more than it has spikes; empty for a unit
+        that was not observed.
 
     Raises
     ------
     ValueError
-        If shapes differ, the family is not one of counts, a count is outside its support, or a mean
-        is none that it can have.
+        If shapes differ, the family is not one of counts, a count is outside its support, or it
+        cannot have a mean.
 
     References
     ----------
@@ -91,28 +93,54 @@ def rescaled_intervals(
     intervals = []
     for unit in range(counts.shape[1]):
         seen = observed[:, unit]
-        of_unit = [values[:, unit][seen] for values in (counts, start, duration)]
-        intervals.append(_intervals(of_unit[0], of_unit[1], of_unit[2], process.step, rng))
+        y_unit, first, length = (values[:, unit][seen] for values in (counts, start, duration))
+        intervals.append(_intervals(y_unit, first, length, process.step, rng))
     return intervals
 
 
-def known(family: str | Family, n_trials: np.ndarray) -> Family:
-    """Return a family, given by itself or its name, with what only the data know filled in."""
+def resolved(family: str | Family, n_trials: np.ndarray) -> Family:
+    """Return a family, given itself or by name, with ``n_trials`` of the counts if it has none."""
     family = validation.member("family", family, FAMILIES, Family)
     return family.resolve(torch.as_tensor(np.array(n_trials, dtype=float)))
 
 
 def draw_counts(mean: np.ndarray, family: Family, rng: np.random.Generator) -> np.ndarray:
-    """Draw counts of these means from the family."""
+    """Draw counts with the given means."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
     return family.sample(eta, generator).numpy().astype(np.int64)
 
 
+def distance(intervals: np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance of intervals from the exponential law; nan without intervals."""
+    number = len(intervals)
+    if not number:
+        return math.nan
+    ordered, steps = np.sort(-np.expm1(-intervals)), np.arange(number + 1) / number
+    return float(max((ordered - steps[:-1]).max(), (steps[1:] - ordered).max()))
+
+
+def p_value(distance: float, number: int) -> float:
+    """Probability that ``number`` values of the tested law have at least that KS distance."""
+    if number <= _FEW:
+        return float(kstwo.sf(distance, max(number, 1)))  # nan stays nan
+    z = math.sqrt(number) * distance
+    return float(kolmogorov(z + 1 / (6 * math.sqrt(number)) + (z - 1) / (4 * number)))
+
+
+@lru_cache(maxsize=1 << 16)
+def critical_distance(level: float, number: int) -> float:
+    """Critical KS distance at ``level`` for ``number`` values; nan if ``number`` is 0."""
+    if number <= _FEW:
+        return float(kstwo.isf(level, number)) if number else math.nan
+    z = float(kolmogi(level)) - 1 / (6 * math.sqrt(number)) + 1 / (4 * number)
+    return z / (1 + 1 / (4 * number)) / math.sqrt(number)
+
+
 def _checked(
     y: ArrayLike, mean: ArrayLike, family: Family, mask: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, CountingProcess]:
-    """Counts, what was observed, and the process that the model says they come from."""
+    """Check the arguments; return counts, mask, and the counting process of the model."""
     counts = np.asarray(y)
     observed = np.ones(counts.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
     if counts.ndim != 3:
@@ -124,9 +152,7 @@ def _checked(
     process = family.counting_process(expected)
     kind = type(family).__name__
     if process is None:
-        raise ValueError(
-            f"`family` (={kind}) is not one of counts, and only spikes can be put on rescaled time"
-        )
+        raise ValueError(f"`family` (={kind}) is not one of counts; time rescaling needs spikes")
     outside, support = family.invalid(torch.as_tensor(counts.astype(float)))
     _refuse("y", counts, observed & outside.numpy(), f"{kind} takes {support}")
     impossible = torch.isnan(family.link(expected)) | ~torch.isfinite(expected)
@@ -146,50 +172,18 @@ def _refuse(name: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
 def _intervals(
     y: np.ndarray, start: np.ndarray, duration: np.ndarray, step: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Intervals between the spikes of successive bins, each array (bin,), in rescaled time."""
+    """Rescaled intervals of one unit, from counts and counting processes of shape (bin,)."""
     bins = np.repeat(np.arange(len(y)), y)
-    place = _places(duration[bins], step, rng)
-    place = place[np.lexsort((place, bins))]
+    # times within bins, with density proportional to exp(step time)
+    time, length = rng.random(len(bins)), duration[bins]
+    time = step * np.log1p(time * np.expm1(step * length)) if step else time * length
+    time = time[np.lexsort((time, bins))]
     rank = np.arange(len(bins)) - (np.cumsum(y) - y)[bins]  # spikes before it in its bin
-    previous = np.where(rank > 0, np.roll(place, 1), 0)
-    latest = np.zeros(len(y))
-    latest[bins] = place  # the last one stays
-    after = np.append(0, np.cumsum((start + step * y) * (duration - latest)))  # the last spikes
-    waits = np.diff(after[bins], prepend=0) + (start[bins] + step * rank) * (place - previous)
-    unfinished = after[-1] - (after[bins[-1]] if len(bins) else 0)
-    return np.append(waits, unfinished + rng.exponential()) if len(y) else waits
-
-
-def _places(duration: np.ndarray, step: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw the place of each spike in its bin, with density proportional to exp(step place)."""
-    r = rng.random(len(duration))
-    return step * np.log1p(r * np.expm1(step * duration)) if step else r * duration
-
-
-_FEW = 100
-
-
-def distance(values: np.ndarray) -> float:
-    """Largest distance of the distribution of values from the uniform one; nan without values."""
-    number = len(values)
-    if not number:
-        return math.nan
-    ordered, steps = np.sort(values), np.arange(number + 1) / number
-    return float(max((ordered - steps[:-1]).max(), (steps[1:] - ordered).max()))
-
-
-def exceeded_by(distance: float, number: int) -> float:
-    """Probability that uniform values, so many, have that distance or a larger one."""
-    if number <= _FEW:
-        return float(kstwo.sf(distance, max(number, 1)))  # nan stays nan
-    z = math.sqrt(number) * distance
-    return float(kstwobign.sf(z + 1 / (6 * math.sqrt(number)) + (z - 1) / (4 * number)))
-
-
-@lru_cache(maxsize=1 << 16)
-def limit(level: float, number: int) -> float:
-    """Distance that uniform values, so many, exceed with that probability; nan of none."""
-    if number <= _FEW:
-        return float(kstwo.isf(level, number)) if number else math.nan
-    z = float(kstwobign.isf(level)) - 1 / (6 * math.sqrt(number)) + 1 / (4 * number)
-    return z / (1 + 1 / (4 * number)) / math.sqrt(number)
+    previous = np.where(rank > 0, np.roll(time, 1), 0)
+    last = np.zeros(len(y))
+    last[bins] = time  # repeated indices keep the last value
+    # rescaled time of each bin that follows its last spike, summed over bins
+    after = np.append(0, np.cumsum((start + step * y) * (duration - last)))
+    waits = np.diff(after[bins], prepend=0) + (start[bins] + step * rank) * (time - previous)
+    censored = after[-1] - (after[bins[-1]] if len(bins) else 0)
+    return np.append(waits, censored + rng.exponential()) if len(y) else waits

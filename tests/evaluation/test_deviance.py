@@ -1,26 +1,16 @@
-"""Held-out scores and data that were not observed: nothing leaks, nothing is made up."""
+"""Deviances and the scores made of them, against SciPy's and scikit-learn's."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fits import BINS, LENGTH, TRAINERS, quick, same_bits, some_counts
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import d2_tweedie_score, r2_score
 
-from spikecdl import DCEA, BinnedSpikes, Binomial, Gaussian, Poisson, Unrolled
-from spikecdl.evaluation import deviance
-from spikecdl.model.families import FAMILIES
-from spikecdl.simulate import simulate
+from spikecdl.evaluation import deviance, metrics
+from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.training import Observations
-
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
-each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
-each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
 
 def observations(y: np.ndarray, family, mask: np.ndarray | None = None) -> Observations:
@@ -76,145 +66,106 @@ class TestExplained:
         assert float(deviance.null_rate(observations(y, Gaussian()), 0.5)) == 0
 
 
-class TestHeldOut:
-    """`DCEA.score`: of bins that neither codes, baseline nor penalty have seen."""
-
-    @each_trainer
-    @pytest.mark.parametrize("baseline", ["learned", (0.0, 40.0), [1.0, 1.0]])
-    def test_never_sees_what_it_scores(self, trainer, baseline, monkeypatch):
-        counts = some_counts(trials=4)
-        weight = None if baseline == "learned" else 0.2
-        model = quick(trainer=trainer, baseline=baseline, penalty_weight=weight).fit(counts)
-        found = []
-        encode = DCEA._encode
-
-        def recorded(self, problem):
-            events, level = encode(self, problem)
-            found.append((self._codes(problem, events), level))
-            return events, level
-
-        monkeypatch.setattr(DCEA, "_encode", recorded)
-        model.score(counts)
-        y = counts.counts.copy()
-        y[..., 2::4] = np.random.default_rng(0).poisson(9, y[..., 2::4].shape)
-        model.score(replace(counts, counts=y))
-        before, after = found[:4], found[4:]
-        same = [
-            all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
-            for pair in zip(before, after, strict=True)
-        ]
-        assert same == [False, False, True, False]
-
-    @each_family
-    def test_noise_scores_nothing(self, family):
-        noise = some_counts(family, n_events=0, bins=400)
-        model = quick(family, penalty_weight=None).fit(some_counts(family))
-        assert abs(model.score(noise)) < 0.02
-
-    def test_a_fit_to_noise_scores_nothing(self):
-        noise = some_counts(n_events=0, bins=400)
-        assert quick(penalty_weight=None).fit(noise).score(noise) < 0.02
-
-    def test_nearly_no_noise_scores_nearly_one(self):
-        family = Gaussian(scale=0.05)
-        counts = simulate(
-            family, n_trials=6, n_units=1, duration=0.4, n_events=1, baseline=0.0, random_state=0,
-            templates=[np.hanning(52)[1:-1]],
-        )  # fmt: skip
-        model = DCEA(1, 0.05, family, trainer=TRAINERS["alternating"], random_state=0).fit(counts)
-        assert model.score(counts) > 0.98
-
-    def test_one_spike_is_not_an_infinite_null(self):
-        y = np.zeros((4, 1, 40), int)
-        y[2, 0, 17] = 1
-        model = quick().fit(some_counts(units=1))
-        assert -1 < model.score(y) < 1
-
-    def test_nothing_to_explain_is_nan(self):
-        model = quick("gaussian").fit(some_counts("gaussian", units=1))
-        assert np.isnan(model.score(np.full((2, BINS), 2.0)))
-
-    @pytest.mark.parametrize("n_bins", [1, 2, 3, 5])
-    def test_short_windows(self, n_bins):
-        y = np.random.default_rng(0).poisson(1.0, size=(30, n_bins))
-        model = DCEA(1, 1, trainer=TRAINERS["unrolled"], n_epochs=1, random_state=0).fit(y)
-        assert np.isfinite(model.score(y))
+@pytest.fixture
+def poisson_data():
+    rng = np.random.default_rng(3)
+    mean = rng.uniform(0.2, 6, (5, 3, 40))
+    return rng.poisson(mean), mean
 
 
-class TestNotObserved:
-    """Bins outside the mask are missing, not silent."""
+def test_deviance_explained_is_sklearns_for_poisson(poisson_data):
+    y, mean = poisson_data
+    ours = metrics.deviance_explained(y, mean, y.mean(), Poisson())
+    assert ours == pytest.approx(d2_tweedie_score(y.ravel(), mean.ravel(), power=1))
+    null = y.mean(axis=(0, 2), keepdims=True)
+    per_unit = metrics.deviance_explained(y, mean, null, Poisson(), axis=(0, 2))
+    expected = [d2_tweedie_score(y[:, u].ravel(), mean[:, u].ravel(), power=1) for u in range(3)]
+    np.testing.assert_allclose(per_unit, expected)
 
-    def masked(self, **arguments) -> BinnedSpikes:
-        counts = some_counts(**arguments)
-        mask = np.ones(counts.shape, bool)
-        mask[0, :, 60:] = False
-        mask[1, 1, :45] = False
-        mask[2, 0, 10:20] = False
-        return BinnedSpikes.from_array(counts.counts, mask=mask, sub_bins=counts.sub_bins)
 
-    @each_trainer
-    def test_baseline_is_that_of_the_observed_bins(self, trainer):
-        noise = some_counts(n_events=0, bins=400)
-        mask = np.ones(noise.shape, bool)
-        mask[:, 0, 100:] = False
-        counts = BinnedSpikes.from_array(noise.counts, mask=mask)
-        model = quick(trainer=trainer, penalty_weight=None).fit(counts)
-        seen = noise.counts[:, 0, :100].mean()
-        assert model.baseline_[:, 0].mean() == pytest.approx(seen, rel=0.2)
+def test_deviance_explained_is_r2_for_gaussian():
+    rng = np.random.default_rng(4)
+    y, mean = rng.normal(size=(2, 2, 30))
+    ours = metrics.deviance_explained(y, mean, y.mean(), Gaussian(scale=3.0))
+    assert ours == pytest.approx(r2_score(y.ravel(), mean.ravel()))
 
-    @pytest.mark.parametrize("trainer", [TRAINERS["alternating"], Unrolled(n_unrolled=300)])
-    def test_a_window_cut_short_is_a_window_not_observed_to_its_end(self, trainer):
-        """Codes before the cut are those of the window that ends there, to numerical accuracy."""
-        model = quick(baseline=[1.0]).fit(some_counts(units=1)).set_params(trainer=trainer)
-        whole = some_counts(units=1, trials=6, n_events=1, bins=60)
-        cut = 45
-        mask = np.ones(whole.shape, bool)
-        mask[..., cut:] = False
-        one = model.transform(BinnedSpikes.from_array(whole.counts, mask=mask))
-        other = model.transform(whole.counts[..., :cut])
-        place = (whole.truth.events["time"]).to_numpy()
-        clear = (place < cut - 2 * LENGTH) | (place > cut)
-        assert clear.sum() >= 3
-        assert other[clear].any()
-        few = cut - 2 * LENGTH
-        np.testing.assert_allclose(one[clear][..., :few], other[clear][..., :few], atol=0.02)
 
-    @each_family
-    @each_trainer
-    def test_windows_that_were_never_observed(self, family, trainer):
-        counts = some_counts(family)
-        mask = np.ones(counts.shape, bool)
-        mask[5], mask[3, 1] = False, False
-        part = BinnedSpikes.from_array(counts.counts, mask=mask, sub_bins=counts.sub_bins)
-        model = quick(family, trainer, penalty_weight=None).fit(part)
-        codes = model.transform(part)
-        assert np.isfinite(codes).all()
-        assert not codes[5].any()
-        assert not codes[3, 1].any()
-        assert np.isfinite(model.score(part))
-        parts = model.decompose(part)
-        assert np.array_equal(np.isnan(parts.rate), ~mask)
+def test_deviance_explained_for_binomial_from_scipy_likelihoods():
+    rng = np.random.default_rng(5)
+    trials = rng.integers(1, 30, (4, 2, 25))
+    p = rng.uniform(0.02, 0.9, trials.shape)
+    y = rng.binomial(trials, p)
+    best = stats.binom.logpmf(y, trials, y / trials).sum()
+    null = y.sum() / trials.sum()
+    lost = best - stats.binom.logpmf(y, trials, p).sum()
+    expected = 1 - lost / (best - stats.binom.logpmf(y, trials, null).sum())
+    family = Binomial(n_trials=torch.as_tensor(trials))
+    ours = metrics.deviance_explained(y, trials * p, trials * null, family)
+    assert ours == pytest.approx(expected)
 
-    def test_group_of_a_unit_that_was_not_observed(self):
-        part = self.masked()
-        codes = quick(penalty="group_l1").fit(part).transform(part)
-        assert np.isfinite(codes).all()
-        assert codes.any()
 
-    def test_joint_layout(self):
-        part = self.masked(layout="joint")
-        model = quick(layout="joint", penalty_weight=None).fit(part)
-        assert model.score(part) > 0.2
+@pytest.mark.parametrize("family", [Poisson(), Binomial(n_trials=30), NegativeBinomial(2.0)])
+def test_deviance_explained_ignores_what_is_masked(poisson_data, family):
+    y, mean = poisson_data
+    mask = np.random.default_rng(6).random(y.shape) > 0.3
+    full = metrics.deviance_explained(y[mask], mean[mask], 1.5, family)
+    hidden = np.where(mask, mean, np.nan)
+    counts = np.where(mask, y, 999)
+    masked = metrics.deviance_explained(counts, hidden, 1.5, family, mask=mask)
+    assert masked == pytest.approx(full)
 
-    @given(data=st.data())
-    def test_what_stands_behind_a_mask_does_not_matter(self, data):
-        counts = some_counts(trials=2, bins=40)
-        rows = data.draw(st.lists(st.booleans(), min_size=40, max_size=40))
-        mask = np.broadcast_to(rows, counts.shape)
-        behind = data.draw(st.sampled_from([np.nan, np.inf, -3.0, 99.0]))
-        one, other = (
-            BinnedSpikes.from_array(np.where(mask, counts.counts, value), mask=mask)
-            for value in (0.0, behind)
-        )
-        assert same_bits(one.counts, other.counts)
-        assert not one.counts[~mask].any()
+
+@pytest.mark.parametrize("family", [Poisson(), Binomial(n_trials=4), NegativeBinomial()])
+def test_deviance_explained_at_the_ends(family):
+    y = np.array([[0, 0, 4, 4], [0, 0, 0, 0]])
+    null = y.mean(axis=1, keepdims=True)
+    perfect, silent = metrics.deviance_explained(y, y, null, family, axis=1)
+    assert perfect == pytest.approx(1)
+    assert np.isnan(silent)
+    impossible = metrics.deviance_explained(y[0], [0, 0, 0, 4], 2.0, family)
+    assert impossible == -np.inf
+
+
+def test_bits_per_spike_from_scipy_likelihoods(poisson_data):
+    y, mean = poisson_data
+    null = y.mean(axis=(0, 2), keepdims=True)
+    gain = stats.poisson.logpmf(y, mean) - stats.poisson.logpmf(y, null)
+    expected = gain.sum() / y.sum() / np.log(2)
+    assert metrics.bits_per_spike(y, mean, null, Poisson()) == pytest.approx(expected)
+    per_unit = metrics.bits_per_spike(y, mean, null, Poisson(), axis=(0, 2))
+    np.testing.assert_allclose(per_unit, gain.sum((0, 2)) / y.sum((0, 2)) / np.log(2))
+
+    trials = 20
+    mean, null = np.minimum(mean, 19), np.broadcast_to(null, y.shape)
+    gain = stats.binom.logpmf(y, trials, mean / trials) - stats.binom.logpmf(
+        y, trials, null / trials
+    )
+    ours = metrics.bits_per_spike(y, mean, null, Binomial(n_trials=trials))
+    assert ours == pytest.approx(gain.sum() / y.sum() / np.log(2))
+
+
+def test_bits_per_spike_masks_and_ends():
+    def bits(y, mean, null_mean, **arguments):
+        return metrics.bits_per_spike(y, mean, null_mean, Poisson(), **arguments)
+
+    y, mean = np.array([0, 3, 1, 50]), np.array([0.1, 2.0, 1.0, np.nan])
+    masked = bits(y, mean, 1.0, mask=[True, True, True, False])
+    assert masked == pytest.approx(bits(y[:3], mean[:3], 1.0))
+    assert np.isnan(bits([0, 0], [0.5, 0.5], 1.0))
+    assert bits([1, 0], [0.0, 1.0], 0.5) == -np.inf
+    assert metrics.bits_per_spike([4, 0], [4, 0], 2, Binomial(n_trials=4)) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("measure", [metrics.deviance_explained, metrics.bits_per_spike])
+@pytest.mark.parametrize(
+    ("y", "mean", "mask", "message"),
+    [
+        ([1.0, np.nan], [1.0, 1.0], None, "`y` must be finite"),
+        ([1.0, 2.0], [1.0, np.inf], None, "`mean` must be finite"),
+        ([1.0, 2.0], [1.0, 1.0, 1.0], None, r"`mean` \(shape \(3,\)\) must broadcast to `y`"),
+        ([1.0, 2.0], [1.0, 1.0], [True] * 3, "`mask` .* must broadcast"),
+    ],
+)
+def test_rates_are_checked(measure, y, mean, mask, message):
+    with pytest.raises(ValueError, match=message):
+        measure(y, mean, 1.0, Poisson(), mask)

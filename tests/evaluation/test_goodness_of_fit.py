@@ -108,7 +108,7 @@ def test_rescaling_that_takes_bins_for_points_rejects_a_true_model():
     assert result.inside.all()
 
 
-def test_pooling_and_slots_change_nothing_in_law():
+def test_pooling_and_sub_bins_change_nothing_in_law():
     counts = strong(Binomial(n_trials=1), 600, same_events=True, n_trials=12)
     mean = true_mean(counts, Binomial(n_trials=1))
     pooled, summed = counts.pool(), mean.sum(axis=0, keepdims=True)
@@ -136,12 +136,12 @@ def test_distance_band_and_p_value_are_those_of_scipy():
 
 @pytest.mark.parametrize("number", [1, 2, 7, 100, 101, 400, 3000])
 def test_the_law_of_the_distance_is_that_of_scipy(number):
-    band = rescaling.limit(0.05, number)
+    band = rescaling.critical_distance(0.05, number)
     assert band == pytest.approx(stats.kstwo.isf(0.05, number), rel=3e-4)
     for share in (0.5, 0.8, 1.0, 1.3):
         exact = stats.kstwo.sf(share * band, number)
-        assert rescaling.exceeded_by(share * band, number) == pytest.approx(exact, abs=2e-4)
-    assert rescaling.exceeded_by(band, number) == pytest.approx(0.05, abs=1e-9)
+        assert rescaling.p_value(share * band, number) == pytest.approx(exact, abs=2e-4)
+    assert rescaling.p_value(band, number) == pytest.approx(0.05, abs=1e-9)
 
 
 def test_autocorrelation_is_that_of_normal_scores():

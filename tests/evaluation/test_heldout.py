@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from fits import quick, some_counts
+from fits import BINS, TRAINERS, quick, some_counts
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import make_counts
@@ -33,6 +35,12 @@ DRAWS = 40_000
 ENOUGH = 1e-3  # p value below which a law is taken for another one
 
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Callable[[str], DCEA]:
+    """Models of `some_counts`, by family, each fitted once."""
+    return cache(lambda family: quick(family, penalty_weight=None).fit(some_counts(family)))
 
 
 def draws(law: Any, n_pooled: int = 1, sub_bins: int = 1) -> BinnedSpikes:
@@ -162,9 +170,9 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("family", "message"),
         [
-            (NegativeBinomial(), "`family` .=NegativeBinomial.* must be binomial or poisson"),
-            ("gaussian", "`family` .=Gaussian.* must be binomial or poisson"),
-            (Binomial(n_trials=9), "`family` fixes n_trials"),
+            (NegativeBinomial(), "`family` .=NegativeBinomial.* has no `split`"),
+            ("gaussian", "`family` .='gaussian'. has no `split`"),
+            (Binomial(n_trials=9), "`family` .=Binomial.n_trials=9.. fixes n_trials"),
             ("bernoulli", "`family` .='bernoulli'. must be one of"),
         ],
     )
@@ -320,8 +328,7 @@ class TestScores:
             found.deviance_explained_per_unit, gain.sum(axis) / whole.sum(axis), rtol=1e-6
         )
         assert found.deviance_explained == pytest.approx(gain.sum() / whole.sum())
-        n_trials = n if family == "binomial" else None
-        direct = metrics.bits_per_spike(y, mean, null, observed, n_trials)
+        direct = metrics.bits_per_spike(y, mean, null, model, observed)
         assert found.bits_per_spike == pytest.approx(direct)
 
     @pytest.mark.parametrize("how", ["masked", "transfer", "transfer, pooled"])
@@ -395,13 +402,13 @@ class TestErrors:
             def predict(self, counts):
                 return np.ones(3)
 
-        with pytest.raises(ValueError, match=r"`model` expects counts of shape \(3,\)"):
+        with pytest.raises(ValueError, match=r"`model` predicts counts of shape \(3,\)"):
             masked(Flat(), self.counts, "poisson")
 
     def test_more_than_a_bin_can_hold(self):
         counts = BinnedSpikes.from_array(np.eye(6, dtype=int))
         found = transfer(Rate(1.5), counts, counts, "binomial")
-        with pytest.raises(ValueError, match=r"`mean` \(=1.5\) is outside what Binomial can"):
+        with pytest.raises(ValueError, match=r"`mean` \(=1.5\) is not a mean that Binomial can"):
             _ = found.deviance_explained
 
     def test_not_finite(self):
@@ -414,13 +421,77 @@ class TestErrors:
 
 
 @pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+class TestScore:
+    """`DCEA.score`: of bins that neither codes, baseline nor penalty have seen."""
+
+    @pytest.mark.parametrize(
+        ("trainer", "baseline"),
+        [
+            ("alternating", "learned"),
+            ("alternating", (0.0, 40.0)),
+            ("implicit", "learned"),
+            ("unrolled", "learned"),
+            ("unrolled", [1.0, 1.0]),
+        ],
+    )
+    def test_never_sees_what_it_scores(self, trainer, baseline):
+        """Other counts in a fold change what is expected in the other folds, not in their own."""
+        counts = some_counts(trials=4)
+        weight = None if baseline == "learned" else 0.2
+        model = quick(trainer=trainer, baseline=baseline, penalty_weight=weight).fit(counts)
+        y = counts.counts.copy()
+        y[..., 2::4] = np.random.default_rng(0).poisson(9, y[..., 2::4].shape)
+        other = replace(counts, counts=y)
+        before, after = (masked(model, each, "poisson") for each in (counts, other))
+        for mean in ("mean", "null_mean"):
+            folds = [
+                np.array_equal(getattr(before, mean)[..., k::4], getattr(after, mean)[..., k::4])
+                for k in range(4)
+            ]
+            assert folds == [False, False, True, False]
+        assert model.score(counts) == pytest.approx(before.deviance_explained, rel=1e-6)
+        assert model.score(other) == pytest.approx(after.deviance_explained, rel=1e-6)
+
+    @each_family
+    def test_noise_scores_nothing(self, family, fitted):
+        noise = some_counts(family, n_events=0, bins=200)
+        assert abs(fitted(family).score(noise)) < 0.02
+
+    def test_a_fit_to_noise_scores_nothing(self):
+        noise = some_counts(n_events=0, bins=200)
+        assert quick(penalty_weight=None).fit(noise).score(noise) < 0.02
+
+    def test_nearly_no_noise_scores_nearly_one(self):
+        family = Gaussian(scale=0.05)
+        counts = simulate(
+            family, n_trials=6, n_units=1, duration=0.4, n_events=1, baseline=0.0, random_state=0,
+            templates=[np.hanning(52)[1:-1]],
+        )  # fmt: skip
+        model = DCEA(1, 0.05, family, trainer=TRAINERS["alternating"], random_state=0).fit(counts)
+        assert model.score(counts) > 0.98
+
+    def test_one_spike_is_not_an_infinite_null(self, fitted):
+        y = np.zeros((4, 1, 40), int)
+        y[2, 0, 17] = 1
+        assert -1 < fitted("poisson").score(y) < 1
+
+    def test_nothing_to_explain_is_nan(self, fitted):
+        assert np.isnan(fitted("gaussian").score(np.full((2, BINS), 2.0)))
+
+    @pytest.mark.parametrize("n_bins", [1, 2, 3, 5])
+    def test_short_windows(self, n_bins):
+        y = np.random.default_rng(0).poisson(1.0, size=(30, n_bins))
+        model = DCEA(1, 1, trainer=TRAINERS["unrolled"], n_epochs=1, random_state=0).fit(y)
+        assert np.isfinite(model.score(y))
+
+
+@pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 class TestDCEA:
     """The estimator among the models."""
 
     @each_family
-    def test_score_is_that_of_hidden_bins(self, family):
-        counts = some_counts(family)
-        model = quick(family).fit(counts)
+    def test_score_is_that_of_hidden_bins(self, family, fitted):
+        counts, model = some_counts(family), fitted(family)
         found = masked(model, counts, model.family)
         assert found.deviance_explained == pytest.approx(model.score(counts), rel=1e-6)
         assert (found.deviance_explained_per_unit > 0.2).all()

@@ -1,15 +1,19 @@
-"""Found templates and events against a truth, on decompositions made by hand."""
+"""Found events, templates and images against a known truth."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
+from spikecdl.evaluation import metrics
 from spikecdl.evaluation.metrics.truth import comparable, recovery
 from spikecdl.model.families import Poisson
 
@@ -132,7 +136,7 @@ def test_what_cannot_be_compared():
     assert comparable(parts)
     coarse = replace(parts.counts, truth=replace(parts.counts.truth, bin_size=0.02))
     cases = {
-        "counts without a truth; simulate": replace(parts.counts, truth=None),
+        "counts without a truth; use simulated": replace(parts.counts, truth=None),
         "bins of 0.01 s, the truth 0.02 s; fit with": coarse,
         "'shared', the truth 'joint'; fit with": made(layout="joint").counts,
     }
@@ -141,3 +145,131 @@ def test_what_cannot_be_compared():
         assert not comparable(other)
         with pytest.raises(ValueError, match=re.escape(words)):
             recovery(other)
+
+
+def brute_force_matching(found, true, tolerance):
+    """Most pairs, then least distance, over every one-to-one pairing."""
+    small, large = sorted((found, true), key=len)
+    best = (0, 0.0)
+    for partners in itertools.permutations([*range(len(large)), *[-1] * len(small)], len(small)):
+        distances = [abs(small[i] - large[j]) for i, j in enumerate(partners) if j >= 0]
+        if all(d <= tolerance for d in distances):
+            best = max(best, (len(distances), -sum(distances)))
+    return best[0], -best[1]
+
+
+def two_pointers(found, true, tolerance):
+    """Greedy matching of sorted times: optimal in number for intervals of equal length."""
+    found, true, i, j, hits = sorted(found), sorted(true), 0, 0, 0
+    while i < len(found) and j < len(true):
+        if abs(found[i] - true[j]) <= tolerance:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif found[i] < true[j]:
+            i += 1
+        else:
+            j += 1
+    return hits
+
+
+ticks = st.lists(st.integers(0, 12), max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(found=ticks, true=ticks, tolerance=st.integers(0, 4))
+def test_events_are_matched_as_brute_force_would(found, true, tolerance):
+    rates = metrics.event_rates({"time": found}, {"time": true}, tolerance)
+    hits, distance = brute_force_matching(found, true, tolerance)
+    assert rates.hits == hits == two_pointers(found, true, tolerance)
+    assert rates.hits + rates.misses == len(true)
+    assert rates.hits + rates.false_alarms == len(found)
+    total = sum(abs(found[i] - true[j]) for i, j in rates.pairs)
+    assert total == pytest.approx(distance)
+    assert len({*rates.pairs[:, 0]}) == len({*rates.pairs[:, 1]}) == hits
+
+
+def test_many_events_are_matched_as_greedily():
+    rng = np.random.default_rng(1)
+    true = rng.uniform(0, 100, 2000)
+    found = np.concatenate([true[::2] + rng.normal(0, 0.01, 1000), rng.uniform(0, 100, 700)])
+    rates = metrics.event_rates({"time": found}, {"time": true}, 0.02)
+    assert rates.hits == two_pointers(found, true, 0.02)
+
+
+def test_events_pair_only_within_trial_unit_and_template():
+    columns = ["trial", "unit", "template", "time", "amplitude"]
+    true = pd.DataFrame(
+        [
+            (0, "a", 0, 0.1, 1.0),
+            (0, "a", 1, 0.2, 2.0),
+            (1, "b", 0, 0.3, 3.0),
+            (1, "b", 0, 0.6, 5.0),
+        ],
+        columns=columns,
+    )
+    found = true.iloc[::-1].assign(amplitude=lambda t: 2 * t["amplitude"] + 1)
+    same = metrics.event_rates(found, true, 0.0)
+    assert (same.hits, same.misses, same.false_alarms) == (4, 0, 0)
+    assert same.amplitude_correlation == pytest.approx(1)
+    assert same.hit_rate == 1
+    assert same.false_alarm_rate == 0
+    assert (found.iloc[same.pairs[:, 0]].index == true.index[same.pairs[:, 1]]).all()
+    for column, value in (("trial", 7), ("unit", "z"), ("template", 9)):
+        other = metrics.event_rates(found.assign(**{column: value}), true, 10.0)
+        assert (other.hits, other.misses, other.false_alarms) == (0, 4, 4)
+
+
+def test_tolerance_includes_whole_bins():
+    bins = np.arange(2000)
+    true = {"trial": bins, "time": bins * 0.001}
+    found = {"trial": bins, "time": (bins + 5) * 0.001}
+    assert metrics.event_rates(found, true, 0.005).hits == 2000
+    assert metrics.event_rates(found, true, 0.0049).hits == 0
+
+
+def test_event_rates_without_events_are_undefined():
+    empty = metrics.event_rates({"time": []}, {"time": []}, 0.1)
+    assert (empty.hits, empty.misses, empty.false_alarms) == (0, 0, 0)
+    assert np.isnan([empty.hit_rate, empty.false_alarm_rate, empty.amplitude_correlation]).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "true", "tolerance", "message"),
+    [
+        ({"time": [0.0]}, {"time": [0.0]}, -1, "`tolerance` .* 0 or more, in seconds"),
+        ({"trial": [0]}, {"time": [0.0]}, 1, "`found` must have a column 'time'"),
+        ({"time": [0.0]}, {"time": [np.nan]}, 1, "`true` must have finite times"),
+        ({"time": [0.0], "unit": [0]}, {"time": [0.0]}, 1, "both tables need the same"),
+        (
+            {"time": [0.0, 1.0], "unit": [0]},
+            {"time": [0.0], "unit": [0]},
+            1,
+            "as many rows in 'unit'",
+        ),
+    ],
+)
+def test_event_rates_refuses(found, true, tolerance, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.event_rates(found, true, tolerance)
+
+
+def test_psnr_is_the_usual_formula():
+    """The definition that skimage.metrics.peak_signal_noise_ratio has, with the image's maximum."""
+    rng = np.random.default_rng(8)
+    clean, estimate = rng.uniform(0, 4, (2, 16, 16))
+    expected = 20 * np.log10(clean.max()) - 10 * np.log10(np.square(clean - estimate).mean())
+    assert metrics.psnr(estimate, clean) == pytest.approx(expected)
+
+
+def test_psnr():
+    clean = np.linspace(0, 5, 12).reshape(3, 4)
+    noisy = clean + 0.5
+    assert metrics.psnr(noisy, clean) == pytest.approx(20)
+    assert metrics.psnr(noisy, clean, peak=50) == pytest.approx(40)
+    assert metrics.psnr(clean, clean) == np.inf
+    for estimate, target, message in [
+        (clean[:2], clean, "must have the shape of `clean`"),
+        (clean * np.nan, clean, "must be finite"),
+        (clean - 1, -clean, r"`peak` \(=-?0.0\) must be positive"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metrics.psnr(estimate, target)

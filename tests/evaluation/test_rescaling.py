@@ -12,7 +12,7 @@ from spikecdl import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.evaluation.rescaling import draw_counts, rescaled_intervals
 
 FAMILIES = {
-    "one slot": Binomial(n_trials=1),
+    "one trial": Binomial(n_trials=1),
     "many trials": Binomial(n_trials=12),
     "poisson": Poisson(),
     "negative_binomial": NegativeBinomial(shape=1.5),
@@ -73,7 +73,7 @@ def test_intervals_are_the_integral_of_the_rate(family):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_one_slot_is_the_formula_of_haslinger_pipa_and_brown():
+def test_one_trial_is_the_formula_of_haslinger_pipa_and_brown():
     p = np.random.default_rng(0).beta(1, 4, 300)
     y = np.random.default_rng(1).random(300) < p
     r = np.random.default_rng(5).random(y.sum())

@@ -1,21 +1,21 @@
-"""How good an answer is: templates and events against a known truth, rates against the counts."""
+"""How good a model is: templates, events and images against a known truth, rates against counts."""
 
-from spikecdl.evaluation.metrics.events import EventRates, event_rates
-from spikecdl.evaluation.metrics.fit import (
-    bits_per_spike,
-    deviance,
-    deviance_explained,
-    psnr,
-    rate_gain,
-)
+from spikecdl.evaluation.deviance import bits_per_spike, deviance, deviance_explained
 from spikecdl.evaluation.metrics.templates import (
     TemplateError,
     TemplateShape,
+    rate_gain,
     template_error,
     template_shape,
     template_table,
 )
-from spikecdl.evaluation.metrics.truth import Recovery, recovery
+from spikecdl.evaluation.metrics.truth import (
+    EventRates,
+    Recovery,
+    event_rates,
+    psnr,
+    recovery,
+)
 
 __all__ = [
     "EventRates",

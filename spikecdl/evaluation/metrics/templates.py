@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from spikecdl import validation
-from spikecdl.evaluation.metrics.fit import rate_gain
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.data import Decomposition
+    from spikecdl.model.families import Family
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,11 @@ class TemplateError:
     errors : ndarray, shape (true template,)
         Error of each true template, from 0 (same shape) to 1 (nothing in common).
     assignment : ndarray of int, shape (true template,)
-        Estimated template that stands for each true one; -1 where there was none left.
+        Estimated template assigned to each true one; -1 if none is left.
     shifts : ndarray of int, shape (true template,)
-        Bins by which the estimate has to be moved later to lie on the truth.
+        Bins by which the estimate must be delayed to match the truth.
     signs : ndarray of int, shape (true template,)
-        -1 where the estimate has to be turned upside down (only with ``sign=True``), else 1.
+        -1 if the sign of the estimate must be flipped (only with ``sign=True``), else 1.
     """
 
     errors: np.ndarray
@@ -55,16 +55,15 @@ class TemplateError:
 def template_error(
     templates: ArrayLike, truth: ArrayLike, max_shift: int | None = None, sign: bool = False
 ) -> TemplateError:
-    r"""Compare learned templates with true ones, whatever their order and shift.
+    r"""Compare learned templates with true ones, up to order and shift.
 
-    A pair has the error :math:`\sqrt{1 - \langle h, \hat h_s \rangle^2}`, where both templates
-    have unit norm over all their channels and bins, and :math:`\hat h_s` is the estimate moved by
-    the shift s that makes the error smallest. Only overlapping bins enter the product while the
-    norms stay those of the whole templates, so a part that is shifted out counts as an error.
-    Templates are then paired one to one so that the sum of errors is smallest.
+    The error of a pair is :math:`\sqrt{1 - \langle h, \hat h_s \rangle^2}`, where both templates
+    have unit norm over all channels and bins, and :math:`\hat h_s` is the estimate delayed by the
+    shift s with the smallest error. Bins that are shifted out count as an error, because the norms
+    are those of the whole templates. Templates are paired one to one to minimize the sum of errors.
 
-    One-sided codes fix the sign of a template, so by default an estimate that is upside down has
-    nothing in common with the truth: negative products count as 0.
+    One-sided codes fix the sign of a template, so by default negative products count as 0: an
+    estimate of the wrong sign has error 1.
 
     Parameters
     ----------
@@ -75,12 +74,12 @@ def template_error(
     max_shift : int, optional
         Largest shift between the first bins of a pair, in bins. None: any shift that overlaps.
     sign : bool
-        Allow an estimate to be turned upside down (for two-sided codes).
+        Whether the sign of an estimate may be flipped (for two-sided codes).
 
     Returns
     -------
     TemplateError
-        In the order of the true templates. A true template without a partner has error 1.
+        In the order of the true templates. An unpaired true template has error 1.
 
     Raises
     ------
@@ -103,9 +102,13 @@ def template_error(
     if estimate.shape[1] != true.shape[1]:
         raise ValueError(
             f"`templates` have {estimate.shape[1]} channels and `truth` has {true.shape[1]}; "
-            "compare templates of the same channels"
+            "they must have the same channels"
         )
-    lags = _lags(true.shape[2], estimate.shape[2], max_shift)
+    farthest = max(true.shape[2], estimate.shape[2])
+    if max_shift is not None:
+        farthest = validation.integer("max_shift", max_shift, minimum=0)
+    possible = range(max(1 - estimate.shape[2], -farthest), min(true.shape[2] - 1, farthest) + 1)
+    lags = sorted(possible, key=abs)  # the smallest shift wins a tie
     products = np.stack([_product(true, estimate, lag) for lag in lags])
     best = (np.abs(products) if sign else products).argmax(axis=0)
     product = np.take_along_axis(products, best[np.newaxis], axis=0)[0]
@@ -140,17 +143,8 @@ def _unit_norm(name: str, templates: ArrayLike) -> np.ndarray:
     return array / norms
 
 
-def _lags(n_true: int, n_estimate: int, max_shift: int | None) -> list[int]:
-    """Shifts to try, the smallest first so that it wins a tie."""
-    farthest = max(n_true, n_estimate)
-    if max_shift is not None:
-        farthest = validation.integer("max_shift", max_shift, minimum=0)
-    lags = range(max(1 - n_estimate, -farthest), min(n_true - 1, farthest) + 1)
-    return sorted(lags, key=abs)
-
-
 def _product(true: np.ndarray, estimate: np.ndarray, lag: int) -> np.ndarray:
-    """Inner products (true, estimate) with the estimates moved later by ``lag`` bins."""
+    """Inner products (true, estimate) with the estimates delayed by ``lag`` bins."""
     start, stop = max(0, lag), min(true.shape[2], estimate.shape[2] + lag)
     shifted = estimate[..., start - lag : stop - lag]
     return np.tensordot(true[..., start:stop], shifted, axes=((1, 2), (1, 2)))
@@ -158,18 +152,18 @@ def _product(true: np.ndarray, estimate: np.ndarray, lag: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TemplateShape:
-    """Where a template is largest; made by `template_shape`.
+    """Largest transient of a template; made by `template_shape`.
 
     Attributes
     ----------
     peak : float
         Value of largest magnitude, with its sign.
     time : float
-        Middle of its bin after the template's onset, in units of the bin size.
+        Time of the peak (middle of its bin) after the onset, in units of the bin size.
     width : float
-        Width of the transient around it at half its height, in units of the bin size.
+        Full width of the transient at half its height, in units of the bin size.
     channel : int
-        Channel that holds it.
+        Channel of the peak.
     """
 
     peak: float
@@ -186,18 +180,17 @@ def template_shape(template: ArrayLike, bin_size: float = 1.0) -> TemplateShape:
     template : array_like, shape (channel, bin) or (bin,)
         One template.
     bin_size : float
-        Seconds per bin; times are in bins where it is 1.
+        Seconds per bin; 1 for times in bins.
 
     Returns
     -------
     TemplateShape
-        Peak, its time and its width. The width is found by linear interpolation between bins, with
-        0 before the first bin and after the last.
+        The width is interpolated linearly between bins, with 0 outside the template.
 
     Raises
     ------
     ValueError
-        If the template is not finite or has another shape, or if the bin size is not positive.
+        If the template has another shape or is not finite, or the bin size is not positive.
 
     Examples
     --------
@@ -213,21 +206,58 @@ def template_shape(template: ArrayLike, bin_size: float = 1.0) -> TemplateShape:
     channel, at = np.unravel_index(np.abs(array).argmax(), array.shape)
     peak = float(array[channel, at])
     height = np.concatenate([[0], array[channel] * np.sign(peak), [0]])
-    width = _reach(height[at + 1 :], abs(peak) / 2) + _reach(height[at + 1 :: -1], abs(peak) / 2)
+    width = sum(_half_width(side) for side in (height[at + 1 :], height[at + 1 :: -1]))
     return TemplateShape(peak, float((at + 0.5) * size), width * size, int(channel))
 
 
-def _reach(height: np.ndarray, level: float) -> float:
-    """Steps from the first value to where the line through the values meets ``level``."""
-    below = np.flatnonzero(height[1:] <= level)
-    if level == 0 or not below.size:
+def _half_width(height: np.ndarray) -> float:
+    """Bins from a peak, the first value, to half its height, linearly interpolated."""
+    half = height[0] / 2
+    below = np.flatnonzero(height[1:] <= half)
+    if half == 0 or not below.size:
         return 0.0
     step = int(below[0])
-    return float(step + (height[step] - level) / (height[step] - height[step + 1]))
+    return float(step + (height[step] - half) / (height[step] - height[step + 1]))
+
+
+def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
+    """Turn a change of eta into the factor by which the expected count changes.
+
+    For a log link it is the exponential of the change; for log odds it saturates as the
+    probability approaches 1.
+
+    Parameters
+    ----------
+    change : array_like
+        Change of the linear predictor.
+    mean : array_like, broadcastable to ``change``
+        Expected count before the change; a probability for `Binomial` without ``n_trials``.
+    family : Family
+        Observation model of counts.
+
+    Returns
+    -------
+    ndarray
+        New expected count divided by ``mean``; nan where the family cannot have that mean.
+
+    Examples
+    --------
+    >>> from spikecdl.model.families import Binomial, Poisson
+    >>> rate_gain([0.0, np.log(3)], 0.5, Poisson()).round(3)
+    array([1., 3.])
+    >>> rate_gain([0.0, np.log(3)], 0.5, Binomial()).round(3)
+    array([1. , 1.5])
+    """
+    import torch
+
+    before = torch.as_tensor(mean, dtype=torch.float64)
+    family = family.resolve(torch.ones_like(before))
+    eta = family.link(before) + torch.as_tensor(np.asarray(change), dtype=torch.float64)
+    return (family.mean(eta) / before).numpy()
 
 
 def template_table(decomposition: Decomposition) -> pd.DataFrame:
-    """Describe the templates of a fitted model at the size of their median event.
+    """Describe the templates of a fitted model and the effect of their median event.
 
     Parameters
     ----------
@@ -239,13 +269,9 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
     DataFrame
         One row per template: ``n_events``; ``amplitude``, the median magnitude of its events;
         ``peak_change``, the largest change of eta in such an event; ``peak_gain``, the factor by
-        which it changes the median baseline rate (nan for a real-valued signal); ``peak_time`` and
-        ``width`` at half height, in seconds; ``unit``, the unit with the peak (-1 in the shared
-        layout). What depends on amplitudes is nan for a template without events.
-
-    See Also
-    --------
-    rate_gain : How a change of eta becomes a factor.
+        which it changes the median baseline rate (`rate_gain`; nan for a real-valued signal);
+        ``peak_time`` and ``width`` at half height, in seconds; ``unit``, the unit with the peak
+        (-1 in the shared layout). Amplitude, change and gain are nan without events.
 
     Examples
     --------
@@ -291,8 +317,7 @@ def gain_of(
 ) -> Callable[[ArrayLike], np.ndarray] | None:
     """Return `rate_gain` at the median baseline (of one unit); None for a real-valued signal.
 
-    It is nan where the baseline is impossible: counts out of more Bernoulli trials than the counts
-    themselves know of.
+    The gain is nan if the baseline is above ``counts.sub_bins`` spikes per bin and trial.
     """
     if not decomposition.family.integer_valued:
         return None

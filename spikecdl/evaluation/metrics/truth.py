@@ -1,19 +1,176 @@
-"""What a model found in simulated data against what made them."""
+"""Estimates against a known truth: events, whole models, and images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
 
-from spikecdl.evaluation.metrics.events import EventRates, event_rates
+from spikecdl import validation
 from spikecdl.evaluation.metrics.templates import TemplateError, template_error
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.data import Decomposition, Truth
+
+_ROUNDING = 1e-9  # seconds; well above the rounding error of a difference of two times
+_KEYS = ("trial", "unit", "template")
+
+
+@dataclass(frozen=True, eq=False)
+class EventRates:
+    """Hits, misses and false alarms; made by `event_rates`.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Number of true events with and without a found event within the tolerance.
+    false_alarms : int
+        Number of found events without a true one.
+    pairs : ndarray of int, shape (hits, 2)
+        Rows of each hit in the tables of found and of true events.
+    amplitude_correlation : float
+        Pearson correlation of found and true amplitudes over the hits; nan for fewer than two hits,
+        constant amplitudes, or tables without amplitudes.
+    """
+
+    hits: int
+    misses: int
+    false_alarms: int
+    pairs: np.ndarray = field(repr=False)
+    amplitude_correlation: float
+
+    @property
+    def hit_rate(self) -> float:
+        """Fraction of true events that were found; nan without true events."""
+        return self.hits / (self.hits + self.misses or np.nan)
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """Fraction of found events that are not true; nan without found events."""
+        return self.false_alarms / (self.false_alarms + self.hits or np.nan)
+
+
+def event_rates(
+    found: pd.DataFrame | Mapping[str, ArrayLike],
+    true: pd.DataFrame | Mapping[str, ArrayLike],
+    tolerance: float,
+) -> EventRates:
+    """Pair found events with true ones, one to one, and count hits, misses and false alarms.
+
+    Within each (trial, unit, template), the pairing has as many pairs no further apart than
+    ``tolerance`` as possible and, among such pairings, the smallest total distance in time.
+
+    Parameters
+    ----------
+    found, true : DataFrame or mapping of columns
+        Column ``time`` in seconds; any of the columns ``trial``, ``unit`` and ``template``, the
+        same ones with the same labels in both tables; optionally ``amplitude``.
+    tolerance : float
+        Largest distance in seconds, inclusive (up to a nanosecond of rounding).
+
+    Returns
+    -------
+    EventRates
+
+    Raises
+    ------
+    ValueError
+        If a table has no ``time`` or has columns of different lengths, times are not finite, only
+        one table has a column, or the tolerance is negative.
+
+    Examples
+    --------
+    >>> true = {"trial": [0, 0, 1], "time": [0.10, 0.50, 0.30]}
+    >>> found = {"trial": [0, 0, 1], "time": [0.11, 0.70, 0.30]}
+    >>> rates = event_rates(found, true, tolerance=0.025)
+    >>> rates.hits, rates.misses, rates.false_alarms, round(rates.hit_rate, 2)
+    (2, 1, 1, 0.67)
+    """
+    if validation.real("tolerance", tolerance, "seconds") < 0:
+        raise ValueError(f"`tolerance` (={tolerance!r}) must be 0 or more, in seconds")
+    times = {"found": _times("found", found), "true": _times("true", true)}
+    keys, true_keys = (tuple(key for key in _KEYS if key in table) for table in (found, true))
+    if keys != true_keys:
+        raise ValueError(
+            f"`found` has the columns {keys} and `true` has {true_keys}; "
+            f"both tables need the same of {_KEYS}"
+        )
+    true_groups = _groups(true, keys)
+    pairs = [
+        (int(ours[i]), int(theirs[j]))
+        for label, ours in _groups(found, keys).items()
+        if (theirs := true_groups.get(label)) is not None
+        for i, j in _match(times["found"][ours], times["true"][theirs], tolerance + _ROUNDING)
+    ]
+    matched = np.array(sorted(pairs), dtype=int).reshape(-1, 2)
+    return EventRates(
+        hits=len(matched),
+        misses=len(times["true"]) - len(matched),
+        false_alarms=len(times["found"]) - len(matched),
+        pairs=matched,
+        amplitude_correlation=_amplitude_correlation(found, true, matched),
+    )
+
+
+def _times(name: str, events: Any) -> np.ndarray:
+    if "time" not in events:
+        raise ValueError(f"`{name}` must have a column 'time', in seconds")
+    times = np.asarray(events["time"], dtype=float)
+    if not np.isfinite(times).all():
+        raise ValueError(f"`{name}` must have finite times; remove the rows without a time")
+    for key in _KEYS:
+        if key in events and len(events[key]) != len(times):
+            raise ValueError(f"`{name}` must have as many rows in {key!r} as in 'time'")
+    return times
+
+
+def _groups(events: Any, keys: tuple[str, ...]) -> dict[tuple, np.ndarray]:
+    """Rows of each (trial, unit, template)."""
+    columns = [list(events[key]) for key in keys]
+    groups: dict[tuple, list[int]] = {}
+    for row in range(len(events["time"])):
+        groups.setdefault(tuple(column[row] for column in columns), []).append(row)
+    return {label: np.array(rows) for label, rows in groups.items()}
+
+
+def _match(found: np.ndarray, true: np.ndarray, tolerance: float) -> list[tuple[int, int]]:
+    """Pair times: most pairs first, then the smallest total distance.
+
+    No pair crosses a gap between neighbouring events that is wider than the tolerance, so the
+    stretches between such gaps are solved one by one.
+    """
+    times = np.concatenate([found, true])
+    order = np.argsort(times, kind="stable")
+    gaps = np.flatnonzero(np.diff(times[order]) > tolerance) + 1
+    pairs = []
+    for stretch in np.split(order, gaps):
+        ours, theirs = stretch[stretch < len(found)], stretch[stretch >= len(found)]
+        distance = np.abs(times[ours][:, np.newaxis] - times[theirs])
+        allowed = distance <= tolerance
+        # one more pair is worth more than any saving in distance
+        worth = np.where(allowed, 1 + min(allowed.shape) - distance / tolerance, 0)
+        pairs += [
+            (ours[i], theirs[j] - len(found))
+            for i, j in zip(*linear_sum_assignment(worth, maximize=True), strict=True)
+            if allowed[i, j]
+        ]
+    return pairs
+
+
+def _amplitude_correlation(found: Any, true: Any, pairs: np.ndarray) -> float:
+    if "amplitude" not in found or "amplitude" not in true or len(pairs) < 2:
+        return float("nan")
+    x = np.asarray(found["amplitude"], dtype=float)[pairs[:, 0]]
+    y = np.asarray(true["amplitude"], dtype=float)[pairs[:, 1]]
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +182,7 @@ class Recovery:
     templates : TemplateError
         Errors of the true templates.
     events : EventRates
-        Hits, misses and false alarms of all templates' events.
+        Hits, misses and false alarms over all templates.
     tolerance : float
         Largest distance in seconds that counts as a hit.
     """
@@ -36,31 +193,16 @@ class Recovery:
 
 
 def comparable(decomposition: Decomposition) -> bool:
-    """Return whether counts hold a truth of the same bins, layout and channels as the model.
-
-    Parameters
-    ----------
-    decomposition : Decomposition
-        Of any counts.
-
-    Examples
-    --------
-    >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, size=(20, 200))
-    >>> counts[:, 50:55] += 2
-    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
-    >>> comparable(model.decompose(counts))
-    False
-    """
+    """Return whether the counts hold a truth with the bin size and layout of the model."""
     return _mismatch(decomposition) is None
 
 
 def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Recovery:
-    """Compare templates and events with the truth of the counts that were decomposed.
+    """Compare templates and events with the truth of simulated counts.
 
-    Templates are known up to order and shift, and up to sign if codes have both signs: found ones
-    are assigned to true ones, and the onsets of their events moved by the shift, before events are
-    paired.
+    Templates are identified up to order and shift, and up to sign if codes have both signs.
+    `template_error` assigns them to the true ones; onsets are shifted accordingly before
+    `event_rates` pairs the events.
 
     Parameters
     ----------
@@ -69,10 +211,14 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
     tolerance : float, optional
         Largest distance of an event from a true one, in seconds; default: three bins.
 
+    Returns
+    -------
+    Recovery
+
     Raises
     ------
     ValueError
-        If the counts hold no truth, or its bins, layout or channels are not the model's.
+        If the counts hold no truth, or one with another bin size, layout or number of channels.
 
     Examples
     --------
@@ -87,7 +233,7 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
     mismatch = _mismatch(decomposition)
     if truth is None or mismatch is not None:
         raise ValueError(mismatch)
-    two_sided = bool((decomposition.codes < 0).any())  # then signs are a convention
+    two_sided = bool((decomposition.codes < 0).any())  # then the sign is arbitrary
     error = template_error(decomposition.templates, truth.templates, sign=two_sided)
     tolerance = 3 * counts.bin_size if tolerance is None else tolerance
     found = _as_in_truth(decomposition, error, truth)
@@ -96,33 +242,32 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
 
 
 def _mismatch(decomposition: Decomposition) -> str | None:
-    """Say why model and truth cannot be compared; None if they can."""
+    """Return why model and truth cannot be compared; None if they can."""
     counts, truth = decomposition.counts, decomposition.counts.truth
     if truth is None:
-        return "`decomposition` is of counts without a truth; simulate them to have one"
+        return "`decomposition` is of counts without a truth; use simulated counts"
     if not np.isclose(truth.bin_size, counts.bin_size):
         return (
             f"`decomposition` has bins of {counts.bin_size:g} s, the truth {truth.bin_size:g} s; "
-            "fit with the truth's bins"
+            "fit with the bins of the truth"
         )
     if truth.layout != decomposition.layout:
         return (
             f"`decomposition` has the layout {decomposition.layout!r}, the truth "
-            f"{truth.layout!r}; fit with the truth's layout"
+            f"{truth.layout!r}; fit with the layout of the truth"
         )
     return None
 
 
 def _as_in_truth(decomposition: Decomposition, error: TemplateError, truth: Truth) -> pd.DataFrame:
-    """Return found events with the truth's numbers of trials, units and templates, and onsets."""
+    """Return found events with the trials, units, templates and onsets of the truth."""
     counts, events = decomposition.counts, decomposition.events()
     n_found = len(decomposition.templates)
-    # a template that stands for no true one keeps a number that no true one has
-    number = np.arange(n_found) + len(truth.templates)
+    number = np.arange(n_found) + len(truth.templates)  # unassigned templates match no true one
     shift = np.zeros(n_found)
-    for true, found in enumerate(error.assignment):
-        if found >= 0:
-            number[found], shift[found] = true, error.shifts[true]
+    assigned = error.assignment >= 0
+    number[error.assignment[assigned]] = np.flatnonzero(assigned)
+    shift[error.assignment[assigned]] = error.shifts[assigned]
     units = {unit: i for i, unit in enumerate(counts.unit_ids)}
     return events.assign(
         trial=events["trial"].map({trial: i for i, trial in enumerate(counts.trial_ids)}),
@@ -130,3 +275,42 @@ def _as_in_truth(decomposition: Decomposition, error: TemplateError, truth: Trut
         time=events["time"] - shift[events["template"]] * counts.bin_size,
         template=number[events["template"]],
     )
+
+
+def psnr(estimate: ArrayLike, clean: ArrayLike, peak: float | None = None) -> float:
+    r"""Peak signal-to-noise ratio in dB: :math:`10 \log_{10}(peak^2 / MSE)`.
+
+    Parameters
+    ----------
+    estimate, clean : array_like, same shape
+        Estimated and true image (or signal).
+    peak : float, optional
+        Largest possible value; default: the largest value of ``clean``, as is usual in Poisson
+        denoising.
+
+    Returns
+    -------
+    float
+        Infinite if both are equal.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, values are not finite, or the peak is not positive.
+
+    Examples
+    --------
+    >>> round(psnr([[0.0, 9.0]], [[0.0, 10.0]]), 2)
+    23.01
+    """
+    guess, target = np.asarray(estimate, dtype=float), np.asarray(clean, dtype=float)
+    if guess.shape != target.shape or target.size == 0:
+        raise ValueError(
+            f"`estimate` (shape {guess.shape}) must have the shape of `clean` {target.shape}, "
+            "and at least one value"
+        )
+    error = float(np.mean((guess - target) ** 2))
+    if not np.isfinite(error):
+        raise ValueError("`estimate` and `clean` must be finite")
+    top = validation.positive("peak", float(target.max()) if peak is None else peak)
+    return float(10 * np.log10(top**2 / error)) if error > 0 else float("inf")
