@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,11 @@ def quick(checkpoint: Path | None = None, random_state: int = 0, **arguments) ->
         return model.fit(COUNTS, checkpoint=checkpoint, resume=checkpoint is not None)
 
 
+@cache
+def trained() -> DCEA:
+    return quick()
+
+
 def recording(times: object = ([0.5, 1.5], [0.7]), **parts: object) -> SpikeTrains:
     trials = {"start_time": [0.0, 1.0], "stop_time": [1.0, 2.0], "cue": [0.2, 1.2], "kind": [1, 2]}
     return SpikeTrains.from_arrays(times, **{"trials": trials, **parts})
@@ -75,7 +81,7 @@ def damaged_checkpoint(tmp: Path) -> DCEA:
 
 
 def damaged_model(tmp: Path, place: int, keep: int | None = None) -> DCEA:
-    quick().save(tmp)
+    trained().save(tmp)
     file = tmp / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[place] ^= 1
@@ -190,12 +196,12 @@ FITS = [
     Row("transform before fit", lambda: DCEA(1, 10).transform(COUNTS), "not fitted; fit"),
     Row(
         "transform bins of another size",
-        lambda: quick().transform(BinnedSpikes.from_array(COUNTS, 0.5)),
+        lambda: trained().transform(BinnedSpikes.from_array(COUNTS, 0.5)),
         "`bin_size`; 0.5; (1); bin the spikes again",
     ),
     Row(
         "transform windows shorter than a template",
-        lambda: quick().transform(BinnedSpikes.from_array(COUNTS[..., :5])),
+        lambda: trained().transform(BinnedSpikes.from_array(COUNTS[..., :5])),
         "5 bins; template (10)",
     ),
     Row(

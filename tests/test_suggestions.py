@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikecdl import simulate
@@ -71,6 +71,7 @@ def test_the_same_whenever_the_recording_began():
     assert now == later
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.floats(0.2, 50.0), st.sampled_from([1.0, 0.3, 20.0]))
 def test_a_fit_accepts_every_suggestion(seed, rate, duration):
     generator = np.random.default_rng(seed)

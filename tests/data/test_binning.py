@@ -39,7 +39,7 @@ def exact_counts(spikes, start, width, n_bins):
     return counts
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     rate=st.sampled_from(RATES),
     bin_size=st.sampled_from(sorted(BIN_SIZES)),
@@ -91,7 +91,7 @@ def test_spikes_on_edges_fall_in_the_later_bin_where_floats_would_not():
 
 def test_times_half_way_between_ticks_stay_whole_bins_apart():
     """On the fine clock of bins of 1/1024 s, ticks of 32,768 Hz may end in a half."""
-    starts = np.arange(0, 3200, 16) / 32_768
+    starts = np.arange(0, 3200, 48) / 32_768
     for start in starts:
         edges = start + np.arange(8) / 1024
         trials = {"start_time": [start], "stop_time": [start + 8 / 1024]}
@@ -99,7 +99,7 @@ def test_times_half_way_between_ticks_stay_whole_bins_apart():
         assert (spikes.bin(1 / 1024).counts == 1).all()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     edges=st.sets(st.integers(0, 60), max_size=8),
     starts=st.lists(st.integers(-10, 50), min_size=1, max_size=3),
@@ -130,7 +130,7 @@ def test_bins_are_observed_if_wholly_inside_intervals(edges, starts, width, n_bi
         assert row.tolist() == expected
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     ticks=st.lists(st.integers(0, 9_999), unique=True, max_size=60),
     bin_size=st.sampled_from([0.001, 0.005, 0.1, 0.3, 1 / 3]),
@@ -264,13 +264,13 @@ def test_other_tables_give_windows_too():
         ([0.1001, 0.1002], 0.0005, 1),
     ],
 )
-def test_slots_are_milliseconds_once_a_bin_holds_two_spikes(spikes, bin_size, sub_bins):
+def test_sub_bins_are_milliseconds_once_a_bin_holds_two_spikes(spikes, bin_size, sub_bins):
     binned = SpikeTrains.from_arrays([spikes, []], observed=(0.0, 1.0)).bin(bin_size)
     assert binned.sub_bins == sub_bins
     np.testing.assert_array_equal(binned.n_trials, binned.n_pooled * sub_bins)
 
 
-def test_pooling_trials_does_not_change_slots():
+def test_pooling_trials_does_not_change_sub_bins():
     trials = np.array([[0.0, 1.0], [1.0, 2.0]])
     spikes = SpikeTrains.from_arrays([[0.1001, 1.1001]], trials=trials)
     pooled = spikes.bin(0.005).pool()

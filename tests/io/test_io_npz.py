@@ -54,7 +54,7 @@ tables = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(
     times=st.lists(st.lists(st.floats(0, 100), unique=True, max_size=5), min_size=1, max_size=3),
     columns=tables,

@@ -106,8 +106,16 @@ def test_binned_data_come_back(tmp_path, name):
     assert_clean(path)
 
 
-@pytest.mark.parametrize("layout", ["shared", "joint"])
-@pytest.mark.parametrize("name", ["masked", "pooled", "simulated, shared", "signal", "one window"])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("masked", "shared"),
+        ("pooled", "joint"),
+        ("simulated, shared", "shared"),
+        ("signal", "joint"),
+        ("one window", "shared"),
+    ],
+)
 def test_a_decomposition_is_written_beside_the_counts(tmp_path, name, layout):
     counts, path = COUNTS[name](), tmp_path / "results.nwb"
     parts = make_decomposition(counts, layout)
