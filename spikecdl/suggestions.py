@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spikecdl.data import SpikeTrains
+from spikecdl.data.times import intersection, union
 
 _STEP = 0.001  # seconds; resolution of distances
 _FARTHEST = 0.5  # seconds
@@ -60,7 +61,7 @@ def _excess(spikes: SpikeTrains) -> np.ndarray:
     pairs, expected = np.zeros(n_steps), np.zeros(n_steps)
     for times, observed in zip(spikes.times, spikes.observed, strict=True):
         stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
-        stretches = _intersection(observed, np.minimum(_trials(spikes), stop))
+        stretches = intersection(observed, np.minimum(_trials(spikes), stop))
         which = np.searchsorted(stretches[:, 0], times, "right") - 1
         inside = which >= 0
         inside[inside] = times[inside] < stretches[which[inside], 1]
@@ -82,20 +83,7 @@ def _trials(spikes: SpikeTrains) -> np.ndarray:
     if spikes.trials is None:
         return np.array([[-np.inf, np.inf]])
     spans = spikes.trials[["start_time", "stop_time"]].to_numpy(dtype=float)
-    spans = spans[np.isfinite(spans).all(axis=1)]
-    spans = spans[np.argsort(spans[:, 0])]
-    reach = np.maximum.accumulate(spans[:, 1])
-    first = np.flatnonzero(np.r_[True, spans[1:, 0] > reach[:-1]][: len(spans)])
-    last = np.r_[first[1:], len(spans)][: len(first)] - 1
-    return np.stack([spans[first, 0], reach[last]], axis=1)
-
-
-def _intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the intersection of two sets of sorted disjoint intervals."""
-    start = np.maximum(one[:, None, 0], other[None, :, 0])
-    stop = np.minimum(one[:, None, 1], other[None, :, 1])
-    common = np.stack([start, stop], axis=-1)[start < stop]
-    return common[np.argsort(common[:, 0])]
+    return union(spans[np.isfinite(spans).all(axis=1)])
 
 
 def _distances(times: np.ndarray, stretch: np.ndarray, n_steps: int) -> np.ndarray:

@@ -126,13 +126,8 @@ def count_spikes(
 ) -> np.ndarray:
     """Count one unit's spikes in the bins of each window: (trial, max(n_bins)).
 
-    Parameters
-    ----------
-    ticks : ndarray, shape (spike,)
-        Sorted spike times, in ticks.
-    starts, n_bins : ndarray, shape (trial,)
-        First tick and number of bins of each window; windows may overlap.
-    clock : Clock
+    ``ticks`` are sorted spike times; ``starts`` and ``n_bins`` are the first tick and the number of
+    bins of each window (trial,).  Windows may overlap.
     """
     longest = int(n_bins.max())
     stops = starts + _first_tick(n_bins, clock)
@@ -181,19 +176,10 @@ Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
 
 
 class Counting:
-    """Counts the spikes of all units in all windows.
+    """Counts the spikes of all units in all windows, in memory or in a file.
 
-    Parameters
-    ----------
-    times : sequence of ndarray
-        Sorted spike times of each unit, in seconds.
-    observed : sequence of ndarray, shape (interval, 2)
-        Observed intervals of each unit, in seconds.
-    starts : ndarray, shape (trial,)
-        Start of each window, in seconds.
-    n_bins : ndarray, shape (trial,)
-        Bins of each window.
-    clock : Clock
+    ``times`` (spike,) and ``observed`` (interval, 2) of each unit and ``starts`` (trial,) of the
+    windows are in seconds; ``n_bins`` (trial,) are the windows' bins.
     """
 
     def __init__(

@@ -96,6 +96,25 @@ def as_observed(observed: Any, n_units: int) -> tuple[np.ndarray, ...] | None:
     return (shared,) * n_units
 
 
+def union(intervals: np.ndarray) -> np.ndarray:
+    """Return sorted disjoint intervals that cover the same time as any intervals (interval, 2)."""
+    joined: list[list[float]] = []
+    for start, stop in intervals[np.lexsort(intervals.T[::-1])].tolist():
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(stop, joined[-1][1])
+        else:
+            joined.append([start, stop])
+    return np.array(joined).reshape(-1, 2)
+
+
+def intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the time that two sets of sorted disjoint intervals share, as such a set."""
+    start = np.maximum(one[:, None, 0], other[None, :, 0])
+    stop = np.minimum(one[:, None, 1], other[None, :, 1])
+    common = np.stack([start, stop], axis=-1)[start < stop]
+    return common[np.argsort(common[:, 0])]
+
+
 def whole_recording(
     times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
 ) -> tuple[np.ndarray, ...]:

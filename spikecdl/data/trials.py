@@ -60,16 +60,8 @@ def known_times(table: pd.DataFrame) -> np.ndarray:
 class Windows:
     """Stretches of a recording to count spikes in, one for each selected row of a table.
 
-    Parameters
-    ----------
-    ids : tuple of int or str
-        Ids of the trials.
-    rows : ndarray of int, shape (trial,)
-        Their rows in the table.
-    starts, durations : ndarray, shape (trial,)
-        Seconds.
-    offset : float
-        Start of the windows relative to what they are aligned to, in seconds.
+    Of each (trial,): id, row in the table, start and duration in seconds; of all: the start
+    relative to what they are aligned to.
     """
 
     ids: tuple[int | str, ...]

@@ -15,7 +15,7 @@ import numpy as np
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.results import EVENT_COLUMNS
-from spikecdl.data.times import whole_recording
+from spikecdl.data.times import intersection, union, whole_recording
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io import nwb_layout
 from spikecdl.io.nwb_layout import has_series, read_series, read_table, read_values, split
@@ -165,7 +165,7 @@ def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     trials = _named_rows(trials, "trial_id") if trials is not None and len(trials) else None
     observed = None
     if "obs_intervals" in units:
-        observed = [_union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
+        observed = [union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
     spikes = SpikeTrains.from_arrays(
         times,
         unit_ids=table.index.tolist(),
@@ -181,8 +181,10 @@ def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     invalid = tables.get("invalid_times")
     if invalid is None or not len(invalid):
         return spikes
-    gaps = _union(invalid[["start_time", "stop_time"]].to_numpy(dtype=float))
-    return replace(spikes, observed=tuple(_subtract(o, gaps) for o in spikes.observed))
+    gaps = invalid[["start_time", "stop_time"]].to_numpy(dtype=float)
+    gaps = union(gaps[~np.isnan(gaps).any(axis=1)])
+    valid = np.r_[-np.inf, gaps.ravel(), np.inf].reshape(-1, 2)
+    return replace(spikes, observed=tuple(intersection(o, valid) for o in spikes.observed))
 
 
 def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
@@ -220,27 +222,6 @@ def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:
     if names is None or not names.is_unique or not all(isinstance(name, str) for name in names):
         return table
     return table.set_index(column).rename_axis(None)
-
-
-def _union(intervals: np.ndarray) -> np.ndarray:
-    """Return sorted disjoint intervals that cover the same time."""
-    joined: list[list[float]] = []
-    for start, stop in intervals[np.lexsort(intervals.T[::-1])].tolist():
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(stop, joined[-1][1])
-        else:
-            joined.append([start, stop])
-    return np.array(joined).reshape(-1, 2)
-
-
-def _subtract(intervals: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """Return what is left of sorted disjoint intervals outside sorted disjoint gaps."""
-    left = []
-    for start, stop in intervals:
-        inside = gaps[(gaps[:, 1] > start) & (gaps[:, 0] < stop)]
-        edges = np.r_[start, inside.clip(start, stop).ravel(), stop].reshape(-1, 2)
-        left.append(edges[edges[:, 1] > edges[:, 0]])
-    return np.concatenate([np.empty((0, 2)), *left])
 
 
 def _clock_rate(spike_times: h5py.Dataset, times: list[np.ndarray]) -> float | None:

@@ -57,7 +57,6 @@ RECORDINGS = {
 }
 COUNTS = {
     "masked": make_counts,
-    "observed": lambda: make_counts(masked=False),
     "pooled": lambda: make_counts().pool(),
     "simulated, shared": lambda: make_counts(truth="shared"),
     "simulated, pooled": lambda: make_counts(truth="shared").pool(),
@@ -102,7 +101,6 @@ def test_binned_data_come_back(tmp_path, name):
     counts, path = COUNTS[name](), tmp_path / "counts.nwb"
     write_nwb(path, counts)
     assert_same_counts(read(path), counts)
-    assert_same_counts(read_binned_nwb(path), counts)
     assert_clean(path)
 
 
