@@ -1,4 +1,4 @@
-"""Draw the figures of the README from the demo recording and two images of scikit-image."""
+"""Draw figures of the README and the pages from the demo recording and two images of scikit-image."""
 
 from pathlib import Path
 
