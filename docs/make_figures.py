@@ -1,4 +1,4 @@
-"""Draw figures of the README and the pages from the demo recording and two images of scikit-image."""
+"""Draw figures of the README and the pages: the demo recording, two images of scikit-image."""
 
 from pathlib import Path
 
