@@ -150,11 +150,6 @@ class BinnedSpikes:
             If the array is empty, not 2-D or 3-D, or holds NaN, Inf or negative counts.
         TypeError
             If the array does not hold real numbers.
-
-        Examples
-        --------
-        >>> BinnedSpikes.from_array([[0, 2, 1, 0]])
-        BinnedSpikes(1 trial, 1 unit, 4 bins of 1 s, 3 spikes)
         """
         array = np.asarray(counts)
         if array.dtype.kind not in "biuf":

@@ -120,8 +120,7 @@ def whole_recording(
 ) -> tuple[np.ndarray, ...]:
     """Return the whole recording as the observed interval of every unit.
 
-    It ends at the latest time of all spikes and tables.  It starts at 0, unless the earliest time
-    is negative, or so late that most of the interval would be empty: then it starts there.
+    See ``observed`` of `SpikeTrains.from_arrays`.
     """
     if not times:
         return ()

@@ -145,7 +145,7 @@ def test_invalid_times_are_not_observed(file, written):
     assert "invalid_times" in spikes.intervals
 
 
-def test_invalid_times_without_an_end_known_or_at_all(file, written):
+def test_invalid_times_without_a_known_end(file, written):
     file.add_unit(spike_times=[0.5, 5.0], obs_intervals=[[0.0, 6.0]])
     for start, stop in [(1.0, np.nan), (4.0, np.inf)]:
         file.add_invalid_time_interval(start_time=start, stop_time=stop)
