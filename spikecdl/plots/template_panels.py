@@ -11,6 +11,7 @@ import numpy as np
 from spikecdl.evaluation.metrics import template_error, template_shape
 from spikecdl.evaluation.metrics.templates import gain_of, template_table
 from spikecdl.plots import style
+from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,47 +99,40 @@ def templates(
     >>> templates(model)[0].get_ylabel(), templates(model.decompose(counts))[0].get_ylabel()
     ('template (unit norm)', 'change of log rate')
     """
+    sheet = _sheet(source, truth)
+    return _curves(sheet, axes) if sheet.unit_ids is None else _images(sheet, sort_units, axes)
+
+
+def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
+    from sklearn.utils.validation import check_is_fitted
+
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
 
     style.check_type("source", source, Decomposition, DCEA)
-    if isinstance(source, Decomposition):
-        sheet = _sheet_of_events(source, truth)
+    label, gain = _UNIT_NORM, None
+    if isinstance(source, DCEA):
+        check_is_fitted(source)
+        shapes, bin_size = source.templates_, source.bin_size_
+        unit_ids = tuple(range(shapes.shape[1]))
+        scale = np.ones(len(shapes))
+        names = [f"template {k}" for k in range(len(shapes))]
     else:
-        sheet = _sheet_of_model(source, truth)
-    return _curves(sheet, axes) if sheet.unit_ids is None else _images(sheet, sort_units, axes)
-
-
-def _sheet_of_events(source: Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
-    table = template_table(source)
-    counts, numbers = source.counts, table["n_events"]
-    scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
-    names = [f"template {k} · {n or 'no'} event{'s' * (n != 1)}" for k, n in enumerate(numbers)]
-    return _Sheet(
-        templates=source.templates * scale[:, np.newaxis, np.newaxis],
-        matches=_matches(source.templates, truth, counts.bin_size, scale),
-        names=names,
-        label=f"change of {source.family.eta_name}" if numbers.any() else _UNIT_NORM,
-        bin_size=counts.bin_size,
-        gain=gain_of(source) if numbers.any() else None,
-        unit_ids=counts.unit_ids if source.layout == "joint" else None,
-    )
-
-
-def _sheet_of_model(source: DCEA, truth: Truth | np.ndarray | None) -> _Sheet:
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(source)
-    shapes = source.templates_
-    return _Sheet(
-        templates=shapes,
-        matches=_matches(shapes, truth, source.bin_size_, np.ones(len(shapes))),
-        names=[f"template {k}" for k in range(len(shapes))],
-        label=_UNIT_NORM,
-        bin_size=source.bin_size_,
-        gain=None,
-        unit_ids=tuple(range(shapes.shape[1])) if source.layout == "joint" else None,
-    )
+        shapes, bin_size, unit_ids = (
+            source.templates,
+            source.counts.bin_size,
+            source.counts.unit_ids,
+        )
+        table = template_table(source)
+        scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
+        events = [counted(n, "event") if n else "no events" for n in table["n_events"]]
+        names = [f"template {k} · {text}" for k, text in enumerate(events)]
+        if table["n_events"].any():
+            label, gain = f"change of {source.family.eta_name}", gain_of(source)
+    matches = _matches(shapes, truth, bin_size, scale)
+    scaled = shapes * scale[:, np.newaxis, np.newaxis]
+    joint = source.layout == "joint"
+    return _Sheet(scaled, matches, names, label, bin_size, gain, unit_ids if joint else None)
 
 
 def _matches(
