@@ -1,6 +1,6 @@
-"""Make `demo.nwb`: 30 units under a repeated stimulus, with the source paper's three templates.
+"""Make `demo.nwb`: 30 units under a repeated stimulus, with the paper's three templates.
 
-Every one of 30 trials of a unit has the same events, at places that the fit has to find.
+All 30 trials of a unit have the same events, whose onsets the fit has to find.
 """
 
 from pathlib import Path
