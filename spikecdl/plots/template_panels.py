@@ -111,6 +111,7 @@ def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _S
 
     style.check_type("source", source, Decomposition, DCEA)
     label, gain = _UNIT_NORM, None
+    unit_ids: tuple[int | str, ...]
     if isinstance(source, DCEA):
         check_is_fitted(source)
         shapes, bin_size = source.templates_, source.bin_size_
@@ -118,17 +119,15 @@ def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _S
         scale = np.ones(len(shapes))
         names = [f"template {k}" for k in range(len(shapes))]
     else:
-        shapes, bin_size, unit_ids = (
-            source.templates,
-            source.counts.bin_size,
-            source.counts.unit_ids,
-        )
+        shapes, counts = source.templates, source.counts
+        bin_size, unit_ids = counts.bin_size, counts.unit_ids
         table = template_table(source)
         scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
         events = [counted(n, "event") if n else "no events" for n in table["n_events"]]
         names = [f"template {k} · {text}" for k, text in enumerate(events)]
         if table["n_events"].any():
-            label, gain = f"change of {source.family.eta_name}", gain_of(source)
+            label = f"change of {source.family.eta_name}"  # type: ignore[union-attr]
+            gain = gain_of(source)
     matches = _matches(shapes, truth, bin_size, scale)
     scaled = shapes * scale[:, np.newaxis, np.newaxis]
     joint = source.layout == "joint"
