@@ -27,7 +27,7 @@ def made_up(
     unit_ids: tuple = (),
     seed: int = 0,
 ) -> Decomposition:
-    """Draw counts from templates and ``n_events`` events of each per window, and tell all of it."""
+    """Draw counts with ``n_events`` events of each template per window, with the rate they have."""
     rng = np.random.default_rng(seed)
     joint = layout == "joint"
     shape = (trials, units, bins)
@@ -54,8 +54,8 @@ def made_up(
     counted = model.integer_valued
     per_bin = rng.uniform(5, 20, size=(trials, units)) * (0.005 if counted else 0.1)
     exposure = float(model.exposure(torch.zeros(())))
-    level = model.link(torch.as_tensor(exposure * per_bin)[..., None]).numpy()
-    eta = torch.as_tensor(level + added.sum(axis=2))
+    baseline = model.link(torch.as_tensor(exposure * per_bin)[..., None]).numpy()
+    eta = torch.as_tensor(baseline + added.sum(axis=2))
     mean = model.mean(eta).numpy()
     y = model.sample(eta, generator=torch.Generator().manual_seed(seed)).numpy()
     unit = n_pooled * bin_size if counted else 1.0

@@ -30,7 +30,8 @@ def decompose(
         ConvDictionary(template[None])(codes[..., [c], :]).detach()
         for c, template in enumerate(templates)
     ]
-    eta, null = sum(parts) + baseline, deviance.null_rate(data)
+    eta = sum(parts) + baseline
+    lost = deviance.deviances_per_unit(data, eta, deviance.null_rate(data))
     return Decomposition(
         counts=conversion.with_sub_bins(counts, data.family),
         templates=templates.cpu().numpy(),
@@ -40,6 +41,6 @@ def decompose(
         contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
         family=data.family.per_trial(),
         layout=layout.name,
-        deviance_explained=float(deviance.explained(data, eta, null)),
-        deviance_explained_per_unit=deviance.explained(data, eta, null, per_unit=True),
+        deviance_explained=float(deviance.fraction_explained(*lost.sum(1))),
+        deviance_explained_per_unit=deviance.fraction_explained(*lost),
     )

@@ -179,11 +179,10 @@ def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
     return torch.where(data.mask, torch.stack(lost), 0).sum(-1).cpu().numpy()
 
 
-def explained(data: Observations, eta: Tensor, rate: Tensor, per_unit: bool = False) -> np.ndarray:
-    """Return the deviance explained, of all observed bins or of each unit; see `deviances`."""
+def deviances_per_unit(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
+    """Return the deviances (2, unit) summed over all observed bins; see `deviances`."""
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
-    lost = np.concatenate(parts, axis=1)  # (2, trial, unit, channel)
-    return fraction_explained(*(lost.sum(1).reshape(2, -1) if per_unit else lost.sum((1, 2, 3))))
+    return np.concatenate(parts, axis=1).sum(1).reshape(2, -1)
 
 
 def _of_means(y: Tensor, mean: Tensor, family: Family) -> Tensor:

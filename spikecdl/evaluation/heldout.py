@@ -285,16 +285,13 @@ def split(
     .. math:: y_1 \sim \mathrm{Hypergeometric}(y \text{ of } M,\ M_1), \qquad
               y_1 \sim \mathrm{Binomial}(y,\ n_1 / n)
 
-    for binomial counts, where M is the number of Bernoulli trials of the bin and
-    :math:`M_1 = M n_1 / n`, and for Poisson counts.  If :math:`y \sim \mathrm{Binomial}(M, p)`,
-    then :math:`y_1 \sim \mathrm{Binomial}(M_1, p)` and
-    :math:`y - y_1 \sim \mathrm{Binomial}(M - M_1, p)` are independent; likewise for Poisson.
-    A bin of one recorded trial among pooled ones goes to the first part as a whole.
+    for binomial counts, with M Bernoulli trials in the bin and :math:`M_1 = M n_1 / n`, and for
+    Poisson counts; both parts are counts of the same family.  A bin of one recorded trial among
+    pooled ones goes to the first part as a whole.
 
     If no bin pools trials, the sub-bins of binomial bins are split in the same way, and Poisson
-    counts are thinned: each spike goes to the first part with probability ``share``.  The rate of a
-    trial in the first part is then scaled by ``share``, so a model must estimate its baseline from
-    the counts it is given.
+    counts are thinned: each spike goes to the first part with probability ``share``, which scales
+    the rate of the first part, so a model must estimate its baseline from the counts it is given.
 
     Parameters
     ----------

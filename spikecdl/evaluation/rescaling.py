@@ -29,16 +29,8 @@ def rescaled_intervals(
     The count of a bin is the number of spikes of a process that, after n spikes, fires at rate
     a + b n, for a duration d (`Family.counting_process`). Given the count, the times v of these
     spikes are independent with density proportional to exp(b v) on 0 < v < d, and are drawn from
-    it. The integral of the rate up to each spike, its rescaled time, is then exactly a Poisson
-    process of rate one, for bins of any size:
-
-    ==================  =========  ============================  ====
-    counts              a          d                             b
-    ==================  =========  ============================  ====
-    binomial            n_trials   -log(1 - mean / n_trials)     -1
-    Poisson             mean       1                             0
-    negative binomial   shape      log(1 + mean / shape)         1
-    ==================  =========  ============================  ====
+    it. In rescaled time, the integral of the rate, the spikes are then exactly a Poisson process of
+    rate one, for bins of any size.
 
     With one Bernoulli trial per bin this is the discrete-time rescaling of Haslinger, Pipa and
     Brown: an empty bin adds q = -log(1 - p), the bin of a spike -log(1 - r (1 - exp(-q))) with r

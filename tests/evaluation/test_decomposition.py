@@ -46,8 +46,8 @@ class TestNotObserved:
         mask[..., cut:] = False
         one = model.transform(BinnedSpikes.from_array(whole.counts, mask=mask))
         other = model.transform(whole.counts[..., :cut])
-        place = (whole.truth.events["time"]).to_numpy()
-        clear = (place < cut - 2 * LENGTH) | (place > cut)
+        onset = whole.truth.events["time"].to_numpy()
+        clear = (onset < cut - 2 * LENGTH) | (onset > cut)
         assert clear.sum() >= 3
         assert other[clear].any()
         few = cut - 2 * LENGTH

@@ -262,18 +262,18 @@ class TestScores:
 
     @pytest.mark.parametrize("kind", ["sub_bins", "thinned"])
     def test_parts_of_single_trials(self, kind):
-        """A model that finds the level in what it is shown expects the level of the rest."""
+        """A model that estimates its baseline from one part predicts that of the other."""
         if kind == "sub_bins":
             counts, family = draws(binom(5, 0.4), 1, 5), "binomial"
         else:
             counts, family = draws(poisson(2.4)), "poisson"
         parts = split(counts, family, 0.8, random_state=0)
 
-        class Level:
+        class Baseline:
             def predict(self, shown):
                 return np.full(shown.shape, shown.counts.mean())
 
-        found = parts.score(Level())
+        found = parts.score(Baseline())
         assert found.mean.mean() == pytest.approx(parts.unseen.counts.mean(), rel=0.05)
         assert abs(found.deviance_explained) < 1e-3
         assert parts.score(Rate(9e-9)).deviance_explained < -1

@@ -17,18 +17,18 @@ from spikecdl.evaluation import metrics
 from spikecdl.evaluation.metrics.truth import comparable, recovery
 from spikecdl.model.families import Poisson
 
-WAVES = np.array([[1.0, 2, 3, 0], [3.0, -1, 0, 2], [0.0, 1, -3, 1]])[:, None]
-WAVES /= np.linalg.norm(WAVES, axis=(1, 2), keepdims=True)
+TEMPLATES = np.array([[1.0, 2, 3, 0], [3.0, -1, 0, 2], [0.0, 1, -3, 1]])[:, None]
+TEMPLATES /= np.linalg.norm(TEMPLATES, axis=(1, 2), keepdims=True)
 EVENTS = ((0, 0, 0, 3), (0, 1, 1, 7), (1, 0, 1, 2), (1, 1, 0, 11), (1, 1, 0, 2))  # trial, ..., bin
 
 
 def made(
     *,
-    waves: np.ndarray = WAVES[:2],
+    templates: np.ndarray = TEMPLATES[:2],
     events: tuple = EVENTS,
     amplitude: float = 5.0,
     layout: str = "shared",
-    truth: np.ndarray = WAVES[:2],
+    truth: np.ndarray = TEMPLATES[:2],
     bin_size: float = 0.01,
 ) -> Decomposition:
     """Two trials of two units, 20 bins from -0.05 s on; the true events are always `EVENTS`."""
@@ -36,7 +36,9 @@ def made(
     columns = ["trial", "unit", "template", "time", "amplitude"]
     table = pd.DataFrame(true, columns=columns)
     if layout == "joint":
-        truth, waves = (np.concatenate([w, w[:, :, ::-1]], axis=1) / 2**0.5 for w in (truth, waves))
+        truth, templates = (
+            np.concatenate([h, h[:, :, ::-1]], axis=1) / 2**0.5 for h in (truth, templates)
+        )
     counts = BinnedSpikes.from_array(
         np.ones((2, 2, 20), dtype=int),
         bin_size,
@@ -46,16 +48,16 @@ def made(
         truth=Truth(truth, table, np.ones((2, 2)), bin_size, "poisson", layout),
     )
     rows = 1 if layout == "joint" else 2
-    codes = np.zeros((2, rows, len(waves), 17))
+    codes = np.zeros((2, rows, len(templates), 17))
     for trial, unit, template, bin_ in events:
         codes[trial, 0 if layout == "joint" else unit, template, bin_] = amplitude
     return Decomposition(
         counts=counts,
-        templates=waves,
+        templates=templates,
         codes=codes,
         rate=np.ones((2, 2, 20)),
         baseline=np.ones((2, 2)),
-        contributions=np.zeros((2, 2, len(waves), 20)),
+        contributions=np.zeros((2, 2, len(templates), 20)),
         family=Poisson(),
         layout=layout,
         deviance_explained=0.5,
@@ -73,7 +75,7 @@ def test_the_truth_itself_is_perfect(layout):
 
 def test_order_of_templates_does_not_matter():
     swapped = tuple((t, u, 1 - k, b) for t, u, k, b in EVENTS)
-    found = recovery(made(waves=WAVES[[1, 0]], events=swapped))
+    found = recovery(made(templates=TEMPLATES[[1, 0]], events=swapped))
     assert found.templates.assignment.tolist() == [1, 0]
     assert found.events.hit_rate == 1
 
@@ -82,7 +84,7 @@ def test_order_of_templates_does_not_matter():
 def test_a_shifted_template_moves_its_events_back(moved):
     """A template that begins a bin late in its window is the truth, a bin earlier in time."""
     room = np.zeros((2, 1, 1))
-    late = np.concatenate([room, WAVES[:2]] if moved > 0 else [WAVES[:2], room], axis=2)
+    late = np.concatenate([room, TEMPLATES[:2]] if moved > 0 else [TEMPLATES[:2], room], axis=2)
     early = tuple((t, u, k, b - max(moved, 0)) for t, u, k, b in EVENTS)
     parts = made(events=early)
     codes = parts.codes[..., :16]
@@ -100,22 +102,22 @@ def test_tolerance_is_three_bins(off, hits):
 
 @pytest.mark.parametrize("wrong", ["trial", "unit", "template"])
 def test_an_event_elsewhere_is_no_hit(wrong):
-    place = ["trial", "unit", "template"].index(wrong)
+    column = ["trial", "unit", "template"].index(wrong)
     moved = list(EVENTS[0])
-    moved[place] = 1 - moved[place]
+    moved[column] = 1 - moved[column]
     found = recovery(made(events=(tuple(moved), *EVENTS[1:])))
     assert (found.events.hits, found.events.misses, found.events.false_alarms) == (4, 1, 1)
 
 
 def test_a_template_too_many_has_only_false_alarms():
     extra = (*EVENTS, (0, 0, 2, 3))
-    found = recovery(made(waves=WAVES, events=extra))
+    found = recovery(made(templates=TEMPLATES, events=extra))
     assert found.templates.max < 1e-6
     assert (found.events.hits, found.events.false_alarms) == (5, 1)
 
 
 def test_a_template_that_was_not_found_has_error_one():
-    found = recovery(made(waves=WAVES[:1], events=tuple(e for e in EVENTS if e[2] == 0)))
+    found = recovery(made(templates=TEMPLATES[:1], events=tuple(e for e in EVENTS if e[2] == 0)))
     assert found.templates.errors == pytest.approx([0, 1], abs=1e-6)
     assert (found.events.hits, found.events.misses) == (3, 2)
 
@@ -127,8 +129,8 @@ def test_no_events_at_all():
 
 
 def test_signs_are_a_convention_only_of_codes_of_both_signs():
-    assert recovery(made(waves=-WAVES[:2], amplitude=-5.0)).templates.max < 1e-6
-    assert recovery(made(waves=-WAVES[:2])).templates.max > 0.5
+    assert recovery(made(templates=-TEMPLATES[:2], amplitude=-5.0)).templates.max < 1e-6
+    assert recovery(made(templates=-TEMPLATES[:2])).templates.max > 0.5
 
 
 def test_what_cannot_be_compared():
