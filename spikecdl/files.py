@@ -15,10 +15,10 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 def existing(path: str | os.PathLike[str]) -> Path:
     """Return the path, or raise FileNotFoundError if nothing is there."""
-    place = Path(path)
-    if not place.exists():
-        raise FileNotFoundError(f"there is no file or folder {str(place)!r}")
-    return place
+    target = Path(path)
+    if not target.exists():
+        raise FileNotFoundError(f"there is no file or folder {str(target)!r}")
+    return target
 
 
 def starts_with(path: Path | str, signature: bytes) -> bool:
@@ -47,12 +47,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 def replaceable(path: str | os.PathLike[str], source: str = "") -> Path:
     """Return a path that a file can be written to.
 
-    Raises
-    ------
-    ValueError
-        If the path is a folder, or the file ``source`` that the data were read from.
-    FileNotFoundError
-        If its folder does not exist.
+    Raises FileNotFoundError if its folder does not exist, and ValueError if it is a folder, or the
+    file ``source`` that the data were read from.
     """
     target = Path(path)
     existing(target.parent)

@@ -65,7 +65,7 @@ def simulate(
         Events per second, of each template in each unit's window (in each trial, when joint).
         Their number is Poisson distributed, given that they fit.
     n_events : int, optional
-        Exact number of events per template and window, in place of ``event_rate``.
+        Exact number of events per template and window, instead of ``event_rate``.
     gap : float, optional
         Least time between onsets of the same template in a window, in seconds; default: the
         template's length.

@@ -56,12 +56,7 @@ def one_of(name: str, value: Any, options: Collection[str]) -> str:
 def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -> T:
     """Return ``value`` if it is an instance of ``base``, or make one from its name in a registry.
 
-    Raises
-    ------
-    ValueError
-        If ``value`` is a string that is not in the registry.
-    TypeError
-        If ``value`` is neither a string nor an instance of ``base``.
+    Raises ValueError for a name that is not in the registry, and TypeError for anything else.
     """
     if isinstance(value, base):
         return cast(T, value)

@@ -80,11 +80,11 @@ def damaged_checkpoint(tmp: Path) -> DCEA:
     return quick(tmp / "c.safetensors")
 
 
-def damaged_model(tmp: Path, place: int, keep: int | None = None) -> DCEA:
+def damaged_model(tmp: Path, position: int, keep: int | None = None) -> DCEA:
     trained().save(tmp)
     file = tmp / "model.safetensors"
     content = bytearray(file.read_bytes())
-    content[place] ^= 1
+    content[position] ^= 1
     file.write_bytes(content[:keep])
     return load(tmp)
 

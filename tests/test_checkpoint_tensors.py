@@ -77,9 +77,9 @@ class TestTensors:
         path = tmp_path / "small.safetensors"
         save_tensors(path, {"a": torch.ones(3), "A": torch.arange(4)}, METADATA)
         content = path.read_bytes()
-        for place in range(len(content)):
+        for position in range(len(content)):
             damaged = bytearray(content)
-            damaged[place] ^= flip
+            damaged[position] ^= flip
             path.write_bytes(damaged)
             with pytest.raises(ValueError, match=re.escape(str(path))):
                 load_tensors(path)

@@ -34,9 +34,9 @@ def eta_of(counts: BinnedSpikes) -> np.ndarray:
     eta = np.zeros(counts.shape)
     for event in truth.events.itertuples():
         start = round(event.time / truth.bin_size)
-        wave = event.amplitude * truth.templates[event.template]
+        template = event.amplitude * truth.templates[event.template]
         units = slice(None) if event.unit == -1 else slice(event.unit, event.unit + 1)
-        eta[event.trial, units, start : start + wave.shape[1]] += wave
+        eta[event.trial, units, start : start + template.shape[1]] += template
     real = truth.family == "gaussian"
     rate = truth.baseline * (1 if real else counts.bin_size / counts.sub_bins)
     link = {
@@ -125,15 +125,15 @@ class TestEvents:
         assert len(table) == 4 * 2 * 2 * n_events
         for _, times in groups:
             assert len(times) == n_events
-            place = np.sort(times.to_numpy() / 0.005)
-            np.testing.assert_allclose(place, place.round(), atol=1e-6)
-            assert place[0] >= 0
-            assert place[-1] <= 100 - 10 + 1e-6
-            assert (np.diff(place) >= max(gap, 1) - 1e-6).all()
+            onset = np.sort(times.to_numpy() / 0.005)
+            np.testing.assert_allclose(onset, onset.round(), atol=1e-6)
+            assert onset[0] >= 0
+            assert onset[-1] <= 100 - 10 + 1e-6
+            assert (np.diff(onset) >= max(gap, 1) - 1e-6).all()
 
     def test_gap_is_a_template_unless_given(self):
-        place = small(n_events=5).truth.events.groupby(["trial", "unit"])["time"]
-        assert place.apply(lambda times: np.diff(np.sort(times)).min()).min() > 0.05 - 1e-9
+        onset = small(n_events=5).truth.events.groupby(["trial", "unit"])["time"]
+        assert onset.apply(lambda times: np.diff(np.sort(times)).min()).min() > 0.05 - 1e-9
         close = small(n_events=5, gap=0.0).truth.events.groupby(["trial", "unit"])["time"]
         assert close.apply(lambda times: np.diff(np.sort(times)).min()).min() < 0.05
 
@@ -151,11 +151,11 @@ class TestEvents:
         assert len(counts.truth.events) == 0
         assert len(small(n_events=0).truth.events) == 0
 
-    def test_every_place_is_as_likely(self):
-        """One event, no gap to keep: uniform over all places, the last among them."""
+    def test_every_onset_is_as_likely(self):
+        """One event, no gap to keep: uniform over all onsets, including the last."""
         counts = small(n_trials=1500, n_units=1, n_events=1, duration=0.1, amplitude=0.1)
-        place = (counts.truth.events["time"] / 0.005).round().astype(int)
-        number = np.bincount(place, minlength=11)
+        onset = (counts.truth.events["time"] / 0.005).round().astype(int)
+        number = np.bincount(onset, minlength=11)
         assert len(number) == 11
         assert stats.chisquare(number).pvalue > 1e-3
 
@@ -183,9 +183,9 @@ class TestEvents:
         assert truth.layout == "joint"
 
     def test_templates_of_the_user(self):
-        waves = np.random.default_rng(0).normal(size=(2, 12))
-        truth = small(templates=waves).truth
-        expected = waves / np.linalg.norm(waves, axis=1, keepdims=True)
+        waveforms = np.random.default_rng(0).normal(size=(2, 12))
+        truth = small(templates=waveforms).truth
+        expected = waveforms / np.linalg.norm(waveforms, axis=1, keepdims=True)
         np.testing.assert_allclose(truth.templates[:, 0], expected)
         named = small(templates=["vee"], template_length=0.1).truth
         np.testing.assert_allclose(named.templates[0, 0], waveform("vee", 20))
@@ -220,7 +220,7 @@ class TestPlacedSpikes:
         spikes = place_spikes(small(baseline=2000.0))
         assert all((np.diff(times) > 0).all() for times in spikes.times)
 
-    def test_places_within_bins_are_uniform(self):
+    def test_ticks_within_bins_are_uniform(self):
         counts = small("binomial", n_trials=100, n_events=0, baseline=100.0)
         spikes = place_spikes(counts, random_state=0)
         tick = np.round(np.concatenate(spikes.times) / 0.005 * 32).astype(int) % 32

@@ -26,17 +26,17 @@ def test_shapes_are_those_of_the_paper(shape):
 
 
 def test_shapes_of_the_paper_are_nearly_orthogonal_where_they_lie():
-    waves = np.stack([waveform(shape, 50) for shape in PAPER])
-    coherence = np.abs(waves @ waves.T - np.eye(3))
+    templates = np.stack([waveform(shape, 50) for shape in PAPER])
+    coherence = np.abs(templates @ templates.T - np.eye(3))
     assert coherence.max() <= 0.05
 
 
 def test_largest_coherence_over_shifts_is_the_known_one():
-    waves = [waveform(shape, 50) for shape in PAPER]
+    templates = [waveform(shape, 50) for shape in PAPER]
     largest = max(
         np.abs(np.correlate(one, other, "full")).max()
-        for i, one in enumerate(waves)
-        for other in waves[:i]
+        for i, one in enumerate(templates)
+        for other in templates[:i]
     )
     assert largest == pytest.approx(0.649, abs=0.001)
 
@@ -44,9 +44,9 @@ def test_largest_coherence_over_shifts_is_the_known_one():
 @each_shape
 @pytest.mark.parametrize("n_bins", [2, 3, 7, 50, 51])
 def test_unit_norm_at_any_length(shape, n_bins):
-    wave = waveform(shape, n_bins)
-    assert wave.shape == (n_bins,)
-    assert np.linalg.norm(wave) == pytest.approx(1)
+    template = waveform(shape, n_bins)
+    assert template.shape == (n_bins,)
+    assert np.linalg.norm(template) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", ["vee", "cosine"])
@@ -58,9 +58,9 @@ def test_mirrored(shape, n_bins):
 def test_smooth_is_random_smooth_and_begins_and_ends_low():
     one, other = (waveform("smooth", 100, np.random.default_rng(seed)) for seed in (0, 1))
     assert abs(one @ other) < 0.95
-    for wave in (one, other):
-        assert np.abs(np.diff(wave)).max() < 0.1
-        assert max(abs(wave[0]), abs(wave[-1])) < 0.3 * np.abs(wave).max()
+    for template in (one, other):
+        assert np.abs(np.diff(template)).max() < 0.1
+        assert max(abs(template[0]), abs(template[-1])) < 0.3 * np.abs(template).max()
     np.testing.assert_array_equal(one, waveform("smooth", 100, np.random.default_rng(0)))
 
 

@@ -121,18 +121,18 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
     >>> read_counts(path).counts[1]
     array([[2, 0, 0]])
     """
-    place = existing(path)
-    if not is_counts_file(place):
+    path = existing(path)
+    if not is_counts_file(path):
         raise ValueError(f"{path}: not a file of counts that spikecdl wrote")
     import h5py
 
-    with reading(place, "counts in HDF5"), h5py.File(place, "r") as file:
-        counts = _mapped(place, file["counts"])
+    with reading(path, "counts in HDF5"), h5py.File(path, "r") as file:
+        counts = _mapped(path, file["counts"])
         all_observed = np.broadcast_to(True, counts.shape)
-        mask = _mapped(place, file["mask"]) if "mask" in file else all_observed
+        mask = _mapped(path, file["mask"]) if "mask" in file else all_observed
         if mask.view(np.uint8).max() > 1:
             raise ValueError("`mask` holds other values than True and False; use another copy")
-        pooled = _mapped(place, file["n_pooled"]) if "n_pooled" in file else single_trials(mask)
+        pooled = _mapped(path, file["n_pooled"]) if "n_pooled" in file else single_trials(mask)
         return BinnedSpikes(
             **json.loads(file["header"].asstr()[()]),
             counts=counts,

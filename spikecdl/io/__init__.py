@@ -86,9 +86,9 @@ def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     >>> read(path)
     SpikeTrains(1 unit, 2 spikes, 0 to 1 s)
     """
-    place = existing(path)
+    path = existing(path)
     for reader in READERS:
-        if reader.recognises(place):
+        if reader.recognises(path):
             return reader.read(path)
     names = ", ".join(reader.name for reader in READERS)
     raise ValueError(f"{path} is of no format that can be read: {names}")

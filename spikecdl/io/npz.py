@@ -102,10 +102,10 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     >>> read_npz(path)
     BinnedSpikes(2 trials, 1 unit, 2 bins of 0.005 s, 3 spikes)
     """
-    place = existing(path)
-    if not starts_with(place, _SIGNATURE):
+    path = existing(path)
+    if not starts_with(path, _SIGNATURE):
         raise ValueError(f"{path}: not an npz archive, or cut short")
-    with reading(place, "npz"), place.open("rb") as file:
+    with reading(path, "npz"), path.open("rb") as file:
         with np.load(file, allow_pickle=False) as archive:
             if _HEADER in archive:
                 return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))

@@ -34,11 +34,6 @@ def read_table(group: h5py.Group, leave_out: Collection[str] = (), n_rows: int =
 
     Columns of references and of compound types are left out.  ``n_rows`` is the number of rows if
     there is neither a column nor ``id``.
-
-    Raises
-    ------
-    ValueError
-        If columns differ in length.
     """
     import pandas as pd
 
@@ -85,13 +80,7 @@ def read_values(dataset: h5py.Dataset) -> Any:
 
 
 def split(values: Any, index: np.ndarray, name: str) -> list[Any]:
-    """Cut values into rows; ``index`` holds the end of each row.
-
-    Raises
-    ------
-    ValueError
-        If the index does not rise to the number of values.
-    """
+    """Cut values into rows; ``index`` holds the end of each row."""
     ends = index.astype(np.int64)
     if np.any(np.diff(ends, prepend=0) < 0) or (ends[-1] if ends.size else 0) != len(values):
         raise ValueError(f"{name} does not rise to the {len(values)} values it cuts into rows")

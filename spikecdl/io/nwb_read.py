@@ -73,8 +73,8 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     >>> read_nwb(path)
     SpikeTrains(2 units, 3 spikes, 0 to 1 s)
     """
-    place = existing(path)
-    with reading(place, "NWB"), _open(place) as file:
+    path = existing(path)
+    with reading(path, "NWB"), _open(path) as file:
         if "units" not in file or "spike_times" not in file["units"]:
             raise ValueError(f"no units table with spike_times; the file has {_contents(file)}")
         return _spike_trains(file, str(path))
@@ -99,8 +99,8 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
     >>> read_binned_nwb(path)
     BinnedSpikes(2 trials, 1 unit, 3 bins of 0.01 s, real-valued)
     """
-    place = existing(path)
-    with reading(place, "NWB"), _open(place) as file:
+    path = existing(path)
+    with reading(path, "NWB"), _open(path) as file:
         module = file.get(_MODULE, {})
         if not has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
@@ -135,12 +135,12 @@ def nwb_content(path: Path) -> str | None:
         return "binned" if has_series(file.get(_MODULE, {}), "binned_signal") else found
 
 
-def _open(place: os.PathLike[str]) -> h5py.File:
+def _open(path: os.PathLike[str]) -> h5py.File:
     import h5py
 
-    if os.path.isdir(place) or not h5py.is_hdf5(place):
+    if os.path.isdir(path) or not h5py.is_hdf5(path):
         raise ValueError("not an HDF5 file, so not NWB, or cut short")
-    return h5py.File(place, "r")
+    return h5py.File(path, "r")
 
 
 def _contents(file: h5py.File) -> str:

@@ -63,16 +63,16 @@ def read_phy(
     >>> read_phy(folder)
     SpikeTrains(2 units, 3 spikes, 0 to 0.03 s)
     """
-    place = existing(folder)
-    with reading(place, "a Phy folder"):
-        samples = _vector(place, "spike_times.npy")
-        curated = (place / "spike_clusters.npy").exists()
-        clusters = _vector(place, "spike_clusters.npy" if curated else "spike_templates.npy")
+    folder = existing(folder)
+    with reading(folder, "a Phy folder"):
+        samples = _vector(folder, "spike_times.npy")
+        curated = (folder / "spike_clusters.npy").exists()
+        clusters = _vector(folder, "spike_clusters.npy" if curated else "spike_templates.npy")
         if samples.size != clusters.size:
             raise ValueError(f"{samples.size} spike times, but {clusters.size} clusters of spikes")
-        rate = _sample_rate(place) if sample_rate is None else sample_rate
+        rate = _sample_rate(folder) if sample_rate is None else sample_rate
         positive("sample_rate", rate, "samples per second")
-        table = _cluster_table(place, np.unique(clusters))
+        table = _cluster_table(folder, np.unique(clusters))
         units = _in_groups(table, groups)
         order = np.lexsort((samples, clusters))
         samples, clusters = samples[order], clusters[order]

@@ -33,9 +33,9 @@ def exact_counts(spikes, start, width, n_bins):
     """Counts in the bins ``start + width * [b, b + 1)``; spikes and start are exact, in seconds."""
     counts = [0] * n_bins
     for spike in spikes:
-        place = floor((spike - start) / width)
-        if 0 <= place < n_bins:
-            counts[place] += 1
+        bin_ = floor((spike - start) / width)
+        if 0 <= bin_ < n_bins:
+            counts[bin_] += 1
     return counts
 
 

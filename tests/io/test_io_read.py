@@ -51,8 +51,8 @@ def test_every_format_is_recognised(tmp_path, reader):
     path = tmp_path / name
     write(path)
     assert next(one for one in READERS if one.recognises(path)) is reader
-    for place in (path, str(path)):
-        data = read(place)
+    for given in (path, str(path)):
+        data = read(given)
         binned = reader.name in ("binned NWB", "counts in HDF5")
         assert isinstance(data, BinnedSpikes if binned else SpikeTrains)
         assert data.source == str(path)
