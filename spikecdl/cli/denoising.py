@@ -69,7 +69,7 @@ def image(
         float | None, option("COUNTS", "Largest expected count. Default: estimated.")
     ] = None,
     model: Annotated[
-        str, option("NAME", "blind, for any peak; uc or c, of the paper; ca.")
+        str, option("NAME", "blind, for any peak; uc or c, of the paper; ca, to compare with.")
     ] = "blind",
     weights: Annotated[
         Path | None, option("FILE", "Weights from `denoise train`, instead of --model.")
@@ -80,8 +80,8 @@ def image(
 ) -> None:
     """Denoise a frame, or each frame of a stack.
 
-    FILE holds counts of photons: whole numbers. TIFF and npy receive expected counts; PNG, which is
-    to be looked at, has its largest value white.
+    FILE holds counts of photons: whole numbers. TIFF and npy receive expected counts; PNG is for
+    viewing, with its largest value white.
     """
     import numpy as np
     from rich.console import Console

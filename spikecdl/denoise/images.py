@@ -106,7 +106,7 @@ def read_named(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 16) -> None:
     """Write frames to a TIFF, npy or PNG file, whole or not at all.
 
-    TIFF (a page per frame) and npy keep numbers, in single precision.  PNG is to be looked at: one
+    TIFF (a page per frame) and npy keep numbers, in single precision.  PNG is for viewing: one
     frame, scaled so that its largest value is white and 0 is black.
 
     Parameters

@@ -81,15 +81,7 @@ def save(
 
 
 def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
-    """Return the model's name, the network and the peaks of a file that `save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold a denoiser.
-    """
+    """Return the model's name, the network and the peaks of a file; see `PoissonDenoiser.read`."""
     tensors, metadata = checkpoint.load_tensors(path)
     if metadata.get("model") not in MODELS:
         raise ValueError(f"`{path}` is not of a denoiser; give weights that `denoise train` wrote")
@@ -99,13 +91,7 @@ def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
 
 
 def load_initial(network: ImageNetwork, path: Path, model: str) -> None:
-    """Copy the weights of a file to a network of the same model.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `read`, or if the file holds another model.
-    """
+    """Copy the weights of a file to a network; raise ValueError if they are of another model."""
     name, found, _ = read(path)
     if name != model:
         raise ValueError(f"`start` (={str(path)!r}) is of the model {name!r}, not {model!r}")
