@@ -1,4 +1,4 @@
-"""Measure the package against the paper's algorithm: ``python tests/benchmarks --help``."""
+"""Compare the package with the paper's algorithm: ``python tests/benchmarks --help``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import encoding
 import learning
 import machine
 import peers
+import problems
 import scaling
 import songbird
 import whiskers
@@ -41,12 +42,13 @@ _WIDTHS = (58, 18, 18, 20, 0)
 
 
 def main() -> None:
-    """Print the table, row by row as they are measured."""
+    """Print each row of the table when it is measured."""
     arguments = _arguments()
     settings = Settings(arguments.repeats, arguments.seeds, arguments.quick, arguments.figures)
     print(machine.describe())
     if settings.quick:
-        print("sizes      tiny: to see that everything runs, not to be quoted")
+        problems.use_small_parts()
+        print("sizes      tiny: a check that everything runs; do not quote")
     print(f"\n{_line(_COLUMNS)}\n{_line(['-' * max(width, 3) for width in _WIDTHS])}")
     began = time.perf_counter()
     for name in arguments.only or PARTS:
@@ -61,15 +63,15 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python tests/benchmarks",
-        description="Measure the package against the paper's algorithm; both take turns.",
+        description="Compare the package with the paper's algorithm, measured in turn.",
     )
     names = f"{', '.join(PARTS)}; may be repeated"
     parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=names)
     parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="default: 5")
     parser.add_argument(
-        "--seeds", type=_count, default=5, metavar="N", help="fits without knowledge; default: 5"
+        "--seeds", type=_count, default=5, metavar="N", help="fits from random seeds; default: 5"
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="folder that receives figures")
     return parser.parse_args()
 
@@ -82,7 +84,7 @@ def _count(text: str) -> int:
 
 
 def _line(cells: Iterable[str]) -> str:
-    """Lay cells out as a row of a Markdown table."""
+    """Format cells as a row of a Markdown table."""
     padded = (cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
     return f"| {' | '.join(padded)} |"
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import workloads
 from machine import peak_memory, peaks
-from timing import Row, Settings, duel, interleaved
+from timing import Row, Settings, compared, interleaved
 from torch import Tensor
 from yardstick import encode_images
 
@@ -29,20 +29,20 @@ _SIZE, _QUICK = 256, 48
 def denoiser(settings: Settings) -> Iterator[Row]:
     """Measure time and memory of all 49 shifts, in single precision and bfloat16."""
     counts, network = _problem(_QUICK if settings.quick else _SIZE)
-    contenders = {
+    calls = {
         "yardstick": partial(_plainly, counts, network),
         "single precision": partial(_package, counts, network, False),
         "bfloat16": partial(_package, counts, network, True),
     }
-    expected, exact, coarse = (call() for call in contenders.values())
+    expected, exact, coarse = (call() for call in calls.values())
     torch.testing.assert_close(exact, expected, rtol=1e-3, atol=1e-3)
     error = float((coarse - expected).norm() / expected.norm())
-    seconds = interleaved(contenders, settings.repeats, warm=False)
+    seconds = interleaved(calls, settings.repeats, warm=False)
     n_places = (network.padded(len(counts) + 16) - 4) // 7
     flops = 49 * 31 * 2 * n_places**2 * 169 * 121
     limits = peaks(settings).bound(flops, 0, float(np.median(seconds["single precision"])))
     for name, note in (("single precision", limits), ("bfloat16", f"rates differ by {error:.1%}")):
-        yield duel(f"denoiser, {name}, W4", seconds, note=note, by=name)
+        yield compared(f"denoiser, {name}, W4", seconds, note=note, by=name)
     used = {name: _memory(name, settings.quick) for name in ("yardstick", "package")}
     yield Row(
         "memory of the denoiser beyond that of a small image, W4",
@@ -50,9 +50,9 @@ def denoiser(settings: Settings) -> Iterator[Row]:
         f"{used['yardstick'] / used['package']:.1f}x",
     )
     blind = MODELS["blind"].build([], _PEAK, torch.Generator().manual_seed(0))
-    many = {"yardstick": contenders["yardstick"], "blind": partial(_package, counts, blind, False)}
+    many = {"yardstick": calls["yardstick"], "blind": partial(_package, counts, blind, False)}
     both = interleaved(many, settings.repeats, warm=False)
-    yield duel("multiscale denoiser, single precision, W4", both, by="blind")
+    yield compared("multiscale denoiser, single precision, W4", both, by="blind")
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def _plainly(counts: Tensor, network: ImageAutoencoder) -> Tensor:
 
 
 def _problem(size: int) -> tuple[Tensor, ImageAutoencoder]:
-    """Return counts (row, column), and a network of random filters for steps of 1."""
+    """Return counts (row, column), and a network of random filters scaled for steps of 1."""
     counts, filters = workloads.w4(size=size)
     templates = torch.tensor(filters, dtype=torch.float32)
     norm = ConvDictionary(templates, 7).norm_squared((263, 263)).detach()
@@ -88,7 +88,7 @@ def _problem(size: int) -> tuple[Tensor, ImageAutoencoder]:
 
 
 def _memory(name: str, quick: bool) -> float:
-    """Return the peak memory in MB of a process with an image, beyond that with a small one."""
+    """Return the additional peak memory in MB of an image over that of a small image."""
     command = [sys.executable, __file__, name]
     sizes = (24, _QUICK if quick else _SIZE)
     used = [

@@ -1,4 +1,4 @@
-"""Templates: a training step, recovery from a start that is near and from nothing."""
+"""Templates: a training step, and recovery from near and from unknown templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import workloads
 from problems import Coding, observations, true_events, true_templates
-from timing import Row, Settings, duel, duration, interleaved
+from timing import Row, Settings, compared, duration, interleaved
 from torch import Tensor
 from yardstick import Training
 
@@ -24,29 +24,29 @@ from spikecdl.training import Observations, UniversalThreshold
 from spikecdl.training.dictionary_update import DictionaryUpdate, Round, update_dictionary
 
 GOOD = 0.1  # error of a template that counts as found
-_LOOSE = (0.5, 0.3)  # tolerances of the first rounds, when templates are not yet right
+_LOOSE = (0.5, 0.3)  # tolerances of the first rounds
 _TOL = 0.1
 _MOST_ROUNDS = 30
-_TO_THE_END = 200  # iterations of the refinement that knows the events
+_TO_THE_END = 200  # iterations of the dictionary update with known events
 LENGTH = 125  # bins of a template of W1
 
 
 def training_steps(settings: Settings) -> Iterator[Row]:
-    """A round, or a step that starts from the last codes, against the yardstick's step, on W1."""
+    """A round, and a gradient step from the last codes, compared with the yardstick's step."""
     problem = Coding.of(_w1(settings))
     start, baseline = perturbed(problem.templates, 0.9, seed=0), problem.data.baseline
     n_iter = 10 if settings.quick else 250
     penalised, debiased = (default_round(problem.data, debias) for debias in (False, True))
-    contenders = {
+    calls = {
         "yardstick": Training(problem.yardstick, start, n_iter).step,
         "l1 round": partial(take, penalised, start, baseline),
         "debiased round": partial(take, debiased, start, baseline),
         "l1 gradient step, warm": _WarmSteps(problem, start).step,
     }
-    seconds = interleaved(contenders, settings.repeats)
-    for name in list(contenders)[1:]:
+    seconds = interleaved(calls, settings.repeats)
+    for name in list(calls)[1:]:
         note = f"against a gradient step through {n_iter} iterations"
-        yield duel(f"training, {name}, W1", seconds, note=note, by=name)
+        yield compared(f"training, {name}, W1", seconds, note=note, by=name)
 
 
 def from_near(settings: Settings) -> Iterator[Row]:
@@ -67,17 +67,17 @@ def from_near(settings: Settings) -> Iterator[Row]:
 
 
 def from_nothing(settings: Settings) -> Iterator[Row]:
-    """Fits of W1 without knowledge."""
+    """Fits of W1 from unknown templates."""
     return _without_knowledge("W1", _w1, settings)
 
 
 def from_nothing_hard(settings: Settings) -> Iterator[Row]:
-    """Fits of W1hard without knowledge."""
+    """Fits of W1hard from unknown templates."""
     return _without_knowledge("W1hard", _w1_hard, settings)
 
 
 def perturbed(templates: Tensor, correlation: float, seed: int) -> Tensor:
-    """Return templates of unit norm with that correlation, the rest white noise."""
+    """Return templates of unit norm with that correlation, mixed with white noise."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(templates.shape, generator=generator)
     noise -= (noise * templates).sum(-1, keepdim=True) * templates
@@ -86,9 +86,9 @@ def perturbed(templates: Tensor, correlation: float, seed: int) -> Tensor:
 
 
 class _WarmSteps:
-    """Solve for the codes from those of the last step, then move a little along the trainer.
+    """Gradient steps on the penalised objective at its minimum over the codes.
 
-    The trainer is that of the penalised objective at its minimum over the codes.
+    Each solves for the codes from those of the last step.
     """
 
     def __init__(self, problem: Coding, templates: Tensor) -> None:
@@ -115,7 +115,7 @@ class _WarmSteps:
 
 
 def default_round(data: Observations, debias: bool = True) -> Round:
-    """Return a round with the settings of the default fit, on templates of W1's length."""
+    """Return a round with the settings of the default fit, for templates of W1's length."""
     default = Alternating(debias=debias)
     return Round(
         data=data,
@@ -152,7 +152,7 @@ def _seconds_to_good(
 def _without_knowledge(
     name: str, make: Callable[[Settings, int], BinnedSpikes], settings: Settings
 ) -> Iterator[Row]:
-    """Fits of data and starts of several seeds, and what knowing all events would give."""
+    """Fits of several seeds, compared with templates fitted to the true events."""
     _fit(make(replace(settings, quick=True), 0), 0)  # compiles
     fits = [_fit(make(settings, seed), seed) for seed in range(settings.seeds)]
     seconds, errors, known = (np.array(values) for values in zip(*fits, strict=True))
@@ -173,7 +173,7 @@ def _without_knowledge(
 
 
 def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the seconds of a fit, its errors, and those of templates fitted to true events."""
+    """Return the seconds of a fit, its errors, and those of templates fitted to the true events."""
     model = DCEA(3, LENGTH, counts.truth.family, random_state=seed)
     began = time.perf_counter()
     with warnings.catch_warnings():
@@ -192,7 +192,7 @@ def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray
 
 
 def _w1(settings: Settings, seed: int = 0) -> BinnedSpikes:
-    return workloads.w1(seed, n_windows=6) if settings.quick else workloads.w1(seed)
+    return workloads.w1(seed, n_windows=10) if settings.quick else workloads.w1(seed)
 
 
 def _w1_hard(settings: Settings, seed: int = 0) -> BinnedSpikes:

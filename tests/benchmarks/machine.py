@@ -1,4 +1,4 @@
-"""The machine and what it can do at best: products, multiply-adds, bytes."""
+"""The machine and its peak rates: products, multiply-adds, bytes."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def describe() -> str:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Most operations per second in matrix products and as multiply-adds, and bytes per second."""
+    """Peak operations per second, in matrix products and multiply-adds, and bytes per second."""
 
     product: float
     fma: float
     bandwidth: float
 
     def bound(self, flops: float, n_bytes: float, seconds: float) -> str:
-        """Say how near to both limits work is that takes so many operations and bytes."""
+        """Describe the rates of a computation as fractions of both limits."""
         products, traffic = flops / seconds / self.product, n_bytes / seconds / self.bandwidth
         return (
             f"{number(flops / seconds / 1e9)} GFLOP/s ({products:.0%} of products), "
@@ -56,7 +56,7 @@ class Peaks:
 
 @cache
 def peaks(settings: Settings) -> Peaks:
-    """Measure what the machine can do, in single precision, with all threads."""
+    """Measure the peak rates in single precision, with all threads."""
     size = 512 if settings.quick else 2048
     left, right = torch.rand(2, size, size)
     source = torch.rand((2 if settings.quick else 50) * 1_000_000)
@@ -119,9 +119,9 @@ def _processor() -> str:
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process has held, in MB.
+    """Return the peak memory of this process, in MB.
 
-    On Linux `getrusage` hands on the peak of the process that started this one.
+    On Linux it is read from /proc, because `getrusage` includes the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,8 +1,8 @@
-"""Packages of others that learn templates, each called as its documentation says.
+"""Other packages that learn templates, called as in their documentation.
 
-alphacsc and sporco learn convolutional dictionaries for Gaussian signals, seqnmf sequences across
-units as a convolutional non-negative factorization.  What is not installed is skipped:
-``pip install alphacsc sporco seqnmf``.
+alphacsc and sporco learn convolutional dictionaries for Gaussian signals; seqnmf learns sequences
+across units as a convolutional non-negative factorization.  Packages that are not installed are
+skipped: ``pip install alphacsc sporco seqnmf``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from timing import Skip
 
 @dataclass(frozen=True)
 class Found:
-    """Templates (template, channel, bin), codes (window, template, place), and the fitted mean."""
+    """Templates (template, channel, bin), codes (window, template, onset), and the fitted mean."""
 
     templates: np.ndarray
     codes: np.ndarray
@@ -33,9 +33,9 @@ class Found:
 
 
 def alphacsc(y: np.ndarray, n_templates: int, length: int, share: float, seed: int) -> Found:
-    """Learn from signals (window, bin), all windows in each update.
+    """Learn from signals (window, bin), with all windows in each update.
 
-    ``share`` is the weight of the penalty as a share of the weight above which codes are zero.
+    ``share`` is the penalty weight as a fraction of lambda_max.
     """
     model = _import("alphacsc").BatchCDL(
         n_templates,
@@ -54,22 +54,22 @@ def alphacsc(y: np.ndarray, n_templates: int, length: int, share: float, seed: i
 
 
 def sporco(y: np.ndarray, n_templates: int, length: int, share: float, seed: int) -> Found:
-    """Learn from signals (window, bin), by ADMM, with codes that are not negative.
+    """Learn from signals (window, bin) by ADMM, with non-negative codes.
 
-    ``share`` is the weight of the penalty as a share of the largest score of a first template.
+    ``share`` is the penalty weight as a fraction of the largest score of an initial template.
     """
     package = _import("sporco.dictlrn.cbpdndl").ConvBPDNDictLearn
-    start = _pieces(y, n_templates, length, seed)
-    scores = [np.correlate(row, wave, "valid").max() for row in y for wave in start]
+    initial = _pieces(y, n_templates, length, seed)
+    scores = [np.correlate(row, template, "valid").max() for row in y for template in initial]
     method = "cns"  # its default, "pgm", ends at three times the objective on clean signals
     options = package.Options({"MaxMainIter": 300, "CBPDN": {"NonNegCoef": True}}, dmethod=method)
     with _quiet():
         weight = share * float(max(scores))
-        learner = package(start.T, y.T, weight, options, dmethod=method, dimK=1, dimN=1)
+        learner = package(initial.T, y.T, weight, options, dmethod=method, dimK=1, dimN=1)
         learner.solve()
-    waves = learner.getdict().reshape(length, n_templates)
+    templates = learner.getdict().reshape(length, n_templates)
     codes = learner.getcoef().reshape(y.shape[1], len(y), n_templates)
-    return Found(waves.T[:, None], np.moveaxis(codes, 0, 2)[..., : y.shape[1] - length + 1])
+    return Found(templates.T[:, None], np.moveaxis(codes, 0, 2)[..., : y.shape[1] - length + 1])
 
 
 def seqnmf(
@@ -80,9 +80,9 @@ def seqnmf(
     seed: int,
     observed: np.ndarray | None = None,
 ) -> Found:
-    """Learn from one recording (unit, bin) of signals that are not negative.
+    """Learn from one recording (unit, bin) of non-negative signals.
 
-    ``penalty`` is that of the overlap of sequences, ``observed`` True where bins may be used.
+    ``penalty`` is the weight on overlapping sequences, ``observed`` marks the bins to use.
     """
     with _pkg_resources():
         fit = _import("seqnmf").seqnmf
@@ -100,26 +100,26 @@ def seqnmf(
             W_init=y.max() * rng.random((n_units, n_templates, length)),
             H_init=y.max() * rng.random((n_templates, padded)) / np.sqrt(padded / 3),
         )
-    # its first bin of a template lies one before the place of the code
+    # its templates begin one bin before their codes
     return Found(W.transpose(1, 0, 2), H[None, :, 1:], reconstruct(W, H))
 
 
 def peaks(codes: np.ndarray, apart: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return template and place of the peaks of codes (template, place).
+    """Return the template and onset of the peaks of codes (template, onset).
 
-    They are ``apart`` bins or more from each other, and higher than a share of their template's
-    largest code.
+    They are at least ``apart`` bins from each other, and above a fraction ``share`` of the largest
+    code of their template.
     """
-    templates, places = [], []
+    templates, onsets = [], []
     for template, row in enumerate(codes):
         found = find_peaks(np.pad(row, 1), max(share * row.max(), 1e-12), distance=max(apart, 1))
-        places.append(found[0] - 1)
-        templates.append(np.full(len(places[-1]), template))
-    return np.concatenate(templates), np.concatenate(places)
+        onsets.append(found[0] - 1)
+        templates.append(np.full(len(onsets[-1]), template))
+    return np.concatenate(templates), np.concatenate(onsets)
 
 
 def _pieces(y: np.ndarray, n_templates: int, length: int, seed: int) -> np.ndarray:
-    """Return pieces of signals (window, bin), as likely as they have energy, of unit norm."""
+    """Return random pieces of signals (window, bin), drawn by their energy, of unit norm."""
     pieces = np.lib.stride_tricks.sliding_window_view(y, length, axis=1).reshape(-1, length)
     energy = (pieces**2).sum(axis=1)
     rng = np.random.default_rng(seed)
@@ -144,7 +144,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _pkg_resources() -> Iterator[None]:
-    """Stand in for the module of setuptools that is no more, and that seqnmf asks for a path."""
+    """Provide the removed module of setuptools that seqnmf asks for a path."""
     if importlib.util.find_spec("pkg_resources"):
         yield
         return

@@ -1,7 +1,7 @@
-"""What others find in the same counts: templates, events, and bins that nobody was shown.
+"""Templates and events that other packages find in the same counts.
 
-Codes of others are dense: their events are the peaks above the threshold, and their penalty is the
-one, that compare best with the truth.  Ours are as they come.
+Their codes are dense: their events are the peaks above a threshold.  The threshold and the penalty
+are those that agree best with the truth; this package runs with its defaults.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _THRESHOLDS = np.linspace(0.05, 0.8, 16)  # of a template's largest code
 
 @dataclass(frozen=True)
 class Score:
-    """Mean error of templates, shares of true events found and of found ones false, seconds."""
+    """Mean error of templates, hit rate, false alarm rate, and seconds of a fit."""
 
     error: float
     hits: float
@@ -38,7 +38,7 @@ class Score:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of hits and of found events that are true."""
+        """Harmonic mean of the hit rate and the precision."""
         right = 1 - self.false
         return 2 * self.hits * right / max(self.hits + right, 1e-12)
 
@@ -47,7 +47,7 @@ Method = Callable[[BinnedSpikes], Score]
 
 
 def pooled(settings: Settings) -> Iterator[Row]:
-    """Three templates, 30 trials pooled: binomial, and Gaussian for all that know no other."""
+    """Three templates, 30 trials pooled: a binomial model, and Gaussian ones of all packages."""
     data = [_pooled_trials(seed, settings) for seed in _seeds(settings)]
     grid = _grid(settings, (0.1, 0.3))
     yield from _compared(
@@ -64,7 +64,7 @@ def pooled(settings: Settings) -> Iterator[Row]:
 
 
 def sequences(settings: Settings) -> Iterator[Row]:
-    """Two sequences across 40 units, Poisson: templates across units, and seqNMF."""
+    """Two Poisson sequences across 40 units: joint templates, and seqNMF."""
     data = [_two_sequences(seed, settings) for seed in _seeds(settings)]
     grid = [(*choice, width) for choice in _grid(settings, (1e-3, 1e-2)) for width in (0.0, 2.0)]
     yield from _compared(
@@ -89,7 +89,7 @@ def _seeds(settings: Settings) -> range:
 
 
 def _pooled_trials(seed: int, settings: Settings) -> BinnedSpikes:
-    """Bins of 1 ms, 8 Hz, amplitudes 10 to 20, 4 events of each template in a window."""
+    """Simulate bins of 1 ms, 8 Hz, amplitudes of 10 to 20, 4 events per template and window."""
     return simulate(
         Binomial(1),
         n_trials=30,
@@ -101,7 +101,7 @@ def _pooled_trials(seed: int, settings: Settings) -> BinnedSpikes:
 
 
 def _two_sequences(seed: int, settings: Settings) -> BinnedSpikes:
-    """A minute in bins of 10 ms, 2 Hz; units rise for some 50 ms at latencies of their own."""
+    """Simulate a minute in bins of 10 ms, 2 Hz; each unit rises for 50 ms at its own latency."""
     rng, time_ = np.random.default_rng(seed), np.arange(50)
     latency = rng.uniform(6, 44, (2, 40, 1))
     return simulate(
@@ -120,7 +120,7 @@ def _two_sequences(seed: int, settings: Settings) -> BinnedSpikes:
 
 
 def _compared(
-    problem: str, methods: Mapping[str, Method], data: list[BinnedSpikes], favour: str
+    problem: str, methods: Mapping[str, Method], data: list[BinnedSpikes], advantage: str
 ) -> Iterator[Row]:
     for name, method in methods.items():
         what, ours = f"{problem}, {name}", name.startswith("DCEA")
@@ -140,7 +140,7 @@ def _compared(
         if ours:
             yield Row(what, package=text, note=note)
         else:
-            yield Row(what, yardstick=text, note=f"{note} a fit; {favour}")
+            yield Row(what, yardstick=text, note=f"{note} a fit; {advantage}")
 
 
 def _dcea(family: str | Family) -> Method:
@@ -176,14 +176,14 @@ def _true(counts: BinnedSpikes) -> np.ndarray:
 
 
 def _profiles(templates: np.ndarray, amplitude: float, layout: str) -> np.ndarray:
-    """Return what is compared: templates; for sequences, whose rival adds rates, rates' rise."""
+    """Return templates; for sequences the increase of the rate, because seqNMF adds rates."""
     return np.expm1(templates * amplitude) if layout == "joint" else templates
 
 
 def _centred(
     learn: Callable[..., Found], counts: BinnedSpikes, longer: float, share: float, seed: int
 ) -> tuple[Found, BinnedSpikes, float]:
-    """Learn from counts less their mean in each window."""
+    """Learn from counts minus their mean in each window."""
     y = counts.counts[0] - counts.counts[0].mean(axis=1, keepdims=True)
     return _timed(learn, y, counts, longer, share, seed)
 
@@ -191,7 +191,7 @@ def _centred(
 def _seqnmf(
     counts: BinnedSpikes, longer: float, penalty: float, seed: int, smoothing: float
 ) -> tuple[Found, BinnedSpikes, float]:
-    """Learn sequences from counts, smoothed with a Gaussian of so many bins."""
+    """Learn sequences from counts smoothed with a Gaussian of that standard deviation in bins."""
     y = counts.counts[0].astype(float)
     y = gaussian_filter1d(y, smoothing, axis=1) if smoothing else y
     return _timed(outside.seqnmf, y, counts, longer, penalty, seed)
@@ -212,12 +212,12 @@ def _timed(
 
 
 def _best(tries: Iterable[tuple[Found, BinnedSpikes, float]]) -> Score:
-    """Return the score of the least error of templates."""
+    """Return the score with the smallest template error."""
     return min((_score(*one) for one in tries), key=lambda score: score.error)
 
 
 def _score(found: Found, counts: BinnedSpikes, seconds: float) -> Score:
-    """Compare with the truth, events by the threshold that does best."""
+    """Compare with the truth, with the best threshold for events."""
     alive = np.linalg.norm(found.templates, axis=(1, 2)) > 0
     if not alive.any():
         return Score(1.0, 0.0, 0.0, seconds)
@@ -243,18 +243,18 @@ _KEYS = ("unit", "template", "time")
 def _true_events(counts: BinnedSpikes) -> pd.DataFrame:
     """Return true events with windows as units, and times in bins."""
     events = counts.truth.events
-    places = np.rint(events["time"] / counts.bin_size)
-    return events.assign(time=places, unit=events["unit"].clip(lower=0))[list(_KEYS)]
+    onsets = np.rint(events["time"] / counts.bin_size)
+    return events.assign(time=onsets, unit=events["unit"].clip(lower=0))[list(_KEYS)]
 
 
 def _peaks(codes: np.ndarray, apart: int) -> pd.DataFrame:
-    """Return the peaks of codes (window, template, place), with their share of the highest."""
+    """Return the peaks of codes (window, template, onset), as fractions of the largest code."""
     highest = codes.max(axis=(0, 2))
     tables = []
     for unit, rows in enumerate(codes):
-        template, place = outside.peaks(rows, apart, share=0)
-        share = rows[template, place] / highest[template]
+        template, onset = outside.peaks(rows, apart, share=0)
+        share = rows[template, onset] / highest[template]
         tables.append(
-            pd.DataFrame({"unit": unit, "template": template, "time": place, "share": share})
+            pd.DataFrame({"unit": unit, "template": template, "time": onset, "share": share})
         )
     return pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Workloads as the package and the yardstick take them, and how far codes are from the optimum."""
+"""Workloads in the form of the package and of the yardstick, and the optimality gap of codes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ from spikecdl.conversion import LAYOUTS, observe
 from spikecdl.model.families import FAMILIES
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import SparseCode
-from spikecdl.training import Fixed, Observations, UniversalThreshold
+from spikecdl.training import Fixed, Observations, UniversalThreshold, base
 
-#: Violations of the optimality conditions, relative to the weight, at which codes are accepted.
+#: Violations of the optimality conditions, relative to the weight.
 TOLERANCES = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 1e-4, 1e-5, 1e-6)
-_NEAR, _ROUNDS = 3e-4, 400  # a violation with a gap far below what is measured; rounds to get there
+_NEAR, _ROUNDS = 3e-4, 400  # violation with a negligible gap, and iterations to reach it
+
+
+def use_small_parts() -> None:
+    """Let observations of quick sizes be worked on in parts, as those of full sizes are."""
+    base.PART = 2**15
 
 
 def observations(counts: BinnedSpikes, known_baseline: bool) -> Observations:
-    """Return windows (window, 1, bin), with the true baseline or one to be learned."""
+    """Return windows (window, 1, bin) of real numbers, with the true or a learned baseline."""
     truth = counts.truth
     baseline = truth.baseline if known_baseline else "learned"
     family, layout = FAMILIES[truth.family](), LAYOUTS["shared"]
-    return observe(counts, family, layout, baseline, torch.device("cpu")).rows()
+    return observe(counts, family, layout, baseline, torch.device("cpu")).rows().load()
 
 
 def true_templates(counts: BinnedSpikes) -> Tensor:
@@ -38,15 +43,15 @@ def true_templates(counts: BinnedSpikes) -> Tensor:
 
 
 class Coding:
-    """Codes for observations, given templates and baseline.
+    """The problem of finding codes of observations, given templates and baseline.
 
     Parameters
     ----------
     data : Observations
-        In rows, with the baseline that is to be taken for true.
+        In rows.
     templates : tensor, shape (template, 1, bin)
     weight : float, optional
-        Of the penalty; None: the package's default.
+        Penalty weight; None: the package's default.
     """
 
     def __init__(self, data: Observations, templates: Tensor, weight: float | None = None) -> None:
@@ -57,7 +62,7 @@ class Coding:
 
     @classmethod
     def of(cls, counts: BinnedSpikes) -> Coding:
-        """With what made the counts."""
+        """Return the problem with the true templates and baseline."""
         return cls(observations(counts, known_baseline=True), true_templates(counts))
 
     @property
@@ -96,14 +101,12 @@ class Coding:
 
     @cached_property
     def optimum(self) -> float:
-        """The objective at codes that violate the conditions by a millionth of the weight.
-
-        Less will do, but not much, where that takes too many rounds.
+        """The objective at codes with a violation of about a millionth of the weight.
 
         Raises
         ------
         Skip
-            If the package does not come near.
+            If the violation stays above `_NEAR`.
         """
         solved = self.solve(1e-6, _ROUNDS)
         violation = float(solved.violation.max())
@@ -112,16 +115,16 @@ class Coding:
         return self.objective(solved.codes)
 
     def gap(self, codes: Tensor) -> float:
-        """Return how far the objective is above its optimum, relative to it."""
+        """Return the relative difference of the objective from its optimum."""
         return max(self.objective(codes) / self.optimum - 1, 0.0)
 
     def loosest(self, gap: float, codes: Callable[[float], Tensor]) -> float:
-        """Return the loosest tolerance of a solver whose codes are within a gap, by bisection."""
+        """Return the loosest tolerance with which a solver's codes reach a gap, by bisection."""
         index = bisect_left(TOLERANCES, True, key=lambda tol: self.gap(codes(tol)) <= gap)
         return TOLERANCES[min(index, len(TOLERANCES) - 1)]
 
     def certificate(self, tol: float) -> str:
-        """Write how good the package's codes are at a tolerance."""
+        """Describe the quality of the package's codes at a tolerance."""
         solved = self.solve(tol)
         return (
             f"gap {self.gap(solved.codes):.1e}, violation {float(solved.violation.max()):.1e} of "
@@ -130,7 +133,7 @@ class Coding:
 
 
 def true_events(counts: BinnedSpikes) -> Events:
-    """Return the events that made the counts, as of windows in rows."""
+    """Return the true events of the counts, with windows in rows."""
     table = counts.truth.events.assign(
         window=lambda e: e["trial"] * counts.n_units + e["unit"],
         place=lambda e: np.rint(e["time"] / counts.bin_size).astype(int),

@@ -1,4 +1,4 @@
-"""How memory grows with depth and recordings, and time with the number and length of windows."""
+"""Growth of memory with depth and recordings, and of time with the number and length of windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import workloads
 from learning import default_round, perturbed, take
 from machine import peak_memory
-from problems import Coding, observations, true_templates
+from problems import Coding, observations, true_templates, use_small_parts
 from timing import Row, Settings, exponent, interleaved
 from yardstick import Training
 
@@ -68,12 +68,12 @@ def slopes(settings: Settings) -> Iterator[Row]:
 
 def _power(sizes: Sequence[int], counts: Sequence[BinnedSpikes], settings: Settings) -> float:
     """Return p of time = constant * size ** p."""
-    contenders = {}
+    calls = {}
     for size, drawn in zip(sizes, counts, strict=True):
         data = observations(drawn, known_baseline=False)
         start = perturbed(true_templates(drawn), 0.9, seed=0)
-        contenders[str(size)] = partial(take, default_round(data), start, data.baseline)
-    seconds = interleaved(contenders, settings.repeats)
+        calls[str(size)] = partial(take, default_round(data), start, data.baseline)
+    seconds = interleaved(calls, settings.repeats)
     return exponent(sizes, list(seconds.values()))
 
 
@@ -91,7 +91,7 @@ def _yardstick(counts: BinnedSpikes, depth: int) -> None:
 
 
 def _package(counts: BinnedSpikes, depth: int) -> None:
-    """Take a round that stops coding after that many iterations, not at a tolerance."""
+    """Take a round whose coding stops after that many iterations."""
     data, templates = observations(counts, known_baseline=False), true_templates(counts)
     step = replace(default_round(data), max_iter=depth)
     take(step, perturbed(templates, 0.9, seed=0), data.baseline, tol=1e-9)
@@ -123,6 +123,8 @@ if __name__ == "__main__":
         size = {"n_windows": 4, "n_bins": 1000} if options else {}
         _TRAINED[measured](workloads.w1(**size), int(number))
     else:
-        warnings.simplefilter("ignore")  # one epoch is too few
+        warnings.simplefilter("ignore")  # one epoch does not converge
+        if options:
+            use_small_parts()
         _fit_recording(int(number), _QUICK_BINS if options else _BINS, measured == "a file")
     print(peak_memory())

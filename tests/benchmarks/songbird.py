@@ -1,8 +1,8 @@
-"""Song sequences of a songbird's HVC, which are not part of the project: templates and seqNMF.
+"""Sequences in the HVC of a songbird: joint templates and seqNMF.
 
 Events of 75 neurons in 22 s of song, from calcium imaging (Mackevicius, Bahle et al., eLife 2019,
-doi:10.7554/eLife.38471).  Scores are of blocks of bins of single neurons that no fit has seen, so
-that only the other neurons tell of them.
+doi:10.7554/eLife.38471); the recording is not part of the project.  Scores are of blocks of bins of
+single neurons that are hidden from the fit, so that only the other neurons predict them.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Fit:
 
     templates: np.ndarray
     template: np.ndarray
-    place: np.ndarray
+    onset: np.ndarray
     mean: np.ndarray
 
 
 def sequences(settings: Settings) -> Iterator[Row]:
-    """Hidden bins, and what templates and seqNMF agree on."""
+    """Scores of hidden bins, and the agreement of templates and seqNMF."""
     counts = _counts()
     n_masks = 1 if settings.quick else settings.seeds
     masks = [_mask(seed) for seed in range(n_masks)]
@@ -67,11 +67,11 @@ def sequences(settings: Settings) -> Iterator[Row]:
         _draw(counts, fits, settings.figures / "songbird.png")
 
 
-_NOTE = "deviance explained, in brackets shrunk toward the mean as suits it best; R^2"
+_NOTE = "deviance explained, in brackets with the best shrinkage toward the mean; R^2"
 
 
 def _counts() -> np.ndarray:
-    """Return events (neuron, bin), at most one a bin."""
+    """Return events (neuron, bin), at most one per bin."""
     if not FILE.exists():
         raise Skip(f"no recording at {FILE}")
     neuron, seconds = np.loadtxt(FILE, unpack=True)
@@ -81,7 +81,7 @@ def _counts() -> np.ndarray:
 
 
 def _mask(seed: int) -> np.ndarray:
-    """Return True for bins that are shown."""
+    """Return a mask of the bins that are shown."""
     n_blocks = -(-_N_BINS // _LENGTH)
     hidden = np.random.default_rng(seed).random((_N_NEURONS, n_blocks)) < _HIDDEN
     return ~np.repeat(hidden, _LENGTH, axis=1)[:, :_N_BINS]
@@ -92,17 +92,17 @@ def _dcea(counts: np.ndarray, family: str, mask: np.ndarray) -> Fit:
     model = DCEA(_N_SEQUENCES, _LENGTH / _RATE, family, layout="joint", random_state=0).fit(shown)
     parts = model.decompose(shown)
     rise = np.exp(parts.contributions[0].sum(axis=1))  # of the rate, or of the odds
-    level = parts.baseline[0][:, None] / _RATE
-    odds = level / (1 - level) * rise
-    _, _, template, place = np.nonzero(parts.codes)
-    mean = level * rise if family == "poisson" else odds / (1 + odds)
-    return Fit(parts.templates, template, place, mean)
+    baseline = parts.baseline[0][:, None] / _RATE
+    odds = baseline / (1 - baseline) * rise
+    _, _, template, onset = np.nonzero(parts.codes)
+    mean = baseline * rise if family == "poisson" else odds / (1 + odds)
+    return Fit(parts.templates, template, onset, mean)
 
 
 def _seqnmf(counts: np.ndarray, penalty: float, seed: int, mask: np.ndarray | None = None) -> Fit:
     found: Found = outside.seqnmf(counts, _N_SEQUENCES, _LENGTH, penalty, seed, mask)
-    template, place = outside.peaks(found.codes[0], _LENGTH // 2, share=0.2)
-    return Fit(found.templates, template, place, found.mean)
+    template, onset = outside.peaks(found.codes[0], _LENGTH // 2, share=0.2)
+    return Fit(found.templates, template, onset, found.mean)
 
 
 def _best_seqnmf(counts: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
@@ -113,7 +113,7 @@ def _best_seqnmf(counts: np.ndarray, mask: np.ndarray) -> tuple[float, float, fl
 
 
 def _held_out(counts: np.ndarray, mask: np.ndarray, fit: Fit) -> tuple[float, float, float]:
-    """Return the deviance explained of hidden bins, the best with shrinkage, and R^2."""
+    """Return the deviance explained of hidden bins, that with the best shrinkage, and R^2."""
     null = ((counts * mask).sum(1, keepdims=True) + 0.5) / (mask.sum(1, keepdims=True) + 1)
     explained = [
         deviance_explained(
@@ -135,15 +135,15 @@ def _text(scores: list[tuple[float, float, float]]) -> str:
 
 
 def _agreement(ours: Fit, theirs: Fit) -> str:
-    """Say how alike the order of neurons strong in both, and the times of sequences, are."""
+    """Describe the agreement of the order of neurons strong in both, and of the events."""
     error = template_error(theirs.templates, np.expm1(np.maximum(_scaled(ours), 0)))
     said = []
     for c, other in enumerate(error.assignment):
         mine, his = ours.templates[c], theirs.templates[other]
         both = _strong(mine) & _strong(his)
         order = spearmanr(mine[both].argmax(axis=1), his[both].argmax(axis=1)).statistic
-        times = ours.place[ours.template == c]
-        others = theirs.place[theirs.template == other] - error.shifts[c]
+        times = ours.onset[ours.template == c]
+        others = theirs.onset[theirs.template == other] - error.shifts[c]
         rates = event_rates({"time": others}, {"time": times}, _NEAR)
         said.append(
             f"sequence {c + 1}: rank correlation of latencies {order:.2f} ({both.sum()} neurons), "
@@ -153,17 +153,17 @@ def _agreement(ours: Fit, theirs: Fit) -> str:
 
 
 def _scaled(fit: Fit) -> np.ndarray:
-    """Return templates whose highest value is one log unit, so that they compare as rates."""
+    """Return templates scaled to a maximum of one log unit, so that they compare as rates."""
     return fit.templates / fit.templates.max(axis=(1, 2), keepdims=True)
 
 
 def _strong(template: np.ndarray) -> np.ndarray:
-    """Mark neurons with a peak of at least a third of the highest."""
+    """Mark neurons with a peak above a third of the highest."""
     return template.max(axis=1) > template.max() / 3
 
 
 def _draw(counts: np.ndarray, fits: Mapping[str, Fit], path: Path) -> None:
-    """Draw the events, neurons in the order of each method's sequences, with their onsets."""
+    """Draw the events, with neurons ordered by each method's sequences, and their onsets."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
@@ -177,8 +177,8 @@ def _draw(counts: np.ndarray, fits: Mapping[str, Fit], path: Path) -> None:
         neuron, bin_ = np.nonzero(counts[order])
         ax.plot((bin_ + 0.5) / _RATE, neuron, "|", color="#222222", markersize=3)
         for template, colour in zip(range(_N_SEQUENCES), ("#0072B2", "#D55E00"), strict=False):
-            for place in fit.place[fit.template == template]:
-                span = np.array([place, place + _LENGTH]) / _RATE
+            for onset in fit.onset[fit.template == template]:
+                span = np.array([onset, onset + _LENGTH]) / _RATE
                 rows = np.flatnonzero(best[order] == template)
                 ax.fill_between(span, rows[0], rows[-1], color=colour, alpha=0.25, linewidth=0)
         ax.set(ylabel="neuron", title=f"{name}: neurons by sequence and latency", xlim=(0, 22.2))

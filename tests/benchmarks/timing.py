@@ -1,4 +1,4 @@
-"""Times of contenders that take turns, and the rows of the table they end up in."""
+"""Interleaved timing of calls, and the rows of the table."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-_BURST = 0.05  # seconds that a measurement lasts at the least: quick calls are repeated
+_BURST = 0.05  # shortest measurement in seconds; quick calls are repeated
 
 
 class Skip(Exception):
-    """What is to be measured is not here; the message says what is missing."""
+    """A measurement is not possible here; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """Arguments of the command line."""
 
     repeats: int
     seeds: int
@@ -28,7 +28,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; what does not apply is empty."""
+    """One line of the table; entries that do not apply are empty."""
 
     what: str
     yardstick: str = ""
@@ -38,29 +38,29 @@ class Row:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], repeats: int, warm: bool = True
+    calls: Mapping[str, Callable[[], object]], repeats: int, warm: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return the seconds of a call of each contender, (repeat,); they take turns.
+    """Return the seconds of each call (repeat,), measured in turn.
 
-    ``warm``: call each once before, so that what is compiled or read on first use is not timed.
+    With ``warm``, each is called once before, so that compilation and first reads are not timed.
     """
     if warm:
-        for call in contenders.values():
+        for call in calls.values():
             call()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        for name, call in contenders.items():
+        for name, call in calls.items():
             seconds[name].append(_burst(call))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def duel(
+def compared(
     what: str, seconds: Mapping[str, np.ndarray], per_call: int = 1, note: str = "", by: str = ""
 ) -> Row:
-    """Return the row of the yardstick against the package, medians per iteration of a call.
+    """Return the row that compares the yardstick with the package, in medians per iteration.
 
-    The ratio is the median of the ratios of neighbouring measurements, with its range.  ``by``
-    names the contender, if it is not called "package".
+    The ratio is the median of the ratios of neighbouring measurements, with its range.  ``by`` is
+    the name of the package's call, by default "package".
     """
     slow, fast = seconds["yardstick"], seconds[by or "package"]
     ratios = slow / fast
@@ -74,7 +74,7 @@ def duel(
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[np.ndarray]) -> float:
-    """Return p of time = constant * size ** p, by least squares in logarithms of medians."""
+    """Return p of time = constant * size ** p, by least squares of the logarithms of medians."""
     medians = [np.median(values) for values in seconds]
     return float(np.polyfit(np.log(sizes), np.log(medians), 1)[0])
 

@@ -1,4 +1,4 @@
-"""Fits of recordings of whisker deflections, which are not part of the project."""
+"""Fits of whisker recordings, which are not part of the project, from the command line."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _OPTIONS = "--family binomial --templates 1 --length 0.125 --bin 0.005".split()
 
 
 def commands(settings: Settings) -> Iterator[Row]:
-    """Time `spikecdl fit`, figures and report included, on the recording that takes longest."""
+    """Time `spikecdl fit`, with figures and report, on the slowest recording."""
     files = sorted(FOLDER.glob("*.nwb"))[: 2 if settings.quick else None]
     if not files:
         raise Skip(f"no recordings in {FOLDER}")
     with tempfile.TemporaryDirectory() as out:
         for name, options in (("pooled", ["--pool-trials"]), ("single trials", [])):
-            contenders = {file.stem: partial(_fit, file, options, out) for file in files}
-            contenders[files[0].stem]()  # imports and compiles
-            once = interleaved(contenders, 1, warm=False)
+            calls = {file.stem: partial(_fit, file, options, out) for file in files}
+            calls[files[0].stem]()  # imports and compiles
+            once = interleaved(calls, 1, warm=False)
             slowest = max(once, key=lambda file: once[file][0])
-            seconds = interleaved({slowest: contenders[slowest]}, settings.repeats, warm=False)
+            seconds = interleaved({slowest: calls[slowest]}, settings.repeats, warm=False)
             quickest = min(values[0] for values in once.values())
             yield Row(
                 f"spikecdl fit, {name}, {slowest}",

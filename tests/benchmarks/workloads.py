@@ -1,6 +1,6 @@
-"""The seeded problems that the benchmarks are measured on, made on the spot.
+"""Seeded workloads of the benchmarks: simulated counts with their truth, and an image.
 
-Each is counts with their truth, drawn by `spikecdl.simulate`; probabilities are per bin and trial.
+Probabilities are per bin and trial.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def w1(seed: int = 0, n_windows: int = 30, n_bins: int = 3000) -> BinnedSpikes:
 
 
 def w1_hard(seed: int = 0, n_windows: int = 30, n_bins: int = 3000) -> BinnedSpikes:
-    """As `w1`, with rarer spikes, more and weaker events close together, templates more alike."""
+    """As `w1`, with fewer spikes, more, weaker and closer events, and more similar templates."""
     levels = np.random.default_rng(seed).uniform(0.008, 0.02, n_windows)
     return _pooled(w1_hard_templates(), levels, n_bins, 50, 7 / 3000, (8, 18), 31, seed)
 
@@ -50,7 +50,7 @@ def w3(seed: int = 0, n_windows: int = 1000, n_bins: int = 500) -> BinnedSpikes:
 def w4(seed: int = 0, size: int = 256, n_filters: int = 169) -> tuple[np.ndarray, np.ndarray]:
     """Poisson counts of an image at peak 4, and random filters of 11 x 11 pixels and unit norm.
 
-    The image, (row, column), is a smooth ground with 25 discs on it.
+    The image, (row, column), is a smooth background with 25 discs.
     """
     rng = np.random.default_rng(seed)
     row, column = (np.mgrid[:size, :size] + 0.5) / size
@@ -142,9 +142,9 @@ def _bump(time: np.ndarray, centre: float, width: float) -> np.ndarray:
     return np.exp(-0.5 * ((time - centre) / width) ** 2)
 
 
-def _tapered(waves: list[np.ndarray]) -> np.ndarray:
-    """Bring both ends smoothly to zero, and the norm to one."""
-    t = _time(waves[0].size)
+def _tapered(shapes: list[np.ndarray]) -> np.ndarray:
+    """Taper both ends smoothly to zero, and scale to unit norm."""
+    t = _time(shapes[0].size)
     ramp = np.clip(np.minimum(t, 1 - t) / 0.08, 0, 1)
-    tapered = np.array(waves) * ramp**2 * (3 - 2 * ramp)
+    tapered = np.array(shapes) * ramp**2 * (3 - 2 * ramp)
     return tapered / np.linalg.norm(tapered, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The paper's algorithms written plainly: what ratios are against.  Nothing of the package is used.
+"""The paper's algorithms written plainly, without the package: the yardstick of all ratios.
 
 Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.
 """
@@ -45,13 +45,13 @@ class Yardstick:
         return self.n_trials * F.softplus(eta) - self.y * eta
 
     def step(self, templates: Tensor) -> float:
-        """Return 1/L; for Poisson, with no bound on its curvature, L takes the largest count."""
+        """Return 1/L; the Poisson curvature has no bound, so its L takes the largest count."""
         curvature = float(self.y.max()) if self.n_trials is None else self.n_trials / 4
         spectrum = torch.fft.rfft(templates.detach(), n=self.y.shape[-1])
         return 1 / (curvature * float(spectrum.abs().square().sum(0).max()))
 
     def encode(self, templates: Tensor, n_iter: int) -> Tensor:
-        """Codes (window, template, place) after that many iterations from zero."""
+        """Codes (window, template, onset) after that many iterations from zero."""
         places = self.y.shape[-1] - templates.shape[-1] + 1
         codes = point = self.y.new_zeros(len(self.y), len(templates), places)
         step, momentum = self.step(templates), 1.0
