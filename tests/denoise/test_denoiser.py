@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from photographs import camera
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -32,9 +33,9 @@ def trained():
 
 
 class TestPredict:
-    def test_frames_are_denoised_one_by_one(self, camera):
+    def test_frames_are_denoised_one_by_one(self):
         denoiser = PoissonDenoiser.pretrained()
-        frames = np.stack([counts_of(camera[:60, :50], peak) for peak in (1, 4)])
+        frames = np.stack([counts_of(camera()[:60, :50], peak) for peak in (1, 4)])
         found = denoiser.predict(frames)
         assert found.shape == frames.shape
         assert found.dtype == np.float32
@@ -42,8 +43,8 @@ class TestPredict:
             np.testing.assert_array_equal(denoiser.predict(frame), rate)
         assert denoiser.predict(frames[:0]).shape == (0, 60, 50)
 
-    def test_counts_are_left_as_they_are(self, camera):
-        counts = counts_of(camera[:60, :50], 2).astype(np.uint16)
+    def test_counts_are_left_as_they_are(self):
+        counts = counts_of(camera()[:60, :50], 2).astype(np.uint16)
         before = counts.copy()
         PoissonDenoiser.pretrained().predict(counts)
         np.testing.assert_array_equal(counts, before)
@@ -62,8 +63,8 @@ class TestPredict:
             assert rates.mean() == pytest.approx(level, rel=0.1)
             assert rates.std() < 0.25 * counts.std()
 
-    def test_bfloat16_changes_little(self, camera):
-        counts = counts_of(camera[:100, :90], 4)
+    def test_bfloat16_changes_little(self):
+        counts = counts_of(camera()[:100, :90], 4)
         exact, coarse = (
             PoissonDenoiser.pretrained(precision=name).predict(counts)
             for name in ("single", "bfloat16")
@@ -88,9 +89,9 @@ class TestLight:
         ("model", "peak"),
         [("blind", 0.1), ("blind", 20.0), ("blind", 300.0), ("uc", 0.1), ("uc", 20.0)],
     )
-    def test_much_more_or_less_than_known(self, camera, model, peak):
+    def test_much_more_or_less_than_known(self, model, peak):
         """The mean is kept, and the result is better than the counts and a flat image."""
-        clean = camera if model == "blind" else camera[:100, :100]
+        clean = camera() if model == "blind" else camera()[:100, :100]
         counts = counts_of(clean, peak)
         denoiser = PoissonDenoiser.pretrained(model, peak=peak)
         with pytest.warns(UnusualLightWarning, match=rf"`peak` \(={peak:.3g}\) is"):
@@ -101,8 +102,8 @@ class TestLight:
         if peak < 100:
             assert psnr(found / peak, clean) > psnr(counts / peak, clean) + 3
 
-    def test_a_little_more_changes_little(self, camera):
-        counts = counts_of(camera[:100, :100], 9.0)
+    def test_a_little_more_changes_little(self):
+        counts = counts_of(camera()[:100, :100], 9.0)
         found = PoissonDenoiser.pretrained(peak=9.0).predict(counts)
         near = PoissonDenoiser.pretrained(peak=8.0).predict(counts)
         assert np.linalg.norm(found - near) < 0.1 * np.linalg.norm(near)
