@@ -55,7 +55,7 @@ def server(monkeypatch) -> Iterator[Server]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
 
         def stop():
@@ -93,7 +93,7 @@ def put(server: Server, unit: str, stimulus: int, y: np.ndarray, is_train: np.nd
             key: np.flatnonzero(chosen)[None] + 1,
         }
         buffer = io.BytesIO()
-        savemat(buffer, content, do_compression=True)
+        savemat(buffer, content)
         paths.append(f"data/Explicit Stimulus/{unit}/Stim{stimulus}/{file}")
         server.files[paths[-1]] = buffer.getvalue()
     return paths

@@ -71,6 +71,16 @@ COUNTS = {
 }
 
 
+# counts that are also written, and found clean, with a decomposition of this layout
+WITH_DECOMPOSITION = {
+    "masked": "shared",
+    "pooled": "joint",
+    "simulated, shared": "shared",
+    "signal": "joint",
+    "one window": "shared",
+}
+
+
 def assert_clean(path):
     """Check that pynwb opens and validates a file and nwbinspector has at most suggestions."""
     with NWBHDF5IO(path, "r") as io:
@@ -101,19 +111,11 @@ def test_binned_data_come_back(tmp_path, name):
     counts, path = COUNTS[name](), tmp_path / "counts.nwb"
     write_nwb(path, counts)
     assert_same_counts(read(path), counts)
-    assert_clean(path)
+    if name not in WITH_DECOMPOSITION:
+        assert_clean(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        ("masked", "shared"),
-        ("pooled", "joint"),
-        ("simulated, shared", "shared"),
-        ("signal", "joint"),
-        ("one window", "shared"),
-    ],
-)
+@pytest.mark.parametrize(("name", "layout"), WITH_DECOMPOSITION.items())
 def test_a_decomposition_is_written_beside_the_counts(tmp_path, name, layout):
     counts, path = COUNTS[name](), tmp_path / "results.nwb"
     parts = make_decomposition(counts, layout)
@@ -171,7 +173,7 @@ def test_results_lie_at_their_own_times_in_the_recording(tmp_path):
 
 
 @pytest.mark.parametrize("starts", [None, [1.0, 1.2], [5.0, 1.0]])
-def test_windows_without_a_place_of_their_own_are_laid_end_to_end(tmp_path, starts):
+def test_windows_without_times_of_their_own_are_laid_end_to_end(tmp_path, starts):
     counts = BinnedSpikes.from_array(np.arange(10).reshape(2, 5), 0.1, trial_starts=starts)
     write_nwb(tmp_path / "counts.nwb", counts)
     with NWBHDF5IO(tmp_path / "counts.nwb", "r") as io:
