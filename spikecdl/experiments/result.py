@@ -60,14 +60,14 @@ class Result:
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write tables as CSV, figures as PNG, and ``summary.json``, which includes ``about``."""
-        from spikecdl import checkpoint
+        from spikecdl.files import write_json
 
         for name, table in {"table": self.table, **self.more}.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
         summary = {**about, "settings": dict(self.settings), "findings": list(self.findings)}
-        checkpoint.write_json(folder / "summary.json", summary)
+        write_json(folder / "summary.json", summary)
 
 
 def median_and_range(values: Iterable[float], digits: int = 2) -> str:
