@@ -140,10 +140,6 @@ def time_rescaling(
     random_state : int or None
         Seed of the times of spikes within bins, and of the drawn counts.
 
-    Returns
-    -------
-    TimeRescaling
-
     Raises
     ------
     TypeError
@@ -202,10 +198,6 @@ def rescale(
         Observation model; a binomial without ``n_trials`` takes them from the counts.
     random_state : int, Generator or None
         Seed of the times of spikes within bins.
-
-    Returns
-    -------
-    TimeRescaling
 
     Raises
     ------

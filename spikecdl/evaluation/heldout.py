@@ -304,10 +304,6 @@ def split(
     random_state : int, optional
         Seed.
 
-    Returns
-    -------
-    Split
-
     Raises
     ------
     ValueError

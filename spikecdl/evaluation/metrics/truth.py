@@ -74,10 +74,6 @@ def event_rates(
     tolerance : float
         Largest distance in seconds, inclusive (up to a nanosecond of rounding).
 
-    Returns
-    -------
-    EventRates
-
     Raises
     ------
     ValueError
@@ -210,10 +206,6 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
         Of simulated counts.
     tolerance : float, optional
         Largest distance of an event from a true one, in seconds; default: three bins.
-
-    Returns
-    -------
-    Recovery
 
     Raises
     ------
