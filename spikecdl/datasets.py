@@ -145,7 +145,7 @@ def _whisker(name: str, folder: Path) -> SpikeTrains:
 def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return a variable of all trials (trial, bin), and which trials are for training."""
     stem = f"data/Explicit Stimulus/{unit}/Stim{name[-1]}/"
-    contents = [_matlab("whisker_thalamus", stem + file, folder) for file in _PARTS]
+    contents = [_matlab(stem + file, folder) for file in _PARTS]
     known = contents[1] | contents[0]
     positions = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
     values = np.concatenate([content[variable] for content in contents])
@@ -159,14 +159,15 @@ def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.nda
     return values.reshape(-1, _TRIAL)[back], back < len(positions[0])
 
 
-def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
+def _matlab(path: str, folder: Path) -> dict[str, np.ndarray]:
     """Read a MATLAB file, downloaded if need be; a download that cannot be read is not kept."""
     from pooch import file_hash
     from scipy.io import loadmat
 
-    was_here = (folder / path).exists()
-    file, address = _fetched(name, path, folder)
-    note = _note(file)
+    file = folder / path
+    note = file.with_name(file.name + ".sha256")
+    was_here = file.exists()
+    address = _fetch(path, folder, note.read_text("utf-8").strip() if note.exists() else None)
     try:
         content = loadmat(file, variable_names=["y", "t", *_PARTS.values()])
         values = {k: v.ravel().astype(float) for k, v in content.items() if k[0] != "_"}
@@ -182,20 +183,17 @@ def _matlab(name: str, path: str, folder: Path) -> dict[str, np.ndarray]:
     return values
 
 
-def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
-    """Return a file of a recording in the folder, downloaded if need be, and its address."""
+def _fetch(path: str, folder: Path, noted: str | None) -> str:
+    """Download a file to the folder unless it is there, check its SHA-256, return its address."""
     import pooch
     import requests
 
-    entry = registry()[name]
-    known = {file["path"]: file.get("sha256") for file in entry["files"]}[path]
-    note = _note(folder / path)
-    if known is None and note.exists():
-        known = note.read_text("utf-8").strip()
+    entry = registry()["whisker_thalamus"]
+    known = {file["path"]: file.get("sha256") for file in entry["files"]}[path] or noted
     shelf = pooch.create(path=folder, base_url=entry["download"], registry={path: known})
     address = shelf.get_url(path)
     try:
-        return Path(shelf.fetch(path)), address
+        shelf.fetch(path)
     except requests.RequestException as error:
         status = "" if error.response is None else f": {error.response.status_code}"
         raise ConnectionError(
@@ -207,11 +205,7 @@ def _fetched(name: str, path: str, folder: Path) -> tuple[Path, str]:
             f"SHA-256 mismatch for {address} (expected {known}); the download was discarded. Try "
             "again; if it happens again, the file has changed there"
         ) from None
-
-
-def _note(file: Path) -> Path:
-    """Return the file beside a download that holds its SHA-256."""
-    return file.with_name(file.name + ".sha256")
+    return address
 
 
 def _folder(folder: str | Path | None) -> Path:
