@@ -268,19 +268,6 @@ def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | N
     return torch.from_numpy(inside)
 
 
-def _given_rate(counts: BinnedSpikes, baseline: Any) -> np.ndarray:
-    """Rates given as (unit,) or (trial, unit), as (trial, unit, 1)."""
-    rate = np.asarray(baseline, dtype=float)
-    shape = counts.shape[:2]
-    try:
-        return np.broadcast_to(rate, shape)[..., None]
-    except ValueError:
-        raise ValueError(
-            f"`baseline` (shape {rate.shape}) must be 'learned', a (start, stop) pair, or rates "
-            f"of shape (unit,) or (trial, unit) = {shape}"
-        ) from None
-
-
 def _count_per_rate(counts: BinnedSpikes, family: Family) -> float:
     """Return the factor from a rate to an expected count per bin and recorded trial."""
     return counts.bin_size if family.integer_valued else 1.0
