@@ -10,13 +10,14 @@ from numba import njit
 from torch import Tensor
 
 from spikecdl.model.penalties import Penalty
+from spikecdl.solvers.amplitudes import Baselines, Prior, fit_baselines, fit_events, prior_value
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.l1 import BLOCK, COSTLY, as_array, mark, next_stale, scores
-from spikecdl.solvers.losses import LOSSES, slopes, value
+from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_state, value
+from spikecdl.solvers.operators import fill_scores
 from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.working_set import BLOCK, COSTLY, mark_stale, next_stale
 from spikecdl.training import Observations
 from spikecdl.training.dictionary_update import allowed_signs
-from spikecdl.training.profile_likelihood import fit_events, fit_levels
 
 _ROUNDS = 50  # of amplitudes and baseline in turn
 _TOL = 1e-3  # of a standard error, at which both have settled
@@ -66,124 +67,99 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
     """
     loss = rows.family.scalar_loss(rows.y)
     a, b = (as_array(values * rows.mask) for values in (loss.a, loss.b))
-    levels = as_array(rows.baseline)[..., 0] - loss.shift
+    baseline = as_array(rows.baseline)[..., 0] - loss.shift
     stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
     shape = (len(a), min(rule.n_events, a.shape[-1]))
     found = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
     number = np.zeros(len(a), np.int64)
-    waves, least_gain = as_array(templates), as_array(rule.min_gain)
-    precision = np.full(len(waves), rule.precision)
-    up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(waves)))
-    choice = (up, down, rule.standardise, precision)
+    taps, least_gain = as_array(templates), as_array(rule.min_gain)
+    up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(taps)))
+    prior = Prior(np.full(len(taps), rule.precision), up, down)
 
     def work(part: slice) -> None:
         _pursue_windows(
-            *(LOSSES[loss.kind], a[part], b[part], levels[part], stiffness, waves, *choice),
-            *(least_gain[part], *(values[part] for values in found), number[part]),
+            Loss(LOSSES[loss.kind], a[part], b[part]),
+            (baseline[part], stiffness),
+            taps,
+            prior,
+            rule.standardise,
+            least_gain[part],
+            tuple(values[part] for values in found),
+            number[part],
         )
 
-    in_parallel(work, len(a), a.size * len(waves) * COSTLY)
+    in_parallel(work, len(a), a.size * len(taps) * COSTLY)
     window, rank = np.nonzero(np.arange(shape[1]) < number[:, None])
-    which, place, amplitude = (values[window, rank] for values in found)
-    order = np.lexsort((place, which, window))
+    which, onset, amplitude = (values[window, rank] for values in found)
+    order = np.lexsort((onset, which, window))
     order = order[amplitude[order] != 0]
-    events = (torch.from_numpy(v[order]) for v in (window, which, place, amplitude))
-    return Events(*events), torch.from_numpy(levels[..., None] + loss.shift)
+    events = (torch.from_numpy(v[order]) for v in (window, which, onset, amplitude))
+    return Events(*events), torch.from_numpy(baseline[..., None] + loss.shift)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _pursue_windows(
-    loss,
-    a,
-    b,
-    levels,
-    stiffness,
-    templates,
-    up,
-    down,
-    standardise,
-    precision,
-    least_gain,
-    which,
-    place,
-    amplitude,
-    number,
-):
-    """Fill in the events of some windows, and their baselines."""
-    for i in range(a.shape[0]):
-        events = (which[i], place[i], amplitude[i])
-        rule = (up, down, standardise, precision, least_gain[i])
-        number[i] = _pursue(loss, a[i], b[i], levels[i], stiffness, templates, *rule, *events)
+def _pursue_windows(loss, baseline, templates, prior, standardise, least_gain, found, number):
+    """Fill in the events of some windows and their number, and their baselines."""
+    (level, stiffness), (which, onset, amplitude) = baseline, found
+    for i in range(len(number)):
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        free = Baselines(level[i], np.ones_like(level[i]), level[i].copy(), stiffness)
+        events = (which[i], onset[i], amplitude[i])
+        rule = (standardise, least_gain[i])
+        number[i] = _pursue(window, free, templates, prior, rule, events)
 
 
 @njit(cache=True, error_model="numpy")
-def _pursue(
-    loss,
-    a,
-    b,
-    levels,
-    stiffness,
-    templates,
-    up,
-    down,
-    standardise,
-    precision,
-    least_gain,
-    which,
-    place,
-    amplitude,
-):
+def _pursue(loss, baseline, templates, prior, rule, events):
     """Add events to one window until the next gains too little; return their number.
 
-    Events are kept in order of time, in the first entries of ``which``, ``place`` and
-    ``amplitude``.  ``levels``, the baseline of each channel, is changed in place.
+    Events are kept in order of time, in the first entries of the arrays of ``events``.  The
+    baseline of each channel is changed in place.
     """
-    n_places = a.shape[1] - templates.shape[2] + 1
+    (which, onset, amplitude), (standardise, least_gain) = events, rule
+    n_onsets = loss.a.shape[1] - templates.shape[2] + 1
     squares = templates * templates
-    eta = np.empty_like(a)
-    for n in range(eta.shape[0]):
-        eta[n] = levels[n]
-    residual, curvature = np.empty_like(eta), np.empty_like(eta)
-    for n in range(eta.shape[0]):
-        slopes(loss, a[n], b[n], eta[n], residual[n], curvature[n])
-    state = (eta, residual, curvature)
-    score = np.empty((templates.shape[0], n_places))
+    eta = np.empty_like(loss.a)
+    for n in range(len(eta)):
+        eta[n] = baseline.value[n]
+    state = State(eta, np.empty_like(eta), np.empty_like(eta))
+    fill_state(loss, state)
+    score = np.empty((templates.shape[0], n_onsets))
     spread = np.ones_like(score)
-    stale = np.ones((n_places + BLOCK - 1) // BLOCK, np.bool_)
-    refit = (loss, a, b, *state, templates, precision, up, down)
-    level = (levels, np.ones_like(levels), levels.copy(), stiffness)
-    count = 0
-    now = _objective(loss, a, b, eta, residual, precision, which, amplitude, count, *level)
+    stale = np.ones((n_onsets + BLOCK - 1) // BLOCK, np.bool_)
+    count, present = 0, (which[:0], onset[:0], amplitude[:0])
+    now = value(loss, eta) + prior_value(prior, baseline, present)
     while count < which.size:
-        _renew(templates, squares, residual, curvature, standardise, stale, score, spread)
-        c, p = _best(score, spread, up, down)
-        if c < 0 or _is_there(which[:count], place[:count], c, p):
+        _renew(templates, squares, state, standardise, stale, score, spread)
+        c, p = _best(score, spread, prior.up, prior.down)
+        if c < 0 or _is_present(present, c, p):
             break
-        before = (which[:count].copy(), place[:count].copy(), amplitude[:count].copy())
-        old_levels = levels.copy()
-        _insert(which, place, amplitude, count, c, p)
+        before = (which[:count].copy(), onset[:count].copy(), amplitude[:count].copy())
+        old = baseline.value.copy()
+        _insert(which, onset, amplitude, count, c, p)
         count += 1
-        changed = _refit(*refit, which[:count], place[:count], amplitude[:count], p, *level)
-        then = _objective(loss, a, b, eta, residual, precision, which, amplitude, count, *level)
+        present = (which[:count], onset[:count], amplitude[:count])
+        changed = _refit(loss, state, templates, prior, baseline, present, p)
+        then = value(loss, eta) + prior_value(prior, baseline, present)
         if not now - then >= least_gain:
             count -= 1
-            which[:count], place[:count], amplitude[:count] = before
-            levels[:] = old_levels
+            which[:count], onset[:count], amplitude[:count] = before
+            baseline.value[:] = old
             break
         now = then
-        mark(stale, changed[0] - templates.shape[2] + 1, changed[1] - 1)
+        mark_stale(stale, changed[0] - templates.shape[2] + 1, changed[1] - 1)
     return count
 
 
 @njit(cache=True, error_model="numpy")
-def _renew(templates, squares, residual, curvature, standardise, stale, score, spread):
-    """Compute the scores, and their spread, in the blocks of places that are stale."""
+def _renew(templates, squares, state, standardise, stale, score, spread):
+    """Compute the scores, and their spread, in the blocks of onsets that are stale."""
     begun, ended = next_stale(stale, 0)
     while begun < ended:
         first, last = begun * BLOCK, min(ended * BLOCK, score.shape[1])
-        scores(templates, residual, first, last, score)
+        fill_scores(templates, state.residual, first, last, score)
         if standardise:
-            scores(squares, curvature, first, last, spread)
+            fill_scores(squares, state.curvature, first, last, spread)
             spread[:, first:last] = np.sqrt(np.maximum(spread[:, first:last], 1e-12))
         begun, ended = next_stale(stale, ended)
 
@@ -202,95 +178,49 @@ def _best(score, spread, up, down):
 
 
 @njit(cache=True, error_model="numpy")
-def _is_there(which, place, c, p):
+def _is_present(events, c, p):
+    which, onset, _ = events
     for j in range(which.size):
-        if which[j] == c and place[j] == p:
+        if which[j] == c and onset[j] == p:
             return True
     return False
 
 
 @njit(cache=True, error_model="numpy")
-def _insert(which, place, amplitude, count, c, p):
+def _insert(which, onset, amplitude, count, c, p):
     """Add an event of amplitude zero to the first ``count``, in order of time."""
     j = count
-    while j > 0 and place[j - 1] > p:
-        which[j], place[j], amplitude[j] = which[j - 1], place[j - 1], amplitude[j - 1]
+    while j > 0 and onset[j - 1] > p:
+        which[j], onset[j], amplitude[j] = which[j - 1], onset[j - 1], amplitude[j - 1]
         j -= 1
-    which[j], place[j], amplitude[j] = c, p, 0.0
+    which[j], onset[j], amplitude[j] = c, p, 0.0
 
 
 @njit(cache=True, error_model="numpy")
-def _refit(
-    loss,
-    a,
-    b,
-    eta,
-    residual,
-    curvature,
-    templates,
-    precision,
-    up,
-    down,
-    which,
-    place,
-    amplitude,
-    new,
-    levels,
-    relax,
-    expected,
-    stiffness,
-):
+def _refit(loss, state, templates, prior, baseline, events, new):
     """Fit amplitudes, and the baseline if it is free, after an event was added at ``new``.
 
-    With the baseline as it is, only events that are linked to the new one by overlaps change.
-    Returns the bins, from the first up to the last, that have changed.
+    With a fixed baseline, only events that are linked to the new one by overlaps change.  Returns
+    the first bin that has changed and the end of those bins.
     """
-    length = templates.shape[2]
-    begin, end = 0, place.size
-    if stiffness == np.inf:
-        begin = np.searchsorted(place, new)
+    which, onset, amplitude = events
+    length, is_free = templates.shape[2], baseline.stiffness < np.inf
+    begin, end = 0, onset.size
+    if not is_free:
+        begin = np.searchsorted(onset, new)
         end = begin + 1
-        while begin > 0 and place[begin] - place[begin - 1] < length:
+        while begin > 0 and onset[begin] - onset[begin - 1] < length:
             begin -= 1
-        while end < place.size and place[end] - place[end - 1] < length:
+        while end < onset.size and onset[end] - onset[end - 1] < length:
             end += 1
-    state = (loss, a, b, eta, residual, curvature)
-    linked = (which[begin:end], place[begin:end], amplitude[begin:end])
-    last = np.zeros_like(levels)
+    linked = (which[begin:end], onset[begin:end], amplitude[begin:end])
+    last = np.zeros_like(baseline.value)
     for _ in range(_ROUNDS):
-        moved = fit_events(*state, templates, precision, up, down, *linked, _TOL)
-        if stiffness < np.inf:
-            step = fit_levels(*state, levels, relax, last, expected, stiffness)
-            moved = max(moved, step)
+        moved = fit_events(loss, state, templates, prior, linked, _TOL)
+        if is_free:
+            moved = max(moved, fit_baselines(loss, state, baseline, last))
         if moved < _TOL:
             break
-    if stiffness < np.inf:
-        return 0, eta.shape[1]
-    return place[begin], place[end - 1] + length
-
-
-@njit(cache=True, error_model="numpy")
-def _objective(
-    loss,
-    a,
-    b,
-    eta,
-    residual,
-    precision,
-    which,
-    amplitude,
-    count,
-    levels,
-    relax,
-    expected,
-    stiffness,
-):
-    """Return the cost of a window, and of the priors of amplitudes and baseline."""
-    total = 0.0
-    for n in range(eta.shape[0]):
-        total += value(loss, a[n], b[n], eta[n], residual[n])
-        if stiffness < np.inf:
-            total += stiffness * (levels[n] - expected[n]) ** 2 / 2
-    for j in range(count):
-        total += precision[which[j]] * amplitude[j] ** 2 / 2
-    return total
+    if is_free:
+        return 0, state.eta.shape[1]
+    return onset[begin], onset[end - 1] + length

@@ -1,6 +1,11 @@
-"""Linear systems in the amplitudes of events that are present, compiled."""
+"""Amplitudes and baselines of events whose templates and onsets are known, compiled.
+
+Events are listed by window and, within a window, in order of time.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,20 +13,83 @@ from numba import njit
 from torch import Tensor
 
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.l1 import banded_gram, overlap
-from spikecdl.solvers.quadratic import solve_banded
+from spikecdl.solvers.losses import (
+    Loss,
+    State,
+    as_array,
+    cut,
+    fill_row,
+    fill_state,
+    paste,
+    take_step,
+    value,
+)
+from spikecdl.solvers.operators import (
+    add_events,
+    add_multiple,
+    banded_gram,
+    overlap_end,
+    scores_of_events,
+)
+from spikecdl.solvers.quadratic import Weights, minimize, solve_banded
 from spikecdl.solvers.threads import in_parallel
 
 _RIDGE = 1e-9  # added to the diagonal, relative to it
+_ROUNDS = 12  # of amplitudes and baseline in turn
+_NOISE = 0.01  # of a standard error; shorter steps say nothing about the next
+_LARGEST_RELAXATION = 8.0  # multiple of the Newton step of the baseline
+
+
+class Prior(NamedTuple):
+    """Normal prior of amplitudes: precision and allowed signs of each template.
+
+    ``learn`` says whether amplitudes are fitted at all.
+    """
+
+    precision: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    learn: bool = True
+
+
+class Baselines(NamedTuple):
+    """Baselines ([window,] row) and their normal prior.
+
+    ``relaxation`` is the multiple of the Newton step that is taken, ``expected`` the mean of the
+    prior and ``stiffness`` its precision: infinite if the baseline stays as it is.
+    """
+
+    value: np.ndarray
+    relaxation: np.ndarray
+    expected: np.ndarray
+    stiffness: float
+
+
+class Listed(NamedTuple):
+    """Events of several windows; window i has those from ``first[i]`` up to ``first[i + 1]``."""
+
+    first: np.ndarray
+    which: np.ndarray
+    onset: np.ndarray
+    amplitude: np.ndarray
+
+
+def listed(events: Events, n_windows: int, n_bins: int) -> tuple[Tensor, Listed]:
+    """Sort events by window and onset; return the order and their arrays (amplitude: a copy)."""
+    order = (events.window * n_bins + events.onset).argsort(stable=True)
+    in_order = events.take(order)
+    first = np.searchsorted(in_order.window.numpy(), np.arange(n_windows + 1))
+    which, onset = in_order.template.numpy(), in_order.onset.numpy()
+    return order, Listed(first, which, onset, as_array(in_order.amplitude.detach()))
 
 
 def solve_events(templates: Tensor, curvature: Tensor, events: Events, right: Tensor) -> Tensor:
-    r"""Solve for amplitudes the Newton system of events at fixed places.
+    r"""Solve the Newton system of the amplitudes of events at fixed onsets.
 
     .. math:: H_S^\top \operatorname{diag}(w) H_S\, q = b
 
-    Windows are independent, and among events in the order of time the matrix is banded: Cholesky,
-    window by window.  In a window without curvature under some event, q is zero.
+    Windows are independent, and with events in order of time the matrix of each is banded; it is
+    solved by Cholesky.  In a window without curvature under some event, q is zero.
 
     Parameters
     ----------
@@ -38,33 +106,164 @@ def solve_events(templates: Tensor, curvature: Tensor, events: Events, right: Te
     -------
     tensor, shape (event,)
     """
-    order = (events.window * curvature.shape[-1] + events.place).argsort(stable=True)
-    listed = events.take(order)
-    first = np.searchsorted(listed.window.numpy(), np.arange(len(curvature) + 1))
-    which, place = listed.template.numpy(), listed.place.numpy()
-    waves, bend = (_array(tensor) for tensor in (templates, curvature))
-    solution = _array(right[order])
+    n_windows, _, n_bins = curvature.shape
+    order, rows = listed(events.with_amplitude(right), n_windows, n_bins)
+    taps, weight = as_array(templates), as_array(curvature)
 
     def work(part: slice) -> None:
-        _solve_windows(part.start, part.stop, waves, bend, first, which, place, solution)
+        _solve_windows(part.start, part.stop, taps, weight, rows)
 
-    in_parallel(work, len(bend), bend.size)
-    return torch.empty_like(right).index_copy(0, order, torch.from_numpy(solution).to(right))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """Return a copy in double precision."""
-    return np.array(tensor.numpy(), dtype=np.float64, order="C")
+    in_parallel(work, n_windows, weight.size)
+    solution = torch.from_numpy(rows.amplitude).to(right)
+    return torch.empty_like(right).index_copy(0, order, solution)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _solve_windows(begin, end, templates, curvature, first, which, place, right):
-    """Solve some windows; ``right`` is changed in place."""
+def _solve_windows(begin, end, templates, curvature, rows):
+    """Solve some windows, from the right-hand sides in ``rows.amplitude`` and into them."""
     for i in range(begin, end):
-        mine = slice(first[i], first[i + 1])
-        starts = place[mine]
-        gram = np.empty((starts.size, overlap(starts, templates.shape[2])))
-        banded_gram(templates, curvature[i], which[mine], starts, gram)
+        which, onset, right = events_of(rows, i)
+        gram = banded_gram(templates, curvature[i], which, onset, right)
         gram[:, 0] *= 1 + _RIDGE
-        if not solve_banded(gram, np.arange(starts.size), right[mine]):
-            right[mine] = 0.0
+        if not solve_banded(gram, np.arange(right.size), right):
+            right[:] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def events_of(rows, window):
+    """Return template, onset and amplitude of the events of a window, as views."""
+    mine = slice(rows.first[window], rows.first[window + 1])
+    return rows.which[mine], rows.onset[mine], rows.amplitude[mine]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives):
+    """Fit amplitudes and baselines of some windows, in place, to a tolerance in standard errors.
+
+    Parameters
+    ----------
+    span : (int, int)
+        First window, and the first one after them.
+    loss : Loss
+        Of all windows (window, row, bin).
+    templates : array, shape (template, channel, bin)
+    prior : Prior
+    baselines : Baselines
+    rows : Listed
+    tol : float
+    derivatives : array, shape (2, template, channel, bin)
+        The first and the second derivatives of the cost by the templates are added to it.
+
+    Returns
+    -------
+    cost, prior : float
+        Negative log likelihood up to a constant, and that of the priors.
+    """
+    eta = np.empty(loss.a.shape[1:])
+    state, last = State(eta, np.empty_like(eta), np.empty_like(eta)), np.empty(len(eta))
+    cost, of_priors = 0.0, 0.0
+    for i in range(span[0], span[1]):
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        levels = Baselines(
+            baselines.value[i], baselines.relaxation[i], baselines.expected[i], baselines.stiffness
+        )
+        events = events_of(rows, i)
+        for n in range(len(eta)):
+            eta[n] = levels.value[n]
+        add_events(eta, templates, *events)
+        fill_state(window, state)
+        last[:] = 0.0
+        for _ in range(_ROUNDS):
+            moved = fit_events(window, state, templates, prior, events, tol) if prior.learn else 0.0
+            if baselines.stiffness < np.inf:
+                moved = max(moved, fit_baselines(window, state, levels, last))
+            if moved < tol:
+                break
+        cost += value(window, eta)
+        of_priors += prior_value(prior, levels, events)
+        _add_derivatives(state, events, derivatives)
+    return cost, of_priors
+
+
+@njit(cache=True, error_model="numpy")
+def prior_value(prior, baselines, events):
+    """Return the negative log density of the priors of a window, up to a constant."""
+    which, _, amplitude = events
+    total = 0.0
+    if baselines.stiffness < np.inf:
+        for n in range(baselines.value.size):
+            miss = baselines.value[n] - baselines.expected[n]
+            total += baselines.stiffness * miss**2 / 2
+    for j in range(which.size):
+        total += prior.precision[which[j]] * amplitude[j] ** 2 / 2
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def _add_derivatives(state, events, derivatives):
+    """Add the first and second derivatives of a window's cost by the templates."""
+    which, onset, amplitude = events
+    first, second = derivatives[0], derivatives[1]
+    for j in range(which.size):
+        size, bins = amplitude[j], slice(onset[j], onset[j] + first.shape[2])
+        for n in range(first.shape[1]):
+            add_multiple(first[which[j], n], -size, state.residual[n, bins])
+            add_multiple(second[which[j], n], size * size, state.curvature[n, bins])
+
+
+@njit(cache=True, error_model="numpy")
+def fit_baselines(loss, state, baselines, last):
+    """Take a step of the baseline of each row; return the largest, in standard errors.
+
+    Newton's step holds the amplitudes fixed.  When they are refitted in turn, each step leaves a
+    constant fraction of the distance.  ``baselines.relaxation`` is the multiple of the step that
+    leaves none, extrapolated from the last steps (Aitken), which are kept in ``last``.
+    """
+    largest = 0.0
+    value, relaxation, expected, stiffness = baselines
+    for n in range(value.size):
+        curvature = state.curvature[n].sum() + stiffness
+        step = (state.residual[n].sum() - stiffness * (value[n] - expected[n])) / curvature
+        if abs(last[n]) * np.sqrt(curvature) > _NOISE:
+            left = min(step / last[n], 1 - relaxation[n] / _LARGEST_RELAXATION)
+            relaxation[n] = max(relaxation[n] / (1 - left), 1.0)
+        last[n] = step
+        step = max(-1.0, min(1.0, relaxation[n] * step))
+        value[n] += step
+        state.eta[n] += step
+        fill_row(
+            loss.kind, loss.a[n], loss.b[n], state.eta[n], state.residual[n], state.curvature[n]
+        )
+        largest = max(largest, abs(step) * np.sqrt(curvature))
+    return largest
+
+
+@njit(cache=True, error_model="numpy")
+def fit_events(loss, state, templates, prior, events, tol):
+    """Take a Newton step of each run of overlapping events, in place.
+
+    Returns the largest step, in standard errors of the amplitudes.
+    """
+    which, onset, amplitude = events
+    length, largest, begin = templates.shape[2], 0.0, 0
+    while begin < which.size:
+        end = overlap_end(onset, begin, which.size, length)
+        first, last = onset[begin], onset[end - 1] + length
+        part_loss, part = cut(loss, state, first, last)
+        own, start, size = which[begin:end], onset[begin:end] - first, amplitude[begin:end]
+        precision, score = prior.precision[own], np.empty(own.size)
+        scores_of_events(templates, part.residual, own, start, score)
+        score -= precision * size
+        gram = banded_gram(templates, part.curvature, own, start, size)
+        gram[:, 0] += precision
+        penalty = Weights(np.zeros(own.size), prior.up[own], prior.down[own])
+        accuracy = tol / 4 * np.sqrt(gram[:, 0].max())
+        move, _ = minimize(gram, score, penalty, size, accuracy)
+        slope = 0.0  # of the prior, where the step begins
+        for j in range(own.size):
+            slope += precision[j] * size[j] * move[j]
+            largest = max(largest, abs(move[j]) * np.sqrt(gram[j, 0]))
+        take_step(part_loss, part, templates, (own, start, size), move, slope)
+        paste(state, first, part)
+        begin = end
+    return largest

@@ -30,7 +30,7 @@ class Events:
 
     window: Tensor
     template: Tensor
-    place: Tensor
+    onset: Tensor
     amplitude: Tensor
 
     @classmethod
@@ -45,7 +45,7 @@ class Events:
     def to_codes(self, shape: Sequence[int]) -> Tensor:
         """Return dense codes (window, template, place)."""
         codes = self.amplitude.new_zeros(tuple(shape))
-        index = (self.window, self.template, self.place)
+        index = (self.window, self.template, self.onset)
         return codes.index_put_(index, self.amplitude, accumulate=True)
 
     def take(self, index: Tensor) -> Events:
@@ -55,7 +55,7 @@ class Events:
     @classmethod
     def joined(cls, parts: Sequence[Events]) -> Events:
         """List the events of several batches of windows, one batch after the other."""
-        names = ("window", "template", "place", "amplitude")
+        names = ("window", "template", "onset", "amplitude")
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def within(self, first: int, last: int) -> Events:
@@ -125,15 +125,15 @@ class Events:
             (of_group(self.window // units).diff() != 0)
             | (of_group(self.template).diff() != 0)
             | ((amplitude[1:] * amplitude[:-1]).sum(dim=1) < 0)
-            | (of_group(self.place).diff().abs() > separation)
+            | (of_group(self.onset).diff().abs() > separation)
         )
         cluster = (new.cumsum(0) - 1)[group]
         total, moment = (
             size.new_zeros(int(new.sum())).index_add(0, cluster, value)
-            for value in (size, size * self.place)
+            for value in (size, size * self.onset)
         )
-        place = (moment / total).round().long()[cluster]
-        return replace(self, place=place)._summed()
+        onset = (moment / total).round().long()[cluster]
+        return replace(self, onset=onset)._summed()
 
     def _summed(self) -> Events:
         """Add up events of one window, template and place, and sort them."""
@@ -143,14 +143,14 @@ class Events:
             return value.new_zeros(len(cells)).index_put((owner,), value)
 
         total = self.amplitude.new_zeros(len(cells)).index_add(0, owner, self.amplitude)
-        return Events(of_cell(self.window), of_cell(self.template), of_cell(self.place), total)
+        return Events(of_cell(self.window), of_cell(self.template), of_cell(self.onset), total)
 
     def _cell(self, window: Tensor) -> Tensor:
         """One number for window, template and place, in this order."""
         if len(self) == 0:
             return window
         row = window * (self.template.max() + 1) + self.template
-        return row * (self.place.max() + 1) + self.place
+        return row * (self.onset.max() + 1) + self.onset
 
     def add_to(self, signal: Tensor, templates: Tensor) -> Tensor:
         """Return ``signal`` (window, channel, bin) with every event's template added."""
@@ -166,7 +166,7 @@ class Events:
     def _bins(self, signal: Tensor, length: int) -> Tensor:
         """Number the bins under each event in a flattened signal: event by channel by bin."""
         _, channels, bins = signal.shape
-        start = (self.window * channels)[:, None] * bins + self.place[:, None]
+        start = (self.window * channels)[:, None] * bins + self.onset[:, None]
         start = start + bins * torch.arange(channels, device=start.device)
         index = start[..., None] + torch.arange(length, device=start.device)
         return index.reshape(-1)

@@ -1,23 +1,52 @@
-"""The three scalar losses of `spikecdl.model.families.ScalarLoss`, compiled, for rows of bins.
+"""The scalar losses of `spikecdl.model.families.ScalarLoss`, compiled, and steps that lower them.
 
-Exponentials and logarithms are polynomials, so that the loops run on vector registers; their
-relative error is below 1e-10.
+This is the only place where a kernel repeats the formulas of the families.  Exponentials and
+logarithms are polynomials, so that loops use vector registers; their relative error is below 1e-10.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 from numba import njit
+from torch import Tensor
+
+from spikecdl.solvers.operators import add_events, add_multiple, dot
 
 LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
 QUADRATIC, LOGISTIC = LOSSES["quadratic"], LOSSES["logistic"]
 
-_TOP = 80.0  # exponents are cut here
+_LARGEST_EXPONENT = 80.0
 _SCALE = 1 / 1024  # exp(z) = exp(z / 1024) ** 1024, by ten squarings
+_MOST_SECANTS = 8  # of a line search
+_LARGEST_CHANGE = 4.0  # of the linear predictor of a bin in one Newton step
+
+
+class Loss(NamedTuple):
+    """A scalar loss and its coefficients a and b, shape (row, bin), both zero where unobserved."""
+
+    kind: int
+    a: np.ndarray
+    b: np.ndarray
+
+
+class State(NamedTuple):
+    """Linear predictor, minus the derivative of the loss and its curvature, shape (row, bin)."""
+
+    eta: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a copy in double precision."""
+    return np.array(tensor.numpy(), dtype=np.float64, order="C")
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
 def _exp(z):
-    x = min(max(z, -_TOP), _TOP) * _SCALE
+    x = min(max(z, -_LARGEST_EXPONENT), _LARGEST_EXPONENT) * _SCALE
     tail = 1.0 + x / 5 * (1.0 + x / 6 * (1.0 + x / 7))
     power = 1.0 + x * (1.0 + x / 2 * (1.0 + x / 3 * (1.0 + x / 4 * tail)))
     power *= power
@@ -42,13 +71,13 @@ def _log1p(x):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def slopes(loss, a, b, z, residual, curvature):
+def fill_row(kind, a, b, z, residual, curvature):
     """Fill in the residual (minus the derivative) and the curvature of every bin."""
-    if loss == QUADRATIC:
+    if kind == QUADRATIC:
         for t in range(z.size):
             residual[t] = b[t] * (a[t] - z[t])
             curvature[t] = b[t]
-    elif loss == LOGISTIC:
+    elif kind == LOGISTIC:
         for t in range(z.size):
             small = _exp(-abs(z[t]))
             larger = 1.0 / (1.0 + small)
@@ -63,28 +92,109 @@ def slopes(loss, a, b, z, residual, curvature):
             curvature[t] = mean
 
 
+@njit(cache=True, error_model="numpy")
+def fill_state(loss, state):
+    """Fill in the residual and the curvature that belong to eta."""
+    for n in range(len(state.eta)):
+        fill_row(
+            loss.kind, loss.a[n], loss.b[n], state.eta[n], state.residual[n], state.curvature[n]
+        )
+
+
 @njit(cache=True, error_model="numpy", fastmath=True)
-def value(loss, a, b, z, residual):
-    """Return the loss of all bins, and fill in minus its derivative."""
+def _row_value(kind, a, b, z):
     total = 0.0
-    if loss == QUADRATIC:
+    if kind == QUADRATIC:
         for t in range(z.size):
             miss = a[t] - z[t]
             total += b[t] * miss * miss / 2
-            residual[t] = b[t] * miss
-    elif loss == LOGISTIC:
+    elif kind == LOGISTIC:
         for t in range(z.size):
             x = z[t]
             small = _exp(-abs(x))
-            larger = 1.0 / (1.0 + small)
-            up = larger if x >= 0 else small * larger
-            down = small * larger if x >= 0 else larger
             total += (a[t] + b[t]) * _log1p(small) + a[t] * max(-x, 0.0) + b[t] * max(x, 0.0)
-            residual[t] = a[t] * down - b[t] * up
     else:
         for t in range(z.size):
-            x = z[t]
-            mean = b[t] * _exp(x)
-            total += mean - a[t] * x
-            residual[t] = a[t] - mean
+            total += b[t] * _exp(z[t]) - a[t] * z[t]
     return total
+
+
+@njit(cache=True, error_model="numpy")
+def value(loss, eta):
+    """Return the sum of the loss over bins."""
+    total = 0.0
+    for n in range(len(eta)):
+        total += _row_value(loss.kind, loss.a[n], loss.b[n], eta[n])
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def cut(loss, state, first, last):
+    """Copy loss and state in the bins from ``first`` up to ``last``.
+
+    Compiled loops are fast on copies, whose rows are contiguous.
+    """
+    bins = slice(first, last)
+    return (
+        Loss(loss.kind, loss.a[:, bins].copy(), loss.b[:, bins].copy()),
+        State(
+            state.eta[:, bins].copy(),
+            state.residual[:, bins].copy(),
+            state.curvature[:, bins].copy(),
+        ),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def paste(state, first, part):
+    """Write a part of the state back, from the bin ``first`` on."""
+    for n in range(part.eta.shape[0]):
+        for t in range(part.eta.shape[1]):
+            state.eta[n, first + t] = part.eta[n, t]
+            state.residual[n, first + t] = part.residual[n, t]
+            state.curvature[n, first + t] = part.curvature[n, t]
+
+
+@njit(cache=True, error_model="numpy")
+def take_step(loss, state, templates, events, move, penalty_slope):
+    """Move amplitudes along ``move``, as far as the objective falls; the state follows.
+
+    ``penalty_slope`` is the change of the penalty along the whole move.
+    """
+    which, onset, amplitude = events
+    direction = np.zeros_like(state.eta)
+    add_events(direction, templates, which, onset, move)
+    step = _line_search(loss, state, direction, penalty_slope)
+    moved, change = amplitude.reshape(-1), move.reshape(-1)
+    for j in range(moved.size):
+        vanishes = step == 1.0 and moved[j] + change[j] == 0.0
+        moved[j] = 0.0 if vanishes else moved[j] + step * change[j]
+
+
+@njit(cache=True, error_model="numpy")
+def _line_search(loss, state, direction, penalty_slope):
+    """Return the step at which the objective stops falling, by secants on its derivative.
+
+    On return eta has moved, and residual and curvature belong to it.
+    """
+    eta, residual = state.eta, state.residual
+    low, high = 0.0, 1.0
+    slope_low, largest = penalty_slope, 0.0
+    for n in range(len(eta)):
+        slope_low -= dot(residual[n], direction[n])
+        if loss.kind != QUADRATIC:  # whose Newton step is exact
+            largest = max(largest, np.abs(direction[n]).max())
+    position, step = 0.0, min(1.0, _LARGEST_CHANGE / max(largest, 1e-300))
+    for trial in range(_MOST_SECANTS):
+        slope = penalty_slope
+        for n in range(len(eta)):
+            add_multiple(eta[n], step - position, direction[n])
+            fill_row(loss.kind, loss.a[n], loss.b[n], eta[n], residual[n], state.curvature[n])
+            slope -= dot(residual[n], direction[n])
+        position = step
+        short = slope <= 0.1 * abs(slope_low) and step * largest <= 1
+        if slope <= 0 or short or trial == _MOST_SECANTS - 1:
+            break
+        high, slope_high = step, slope
+        step = low + (high - low) * max(0.05, min(0.9, -slope_low / (slope_high - slope_low)))
+    return position

@@ -160,20 +160,17 @@ def _compiled(
     windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
     """Solve every window on its own, in compiled code."""
-    from spikecdl.solvers import group, l1
+    from spikecdl.solvers import working_set
 
-    solver = group if windows.penalty.grouped else l1
     loss = windows.family.scalar_loss(windows.y)
     seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
     signs = torch.ones(len(dictionary.templates), 1)
-    return l1.solve(
-        solver.solve_windows,
+    return working_set.solve(
         loss._replace(a=loss.a * seen, b=loss.b * seen),
         windows.baseline.expand_as(windows.y) - loss.shift,
         dictionary.templates.detach(),
         torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
-        windows.penalty.project(signs)[:, 0] > 0,
-        windows.penalty.project(-signs)[:, 0] < 0,
+        (windows.penalty.project(signs)[:, 0] > 0, windows.penalty.project(-signs)[:, 0] < 0),
         codes,
         tol,
         max_iter,

@@ -31,9 +31,9 @@ def problem(family, learn_baseline: bool) -> tuple[Observations, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     templates = torch.randn(2, 1, 6, generator=draw, dtype=torch.float64)
     templates /= templates.flatten(1).norm(dim=1)[:, None, None]
-    window, place = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([10, 13, 70, 194, 0, 120])
+    window, onset = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([10, 13, 70, 194, 0, 120])
     template = torch.tensor([0, 1, 1, 0, 1, 0])
-    events = Events(window, template, place, torch.full((6,), 4.0, dtype=torch.float64))
+    events = Events(window, template, onset, torch.full((6,), 4.0, dtype=torch.float64))
     baseline = torch.full((2, 1, 1), -0.5, dtype=torch.float64)
     y = family.sample(events.add_to(baseline.expand(2, 1, 200), templates), draw)
     mask = torch.rand(2, 1, 200, generator=draw) > 0.05
@@ -43,15 +43,15 @@ def problem(family, learn_baseline: bool) -> tuple[Observations, torch.Tensor]:
 def twin(rows: Observations, templates: torch.Tensor, rule: Rule, window: int):
     """Pursue one window with every score computed by loops, and every refit by SciPy."""
     y, seen, family = rows.y[window, 0], rows.mask[window, 0], rows.family
-    waves = templates[:, 0].numpy()
-    length, expected = waves.shape[1], float(rows.baseline[window])
+    shapes = templates[:, 0].numpy()
+    length, expected = shapes.shape[1], float(rows.baseline[window])
     sign = np.array([1.0 if s == "positive" else -1.0 for s in rule.penalty.sign])
 
     def eta(support, values):
         total = np.full(len(y), values[-1])
         for (c, p), amplitude in zip(support, values[:-1], strict=True):
             for k in range(length):
-                total[p + k] += amplitude * waves[c, k]
+                total[p + k] += amplitude * shapes[c, k]
         return torch.from_numpy(total)
 
     def objective(values, support):
@@ -61,29 +61,29 @@ def twin(rows: Observations, templates: torch.Tensor, rule: Rule, window: int):
             prior += (values[-1] - expected) ** 2 / family.eta_scale**2
         return float(cost) + prior / 2
 
-    def slope(values, support):
+    def gradient(values, support):
         residual = torch.where(seen, family.residual(y, eta(support, values)), 0).numpy()
-        by = [-residual[p : p + length] @ waves[c] for c, p in support]
-        level = -residual.sum() + (values[-1] - expected) / family.eta_scale**2
-        return np.r_[by + rule.precision * values[:-1], level if rows.learn_baseline else 0.0]
+        by = [-residual[p : p + length] @ shapes[c] for c, p in support]
+        baseline = -residual.sum() + (values[-1] - expected) / family.eta_scale**2
+        return np.r_[by + rule.precision * values[:-1], baseline if rows.learn_baseline else 0.0]
 
     support, values = [], np.array([expected])
     while len(support) < rule.n_events:
         now = eta(support, values)
         residual = torch.where(seen, family.residual(y, now), 0).numpy()
         curvature = torch.where(seen, family.curvature(y, now), 0).numpy()
-        height = {}
-        for c, p in itertools.product(range(len(waves)), range(len(y) - length + 1)):
-            score = sign[c] * sum(waves[c, k] * residual[p + k] for k in range(length))
-            spread = sum(waves[c, k] ** 2 * curvature[p + k] for k in range(length)) ** 0.5
-            height[c, p] = score / spread if rule.standardise else score
-        tried = [*support, max(height, key=height.get)]
+        scores = {}
+        for c, p in itertools.product(range(len(shapes)), range(len(y) - length + 1)):
+            score = sign[c] * sum(shapes[c, k] * residual[p + k] for k in range(length))
+            spread = sum(shapes[c, k] ** 2 * curvature[p + k] for k in range(length)) ** 0.5
+            scores[c, p] = score / spread if rule.standardise else score
+        tried = [*support, max(scores, key=scores.get)]
         bounds = [(0, None) if sign[c] > 0 else (None, 0) for c, _ in tried] + [(None, None)]
         found = minimize(
             objective,
             np.r_[values[:-1], 0.0, values[-1]],
             (tried,),
-            jac=slope,
+            jac=gradient,
             method="L-BFGS-B",
             bounds=bounds,
             options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000},
@@ -108,7 +108,7 @@ def test_events_are_those_of_a_literal_pursuit(family, learn_baseline, standardi
     for window in range(2):
         support, amplitude, level = twin(rows, templates, rule, window)
         mine = events.within(window, window + 1)
-        assert list(zip(mine.template.tolist(), mine.place.tolist(), strict=True)) == support
+        assert list(zip(mine.template.tolist(), mine.onset.tolist(), strict=True)) == support
         np.testing.assert_allclose(mine.amplitude, amplitude, atol=2e-3)
         assert float(baseline[window]) == pytest.approx(level, abs=2e-3)
     assert len(events) >= 4

@@ -52,7 +52,7 @@ def test_merging_conserves_amplitude_and_place(codes, separation):
     merged = events.merge(separation)
     places = torch.arange(SHAPE[-1], dtype=torch.float64)
     assert len(merged) <= len(events)
-    assert merged.place.dtype == torch.int64
+    assert merged.onset.dtype == torch.int64
     together = Events(*vars(merged).values()).to_codes(SHAPE)
     for sign in (-1, 1):
         before, after = ((sign * c).clamp(min=0) for c in (codes, together))
@@ -66,7 +66,7 @@ def test_merging_conserves_amplitude_and_place(codes, separation):
 def test_merged_events_stand_where_their_cluster_was(codes, separation):
     merged = Events.from_codes(codes).merge(separation)
     for window, template, place in zip(
-        merged.window, merged.template, merged.place.tolist(), strict=True
+        merged.window, merged.template, merged.onset.tolist(), strict=True
     ):
         taken = codes[window, template].nonzero().flatten()
         assert int((taken - place).abs().min()) <= max(separation, 0)
@@ -84,10 +84,10 @@ def test_merging_by_hand():
     merged = Events.from_codes(codes).merge(separation=2)
     assert merged.window.tolist() == [0, 0, 0, 0, 1]
     assert merged.template.tolist() == [0, 0, 0, 1, 1]
-    assert merged.place.tolist() == [2, 6, 7, 7, 8]  # 7.5 to the even neighbour
+    assert merged.onset.tolist() == [2, 6, 7, 7, 8]  # 7.5 to the even neighbour
     assert merged.amplitude.tolist() == [4.0, 5.0, -5.0, 4.0, 4.0]
     chained = Events.from_codes(codes).merge(separation=3)
-    assert chained.place.tolist()[0] == 4  # (2 * 4 + 6 * 5) / 9 = 4.2
+    assert chained.onset.tolist()[0] == 4  # (2 * 4 + 6 * 5) / 9 = 4.2
     untouched = Events.from_codes(codes).merge(separation=0)
     assert torch.equal(untouched.to_codes(codes.shape), codes)
 
@@ -115,7 +115,7 @@ def test_patches_give_the_adjoint(channels):
     scores = (patches * templates[events.template]).sum((1, 2))
     with torch.no_grad():
         adjoint = ConvDictionary(templates).adjoint(signal)
-    torch.testing.assert_close(scores, adjoint[events.window, events.template, events.place])
+    torch.testing.assert_close(scores, adjoint[events.window, events.template, events.onset])
 
 
 def test_derivatives_of_adding():
@@ -179,11 +179,11 @@ class TestGroups:
         assert merged.window.tolist() == [0, 1, 1, 2, 3, 3]
         assert merged.template.tolist() == [0, 0, 1, 0, 0, 0]
         # (2 * 3 + 1 * 5 + 3 * 6) / 6 = 4.83
-        assert merged.place.tolist() == [5, 5, 6, 4, 11, 13]
+        assert merged.onset.tolist() == [5, 5, 6, 4, 11, 13]
         assert merged.amplitude.tolist() == [3.0, 3.0, 7.0, 5.0, 1.0, -1.0]
         assert merged.groups(2).tolist() == [0, 0, 1, 2, 3, 4]
         alone = Events.from_codes(codes).merge(2)
-        assert alone.place.tolist() == [4, 6, 6, 4, 11, 13]
+        assert alone.onset.tolist() == [4, 6, 6, 4, 11, 13]
         assert alone.groups(1).unique().numel() == 6
 
     @settings(max_examples=60)
@@ -196,7 +196,7 @@ class TestGroups:
         moved = ((after - codes) * places).sum((0, 2)).abs()
         assert (moved <= after.sum((0, 2)) / 2 + 1e-9).all()
         for template in range(2):
-            starts = merged.place[merged.template == template].unique()
+            starts = merged.onset[merged.template == template].unique()
             assert (starts.diff() > 0).all()
             together = codes[:, template].sum(0).nonzero().flatten()
             clusters = 1 + int((together.diff() > separation).sum()) if len(together) else 0

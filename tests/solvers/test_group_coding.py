@@ -15,7 +15,7 @@ from torch import Tensor
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES
 from spikecdl.model.penalties import L1, GroupL1
-from spikecdl.solvers.group_quadratic import minimize
+from spikecdl.solvers.quadratic import Weights, minimize
 from spikecdl.solvers.sparse_coding import SparseCode, sparse_code
 
 SIGNS = ["positive", "negative", "both", ("positive", "both")]
@@ -277,8 +277,7 @@ class TestModel:
         weight, slope = rng.uniform(0.5, 2, count), 2 * rng.normal(size=(count, units))
         amplitude = rng.normal(size=(count, units)) * (rng.random((count, 1)) < 0.4)
         amplitude *= np.where(amplitude > 0, up[:, None], down[:, None])
-        move = np.empty_like(amplitude)
-        price = minimize(gram, slope, weight, up, down, amplitude, move, 1e-10)
+        move, change = minimize(gram, slope, Weights(weight, up, down), amplitude, 1e-10)
         value = amplitude + move
         score = slope - np.einsum("ujk,ku->ju", full, move)
         radius = np.linalg.norm(value, axis=1, keepdims=True)
@@ -289,8 +288,8 @@ class TestModel:
         assert np.abs(rest[live]).max() < 1e-7
         assert (np.linalg.norm(rest[~live], axis=1) <= weight[~live] + 1e-7).all()
         assert (np.where(value > 0, up[:, None], down[:, None]) | (value == 0)).all()
-        change = weight @ (radius[:, 0] - np.linalg.norm(amplitude, axis=1))
-        assert price == pytest.approx(change)
+        expected = weight @ (radius[:, 0] - np.linalg.norm(amplitude, axis=1))
+        assert change == pytest.approx(expected)
         assert 0 < live.sum()
 
     @staticmethod

@@ -97,7 +97,7 @@ def test_parts_are_solved_as_the_whole(monkeypatch):
         assert len(whole.events) > 50
         for other in (parts, again):
             assert torch.equal(other.events.window, whole.events.window)
-            assert torch.equal(other.events.place, whole.events.place)
+            assert torch.equal(other.events.onset, whole.events.onset)
             torch.testing.assert_close(other.events.amplitude, whole.events.amplitude)
             assert other.value == pytest.approx(whole.value, rel=1e-5)
 

@@ -1,0 +1,419 @@
+"""Sparse coding of single windows on the CPU: a working set of events and Newton steps.
+
+A window is solved in rounds.  Events enter where the score is highest above the penalty weight.
+Events that overlap form runs, and each run that violates its optimality conditions takes proximal
+Newton steps (Lee, Sun and Saunders, SIAM J. Optim. 24, 2014) in the bins that it covers.  Scores
+are renewed where the residual has changed, so a round costs as much as what changes in it, and
+windows may be long.
+
+One code serves both penalties.  For l1, a window has codes (template, onset) and an event has one
+amplitude.  For l2 norms over units (Yuan and Lin, J. R. Stat. Soc. B 68, 2006), it has codes (unit,
+template, onset) and an event has an amplitude for each unit.  The certificate of an event with
+scores s and amplitudes a, relative to its weight w:
+
+- at a = 0: by how much the norm of s, of allowed sign, exceeds w;
+- else: the norm of s - w a / |a|, with s of allowed sign where the amplitude of a unit is zero.
+
+Both bound from above how fast each code moves under a short proximal gradient step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from spikecdl.model.families import ScalarLoss
+from spikecdl.solvers.losses import (
+    LOSSES,
+    Loss,
+    State,
+    as_array,
+    cut,
+    fill_state,
+    paste,
+    take_step,
+)
+from spikecdl.solvers.operators import (
+    add_events,
+    banded_gram,
+    fill_scores,
+    overlap_end,
+    scores_of_events,
+)
+from spikecdl.solvers.quadratic import Weights, allowed, minimize, norms, weights_of
+from spikecdl.solvers.threads import in_parallel
+
+BLOCK = 64  # onsets whose scores are renewed together
+COSTLY = 10  # work per number and template, relative to reading a number
+_SINGLE_FROM = 1e-3  # tolerances for which scores in single precision are accurate enough
+_REMAINDER = 0.1  # share of the violation of a round that its Newton steps may leave
+_PATIENCE = 12  # rounds after which the largest number of events solved together doubles
+
+
+class _Effort(NamedTuple):
+    """How many overlapping events are solved together, and by how many Newton steps."""
+
+    events: int
+    doublings: int  # of that number, at most
+    newton_steps: int
+
+
+_SINGLE, _GROUPS = _Effort(64, 0, 8), _Effort(32, 2, 3)
+
+
+class _Scan(NamedTuple):
+    """Scores of a window and what follows from them, in blocks of onsets."""
+
+    score: np.ndarray  # ([unit,] template, onset)
+    ratio: np.ndarray  # largest over templates, relative to the weight
+    owner: np.ndarray  # the template that has it
+    largest: np.ndarray  # ratio of each block
+    stale: np.ndarray  # blocks to be renewed
+
+
+def solve(
+    loss: ScalarLoss,
+    offset: Tensor,
+    templates: Tensor,
+    weight: Tensor,
+    signs: tuple[Tensor, Tensor],
+    start: Tensor,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Tensor, int]:
+    """Solve windows, divided among threads.
+
+    Parameters
+    ----------
+    loss : ScalarLoss
+        With a and b of shape (window, [unit,] channel, bin), zero where nothing was observed.
+    offset : tensor, shape (window, [unit,] channel, bin)
+        Linear predictor without events, minus the shift of the loss.
+    templates : tensor, shape (template, channel, bin)
+    weight : tensor, shape (window, template)
+        Of the penalty; positive.
+    signs : two tensors of bool, shape (template,)
+        Whether codes may be positive, and negative.
+    start : tensor, shape (window, [unit,] template, onset)
+        Codes to start from; without the unit axis, the penalty is the l1 norm.
+    tol : float
+        Violation of the optimality conditions that is accepted, relative to the weight.
+    max_iter : int
+        Largest number of rounds.
+
+    Returns
+    -------
+    codes : tensor, shape of ``start``
+    violation : tensor, shape (window,)
+    n_iter : int
+        Rounds of the slowest window.
+    """
+    shape = (len(start), -1, offset.shape[-1])
+    a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a, loss.b, offset))
+    codes, full, weights = (as_array(t) for t in (start, templates, weight))
+    low = full.astype(np.float32 if tol >= _SINGLE_FROM else np.float64)
+    up, down = (sign.numpy() for sign in signs)
+    violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
+
+    def work(part: slice) -> None:
+        _solve_windows(
+            Loss(LOSSES[loss.kind], a[part], b[part]),
+            eta[part],
+            (full, low),
+            Weights(weights[part], up, down),
+            (tol, max_iter),
+            codes[part],
+            (violation[part], rounds[part]),
+        )
+
+    in_parallel(work, len(a), a.size * len(full) * COSTLY)
+    solution = torch.from_numpy(codes).to(start.dtype)
+    certificate = torch.from_numpy(violation).to(start.dtype)
+    return solution, certificate, int(rounds.max(initial=0))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _solve_windows(loss, offset, templates, penalty, limits, codes, certificate):
+    """Solve every window, from ``codes`` and into them."""
+    violation, rounds = certificate
+    for i in range(len(codes)):
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        weights = Weights(penalty.weight[i], penalty.up, penalty.down)
+        violation[i], rounds[i] = _solve(window, offset[i], templates, weights, limits, codes[i])
+
+
+@njit(cache=True, error_model="numpy")
+def _solve(loss, offset, templates, penalty, limits, codes):
+    """Solve one window, from ``codes`` and into them; return the violation and the rounds.
+
+    ``templates`` come twice: in double precision, and in that of the scores.
+    """
+    (full, low), (tol, max_iter) = templates, limits
+    single, length = codes.ndim == 2, full.shape[2]
+    effort = _SINGLE if single else _GROUPS
+    events = _listed(codes)
+    codes[:] = 0.0
+    state = State(offset.copy(), np.empty_like(offset), np.empty_like(offset))
+    add_events(state.eta, full, *events)
+    fill_state(loss, state)
+    scan = _new_scan(codes, low)
+    worst = 0.0
+    for rounds in range(max_iter + 1):
+        _renew(scan, low, state.residual, penalty)
+        worst = max(_worst_event(scan.score, events, penalty), scan.largest.max() - 1.0)
+        if worst <= tol or rounds == max_iter:
+            break
+        events = _joined(events, scan.owner, _candidates(scan, 1.0 + tol, max(1, length // 8)))
+        goal = max(0.5 * tol, min(0.3, _REMAINDER * worst))
+        accuracy = (goal, (tol if single else goal) / 4 * penalty.weight.min(), effort.newton_steps)
+        most = effort.events << min(rounds // _PATIENCE, effort.doublings)
+        which, onset, amplitude = events
+        begin, limit = 0, most if rounds % 2 else most // 2  # runs end elsewhere every other round
+        while begin < which.size:
+            end = overlap_end(onset, begin, limit, length)
+            first, last = onset[begin], onset[end - 1] + length
+            part_loss, part = cut(loss, state, first, last)
+            run = (which[begin:end], onset[begin:end] - first, amplitude[begin:end])
+            if _take_newton_steps(part_loss, part, full, penalty, run, accuracy):
+                paste(state, first, part)
+                mark_stale(scan.stale, first - length + 1, last - 1)
+            begin, limit = end, most
+        events = _without_zeros(events)
+    _write(events, codes)
+    return worst, rounds
+
+
+@njit(cache=True, error_model="numpy")
+def _listed(codes):
+    """List the events of codes ([unit,] template, onset), in order of time."""
+    by_unit = _by_unit(codes)
+    n_units, n_templates, n_onsets = by_unit.shape
+    count = 0
+    for p in range(n_onsets):
+        for c in range(n_templates):
+            count += _is_present(by_unit, c, p)
+    which, onset = np.empty(count, np.int64), np.empty(count, np.int64)
+    amplitude = np.empty((count,) + codes.shape[:-2])
+    amplitudes = amplitude.reshape(count, n_units)
+    j = 0
+    for p in range(n_onsets):
+        for c in range(n_templates):
+            if _is_present(by_unit, c, p):
+                which[j], onset[j] = c, p
+                for u in range(n_units):
+                    amplitudes[j, u] = by_unit[u, c, p]
+                j += 1
+    return which, onset, amplitude
+
+
+@njit(cache=True, error_model="numpy")
+def _is_present(by_unit, c, p):
+    for u in range(len(by_unit)):
+        if by_unit[u, c, p] != 0.0:
+            return True
+    return False
+
+
+@njit(cache=True, error_model="numpy")
+def _write(events, codes):
+    """Write events into codes ([unit,] template, onset)."""
+    which, onset, amplitude = events
+    by_unit = _by_unit(codes)
+    amplitudes = amplitude.reshape(onset.size, len(by_unit))
+    for j in range(which.size):
+        for u in range(len(by_unit)):
+            by_unit[u, which[j], onset[j]] = amplitudes[j, u]
+
+
+@njit(cache=True, error_model="numpy")
+def _by_unit(values):
+    """View values ([unit,] template, onset) with a unit axis."""
+    n_templates, n_onsets = values.shape[-2:]
+    return values.reshape(values.size // (n_templates * n_onsets), n_templates, n_onsets)
+
+
+@njit(cache=True, error_model="numpy")
+def _without_zeros(events):
+    which, onset, amplitude = events
+    kept = norms(amplitude) > 0.0
+    return which[kept], onset[kept], amplitude[kept]
+
+
+@njit(cache=True, error_model="numpy")
+def _new_scan(codes, templates):
+    """Return scores to be filled, in the precision of the templates."""
+    n_onsets, dtype = codes.shape[-1], templates.dtype
+    n_blocks = (n_onsets + BLOCK - 1) // BLOCK
+    return _Scan(
+        np.empty(codes.shape, dtype),
+        np.empty(n_onsets, dtype),
+        np.empty(n_onsets, np.int32),
+        np.empty(n_blocks, dtype),
+        np.ones(n_blocks, np.bool_),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _renew(scan, templates, residual, penalty):
+    """Compute the scores, and what follows from them, in the blocks that are stale."""
+    n_channels, n_onsets = templates.shape[1], scan.ratio.size
+    rounded, score = residual.astype(templates.dtype), _by_unit(scan.score)
+    begin, end = next_stale(scan.stale, 0)
+    while begin < end:
+        first, last = begin * BLOCK, min(end * BLOCK, n_onsets)
+        for u in range(len(score)):
+            rows = rounded[u * n_channels : (u + 1) * n_channels]
+            fill_scores(templates, rows, first, last, score[u])
+        _rate(scan.score, penalty, first, last, scan.ratio, scan.owner)
+        for block in range(begin, end):
+            scan.largest[block] = scan.ratio[block * BLOCK : (block + 1) * BLOCK].max()
+        begin, end = next_stale(scan.stale, end)
+
+
+@njit(cache=True, error_model="numpy")
+def next_stale(stale, block):
+    """Return begin and end of the next stale blocks, and mark them as renewed."""
+    while block < stale.size and not stale[block]:
+        block += 1
+    begin = block
+    while block < stale.size and stale[block]:
+        stale[block] = False
+        block += 1
+    return begin, block
+
+
+@njit(cache=True, error_model="numpy")
+def mark_stale(stale, first, last):
+    """Mark the blocks that hold the onsets from ``first`` to ``last``."""
+    stale[max(first, 0) // BLOCK : min(last // BLOCK, stale.size - 1) + 1] = True
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _rate(score, penalty, first, last, ratio, owner):
+    """Fill in the largest score over templates, relative to the weight, and whose it is."""
+    largest, best = ratio[first:last], owner[first:last]
+    weight, up, down = penalty
+    total = np.empty(largest.size, largest.dtype)
+    for c in range(weight.size):
+        if score.ndim == 2:
+            rise, fall = 1.0 / weight[c] if up[c] else 0.0, -1.0 / weight[c] if down[c] else 0.0
+            here = score[c, first:last]
+            for p in range(here.size):
+                own = max(here[p] * rise, here[p] * fall)
+                if c == 0 or own > largest[p]:
+                    largest[p], best[p] = own, c
+        else:
+            total[:] = 0
+            for u in range(score.shape[0]):
+                _add_squares(total, score[u, c, first:last], up[c], down[c])
+            for p in range(total.size):
+                own = np.sqrt(total[p]) / weight[c]
+                if c == 0 or own > largest[p]:
+                    largest[p], best[p] = own, c
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _add_squares(total, score, up, down):
+    for p in range(score.size):
+        own = score[p] if up else max(-score[p], 0)
+        own = own if down else max(own, 0)
+        total[p] += own * own
+
+
+@njit(cache=True, error_model="numpy")
+def _candidates(scan, least, reach):
+    """Onsets, in order, whose ratio exceeds ``least`` and is the largest within reach."""
+    ratio = scan.ratio
+    found = np.empty(ratio.size // (reach + 1) + 1, np.int64)
+    count = p = 0
+    while p < ratio.size:
+        if scan.largest[p // BLOCK] <= least:
+            p = (p // BLOCK + 1) * BLOCK
+            continue
+        if ratio[p] > least and ratio[p] >= ratio[max(p - reach, 0) : p + reach + 1].max():
+            found[count] = p
+            count += 1
+            p += reach
+        p += 1
+    return found[:count]
+
+
+@njit(cache=True, error_model="numpy")
+def _joined(events, owner, new):
+    """Merge events of amplitude zero at the onsets ``new`` into the events, in order of time."""
+    which, onset, amplitude = events
+    size = which.size + new.size
+    all_which, all_onset = np.empty(size, np.int64), np.empty(size, np.int64)
+    all_amplitude = np.zeros((size,) + amplitude.shape[1:])
+    j = count = 0
+    for i in range(new.size + 1):
+        p = new[i] if i < new.size else owner.size  # after the last onset
+        present = i == new.size
+        while j < which.size and onset[j] <= p:
+            present = present or (onset[j] == p and which[j] == owner[p])
+            all_which[count], all_onset[count] = which[j], onset[j]
+            all_amplitude[count] = amplitude[j]
+            j, count = j + 1, count + 1
+        if not present:
+            all_which[count], all_onset[count] = owner[p], p
+            count += 1
+    return all_which[:count], all_onset[:count], all_amplitude[:count]
+
+
+@njit(cache=True, error_model="numpy")
+def _worst_event(score, events, penalty):
+    """Largest violation of the events present, from the scores ([unit,] template, onset)."""
+    which, onset, amplitude = events
+    by_unit, own = _by_unit(score), np.empty_like(amplitude)
+    scores = own.reshape(which.size, len(by_unit))
+    for j in range(which.size):
+        for u in range(len(by_unit)):
+            scores[j, u] = by_unit[u, which[j], onset[j]]
+    return _worst(own, amplitude, weights_of(penalty, which))
+
+
+@njit(cache=True, error_model="numpy")
+def _worst(score, amplitude, penalty):
+    """Largest violation of the optimality conditions of events, relative to their weight."""
+    worst, norm = 0.0, norms(amplitude)
+    if norm.size == 0:
+        return worst
+    shape = (norm.size, score.size // norm.size)
+    scores, amplitudes = score.reshape(shape), amplitude.reshape(shape)
+    for j in range(norm.size):
+        square, weight = 0.0, penalty.weight[j]
+        for u in range(shape[1]):
+            if amplitudes[j, u] != 0.0:
+                square += (scores[j, u] - weight * (amplitudes[j, u] / norm[j])) ** 2
+            else:
+                square += allowed(scores[j, u], penalty.up[j], penalty.down[j]) ** 2
+        wrong = np.sqrt(square) / weight
+        worst = max(worst, wrong if norm[j] > 0.0 else wrong - 1.0)
+    return worst
+
+
+@njit(cache=True, error_model="numpy")
+def _take_newton_steps(loss, state, templates, penalty, events, accuracy):
+    """Take Newton steps of overlapping events until none violates its conditions by the goal.
+
+    ``accuracy`` holds the goal, the tolerance of the quadratic programs and the largest number of
+    steps.  Returns whether any code has changed.
+    """
+    (which, onset, amplitude), (goal, tol, n_steps) = events, accuracy
+    own, score, changed = weights_of(penalty, which), np.empty_like(amplitude), False
+    for _ in range(n_steps):
+        scores_of_events(templates, state.residual, which, onset, score)
+        if _worst(score, amplitude, own) <= goal:
+            break
+        gram = banded_gram(templates, state.curvature, *events)
+        gram[:, 0] *= 1 + 1e-9
+        move, change = minimize(gram, score, own, amplitude, tol)
+        if not move.any():
+            break
+        take_step(loss, state, templates, events, move, change)
+        changed = True
+    return changed
