@@ -63,9 +63,9 @@ def codes(
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
     width = 7.2 if columns == 1 else 3.7 * columns
     grid = style.wrapped(axes, len(shown), columns, (width, height), sharex=True)
-    for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
+    for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         _draw_codes(ax, decomposition, unit)
-        if place + columns >= len(shown) or axes is not None:
+        if position + columns >= len(shown) or axes is not None:
             ax.set_xlabel(style.time_label(counts.bin_size))
     if axes is None:
         _draw_legend(grid[0].figure, len(decomposition.templates))

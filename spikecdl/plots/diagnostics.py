@@ -122,13 +122,13 @@ def _panels(
     shown = style.shown_units(units, n_units, _MOST_PANELS)
     columns = min(len(shown), _COLUMNS)
     grid = style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
-    for place, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
+    for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         draw(ax, rescaling, unit)
         ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
         style.tidy(ax)
-        if axes is None and place % columns:
+        if axes is None and position % columns:
             ax.set_ylabel("")
-        if axes is None and place + columns < len(shown):
+        if axes is None and position + columns < len(shown):
             ax.set_xlabel("")
     if axes is None and units is None:
         style.say_left_out(grid[0].figure, len(shown), n_units)

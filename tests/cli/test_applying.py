@@ -53,7 +53,7 @@ def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
     text = succeeded(run(*command)).out
     for found in per_unit.values():
         assert found["inside"] == (found["distance"] <= found["band"])
-        place = "inside" if found["inside"] else "outside"
-        assert f"{found['distance']:.3f} ({place} {found['band']:.3f})" in text
+        verdict = "inside" if found["inside"] else "outside"
+        assert f"{found['distance']:.3f} ({verdict} {found['band']:.3f})" in text
     inside = sum(found["inside"] for found in per_unit.values())
     assert f"{inside} of {len(per_unit)} units within the 95 % band" in text

@@ -41,9 +41,9 @@ def test_the_nwb_file_is_valid_and_holds_the_fit(fitted):
     with NWBHDF5IO(str(path), "r") as io:
         module = io.read().processing["ecephys"]
         events = module["events"].to_dataframe()
-        wave = module["templates"]["template_0"][:]
+        template = module["templates"]["template_0"][:]
     assert events["template"].value_counts().sort_index().tolist() == about["events_per_template"]
-    assert wave == pytest.approx(load(fitted[0]).templates_[0, 0])
+    assert template == pytest.approx(load(fitted[0]).templates_[0, 0])
 
 
 def test_the_model_transforms_to_the_same_bits(fitted, sims):
@@ -182,7 +182,7 @@ def test_options_reach_the_model(sims, tmp_path, only_summary, options):
         assert about["data"]["n_bins"] == 100
 
 
-def test_slots_are_explained(tmp_path, only_summary):
+def test_sub_bins_are_explained(tmp_path, only_summary):
     generator = np.random.default_rng(0)
     trials = {"start_time": np.arange(10.0), "stop_time": np.arange(10.0) + 1}
     spikes = spikecdl.SpikeTrains.from_arrays(

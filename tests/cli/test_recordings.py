@@ -21,12 +21,12 @@ def test_simulate_says_what_it_made(tmp_path):
 
 
 def test_simulate_takes_templates_from_a_file(tmp_path):
-    waves = np.array([[1.0, 2, 3, 4], [4.0, -1, 0, 0]])
-    np.save(tmp_path / "waves.npy", waves)
-    more = ["--templates", tmp_path / "waves.npy", "--length", 0.008, "--out", tmp_path / "s.nwb"]
+    shapes = np.array([[1.0, 2, 3, 4], [4.0, -1, 0, 0]])
+    np.save(tmp_path / "shapes.npy", shapes)
+    more = ["--templates", tmp_path / "shapes.npy", "--length", 0.008, "--out", tmp_path / "s.nwb"]
     succeeded(run(*SIMULATE, *more))
     found = read(tmp_path / "s.nwb").truth.templates[:, 0]
-    assert found == pytest.approx(waves / np.linalg.norm(waves, axis=1, keepdims=True))
+    assert found == pytest.approx(shapes / np.linalg.norm(shapes, axis=1, keepdims=True))
 
 
 def test_inspect_shows_what_there_is(sims):

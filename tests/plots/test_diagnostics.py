@@ -24,8 +24,8 @@ def test_ks_plot_is_the_distribution_of_the_uniforms_with_its_band():
         np.testing.assert_allclose(steps, np.searchsorted(values, at) / n, atol=1.5e-3)
         levels = sorted(float(dashes.get_xy1()[1]) for dashes in ax.lines if is_band(dashes))
         np.testing.assert_allclose(levels, [-result.band[unit], result.band[unit]])
-        place = "inside" if result.inside[unit] else "outside"
-        assert ax.texts[0].get_text() == f"distance {result.distance[unit]:.3f}\n{place}"
+        verdict = "inside" if result.inside[unit] else "outside"
+        assert ax.texts[0].get_text() == f"distance {result.distance[unit]:.3f}\n{verdict}"
 
 
 def test_autocorrelation_is_drawn_at_each_lag_with_its_band():
