@@ -46,7 +46,7 @@ _FITTED = (
 
 
 class NotConvergedWarning(UserWarning):
-    """Training stopped before it settled."""
+    """Training stopped before it converged."""
 
 
 class DCEA(TransformerMixin, BaseEstimator):
@@ -77,18 +77,17 @@ class DCEA(TransformerMixin, BaseEstimator):
         "l1", "group_l1" (units that fire together), or an object such as
         ``spikecdl.L1(sign="both")``; its weight is set here.
     penalty_weight : float, optional
-        Weight as a fraction of lambda_max, above which all codes are zero.  None: the height
-        that scores of pure noise reach in a window, times the level (1 or lower) that predicts
-        hidden bins best.
+        Weight as a fraction of lambda_max, above which all codes are zero.  None: the universal
+        threshold, times the level (1 or lower) that predicts held-out bins best.
     baseline : "learned", (start, stop), or array_like
-        Linear predictor without events: learned with the codes per unit and window; estimated
-        from bins between two times of each window; or given as rates in Hz, (unit,) or
-        (trial, unit).
+        Rate without events: learned with the codes per unit and window, estimated from the bins
+        between two times of each window, or given in Hz, (unit,) or (trial, unit).
     trainer : str or trainer
-        "alternating", "unrolled" (the source's) or "implicit" (its limit of infinitely many
-        layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.
+        "alternating", "unrolled" (the paper's) or "implicit" (its limit of infinitely many
+        layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.  The trainer also finds
+        the codes: the same templates give other amplitudes with another trainer.
     n_epochs : int, optional
-        Epochs at the most; None: as the trainer needs.
+        Largest number of epochs; None: the default of the trainer.
     bin_size : float
         Seconds per bin of plain arrays; `BinnedSpikes` know their own.
     device : str
@@ -107,9 +106,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         Weight used, as a fraction of lambda_max (median over windows and templates).
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
-        bin without the terms that neither templates nor codes change (it may be negative);
-        ``seconds``.  Alternating training adds ``objective`` (negative log likelihood of all bins
-        and the price of the events) and ``n_events``.
+        bin without constant terms (it may be negative); ``seconds``.  Alternating training adds
+        ``objective``, the negative log likelihood plus the penalty, and ``n_events``.
     converged_ : bool
     n_iter_ : int
         Epochs.
@@ -176,8 +174,8 @@ class DCEA(TransformerMixin, BaseEstimator):
     ) -> DCEA:
         """Learn templates.
 
-        In the processes of a torch.distributed group, each with all the counts, windows are shared
-        among them; the result is the same in all, and the first one writes the checkpoint.
+        Processes of a torch.distributed group, each given all the counts, share the windows; the
+        result is the same in all, and the first one writes the checkpoint.
 
         Parameters
         ----------
@@ -185,10 +183,10 @@ class DCEA(TransformerMixin, BaseEstimator):
             Counts.
         y : ignored
         checkpoint : path, optional
-            File that receives the state of training after every epoch (whole or not at all).
+            File that receives the state of training after every epoch, atomically.
         resume : bool
-            Go on from that file if it is there; the result is what an unbroken run gives.
-            ``n_epochs`` may have been raised, all else must be the same.
+            Go on from that file if it exists; the result is that of an uninterrupted fit.
+            ``n_epochs`` may be raised; all else must be the same.
         on_epoch : callable, optional
             Called with the state of training after every epoch.
 
@@ -228,10 +226,10 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray, shape (trial, template, place)
-            Amplitudes; place is the bin in which a template begins, so there are ``n_bins_ - 1``
-            fewer than bins.  (trial, unit, template, place) for several units in the shared
-            layout.
+        ndarray, shape (trial, template, onset)
+            Amplitudes by onset, the bin in which a template begins, of which there are
+            ``n_bins_ - 1`` fewer than bins.  (trial, unit, template, onset) for several units in
+            the shared layout.
         """
         problem = self._fitted_problem(self._counts(X))
         array = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
@@ -240,7 +238,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return expected counts, in the shape and unit of the input.
 
-        Where nothing was observed: what as many trials as the unit has in other bins would count.
+        Unobserved bins are predicted for as many trials as the unit has in other bins.
         """
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
@@ -254,12 +252,12 @@ class DCEA(TransformerMixin, BaseEstimator):
         return array[:, 0] if flat else array
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the deviance explained of bins that the codes have not seen.
+        """Return the deviance explained in bins hidden from the codes.
 
-        A quarter of the bins, interleaved, is left out in turn; codes and baseline come from the
-        others, and so does the null model, a constant rate per unit (with half a spike added).
-        1 is perfect, 0 no better than that rate.  nan if there is nothing to explain.  The score of
-        each unit, and of other trials: `spikecdl.heldout`.
+        Every fourth bin is hidden in turn; codes, baseline and the null model, a constant rate per
+        unit with half a spike added, come from the others.  1 is perfect, 0 no better than the null
+        model, nan if there is nothing to explain.  For the score of each unit or of other trials
+        see `spikecdl.heldout`.
         """
         counts = self._counts(X)
         whole, lost = self._fitted_problem(counts).data, np.zeros(2)
@@ -275,7 +273,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return float(deviance.fraction_explained(*lost))
 
     def decompose(self, X: Any) -> Decomposition:
-        """Return what the model says of counts: codes, rates, and each template's part."""
+        """Return the codes, the rates, and the contribution of each template to them."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
@@ -283,19 +281,19 @@ class DCEA(TransformerMixin, BaseEstimator):
         return decompose(counts, self._layout(), problem.data, templates, codes, baseline)
 
     def save(self, path: str | Path) -> None:
-        """Write the model as ``.safetensors`` (all of it) and ``.json`` (to read); see `load`.
+        """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.
 
-        A ``random_state`` that is not an integer is not written.
+        A ``random_state`` other than an integer is not saved.
 
         Parameters
         ----------
         path : path
-            Their common stem, or a folder that exists (the files are then called ``model``).
+            Common stem of the files, or an existing folder (the stem is then ``model``).
 
         Raises
         ------
         TypeError
-            If an argument cannot be written, such as a penalty that is not one of the package's.
+            If an argument cannot be saved, such as a penalty that is not registered.
         """
         check_is_fitted(self)
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
@@ -305,7 +303,7 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     @property
     def epochs_at_most(self) -> int:
-        """Epochs after which training stops at the latest."""
+        """Largest number of epochs, ``n_epochs`` or the trainer's default."""
         default = self._trainer().default_epochs
         return default if self.n_epochs is None else self.n_epochs
 
@@ -319,7 +317,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "templates_")
 
-    # ----- counts made into a problem
+    # ----- from counts to a problem
 
     def _family(self) -> Family:
         return validation.member("family", self.family, FAMILIES, Family)
@@ -331,7 +329,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
-        """Check the input; against the fit, unless it is for a new one."""
+        """Return checked counts, which must match the fit unless ``reset``."""
         if not isinstance(X, BinnedSpikes):
             X = self._array(X, reset)
         counts = conversion.as_counts(X, self.bin_size)
@@ -343,7 +341,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return counts
 
     def _array(self, X: Any, reset: bool) -> np.ndarray:
-        """Check an array as scikit-learn does; what it holds is checked with the counts."""
+        """Check an array as scikit-learn does; its values are checked with the counts."""
         values = X if hasattr(X, "shape") else np.asarray(X)
         shape = values.shape
         if len(shape) not in (2, 3):
@@ -380,7 +378,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         )
 
     def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
-        """Return the problem of finding codes for templates that are known, with bins hidden."""
+        """Return the problem of coding counts with the learned templates, some bins hidden."""
         fixed = self._absolute_weight
         weight = UniversalThreshold() if fixed is None else Fixed(fixed)
         return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
@@ -388,14 +386,8 @@ class DCEA(TransformerMixin, BaseEstimator):
     # ----- what was learned
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
-        """Take over what training found, with templates in the order of their number of events."""
-        tensors = {name: value.float() for name, value in learned.tensors.items()}
-        for name, value in tensors.items():
-            if value.ndim and len(value) != problem.n_templates:
-                raise ValueError(
-                    f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have "
-                    f"one row per template ({problem.n_templates})"
-                )
+        """Set the fitted attributes, with templates by decreasing number of events."""
+        tensors = _row_per_template(learned.tensors, problem.n_templates)
         self._tensors = tensors
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
@@ -416,7 +408,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         _warn_if_unsettled(learned, len(used) > 0)
 
     def _set_weight(self, problem: Problem) -> None:
-        """Record the penalty's weight as a fraction of lambda_max, and fix it if it was one."""
+        """Set ``penalty_weight_``, and the absolute weight if it was given as a fraction."""
         dictionary, data = self._dictionary(), problem.windows()
         top = lambda_max(problem.penalty, dictionary, data, data.baseline)
         if isinstance(problem.weight, Fraction):
@@ -431,7 +423,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return ConvDictionary(templates.to(config.device(self.device), torch.float32))
 
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
-        """Return events, of the windows in the order of ``data.rows()``, and baseline."""
+        """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
         with threads.for_size(_size(problem)):
@@ -454,12 +446,12 @@ class DCEA(TransformerMixin, BaseEstimator):
 
 
 def load(path: str | Path) -> DCEA:
-    """Read a model that `DCEA.save` wrote; it transforms to the same bits.
+    """Read a model that `DCEA.save` wrote; its codes are the same to the last bit.
 
     Parameters
     ----------
     path : path
-        The folder, the common stem, or either of the two files.
+        Folder, common stem, or either of the two files.
 
     Raises
     ------
@@ -477,16 +469,27 @@ def load(path: str | Path) -> DCEA:
     return model
 
 
+def _row_per_template(tensors: dict[str, Tensor], n_templates: int) -> dict[str, Tensor]:
+    """Return the tensors of a model in single precision, checked to be numbers or to have rows."""
+    for name, value in tensors.items():
+        if value.ndim and len(value) != n_templates:
+            raise ValueError(
+                f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have one "
+                f"row per template ({n_templates})"
+            )
+    return {name: value.float() for name, value in tensors.items()}
+
+
 def _size(problem: Problem) -> int:
-    """Return how large a problem is: observed numbers times templates."""
+    """Return the size of a problem: observations times templates."""
     return problem.data.y.numel() * problem.n_templates
 
 
 def _warn_if_unsettled(learned: Learned, any_events: bool) -> None:
-    """Tell the caller of `fit` what is wrong with its result, if anything."""
+    """Warn the caller of `fit` if no events were found or training has not settled."""
     if not any_events:
         problem = (
-            "no events were found: all codes are zero, and the templates are those of the start; "
+            "no events were found: all codes are zero and the templates are the initial ones; "
             "lower `penalty_weight`, or use larger bins or more data"
         )
     elif not learned.converged:

@@ -17,7 +17,7 @@ from spikecdl.model.penalties import Penalty
 from spikecdl.model.windows import Windows
 
 MAX_HALVINGS = 100
-_PIECE = 600_000  # codes that go through all layers together, so that they stay in the cache
+_PIECE = 600_000  # codes that pass all layers together, so that they stay in the cache
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 
@@ -66,12 +66,12 @@ class UnrolledEncoder(nn.Module):
         Step size s.  None: one over the Lipschitz constant (largest curvature times the squared
         norm of H) where the curvature is bounded, backtracking per window where it is not.
     analysis : ConvDictionary, optional
-        A dictionary :math:`W_e` of its own (DCEA-UC).
+        Analysis :math:`W_e`, if untied (DCEA-UC).
     bias : tensor, shape (template, *1 per axis), optional
-        Thresholds that are learned; they replace the weight of the penalty.
+        Learned thresholds, in place of the weight of the penalty.
     stabilizer : float, optional
-        Peak: the residual goes through Elu with this alpha, which keeps Poisson steps bounded and
-        moves the fixed point (for images).
+        Apply Elu with this alpha, the peak of an image, to the residual: it bounds Poisson steps
+        and moves the fixed point.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class UnrolledEncoder(nn.Module):
         return torch.cat(codes).reshape(*y.shape[: y.ndim + 1 - windows.y.ndim], *shape)
 
     def _layers(self, windows: Windows, layout: Layout, step: Tensor) -> Tensor:
-        """Return the codes of windows after all layers, from a step size for all or for each."""
+        """Return the codes after all layers, from one step size or one per window."""
         codes = point = layout.codes(windows.y.new_zeros(windows.code_shape(self.dictionary)))
         step = layout.signal(step) if step.ndim else step
         windows = windows.laid_out(layout)
@@ -228,7 +228,7 @@ def _halvings(
     eta: Tensor,
     dims: tuple[int, ...],
 ) -> Tensor:
-    """Return the power of one half per window that makes the step a majoriser there."""
+    """Return the power of 1/2 per window that makes the step satisfy the descent condition."""
     factor = torch.ones_like(step)
     for _ in range(MAX_HALVINGS):
         trial = step * factor
@@ -243,12 +243,12 @@ def _halvings(
 
 
 def bregman(y: Tensor, eta: Tensor, change: Tensor, mask: Tensor | None, family: Family) -> Tensor:
-    r"""Elementwise cost at ``eta + change`` less its tangent at ``eta``: never negative.
+    r"""Return the cost at ``eta + change`` minus its tangent at ``eta``, elementwise.
 
-    .. math:: \int_0^1 (1 - s)\, c(\eta + s\delta)\, \delta^2\, ds
+    .. math:: \int_0^1 (1 - s)\, c(\eta + s\delta)\, \delta^2\, ds \ge 0
 
-    with c the curvature, by the two-point Gauss rule of the weight 1 - s (exact for cubic c).  The
-    difference of the two costs would lose all digits to rounding for small changes.
+    with c the curvature, by the two-point Gauss rule for the weight 1 - s (exact for cubic c): for
+    small changes the difference of the two costs would lose all digits.
     """
     near, far = (family.curvature(y, eta + node * change) for node in _NODES)
     gain = (_WEIGHTS[0] * near + _WEIGHTS[1] * far) * change.square()

@@ -1,4 +1,4 @@
-"""Windows to be coded: observations and what is known of them, with one leading axis."""
+"""Windows as encoders take them: observations and parameters with one leading axis."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Windows:
         baseline: Tensor | float = 0.0,
         mask: Tensor | None = None,
     ) -> Windows:
-        """Lay every tensor out with one leading axis, in place of any number of them."""
+        """Flatten any number of leading axes of every tensor into one."""
         batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
         n_axes = y.ndim
 
@@ -96,5 +96,5 @@ class Windows:
 
 
 def window_dims(dictionary: ConvDictionary, penalty: Penalty) -> tuple[int, ...]:
-    """Axes that belong to one window: channel or template, places, and grouped units."""
+    """Return the axes of one window: grouped units, channel or template, and bins or onsets."""
     return tuple(range(-1 - dictionary.axes - penalty.grouped, 0))
