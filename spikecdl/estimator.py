@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 
-from spikecdl import config, conversion, validation
+from spikecdl import config, conversion, training, validation
 from spikecdl.checkpoint import Checkpoint, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
@@ -25,28 +24,12 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
-from spikecdl.training import (
-    TRAINERS,
-    Fixed,
-    Fraction,
-    Learned,
-    Problem,
-    Trainer,
-    UniversalThreshold,
-    Weight,
-    distributed,
-    lambda_max,
-)
+from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer, Weight, distributed
+
+__all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
-_FITTED = (
-    *("bin_size_", "n_bins_", "n_features_in_", "penalty_weight_", "converged_", "n_iter_"),
-    *("history_", "_absolute_weight"),
-)
-
-
-class NotConvergedWarning(UserWarning):
-    """Training stopped before it converged."""
+_FITTED = "bin_size_ n_bins_ n_features_in_ penalty_weight_ converged_ n_iter_ history_".split()
 
 
 class DCEA(TransformerMixin, BaseEstimator):
@@ -216,9 +199,10 @@ class DCEA(TransformerMixin, BaseEstimator):
             if on_epoch is not None:
                 on_epoch(state)
 
-        with threads.for_size(_size(problem)):
+        with threads.for_size(problem.size):
             learned = self._trainer().fit(problem, learned, after_epoch)
-        self._keep(counts, problem, learned)
+        any_events = self._keep(counts, problem, learned)
+        learned.warn_if_unsettled(any_events, "penalty_weight")
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -232,8 +216,8 @@ class DCEA(TransformerMixin, BaseEstimator):
             the shared layout.
         """
         problem = self._fitted_problem(self._counts(X))
-        array = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
-        return array[:, 0] if array.shape[1] == 1 else array
+        codes = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
+        return codes[:, 0] if codes.shape[1] == 1 else codes
 
     def predict(self, X: Any) -> np.ndarray:
         """Return expected counts, in the shape and unit of the input.
@@ -296,7 +280,8 @@ class DCEA(TransformerMixin, BaseEstimator):
             If an argument cannot be saved, such as a penalty that is not registered.
         """
         check_is_fitted(self)
-        fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
+        names = [*_FITTED, "_absolute_weight"]
+        fitted = {name: getattr(self, name) for name in names if hasattr(self, name)}
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
         described = config.describe(self.get_params(deep=False))
         write_model(path, self._tensors, described, fitted)
@@ -323,7 +308,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return validation.member("family", self.family, FAMILIES, Family)
 
     def _trainer(self) -> Trainer:
-        return validation.member("trainer", self.trainer, TRAINERS, Trainer)
+        return validation.member("trainer", self.trainer, training.TRAINERS, Trainer)
 
     def _layout(self) -> Layout:
         return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
@@ -380,14 +365,14 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
         """Return the problem of coding counts with the learned templates, some bins hidden."""
         fixed = self._absolute_weight
-        weight = UniversalThreshold() if fixed is None else Fixed(fixed)
+        weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
         return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
 
     # ----- what was learned
 
-    def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> None:
-        """Set the fitted attributes, with templates by decreasing number of events."""
-        tensors = _row_per_template(learned.tensors, problem.n_templates)
+    def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
+        """Set the fitted attributes, with templates by decreasing number of events, if any."""
+        tensors = learned.model(problem.n_templates)
         self._tensors = tensors
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
@@ -400,18 +385,24 @@ class DCEA(TransformerMixin, BaseEstimator):
         }
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         self._set_weight(problem)
-        self.n_bins_ = problem.length
-        self.bin_size_, self.unit_ids_ = counts.bin_size, counts.unit_ids
+        self.n_bins_, self.bin_size_, self.unit_ids_ = (
+            problem.length,
+            counts.bin_size,
+            counts.unit_ids,
+        )
         self.templates_ = self._tensors["templates"].cpu().numpy()
-        self.history_, self.n_iter_ = learned.history, learned.epoch
-        self.converged_ = learned.converged
-        _warn_if_unsettled(learned, len(used) > 0)
+        self.history_, self.n_iter_, self.converged_ = (
+            learned.history,
+            learned.epoch,
+            learned.converged,
+        )
+        return len(used) > 0
 
     def _set_weight(self, problem: Problem) -> None:
         """Set ``penalty_weight_``, and the absolute weight if it was given as a fraction."""
         dictionary, data = self._dictionary(), problem.windows()
-        top = lambda_max(problem.penalty, dictionary, data, data.baseline)
-        if isinstance(problem.weight, Fraction):
+        top = training.lambda_max(problem.penalty, dictionary, data, data.baseline)
+        if isinstance(problem.weight, training.Fraction):
             self._absolute_weight = float(problem.weight.fraction * top)
         level = float(self._tensors.get("level", 1.0))
         used = problem.weight.at(level)(problem.penalty, dictionary, data, data.baseline).weight
@@ -419,19 +410,18 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.penalty_weight_ = float(used / top) if top > 0 else 1.0
 
     def _dictionary(self) -> ConvDictionary:
-        templates = self._tensors["templates"]
-        return ConvDictionary(templates.to(config.device(self.device), torch.float32))
+        return ConvDictionary(self._tensors["templates"].float().to(config.device(self.device)))
 
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         device = problem.data.baseline.device
         tensors = {name: value.to(device) for name, value in self._tensors.items()}
-        with threads.for_size(_size(problem)):
+        with threads.for_size(problem.size):
             events, baseline = self._trainer().encode(problem, tensors)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 
     def _codes(self, problem: Problem, events: Events) -> Tensor:
-        """Return codes (trial, unit, template, place)."""
+        """Return codes (trial, unit, template, onset)."""
         n_trials, n_windows, _, n_bins = problem.data.y.shape
         shape = (problem.n_templates, n_bins - problem.length + 1)
         codes = events.to_codes((n_trials * n_windows, *shape))
@@ -467,33 +457,3 @@ def load(path: str | Path) -> DCEA:
     model._tensors, model.templates_ = tensors, tensors["templates"].numpy()
     model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)
     return model
-
-
-def _row_per_template(tensors: dict[str, Tensor], n_templates: int) -> dict[str, Tensor]:
-    """Return the tensors of a model in single precision, checked to be numbers or to have rows."""
-    for name, value in tensors.items():
-        if value.ndim and len(value) != n_templates:
-            raise ValueError(
-                f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have one "
-                f"row per template ({n_templates})"
-            )
-    return {name: value.float() for name, value in tensors.items()}
-
-
-def _size(problem: Problem) -> int:
-    """Return the size of a problem: observations times templates."""
-    return problem.data.y.numel() * problem.n_templates
-
-
-def _warn_if_unsettled(learned: Learned, any_events: bool) -> None:
-    """Warn the caller of `fit` if no events were found or training has not settled."""
-    if not any_events:
-        problem = (
-            "no events were found: all codes are zero and the templates are the initial ones; "
-            "lower `penalty_weight`, or use larger bins or more data"
-        )
-    elif not learned.converged:
-        problem = f"training had not settled after {learned.epoch} epochs; raise `n_epochs`"
-    else:
-        return
-    warnings.warn(problem, NotConvergedWarning, stacklevel=4)

@@ -37,6 +37,9 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
+MOST_FILES, MOST_LINES, MOST_AT_THE_TOP, MOST_FLOORS = 100, 20_000, 12, 12
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 450, 60, 8
+
 CORE = {"model", "solvers"}
 CORE_MAY_IMPORT = {"torch", "numba", "numpy", "spikecdl", *sys.stdlib_module_names}
 NUMPY_ONLY = {"data", "io", "plots", "report"}
@@ -194,6 +197,69 @@ def test_imports_of_files_have_no_circle():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"these files import each other: {' <- '.join(error.args[1])}")
+
+
+def test_folders_and_files_are_few_and_short():
+    files = [source.path for source in sources()]
+    assert len(files) <= MOST_FILES
+    assert len([file for file in files if file.parent == PACKAGE]) <= MOST_AT_THE_TOP
+    report(
+        [
+            f"{f.relative_to(ROOT)}: a leading underscore"
+            for f in files
+            if f.stem[:1] == "_" and f.stem[:2] != "__"
+        ]
+    )
+    lines = {file: file.read_text("utf-8").count("\n") for file in files}
+    assert sum(lines.values()) <= MOST_LINES
+    report([f"{f.relative_to(ROOT)}: {n} lines" for f, n in lines.items() if n > LONGEST_FILE])
+
+
+def test_the_longest_chain_of_imports():
+    graph: dict[str, set[str]] = {}
+    for source, found in internal_imports():
+        if found.room in FLOOR and source.room != "__init__":
+            graph.setdefault(source.room, set()).add(found.room)
+
+    def depth(room: str) -> int:
+        return 1 + max(map(depth, graph.get(room, ())), default=0)
+
+    assert max(map(depth, graph)) <= MOST_FLOORS
+
+
+def functions() -> Iterator[tuple[Source, ast.FunctionDef, bool]]:
+    """Every function, and whether it is public: a user calls it, or it is a command."""
+    names = set(spikecdl.__all__)
+    for source in sources():
+        for node in ast.walk(source.tree):
+            for function in ast.iter_child_nodes(node):
+                if isinstance(function, ast.FunctionDef):
+                    owner = node.name if isinstance(node, ast.ClassDef) else ""
+                    door = {source.room, source.path.stem, owner, function.name} & names
+                    hidden = function.name.startswith("_") and function.name != "__init__"
+                    yield source, function, bool(door or source.room == "cli") and not hidden
+
+
+def test_functions_fit_a_screen():
+    problems = []
+    for source, function, _ in functions():
+        body = function.body[ast.get_docstring(function) is not None :]
+        text = source.path.read_text("utf-8").splitlines()
+        text = text[body[0].lineno - 1 : function.end_lineno] if body else []
+        code = [line for line in map(str.strip, text) if line and not line.startswith("#")]
+        if len(code) > LONGEST_FUNCTION:
+            problems.append(f"{source.at(function.lineno)}: {function.name} has {len(code)} lines")
+    report(problems)
+
+
+def test_functions_take_few_arguments():
+    problems = []
+    for source, function, public in functions():
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        count = len([a for a in arguments if a.arg not in {"self", "cls"}])
+        if count > MOST_ARGUMENTS and not public:
+            problems.append(f"{source.at(function.lineno)}: {function.name} takes {count}")
+    report(problems)
 
 
 def test_the_core_imports_torch_only():

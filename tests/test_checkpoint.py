@@ -127,7 +127,7 @@ class TestModel:
             pass
 
         model = quick(penalty=MyPenalty()).fit(some_counts())
-        with pytest.raises(TypeError, match="`penalty`.*cannot be written"):
+        with pytest.raises(TypeError, match="`penalty`.*cannot be saved"):
             model.save(tmp_path)
         assert not list(tmp_path.iterdir())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,6 @@ from spikecdl import config, conversion, validation
 from spikecdl.baselines.base import SHARED, binned, observed
 from spikecdl.baselines.pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.decomposition import decompose
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1
@@ -169,13 +167,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         if not rule.penalty.signs_differ:
             self.templates_ = self.templates_[number.argsort(descending=True, stable=True).numpy()]
         self.baseline_ = conversion.baseline_rates(counts, SHARED, data, baseline)
-        problem = ""
-        if not len(events):
-            problem = "no events were found; lower `min_gain`, or use larger bins or more data"
-        elif not best.converged:
-            problem = f"training did not converge in {best.epoch} epochs; raise `n_epochs`"
-        if problem:
-            warnings.warn(problem, NotConvergedWarning, stacklevel=2)
+        best.warn_if_unsettled(len(events) > 0, "min_gain")
         return self
 
     def transform(self, counts: BinnedSpikes) -> np.ndarray:

@@ -16,9 +16,9 @@ from spikecdl.model.penalties import Penalty
 
 @dataclass(frozen=True)
 class Windows:
-    """What is known of every window; the axes after the first are (channel, *bins).
+    """Observations and parameters of windows, with axes (window, channel, *bins).
 
-    Where the penalty couples units they are (unit, channel, *bins), and a window is a trial.
+    Where the penalty groups units, a window is a trial: (window, unit, channel, *bins).
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -256,6 +257,11 @@ class Problem:
     n_epochs: int
     generator: torch.Generator
 
+    @property
+    def size(self) -> int:
+        """Number of observations times templates."""
+        return self.data.y.numel() * self.n_templates
+
     def windows(self) -> Observations:
         """Lay trials and units along one axis, unless the penalty needs them apart."""
         return self.data if self.penalty.grouped else self.data.rows()
@@ -286,6 +292,33 @@ class Learned:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     converged: bool = False
+
+    def model(self, n_templates: int) -> dict[str, Tensor]:
+        """Return the tensors in single precision, checked to be numbers or to have rows."""
+        for name, value in self.tensors.items():
+            if value.ndim and len(value) != n_templates:
+                raise ValueError(
+                    f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have "
+                    f"one row per template ({n_templates})"
+                )
+        return {name: value.float() for name, value in self.tensors.items()}
+
+    def warn_if_unsettled(self, any_events: bool, remedy: str) -> None:
+        """Warn the caller of an estimator's `fit` if it found no events or has not settled."""
+        if not any_events:
+            problem = (
+                "no events were found: all codes are zero and the templates are the initial ones; "
+                f"lower `{remedy}`, or use larger bins or more data"
+            )
+        elif not self.converged:
+            problem = f"training did not converge in {self.epoch} epochs; raise `n_epochs`"
+        else:
+            return
+        warnings.warn(problem, NotConvergedWarning, stacklevel=3)
+
+
+class NotConvergedWarning(UserWarning):
+    """Training stopped before it converged, or found no events."""
 
 
 #: Called after every epoch with the state of training.
