@@ -160,7 +160,7 @@ def signal():
     return (0.1 + counts.counts) * draws
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:training had not settled")
+pytestmark = pytest.mark.filterwarnings("ignore:training did not converge")
 
 MODELS = {
     "family": lambda: quick(Geometric()),

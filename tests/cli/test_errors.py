@@ -13,7 +13,7 @@ from spikecdl.io import read
 def test_warnings_are_one_line_and_name_options(sims, tmp_path, only_summary):
     command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path]
     outcome = succeeded(run(*command, "--json"))
-    warned = "training had not settled after 1 epochs; raise `--epochs`"
+    warned = "training did not converge in 1 epochs; raise `--epochs`"
     assert outcome.err == f"spikecdl: warning: {warned}\n"
 
 
