@@ -23,7 +23,7 @@ from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Observations
 from spikecdl.training.alternating import Epoch, alternate, null_cost
-from spikecdl.training.dictionary_update import DictionaryUpdate, update_dictionary
+from spikecdl.training.dictionary_update import DictionaryUpdate, Updater
 from spikecdl.training.initialization import crop, initial_templates
 
 _CRITERIA = ("inner_product", "score_test")
@@ -287,4 +287,4 @@ class BCOMP(TransformerMixin, BaseEstimator):
 def _epoch(rows: Observations, rule: Rule, templates: Tensor) -> DictionaryUpdate:
     """Find events, and update templates with the onsets fixed."""
     events, baseline = pursue(rows, templates, rule)
-    return update_dictionary(rows, templates, events, rule.penalty, baseline)
+    return Updater(rows, rule.penalty)(templates, events, baseline)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import window_dims
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1, Penalty
-from spikecdl.model.windows import window_dims
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
 

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import MAX_HALVINGS, bregman
+from spikecdl.model.encoder import MAX_HALVINGS, Windows, bregman, window_dims
 from spikecdl.model.families import Family
 from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import L1, GroupL1, Penalty
-from spikecdl.model.windows import Windows, window_dims
 
 _CHECK_EVERY = 8
 _KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished

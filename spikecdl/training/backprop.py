@@ -18,7 +18,7 @@ from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.implicit import ImplicitEncoder
 from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer
-from spikecdl.training.dictionary_update import update_dictionary
+from spikecdl.training.dictionary_update import Updater
 from spikecdl.training.distributed import current_processes
 from spikecdl.training.initialization import initial_templates
 
@@ -83,15 +83,9 @@ class GradientSteps(Trainer):
         penalty, baseline = self._penalty(problem, model), data.baseline
         events = _events(model, data, penalty, baseline)
         if data.learn_baseline:
-            found = update_dictionary(
-                data,
-                model.dictionary.templates.detach(),
-                events,
-                problem.penalty,
-                baseline,
-                learn_templates=False,
-                learn_amplitudes=False,
-            )
+            fixed = {"learn_templates": False, "learn_amplitudes": False}
+            templates = model.dictionary.templates.detach()
+            found = Updater(data, problem.penalty)(templates, events, baseline, **fixed)
             baseline = found.baseline.to(data.dtype)
             events = _events(model, data, penalty, baseline)
         return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)

@@ -38,19 +38,8 @@ class DictionaryUpdate:
         return self.cost + self.penalty
 
 
-def update_dictionary(
-    data: Observations,
-    templates: Tensor,
-    events: Events,
-    penalty: Penalty,
-    baseline: Tensor,
-    *,
-    learn_templates: bool = True,
-    learn_amplitudes: bool = True,
-    max_iter: int = 3,
-    smoothness: float = 0.0,
-    processes: Processes | None = None,
-) -> DictionaryUpdate:
+@dataclass(frozen=True)
+class Updater:
     r"""Minimise the cost over templates, amplitudes and baseline with the events' onsets fixed.
 
     .. math:: \min_{\|h_c\| = 1,\, a,\, \mu}
@@ -71,48 +60,79 @@ def update_dictionary(
     Parameters
     ----------
     data : Observations
-    templates : tensor, shape (template, channel, bin)
-    events : Events
-        Of the windows in the order of ``data.rows()``.
     penalty : Penalty
         Only its signs are used.
-    baseline : tensor
-        Initial baseline, shape of ``data.baseline``; kept unless the baseline is learned.
-    learn_templates, learn_amplitudes : bool
-        What to fit.
-    max_iter : int
-        Largest number of L-BFGS iterations.
     smoothness : float
         Weight :math:`\rho` of squared first differences, the template being zero outside.
-    processes : Processes, optional
-        Processes that share the windows, whose costs are summed; None: this one has all.
+    max_iter : int
+        Largest number of L-BFGS iterations.
+    processes : Processes
+        Processes that share the windows, whose costs are summed.
     """
-    processes = processes or Processes()
-    rows, device = data.rows().to("cpu"), templates.device
-    events, templates = events.to("cpu"), templates.double().cpu()
-    precision = _precision(rows, events, len(templates), learn_templates, processes)
-    best = Amplitudes(
-        rows,
-        events,
-        allowed_signs(penalty, len(templates)),
-        precision * learn_amplitudes,
-        baseline.cpu().reshape_as(rows.baseline),
-        learn_amplitudes,
-    )
 
-    def fit_to(templates: Tensor) -> Fit:
-        return best(templates).total(processes)
+    data: Observations
+    penalty: Penalty
+    smoothness: float = 0.0
+    max_iter: int = 3
+    processes: Processes = field(default_factory=Processes)
 
-    fit = fit_to(templates)
-    if learn_templates and (fit.curvature > 0).any():
-        templates = _descend(fit_to, templates, fit, max_iter, smoothness)
+    def __call__(
+        self,
+        templates: Tensor,
+        events: Events,
+        baseline: Tensor,
+        *,
+        learn_templates: bool = True,
+        learn_amplitudes: bool = True,
+    ) -> DictionaryUpdate:
+        """Return the update.
+
+        Parameters
+        ----------
+        templates : tensor, shape (template, channel, bin)
+        events : Events
+            Of windows numbered as in ``data.rows()``.
+        baseline : tensor
+            Initial baseline, shape of ``data.baseline``; kept unless the baseline is learned.
+        learn_templates, learn_amplitudes : bool
+            What to fit.
+        """
+        rows, device = self.data.rows().to("cpu"), templates.device
+        events, templates = events.to("cpu"), templates.double().cpu()
+        precision = self._precision(events, len(templates), learn_templates)
+        best = Amplitudes(
+            rows,
+            events,
+            allowed_signs(self.penalty, len(templates)),
+            precision * learn_amplitudes,
+            baseline.cpu().reshape_as(rows.baseline),
+            learn_amplitudes,
+        )
+
+        def fit_to(templates: Tensor) -> Fit:
+            return best(templates).total(self.processes)
+
         fit = fit_to(templates)
-    return DictionaryUpdate(
-        templates.to(device),
-        best.events.to(device),
-        best.baseline.reshape_as(data.baseline).to(device),
-        fit.cost,
-    )
+        if learn_templates and (fit.curvature > 0).any():
+            templates = _descend(fit_to, templates, fit, self.max_iter, self.smoothness)
+            fit = fit_to(templates)
+        return DictionaryUpdate(
+            templates.to(device),
+            best.events.to(device),
+            best.baseline.reshape_as(self.data.baseline).to(device),
+            fit.cost,
+        )
+
+    def _precision(self, events: Events, n_templates: int, learn_templates: bool) -> Tensor:
+        """Return one over the variance of the prior of each template's amplitudes."""
+        square = events.amplitude.double().square()
+        sums = torch.stack([torch.ones_like(square), square], dim=1)
+        sums = sums.new_zeros(n_templates, 2).index_add(0, events.template, sums)
+        count, square = self.processes.total(sums).unbind(dim=1)
+        count = count.clamp(min=1)
+        if learn_templates:
+            return 1 / (count * self.data.family.eta_scale**2)
+        return 1 / (square / count).clamp(min=1e-12)
 
 
 def _descend(
@@ -163,24 +183,6 @@ def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     """Return whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
-
-
-def _precision(
-    rows: Observations,
-    events: Events,
-    n_templates: int,
-    learn_templates: bool,
-    processes: Processes,
-) -> Tensor:
-    """Return one over the variance of the prior of each template's amplitudes."""
-    square = events.amplitude.double().square()
-    sums = torch.stack([torch.ones_like(square), square], dim=1)
-    sums = sums.new_zeros(n_templates, 2).index_add(0, events.template, sums)
-    count, square = processes.total(sums).unbind(dim=1)
-    count = count.clamp(min=1)
-    if learn_templates:
-        return 1 / (count * rows.family.eta_scale**2)
-    return 1 / (square / count).clamp(min=1e-12)
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ class Round:
     separation : int
         Events of one template at most this many bins apart are merged.
     smoothness : float
-        See `update_dictionary`.
+        See `Updater`.
     max_iter : int
         Largest number of iterations of sparse coding.
     processes : Processes
@@ -299,13 +301,17 @@ class Round:
     max_iter: int
     processes: Processes = field(default_factory=Processes)
 
+    @property
+    def update(self) -> Updater:
+        """Dictionary update on the data."""
+        return Updater(self.data, self.penalty, self.smoothness, processes=self.processes)
+
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> DictionaryUpdate:
         """Solve for the codes to a tolerance, then update templates, amplitudes and baseline."""
         solved = self.codes(templates, baseline, tol)
         if self.debias:
             return self.refit(templates, solved, baseline, learn=True)
-        penalty = solved.penalty
-        found = self._update(templates, solved.events, penalty, baseline, learn_amplitudes=False)
+        found = self.update(templates, solved.events, baseline, learn_amplitudes=False)
         return self._with_penalty(found, solved.value)
 
     def codes(self, templates: Tensor, baseline: Tensor, tol: float) -> Solved:
@@ -327,25 +333,17 @@ class Round:
     ) -> Solved:
         """Solve for the codes with a weighted penalty, in parts of which only events are kept."""
         data, dictionary = self.data, ConvDictionary(templates.to(self.data.dtype))
+        shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
         found, value = [], 0.0
         for part, some in data.parts(len(templates)):
             weighed, (first, last) = data.of_trials(penalty, part), data.rows_of(part)
             begun = None
             if start is not None:
-                shape = (len(templates), *dictionary.code_shape(data.y.shape[-1:]))
                 begun = start.within(first, last).to_codes((last - first, *shape))
                 begun = begun.reshape(*some.y.shape[:-2], *shape)
-            codes = sparse_code(
-                some.y,
-                some.family,
-                dictionary,
-                weighed,
-                baseline[part].to(some.y.dtype),
-                some.mask,
-                tol=tol,
-                max_iter=self.max_iter,
-                start=begun,
-            ).codes
+            model = (some.family, dictionary, weighed, baseline[part].to(some.y.dtype), some.mask)
+            limits = {"tol": tol, "max_iter": self.max_iter}
+            codes = sparse_code(some.y, *model, **limits, start=begun).codes  # type: ignore[arg-type]
             found.append(Events.from_codes(codes.flatten(0, -3)).later(first))
             value += float(weighed(codes))
         return Solved(Events.joined(found), penalty, value)
@@ -365,39 +363,16 @@ class Round:
     ) -> DictionaryUpdate:
         """Merge and select the events of the penalised solution, and refit without the penalty."""
         penalty = solved.penalty
-        units = self.data.group_size(penalty)
-        events = solved.events.merge(self.separation, units)
+        events = solved.events.merge(self.separation, self.data.group_size(penalty))
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_N_SELECTIONS):
-            fitted = self._update(templates, events, penalty, baseline, learn_templates=False)
+            fitted = self.update(templates, events, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
             kept = gains.own > _LEAST_GAIN
             events, baseline = fitted.events.take(kept), fitted.baseline
-        found = self._update(templates, events, penalty, baseline, learn_templates=learn)
+        found = self.update(templates, events, baseline, learn_templates=learn)
         return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))
-
-    def _update(
-        self,
-        templates: Tensor,
-        events: Events,
-        penalty: Penalty,
-        baseline: Tensor,
-        *,
-        learn_templates: bool = True,
-        learn_amplitudes: bool = True,
-    ) -> DictionaryUpdate:
-        return update_dictionary(
-            self.data,
-            templates,
-            events,
-            penalty,
-            baseline,
-            learn_templates=learn_templates,
-            learn_amplitudes=learn_amplitudes,
-            smoothness=self.smoothness,
-            processes=self.processes,
-        )
 
     def _with_penalty(self, found: DictionaryUpdate, penalty: float) -> DictionaryUpdate:
         """Return the update with the penalty summed over processes."""

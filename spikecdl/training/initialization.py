@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import Observations, Problem, Weight
-from spikecdl.training.dictionary_update import Round, update_dictionary
+from spikecdl.training.dictionary_update import Round, Updater
 from spikecdl.training.pruning import prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
@@ -144,8 +144,8 @@ class Initialization:
         templates, baseline = found.templates, found.baseline
         if step.debias:
             # as amplitudes are found with known templates
-            found = update_dictionary(
-                seen, templates, found.events, step.penalty, baseline, learn_templates=False
+            found = Updater(seen, step.penalty)(
+                templates, found.events, baseline, learn_templates=False
             )
         found_candidate = replace(
             candidate, templates=templates, baseline=baseline, events=found.events

@@ -21,7 +21,7 @@ from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import template_error
 from spikecdl.solvers import threads
 from spikecdl.training import Observations, UniversalThreshold
-from spikecdl.training.dictionary_update import DictionaryUpdate, Round, update_dictionary
+from spikecdl.training.dictionary_update import DictionaryUpdate, Round, Updater
 
 GOOD = 0.1  # error of a template that counts as found
 _LOOSE = (0.5, 0.3)  # tolerances of the first rounds
@@ -181,9 +181,7 @@ def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray
         model.fit(counts)
     seconds = time.perf_counter() - began
     data, truth = observations(counts, known_baseline=False), true_templates(counts)
-    known = update_dictionary(
-        data, truth, true_events(counts), L1(), data.baseline, max_iter=_TO_THE_END
-    )
+    known = Updater(data, L1(), max_iter=_TO_THE_END)(truth, true_events(counts), data.baseline)
     return (
         seconds,
         template_error(model.templates_, truth).errors,

@@ -10,7 +10,7 @@ import torch
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.solvers.events import Events
 from spikecdl.training import Observations
-from spikecdl.training.dictionary_update import update_dictionary
+from spikecdl.training.dictionary_update import Updater
 from spikecdl.training.profile_likelihood import Amplitudes
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
@@ -70,7 +70,7 @@ def test_slopes_by_templates_are_those_of_the_cost(family, learn):
 @each_family
 def test_refined_templates_are_where_the_cost_is_least_on_the_spheres(family):
     rows, templates, events = problem(family)
-    found = update_dictionary(rows, templates, events, L1(1.0), rows.baseline, max_iter=500)
+    found = Updater(rows, L1(1.0), max_iter=500)(templates, events, rows.baseline)
     torch.testing.assert_close(found.templates.flatten(1).norm(dim=1), torch.ones(2).double())
     waves = found.templates.clone().requires_grad_()
     amplitude = found.events.amplitude.clone().requires_grad_()
@@ -78,7 +78,7 @@ def test_refined_templates_are_where_the_cost_is_least_on_the_spheres(family):
     rows.cost(eta).backward()
     along = (waves.grad * found.templates).sum(dim=(1, 2), keepdim=True)
     tangent = waves.grad - along * found.templates
-    first = update_dictionary(rows, templates, events, L1(1.0), rows.baseline, max_iter=1)
+    first = Updater(rows, L1(1.0), max_iter=1)(templates, events, rows.baseline)
     assert tangent.norm() < 0.05 * along.norm() + 0.05
     assert found.cost < first.cost
 
@@ -89,9 +89,7 @@ def test_refined_templates_are_where_the_cost_is_least_on_the_spheres(family):
 def test_amplitudes_are_where_the_cost_with_its_priors_is_least(family, learn_baseline, sign):
     rows, templates, events = problem(family, learn_baseline)
     penalty = L1(1.0) if sign == 1 else L1(1.0, sign="both")
-    found = update_dictionary(
-        rows, templates, events, penalty, rows.baseline, learn_templates=False
-    )
+    found = Updater(rows, penalty)(templates, events, rows.baseline, learn_templates=False)
     amplitude = found.events.amplitude.clone().requires_grad_()
     level = found.baseline.clone().requires_grad_()
     owner = events.template
