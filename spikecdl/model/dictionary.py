@@ -1,4 +1,4 @@
-"""The linear operator of the model: codes placed in time, templates added up."""
+"""The linear operator of the model: the sum of shifted templates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spikecdl.model.layouts import Blocks, Cells, Layout
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
-_BLOCKED_FROM, _FFT_FROM = 16, 160  # template lengths in bins from which these are the quickest
-_MOST_PATCHES = 4  # times the signal that its patches may take
+_BLOCKED_FROM, _FFT_FROM = 16, 160  # template lengths in bins from which these are fastest
+_MOST_PATCHES = 4  # largest size of the gathered patches, relative to the signal
 
 
 class ConvDictionary(nn.Module):
@@ -23,25 +23,24 @@ class ConvDictionary(nn.Module):
 
     .. math:: (Hx)[n, t] = \sum_c \sum_\tau h_c[n, t - s\tau]\, x_c[\tau]
 
-    Only whole templates are placed: a signal of T bins has (T - K) / s + 1 places for a template
-    of K bins with stride s.
+    Templates lie within the signal as a whole: with T bins, a template of K bins and stride s has
+    (T - K) / s + 1 places.
 
     Parameters
     ----------
     templates : tensor, shape (template, channel, bin) or (template, channel, row, column)
-        Becomes a parameter; not normalised here.
+        Becomes a parameter; it is not normalised.
     stride : int or sequence of int
         Signal bins between neighbouring places, per axis.
     method : {"auto", "direct", "fft", "blocked", "cells"}
-        How products are computed; all give the same numbers.  ``blocked`` turns 16 bins into 16
-        channels, so that a long convolution of few channels becomes a short one of many (1-D,
-        stride 1 only).  ``cells`` is a matrix product with the parts of the image under each place
-        (2-D only).  ``auto`` chooses by size and device.
+        How products are computed; all give the same numbers.  ``blocked`` (1-D with stride 1)
+        turns blocks of 16 bins into channels; ``cells`` (2-D) is a matrix product with the patch
+        under each place.  ``auto`` chooses the fastest by size and device.
 
     Raises
     ------
     ValueError
-        If the templates have the wrong number of axes, or a size does not fit.
+        If the templates have the wrong number of axes, or the stride or method does not suit them.
 
     Examples
     --------
@@ -83,16 +82,16 @@ class ConvDictionary(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether this is convolution in time with a place in every bin."""
+        """Whether this is convolution in time with stride 1."""
         return self.axes == 1 and self.stride == (1,)
 
     @property
     def support(self) -> tuple[int, ...]:
-        """Size of a template along those axes, in bins."""
+        """Size of a template along each axis, in bins."""
         return tuple(self.templates.shape[2:])
 
     def code_shape(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of places along each axis for a signal of that many bins."""
+        """Return the number of places along each axis, given the numbers of bins of a signal."""
         sizes = []
         for size, length, stride in zip(signal_shape, self.support, self.stride, strict=True):
             if size < length:
@@ -108,7 +107,7 @@ class ConvDictionary(nn.Module):
         return tuple(sizes)
 
     def signal_shape(self, code_shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of bins along each axis for codes of that many places."""
+        """Return the number of bins along each axis, given the numbers of places of codes."""
         return tuple(
             (size - 1) * stride + length
             for size, length, stride in zip(code_shape, self.support, self.stride, strict=True)
@@ -128,11 +127,11 @@ class ConvDictionary(nn.Module):
         return codes.reshape(*batch, *codes.shape[1:])
 
     def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
-        """Bound the largest eigenvalue of H'H, tightly, for signals of that many bins.
+        """Return a tight upper bound of the largest eigenvalue of H'H for signals of that size.
 
-        The operator is a part of a circular convolution of the signal's own size, whose spectrum
-        the FFT gives: the largest over frequencies of the squared norm of the (template, channel)
-        matrix there.  A stride turns into extra channels (polyphase components).
+        The operator is part of a circular convolution, whose largest eigenvalue is the maximum over
+        frequencies of the squared norm of the (template, channel) matrix of the FFT.  A stride adds
+        channels (polyphase components).
         """
         places = self.code_shape(signal_shape)
         phases = _polyphase(self.templates, self.stride)
@@ -147,7 +146,7 @@ class ConvDictionary(nn.Module):
 
     @torch.no_grad()
     def normalize_(self) -> ConvDictionary:
-        """Scale every template to unit l2 norm, in place; silent templates stay silent."""
+        """Scale every template to unit l2 norm, in place; templates of zeros stay so."""
         norms = self.templates.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         self.templates.div_(norms.reshape(-1, *(1,) * (self.templates.ndim - 1)))
         return self
@@ -155,16 +154,16 @@ class ConvDictionary(nn.Module):
     def layout(
         self, signal_shape: Sequence[int], is_cuda: bool, analysis: ConvDictionary | None = None
     ) -> Layout:
-        """Return the layout of signals and codes in which iterations are the quickest.
+        """Return the layout of signals and codes in which iterations are fastest.
 
         Parameters
         ----------
         signal_shape : sequence of int
-            Bins of a window, per axis.
+            Bins of a window along each axis.
         is_cuda : bool
-            Whether they are on a GPU.
+            Whether the tensors are on a GPU.
         analysis : ConvDictionary, optional
-            Gives the adjoint, if it is another dictionary.
+            Dictionary of the adjoint; None: this one.
         """
         analysis = self if analysis is None else analysis
         methods = {self._choose(is_cuda), analysis._choose(is_cuda)}

@@ -1,4 +1,4 @@
-"""Convolution in time with blocks of bins as channels, a layout that iterations can keep."""
+"""Layouts of signals and codes in memory that make repeated convolutions fast."""
 
 from __future__ import annotations
 
@@ -17,47 +17,39 @@ _BLOCK = 16  # bins per block
 
 @dataclass(frozen=True)
 class Layout:
-    """How signals and codes of windows lie in memory, and the operators on them: as they come.
-
-    Parameters
-    ----------
-    forward : callable
-        From codes to the signal.
-    adjoint : callable
-        From a signal to codes.
-    """
+    """Signals and codes as they are, with the operators from codes to signal and back."""
 
     forward: Callable[[Tensor], Tensor]
     adjoint: Callable[[Tensor], Tensor]
 
-    #: Axes that a tensor has here beyond its own.
+    #: Number of axes that the layout adds to a tensor.
     more_axes = 0
 
     def signal(self, tensor: Tensor) -> Tensor:
-        """Lay out a signal, or what is broadcast against one."""
+        """Lay out a signal, or a tensor that is broadcast against one."""
         return tensor
 
     def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes, or what is broadcast against them."""
+        """Lay out codes, or a tensor that is broadcast against them."""
         return tensor
 
     def places(self, codes: Tensor) -> Tensor:
-        """Return codes as they come."""
+        """Undo `codes`."""
         return codes
 
 
 class Blocks(Layout):
-    """Blocks of 16 bins as channels: a long convolution of few channels is a short one of many.
+    """Blocks of 16 bins as channels: a long convolution of few channels becomes a short one of many.
 
-    Signals (..., channel, bin) become (..., channel, 16, block), filled up with their last bin, and
-    codes likewise, filled up with zeros; scores of places past the last one are zero.
+    Signals (..., channel, bin) become (..., channel, 16, block), padded with their last bin, and
+    codes likewise, padded with zeros; scores past the last place are zero.
 
     Parameters
     ----------
     synthesis, analysis : tensor, shape (template, channel, bin)
         Templates of the operator and of its adjoint.
     n_bins : int
-        Of a window.
+        Bins of a window.
     """
 
     more_axes = 1
@@ -74,7 +66,7 @@ class Blocks(Layout):
         self._reach = taps.shape[-1] - 1
 
     def signal(self, tensor: Tensor) -> Tensor:
-        """Lay out a signal (..., channel, bin), or what has one bin for all."""
+        """Lay out a signal (..., channel, bin), or a tensor with one bin for all."""
         if tensor.shape[-1] == 1 < self.n_bins:
             return tensor[..., None]
         missing = (self._n_blocks + self._reach) * _BLOCK - self.n_bins
@@ -82,17 +74,17 @@ class Blocks(Layout):
         return _split(torch.cat([tensor, last], dim=-1))
 
     def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes (..., template, place), or what has one place for all."""
+        """Lay out codes (..., template, place), or a tensor with one place for all."""
         if tensor.shape[-1] == 1 < self.n_places:
             return tensor[..., None]
         return _split(F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_places)))
 
     def places(self, codes: Tensor) -> Tensor:
-        """Return codes (..., template, place)."""
+        """Undo `codes`: return codes (..., template, place)."""
         return codes.mT.flatten(-2)[..., : self.n_places]
 
     def bins(self, signal: Tensor) -> Tensor:
-        """Return a signal (..., channel, bin)."""
+        """Undo `signal`: return a signal (..., channel, bin)."""
         return signal.mT.flatten(-2)[..., : self.n_bins]
 
     def _forward(self, codes: Tensor) -> Tensor:
@@ -110,12 +102,12 @@ class Blocks(Layout):
 
 
 def _split(tensor: Tensor) -> Tensor:
-    """(..., bin) to (..., 16, block)."""
+    """Return (..., bin) as (..., 16, block)."""
     return tensor.unflatten(-1, (-1, _BLOCK)).mT.contiguous()
 
 
 def _taps(templates: Tensor) -> Tensor:
-    """Taps between blocks: entry (c, n, out, in, m) = h[c, n, 16 m + in - out], zero outside."""
+    """Return the taps between blocks, h[c, n, 16 m + in - out] at (c, n, out, in, m)."""
     length = templates.shape[-1]
     count = (length + _BLOCK - 2) // _BLOCK + 1
     bins = torch.arange(_BLOCK, device=templates.device)
@@ -126,12 +118,12 @@ def _taps(templates: Tensor) -> Tensor:
 
 
 class Cells(Layout):
-    """Cells of as many pixels as the stride: products with templates are those of matrices.
+    """Cells of as many pixels as the stride: products with templates become matrix products.
 
     Signals (..., channel, row, column) become (..., pixel and channel, cell row, cell column),
-    filled up with zeros, and lie with pixels last in memory; codes keep their axes and lie with
-    templates last.  Scores are the matrix product of templates and the pixels under every place,
-    which are copied together from the cells that a template reaches.
+    padded with zeros, with pixels last in memory; codes keep their axes, with templates last in
+    memory.  Scores are the matrix product of the templates and the pixels under each place, which
+    are gathered from the cells that a template covers.
 
     Parameters
     ----------
@@ -140,7 +132,7 @@ class Cells(Layout):
     stride : (int, int)
         Pixels between neighbouring places.
     signal_shape : (int, int)
-        Pixels of an image.
+        Rows and columns of an image.
     """
 
     def __init__(
@@ -157,7 +149,7 @@ class Cells(Layout):
         self._analysis = self._synthesis if analysis is synthesis else self._grid.matrix(analysis)
 
     def signal(self, tensor: Tensor) -> Tensor:
-        """Lay out a signal (..., channel, row, column), or what has one number for all."""
+        """Lay out a signal (..., channel, row, column), or a tensor with one number for all."""
         if tensor.shape[-3:] == (1, 1, 1):
             return tensor
         return self._grid.split(
@@ -165,11 +157,11 @@ class Cells(Layout):
         )
 
     def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes (..., template, *places), or what is broadcast against them."""
+        """Lay out codes (..., template, *places), or a tensor that is broadcast against them."""
         return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
 
     def image(self, signal: Tensor) -> Tensor:
-        """Return a signal (..., channel, row, column)."""
+        """Undo `signal`: return a signal (..., channel, row, column)."""
         rows, columns = self._shape
         return self._grid.join(signal)[..., :rows, :columns]
 
@@ -180,7 +172,7 @@ class Cells(Layout):
 
     def _adjoint(self, signal: Tensor) -> Tensor:
         cells = signal.movedim(-3, -1)
-        if torch.is_autocast_enabled(signal.device.type):  # before pixels are copied several times
+        if torch.is_autocast_enabled(signal.device.type):  # round before copying
             cells = cells.to(torch.get_autocast_dtype(signal.device.type))
         patches = _Gather.apply(cells.flatten(0, -4), self._grid)
         codes = (patches @ self._analysis.mT).movedim(-1, -3)
@@ -189,11 +181,11 @@ class Cells(Layout):
 
 @dataclass(frozen=True)
 class _Grid:
-    """Which pixels of which cells lie under a template.
+    """Pixels of cells under a template.
 
-    A template of K pixels reaches over r = ceil(K / s) cells of s pixels: over all pixels of the
-    first r - 1, and the first K - (r - 1) s of the last.  Along both axes this makes four kinds of
-    pixels, which are put in such an order that those under a template are neighbours in each cell.
+    A template of K pixels covers r = ceil(K / s) cells of s pixels: all pixels of the first r - 1,
+    and the first K - (r - 1) s of the last.  Along both axes this makes four kinds of pixels, which
+    are ordered so that those under a template are neighbours in each cell.
     """
 
     stride: tuple[int, ...]
@@ -202,19 +194,19 @@ class _Grid:
 
     @cached_property
     def reach(self) -> tuple[int, ...]:
-        """Cells under a template, along each axis."""
+        """Number of cells under a template, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.support, self.stride, strict=True))
 
     @cached_property
     def _rest(self) -> tuple[int, ...]:
-        """Pixels of the last of them under the template."""
+        """Number of pixels of the last of them under the template."""
         return tuple(
             k - (r - 1) * s for k, r, s in zip(self.support, self.reach, self.stride, strict=True)
         )
 
     @cached_property
     def _order(self) -> Tensor:
-        """Pixels of a cell as they are ordered here."""
+        """Order of the pixels of a cell."""
         high, wide = self._rest
         index = torch.arange(self.stride[0] * self.stride[1]).view(self.stride)
         parts = (index[:high, wide:], index[:high, :wide], index[high:, :wide], index[high:, wide:])
@@ -222,7 +214,7 @@ class _Grid:
 
     @cached_property
     def under(self) -> tuple[tuple[int, int, slice], ...]:
-        """Row and column of every cell under a template, and its pixels there."""
+        """Row and column of every cell under a template, and its pixels under it."""
         high, wide = self._rest
         beside, both, below = high * (self.stride[1] - wide), high * wide, self.stride[0] - high
         found = []
@@ -243,7 +235,7 @@ class _Grid:
         return ordered.flatten(-2).movedim(-1, -3)
 
     def join(self, cells: Tensor) -> Tensor:
-        """Undo `split`, but for what filled up the images."""
+        """Undo `split`, apart from the padding."""
         ordered = cells.movedim(-3, -1).unflatten(-1, (-1, self.n_channels))
         pixels = ordered.index_select(-2, self._order.argsort().to(cells.device))
         parts = pixels.unflatten(-2, self.stride).movedim((-5, -4, -3, -2), (-4, -2, -3, -1))

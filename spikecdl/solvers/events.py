@@ -1,4 +1,4 @@
-"""Events: the non-zero codes as a list, merged where they cluster, and their signal."""
+"""Events: the non-zero codes as a list, merged where they cluster, and their signal (1-D)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Events:
-    """Sparse codes of a batch of windows, sorted by window, template and place (1-D).
+    """Sparse codes of a batch of windows, sorted by window, template and onset.
 
     Parameters
     ----------
-    window, template, place : tensor of int64, shape (event,)
-        Where each event stands; ``place`` is the bin in which its template begins.
+    window, template, onset : tensor of int64, shape (event,)
+        The onset is the bin in which the template begins.
     amplitude : tensor, shape (event,)
-        Its code.
 
     Examples
     --------
@@ -35,15 +34,15 @@ class Events:
 
     @classmethod
     def from_codes(cls, codes: Tensor) -> Events:
-        """List the non-zero entries of codes (window, template, place)."""
-        window, template, place = codes.nonzero(as_tuple=True)
-        return cls(window, template, place, codes[window, template, place])
+        """List the non-zero entries of codes (window, template, onset)."""
+        index = codes.nonzero(as_tuple=True)
+        return cls(*index, codes[index])
 
     def __len__(self) -> int:
         return len(self.window)
 
     def to_codes(self, shape: Sequence[int]) -> Tensor:
-        """Return dense codes (window, template, place)."""
+        """Return dense codes (window, template, onset)."""
         codes = self.amplitude.new_zeros(tuple(shape))
         index = (self.window, self.template, self.onset)
         return codes.index_put_(index, self.amplitude, accumulate=True)
@@ -55,8 +54,7 @@ class Events:
     @classmethod
     def joined(cls, parts: Sequence[Events]) -> Events:
         """List the events of several batches of windows, one batch after the other."""
-        names = ("window", "template", "onset", "amplitude")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
     def within(self, first: int, last: int) -> Events:
         """Return the events of the windows from ``first`` up to ``last``, numbered from 0."""
@@ -65,11 +63,11 @@ class Events:
         return self.take(torch.arange(start, stop, device=edges.device)).later(-first)
 
     def later(self, n_windows: int) -> Events:
-        """Return the events as those of windows that many further on."""
+        """Return the events with ``n_windows`` added to the number of each window."""
         return replace(self, window=self.window + n_windows)
 
     def without(self, template: int) -> Events:
-        """Return the events of the other templates, whose numbers close up."""
+        """Return the events of the other templates, renumbered without a gap."""
         rest = self.take(self.template != template)
         return replace(rest, template=rest.template - (rest.template > template).long())
 
@@ -82,33 +80,26 @@ class Events:
         return replace(self, amplitude=amplitude)
 
     def groups(self, units: int) -> Tensor:
-        """Number the groups of events at one place of one template, in order of time.
+        """Return the number of each event's group: one trial, template and onset.
 
-        Parameters
-        ----------
-        units : int
-            So many neighbouring windows are the units of one trial; 1: events are on their own.
-
-        Returns
-        -------
-        tensor of int64, shape (event,)
+        Each trial consists of ``units`` consecutive windows; with one unit, every event is a group.
         """
         return self._cell(self.window // units).unique(return_inverse=True)[1]
 
     def merge(self, separation: int, units: int = 1) -> Events:
-        """Join events of one window, template and sign that lie at most that many bins apart.
+        """Merge events of one window, template and sign whose onsets are close.
 
-        The l1 solution spreads one event over neighbouring places; the joint event has the sum of
-        their amplitudes and stands at the mean place weighted by them.
+        The l1 solution spreads one event over neighbouring onsets.  The merged event has the sum of
+        their amplitudes, and as onset their mean weighted by amplitude.
 
         Parameters
         ----------
         separation : int
-            Bins.
+            Largest distance between neighbouring onsets that are merged, in bins.
         units : int
-            So many neighbouring windows are the units of one trial, whose events are joined as
-            groups: they come to stand at one place, the mean weighted by the amplitudes of all,
-            and the sign that has to agree is that of the inner product of two groups.
+            Consecutive windows that are the units of one trial.  Their events are merged as groups
+            with one onset, the mean weighted by the amplitudes of all units; two groups have the
+            same sign if their inner product is not negative.
         """
         if len(self) == 0:
             return self
@@ -136,7 +127,7 @@ class Events:
         return replace(self, onset=onset)._summed()
 
     def _summed(self) -> Events:
-        """Add up events of one window, template and place, and sort them."""
+        """Add up events of one window, template and onset, and sort them."""
         cells, owner = self._cell(self.window).unique(return_inverse=True)
 
         def of_cell(value: Tensor) -> Tensor:
@@ -146,7 +137,7 @@ class Events:
         return Events(of_cell(self.window), of_cell(self.template), of_cell(self.onset), total)
 
     def _cell(self, window: Tensor) -> Tensor:
-        """One number for window, template and place, in this order."""
+        """Return a number that sorts by window, template and onset."""
         if len(self) == 0:
             return window
         row = window * (self.template.max() + 1) + self.template
@@ -155,8 +146,8 @@ class Events:
     def add_to(self, signal: Tensor, templates: Tensor) -> Tensor:
         """Return ``signal`` (window, channel, bin) with every event's template added."""
         index = self._bins(signal, templates.shape[-1])
-        waves = self.amplitude[:, None, None] * templates[self.template]
-        return signal.reshape(-1).index_add(0, index, waves.reshape(-1)).reshape(signal.shape)
+        added = self.amplitude[:, None, None] * templates[self.template]
+        return signal.reshape(-1).index_add(0, index, added.reshape(-1)).reshape(signal.shape)
 
     def patches(self, signal: Tensor, length: int) -> Tensor:
         """Return the part of a signal (window, channel, bin) under each event's template."""

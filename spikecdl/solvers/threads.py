@@ -1,4 +1,4 @@
-"""How torch uses threads: small problems are solved faster by one, many alike by one each."""
+"""Threads by the size of a problem: one for a small one, one per window or item for a large one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-SMALL = 2_000_000  # observed numbers times templates
+SMALL = 2_000_000  # observed numbers times templates, below which torch uses one thread
+_SERIAL = 200_000  # numbers, below which one thread solves all windows
+_PARTS = 4  # per thread, so that slow windows do not delay the others
 
 
 @contextmanager
 def for_size(size: int) -> Iterator[None]:
-    """Let torch use one thread while a small problem is solved, and what it used before after.
+    """Let torch use one thread for a small problem, and restore the number of threads after it.
 
     Parameters
     ----------
     size : int
-        Observed numbers times templates; what is not below `SMALL` is left alone.
+        Observed numbers times templates.  From `SMALL` on, nothing is changed.
 
     Examples
     --------
@@ -31,27 +33,26 @@ def for_size(size: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    with _at_most(1 if size < SMALL else torch.get_num_threads()):
+    with _torch_threads(1 if size < SMALL else torch.get_num_threads()):
         yield
 
 
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
-    """Yield what a function, run without gradients, makes of each item, in order.
+    """Yield the result of a function for each item, in order, computed without gradients.
 
-    On the CPU each of torch's threads works on an item of its own, which is quicker than to share
-    out every operation where operations are short.  Products have the caller's precision.
-
-    Parameters
-    ----------
-    function : callable
-        Of an item; uses tensors on the device.
-    items : iterable
-    device : torch.device
-
-    Raises
-    ------
-    Exception
-        Whatever ``function`` raises.
+    On the CPU each of torch's threads works on an item of its own, which is faster than to divide
+    every short operation among threads.  Products have the caller's precision.  Errors of
+    ``function`` are raised.
 
     Examples
     --------
@@ -69,26 +70,26 @@ def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device
         yield from map(call, items)
         return
     threads = torch.get_num_threads()
-    with _at_most(1), ThreadPoolExecutor(threads) as pool:
+    with _torch_threads(1), ThreadPoolExecutor(threads) as pool:
         yield from pool.map(call, items)
 
 
-@contextmanager
-def _at_most(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def in_parallel(work: Callable[[slice], None], n_windows: int, size: int) -> None:
+    """Call ``work``, compiled code without the interpreter's lock, on slices of the windows.
 
-
-_SERIAL = 200_000  # numbers
-_PARTS = 4  # per thread, so that slow windows do not hold up the others
+    Few numbers (``size``) are left to one thread.  Errors of ``work`` are raised.
+    """
+    threads = min(n_threads(), n_windows)
+    if threads <= 1 or size < _SERIAL:
+        work(slice(0, n_windows))
+        return
+    parts = min(n_windows, threads * _PARTS)
+    edges = [n_windows * part // parts for part in range(parts + 1)]
+    list(_pool(threads, os.getpid()).map(work, map(slice, edges[:-1], edges[1:])))
 
 
 def n_threads() -> int:
-    """Return how many threads may work: ``OMP_NUM_THREADS``, or the cores of this process."""
+    """Return ``OMP_NUM_THREADS``, or else the number of cores of this process."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
@@ -97,33 +98,7 @@ def n_threads() -> int:
     return os.cpu_count() or 1
 
 
-def in_parallel(work: Callable[[slice], None], n_windows: int, size: int) -> None:
-    """Call ``work`` (which lets go of the interpreter's lock) on slices that cover all windows.
-
-    Parameters
-    ----------
-    work : callable
-    n_windows : int
-    size : int
-        Numbers to be worked on; with few of them one thread does all the work.
-
-    Raises
-    ------
-    Exception
-        Whatever ``work`` raises.
-    """
-    threads = min(n_threads(), n_windows)
-    if threads <= 1 or size < _SERIAL:
-        work(slice(0, n_windows))
-        return
-    parts = min(n_windows, threads * _PARTS)
-    edges = [n_windows * part // parts for part in range(parts + 1)]
-    slices = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
-    for _ in _pool(threads, os.getpid()).map(work, slices):
-        pass
-
-
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return threads that wait for work; a forked process, which has none of them, gets its own."""
+    """Return a pool of this process; a forked process does not inherit its threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="spikecdl")

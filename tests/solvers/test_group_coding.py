@@ -41,9 +41,10 @@ def some_mask(y: Tensor) -> Tensor:
 
 
 def solution(
-    task: Problem, mask: Tensor | None = None, *, tol: float = 1e-7, **options
+    task: Problem, mask: Tensor | None = None, *, tol: float | None = None, **options
 ) -> SparseCode:
     options = {"method": "working_set", "max_iter": 20_000} | options
+    tol = {"working_set": 1e-7, "fista": 1e-6}[options["method"]] if tol is None else tol
     return sparse_code(
         task.y, task.family, task.dictionary, task.penalty, task.baseline, mask, tol=tol, **options
     )

@@ -103,10 +103,9 @@ class TestDerivative:
         assert_derivative(task, some_mask(task.y) if masked else None)
 
     @each_family
-    @pytest.mark.parametrize("sign", ["positive", "both"])
-    def test_of_images_with_a_stride(self, name, sign):
-        task = problem(name, 2, sign)
-        assert_derivative(task, some_mask(task.y))
+    def test_of_images_with_a_stride(self, name):
+        task = problem(name, 2, "both", windows=2)
+        assert_derivative(task, some_mask(task.y), tol=1e-9)
 
     @each_family
     @pytest.mark.parametrize("sign", ["positive", "both"])
