@@ -68,7 +68,7 @@ class ConvDictionary(nn.Module):
         if len(strides) != axes:
             raise ValueError(f"`stride` (={stride!r}) must be one number or one per axis ({axes})")
         self.stride = tuple(validation.integer("stride", s) for s in strides)
-        self.method = validation.one_of("method", method, ("auto", *_OPERATORS))
+        self.method = validation.one_of("method", method, _METHODS)
         if method == "blocked" and self.stride != (1,):
             raise ValueError("`method` (='blocked') works in 1-D with stride 1; use 'auto'")
         if method == "cells" and axes != 2:
@@ -116,14 +116,17 @@ class ConvDictionary(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Add up shifted templates: (..., template, *places) to (..., channel, *bins)."""
         batch, flat = self._flatten(codes, self.templates.shape[0], "codes")
-        signal = _OPERATORS[self._method_for(flat)][0](flat, self.templates, self.stride)
+        bins = self.signal_shape(flat.shape[2:])
+        layout = self._lay_out(self._method_for(flat), bins, self)
+        signal = layout.bins(layout.forward(layout.codes(flat)))
         return signal.reshape(*batch, *signal.shape[1:])
 
     def adjoint(self, signal: Tensor) -> Tensor:
         """Correlate with every template: (..., channel, *bins) to (..., template, *places)."""
         batch, flat = self._flatten(signal, self.templates.shape[1], "signal")
         self.code_shape(flat.shape[2:])
-        codes = _OPERATORS[self._method_for(flat)][1](flat, self.templates, self.stride)
+        layout = self._lay_out(self._method_for(flat), flat.shape[2:], self)
+        codes = layout.places(layout.adjoint(layout.signal(flat)))
         return codes.reshape(*batch, *codes.shape[1:])
 
     def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
@@ -167,11 +170,20 @@ class ConvDictionary(nn.Module):
         """
         analysis = self if analysis is None else analysis
         methods = {self._choose(is_cuda), analysis._choose(is_cuda)}
-        if methods == {"blocked"}:
-            return Blocks(self.templates, analysis.templates, signal_shape[0])
-        if methods == {"cells"}:
-            return Cells(self.templates, analysis.templates, self.stride, tuple(signal_shape))
+        if methods in ({"blocked"}, {"cells"}):
+            return self._lay_out(methods.pop(), signal_shape, analysis)
         return Layout(self, analysis.adjoint)
+
+    def _lay_out(self, method: str, bins: Sequence[int], analysis: ConvDictionary) -> Layout:
+        if method == "blocked":
+            return Blocks(self.templates, analysis.templates, bins[0])
+        if method == "cells":
+            return Cells(self.templates, analysis.templates, self.stride, tuple(bins))
+        forward, adjoint = _OPERATORS[method]
+        return Layout(
+            lambda codes: forward(codes, self.templates, self.stride),
+            lambda signal: adjoint(signal, analysis.templates, analysis.stride),
+        )
 
     def _method_for(self, flat: Tensor) -> str:
         return self._choose(flat.is_cuda) if flat.numel() else "direct"
@@ -250,30 +262,8 @@ def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> 
     return codes[(..., *places)]
 
 
-def _blocked_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    blocks = Blocks(templates, templates, codes.shape[-1] + templates.shape[-1] - 1)
-    return blocks.bins(blocks.forward(blocks.codes(codes)))
-
-
-def _blocked_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    blocks = Blocks(templates, templates, signal.shape[-1])
-    return blocks.places(blocks.adjoint(blocks.signal(signal)))
-
-
-def _cells_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    shape = zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
-    cells = Cells(templates, templates, stride, tuple((p - 1) * s + k for p, s, k in shape))
-    return cells.image(cells.forward(cells.codes(codes)))
-
-
-def _cells_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    cells = Cells(templates, templates, stride, tuple(signal.shape[2:]))
-    return cells.adjoint(cells.signal(signal))
-
-
 _OPERATORS = {
     "direct": (_direct_forward, _direct_adjoint),
     "fft": (_fft_forward, _fft_adjoint),
-    "blocked": (_blocked_forward, _blocked_adjoint),
-    "cells": (_cells_forward, _cells_adjoint),
 }
+_METHODS = ("auto", *_OPERATORS, "blocked", "cells")

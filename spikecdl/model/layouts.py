@@ -37,9 +37,13 @@ class Layout:
         """Undo `codes`."""
         return codes
 
+    def bins(self, signal: Tensor) -> Tensor:
+        """Undo `signal`."""
+        return signal
+
 
 class Blocks(Layout):
-    """Blocks of 16 bins as channels: a long convolution of few channels becomes a short one of many.
+    """Blocks of 16 bins as channels: a long convolution becomes a short one with more channels.
 
     Signals (..., channel, bin) become (..., channel, 16, block), padded with their last bin, and
     codes likewise, padded with zeros; scores past the last place are zero.
@@ -160,7 +164,7 @@ class Cells(Layout):
         """Lay out codes (..., template, *places), or a tensor that is broadcast against them."""
         return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
 
-    def image(self, signal: Tensor) -> Tensor:
+    def bins(self, signal: Tensor) -> Tensor:
         """Undo `signal`: return a signal (..., channel, row, column)."""
         rows, columns = self._shape
         return self._grid.join(signal)[..., :rows, :columns]

@@ -35,8 +35,8 @@ class Events:
     @classmethod
     def from_codes(cls, codes: Tensor) -> Events:
         """List the non-zero entries of codes (window, template, onset)."""
-        index = codes.nonzero(as_tuple=True)
-        return cls(*index, codes[index])
+        window, template, onset = codes.nonzero(as_tuple=True)
+        return cls(window, template, onset, codes[window, template, onset])
 
     def __len__(self) -> int:
         return len(self.window)

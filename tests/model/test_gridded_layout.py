@@ -33,9 +33,9 @@ def test_there_and_back(axes, channels, seed):
     codes = torch.randn(3, 2, *places, generator=draw, dtype=DOUBLE)
     signal = dictionary(codes).detach()
     cells = Cells(waves, waves, strides, tuple(signal.shape[2:]))
-    torch.testing.assert_close(cells.image(cells.signal(signal)), signal)
+    torch.testing.assert_close(cells.bins(cells.signal(signal)), signal)
     torch.testing.assert_close(cells.places(cells.codes(codes)), codes)
-    torch.testing.assert_close(cells.image(cells.forward(cells.codes(codes))), signal)
+    torch.testing.assert_close(cells.bins(cells.forward(cells.codes(codes))), signal)
     scores = cells.adjoint(cells.signal(signal))
     torch.testing.assert_close(scores, dictionary.adjoint(signal).detach())
 
