@@ -142,7 +142,7 @@ def bits_per_spike(
     total = _deviance("null_mean", y, null_mean, family, mask, axis)
     spikes = np.where(True if mask is None else mask, y, 0).sum(axis=axis)
     with np.errstate(invalid="ignore", divide="ignore"):
-        bits = np.where(spikes > 0, (total - left) / (2 * np.log(2) * spikes), np.nan)
+        bits = np.where(spikes > 0, (total - left) / (2 * np.log(2)) / spikes, np.nan)
     return float(bits) if axis is None else bits
 
 
