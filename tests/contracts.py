@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,6 +101,11 @@ def problem(
     penalty = L1(sign=sign, axes=axes)
     penalty = penalty.with_weight(fraction * float(penalty.lambda_max(score)))
     return Problem(family, dictionary, penalty, y, baseline)
+
+
+def in_single_precision(task: Problem) -> Problem:
+    dictionary = ConvDictionary(task.dictionary.templates.detach().float())
+    return replace(task, dictionary=dictionary, y=task.y.float(), baseline=task.baseline.float())
 
 
 def hard_start(name: str, baseline: float, dtype: torch.dtype) -> Problem:

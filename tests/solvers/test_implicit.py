@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contracts import Problem, dense, problem
+from contracts import Problem, dense, in_single_precision, problem
 from torch import Tensor
 
 from spikecdl.model.autoencoder import UnrolledAutoencoder
@@ -39,7 +39,7 @@ def one_channel(task: Problem) -> Problem:
     return replace(task, dictionary=dictionary, y=y, baseline=baseline)
 
 
-def grouped(name: str, sign: str = "positive") -> Problem:
+def grouped(name: str, sign: str | tuple[str, ...] = "positive") -> Problem:
     """Return two trials of two units that fire together."""
     task = problem(name, sign=sign, windows=4, fraction=0.15)
     y, baseline = (tensor.reshape(2, 2, *tensor.shape[1:]) for tensor in (task.y, task.baseline))
@@ -104,13 +104,12 @@ class TestDerivative:
 
     @each_family
     def test_of_images_with_a_stride(self, name):
-        task = problem(name, 2, "both", windows=2)
+        task = problem(name, 2, ("positive", "both"), windows=2)
         assert_derivative(task, some_mask(task.y), tol=1e-9)
 
     @each_family
-    @pytest.mark.parametrize("sign", ["positive", "both"])
-    def test_of_groups(self, name, sign):
-        assert_derivative(grouped(name, sign), tol=1e-9)
+    def test_of_groups(self, name):
+        assert_derivative(grouped(name, ("positive", "both")), tol=1e-9)
 
     @each_family
     def test_it_is_not_that_of_fixed_codes(self, name):
@@ -156,9 +155,7 @@ class TestDerivative:
     @each_family
     def test_single_precision(self, name):
         double = problem(name)
-        single = ConvDictionary(double.dictionary.templates.detach().float())
-        parts = (double.y.float(), double.baseline.float())
-        task = Problem(double.family, single, double.penalty, *parts)
+        task = in_single_precision(double)
         ours = gradient(encoder(task, tol=1e-3), task)
         assert ours.dtype == torch.float32
         expected = gradient(encoder(double), double)

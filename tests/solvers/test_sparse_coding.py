@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contracts import Problem, dense, hard_start, problem
+from contracts import Problem, dense, hard_start, in_single_precision, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -288,11 +288,7 @@ def test_not_converged_is_a_value(name, solve):
 @each_family
 def test_single_precision_reaches_the_default_tolerance(name, solve):
     double = problem(name)
-    dictionary = ConvDictionary(double.dictionary.templates.detach().float())
-    single = replace(
-        double, dictionary=dictionary, y=double.y.float(), baseline=double.baseline.float()
-    )
-    solved = solve(single, tol=1e-3)
+    solved = solve(in_single_precision(double), tol=1e-3)
     assert solved.converged
     assert solved.codes.dtype == torch.float32
     torch.testing.assert_close(solved.codes.double(), solve(double).codes, rtol=0.02, atol=0.01)
@@ -332,7 +328,7 @@ def test_hidden_bins_have_no_influence(name, solve):
 
 
 @each_family
-@pytest.mark.parametrize("baseline", [-25.0, -14.0, -7.0, 5.0, 20.0, 70.0])
+@pytest.mark.parametrize("baseline", [-25.0, -7.0, 5.0, 70.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_hard_starts(name, baseline, dtype, solve):
     """From rates far too low or far too high: finite, never uphill, and no false certificate."""
