@@ -72,23 +72,23 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
     shape = (len(a), min(rule.n_events, a.shape[-1]))
     found = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
     number = np.zeros(len(a), np.int64)
-    taps, least_gain = as_array(templates), as_array(rule.min_gain)
-    up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(taps)))
-    prior = Prior(np.full(len(taps), rule.precision), up, down)
+    shapes, min_gain = as_array(templates), as_array(rule.min_gain)
+    up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(shapes)))
+    prior = Prior(np.full(len(shapes), rule.precision), up, down)
 
     def work(part: slice) -> None:
         _pursue_windows(
             Loss(LOSSES[loss.kind], a[part], b[part]),
             (baseline[part], stiffness),
-            taps,
+            shapes,
             prior,
             rule.standardise,
-            least_gain[part],
+            min_gain[part],
             tuple(values[part] for values in found),
             number[part],
         )
 
-    in_parallel(work, len(a), a.size * len(taps) * COSTLY)
+    in_parallel(work, len(a), a.size * len(shapes) * COSTLY)
     window, rank = np.nonzero(np.arange(shape[1]) < number[:, None])
     which, onset, amplitude = (values[window, rank] for values in found)
     order = np.lexsort((onset, which, window))
@@ -98,14 +98,14 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _pursue_windows(loss, baseline, templates, prior, standardise, least_gain, found, number):
+def _pursue_windows(loss, baseline, templates, prior, standardise, min_gain, found, number):
     """Fill in the events of some windows and their number, and their baselines."""
     (level, stiffness), (which, onset, amplitude) = baseline, found
     for i in range(len(number)):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
         free = Baselines(level[i], np.ones_like(level[i]), level[i].copy(), stiffness)
         events = (which[i], onset[i], amplitude[i])
-        rule = (standardise, least_gain[i])
+        rule = (standardise, min_gain[i])
         number[i] = _pursue(window, free, templates, prior, rule, events)
 
 
@@ -116,7 +116,7 @@ def _pursue(loss, baseline, templates, prior, rule, events):
     Events are kept in order of time, in the first entries of the arrays of ``events``.  The
     baseline of each channel is changed in place.
     """
-    (which, onset, amplitude), (standardise, least_gain) = events, rule
+    (which, onset, amplitude), (standardise, min_gain) = events, rule
     n_onsets = loss.a.shape[1] - templates.shape[2] + 1
     squares = templates * templates
     eta = np.empty_like(loss.a)
@@ -141,7 +141,7 @@ def _pursue(loss, baseline, templates, prior, rule, events):
         present = (which[:count], onset[:count], amplitude[:count])
         changed = _refit(loss, state, templates, prior, baseline, present, p)
         then = value(loss, eta) + prior_value(prior, baseline, present)
-        if not now - then >= least_gain:
+        if not now - then >= min_gain:
             count -= 1
             which[:count], onset[:count], amplitude[:count] = before
             baseline.value[:] = old
@@ -166,12 +166,12 @@ def _renew(templates, squares, state, standardise, stale, score, spread):
 
 @njit(cache=True, error_model="numpy")
 def _best(score, spread, up, down):
-    """Return template and place of the largest score of an allowed sign; -1 if there is none."""
+    """Return template and onset of the largest score of an allowed sign; -1 if there is none."""
     largest, template, where = 0.0, -1, -1
     for c in range(score.shape[0]):
         for p in range(score.shape[1]):
-            height = score[c, p] / spread[c, p]
-            own = max(height if up[c] else 0.0, -height if down[c] else 0.0)
+            relative = score[c, p] / spread[c, p]
+            own = max(relative if up[c] else 0.0, -relative if down[c] else 0.0)
             if own > largest:
                 largest, template, where = own, c, p
     return template, where
