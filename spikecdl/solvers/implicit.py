@@ -1,4 +1,4 @@
-"""The encoder in the limit of infinitely many layers: codes solved, and their derivative."""
+"""The encoder in the limit of infinitely many layers: the solution and its derivative."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ImplicitEncoder(nn.Module):
               \qquad B = H_S^\top W H_S + \nabla^2 \pi(x^*_S)
 
     with r the family's residual, W its curvature, :math:`\pi` the penalty, whose weight is taken as
-    constant, and :math:`\mathrm{d}_{H,\mu}` the change with the codes held.  It is what
-    back-propagation through the layers of an `UnrolledEncoder` tends to as they become many, at the
-    cost of one linear system in the codes that are not zero: the memory does not grow with the
-    iterations.  The solution has no derivative where a code is about to appear or vanish; there it
-    is that of the support as it is.
+    constant, and :math:`\mathrm{d}_{H,\mu}` the change with fixed codes.  It is the limit of
+    back-propagation through the layers of an `UnrolledEncoder` as their number grows, at the cost
+    of one linear system in the codes that are not zero; memory does not grow with the iterations.
+    Where a code is about to appear or vanish, the solution has no derivative, and that of the
+    present support is returned.
 
     On the CPU in one dimension, the system of each window is banded and is factored; on a GPU, for
     images, strides and penalties that couple units, it is solved by conjugate gradients.
@@ -98,22 +98,10 @@ class ImplicitEncoder(nn.Module):
         family: Family | None = None,
         penalty: Penalty | None = None,
     ) -> Tensor:
-        """Return the codes of observations, differentiable in templates and baseline.
+        """Return the codes, shape (..., template, *places), of observations.
 
-        Parameters
-        ----------
-        y : tensor, shape (..., channel, *bins)
-            Observations; no derivative with respect to them.
-        baseline : tensor or float
-            Linear predictor without events, broadcastable to ``y``.
-        mask : tensor of bool, optional
-            False where nothing was observed; shape of ``y``.
-        family, penalty : optional
-            Replace the encoder's, for parameters and weights that differ between windows.
-
-        Returns
-        -------
-        tensor, shape (..., template, *places)
+        They are differentiable in templates and baseline, not in ``y``; the arguments are those of
+        `UnrolledEncoder.forward`.
         """
         family, penalty = family or self.family, penalty or self.penalty
         parts = (y, family, self.dictionary, penalty, baseline, mask)
@@ -121,7 +109,7 @@ class ImplicitEncoder(nn.Module):
         if not solved.converged:
             warnings.warn(
                 f"codes were not solved to `tol` (={self.tol:g}) in `max_iter` (={self.max_iter}) "
-                "iterations, so gradients are rough; raise either",
+                "iterations, so gradients are inaccurate; raise either",
                 stacklevel=2,
             )
         if not torch.is_grad_enabled():
@@ -170,8 +158,8 @@ class ImplicitEncoder(nn.Module):
         present = codes != 0
 
         def times(direction: Tensor) -> Tensor:
-            bent = known.adjoint(curvature * known(direction))
-            return present * (bent + penalty.curvature(codes, direction))
+            image = known.adjoint(curvature * known(direction))
+            return present * (image + penalty.curvature(codes, direction))
 
         def solve(right: Tensor) -> Tensor:
             return _conjugate_gradients(times, present * right, window_dims(known, penalty))
@@ -180,7 +168,7 @@ class ImplicitEncoder(nn.Module):
 
 
 class _Solution(torch.autograd.Function):
-    """Codes as they are, whose derivative is that of their score, through a linear system."""
+    """Identity on codes whose derivative is that of their score, through a linear system."""
 
     @staticmethod
     def forward(
@@ -218,8 +206,8 @@ def _conjugate_gradients(
         if (size <= goal).all():
             break
         image = times(direction)
-        bend = (direction * image).sum(dim=dims, keepdim=True)
-        step = torch.where((bend > 0) & (size > goal), size / bend, 0)
+        curvature = (direction * image).sum(dim=dims, keepdim=True)
+        step = torch.where((curvature > 0) & (size > goal), size / curvature, 0)
         solution, residual = solution + step * direction, residual - step * image
         before, size = size, square(residual)
         direction = residual + torch.where(before > 0, size / before, 0) * direction

@@ -130,10 +130,7 @@ def value(loss, eta):
 
 @njit(cache=True, error_model="numpy")
 def cut(loss, state, first, last):
-    """Copy loss and state in the bins from ``first`` up to ``last``.
-
-    Compiled loops are fast on copies, whose rows are contiguous.
-    """
+    """Copy loss and state in the bins from ``first`` up to ``last``; loops are fast on copies."""
     bins = slice(first, last)
     return (
         Loss(loss.kind, loss.a[:, bins].copy(), loss.b[:, bins].copy()),
@@ -157,9 +154,9 @@ def paste(state, first, part):
 
 @njit(cache=True, error_model="numpy")
 def take_step(loss, state, templates, events, move, penalty_slope):
-    """Move amplitudes along ``move``, as far as the objective falls; the state follows.
+    """Move amplitudes along ``move``, as far as the objective falls, and update the state.
 
-    ``penalty_slope`` is the change of the penalty along the whole move.
+    ``penalty_slope`` is the change of the penalty over the whole move.
     """
     which, onset, amplitude = events
     direction = np.zeros_like(state.eta)
@@ -173,10 +170,7 @@ def take_step(loss, state, templates, events, move, penalty_slope):
 
 @njit(cache=True, error_model="numpy")
 def _line_search(loss, state, direction, penalty_slope):
-    """Return the step at which the objective stops falling, by secants on its derivative.
-
-    On return eta has moved, and residual and curvature belong to it.
-    """
+    """Return the step at which the objective stops falling, by secants; update the state."""
     eta, residual = state.eta, state.residual
     low, high = 0.0, 1.0
     slope_low, largest = penalty_slope, 0.0
