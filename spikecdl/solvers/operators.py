@@ -58,7 +58,8 @@ def scores_of_events(templates, residual, which, onset, score):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _add_eight_taps(out, taps, r0, r1, r2, r3, r4, r5, r6, r7):
+def _add_eight_taps(out, taps, rows):
+    r0, r1, r2, r3, r4, r5, r6, r7 = rows
     h0, h1, h2, h3 = taps[0], taps[1], taps[2], taps[3]
     h4, h5, h6, h7 = taps[4], taps[5], taps[6], taps[7]
     for p in range(out.size):
@@ -77,9 +78,7 @@ def fill_scores(templates, residual, first, last, score):
         for n in range(templates.shape[1]):
             taps, signal = templates[c, n], residual[n, first:]
             for k in range(0, whole, 8):
-                _add_eight_taps(
-                    out,
-                    taps[k : k + 8],
+                rows = (
                     signal[k : k + size],
                     signal[k + 1 : k + 1 + size],
                     signal[k + 2 : k + 2 + size],
@@ -89,6 +88,7 @@ def fill_scores(templates, residual, first, last, score):
                     signal[k + 6 : k + 6 + size],
                     signal[k + 7 : k + 7 + size],
                 )
+                _add_eight_taps(out, taps[k : k + 8], rows)
             for k in range(whole, length):
                 add_multiple(out, taps[k], signal[k : k + size])
 
