@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -109,14 +109,27 @@ def window_dims(dictionary: ConvDictionary, penalty: Penalty) -> tuple[int, ...]
     return tuple(range(-1 - dictionary.axes - penalty.grouped, 0))
 
 
-class Encoder(Protocol):
-    """Module that turns observations into codes; see `UnrolledEncoder.forward`."""
+class Encoder(nn.Module, ABC):
+    """Module that turns observations into codes.
 
-    family: Family
-    dictionary: ConvDictionary
-    penalty: Penalty
+    Parameters
+    ----------
+    family : Family
+        Observation model.
+    dictionary : ConvDictionary
+        Synthesis.
+    penalty : Penalty
+        Sparsity of the codes.
+    """
 
-    def __call__(
+    def __init__(self, family: Family, dictionary: ConvDictionary, penalty: Penalty) -> None:
+        super().__init__()
+        self.family = family
+        self.dictionary = dictionary
+        self.penalty = penalty
+
+    @abstractmethod
+    def forward(
         self,
         y: Tensor,
         baseline: Tensor | float = 0.0,
@@ -124,11 +137,26 @@ class Encoder(Protocol):
         family: Family | None = None,
         penalty: Penalty | None = None,
     ) -> Tensor:
-        """Return the codes of observations."""
-        ...
+        """Return the codes of observations, differentiable in the parameters and the baseline.
+
+        Parameters
+        ----------
+        y : tensor, shape (..., channel, *bins)
+            Observations.
+        baseline : tensor or float
+            Linear predictor without events, broadcastable to ``y``.
+        mask : tensor of bool, optional
+            False where nothing was observed; shape of ``y``.
+        family, penalty : optional
+            Replace the encoder's, for parameters and weights that differ between windows.
+
+        Returns
+        -------
+        tensor, shape (..., template, *places)
+        """
 
 
-class UnrolledEncoder(nn.Module):
+class UnrolledEncoder(Encoder):
     r"""Codes by T layers of proximal gradient on the penalised negative log likelihood.
 
     .. math:: x \leftarrow \operatorname{prox}_{s\lambda}\bigl(z + s\,W_e^\top
@@ -139,12 +167,8 @@ class UnrolledEncoder(nn.Module):
 
     Parameters
     ----------
-    family : Family
-        Observation model.
-    dictionary : ConvDictionary
-        Synthesis :math:`W_d`; also the analysis unless that is given.
-    penalty : Penalty
-        Sparsity of the codes.
+    family, dictionary, penalty
+        See `Encoder`; the dictionary is :math:`W_d`, and also the analysis unless that is given.
     n_unrolled : int
         Layers, T.
     accelerated : bool
@@ -193,11 +217,8 @@ class UnrolledEncoder(nn.Module):
         bias: Tensor | None = None,
         stabilizer: float | None = None,
     ) -> None:
-        super().__init__()
-        self.family = family
-        self.dictionary = dictionary
+        super().__init__(family, dictionary, penalty)
         self.analysis = dictionary if analysis is None else analysis
-        self.penalty = penalty
         self.n_unrolled = validation.integer("n_unrolled", n_unrolled)
         self.accelerated = accelerated
         self.step = None if step is None else validation.positive("step", step)
@@ -221,23 +242,6 @@ class UnrolledEncoder(nn.Module):
         family: Family | None = None,
         penalty: Penalty | None = None,
     ) -> Tensor:
-        """Return the codes of observations.
-
-        Parameters
-        ----------
-        y : tensor, shape (..., channel, *bins)
-            Observations.
-        baseline : tensor or float
-            Linear predictor without events, broadcastable to ``y``.
-        mask : tensor of bool, optional
-            False where nothing was observed; shape of ``y``.
-        family, penalty : optional
-            Replace the encoder's, for parameters and weights that differ between windows.
-
-        Returns
-        -------
-        tensor, shape (..., template, *places)
-        """
         family, penalty = family or self.family, penalty or self.penalty
         penalty = penalty if self.bias is None else penalty.with_weight(self.bias)
         windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)

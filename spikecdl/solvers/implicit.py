@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import window_dims
+from spikecdl.model.encoder import Encoder, window_dims
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1, Penalty
 from spikecdl.solvers.events import Events
@@ -20,7 +20,7 @@ from spikecdl.solvers.sparse_coding import sparse_code
 _MOST_STEPS = 500  # of conjugate gradients
 
 
-class ImplicitEncoder(nn.Module):
+class ImplicitEncoder(Encoder):
     r"""Codes that solve the penalised problem, with the derivative of the solution.
 
     The codes :math:`x^*` of `sparse_code` are zero but on a support S, where the score equals the
@@ -39,16 +39,12 @@ class ImplicitEncoder(nn.Module):
     present support is returned.
 
     On the CPU in one dimension, the system of each window is banded and is factored; on a GPU, for
-    images, strides and penalties that couple units, it is solved by conjugate gradients.
+    images, strides and penalties that group units, it is solved by conjugate gradients.
 
     Parameters
     ----------
-    family : Family
-        Observation model.
-    dictionary : ConvDictionary
-        Synthesis H.
-    penalty : Penalty
-        Sparsity of the codes; its weight must be positive.
+    family, dictionary, penalty
+        See `Encoder`; the weight of the penalty must be positive.
     tol : float
         Largest violation of the optimality conditions, relative to the weight.  The error of the
         derivative is of its order.
@@ -83,10 +79,7 @@ class ImplicitEncoder(nn.Module):
         tol: float = 1e-3,
         max_iter: int = 3000,
     ) -> None:
-        super().__init__()
-        self.family = family
-        self.dictionary = dictionary
-        self.penalty = penalty
+        super().__init__(family, dictionary, penalty)
         self.tol = validation.positive("tol", tol)
         self.max_iter = validation.integer("max_iter", max_iter)
 
@@ -98,11 +91,6 @@ class ImplicitEncoder(nn.Module):
         family: Family | None = None,
         penalty: Penalty | None = None,
     ) -> Tensor:
-        """Return the codes, shape (..., template, *places), of observations.
-
-        They are differentiable in templates and baseline, not in ``y``; the arguments are those of
-        `UnrolledEncoder.forward`.
-        """
         family, penalty = family or self.family, penalty or self.penalty
         parts = (y, family, self.dictionary, penalty, baseline, mask)
         solved = sparse_code(*parts, tol=self.tol, max_iter=self.max_iter)
