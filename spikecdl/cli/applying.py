@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selected, Selection, argument, option
@@ -32,22 +32,16 @@ def apply(
 
     Writes summary.json, rates.png, codes.png and results.nwb to --out. Uses the model's bin size.
     """
-    from spikecdl.report import text
+    from spikecdl.report import summary
 
     if (out / "model.safetensors").exists():
-        raise ValueError(
-            f"`out` (={str(out)!r}) holds a fit, which would be replaced in part; choose another "
-            "folder"
-        )
+        raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
     selection = Selection(pool_trials, align, window, units, trials, table)
-    with (
-        outputs.results_folder(out, file) as unfinished,
-        outputs.working("finding events", as_json),
-    ):
-        fitted, selected, parts = _decomposed(model, file, selection, device)
-        about = _scored(model, file, selection, fitted, parts)
-        outputs.write_codes(unfinished, selected, parts, about)
-    outputs.show(about, [*text.score_lines(about), f"results in {out}/"], as_json)
+    working = outputs.working("finding events", as_json)
+    with outputs.results_folder(out, file) as unfinished, working:
+        selected, parts, about = _scored(model, file, selection, device)
+        outputs.write_results(unfinished, selected, parts, about)
+    outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
 
 
 def evaluate(
@@ -68,13 +62,12 @@ def evaluate(
     For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
     model's rate.
     """
-    from spikecdl.report import text
+    from spikecdl.report import summary
 
     selection = Selection(pool_trials, align, window, units, trials, table)
     with outputs.working("finding events, scoring bins held out", as_json):
-        fitted, _, parts = _decomposed(model, file, selection, device)
-        about = _scored(model, file, selection, fitted, parts)
-    outputs.show(about, text.score_lines(about), as_json)
+        *_, about = _scored(model, file, selection, device)
+    outputs.show(about, summary.score_lines(about), as_json)
 
 
 def compare(
@@ -93,17 +86,15 @@ def compare(
 
     Prints the error of each template, at the best order and shift, and how many events were found.
     """
-    from spikecdl.report import text
-    from spikecdl.report.summary import recovery_summary
+    from spikecdl.report import summary
 
     selection = Selection(pool_trials, units=units, trials=trials)
     with outputs.working("finding events", as_json):
         _, _, parts = _decomposed(model, truth, selection, device)
     if parts.counts.truth is None:
         raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
-    found = recovery_summary(parts, tolerance)
-    about = {"model": str(model), "truth": str(truth), **found}
-    outputs.show(about, text.recovery_lines(found), as_json)
+    about = {"model": str(model), "truth": str(truth), **summary.recovery_summary(parts, tolerance)}
+    outputs.show(about, summary.recovery_lines(about), as_json)
 
 
 def _decomposed(
@@ -121,13 +112,12 @@ def _decomposed(
 
 
 def _scored(
-    path: Path, file: Path, selection: Selection, model: DCEA, parts: Decomposition
-) -> dict[str, object]:
+    path: Path, file: Path, selection: Selection, device: str
+) -> tuple[Selected, Decomposition, dict[str, Any]]:
+    """Return what was selected from a file, its decomposition by a saved model, and the summary."""
     from spikecdl.report.summary import score_summary
 
-    return {
-        "command": outputs.command_line(),
-        "model": str(path),
-        "settings": selection.described(),
-        **score_summary(model, parts, file),
-    }
+    model, selected, parts = _decomposed(path, file, selection, device)
+    about = {"command": outputs.command_line(), "model": str(path)}
+    scores = score_summary(model, parts, file)
+    return selected, parts, {**about, "settings": selection.described(), **scores}

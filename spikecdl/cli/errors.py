@@ -46,15 +46,12 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
         warnings.simplefilter("always")
         warnings.showwarning = show_warning
         try:
-            result = app(args=list(arguments), prog_name="spikecdl", standalone_mode=False)
+            code = app(args=list(arguments), prog_name="spikecdl", standalone_mode=False) or SUCCESS
+            message = "interrupted" if code == INTERRUPTED else ""
         except BaseException as error:
             code, message = _verdict(error)
             if debug and code in (BUG, MISUSE) and not isinstance(error, _USAGE_ERROR):
                 traceback.print_exc()
-        else:
-            code, message = (result, "") if isinstance(result, int) else (SUCCESS, "")
-        if code == INTERRUPTED:
-            message = "interrupted"
         if message:
             _say(message, options)
     return code
@@ -63,12 +60,14 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
 def _verdict(error: BaseException) -> tuple[int, str]:
     """Return the exit code for an exception, and the message to print."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED, ""
+        return INTERRUPTED, "interrupted"
     if isinstance(error, _USAGE_ERROR):
         where = getattr(getattr(error, "ctx", None), "command_path", "spikecdl")
         return MISUSE, f"error: {error.format_message()} (see {where} --help)"  # type: ignore[attr-defined]
     if isinstance(error, OSError):
-        return MISUSE, f"error: {_os_message(error)}"
+        known = error.filename is not None and error.strerror is not None
+        text = f"{error.strerror}: {str(error.filename)!r}" if known else str(error)
+        return MISUSE, f"error: {text}"
     if isinstance(error, _EXPECTED) and _raised_here(error):
         return MISUSE, f"error: {error}"
     if not isinstance(error, Exception):
@@ -98,12 +97,6 @@ def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
     if default := getattr(command, "default", None):
         command = command.commands[default]
     return {p.name: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
-
-
-def _os_message(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return str(error)
-    return f"{error.strerror}: {str(error.filename)!r}"
 
 
 def _raised_here(error: BaseException) -> bool:

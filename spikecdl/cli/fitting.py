@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
     from spikecdl.training import Learned
 
-_CHECKPOINT = "checkpoint.safetensors"
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
 
@@ -33,14 +32,7 @@ def fit(
     units: options.Units = None,
     trials: options.Trials = None,
     table: options.Table = "trials",
-    layout: Annotated[
-        str,
-        option(
-            "NAME",
-            "shared: all units have the same waveforms, each unit its own events; joint: each unit "
-            "has its own waveforms, all units the same events.",
-        ),
-    ] = "shared",
+    layout: options.Layout = "shared",
     weight: Annotated[
         float | None,
         option(
@@ -176,10 +168,10 @@ def _fit_to_folder(
     Of several processes (torchrun), which share the fit, only the first writes and prints.
     """
     from spikecdl.io import read
-    from spikecdl.report import fit_summary, text
+    from spikecdl.report import fit_summary, summary
     from spikecdl.training.distributed import joined
 
-    checkpoint = out / _CHECKPOINT
+    checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:
             counts = selection.count(read(file), bin_size).counts
@@ -203,9 +195,9 @@ def _fit_to_folder(
                 about = fit_summary(model, parts, file)
                 about["settings"] |= selection.described()
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
-                outputs.write_fit(unfinished, model, selected, parts, about)
+                outputs.write_results(unfinished, selected, parts, about, model)
         checkpoint.unlink(missing_ok=True)
-    lines = [*text.fit_lines(about), f"results in {out}/ (start with report.html)"]
+    lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
 _SHOWN = 10  # units listed in an error
+_OF_TIMES = ("align", "window", "trials", "table")  # options that need spike times
 
 
 def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -62,6 +63,14 @@ Trials = Annotated[
     str | None,
     option("QUERY", "Trials to use, by their columns: \"split == 'train'\". Default: all."),
 ]
+Layout = Annotated[
+    str,
+    option(
+        "NAME",
+        "shared: all units have the same waveforms, each unit its own events; joint: each unit has "
+        "its own waveforms, all units the same events.",
+    ),
+]
 Table = Annotated[str, option("NAME", "Table of intervals whose rows are the trials.")]
 
 
@@ -87,49 +96,41 @@ class Selection:
     def count(self, data: SpikeTrains | BinnedSpikes, bin_size: float | None) -> Selected:
         """Count spikes in bins; data that are binned already keep their bins.
 
-        Raises
-        ------
-        ValueError
-            If ``bin_size`` is missing, or differs from the bins of the data, or if an option needs
-            spike times that the data do not have.
+        Raises ValueError if ``bin_size`` is missing or differs from the bins of the data, or if an
+        option needs spike times that the data do not have.
         """
         from spikecdl.data import SpikeTrains
 
-        if isinstance(data, SpikeTrains):
-            if bin_size is None:
-                raise ValueError(
-                    "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
-                )
-            single = data.bin(
-                bin_size,
-                align=self.align,
-                window=self.window,
-                units=_named_units(self.units, data.unit_ids),
-                trials=self.trials,
-                table=self.table,
+        units = _named_units(self.units, data.unit_ids)
+        if not isinstance(data, SpikeTrains):
+            self._check_binned(data, bin_size)
+            single = data
+            if units is not None:
+                single = data.select(units=[data.unit_ids.index(unit) for unit in units])
+        elif bin_size is None:
+            raise ValueError(
+                "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
             )
         else:
-            single = self._of_binned(data, bin_size)
+            windows = {name: getattr(self, name) for name in _OF_TIMES}
+            single = data.bin(bin_size, units=units, **windows)
         return Selected(data, single.pool() if self.pool_trials else single, single)
 
-    def _of_binned(self, data: BinnedSpikes, bin_size: float | None) -> BinnedSpikes:
-        for name, value in vars(self).items():
-            if name not in {"pool_trials", "units"} and value != getattr(type(self), name):
-                raise ValueError(f"`{name}` (={value!r}) needs spike times; the file holds bins")
+    def _check_binned(self, data: BinnedSpikes, bin_size: float | None) -> None:
+        for name in _OF_TIMES:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"`{name}` (={getattr(self, name)!r}) needs spike times; the file holds bins"
+                )
         if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
             raise ValueError(
                 f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
                 "bins of that size"
             )
-        units = _named_units(self.units, data.unit_ids)
-        if units is None:
-            return data
-        return data.select(units=[data.unit_ids.index(unit) for unit in units])
 
     def described(self) -> dict[str, Any]:
         """Return the options as values that JSON can hold."""
-        window = None if self.window is None else list(self.window)
-        return {**vars(self), "window": window}
+        return {**vars(self), "window": self.window and list(self.window)}
 
 
 def _named_units(text: str | None, known: Sequence[int | str]) -> list[int | str] | None:
@@ -139,8 +140,6 @@ def _named_units(text: str | None, known: Sequence[int | str]) -> list[int | str
     by_name = {str(unit): unit for unit in known}
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or not by_name.keys() >= set(names):
-        some = [*list(by_name)[:_SHOWN], *(["..."] if len(by_name) > _SHOWN else [])]
-        raise ValueError(
-            f"`units` (={text!r}) must name units of the recording, which are {', '.join(some)}"
-        )
+        some = ", ".join(list(by_name)[:_SHOWN]) + ", ..." * (len(by_name) > _SHOWN)
+        raise ValueError(f"`units` (={text!r}) must name units of the recording, which are {some}")
     return [by_name[name] for name in names]

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
 
 _SUMMARY, _RESULTS, _UNFINISHED = "summary.json", "results.nwb", ".unfinished"
+_PICTURES = {"templates", "rates", "codes"}
 
 
 @contextmanager
@@ -25,19 +26,8 @@ def results_folder(out: Path, source: Path) -> Iterator[Path]:
     """Make a folder for results, and yield a folder in it where they are written first.
 
     All results take their place together at the end, the summary last. After an error the folder
-    is as it was, except for a checkpoint; an empty folder that was made here is removed.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for the results.
-    source : Path
-        Where the data come from; never replaced.
-
-    Raises
-    ------
-    ValueError
-        If the folder cannot be made or written to, or if results would replace the data.
+    is as it was, except for a checkpoint; an empty folder that was made here is removed. Raises
+    ValueError if the folder cannot be written to, or if results would replace the data, ``source``.
     """
     if (out / _RESULTS).exists() and source.exists() and source.samefile(out / _RESULTS):
         raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
@@ -63,55 +53,36 @@ def results_folder(out: Path, source: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def write_fit(
+def write_results(
     folder: Path,
-    model: DCEA,
     selected: Selected,
     parts: Decomposition,
     summary: Mapping[str, Any],
+    model: DCEA | None = None,
 ) -> None:
-    """Write a fitted model, its report, and the files of `write_codes`."""
-    from spikecdl import report
+    """Write figures, the recording with its decomposition, and the summary.
 
-    truth = parts.counts.truth
-    figures = report.draw_figures(model, parts, spikes=selected.single_trials, truth=truth)
-    pictures = {name: report.png(figure) for name, figure in figures.items()}
-    model.save(folder)
-    report.write_report(folder / "report.html", parts, pictures, summary, truth=truth)
-    (folder / "templates.png").write_bytes(pictures["templates"])
-    _write(folder, selected, parts, pictures, summary)
-
-
-def write_codes(
-    folder: Path, selected: Selected, parts: Decomposition, summary: Mapping[str, Any]
-) -> None:
-    """Write figures of rates and codes, the recording with its decomposition, and the summary."""
+    With ``model``, whose training made the decomposition, also the model and its report.
+    """
     import matplotlib.pyplot as plt
 
     from spikecdl import plots, report
-
-    figures = {
-        "rates": plots.rates_figure(parts, selected.single_trials),
-        "codes": plots.codes(parts)[0].figure,
-    }
-    _write(
-        folder, selected, parts, {name: report.png(fig) for name, fig in figures.items()}, summary
-    )
-    for figure in figures.values():
-        plt.close(figure)
-
-
-def _write(
-    folder: Path,
-    selected: Selected,
-    parts: Decomposition,
-    pictures: Mapping[str, bytes],
-    summary: Mapping[str, Any],
-) -> None:
     from spikecdl.files import write_json
     from spikecdl.io import write_nwb
 
-    for name in ("rates", "codes"):
+    if model is None:
+        figures = {"rates": plots.rates_figure(parts, selected.single_trials)}
+        figures["codes"] = plots.codes(parts)[0].figure
+    else:
+        figures = report.draw_figures(model, parts, selected.single_trials)
+    pictures = {}
+    for name, figure in figures.items():
+        pictures[name] = report.png(figure)
+        plt.close(figure)
+    if model is not None:
+        model.save(folder)
+        report.write_report(folder / "report.html", parts, pictures, summary)
+    for name in _PICTURES & pictures.keys():
         (folder / f"{name}.png").write_bytes(pictures[name])
     write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
     write_json(folder / _SUMMARY, summary)
@@ -150,13 +121,8 @@ def epochs_shown(first: str, quiet: bool) -> Iterator[Callable[[str, int, int | 
         progress.update(task, total=1, completed=1)
 
 
-@contextmanager
-def working(what: str, quiet: bool) -> Iterator[None]:
+def working(what: str, quiet: bool) -> AbstractContextManager[Any]:
     """Show on a terminal what is going on."""
     from rich.console import Console
 
-    if quiet:
-        yield
-        return
-    with Console(stderr=True).status(what):
-        yield
+    return nullcontext() if quiet else Console(stderr=True).status(what)

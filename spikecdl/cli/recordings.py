@@ -28,13 +28,8 @@ def inspect(file: options.File, as_json: options.Json = False) -> None:
     from spikecdl.io import read
 
     data = read(file)
-    if isinstance(data, SpikeTrains):
-        about = _spikes_summary(data)
-        lines = _spikes_lines(about)
-    else:
-        about = _bins_summary(data)
-        lines = _bins_lines(about)
-    title = f"{file}: {counted(len(about['units']), 'unit')}" + ", with truth" * about["truth"]
+    about, lines = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
+    title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
     outputs.show(about, [title, *lines], as_json)
 
 
@@ -56,12 +51,10 @@ def simulate(
     duration: Annotated[float, option("SECONDS", "Duration of a trial.")] = 2.0,
     event_rate: Annotated[float, option("HZ", "Events per second of each template.")] = 2.0,
     events: Annotated[
-        int | None,
-        option("NUMBER", "Events per template and window, in place of --event-rate."),
+        int | None, option("NUMBER", "Events per template and window, in place of --event-rate.")
     ] = None,
     gap: Annotated[
-        float | None,
-        option("SECONDS", "Least time between onsets of a template. Default: its length."),
+        float | None, option("SECONDS", "Least time between onsets of a template. Default: length.")
     ] = None,
     amplitude: Annotated[
         tuple[float, float], option("LOW HIGH", "Range of the amplitudes, which are uniform.")
@@ -70,17 +63,9 @@ def simulate(
         float, option("HZ", "Rate without events (gaussian: signal without events).")
     ] = 8.0,
     same_events: Annotated[
-        bool,
-        flag("--same-events", "Repeat the events of each unit in every trial, as for pooling."),
+        bool, flag("--same-events", "Repeat the events of each unit in every trial, for pooling.")
     ] = False,
-    layout: Annotated[
-        str,
-        option(
-            "NAME",
-            "shared: all units have the same waveforms, each unit its own events; joint: sequences "
-            "across units.",
-        ),
-    ] = "shared",
+    layout: options.Layout = "shared",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -114,16 +99,10 @@ def simulate(
     truth = counts.truth
     assert truth is not None  # simulators attach it
     about = {
-        "file": str(out),
-        "family": truth.family,
-        "layout": truth.layout,
-        "n_trials": len(counts),
-        "n_units": counts.n_units,
-        "n_bins": counts.n_bins,
-        "bin_size": counts.bin_size,
-        "n_templates": len(truth.templates),
-        "n_events": len(truth.events),
-        "seed": seed,
+        **{"file": str(out), "family": truth.family, "layout": truth.layout},
+        **dict(zip(("n_trials", "n_units", "n_bins"), counts.shape, strict=True)),
+        **{"bin_size": counts.bin_size, "n_templates": len(truth.templates)},
+        **{"n_events": len(truth.events), "seed": seed},
     }
     outputs.show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
 
@@ -140,33 +119,9 @@ def _templates(text: str) -> Any:
         raise ValueError(f"`templates` (={text!r}) is not an array of numbers: {error}") from None
 
 
-def _spikes_summary(data: SpikeTrains) -> dict[str, Any]:
-    from spikecdl.suggestions import suggest
-
-    found = suggest(data)
-    return {
-        "units": [
-            {
-                "id": unit,
-                "n_spikes": int(times.size),
-                "rate": None if rate != rate else float(rate),
-                "observed": float((observed[:, 1] - observed[:, 0]).sum()),
-            }
-            for unit, times, observed, rate in zip(
-                data.unit_ids, data.times, data.observed, data.rates, strict=True
-            )
-        ],
-        "t_start": data.t_start,
-        "t_stop": data.t_stop,
-        "truth": data.truth is not None,
-        "trials": None if data.trials is None else _table_summary(data.trials),
-        "intervals": {name: _table_summary(table) for name, table in data.intervals.items()},
-        "suggested": {"bin": found.bin_size, "length": found.length},
-    }
-
-
-def _bins_summary(data: BinnedSpikes) -> dict[str, Any]:
-    return {
+def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
+    """Describe counts or a signal in bins, as values and as lines."""
+    about = {
         "units": [{"id": unit} for unit in data.unit_ids],
         "n_trials": len(data),
         "n_bins": data.n_bins,
@@ -175,6 +130,57 @@ def _bins_summary(data: BinnedSpikes) -> dict[str, Any]:
         "observed": float(data.mask.mean()),
         "truth": data.truth is not None,
     }
+    kind = "counts" if data.is_counts else "a real-valued signal"
+    line = (
+        f"{counted(len(data), 'trial')} of {data.n_bins} bins of {data.bin_size:g} s: {kind}, "
+        f"observed for {about['observed']:.0%} of the time"
+    )
+    return about, [line]
+
+
+def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
+    """Describe spike trains, as values and as lines."""
+    from spikecdl.suggestions import suggest
+
+    best = suggest(data)
+    units = [
+        {
+            "id": unit,
+            "n_spikes": int(times.size),
+            "rate": None if rate != rate else float(rate),
+            "observed": float((observed[:, 1] - observed[:, 0]).sum()),
+        }
+        for unit, times, observed, rate in zip(
+            data.unit_ids, data.times, data.observed, data.rates, strict=True
+        )
+    ]
+    intervals = {name: _table_summary(table) for name, table in data.intervals.items()}
+    trials = None if data.trials is None else _table_summary(data.trials)
+    about = {
+        "units": units,
+        "t_start": data.t_start,
+        "t_stop": data.t_stop,
+        "truth": data.truth is not None,
+        "trials": trials,
+        "intervals": intervals,
+        "suggested": {"bin": best.bin_size, "length": best.length},
+    }
+    lines = [
+        f"recording from {data.t_start:g} to {data.t_stop:g} s",
+        f"{'unit':>12} {'spikes':>8} {'rate (Hz)':>10} {'observed (s)':>13}",
+    ]
+    for unit in units[:_SHOWN]:
+        rate = "-" if unit["rate"] is None else f"{unit['rate']:.2f}"
+        lines.append(f"{unit['id']!s:>12} {unit['n_spikes']:8} {rate:>10} {unit['observed']:13.1f}")
+    if len(units) > _SHOWN:
+        lines.append(f"{'...':>12} and {len(units) - _SHOWN} more")
+    if trials is None:
+        lines.append("no trials: the whole recording is one trial")
+    for name, table in {**({} if trials is None else {"trials": trials}), **intervals}.items():
+        lines.append(f"{name}: {table['n']}")
+        lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
+    lines.append(f"suggested: --bin {best.bin_size:g} --length {best.length:g}")
+    return about, lines
 
 
 def _table_summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def _column_summary(values: pd.Series) -> str:
     if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > _FEW:
         text = f"{values.min():g} to {values.max():g}"
     else:
-        distinct = list(dict.fromkeys(_text(value) for value in values.dropna()))
+        distinct = list(dict.fromkeys(map(_text, values.dropna())))
         text = ", ".join(distinct[:_FEW])
         text += f", ... ({len(distinct)} different)" if len(distinct) > _FEW else ""
     missing = int(values.isna().sum())
@@ -198,34 +204,3 @@ def _column_summary(values: pd.Series) -> str:
 def _text(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-
-
-def _bins_lines(about: dict[str, Any]) -> list[str]:
-
-    kind = "counts" if about["is_counts"] else "a real-valued signal"
-    return [
-        f"{counted(about['n_trials'], 'trial')} of {about['n_bins']} bins of "
-        f"{about['bin_size']:g} s: {kind}, observed for {about['observed']:.0%} of the time"
-    ]
-
-
-def _spikes_lines(about: dict[str, Any]) -> list[str]:
-    lines = [
-        f"recording from {about['t_start']:g} to {about['t_stop']:g} s",
-        f"{'unit':>12} {'spikes':>8} {'rate (Hz)':>10} {'observed (s)':>13}",
-    ]
-    for unit in about["units"][:_SHOWN]:
-        rate = "-" if unit["rate"] is None else f"{unit['rate']:.2f}"
-        lines.append(f"{unit['id']!s:>12} {unit['n_spikes']:8} {rate:>10} {unit['observed']:13.1f}")
-    if len(about["units"]) > _SHOWN:
-        lines.append(f"{'...':>12} and {len(about['units']) - _SHOWN} more")
-    if about["trials"] is None:
-        lines.append("no trials: the whole recording is one trial")
-    tables = {"trials": about["trials"], **about["intervals"]}
-    for name, table in tables.items():
-        if table is not None:
-            lines.append(f"{name}: {table['n']}")
-            lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
-    best = about["suggested"]
-    lines.append(f"suggested: --bin {best['bin']:g} --length {best['length']:g}")
-    return lines

@@ -35,13 +35,8 @@ def codes(
         Made by ``model.decompose(counts)``.
     units : sequence of int, optional
         Positions of the units. Default: the first six. The joint layout has one panel for all.
-    axes : array of Axes, optional
-        One per panel.
-
-    Returns
-    -------
-    ndarray of Axes
-        Of shape (unit,), or (1,) in the joint layout.
+    axes : array of Axes, shape (unit,), optional
+        Where to draw; (1,) in the joint layout.
 
     Examples
     --------
@@ -88,12 +83,8 @@ def decomposition(
         Made by ``model.decompose(counts)``.
     trial, unit : int
         Positions of the window.
-    axes : array of Axes, optional
-        One for the rate and one per template.
-
-    Returns
-    -------
-    ndarray of Axes, shape (1 + template,)
+    axes : array of Axes, shape (1 + template,), optional
+        Where to draw the rate and what each template adds.
 
     Examples
     --------
@@ -152,33 +143,28 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
         style.row_axis(ax, counts.trial_ids)
         title += f" · tallest stem {tallest:.3g}" if tallest else ""
     ax.set_title(title)
-    _draw_stems(ax, counts.times, values, base, scale)
-    style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
-    style.tidy(ax)
-
-
-def _draw_stems(
-    ax: Axes, times: np.ndarray, values: np.ndarray, base: np.ndarray, scale: float
-) -> None:
-    """Draw codes (trial, template, bin) as stems from the height ``base`` of their trial."""
     most = int(np.count_nonzero(values, axis=(1, 2)).max())
     for k in range(values.shape[1]):
         trial, onset = np.nonzero(values[:, k])
         if not len(onset):  # an empty line that is not clipped would spoil the layout
             continue
-        tip, colour = base[trial] + scale * values[trial, k, onset], style.colour(k)
-        ax.vlines(times[onset], base[trial], tip, color=colour, linewidth=style.thin(most, 1.3))
+        times, colour = counts.times[onset], style.colour(k)
+        tip = base[trial] + scale * values[trial, k, onset]
+        ax.vlines(times, base[trial], tip, color=colour, linewidth=style.thin(most, 1.3))
         if len(values) == 1:
             size = style.thin(most, 4.5)
-            ax.plot(times[onset], tip, "o", color=colour, markersize=size, clip_on=False)
+            ax.plot(times, tip, "o", color=colour, markersize=size, clip_on=False)
+    style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
+    style.tidy(ax)
 
 
 def _draw_legend(figure: Figure, n_templates: int) -> None:
     """Name the templates at the top of a new figure."""
     from matplotlib.lines import Line2D
 
-    names = [f"template {k}" for k in range(n_templates)]
-    lines = [Line2D([], [], color=style.colour(k), label=name) for k, name in enumerate(names)]
+    lines = [
+        Line2D([], [], color=style.colour(k), label=f"template {k}") for k in range(n_templates)
+    ]
     columns = min(n_templates, max(1, int(figure.get_figwidth() / 1.2)))
     figure.legend(handles=lines, loc="outside upper right", ncols=columns)
 
@@ -200,23 +186,18 @@ def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) 
     if not rates.is_signal:
         top = ax.get_ylim()[1]
         ax.set_ylim(0, 1.25 * top if sparse else top)
-    if sparse:
-        _mark_spikes(ax, middle, spikes)
+    if sparse:  # longer marks for more spikes in a bin
+        at = np.flatnonzero(spikes)
+        sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
+        look: dict[str, Any] = {"marker": "|", "linewidths": style.thin(len(at), 0.9)}
+        look |= {"transform": ax.get_xaxis_transform(), "label": "spikes"}
+        ax.scatter(middle[at], np.full(len(at), 0.93), sizes, style.INK, **look)
     ax.set_ylabel(rates.label)
     style.time_axis(ax, counts)
     style.tidy(ax)
     name = style.unit_title(counts.unit_ids[unit])
     ax.set_title(f"{name} · trial {style.short(counts.trial_ids[trial])}")
     style.legend_above(ax)
-
-
-def _mark_spikes(ax: Axes, times: np.ndarray, spikes: np.ndarray) -> None:
-    """Draw marks along the top, longer for more spikes in a bin."""
-    at = np.flatnonzero(spikes)
-    sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
-    look: dict[str, Any] = {"marker": "|", "linewidths": style.thin(len(at), 0.9)}
-    look["transform"] = ax.get_xaxis_transform()
-    ax.scatter(times[at], np.full(len(at), 0.93), sizes, style.INK, label="spikes", **look)
 
 
 def _draw_added(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
 _MOST_PANELS = 9
-_COLUMNS = 3
 _MOST_POINTS = 1000  # of a curve
 
 
@@ -36,12 +35,8 @@ def ks(
         Made by ``spikecdl.goodness_of_fit.time_rescaling(model, counts)``.
     units : sequence of int, optional
         Positions of the units. Default: the first nine.
-    axes : array of Axes, optional
-        One per unit.
-
-    Returns
-    -------
-    ndarray of Axes, shape (unit,)
+    axes : array of Axes, shape (unit,), optional
+        Where to draw.
 
     Examples
     --------
@@ -61,8 +56,8 @@ def autocorrelation(
 ) -> np.ndarray:
     """Draw the autocorrelation of each unit's rescaled intervals, zero under a correct model.
 
-    Under a correct model, 95 % of the values lie between the dashed lines. Parameters and returns
-    are those of `ks`.
+    Under a correct model, 95 % of the values lie between the dashed lines. Parameters are those
+    of `ks`.
 
     Examples
     --------
@@ -94,10 +89,9 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
 
     check_is_fitted(model)
     panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
-    epochs = [entry["epoch"] for entry in model.history_]
-    losses = [entry["loss"] for entry in model.history_]
-    marker = "o" if len(epochs) < 30 else ""
-    panel.plot(epochs, losses, color=style.PALETTE[0], marker=marker, markersize=3.5)
+    points = [(entry["epoch"], entry["loss"]) for entry in model.history_]
+    marker = "o" if len(points) < 30 else ""
+    panel.plot(*zip(*points, strict=True), color=style.PALETTE[0], marker=marker, markersize=3.5)
     panel.margins(x=0.02)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.ticklabel_format(axis="y", useOffset=False)
@@ -120,7 +114,7 @@ def _panels(
     style.check_type("rescaling", rescaling, TimeRescaling)
     n_units = len(rescaling.unit_ids)
     shown = style.shown_units(units, n_units, _MOST_PANELS)
-    columns = min(len(shown), _COLUMNS)
+    columns = min(len(shown), 3)
     grid = style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
     for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         draw(ax, rescaling, unit)

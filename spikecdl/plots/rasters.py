@@ -30,6 +30,8 @@ def raster(
 ) -> Axes:
     """Draw a mark per spike, with a row per trial; unobserved time is hatched.
 
+    A real-valued signal, which has no spikes, raises ValueError.
+
     Parameters
     ----------
     spikes : SpikeTrains or BinnedSpikes
@@ -43,11 +45,6 @@ def raster(
         Start and stop relative to the alignment, in seconds (spike trains only).
     ax : Axes, optional
         Where to draw.
-
-    Raises
-    ------
-    ValueError
-        If the values are a real-valued signal, or binned spikes are given ``align`` or ``window``.
 
     Examples
     --------
@@ -101,6 +98,8 @@ def single_trials(
     counts: BinnedSpikes, unit: int, spikes: SpikeTrains | BinnedSpikes | None
 ) -> BinnedSpikes | None:
     """Return the counts of one unit in single trials, from ``spikes`` if given; None if unknown."""
+    import pandas as pd
+
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
     if spikes is None:
@@ -112,31 +111,18 @@ def single_trials(
         raise ValueError(f"`spikes` has no unit {label!r}; it has {list(spikes.unit_ids)}")
     if isinstance(spikes, BinnedSpikes):
         return spikes.select(units=[spikes.unit_ids.index(label)])
-    if not np.isfinite(counts.trial_starts).all():
+    starts = counts.trial_starts
+    if not np.isfinite(starts).all():
         raise ValueError(
             "`spikes` cannot be aligned to counts without trial starts; give the BinnedSpikes from "
             "before pooling"
         )
-    return _in_windows_of(counts, spikes, label)
-
-
-def _in_windows_of(counts: BinnedSpikes, spikes: SpikeTrains, label: int | str) -> BinnedSpikes:
-    """Bin one unit finely in the windows of ``counts``."""
-    import pandas as pd
-
-    from spikecdl.data import SpikeTrains
-
-    starts = counts.trial_starts
-    index = spikes.unit_ids.index(label)
-    windows = pd.DataFrame({"start_time": starts, "stop_time": starts + counts.duration})
-    train = SpikeTrains(
-        times=(spikes.times[index],),
-        unit_ids=(label,),
-        observed=(spikes.observed[index],),
-        intervals={"windows": windows.set_axis(list(counts.trial_ids), axis=0)},
-        clock_rate=spikes.clock_rate,
+    windows = pd.DataFrame(
+        {"start_time": starts, "stop_time": starts + counts.duration}, index=list(counts.trial_ids)
     )
-    fine = train.bin(min(_FINEST, counts.bin_size), table="windows")
+    aligned = replace(spikes, intervals={"windows": windows})
+    bin_size = min(_FINEST, counts.bin_size)
+    fine = aligned.bin(bin_size, units=[label], table="windows")
     return replace(fine, t_start=counts.t_start)
 
 

@@ -80,19 +80,10 @@ def rate(
         Position of the unit.
     spikes : BinnedSpikes or SpikeTrains, optional
         Source of the raster. Default: the counts; no raster if they are pooled over trials. Spike
-        trains are aligned as the counts were, so the counts must know when their trials start
-        (pooled ones do not).
+        trains are aligned as the counts were, which must know when their trials start (pooled ones
+        do not); ValueError if they cannot be aligned or have other units.
     axes : array of Axes, optional
-        Two axes (raster, rate), or one without a raster.
-
-    Returns
-    -------
-    ndarray of Axes, shape (2,) or (1,)
-
-    Raises
-    ------
-    ValueError
-        If ``spikes`` have other units or cannot be aligned.
+        Two axes (raster, rate), or one without a raster; the same is returned.
 
     Examples
     --------
@@ -135,8 +126,6 @@ def rates_figure(
     >>> rates_figure(counts, max_units=4).get_suptitle()
     'first 4 of 12 units'
     """
-    import matplotlib.pyplot as plt
-
     rates = rates_of(source)
     shown = range(min(rates.counts.n_units, max_units))
     columns = 1 if rates.counts.n_bins > _LONG else min(len(shown), 3)
@@ -146,17 +135,16 @@ def rates_figure(
     heights = _heights(sources[0], 1.9 if blocks == 1 else 1.5)
     rows = len(heights)
     size = (7.2 if columns == 1 else 4.0 * columns, 0.4 + (0.6 + sum(heights)) * blocks)
-    figure = plt.figure(figsize=size)
-    grid = figure.add_gridspec(blocks * rows, columns, height_ratios=heights * blocks)
-    for unit, trials in zip(shown, sources, strict=True):
-        block, column = divmod(unit, columns)
-        panels: list[Axes] = []
-        for row in range(rows):
-            place = grid[block * rows + row, column]
-            panels.append(figure.add_subplot(place, sharex=panels[0] if panels else None))
-        _draw_unit(np.array(panels), rates, unit, trials, merge)
-        style.time_axis(panels[-1], rates.counts, ticks=8 if columns == 1 else 5)
-    handles, labels = panels[-1].get_legend_handles_labels()
+    layout = {"sharex": "col", "height_ratios": heights * blocks}
+    grid = style.axes_array(None, (blocks * rows, columns), size, **layout)
+    panels = grid.reshape(blocks, rows, columns).swapaxes(1, 2).reshape(-1, rows)
+    for unit, axes, trials in zip(shown, panels, sources, strict=False):
+        _draw_unit(axes, rates, unit, trials, merge)
+        style.time_axis(axes[-1], rates.counts, ticks=8 if columns == 1 else 5)
+    for spare in panels[len(shown) :].ravel():
+        spare.remove()
+    figure = grid[0, 0].figure
+    handles, labels = grid[-1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
     style.say_left_out(figure, len(shown), rates.counts.n_units)
     return figure
@@ -171,12 +159,13 @@ def _draw_unit(
     axes: np.ndarray, rates: Rates, unit: int, trials: BinnedSpikes | None, merge: int
 ) -> None:
     *top, bottom = axes
-    if trials is not None:
-        draw_raster(top[0], trials)
-        top[0].tick_params(labelbottom=False)
     _draw_rate(bottom, rates, unit, merge)
+    bottom.tick_params(labelbottom=True)
     if trials is None:
         bottom.set_title(style.unit_title(rates.counts.unit_ids[unit]))
+    else:
+        draw_raster(top[0], trials)
+        top[0].tick_params(labelbottom=False)
 
 
 def _draw_rate(ax: Axes, rates: Rates, unit: int, merge: int) -> None:

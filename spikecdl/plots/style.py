@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from spikecdl.data import BinnedSpikes
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # Okabe and Ito's palette for colour-blind readers, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -55,17 +52,16 @@ _RC: dict[str, Any] = {
 }
 
 
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Let a function draw with the package's settings, without changing the caller's."""
+@contextmanager
+def _package_style() -> Iterator[None]:
+    import matplotlib
 
-    @functools.wraps(draw)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib
+    with matplotlib.rc_context(_RC):
+        yield
 
-        with matplotlib.rc_context(_RC):
-            return draw(*args, **kwargs)
 
-    return inner
+styled = _package_style()
+"""Decorator: lets a function draw with the package's settings, without changing the caller's."""
 
 
 def colour(number: int) -> str:
@@ -99,10 +95,9 @@ def check_type(name: str, value: Any, *types: type) -> None:
 
 def check_position(name: str, value: int, size: int) -> int:
     """Return a position among ``size`` things, or raise."""
-    position = validation.integer(name, value, minimum=0)
-    if position >= size:
+    if validation.integer(name, value, minimum=0) >= size:
         raise ValueError(f"`{name}` (={value!r}) must be a position below {size}")
-    return position
+    return int(value)
 
 
 def shown_units(units: Sequence[int] | None, n_units: int, most: int) -> list[int]:
@@ -119,8 +114,7 @@ def axes_array(
     if axes is None:
         import matplotlib.pyplot as plt
 
-        _, grid = plt.subplots(*shape, figsize=size, squeeze=False, **layout)
-        return grid
+        return plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
     given = np.atleast_1d(np.asarray(axes, dtype=object))
     if given.size != shape[0] * shape[1]:
         raise ValueError(f"`axes` must hold {shape[0] * shape[1]} axes, not {given.size}")
@@ -205,11 +199,8 @@ def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
 
     count = len(ids)
     most = max(1, int(ax.get_window_extent().height / ax.figure.dpi / _TICK))
-    if count <= min(6, most):
-        ax.yaxis.set_major_locator(FixedLocator(range(count)))
-    else:
-        some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
-        ax.yaxis.set_major_locator(some)
+    some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
+    ax.yaxis.set_major_locator(FixedLocator(range(count)) if count <= min(6, most) else some)
     ax.yaxis.set_major_formatter(
         lambda row, _: short(ids[round(row)]) if -0.5 < row < count - 0.5 else ""
     )
@@ -225,7 +216,7 @@ def shade(ax: Axes, counts: BinnedSpikes, unseen: np.ndarray, rows: Any = None) 
     spans = [(0.0, 1.0)] if rows is None else [(row - 0.5, row + 0.5) for row in rows]
     boxes = []
     for (low, high), flags in zip(spans, np.atleast_2d(unseen), strict=True):
-        changes = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+        changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))
         for left, right in times[changes].reshape(-1, 2):
             boxes.append([(left, low), (right, low), (right, high), (left, high)])
     if boxes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,12 +18,10 @@ if TYPE_CHECKING:
     from spikecdl.data import Decomposition, Truth
     from spikecdl.estimator import DCEA
 
-_UNIT_NORM = "template (unit norm)"
 _GAINS = 2.0 ** np.arange(-10, 11)  # marked on the right
 
 
-@dataclass(frozen=True, eq=False)
-class _Match:
+class _Match(NamedTuple):
     """A true template, scaled like its estimate; the bins by which it starts later; its error."""
 
     template: np.ndarray
@@ -32,27 +29,17 @@ class _Match:
     error: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Sheet:
+class _Sheet(NamedTuple):
     """Templates to draw, the true template of each, and labels."""
 
     templates: np.ndarray
     matches: list[_Match | None]
     names: list[str]
     label: str
-    bin_size: float
     gain: Callable[[np.ndarray], np.ndarray] | None
-    unit_ids: tuple[int | str, ...] | None  # of the joint layout
-
-    def times(self, start: int, length: int) -> np.ndarray:
-        """Middles of bins, in ms (in bins for plain arrays)."""
-        factor = 1.0 if style.in_bins(self.bin_size) else 1e3
-        return (start + np.arange(length) + 0.5) * self.bin_size * factor
-
-    @property
-    def time_label(self) -> str:
-        """Label of the time axis."""
-        return f"time from onset ({'bins' if style.in_bins(self.bin_size) else 'ms'})"
+    unit_ids: tuple[int | str, ...]
+    step: float  # bin size in ms; 1 if times are in bins
+    time_label: str
 
 
 @style.styled
@@ -73,22 +60,13 @@ def templates(
     source : Decomposition or DCEA
         A fitted model, or a decomposition made by it.
     truth : Truth or ndarray (template, channel, bin), optional
-        True templates with the same bins. Each is drawn over its estimate, with the best shift and
-        the scale of the estimate (see `spikecdl.metrics.template_error`).
+        True templates; ValueError if their bins or channels are others. Each is drawn over its
+        estimate, with the best shift and the scale of the estimate (see
+        `spikecdl.metrics.template_error`).
     sort_units : bool
         In the joint layout, sort units by the time of their largest value in the first template.
-    axes : array of Axes, optional
-        One per template; in the joint layout with a truth, a second row for the truth.
-
-    Returns
-    -------
-    ndarray of Axes
-        Of shape (template,), or (2, template) in the joint layout with a truth.
-
-    Raises
-    ------
-    ValueError
-        If the truth has other bins or channels.
+    axes : array of Axes, shape (template,), optional
+        Where to draw; (2, template) in the joint layout with a truth, which has the second row.
 
     Examples
     --------
@@ -100,7 +78,7 @@ def templates(
     ('template (unit norm)', 'change of log rate')
     """
     sheet = _sheet(source, truth)
-    return _curves(sheet, axes) if sheet.unit_ids is None else _images(sheet, sort_units, axes)
+    return _curves(sheet, axes) if source.layout == "shared" else _images(sheet, sort_units, axes)
 
 
 def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
@@ -110,15 +88,8 @@ def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _S
     from spikecdl.estimator import DCEA
 
     style.check_type("source", source, Decomposition, DCEA)
-    label, gain = _UNIT_NORM, None
-    unit_ids: tuple[int | str, ...]
-    if isinstance(source, DCEA):
-        check_is_fitted(source)
-        shapes, bin_size = source.templates_, source.bin_size_
-        unit_ids = tuple(range(shapes.shape[1]))
-        scale = np.ones(len(shapes))
-        names = [f"template {k}" for k in range(len(shapes))]
-    else:
+    label, gain = "template (unit norm)", None
+    if isinstance(source, Decomposition):
         shapes, counts = source.templates, source.counts
         bin_size, unit_ids = counts.bin_size, counts.unit_ids
         table = template_table(source)
@@ -128,10 +99,15 @@ def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _S
         if table["n_events"].any():
             label = f"change of {source.family.eta_name}"  # type: ignore[union-attr]
             gain = gain_of(source)
+    else:
+        check_is_fitted(source)
+        shapes, bin_size = source.templates_, source.bin_size_
+        scale, unit_ids = np.ones(len(shapes)), tuple(range(shapes.shape[1]))
+        names = [f"template {k}" for k in range(len(shapes))]
     matches = _matches(shapes, truth, bin_size, scale)
-    scaled = shapes * scale[:, np.newaxis, np.newaxis]
-    joint = source.layout == "joint"
-    return _Sheet(scaled, matches, names, label, bin_size, gain, unit_ids if joint else None)
+    step, unit = (1.0, "bins") if style.in_bins(bin_size) else (1e3 * bin_size, "ms")
+    scaled, time_label = shapes * scale[:, None, None], f"time from onset ({unit})"
+    return _Sheet(scaled, matches, names, label, gain, unit_ids, step, time_label)
 
 
 def _matches(
@@ -163,17 +139,17 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
     columns = count if count <= 4 or axes is not None else 3
     size = (max(4.4, 2.7 * columns + 0.6), 2.5)
     grid = style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
-    times = sheet.times(0, length)
     for k, (ax, title) in enumerate(zip(grid, sheet.names, strict=True)):
-        ax.set_xlim(0, times[-1] + times[0])
+        ax.set_xlim(0, length * sheet.step)
         ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
         marker = "o" if length == 1 else ""
+        times = (np.arange(length) + 0.5) * sheet.step
         ax.plot(times, sheet.templates[k, 0], color=style.colour(k), lw=2, marker=marker)
         match = sheet.matches[k]
         if match is not None:
             line = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
-            moved = sheet.times(match.shift, match.template.shape[-1])
-            ax.plot(moved, match.template[0], color=style.INK, **line)
+            times = (match.shift + np.arange(match.template.shape[-1]) + 0.5) * sheet.step
+            ax.plot(times, match.template[0], color=style.INK, **line)
             title += f"\nerror {match.error:.2f} (dashed: truth)"
         ax.set_title(title)
         if k + columns >= count:
@@ -227,10 +203,9 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
     for ax in grid[:, 0]:
         ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
     every = -(-units // 12)
-    ids = [style.short(sheet.unit_ids[i]) for i in order[::every]]  # type: ignore[index]
+    ids = [style.short(sheet.unit_ids[i]) for i in order[::every]]
     grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
-    times = sheet.times(0, length)
-    grid[0, 0].set_xlim(0, times[-1] + times[0])
+    grid[0, 0].set_xlim(0, length * sheet.step)
     bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
@@ -239,7 +214,7 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
 
 def _image(ax: Axes, sheet: _Sheet, values: np.ndarray, shift: int, top: float) -> Any:
     units, length = values.shape
-    edges = sheet.times(shift, length + 1) - sheet.times(0, 1)[0]
+    edges = (shift + np.arange(length + 1)) * sheet.step
     rows = np.arange(units + 1) - 0.5
     mesh = ax.pcolormesh(edges, rows, values, cmap="RdBu_r", vmin=-top, vmax=top)
     ax.set_ylim(units - 0.5, -0.5)

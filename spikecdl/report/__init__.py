@@ -1,7 +1,6 @@
 """Report a fit: figures, a summary of plain values, and one HTML page of both."""
 
-from spikecdl.report.figures import draw_figures, png
-from spikecdl.report.page import write_report
+from spikecdl.report.page import draw_figures, png, write_report
 from spikecdl.report.summary import fit_summary
 
 __all__ = ["draw_figures", "fit_summary", "png", "write_report"]

@@ -1,8 +1,9 @@
-"""One HTML page that says what was fitted, how well, and how to do it again."""
+"""The figures of a fit, and one HTML page that says what was fitted and how well."""
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,32 +12,91 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.evaluation.metrics import template_error, template_table
+from spikecdl.evaluation.metrics.truth import comparable
 from spikecdl.plots import style
-from spikecdl.report.figures import DPI, comparable, png
-from spikecdl.report.text import number
+from spikecdl.report.summary import number
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from spikecdl.data import Decomposition, Truth
+    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+    from spikecdl.estimator import DCEA
 
+_DPI = 150
 _LABELS = {"bin_size": "bin size (s)", "sha256": "fingerprint (SHA-256)"}
-_SHOWN = (
-    *("command", "settings", "data", "versions", "seed", "held_out_deviance_explained"),
-    *("penalty_weight_fraction", "converged", "n_epochs", "seconds"),
-)
+
+
+def draw_figures(
+    model: DCEA, decomposition: Decomposition, spikes: SpikeTrains | BinnedSpikes | None = None
+) -> dict[str, Figure]:
+    """Draw all figures of a fit; none is shown or left open.
+
+    If the counts hold a truth with the model's bins and layout, it is drawn over the templates.
+
+    Parameters
+    ----------
+    model : DCEA
+        A fitted model.
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    spikes : BinnedSpikes or SpikeTrains, optional
+        Source of the rasters if ``counts`` are pooled; see `spikecdl.plots.rate`.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most spikes),
+        ``ks`` (counts only) and ``training``, in this order.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
+    >>> counts[:, 20:25] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> list(draw_figures(model, model.decompose(counts)))
+    ['templates', 'rates', 'codes', 'decomposition', 'ks', 'training']
+    """
+    import matplotlib.pyplot as plt
+
+    from spikecdl import plots
+    from spikecdl.evaluation.goodness_of_fit import of_decomposition
+
+    counts = decomposition.counts
+    window = np.unravel_index(np.abs(counts.counts).sum(axis=-1).argmax(), counts.shape[:2])
+    figures = {
+        "templates": plots.templates(decomposition, _truth(decomposition)).flat[0].figure,
+        "rates": plots.rates_figure(decomposition, spikes),
+        "codes": plots.codes(decomposition)[0].figure,
+        "decomposition": plots.decomposition(decomposition, *map(int, window))[0].figure,
+    }
+    rescaling = of_decomposition(decomposition, model.family)
+    if rescaling is not None:
+        figures["ks"] = plots.ks(rescaling)[0].figure
+    figures["training"] = plots.training_curve(model).figure
+    for figure in figures.values():
+        plt.close(figure)
+    return figures
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file, at 150 dots per inch."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 def write_report(
     path: str | Path,
     decomposition: Decomposition,
     figures: Mapping[str, Figure | bytes],
-    summary: Mapping[str, Any] | None = None,
-    *,
-    truth: Truth | None = None,
+    summary: Mapping[str, Any],
 ) -> Path:
-    """Write a self-contained HTML report of a fit; it needs no network and no other file.
+    """Write a self-contained HTML report of a fit, and return its path.
+
+    The file needs no network and no other file. If the counts hold a truth with the model's bins
+    and layout, the report gives the error of each template.
 
     Parameters
     ----------
@@ -45,19 +105,9 @@ def write_report(
     decomposition : Decomposition
         Made by ``model.decompose(counts)``.
     figures : mapping of str to Figure or bytes
-        Figures by name, as made by `draw_figures`, or their content as `png` returns it. They are
-        not closed.
-    summary : mapping, optional
-        As made by `fit_summary`. These keys are shown if present: ``command``, ``settings``,
-        ``data``, ``versions``, ``seed``, ``held_out_deviance_explained``,
-        ``penalty_weight_fraction``, ``converged``, ``n_epochs`` and ``seconds``.
-    truth : Truth, optional
-        Adds the error of each template, unless bins or channels differ from the model's.
-
-    Returns
-    -------
-    Path
-        The file written.
+        Figures by name, as made by `draw_figures`, or their content as `png` returns it.
+    summary : mapping
+        As made by `fit_summary`; keys may be missing. Also shown are ``command`` and ``seconds``.
 
     Raises
     ------
@@ -79,29 +129,27 @@ def write_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
-    known = dict.fromkeys(_SHOWN) | dict(summary or {})
-    counts, truth = decomposition.counts, comparable(truth, decomposition)
-    source = (known["data"] or {}).get("source") or counts.source
+    source = summary.get("data", {}).get("source") or decomposition.counts.source
     name = Path(str(source)).name if source else "spike counts"
-    settings: dict[str, Any] = {"family": decomposition.family.name, "layout": decomposition.layout}
-    if known["seed"] is not None:
-        settings["seed"] = known["seed"]
+    settings = {"family": decomposition.family.name, "layout": decomposition.layout}
+    if summary.get("seed") is not None:
+        settings["seed"] = summary["seed"]
     tables = {
-        "Data": known["data"],
-        "Settings": settings | (known["settings"] or {}),
-        "Versions": known["versions"],
+        "Data": summary.get("data"),
+        "Settings": settings | summary.get("settings", {}),
+        "Versions": summary.get("versions"),
     }
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
         title=f"{counted(len(decomposition.templates), 'template')} learned from {name}",
-        summary=known,
+        summary=summary,
         deviance_explained=decomposition.deviance_explained,
         events=_events(decomposition),
         templates=template_table(decomposition).to_dict("records"),
-        errors=None if truth is None else _errors(decomposition, truth),
+        errors=_errors(decomposition),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,
         joint=decomposition.layout == "joint",
-        in_bins=style.in_bins(counts.bin_size),
+        in_bins=style.in_bins(decomposition.counts.bin_size),
         figures=[_embedded(name, figure) for name, figure in figures.items()],
         tables=[(heading, _rows(values)) for heading, values in tables.items() if values],
     )
@@ -119,8 +167,16 @@ def _events(decomposition: Decomposition) -> dict[str, Any]:
     return {"counts": counts, "rate": sum(counts) / exposure if exposure else None}
 
 
-def _errors(decomposition: Decomposition, truth: Truth) -> dict[int, float]:
-    """Error of each template that has a true one, by its number."""
+def _truth(decomposition: Decomposition) -> Truth | None:
+    """The truth that the counts hold, if the model can be compared with it."""
+    return decomposition.counts.truth if comparable(decomposition) else None
+
+
+def _errors(decomposition: Decomposition) -> dict[int, float] | None:
+    """Error of each template that has a true one, by its number; None without a truth."""
+    truth = _truth(decomposition)
+    if truth is None:
+        return None
     found = template_error(decomposition.templates, truth.templates)
     return dict(zip(found.assignment.tolist(), found.errors.tolist(), strict=True))
 
@@ -157,7 +213,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} = {_text(part)}" for key, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_text(part) for part in value)
+        return ", ".join(map(_text, value))
     return str(value)
 
 
@@ -171,8 +227,5 @@ def _embedded(name: str, figure: Figure | bytes) -> dict[str, str]:
         )
     content = png(figure) if isinstance(figure, Figure) else figure
     pixels = int.from_bytes(content[16:20], "big")  # the width stands first in the header
-    return {
-        "name": name,
-        "data": base64.b64encode(content).decode("ascii"),
-        "width": f"{100 * pixels / DPI:.0f}",
-    }
+    data = base64.b64encode(content).decode("ascii")
+    return {"name": name, "data": data, "width": f"{100 * pixels / _DPI:.0f}"}

@@ -1,20 +1,25 @@
-"""What was fitted and how well, as plain values that JSON can hold; docs/files.md lists them."""
+"""What was fitted and how well: as values that JSON can hold (docs/files.md), and as lines."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.validation import counted
+
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
+_MANY_UNITS = 8  # more are not listed one by one
 
 
 def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
@@ -27,7 +32,7 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
     decomposition : Decomposition
         Made by ``model.decompose(counts)`` from the counts that were fitted.
     source : Path
-        File or folder that the data come from; its SHA-256 identifies them.
+        File or folder that the data come from; a file is identified by its SHA-256.
 
     Examples
     --------
@@ -44,16 +49,17 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
 
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")
-    recovered = {"recovery": recovery_summary(decomposition)} if comparable(decomposition) else {}
-    return {
+    summary = {
         "settings": {**settings, "bin_size": decomposition.counts.bin_size},
         "seed": seed,
         **score_summary(model, decomposition, source),
-        **recovered,
         "penalty_weight_fraction": model.penalty_weight_,
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
+    if comparable(decomposition):
+        summary["recovery"] = recovery_summary(decomposition)
+    return summary
 
 
 def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
@@ -86,19 +92,11 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
     return summary
 
 
-def recovery_summary(
-    decomposition: Decomposition, tolerance: float | None = None
-) -> dict[str, Any]:
-    """Summarize errors of the templates and events found in a simulation.
-
-    Raises
-    ------
-    ValueError
-        If the counts hold no truth with the decomposition's bins and layout.
-    """
+def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> dict[str, Any]:
+    """Summarize errors of templates and events; raises ValueError without a comparable truth."""
     from spikecdl.evaluation.metrics import recovery
 
-    found = recovery(decomposition, tolerance)
+    found = recovery(parts, tolerance)
     return {
         "template_errors": found.templates.errors.tolist(),
         "assignment": found.templates.assignment.tolist(),
@@ -120,14 +118,11 @@ def versions() -> dict[str, str]:
 def _data_summary(decomposition: Decomposition, source: Path) -> dict[str, Any]:
     """Describe the counts, with the SHA-256 of their file (of the counts if it is a folder)."""
     counts = decomposition.counts
-    digest = _file_digest(source) if source.is_file() else hashlib.sha256(counts.counts.tobytes())
-    n_trials, n_units, n_bins = counts.shape
+    content = np.memmap(source, mode="r").data if source.is_file() else counts.counts.tobytes()
     summary = {
         "source": str(source),
-        "sha256": digest.hexdigest(),
-        "n_trials": n_trials,
-        "n_units": n_units,
-        "n_bins": n_bins,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **dict(zip(("n_trials", "n_units", "n_bins"), counts.shape, strict=True)),
         "bin_size": counts.bin_size,
         "n_pooled": int(counts.n_pooled.max()),
     }
@@ -138,14 +133,105 @@ def _data_summary(decomposition: Decomposition, source: Path) -> dict[str, Any]:
     return summary
 
 
-def _file_digest(path: Path) -> Any:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest
-
-
 def _finite(value: float) -> float | None:
     """Return a number, or None for what JSON cannot hold."""
-    return float(value) if abs(value) < float("inf") else None
+    return float(value) if math.isfinite(value) else None
+
+
+def number(value: float | None, digits: int | None = None, missing: str = "–") -> str:
+    """Return three significant figures, or that many decimals; ``missing`` if it is not finite."""
+    if value is None or not math.isfinite(value):
+        return missing
+    if digits is not None:
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # never minus zero
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def fit_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Describe the summary of a fit."""
+    state = "converged" if summary["converged"] else "did NOT converge"
+    return [
+        *score_lines(summary),
+        *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
+        f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
+        f"{summary['seconds']:.1f} s; penalty weight: "
+        f"{summary['penalty_weight_fraction']:.3g} of lambda_max",
+    ]
+
+
+def score_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Describe the data, the events found in them and how well the model explains them."""
+    lines = [
+        *_data_lines(summary["data"]),
+        f"events of each template: {', '.join(map(str, summary['events_per_template']))}",
+        f"deviance explained: {_decimals(summary['deviance_explained'])}, in bins held out "
+        f"{_decimals(summary['held_out_deviance_explained'])}",
+    ]
+    per_unit = summary["deviance_explained_per_unit"].items()
+    if 1 < len(per_unit) <= _MANY_UNITS:
+        each = ", ".join(f"{unit}: {_decimals(value)}" for unit, value in per_unit)
+        lines.append(f"  of each unit: {each}")
+    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}))
+
+
+def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
+    """Describe how well the templates and events of a simulation were found."""
+    rates = (recovery["hit_rate"], recovery["false_alarm_rate"])
+    hits, false = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
+    return [
+        f"error of each true template: {', '.join(map(_decimals, recovery['template_errors']))} "
+        "(0 is perfect, 1 not found)",
+        f"of {counted(recovery['n_true_events'], 'true event')}, {hits} found within "
+        f"{_milliseconds(recovery['tolerance'])}; of the events found, {false} false",
+    ]
+
+
+def _data_lines(data: Mapping[str, Any]) -> list[str]:
+    pooled, sub_bins = data["n_pooled"], data.get("sub_bins", 1)
+    parts = [
+        counted(max(pooled, data["n_trials"]), "trial") + " summed" * (pooled > 1),
+        counted(data["n_units"], "unit"),
+        f"{data['n_bins']} bins of {_milliseconds(data['bin_size'])}",
+        *([counted(data["n_spikes"], "spike")] if "n_spikes" in data else ()),
+    ]
+    lines = [f"{Path(data['source']).name}: {', '.join(parts)}"]
+    if "bernoulli_trials_per_bin" in data:
+        text = f"M = {counted(data['bernoulli_trials_per_bin'], 'Bernoulli trial')} per bin"
+        if sub_bins > 1:
+            text += (
+                f": {counted(pooled, 'trial')} x {sub_bins} sub-bins of "
+                f"{_milliseconds(data['bin_size'] / sub_bins)}, as some bins of a single trial "
+                "hold several spikes"
+            )
+        elif pooled > 1:
+            text += ", one for each trial summed"
+        lines.append(text)
+    return lines
+
+
+def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say how many units agree with the model in rescaled time, and how far each is from it."""
+    tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
+    if not tested:
+        return []
+    inside = sum(found["inside"] for found in tested.values())
+    lines = [
+        f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
+        "band of the model (Kolmogorov-Smirnov)"
+    ]
+    if len(tested) <= _MANY_UNITS:
+        each = (
+            f"{unit}: {_decimals(found['distance'])} ({'in' if found['inside'] else 'out'}side "
+            f"{_decimals(found['band'])})"
+            for unit, found in tested.items()
+        )
+        lines.append(f"  distance of each unit: {', '.join(each)}")
+    return lines
+
+
+def _decimals(value: float | None) -> str:
+    return number(value, 3, missing="-")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:g} ms"

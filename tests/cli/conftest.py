@@ -35,4 +35,4 @@ def fitted(sims, tmp_path_factory) -> tuple[Path, Outcome]:
 
 @pytest.fixture
 def only_summary(monkeypatch) -> None:
-    monkeypatch.setattr(outputs, "write_fit", write_only_summary)
+    monkeypatch.setattr(outputs, "write_results", write_only_summary)

@@ -17,7 +17,7 @@ from decompositions import made_up
 from drawings import fitted
 from matplotlib.figure import Figure
 
-from spikecdl.data import Truth
+from spikecdl.data import Decomposition, Truth
 from spikecdl.evaluation.metrics import template_table
 from spikecdl.model.families import FAMILIES
 from spikecdl.report import draw_figures, png, write_report
@@ -87,8 +87,8 @@ class Page(HTMLParser):
         return {row[0]: row[1] for table in self.tables for row in table if len(row) == 2}
 
 
-def written(folder, parts, figures=None, summary=None, **more) -> Page:
-    path = write_report(folder / "report.html", parts, figures or {}, summary, **more)
+def written(folder, parts, figures=None, summary=None) -> Page:
+    path = write_report(folder / "report.html", parts, figures or {}, summary or {})
     return Page(path.read_text("utf-8"))
 
 
@@ -97,13 +97,14 @@ def figures():
     return draw_figures(*fitted())
 
 
-def truth_of(parts, bin_size=0.005, channels=slice(None)) -> Truth:
+def with_truth(parts, **changes) -> Decomposition:
+    """Return the decomposition of counts whose truth has the same templates in another order."""
     columns = ["trial", "unit", "template", "time", "amplitude"]
     events = pd.DataFrame([(0, 0, 0, 0.1, 1.0)], columns=columns)
-    templates = parts.templates[::-1, channels]
-    templates = templates / np.linalg.norm(templates, axis=(1, 2), keepdims=True)
-    baseline = np.ones(parts.counts.shape[:2])
-    return Truth(templates, events, baseline, bin_size, parts.family.name, parts.layout)
+    known = {"bin_size": 0.005, "layout": parts.layout, "templates": parts.templates[::-1]}
+    known |= {"events": events, "baseline": np.ones(parts.counts.shape[:2])}
+    truth = Truth(family=parts.family.name, **known | changes)
+    return replace(parts, counts=replace(parts.counts, truth=truth))
 
 
 def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, figures):
@@ -233,24 +234,26 @@ def test_report_of_plain_arrays_counts_bins(tmp_path):
 def test_report_with_a_truth_has_errors(tmp_path):
     parts = made_up()
     assert "Error to truth" not in written(tmp_path, parts).text
-    page = written(tmp_path, parts, truth=truth_of(parts))
+    page = written(tmp_path, with_truth(parts))
     assert [row["Error to truth"] for row in page.table("Template")] == ["0.00", "0.00"]
-    one = replace(truth_of(parts), templates=parts.templates[1:])
-    page = written(tmp_path, parts, truth=one)
+    page = written(tmp_path, with_truth(parts, templates=parts.templates[1:]))
     assert [row["Error to truth"] for row in page.table("Template")] == ["–", "0.00"]
 
 
 def test_a_truth_that_cannot_be_compared_is_left_out(tmp_path):
     model, parts = fitted()
-    with_truth = draw_figures(model, parts, truth=truth_of(parts))["templates"].axes[0]
-    assert "error 0.00" in with_truth.get_title(loc="left")
-    other = truth_of(parts, bin_size=0.001)
-    without = draw_figures(model, parts, truth=other)["templates"].axes[0]
-    assert "error" not in without.get_title(loc="left")
-    assert "Error to truth" not in written(tmp_path, parts, truth=other).text
+
+    def title(parts):
+        return draw_figures(model, parts)["templates"].axes[0].get_title(loc="left")
+
+    assert "error 0.00" in title(with_truth(parts))
+    other = with_truth(parts, bin_size=0.001)
+    assert "error" not in title(other)
+    assert "Error to truth" not in written(tmp_path, other).text
     joint = made_up(layout="joint", units=3)
-    fewer = truth_of(joint, channels=slice(2))
-    assert "Error to truth" not in written(tmp_path, joint, truth=fewer).text
+    assert "Error to truth" in written(tmp_path, with_truth(joint)).text
+    fewer = with_truth(joint, layout="shared", templates=made_up().templates)
+    assert "Error to truth" not in written(tmp_path, fewer).text
 
 
 def test_figures_show_the_window_with_most_spikes(figures):
@@ -271,7 +274,7 @@ def test_report_replaces_an_older_one(tmp_path):
     parts = made_up()
     path = tmp_path / "report.html"
     path.write_text("x" * 100_000)
-    assert write_report(str(path), parts, {}) == path
+    assert write_report(str(path), parts, {}, {}) == path
     assert path.read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
@@ -279,7 +282,7 @@ def test_report_refuses_what_is_no_figure(tmp_path):
     with pytest.raises(TypeError, match=r"`figures\['codes'\]` \(str\) must be a matplotlib Fig"):
         written(tmp_path, made_up(), {"codes": "codes.png"})
     with pytest.raises(OSError, match="No such file"):
-        write_report(tmp_path / "nowhere" / "report.html", made_up(), {})
+        write_report(tmp_path / "nowhere" / "report.html", made_up(), {}, {})
 
 
 def test_headings_go_down_one_level_at_a_time(tmp_path):
@@ -295,7 +298,7 @@ def test_figures_that_are_pictures_already(tmp_path):
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot([0, 1])
     drawn, again = (
-        write_report(tmp_path / name, parts, {"codes": picture}).read_text("utf-8")
+        write_report(tmp_path / name, parts, {"codes": picture}, {}).read_text("utf-8")
         for name, picture in (("figure.html", figure), ("bytes.html", png(figure)))
     )
     assert drawn == again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikecdl.report.text import recovery_lines
+from spikecdl.report.summary import recovery_lines
 
 
 def test_numbers_are_rounded_without_a_minus_zero():
