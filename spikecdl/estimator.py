@@ -29,7 +29,9 @@ from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer, We
 __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
-_FITTED = "bin_size_ n_bins_ n_features_in_ penalty_weight_ converged_ n_iter_ history_".split()
+_FITTED = (
+    "bin_size_ n_bins_ n_features_in_ penalty_weight_ _absolute_weight converged_ n_iter_ history_"
+).split()
 
 
 class DCEA(TransformerMixin, BaseEstimator):
@@ -232,8 +234,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             for part, some in problem.data.rows().parts(problem.n_templates)
         ]
         array = np.concatenate(means).reshape(counts.shape)
-        flat = not isinstance(X, BinnedSpikes) and np.asarray(X).ndim == 2
-        return array[:, 0] if flat else array
+        return array.reshape(np.shape(X)) if not isinstance(X, BinnedSpikes) else array
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the deviance explained in bins hidden from the codes.
@@ -280,8 +281,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             If an argument cannot be saved, such as a penalty that is not registered.
         """
         check_is_fitted(self)
-        names = [*_FITTED, "_absolute_weight"]
-        fitted = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
         described = config.describe(self.get_params(deep=False))
         write_model(path, self._tensors, described, fitted)
@@ -301,8 +301,6 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "templates_")
-
-    # ----- from counts to a problem
 
     def _family(self) -> Family:
         return validation.member("family", self.family, FAMILIES, Family)
@@ -328,17 +326,14 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _array(self, X: Any, reset: bool) -> np.ndarray:
         """Check an array as scikit-learn does; its values are checked with the counts."""
         values = X if hasattr(X, "shape") else np.asarray(X)
-        shape = values.shape
-        if len(shape) not in (2, 3):
+        if values.ndim not in (2, 3):
             raise ValueError(
-                f"`X` {shape} must have shape (trial, unit, bin), or (trial, bin) for one unit. "
-                "Reshape your data: one window x is x[None]"
+                f"`X` {values.shape} must have shape (trial, unit, bin), or (trial, bin) for one "
+                "unit. Reshape your data: one window x is x[None]"
             )
         if np.iscomplexobj(values):
             raise ValueError("Complex data not supported: counts are real numbers")
-        array = check_array(
-            X, allow_nd=True, ensure_all_finite=False, estimator=self, input_name="X"
-        )
+        array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=self)
         if array.ndim == 2:  # bins are features
             validate_data(self, X, reset=reset, skip_check_array=True)
         return array
@@ -367,8 +362,6 @@ class DCEA(TransformerMixin, BaseEstimator):
         fixed = self._absolute_weight
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
         return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
-
-    # ----- what was learned
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
         """Set the fitted attributes, with templates by decreasing number of events, if any."""

@@ -56,7 +56,7 @@ class UnrolledAutoencoder(nn.Module):
         family: Family | None = None,
         penalty: Penalty | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return codes (..., template, *places) and eta, the shape of ``y``."""
+        """Return codes (..., template, *onsets) and eta, the shape of ``y``."""
         codes = self.encoder(y, baseline, mask, family, penalty)
         return codes, self.dictionary(codes) + baseline
 

@@ -24,18 +24,18 @@ class ConvDictionary(nn.Module):
     .. math:: (Hx)[n, t] = \sum_c \sum_\tau h_c[n, t - s\tau]\, x_c[\tau]
 
     Templates lie within the signal as a whole: with T bins, a template of K bins and stride s has
-    (T - K) / s + 1 places.
+    (T - K) / s + 1 onsets.
 
     Parameters
     ----------
     templates : tensor, shape (template, channel, bin) or (template, channel, row, column)
         Becomes a parameter; it is not normalised.
     stride : int or sequence of int
-        Signal bins between neighbouring places, per axis.
+        Signal bins between neighbouring onsets, per axis.
     method : {"auto", "direct", "fft", "blocked", "cells"}
         How products are computed; all give the same numbers.  ``blocked`` (1-D with stride 1)
         turns blocks of 16 bins into channels; ``cells`` (2-D) is a matrix product with the patch
-        under each place.  ``auto`` chooses the fastest by size and device.
+        under each onset.  ``auto`` chooses the fastest by size and device.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class ConvDictionary(nn.Module):
         return tuple(self.templates.shape[2:])
 
     def code_shape(self, signal_shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of places along each axis, given the numbers of bins of a signal."""
+        """Return the number of onsets along each axis, given the numbers of bins of a signal."""
         sizes = []
         for size, length, stride in zip(signal_shape, self.support, self.stride, strict=True):
             if size < length:
@@ -107,14 +107,14 @@ class ConvDictionary(nn.Module):
         return tuple(sizes)
 
     def signal_shape(self, code_shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of bins along each axis, given the numbers of places of codes."""
+        """Return the number of bins along each axis, given the numbers of onsets of codes."""
         return tuple(
             (size - 1) * stride + length
             for size, length, stride in zip(code_shape, self.support, self.stride, strict=True)
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Add up shifted templates: (..., template, *places) to (..., channel, *bins)."""
+        """Add up shifted templates: (..., template, *onsets) to (..., channel, *bins)."""
         batch, flat = self._flatten(codes, self.templates.shape[0], "codes")
         bins = self.signal_shape(flat.shape[2:])
         layout = self._lay_out(self._method_for(flat), bins, self)
@@ -122,11 +122,11 @@ class ConvDictionary(nn.Module):
         return signal.reshape(*batch, *signal.shape[1:])
 
     def adjoint(self, signal: Tensor) -> Tensor:
-        """Correlate with every template: (..., channel, *bins) to (..., template, *places)."""
+        """Correlate with every template: (..., channel, *bins) to (..., template, *onsets)."""
         batch, flat = self._flatten(signal, self.templates.shape[1], "signal")
         self.code_shape(flat.shape[2:])
         layout = self._lay_out(self._method_for(flat), flat.shape[2:], self)
-        codes = layout.places(layout.adjoint(layout.signal(flat)))
+        codes = layout.onsets(layout.adjoint(layout.signal(flat)))
         return codes.reshape(*batch, *codes.shape[1:])
 
     def norm_squared(self, signal_shape: Sequence[int]) -> Tensor:
@@ -136,9 +136,9 @@ class ConvDictionary(nn.Module):
         frequencies of the squared norm of the (template, channel) matrix of the FFT.  A stride adds
         channels (polyphase components).
         """
-        places = self.code_shape(signal_shape)
+        onsets = self.code_shape(signal_shape)
         phases = _polyphase(self.templates, self.stride)
-        sizes = [p + k - 1 for p, k in zip(places, phases.shape[2:], strict=True)]
+        sizes = [p + k - 1 for p, k in zip(onsets, phases.shape[2:], strict=True)]
         spectrum = torch.fft.rfftn(phases, s=sizes, dim=tuple(range(2, phases.ndim)))
         matrices = spectrum.flatten(2).movedim(-1, 0)  # (frequency, template, channel)
         if 1 in matrices.shape[1:]:
@@ -209,7 +209,7 @@ class ConvDictionary(nn.Module):
 
 
 def _polyphase(templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Turn the phases of each strided axis into channels: (template, channel * phases, *places)."""
+    """Turn the phases of each strided axis into channels: (template, channel * phases, *onsets)."""
     for axis, step in enumerate(stride):
         length = templates.shape[2 + axis]
         pad = [0, 0] * (templates.ndim - 3 - axis) + [0, -length % step]
@@ -235,10 +235,10 @@ def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> T
     ]
     if any(s > 1 for s in stride):
         spread = codes.new_zeros(*codes.shape[:2], *sizes)
-        places = tuple(
+        onsets = tuple(
             slice(0, (p - 1) * s + 1, s) for p, s in zip(codes.shape[2:], stride, strict=True)
         )
-        spread[(slice(None), slice(None), *places)] = codes
+        spread[(slice(None), slice(None), *onsets)] = codes
         codes = spread
     spectrum = torch.fft.rfftn(codes, s=sizes, dim=dims)
     product = torch.einsum(
@@ -255,11 +255,11 @@ def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> 
         "wn...,cn...->wc...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims).conj()
     )
     codes = torch.fft.irfftn(product, s=sizes, dim=dims)
-    places = tuple(
+    onsets = tuple(
         slice(0, size - k + 1, s)
         for size, k, s in zip(sizes, templates.shape[2:], stride, strict=True)
     )
-    return codes[(..., *places)]
+    return codes[(..., *onsets)]
 
 
 _OPERATORS = {

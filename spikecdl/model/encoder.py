@@ -79,8 +79,8 @@ class Windows:
 
     def code_shape(self, dictionary: ConvDictionary) -> tuple[int, ...]:
         """Return the shape of the codes of all windows."""
-        places = dictionary.code_shape(self.y.shape[-dictionary.axes :])
-        return (*self.y.shape[: -1 - len(places)], len(dictionary.templates), *places)
+        onsets = dictionary.code_shape(self.y.shape[-dictionary.axes :])
+        return (*self.y.shape[: -1 - len(onsets)], len(dictionary.templates), *onsets)
 
     def take(self, index: Tensor | slice) -> Windows:
         """Keep some of the windows."""
@@ -152,7 +152,7 @@ class Encoder(nn.Module, ABC):
 
         Returns
         -------
-        tensor, shape (..., template, *places)
+        tensor, shape (..., template, *onsets)
         """
 
 
@@ -280,7 +280,7 @@ class UnrolledEncoder(Encoder):
                 momentum = faster
             else:
                 point = codes
-        return layout.places(codes)
+        return layout.onsets(codes)
 
     def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
         residual = windows.family.residual(windows.y, eta)

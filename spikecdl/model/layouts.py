@@ -33,7 +33,7 @@ class Layout:
         """Lay out codes, or a tensor that is broadcast against them."""
         return tensor
 
-    def places(self, codes: Tensor) -> Tensor:
+    def onsets(self, codes: Tensor) -> Tensor:
         """Undo `codes`."""
         return codes
 
@@ -46,7 +46,7 @@ class Blocks(Layout):
     """Blocks of 16 bins as channels: a long convolution becomes a short one with more channels.
 
     Signals (..., channel, bin) become (..., channel, 16, block), padded with their last bin, and
-    codes likewise, padded with zeros; scores past the last place are zero.
+    codes likewise, padded with zeros; scores past the last onset are zero.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class Blocks(Layout):
     def __init__(self, synthesis: Tensor, analysis: Tensor, n_bins: int) -> None:
         super().__init__(self._forward, self._adjoint)
         self.n_templates, self.n_channels, length = synthesis.shape
-        self.n_bins, self.n_places = n_bins, n_bins - length + 1
-        self._n_blocks = -(-self.n_places // _BLOCK)
-        taps = _taps(synthesis).flip(-1)  # place block j, bin b reaches signal block j + m, bin q
+        self.n_bins, self.n_onsets = n_bins, n_bins - length + 1
+        self._n_blocks = -(-self.n_onsets // _BLOCK)
+        taps = _taps(synthesis).flip(-1)  # onset block j, bin b reaches signal block j + m, bin q
         self._synthesis = taps.permute(1, 3, 0, 2, 4).flatten(2, 3).flatten(0, 1).contiguous()
         taps = taps.flip(-1) if analysis is synthesis else _taps(analysis)
         self._analysis = taps.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1).contiguous()
@@ -78,14 +78,14 @@ class Blocks(Layout):
         return _split(torch.cat([tensor, last], dim=-1))
 
     def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes (..., template, place), or a tensor with one place for all."""
-        if tensor.shape[-1] == 1 < self.n_places:
+        """Lay out codes (..., template, onset), or a tensor with one onset for all."""
+        if tensor.shape[-1] == 1 < self.n_onsets:
             return tensor[..., None]
-        return _split(F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_places)))
+        return _split(F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_onsets)))
 
-    def places(self, codes: Tensor) -> Tensor:
-        """Undo `codes`: return codes (..., template, place)."""
-        return codes.mT.flatten(-2)[..., : self.n_places]
+    def onsets(self, codes: Tensor) -> Tensor:
+        """Undo `codes`: return codes (..., template, onset)."""
+        return codes.mT.flatten(-2)[..., : self.n_onsets]
 
     def bins(self, signal: Tensor) -> Tensor:
         """Undo `signal`: return a signal (..., channel, bin)."""
@@ -100,8 +100,8 @@ class Blocks(Layout):
         flat = signal.reshape(-1, self.n_channels * _BLOCK, signal.shape[-1])
         codes = F.conv1d(flat, self._analysis)
         codes = codes.reshape(*signal.shape[:-3], self.n_templates, _BLOCK, self._n_blocks)
-        if self.n_places % _BLOCK:
-            codes[..., self.n_places % _BLOCK :, -1] = 0
+        if self.n_onsets % _BLOCK:
+            codes[..., self.n_onsets % _BLOCK :, -1] = 0
         return codes
 
 
@@ -126,7 +126,7 @@ class Cells(Layout):
 
     Signals (..., channel, row, column) become (..., pixel and channel, cell row, cell column),
     padded with zeros, with pixels last in memory; codes keep their axes, with templates last in
-    memory.  Scores are the matrix product of the templates and the pixels under each place, which
+    memory.  Scores are the matrix product of the templates and the pixels under each onset, which
     are gathered from the cells that a template covers.
 
     Parameters
@@ -134,7 +134,7 @@ class Cells(Layout):
     synthesis, analysis : tensor, shape (template, channel, row, column)
         Templates of the operator and of its adjoint.
     stride : (int, int)
-        Pixels between neighbouring places.
+        Pixels between neighbouring onsets.
     signal_shape : (int, int)
         Rows and columns of an image.
     """
@@ -161,7 +161,7 @@ class Cells(Layout):
         )
 
     def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes (..., template, *places), or a tensor that is broadcast against them."""
+        """Lay out codes (..., template, *onsets), or a tensor that is broadcast against them."""
         return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
 
     def bins(self, signal: Tensor) -> Tensor:
@@ -251,13 +251,13 @@ class _Grid:
         return torch.cat([cells[:, pixels, i, j] for i, j, pixels in self.under], dim=1)
 
     def gather(self, cells: Tensor) -> Tensor:
-        """Copy (window, *cells, pixel) to (window, *places, pixel under a template)."""
+        """Copy (window, *cells, pixel) to (window, *onsets, pixel under a template)."""
         rows, columns = (n - r + 1 for n, r in zip(cells.shape[1:3], self.reach, strict=True))
         parts = [cells[:, i : i + rows, j : j + columns, p] for i, j, p in self.under]
         return torch.cat(parts, dim=-1)
 
     def scatter(self, patches: Tensor, dtype: torch.dtype) -> Tensor:
-        """Add up (window, *places, pixel under a template), the transpose of `gather`."""
+        """Add up (window, *onsets, pixel under a template), the transpose of `gather`."""
         n_windows, rows, columns, _ = patches.shape
         high, wide = (r - 1 for r in self.reach)
         n_pixels = len(self._order) * self.n_channels

@@ -25,11 +25,11 @@ class Penalty(ABC):
     ----------
     weight : float or tensor
         Multiplies the penalty; a tensor is broadcast against codes of axes
-        (..., template, *places), for instance one weight per window.
+        (..., template, *onsets), for instance one weight per window.
     sign : {"positive", "negative", "both"} or sequence of those
         Sign that codes may take, for all templates or for each.
     axes : int
-        Number of axes of places after the template axis: 1 for time, 2 for images.
+        Number of axes of onsets after the template axis: 1 for time, 2 for images.
     """
 
     weight: float | Tensor = 1.0
@@ -162,7 +162,7 @@ class L1(Penalty):
 class GroupL1(Penalty):
     r"""Sum over trials, templates and onsets of the l2 norm across units: units that fire together.
 
-    Codes have the axes (..., unit, template, *places); the group is the unit axis.
+    Codes have the axes (..., unit, template, *onsets); the group is the unit axis.
 
     .. math:: \operatorname{prox}(x, s) = x_+ \max(1 - s\lambda / \|x_+\|_2, 0)
 
@@ -172,7 +172,7 @@ class GroupL1(Penalty):
     Examples
     --------
     >>> import torch
-    >>> codes = torch.tensor([[[3.0]], [[4.0]]])  # two units, one template, one place
+    >>> codes = torch.tensor([[[3.0]], [[4.0]]])  # two units, one template, one onset
     >>> GroupL1(weight=2.5).prox(codes, step=1.0).flatten()
     tensor([1.5000, 2.0000])
     """

@@ -24,7 +24,7 @@ class SparseCode:
 
     Parameters
     ----------
-    codes : tensor, shape (..., template, *places)
+    codes : tensor, shape (..., template, *onsets)
     violation : tensor, shape (...)
         Largest violation of the optimality conditions per window, relative to the penalty weight:
         the certificate.
@@ -78,7 +78,7 @@ def sparse_code(
 
     Two methods reach the same certificate.  ``working_set``: events enter where the score is above
     the weight, Newton steps on those present, window by window in compiled code (CPU, 1-D, stride
-    1, positive weights that are the same for all units and places); an event has one amplitude, or
+    1, positive weights that are the same for all units and onsets); an event has one amplitude, or
     where the penalty couples units one for each.  ``fista``: FISTA with backtracking and restart
     per window, as tensors on any device; finished windows leave the batch.
 
@@ -141,7 +141,7 @@ def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
     """Whether a compiled solver applies: to the penalty itself, not to classes derived from it."""
     if type(windows.penalty) not in (L1, GroupL1) or not windows.family.is_compiled:
         return False
-    weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *places)
+    weight = torch.as_tensor(windows.penalty.weight)  # (window, [unit,] template, *onsets)
     shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
     on_cpu = windows.y.device.type == "cpu"
     return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
@@ -193,7 +193,7 @@ def _fista(
             done = (error <= tol) | (n_iter == max_iter)
             codes[left[done]], violation[left[done]] = state.codes[done], error[done]
             if done.all():
-                return layout.places(codes), violation, n_iter
+                return layout.onsets(codes), violation, n_iter
             if done.float().mean() > 1 - _KEEP_ABOVE:
                 left, state = left[~done], state.take(~done)
         _iterate(state, layout)

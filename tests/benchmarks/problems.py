@@ -136,7 +136,7 @@ def true_events(counts: BinnedSpikes) -> Events:
     """Return the true events of the counts, with windows in rows."""
     table = counts.truth.events.assign(
         window=lambda e: e["trial"] * counts.n_units + e["unit"],
-        place=lambda e: np.rint(e["time"] / counts.bin_size).astype(int),
-    ).sort_values(["window", "template", "place"])
-    index = (torch.tensor(table[name].to_numpy()) for name in ("window", "template", "place"))
+        onset=lambda e: np.rint(e["time"] / counts.bin_size).astype(int),
+    ).sort_values(["window", "template", "onset"])
+    index = (torch.tensor(table[name].to_numpy()) for name in ("window", "template", "onset"))
     return Events(*index, torch.tensor(table["amplitude"].to_numpy()))

@@ -57,11 +57,11 @@ def test_there_and_back(sizes, places, seed):
     blocks = Blocks(waves, waves, places + sizes[2] - 1)
     codes = torch.randn(2, sizes[0], places, generator=draw, dtype=DOUBLE)
     signal = dictionary(codes).detach()
-    torch.testing.assert_close(blocks.places(blocks.codes(codes)), codes)
+    torch.testing.assert_close(blocks.onsets(blocks.codes(codes)), codes)
     torch.testing.assert_close(blocks.bins(blocks.signal(signal)), signal)
     torch.testing.assert_close(blocks.bins(blocks.forward(blocks.codes(codes))), signal)
     scores = blocks.adjoint(blocks.signal(signal))
-    torch.testing.assert_close(blocks.places(scores), dictionary.adjoint(signal).detach())
+    torch.testing.assert_close(blocks.onsets(scores), dictionary.adjoint(signal).detach())
     assert int((scores != 0).sum()) <= codes.numel()  # none past the last place
 
 

@@ -34,7 +34,7 @@ def test_there_and_back(axes, channels, seed):
     signal = dictionary(codes).detach()
     cells = Cells(waves, waves, strides, tuple(signal.shape[2:]))
     torch.testing.assert_close(cells.bins(cells.signal(signal)), signal)
-    torch.testing.assert_close(cells.places(cells.codes(codes)), codes)
+    torch.testing.assert_close(cells.onsets(cells.codes(codes)), codes)
     torch.testing.assert_close(cells.bins(cells.forward(cells.codes(codes))), signal)
     scores = cells.adjoint(cells.signal(signal))
     torch.testing.assert_close(scores, dictionary.adjoint(signal).detach())
