@@ -299,9 +299,6 @@ class DCEA(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "templates_")
-
     def _family(self) -> Family:
         return validation.member("family", self.family, FAMILIES, Family)
 

@@ -321,7 +321,7 @@ class TestResults:
         assert not model.transform(some_counts()).any()
 
     def test_too_few_epochs_is_a_warning(self):
-        with pytest.warns(NotConvergedWarning, match="after 1 epochs; raise `n_epochs`"):
+        with pytest.warns(NotConvergedWarning, match="in 1 epochs; raise `n_epochs`"):
             model = quick(n_epochs=1).fit(some_counts())
         assert not model.converged_
 
