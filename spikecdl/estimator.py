@@ -85,6 +85,8 @@ class DCEA(TransformerMixin, BaseEstimator):
     templates_ : ndarray, shape (template, channel, bin)
         Unit l2 norm.  Order and shift are conventions: by decreasing number of events, or in the
         order of the signs where the penalty has different ones.
+    tensors_ : dict of tensor
+        All that the trainer needs to find codes: ``templates``, and what else it has learned.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz.
     penalty_weight_ : float
@@ -262,8 +264,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
-        templates, codes = self._dictionary().templates.detach(), self._codes(problem, events)
-        return decompose(counts, self._layout(), problem.data, templates, codes, baseline)
+        model = (self._dictionary().templates.detach(), self._codes(problem, events), baseline)
+        return decompose(counts, self._layout(), problem.data, *model)
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.
@@ -283,8 +285,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
-        described = config.describe(self.get_params(deep=False))
-        write_model(path, self._tensors, described, fitted)
+        write_model(path, self.tensors_, config.describe(self.get_params(deep=False)), fitted)
 
     @property
     def epochs_at_most(self) -> int:
@@ -362,30 +363,22 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
         """Set the fitted attributes, with templates by decreasing number of events, if any."""
-        tensors = learned.model(problem.n_templates)
-        self._tensors = tensors
+        self.tensors_ = tensors = learned.model(problem.n_templates)
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
         used = events.template[events.amplitude != 0]
         count = torch.bincount(used, minlength=problem.n_templates)
         count = 0 * count if problem.penalty.signs_differ else count
         order = count.argsort(descending=True, stable=True)
-        self._tensors = {
+        self.tensors_ = {
             name: value[order] if value.ndim else value for name, value in tensors.items()
         }
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         self._set_weight(problem)
-        self.n_bins_, self.bin_size_, self.unit_ids_ = (
-            problem.length,
-            counts.bin_size,
-            counts.unit_ids,
-        )
-        self.templates_ = self._tensors["templates"].cpu().numpy()
-        self.history_, self.n_iter_, self.converged_ = (
-            learned.history,
-            learned.epoch,
-            learned.converged,
-        )
+        self.templates_ = self.tensors_["templates"].cpu().numpy()
+        self.n_bins_, self.bin_size_ = problem.length, counts.bin_size
+        self.unit_ids_, self.converged_ = counts.unit_ids, learned.converged
+        self.history_, self.n_iter_ = learned.history, learned.epoch
         return len(used) > 0
 
     def _set_weight(self, problem: Problem) -> None:
@@ -394,18 +387,18 @@ class DCEA(TransformerMixin, BaseEstimator):
         top = training.lambda_max(problem.penalty, dictionary, data, data.baseline)
         if isinstance(problem.weight, training.Fraction):
             self._absolute_weight = float(problem.weight.fraction * top)
-        level = float(self._tensors.get("level", 1.0))
+        level = float(self.tensors_.get("level", 1.0))
         used = problem.weight.at(level)(problem.penalty, dictionary, data, data.baseline).weight
         used = torch.as_tensor(used, dtype=top.dtype).median()
         self.penalty_weight_ = float(used / top) if top > 0 else 1.0
 
     def _dictionary(self) -> ConvDictionary:
-        return ConvDictionary(self._tensors["templates"].float().to(config.device(self.device)))
+        return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))
 
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         device = problem.data.baseline.device
-        tensors = {name: value.to(device) for name, value in self._tensors.items()}
+        tensors = {name: value.to(device) for name, value in self.tensors_.items()}
         with threads.for_size(problem.size):
             events, baseline = self._trainer().encode(problem, tensors)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
@@ -444,6 +437,6 @@ def load(path: str | Path) -> DCEA:
     model = DCEA(**config.restore(content["settings"]))
     for name, value in content["fitted"].items():
         setattr(model, name, value)
-    model._tensors, model.templates_ = tensors, tensors["templates"].numpy()
+    model.tensors_, model.templates_ = tensors, tensors["templates"].numpy()
     model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)
     return model

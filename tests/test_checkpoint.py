@@ -186,8 +186,8 @@ class TestResume:
             model.fit(counts, checkpoint=file, on_epoch=stop_after(2))
         model.fit(counts, checkpoint=file, resume=True)
         whole = quick("binomial", trainer, n_epochs=3).fit(counts)
-        for name, tensor in whole._tensors.items():
-            assert torch.equal(model._tensors[name], tensor), name
+        for name, tensor in whole.tensors_.items():
+            assert torch.equal(model.tensors_[name], tensor), name
 
     @each_trainer
     def test_a_finished_fit_is_as_it_was(self, trainer, tmp_path):

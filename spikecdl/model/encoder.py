@@ -18,7 +18,7 @@ from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import Penalty
 
 MAX_HALVINGS = 100
-_PIECE = 600_000  # codes that pass all layers together, so that they stay in the cache
+PIECE = 600_000  # codes that pass all layers together, so that they stay in the cache
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 
@@ -249,7 +249,7 @@ class UnrolledEncoder(Encoder):
         layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)
         step = self._first_step(windows)
         shape = windows.code_shape(self.dictionary)[1:]
-        count = len(windows.y) if y.is_cuda else max(1, _PIECE // math.prod(shape))
+        count = len(windows.y) if y.is_cuda else max(1, PIECE // math.prod(shape))
         parts = [slice(first, first + count) for first in range(0, len(windows.y), count)]
         codes = [
             self._layers(windows.take(part), layout, step[part] if step.ndim else step)

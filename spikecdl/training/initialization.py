@@ -16,7 +16,7 @@ from spikecdl.training.dictionary_update import Round, Updater
 from spikecdl.training.pruning import prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
-_MOST_BINS = 120_000  # observed bins that an initialization uses
+MOST_BINS = 120_000  # observed bins that an initialization uses
 _STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
 _LEAST_EVIDENCE = 0.1  # nats
 _MOST_STRETCHES = 300  # among which initial templates are chosen
@@ -225,10 +225,10 @@ def _hidden(data: Observations) -> Tensor:
 
 
 def _subset(data: Observations, generator: torch.Generator) -> Observations:
-    """Choose random trials, at most `_MOST_BINS` observed bins of them."""
+    """Choose random trials, at most `MOST_BINS` observed bins of them."""
     n_trials = len(data.y)
     per_trial = max(1, int(data.mask.count_nonzero()) // n_trials)
-    keep = max(1, _MOST_BINS // per_trial)
+    keep = max(1, MOST_BINS // per_trial)
     if keep >= n_trials:
         return data.load()
     index = torch.randperm(n_trials, generator=generator)[:keep].sort().values

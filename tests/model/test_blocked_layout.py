@@ -115,7 +115,7 @@ def test_pieces_are_solved_as_the_whole(family, monkeypatch):
     y, mask = observed(family)
     encoder = UnrolledEncoder(family, ConvDictionary(templates()), L1(0.3), 12)
     whole = encoder(y, 0.1, mask)
-    monkeypatch.setattr("spikecdl.model.encoder._PIECE", 2 * 3 * 65)
+    monkeypatch.setattr("spikecdl.model.encoder.PIECE", 2 * 3 * 65)
     torch.testing.assert_close(encoder(y, 0.1, mask), whole, rtol=1e-12, atol=1e-12)
 
 

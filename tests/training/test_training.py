@@ -160,8 +160,8 @@ class TestUnrolled:
         trainer = Unrolled(n_unrolled=10, tied=False, step=0.02)
         model = quick("binomial", trainer, n_epochs=3).fit(some_counts("binomial"))
         parts = {"templates", "analysis", "synthesis", "bias"}
-        assert parts <= set(model._tensors)
-        assert not torch.equal(model._tensors["analysis"], model._tensors["templates"])
+        assert parts <= set(model.tensors_)
+        assert not torch.equal(model.tensors_["analysis"], model.tensors_["templates"])
 
     def test_a_loss_that_is_not_finite_names_epoch_and_step(self):
         trainer = Unrolled(n_unrolled=30, step=1e30, accelerated=False)
@@ -273,7 +273,7 @@ def test_templates_of_different_shapes_are_told_apart():
 
 
 def test_large_data_are_raced_on_some_of_their_trials(monkeypatch):
-    monkeypatch.setattr("spikecdl.training.initialization._MOST_BINS", 1000)
+    monkeypatch.setattr("spikecdl.training.initialization.MOST_BINS", 1000)
     counts = some_counts(trials=20)
     one, other = (quick(n_epochs=4).fit(counts) for _ in range(2))
     assert same_bits(one.templates_, other.templates_)
