@@ -21,8 +21,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["WHISKER", "demo", "fetch_whisker", "registry", "whisker_displacement"]
-
 WHISKER = {
     f"dir{site}_stim{stimulus}": tuple(f"Dir{site}/Neuron{unit}" for unit in range(1, n_units + 1))
     for site, n_units in ((3, 2), (16, 1))
@@ -67,8 +65,7 @@ def fetch_whisker(
     Parameters
     ----------
     names : sequence of str
-        Keys of `WHISKER`: "dir3_stim1" to "dir3_stim3" have two units, "dir16_stim1" to
-        "dir16_stim3" one.
+        Keys of `WHISKER`; those of "dir3" have two units, those of "dir16" one.
     folder : path, optional
         Where the original files are kept.  Default: the user's cache.
 
@@ -81,10 +78,8 @@ def fetch_whisker(
 
     Raises
     ------
-    ConnectionError
-        If a file cannot be downloaded.
-    ValueError
-        If there is no recording of that name, or a file is not as expected; it is not kept.
+    ConnectionError, ValueError
+        If a file cannot be downloaded; if a name is unknown or a file is not as expected.
 
     References
     ----------
@@ -99,25 +94,20 @@ def fetch_whisker(
         raise TypeError(f"`names` (={names!r}) must be a sequence of names, as [{names!r}]")
     for name in names:
         validation.one_of("names", name, WHISKER)
-    return {name: _whisker(name, _folder(folder)) for name in names}
+    return {name: _whisker(name, folder) for name in names}
 
 
 def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndarray:
-    """Return the whisker's displacement in each trial of a recording, downloaded if need be.
+    """Return the whisker's displacement (trial, bin), in mm and bins of 1 ms.
 
-    ``name``, ``folder`` and the errors are those of `fetch_whisker`.
-
-    Returns
-    -------
-    ndarray, shape (trial, bin)
-        In mm, in bins of 1 ms; trials in the order of recording.
+    Trials are in the order of recording; files and errors are as for `fetch_whisker`.
     """
     unit = WHISKER[validation.one_of("name", name, WHISKER)][0]
-    trials, _ = _recorded(name, unit, "t", _folder(folder))
+    trials, _ = _recorded(name, unit, "t", folder)
     return trials / 10
 
 
-def _whisker(name: str, folder: Path) -> SpikeTrains:
+def _whisker(name: str, folder: str | Path | None) -> SpikeTrains:
     times, splits = [], []
     for unit in WHISKER[name]:
         y, is_train = _recorded(name, unit, "y", folder)
@@ -142,10 +132,15 @@ def _whisker(name: str, folder: Path) -> SpikeTrains:
     )
 
 
-def _recorded(name: str, unit: str, variable: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _recorded(
+    name: str, unit: str, variable: str, folder: str | Path | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a variable of all trials (trial, bin), and which trials are for training."""
+    from pooch import os_cache
+
+    shelf = os_cache("spikecdl") / "whisker_thalamus" if folder is None else Path(folder)
     stem = f"data/Explicit Stimulus/{unit}/Stim{name[-1]}/"
-    contents = [_matlab(stem + file, folder) for file in _PARTS]
+    contents = [_matlab(stem + file, shelf) for file in _PARTS]
     known = contents[1] | contents[0]
     positions = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
     values = np.concatenate([content[variable] for content in contents])
@@ -206,12 +201,6 @@ def _fetch(path: str, folder: Path, noted: str | None) -> str:
             "again; if it happens again, the file has changed there"
         ) from None
     return address
-
-
-def _folder(folder: str | Path | None) -> Path:
-    from pooch import os_cache
-
-    return Path(folder) if folder is not None else os_cache("spikecdl") / "whisker_thalamus"
 
 
 def _shipped(name: str) -> Path:

@@ -15,6 +15,8 @@ from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 
+Rng = np.random.Generator
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -55,12 +57,8 @@ def simulate(
         is one channel per unit, and named shapes are at a random latency in each.
     n_trials, n_units : int
         Recorded trials, and units.
-    duration : float
-        Length of a trial in seconds, a whole number of bins.
-    bin_size : float
-        Seconds.
-    template_length : float
-        Length of named shapes in seconds, a whole number of bins.
+    duration, template_length, bin_size : float
+        Length of a trial and of named shapes, both a whole number of bins; in seconds.
     event_rate : float
         Events per second, of each template in each unit's window (in each trial, when joint).
         Their number is Poisson distributed, given that they fit.
@@ -89,8 +87,7 @@ def simulate(
     Raises
     ------
     ValueError
-        If an argument is out of range, events do not fit in the windows, or an expected count is
-        too large to be drawn.
+        If an argument is out of range, or events do not fit in the windows.
 
     Examples
     --------
@@ -98,6 +95,8 @@ def simulate(
     >>> counts.shape, counts.truth.templates.shape
     ((4, 2, 1000), (1, 1, 50))
     """
+    import pandas as pd
+
     model = validation.member("family", family, FAMILIES, Family)
     sub_bins, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
     validation.one_of("layout", layout, LAYOUTS)
@@ -112,21 +111,19 @@ def simulate(
     length = waveforms.shape[2]
     if length > n_bins:
         raise ValueError(f"`duration` (={duration:g} s) is shorter than a template")
-    gap_bins = length if gap is None else math.ceil(_at_least_0("gap", gap) / bin_size - _SLACK)
-    events = _events(
-        (1 if same_events else n_trials, 1 if joint else n_units, len(waveforms)),
-        n_bins - length + 1,
-        gap_bins,
-        _at_least_0("event_rate", event_rate, "Hz") * duration,
-        n_events,
-        rng,
-    )
+    gap_bins = length
+    if gap is not None:
+        gap_bins = math.ceil(validation.non_negative("gap", gap, "seconds") / bin_size - _SLACK)
+    expected = validation.non_negative("event_rate", event_rate, "Hz") * duration
+    shape = (1 if same_events else n_trials, 1 if joint else n_units, len(waveforms))
+    events = _events(shape, n_bins - length + 1, gap_bins, expected, n_events, rng)
     events["amplitude"] = _amplitudes(amplitude, len(events), rng)
+    events["time"] = events["onset"] * bin_size
     if joint:
         events["unit"] = -1
     if same_events:
-        events = _repeated(events, n_trials)
-    events["time"] = events["onset"] * bin_size
+        copies = [events.assign(trial=trial) for trial in range(n_trials)]
+        events = pd.concat(copies, ignore_index=True)
     baselines = _baselines(baseline, n_trials, n_units)
     settings = {"random_state": random_state, "same_events": same_events}
     truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
@@ -148,17 +145,8 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
     No two spikes of a unit share a tick.  Binning the result with the same bin size gives the same
     counts.
 
-    Parameters
-    ----------
-    counts : BinnedSpikes
-        Of a count family, all observed, with ``trial_starts``.
-    random_state : int, optional
-        Seed.
-
-    Raises
-    ------
-    ValueError
-        If the counts are real-valued, pooled, or not observed everywhere.
+    Raises ValueError unless the values are counts of single trials, all observed, with known
+    ``trial_starts``.
 
     Examples
     --------
@@ -196,29 +184,15 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
 
 def _whole_bins(name: str, seconds: float, bin_size: float) -> int:
     """Return a time as a number of bins, which must be whole."""
-    ratio = validation.positive(name, seconds, "seconds") / validation.positive(
-        "bin_size", bin_size, "seconds"
-    )
+    seconds = validation.positive(name, seconds, "seconds")
+    ratio = seconds / validation.positive("bin_size", bin_size, "seconds")
     if round(ratio) < 1 or abs(ratio - round(ratio)) > _SLACK * ratio:
-        raise ValueError(
-            f"`{name}` (={seconds!r}) must be a whole number of bins of {bin_size:g} s"
-        )
+        raise ValueError(f"`{name}` (={seconds}) must be a whole number of bins of {bin_size:g} s")
     return round(ratio)
 
 
-def _at_least_0(name: str, value: float, unit: str = "seconds") -> float:
-    number = validation.real(name, value, unit)
-    if number < 0:
-        raise ValueError(f"`{name}` (={value!r}) must not be negative, in {unit}")
-    return number
-
-
 def _templates(
-    given: Sequence[str] | np.ndarray,
-    channels: int,
-    length: float,
-    bin_size: float,
-    rng: np.random.Generator,
+    given: Sequence[str] | np.ndarray, channels: int, length: float, bin_size: float, rng: Rng
 ) -> np.ndarray:
     """Return templates (template, channel, bin) of unit norm."""
     if len(given) and all(isinstance(shape, str) for shape in given):
@@ -240,12 +214,7 @@ def _templates(
 
 
 def _events(
-    shape: tuple[int, int, int],
-    n_onsets: int,
-    gap: int,
-    expected: float,
-    n_events: int | None,
-    rng: np.random.Generator,
+    shape: tuple[int, ...], n_onsets: int, gap: int, expected: float, n_events: int | None, rng: Rng
 ) -> pd.DataFrame:
     """Draw onsets, in bins, for every trial, unit and template of a ``shape``.
 
@@ -273,7 +242,7 @@ def _events(
     return pd.DataFrame(rows, columns=["trial", "unit", "template", "onset"], dtype=int)
 
 
-def _amplitudes(law: Any, size: int, rng: np.random.Generator) -> np.ndarray:
+def _amplitudes(law: Any, size: int, rng: Rng) -> np.ndarray:
     """Draw amplitudes from a number, a pair, or a distribution of SciPy."""
     if hasattr(law, "rvs"):
         return np.asarray(law.rvs(size=size, random_state=rng), dtype=float)
@@ -284,22 +253,14 @@ def _amplitudes(law: Any, size: int, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(low, high, size)
 
 
-def _repeated(events: pd.DataFrame, n_trials: int) -> pd.DataFrame:
-    """Give every trial the events of the first."""
-    import pandas as pd
-
-    copies = [events.assign(trial=trial) for trial in range(n_trials)]
-    return pd.concat(copies, ignore_index=True)
-
-
 def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
-    """Return baselines per trial and unit."""
+    shape = (n_trials, n_units)
     try:
-        return np.array(np.broadcast_to(np.asarray(baseline, dtype=float), (n_trials, n_units)))
+        return np.array(np.broadcast_to(np.asarray(baseline, dtype=float), shape))
     except ValueError:
         raise ValueError(
-            f"`baseline` (={baseline!r}) must be a number, or of shape (unit,) or (trial, unit) "
-            f"= {(n_trials, n_units)}"
+            f"`baseline` (={baseline!r}) must be a number, or have shape (unit,) or (trial, unit) "
+            f"= {shape}"
         ) from None
 
 
@@ -326,17 +287,17 @@ def _observations(model: Family, truth: Truth, n_bins: int, seed: int) -> np.nda
     return model.sample(signal + mean[..., None], generator).numpy()
 
 
-def square(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+def square(n_bins: int, rng: Rng) -> np.ndarray:
     """Return a step: up for the first half, down for the second."""
     return np.where(np.arange(n_bins) < n_bins / 2, 1.0, -1.0)
 
 
-def vee(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+def vee(n_bins: int, rng: Rng) -> np.ndarray:
     """Return a straight fall and rise, from 1 to -1 and back."""
     return _mirrored(np.linspace(1.0, -1.0, (n_bins + 1) // 2), n_bins)
 
 
-def cosine(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+def cosine(n_bins: int, rng: Rng) -> np.ndarray:
     """Return one turn of a cosine (25 * 0.2565 radians, as in the paper) and its mirror image."""
     half = (n_bins + 1) // 2
     return _mirrored(np.cos(25 * 0.2565 / half * np.arange(half)), n_bins)
@@ -346,20 +307,20 @@ def _mirrored(half: np.ndarray, n_bins: int) -> np.ndarray:
     return np.concatenate([half, half[::-1][n_bins % 2 :]])
 
 
-def smooth(n_bins: int, rng: np.random.Generator) -> np.ndarray:
+def smooth(n_bins: int, rng: Rng) -> np.ndarray:
     """Return a random sum of five slow sines that begins and ends at zero."""
     time = (np.arange(n_bins) + 0.5) / n_bins
     order = np.arange(1, 6)
     return np.sin(np.pi * np.outer(time, order)) @ (rng.normal(size=5) / order)
 
 
-SHAPES: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = {
+SHAPES: Mapping[str, Callable[[int, Rng], np.ndarray]] = {
     shape.__name__: shape for shape in (square, vee, cosine, smooth)
 }
 """Shapes by name: functions of the number of bins and a NumPy random generator."""
 
 
-def waveform(shape: str, n_bins: int, rng: np.random.Generator | None = None) -> np.ndarray:
+def waveform(shape: str, n_bins: int, rng: Rng | None = None) -> np.ndarray:
     """Return a template of one channel and unit l2 norm.
 
     Parameters
@@ -367,14 +328,9 @@ def waveform(shape: str, n_bins: int, rng: np.random.Generator | None = None) ->
     shape : {"square", "vee", "cosine", "smooth"}
         The first three are those of Tolooshams et al., arXiv:1907.03211, section 5.
     n_bins : int
-        Length.
+        Length, at least 2.
     rng : numpy.random.Generator, optional
         For random shapes.
-
-    Raises
-    ------
-    ValueError
-        If there is no such shape, or fewer than two bins.
 
     Examples
     --------
@@ -387,7 +343,7 @@ def waveform(shape: str, n_bins: int, rng: np.random.Generator | None = None) ->
     return values / np.linalg.norm(values)
 
 
-def sequence(shape: str, n_units: int, n_bins: int, rng: np.random.Generator) -> np.ndarray:
+def sequence(shape: str, n_units: int, n_bins: int, rng: Rng) -> np.ndarray:
     """Return a template across units, (unit, bin) of unit l2 norm.
 
     Every unit has the waveform, half as long as the template, at a random latency.

@@ -36,10 +36,6 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
     it ends at the first distance at which a periodic rate repeats.  The bin size is the round
     number nearest to a 25th of the length.  Time between trials does not count.
 
-    Parameters
-    ----------
-    spikes : SpikeTrains
-
     Examples
     --------
     >>> spikes_of_event = np.random.default_rng(0).uniform(0, 0.1, (110, 10))

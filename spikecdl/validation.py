@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -67,6 +67,29 @@ def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -
     )
 
 
+def non_negative(name: str, value: float, unit: str = "") -> float:
+    """Return ``value`` as a float, or raise if it is not a finite number of at least 0."""
+    number = real(name, value, unit)
+    if number < 0:
+        raise ValueError(f"`{name}` (={value!r}) must not be negative{_in(unit)}")
+    return number
+
+
+def shaped(name: str, array: np.ndarray, shape: tuple[int, ...], of: str = "") -> None:
+    """Raise unless an array has this shape, which may be that ``of`` another argument."""
+    if array.shape != shape:
+        other = f", as `{of}`" if of else ""
+        raise ValueError(f"`{name}` {array.shape} must have shape {shape}{other}")
+
+
+def distinct(name: str, ids: Iterable[Any], size: int) -> tuple[Any, ...]:
+    """Return ids as a tuple of Python objects, or raise unless they are ``size`` distinct ones."""
+    found = tuple(map(plain, ids))
+    if len(found) != size or len(set(found)) != size:
+        raise ValueError(f"`{name}` must be {size} distinct ids, not {found!r}")
+    return found
+
+
 def plain(value: Any) -> Any:
     """Return a NumPy scalar as a Python object, and anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
@@ -75,6 +98,12 @@ def plain(value: Any) -> Any:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 unit", "2 units"."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def listed(values: Sequence[Any], most: int = 5) -> str:
+    """Return the first few values as text, with "..." for the others."""
+    more = ", ..." if len(values) > most else ""
+    return ", ".join(repr(plain(value)) for value in values[:most]) + more
 
 
 def _in(unit: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl.data.results import Truth, store
-from spikecdl.validation import counted, integer, plain, positive, real
+from spikecdl.validation import counted, distinct, integer, positive, real, shaped
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
@@ -20,14 +20,13 @@ _BLOCK = 2**20  # numbers that are held in memory at once
 class BinnedSpikes:
     """Spike counts in bins, or a real-valued signal, for every trial and unit.
 
-    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators.  The arrays may be maps
-    of a file; see `spikecdl.read_counts`.
+    Made by `SpikeTrains.bin`, `BinnedSpikes.from_array` and the simulators; `spikecdl.read_counts`
+    maps the arrays from a file.
 
     Parameters
     ----------
     counts : ndarray, shape (trial, unit, bin)
-        Integer counts (int16 or wider, so that sums of a few do not wrap around), or floats for a
-        real-valued signal (Gaussian family); 0 where not observed.
+        Integers of 16 bits or more, or floats for a real-valued signal; 0 where not observed.
     mask : ndarray of bool, shape (trial, unit, bin)
         True where the bin was observed.
     bin_size : float
@@ -47,15 +46,9 @@ class BinnedSpikes:
     truth : Truth or None
         What the simulator knows, for simulated data.
 
-    Raises
-    ------
-    ValueError
-        If shapes do not fit each other, ids repeat, or counts are negative or not finite.
-
     Examples
     --------
-    >>> import numpy as np
-    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1], [0, 0, 1]]), bin_size=0.005)
+    >>> counts = BinnedSpikes.from_array([[0, 1, 1], [0, 0, 1]], bin_size=0.005)
     >>> counts
     BinnedSpikes(2 trials, 1 unit, 3 bins of 0.005 s, 3 spikes)
     >>> counts.pool().counts
@@ -75,36 +68,22 @@ class BinnedSpikes:
     truth: Truth | None = None
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other and make the arrays read-only."""
         store(self, "counts", "mask", "n_pooled", "trial_starts")
         positive("bin_size", self.bin_size, "seconds")
         real("t_start", self.t_start, "seconds")
         integer("sub_bins", self.sub_bins)
         _check_counts(self.counts)
         for name in ("mask", "n_pooled"):
-            if getattr(self, name).shape != self.shape:
-                raise ValueError(
-                    f"`{name}` {getattr(self, name).shape} must have the shape of "
-                    f"`counts` {self.shape}"
-                )
+            shaped(name, getattr(self, name), self.shape, "counts")
+        shaped("trial_starts", self.trial_starts, self.shape[:1])
         for name, size in (("trial_ids", self.shape[0]), ("unit_ids", self.shape[1])):
-            ids = tuple(map(plain, getattr(self, name)))
-            object.__setattr__(self, name, ids)
-            if len(ids) != size or len(set(ids)) != size:
-                raise ValueError(f"`{name}` must be {size} distinct ids, not {ids!r}")
-        if self.trial_starts.shape != self.shape[:1]:
-            raise ValueError(
-                f"`trial_starts` {self.trial_starts.shape} must have one time for each of "
-                f"{self.shape[0]} trials"
-            )
+            object.__setattr__(self, name, distinct(name, getattr(self, name), size))
         for block in blocks(self.shape):
             counts, mask = self.counts[block], self.mask[block]
             if mask.dtype != bool or counts[~mask].any():
                 raise ValueError("`mask` must be boolean, and counts 0 where it is False")
             if not np.array_equal(self.n_pooled[block] > 0, mask):
-                raise ValueError(
-                    "`n_pooled` must be at least 1 where `mask` is True, and 0 elsewhere"
-                )
+                raise ValueError("`n_pooled` must be positive where `mask` is True, else 0")
 
     @classmethod
     def from_array(
@@ -127,14 +106,12 @@ class BinnedSpikes:
         Parameters
         ----------
         counts : array_like
-            Counts, or a real-valued signal.  Floats that are all whole and not negative are counts
-            and become integers; other floats are a signal.  A read-only array (`numpy.load` with
-            ``mmap_mode="r"``) of int16 or wider is not copied, unless there is a ``mask``.
+            Floats that are all whole and not negative are counts and become integers; other floats
+            are a signal.  A read-only array of int16 or wider is not copied, unless masked.
         bin_size : float
             Seconds per bin; with the default of 1, all times are in bins.
         mask : array_like of bool, optional
-            True where observed; the shape of ``counts``.  Counts elsewhere are set to 0, so they
-            may be NaN.  Default: all observed.
+            True where observed; counts elsewhere become 0, and may be NaN.  Default: all observed.
         unit_ids, trial_ids : sequence, optional
             Default: 0, 1, 2, ...
         n_pooled : int or array_like
@@ -146,10 +123,8 @@ class BinnedSpikes:
 
         Raises
         ------
-        ValueError
-            If the array is empty, not 2-D or 3-D, or holds NaN, Inf or negative counts.
-        TypeError
-            If the array does not hold real numbers.
+        ValueError, TypeError
+            If the array is empty, not 2-D or 3-D, or holds anything but finite numbers or counts.
         """
         array = np.asarray(counts)
         if array.dtype.kind not in "biuf":
@@ -159,10 +134,7 @@ class BinnedSpikes:
             mask = np.broadcast_to(True, array.shape)
         else:
             array, mask = array.copy(), np.array(mask, dtype=bool)
-            if mask.shape != array.shape:
-                raise ValueError(
-                    f"`mask` {mask.shape} must have the shape of `counts` {array.shape}"
-                )
+            shaped("mask", mask, array.shape, "counts")
             array[~mask] = 0
         if array.ndim == 2:
             array, mask = array[:, None], mask[:, None]
@@ -172,7 +144,6 @@ class BinnedSpikes:
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
         if pooled.ndim in (1, 2):
             pooled = pooled.reshape(len(pooled), 1, -1)
-        is_single = pooled.ndim == 0 and pooled == 1
         starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
         return cls(
             counts=_as_integers(array),
@@ -181,7 +152,7 @@ class BinnedSpikes:
             t_start=real("t_start", t_start, "seconds"),
             unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
             trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
-            n_pooled=single_trials(mask) if is_single else np.where(mask, pooled, 0),
+            n_pooled=mask.view(np.int8) if np.array_equal(pooled, 1) else np.where(mask, pooled, 0),
             sub_bins=sub_bins,
             trial_starts=np.array(starts, dtype=float),
             source=source,
@@ -189,26 +160,22 @@ class BinnedSpikes:
         )
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         sizes = zip(self.shape, ("trial", "unit", "bin"), strict=True)
         shape = ", ".join(counted(size, name) for size, name in sizes)
         content = f"{int(self.counts.sum())} spikes" if self.is_counts else "real-valued"
         return f"BinnedSpikes({shape} of {self.bin_size:g} s, {content})"
 
     def __len__(self) -> int:
-        """Return the number of trials."""
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> BinnedSpikes:
         """Select trials by position, as scikit-learn does to split data."""
-        if isinstance(key, tuple):
-            key, *others = key
-            if any(other is not Ellipsis for other in others):
-                raise IndexError("BinnedSpikes are indexed by trial only; see `select` for units")
-        return self.select(trials=key)
+        trials, *others = key if isinstance(key, tuple) else (key,)
+        if any(other is not Ellipsis for other in others):
+            raise IndexError("BinnedSpikes are indexed by trial only; see `select` for units")
+        return self.select(trials=trials)
 
     def __iter__(self) -> Iterator[BinnedSpikes]:
-        """Yield each trial."""
         return (self.select(trials=trial) for trial in range(len(self)))
 
     @property
@@ -252,7 +219,7 @@ class BinnedSpikes:
         return self.bin_size * self.n_bins
 
     def header(self) -> dict[str, Any]:
-        """Return the parts that are not arrays, but ``source`` and ``truth``, for files as JSON."""
+        """Return the parts that JSON can hold, but ``source``, for files."""
         names = ("bin_size", "t_start", "unit_ids", "trial_ids", "sub_bins")
         return {name: getattr(self, name) for name in names}
 
@@ -291,11 +258,6 @@ class BinnedSpikes:
 
         Neighbouring trials and units are views: nothing is copied.
 
-        Raises
-        ------
-        ValueError
-            If a position does not exist or nothing is left.
-
         Examples
         --------
         >>> BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]]).select(trials=slice(1, None))
@@ -325,27 +287,18 @@ def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
             yield slice(trial, trial + trials), slice(unit, unit + units)
 
 
-def single_trials(mask: np.ndarray) -> np.ndarray:
-    """Return the ``n_pooled`` of counts that are not pooled: the mask as int8, not copied."""
-    return mask.view(np.int8)
-
-
 def _as_integers(values: np.ndarray) -> np.ndarray:
     """Return counts as signed integers of 16 bits or more; a real-valued signal as it is."""
-    kind, size = values.dtype.kind, values.dtype.itemsize
-    if kind == "f" and not all(
-        (part >= 0).all() and (part == np.rint(part)).all() for part in values
-    ):
-        return values
-    return values if kind == "i" and size > 1 else values.astype(np.int64)
+    if values.dtype.kind == "f":
+        whole = all((part >= 0).all() and (part == np.rint(part)).all() for part in values)
+        return values.astype(np.int64) if whole else values
+    return values if values.dtype.kind == "i" and values.itemsize > 1 else values.astype(np.int64)
 
 
 def _check_counts(counts: np.ndarray) -> None:
     if counts.ndim != 3 or counts.size == 0:
-        raise ValueError(
-            f"`counts` {counts.shape} must have shape (trial, unit, bin), or (trial, bin) "
-            "for one unit, and not be empty"
-        )
+        shape = "(trial, unit, bin), or (trial, bin) for one unit"
+        raise ValueError(f"`counts` {counts.shape} must have shape {shape}, and not be empty")
     for block in blocks(counts.shape):
         part = counts[block]
         bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
@@ -360,16 +313,14 @@ def _check_counts(counts: np.ndarray) -> None:
 
 def _slice_if_neighbours(positions: np.ndarray) -> slice | np.ndarray:
     """Return positions as a slice, which copies nothing, if each follows the one before."""
-    if (np.diff(positions) == 1).all():
-        return slice(int(positions[0]), int(positions[-1]) + 1)
-    return positions
+    is_slice = (np.diff(positions) == 1).all()
+    return slice(int(positions[0]), int(positions[-1]) + 1) if is_slice else positions
 
 
 def _positions(name: str, index: Index | None, size: int) -> np.ndarray:
+    key = slice(None) if index is None else index
     try:
-        every = np.arange(size)
-        key = index if isinstance(index, slice) else np.asarray(index)
-        chosen = every if index is None else np.atleast_1d(every[key])
+        chosen = np.atleast_1d(np.arange(size)[key if isinstance(key, slice) else np.asarray(key)])
     except IndexError:
         raise ValueError(f"`{name}` (={index!r}) must be positions below {size}") from None
     if chosen.size == 0:

@@ -25,6 +25,7 @@ COMMON_RATES = (
 )
 """Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
 
+_SAMPLE = 2000  # spikes that `infer_clock_rate` looks at
 _FINE = 10**9  # least ticks per second where the recording's clock is not known
 _LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
 
@@ -88,7 +89,7 @@ def on_clock(times: np.ndarray, clock_rate: float) -> bool:
     return bool(np.all(np.abs(ticks - np.rint(ticks)) <= 1e-3 + 4 * np.spacing(np.abs(ticks))))
 
 
-def infer_clock_rate(times: Iterable[np.ndarray], n_sampled: int = 2000) -> float | None:
+def infer_clock_rate(times: Iterable[np.ndarray]) -> float | None:
     """Return the first of `COMMON_RATES` (Hz) on whose ticks a sample of all units' spikes lies.
 
     None if no rate fits or there are no spikes.
@@ -99,7 +100,7 @@ def infer_clock_rate(times: Iterable[np.ndarray], n_sampled: int = 2000) -> floa
     2000.0
     """
     merged = np.concatenate([np.asarray(t, dtype=float) for t in times] or [np.empty(0)])
-    sample = merged[:: max(1, merged.size // n_sampled)]
+    sample = merged[:: max(1, merged.size // _SAMPLE)]
     if sample.size == 0:
         return None
     return next((rate for rate in COMMON_RATES if on_clock(sample, rate)), None)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.binned import BinnedSpikes, blocks, single_trials
-from spikecdl.data.results import EVENT_COLUMNS, Truth
+from spikecdl.data.binned import BinnedSpikes, blocks
+from spikecdl.data.results import Truth
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:
@@ -55,26 +55,15 @@ class CountsFile:
             file["header"] = json.dumps(counts.header())
             file["trial_starts"] = counts.trial_starts
             if counts.truth is not None:
-                truth = counts.truth
-                file["truth/header"] = json.dumps(truth.header())
-                file["truth/templates"], file["truth/baseline"] = truth.templates, truth.baseline
-                for name in EVENT_COLUMNS:
-                    file[f"truth/events/{name}"] = truth.events[name].to_numpy()
+                file["truth/header"] = json.dumps(counts.truth.header())
+                for name, values in counts.truth.arrays().items():
+                    file[f"truth/{name}"] = values
 
 
 def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSpikes:
     """Write counts to an HDF5 file, and return them as `read_counts` opens them.
 
-    Parameters
-    ----------
-    path : path_like
-        Where to write; an existing file is replaced, unless it is the one the data come from.
-    counts : BinnedSpikes
-
-    Raises
-    ------
-    ValueError
-        If ``path`` is the file that the counts were read from.
+    An existing file is replaced; ValueError if it is the one that the counts were read from.
 
     Examples
     --------
@@ -101,17 +90,10 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
     The arrays stay in the file, and the operating system loads the parts that are used.  The file
     must not be changed while they are in use.
 
-    Parameters
-    ----------
-    path : path_like
-        The file; it is opened read-only.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not such a file, is damaged or cut short, or its arrays are not in one piece.
+    FileNotFoundError, ValueError
+        If there is no such file; if it is of another kind, damaged, or its arrays in chunks.
 
     Examples
     --------
@@ -128,19 +110,19 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 
     with reading(path, "counts in HDF5"), h5py.File(path, "r") as file:
         counts = _mapped(path, file["counts"])
-        all_observed = np.broadcast_to(True, counts.shape)
-        mask = _mapped(path, file["mask"]) if "mask" in file else all_observed
+        every = np.broadcast_to(True, counts.shape)
+        mask = _mapped(path, file["mask"]) if "mask" in file else every
         if mask.view(np.uint8).max() > 1:
             raise ValueError("`mask` holds other values than True and False; use another copy")
-        pooled = _mapped(path, file["n_pooled"]) if "n_pooled" in file else single_trials(mask)
+        known = file.get("truth")
         return BinnedSpikes(
-            **json.loads(file["header"].asstr()[()]),
+            **_header(file),
             counts=counts,
             mask=mask,
-            n_pooled=pooled,
+            n_pooled=_mapped(path, file["n_pooled"]) if "n_pooled" in file else mask.view(np.int8),
             trial_starts=file["trial_starts"][:],
             source=str(path),
-            truth=_read_truth(file["truth"]) if "truth" in file else None,
+            truth=None if known is None else Truth.from_parts(_header(known), known),
         )
 
 
@@ -167,12 +149,5 @@ def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:
     return np.memmap(path, dataset.dtype, mode, offset, dataset.shape)
 
 
-def _read_truth(group: h5py.Group) -> Truth:
-    import pandas as pd
-
-    return Truth(
-        **json.loads(group["header"].asstr()[()]),
-        templates=group["templates"][:],
-        baseline=group["baseline"][:],
-        events=pd.DataFrame({name: group[f"events/{name}"][:] for name in EVENT_COLUMNS}),
-    )
+def _header(group: h5py.Group) -> dict[str, Any]:
+    return json.loads(group["header"].asstr()[()])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.validation import counted, one_of, positive
+from spikecdl.validation import counted, one_of, positive, shaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,13 +45,6 @@ class Truth:
     settings : mapping
         The simulator's settings; must be writable as JSON.
 
-    Raises
-    ------
-    ValueError
-        If shapes do not fit each other, a template is not of unit norm, or a column is missing.
-    TypeError
-        If ``settings`` cannot be written as JSON.
-
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -70,7 +63,6 @@ class Truth:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
         positive("bin_size", self.bin_size, "seconds")
         one_of("layout", self.layout, LAYOUTS)
         store(self, "templates", "baseline")
@@ -94,22 +86,29 @@ class Truth:
             raise TypeError(f"`settings` must be writable as JSON: {error}") from None
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         count, _, length = self.templates.shape
-        return (
-            f"Truth({counted(count, 'template')} of {length} bins, "
-            f"{counted(len(self.events), 'event')}, "
-            f"family={self.family!r}, layout={self.layout!r})"
-        )
+        templates, events = counted(count, "template"), counted(len(self.events), "event")
+        model = f"family={self.family!r}, layout={self.layout!r}"
+        return f"Truth({templates} of {length} bins, {events}, {model})"
 
     def header(self) -> dict[str, Any]:
         """Return every part but the arrays and events, for files; JSON can hold it."""
-        return {
-            "bin_size": self.bin_size,
-            "family": self.family,
-            "layout": self.layout,
-            "settings": dict(self.settings),
-        }
+        names = ("bin_size", "family", "layout")
+        return {name: getattr(self, name) for name in names} | {"settings": dict(self.settings)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays and the columns of events by name; `from_parts` takes them back."""
+        events = {f"events/{name}": self.events[name].to_numpy() for name in EVENT_COLUMNS}
+        return {"templates": self.templates, "baseline": self.baseline, **events}
+
+    @classmethod
+    def from_parts(cls, header: Mapping[str, Any], arrays: Any) -> Truth:
+        """Make a truth of its `header` and `arrays`, as a file holds them."""
+        import pandas as pd
+
+        events = pd.DataFrame({name: arrays[f"events/{name}"][:] for name in EVENT_COLUMNS})
+        parts = {name: arrays[name][:] for name in ("templates", "baseline")}
+        return cls(events=events, **parts, **header)
 
     def select(self, trials: np.ndarray, units: np.ndarray) -> Truth | None:
         """Return the truth of the given trials and units (positions, in this order).
@@ -163,8 +162,7 @@ class Decomposition:
     templates : ndarray, shape (template, channel, bin)
         Templates of unit l2 norm.
     codes : ndarray, shape (trial, unit, template, code_bin)
-        Amplitudes; ``code_bin`` is the bin of a template's onset, so there are
-        ``bin - template_length + 1`` of them.  The unit axis has length 1 in the joint layout.
+        Amplitudes, one for each bin where a template can begin; one unit in the joint layout.
     rate : ndarray, shape (trial, unit, bin)
         Fitted rate in Hz (for a real-valued signal, in its own unit).
     baseline : ndarray, shape (trial, unit)
@@ -175,21 +173,14 @@ class Decomposition:
         Observation model of one trial.
     layout : {"shared", "joint"}
         See `LAYOUTS`.
-    deviance_explained : float
-        Fraction of the null deviance that the model explains.
-    deviance_explained_per_unit : ndarray, shape (unit,)
-        The same, unit by unit.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit each other.
+    deviance_explained, deviance_explained_per_unit : float and ndarray, shape (unit,)
+        Fraction of the null deviance that the model explains, of all units and of each.
 
     Examples
     --------
     >>> import numpy as np
     >>> from spikecdl import BinnedSpikes, Poisson
-    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
+    >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0]], bin_size=0.01)
     >>> codes = np.array([0.0, 9.0, 0.0]).reshape(1, 1, 1, 3)
     >>> parts = Decomposition(counts, np.full((1, 1, 2), 0.5**0.5), codes, np.ones((1, 1, 4)),
     ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
@@ -211,12 +202,10 @@ class Decomposition:
     deviance_explained_per_unit: np.ndarray
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
         one_of("layout", self.layout, LAYOUTS)
-        store(self, "templates")
-        _check_templates(self.templates)
+        _check_templates(np.asarray(self.templates))
         trials, units, bins = self.counts.shape
-        count, channels, length = self.templates.shape
+        count, _, length = np.shape(self.templates)
         joint = self.layout == "joint"
         expected = {
             "templates": (count, units if joint else 1, length),
@@ -228,25 +217,18 @@ class Decomposition:
         }
         store(self, *expected)
         for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"`{name}` {getattr(self, name).shape} must have shape {shape}")
+            shaped(name, getattr(self, name), shape)
 
     def __repr__(self) -> str:
-        """Describe in one line."""
-        return (
-            f"Decomposition({len(self.templates)} templates, counts {self.counts.shape}, "
-            f"family={self.family.name!r}, layout={self.layout!r}, "
-            f"deviance explained {self.deviance_explained:.3f})"
-        )
+        model = f"family={self.family.name!r}, layout={self.layout!r}"
+        data = f"{len(self.templates)} templates, counts {self.counts.shape}"
+        return f"Decomposition({data}, {model}, deviance explained {self.deviance_explained:.3f})"
 
     def events(self) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
-        Returns
-        -------
-        DataFrame
-            ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``, ``time``
-            (onset of the template relative to the alignment, s) and ``amplitude``.
+        Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
+        ``time`` (onset of the template relative to the alignment, s) and ``amplitude``.
         """
         import pandas as pd
 

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.binned import BinnedSpikes, single_trials
+from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.binning import Allocate, Clock, Counting
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.results import Truth
 from spikecdl.data.times import (
+    Windows,
     as_observed,
+    as_table,
+    check_columns,
     check_observed,
     check_seconds,
     check_times,
+    check_trials,
     spike_arrays,
     whole_recording,
 )
-from spikecdl.data.trials import Windows, as_table, check_columns, check_trials
 from spikecdl.files import replacing
-from spikecdl.validation import counted, plain, positive
+from spikecdl.validation import counted, distinct, one_of, positive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +48,7 @@ class SpikeTrains:
     unit_ids : tuple of int or str
         Distinct names of the units.
     observed : tuple of ndarray, shape (interval, 2)
-        Sorted, disjoint intervals in which each unit was observed.  Spikes outside, as in a stretch
-        marked invalid, are not counted.
+        Sorted, disjoint intervals in which each unit was observed; spikes outside do not count.
     trials : DataFrame or None
         ``start_time`` and ``stop_time``, and any other columns; the index holds the trials' ids.
         Unknown times are nan; `bin` refuses to use such a trial.
@@ -60,12 +62,6 @@ class SpikeTrains:
         What the simulator knows, for simulated data.
     source : str
         Path or description of where the data come from.
-
-    Raises
-    ------
-    ValueError
-        If a unit's times are unsorted or not finite, a table lacks a column, a trial does not
-        stop after it starts, intervals overlap, or times look like milliseconds.
 
     Examples
     --------
@@ -88,18 +84,12 @@ class SpikeTrains:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Check every part and make the arrays read-only."""
         if not len(self.times):
             raise ValueError("`times` must hold at least one unit")
-        for name in ("times", "unit_ids", "observed"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            if len(getattr(self, name)) != self.n_units:
-                raise ValueError(
-                    f"`{name}` has {len(getattr(self, name))} entries for {self.n_units} units"
-                )
-        object.__setattr__(self, "unit_ids", tuple(map(plain, self.unit_ids)))
-        if len(set(self.unit_ids)) != self.n_units:
-            raise ValueError(f"`unit_ids` must be distinct, not {self.unit_ids!r}")
+        object.__setattr__(self, "unit_ids", distinct("unit_ids", self.unit_ids, self.n_units))
+        n_observed = len(self.observed)
+        if n_observed != self.n_units:
+            raise ValueError(f"`observed` has {n_observed} entries for {self.n_units} units")
         for name, check in (("times", check_times), ("observed", check_observed)):
             arrays = tuple(map(check, self.unit_ids, getattr(self, name)))
             object.__setattr__(self, name, arrays)
@@ -148,14 +138,9 @@ class SpikeTrains:
             such array per unit.  Default: one interval for all, from 0 (from the earliest time
             if that is negative, or so late that most of the interval would be empty) to the latest
             time among spikes, trials and intervals.
-        trials : DataFrame, mapping of columns or (trial, 2) array, optional
-            ``start_time`` and ``stop_time`` in seconds; a frame's index gives the trials' ids.
-        intervals : mapping of str to DataFrame, mapping or (interval, 2) array, optional
-            Other tables of intervals or events.
-        units : DataFrame or mapping of columns, optional
-            Other columns about the units, one row per unit.
-        clock_rate, truth, source
-            As in the class.
+        trials, intervals, units, clock_rate, truth, source
+            As in the class; a table may also be a mapping of columns, and one of trials or
+            intervals an array of shape (interval, 2) in seconds.
         sort : bool
             Whether to sort each unit's times; by default unsorted times are an error.
         duplicates : {"error", "keep"}
@@ -164,7 +149,8 @@ class SpikeTrains:
         Raises
         ------
         ValueError
-            As the class; and for duplicate times, unless ``duplicates="keep"``.
+            If times are unsorted, repeated, not finite or look like milliseconds, a table lacks a
+            column, a trial does not stop after it starts, or intervals overlap.
         TypeError
             If ``times`` is not one array per unit.
 
@@ -179,7 +165,7 @@ class SpikeTrains:
         trial_table = None if trials is None else as_table("trials", trials)
         tables = {name: as_table(name, table) for name, table in (intervals or {}).items()}
         given = as_observed(observed, len(ids))
-        spans = [*([] if trial_table is None else [trial_table]), *tables.values()]
+        spans = [table for table in (trial_table, *tables.values()) if table is not None]
         check_seconds(arrays, spans, given)
         unit_table = None if units is None else pd.DataFrame(units)
         if unit_table is not None and len(unit_table) == len(ids):
@@ -197,18 +183,20 @@ class SpikeTrains:
         )
 
     def __repr__(self) -> str:
-        """Describe in one line."""
+        units = counted(self.n_units, "unit")
         spikes = counted(sum(t.size for t in self.times), "spike")
         trials = "" if self.trials is None else f", {counted(len(self.trials), 'trial')}"
-        return (
-            f"SpikeTrains({counted(self.n_units, 'unit')}, {spikes}, "
-            f"{self.t_start:g} to {self.t_stop:g} s{trials})"
-        )
+        return f"SpikeTrains({units}, {spikes}, {self.t_start:g} to {self.t_stop:g} s{trials})"
 
     @property
     def n_units(self) -> int:
         """Number of units."""
         return len(self.times)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The trials, if there are any, and the other tables of intervals, by name."""
+        return {**({} if self.trials is None else {"trials": self.trials}), **self.intervals}
 
     @property
     def t_start(self) -> float:
@@ -246,7 +234,8 @@ class SpikeTrains:
 
         Windows hold whole bins only: the rest at their end is not counted.  Bins that are not
         wholly inside a unit's observed intervals, and bins past the end of a trial that is shorter
-        than the longest, have mask False and count 0.
+        than the longest, have mask False and count 0.  Counts are of int32; in a file of int16 if
+        that holds them.
 
         ``sub_bins`` of the result is 1 while no bin holds two spikes, else the number of whole
         milliseconds in a bin, each of which holds a spike or none.
@@ -269,13 +258,7 @@ class SpikeTrains:
             ``"trials"`` or the name of another table in ``intervals``.  Without a trials table
             the whole recording is one trial.
         file : path_like, optional
-            HDF5 file to write the counts to, instead of holding them in memory: for long
-            recordings.  `spikecdl.read` opens it again.
-
-        Returns
-        -------
-        BinnedSpikes
-            Counts of shape (trial, unit, bin), of int32; in a file of int16 if that holds them.
+            HDF5 file to hold the counts of a long recording, instead of memory; see `read_counts`.
 
         Raises
         ------
@@ -317,7 +300,7 @@ class SpikeTrains:
                 t_start=windows.offset,
                 unit_ids=tuple(self.unit_ids[i] for i in chosen),
                 trial_ids=windows.ids,
-                n_pooled=single_trials(mask),
+                n_pooled=mask.view(np.int8),
                 sub_bins=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
                 trial_starts=windows.starts,
                 source=self.source,
@@ -342,18 +325,12 @@ class SpikeTrains:
 
     def _table(self, name: str) -> pd.DataFrame:
         """Return a table by name; one row for the whole recording if there are no trials."""
-        trials = {} if self.trials is None else {"trials": self.trials}
-        known = {**trials, **self.intervals}
-        if name in known:
-            return known[name]
-        if name != "trials":
-            raise ValueError(f"`table` (={name!r}) must be one of: {', '.join(known)}")
-        return as_table("trials", [[self.t_start, self.t_stop]])
+        whole = as_table("trials", [[self.t_start, self.t_stop]])
+        known = {"trials": whole, **self.tables}
+        return known[one_of("table", name, known)]
 
     def _truth_in(self, windows: Windows, units: np.ndarray) -> Truth | None:
         """Return what the truth says of these windows of trials."""
         chosen = None if self.truth is None else self.truth.select(windows.rows, units)
-        if chosen is None:
-            return None
-        starts = self._table("trials")["start_time"].to_numpy(dtype=float)
-        return chosen.shift(windows.starts - starts[windows.rows], windows.durations)
+        starts = self._table("trials")["start_time"].to_numpy(dtype=float)[windows.rows]
+        return None if chosen is None else chosen.shift(windows.starts - starts, windows.durations)

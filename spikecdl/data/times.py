@@ -1,17 +1,22 @@
-"""Spike times and observed intervals in seconds: their checks, and what is taken by default."""
+"""Times of a recording: its spikes, observed intervals and tables, and windows to count spikes in.
+
+What `SpikeTrains` checks, and what it takes by default.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.trials import known_times
-from spikecdl.validation import one_of
+from spikecdl.validation import listed, one_of, plain, real
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Spikes
 
 
 def spike_arrays(
@@ -28,16 +33,17 @@ def spike_arrays(
     ids = tuple(range(len(times)) if unit_ids is None else unit_ids)
     if len(ids) != len(times):
         raise ValueError(f"`unit_ids` has {len(ids)} entries for {len(times)} units")
-    arrays = [_seconds(unit, t) for unit, t in zip(ids, times, strict=True)]
-    if sort:
-        arrays = [np.sort(t) for t in arrays]
-    for unit, array in zip(ids, arrays, strict=True):
-        repeated = np.flatnonzero(np.diff(check_times(unit, array)) == 0)
+    arrays = []
+    for unit, values in zip(ids, times, strict=True):
+        array = _seconds(unit, values)
+        array = check_times(unit, np.sort(array) if sort else array)
+        repeated = np.flatnonzero(np.diff(array) == 0)
         if repeated.size and duplicates == "error":
             raise ValueError(
                 f"`times` of unit {unit!r} hold {array[repeated[0]]} s twice ({repeated.size} "
                 'duplicates in all); use np.unique, or duplicates="keep" if they are real'
             )
+        arrays.append(array)
     return ids, tuple(arrays)
 
 
@@ -63,6 +69,35 @@ def check_times(unit: int | str, times: Any) -> np.ndarray:
         )
     array.flags.writeable = False
     return array
+
+
+def check_seconds(
+    times: Sequence[np.ndarray],
+    tables: Sequence[pd.DataFrame],
+    observed: Sequence[np.ndarray] | None,
+) -> None:
+    """Raise if spike times look like milliseconds (or finer) rather than seconds.
+
+    They do if they reach 100 times beyond the end of the last trial, interval or observed time and
+    no unit reaches 1 Hz; or, where no such end is known, if they pass 10,000 s and no unit reaches
+    0.05 Hz.  To say that they are seconds, give ``observed`` that covers them.
+    """
+    last = max((float(t[-1]) for t in times if t.size), default=0.0)
+    rates = (t.size / (t[-1] - t[0]) for t in times if t.size > 1 and t[-1] > t[0])
+    known = (*(observed or ()), *map(_known_times, tables))
+    end = max((float(part.max()) for part in known if part.size), default=0.0)
+    late, slow = (100 * end, 1.0) if end > 0 else (1e4, 0.05)
+    if last > late and max(rates, default=0.0) < slow:
+        clash = (
+            f"the last trial or interval ends at {end:g}" if end > 0 else f"no unit is at {slow} Hz"
+        )
+        raise ValueError(
+            f"`times` look like milliseconds: the last spike is at {last:g}, but {clash}; "
+            "divide by 1000, or give `observed` if they are seconds"
+        )
+
+
+# Observed intervals
 
 
 def check_observed(unit: int | str, observed: Any) -> np.ndarray:
@@ -96,6 +131,20 @@ def as_observed(observed: Any, n_units: int) -> tuple[np.ndarray, ...] | None:
     return (shared,) * n_units
 
 
+def whole_recording(
+    times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
+) -> tuple[np.ndarray, ...]:
+    """Return each unit's ``observed`` where it is not given; see `SpikeTrains.from_arrays`."""
+    if not times:
+        return ()
+    known = np.concatenate([*times, *map(_known_times, tables)])
+    if known.size == 0 or known.max() <= min(0.0, known.min()):
+        raise ValueError("`observed` must be given where no spike, trial or interval gives a span")
+    first, last = known.min(), known.max()
+    start = first if first < 0 or first > last / 2 and first < last else 0.0
+    return (np.array([[start, last]]),) * len(times)
+
+
 def union(intervals: np.ndarray) -> np.ndarray:
     """Return sorted disjoint intervals that cover the same time as any intervals (interval, 2)."""
     joined: list[list[float]] = []
@@ -115,44 +164,147 @@ def intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return common[np.argsort(common[:, 0])]
 
 
-def whole_recording(
-    times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
-) -> tuple[np.ndarray, ...]:
-    """Return the whole recording as the observed interval of every unit.
-
-    See ``observed`` of `SpikeTrains.from_arrays`.
-    """
-    if not times:
-        return ()
-    known = np.concatenate([*times, *map(known_times, tables)])
-    if known.size == 0 or known.max() <= min(0.0, known.min()):
-        raise ValueError("`observed` must be given where no spike, trial or interval gives a span")
-    first, last = known.min(), known.max()
-    start = first if first < 0 or first > last / 2 and first < last else 0.0
-    return (np.array([[start, last]]),) * len(times)
+# Tables of trials and other intervals
 
 
-def check_seconds(
-    times: Sequence[np.ndarray],
-    tables: Sequence[pd.DataFrame],
-    observed: Sequence[np.ndarray] | None,
-) -> None:
-    """Raise if spike times look like milliseconds (or finer) rather than seconds.
+def as_table(name: str, table: Any) -> pd.DataFrame:
+    """Return a frame, a mapping of columns or an (interval, 2) array as a new DataFrame."""
+    import pandas as pd
 
-    They do if they reach 100 times beyond the end of the last trial, interval or observed time and
-    no unit reaches 1 Hz; or, where no such end is known, if they pass 10,000 s and no unit reaches
-    0.05 Hz.  To say that they are seconds, give ``observed`` that covers them.
-    """
-    last = max((float(t[-1]) for t in times if t.size), default=0.0)
-    rates = (t.size / (t[-1] - t[0]) for t in times if t.size > 1 and t[-1] > t[0])
-    known = (*(observed or ()), *map(known_times, tables))
-    end = max((float(part.max()) for part in known if part.size), default=0.0)
-    late, slow = (100 * end, 1.0) if end > 0 else (1e4, 0.05)
-    if last > late and max(rates, default=0.0) < slow:
-        clash = (
-            f"the last trial or interval ends at {end:g}" if end > 0 else f"no unit is at {slow} Hz"
-        )
+    if isinstance(table, pd.DataFrame | Mapping):
+        return pd.DataFrame(table).copy()
+    array = np.array(table, dtype=float)
+    if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(
-            f"`times` look like milliseconds: the last spike is at {last:g}, but {clash}; "
-            "divide by 1000, or give `observed` if they are seconds"
+            f"`{name}` {array.shape} must be a table with the columns start_time and stop_time, or "
+            "an array of shape (interval, 2)"
         )
+    return pd.DataFrame(array, columns=["start_time", "stop_time"])
+
+
+def check_columns(name: str, table: pd.DataFrame, *columns: str) -> None:
+    """Raise unless a table has these columns; the message lists those that it has."""
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"table {name!r} lacks {missing}; it has {list(table.columns)}")
+
+
+def check_trials(trials: pd.DataFrame) -> None:
+    """Raise unless trials have distinct ids, and stop after they start.
+
+    A trial whose times are not known (nan) is an error only when it is used.
+    """
+    check_columns("trials", trials, "start_time", "stop_time")
+    if not len(trials):
+        raise ValueError("`trials` must hold at least one trial, or be None")
+    if not trials.index.is_unique:
+        raise ValueError("`trials` must have distinct ids in its index")
+    _durations(trials, allow_unknown=True)
+
+
+def _known_times(table: pd.DataFrame) -> np.ndarray:
+    """Return every finite start and stop time of a table."""
+    times = table.filter(["start_time", "stop_time"]).to_numpy(dtype=float).ravel()
+    return times[np.isfinite(times)]
+
+
+def _times(table: pd.DataFrame, column: str, allow_unknown: bool = False) -> np.ndarray:
+    """Return a column as finite float64 seconds, or raise an error naming trials without one."""
+    try:
+        times = table[column].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"column {column!r} must hold times in seconds") from None
+    unknown = table.index[~np.isfinite(times)]
+    if len(unknown) and not allow_unknown:
+        raise ValueError(
+            f"column {column!r} has no time for trials [{listed(unknown)}]; select the others "
+            f'with trials="{column} == {column}"'
+        )
+    return times
+
+
+def _durations(table: pd.DataFrame, allow_unknown: bool = False) -> np.ndarray:
+    start, stop = (_times(table, name, allow_unknown) for name in ("start_time", "stop_time"))
+    wrong = table.index[stop <= start]
+    if len(wrong):
+        raise ValueError(f"trial {plain(wrong[0])!r} must stop after it starts")
+    return stop - start
+
+
+# Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Stretches of a recording to count spikes in, one for each selected row of a table.
+
+    Of each (trial,): id, row in the table, start and duration in seconds; of all: the start
+    relative to what they are aligned to.
+    """
+
+    ids: tuple[int | str, ...]
+    rows: np.ndarray
+    starts: np.ndarray
+    durations: np.ndarray
+    offset: float
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        table: pd.DataFrame,
+        trials: str | Sequence[int | str] | None,
+        align: str | None,
+        window: tuple[float, float] | None,
+    ) -> Windows:
+        """Return the windows of rows of the table ``name``; see `SpikeTrains.bin`."""
+        rows = _select_rows(table, trials)
+        table = table.iloc[rows]
+        ids = tuple(map(plain, table.index))
+        if align is not None and window is None:
+            raise ValueError(f"`align` (={align!r}) needs a `window`: (start, stop), in seconds")
+        column = "start_time" if align is None else align
+        check_columns(name, table, column)
+        anchors = _times(table, column)
+        if window is None:
+            check_columns(name, table, "stop_time")
+            return cls(ids, rows, anchors, _durations(table), 0.0)
+        start, stop = (real("window", edge, "seconds") for edge in window)
+        if stop <= start:
+            raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
+        return cls(ids, rows, anchors + start, np.full(len(rows), stop - start), start)
+
+    def check_inside(self, t_start: float, t_stop: float) -> None:
+        """Raise if a window is wholly outside the recording."""
+        outside = (self.starts >= t_stop) | (self.starts + self.durations <= t_start)
+        if outside.any():
+            first = int(np.argmax(outside))
+            raise ValueError(
+                f"trial {self.ids[first]!r} (window from {self.starts[first]:g} s for "
+                f"{self.durations[first]:g} s) and {int(outside.sum()) - 1} others are outside the "
+                f"recording, {t_start:g} to {t_stop:g} s; select the rest with `trials`"
+            )
+
+
+def _select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) -> np.ndarray:
+    """Return the positions of the rows that a query, or a sequence of ids, selects."""
+    if trials is None:
+        return np.arange(len(table))
+    if isinstance(trials, str):
+        try:
+            index = table.query(trials, engine="python", local_dict={}, global_dict={}).index
+        except Exception as error:  # whatever the expression raises
+            raise ValueError(
+                f"`trials` (={trials!r}) is not a query on the columns {list(table.columns)}: "
+                f"{error}"
+            ) from None
+    else:
+        index = list(trials)
+    rows = table.index.get_indexer(index)
+    unknown = [trial for trial, row in zip(index, rows, strict=True) if row < 0]
+    if unknown:
+        known = listed(table.index)
+        raise ValueError(f"`trials` [{listed(unknown)}] do not exist; those that do are [{known}]")
+    if not len(rows):
+        raise ValueError(f"`trials` (={trials!r}) selects none of {len(table)} trials")
+    return rows

@@ -64,19 +64,12 @@ READERS = (
 
 
 def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
-    """Read a recording, or binned data, in any format that `READERS` lists.
-
-    Parameters
-    ----------
-    path : path_like
-        A file, or a folder for formats that are folders.
+    """Read a recording, or binned data, from a file or folder in a format that `READERS` lists.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file or folder.
-    ValueError
-        If no reader knows the format, or the file is damaged or holds no spikes.
+    FileNotFoundError, ValueError
+        If nothing is there; if no reader knows the format, the file is damaged or has no spikes.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,19 +41,12 @@ def read_neo(source: Any) -> SpikeTrains:
     source : path_like, Block, Segment, SpikeTrain or sequence of SpikeTrain
         A path is read with the first of Neo's readers for its extension that finds spikes.
 
-    Returns
-    -------
-    SpikeTrains
-        Times in seconds.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    FileNotFoundError, TypeError
+        If there is no such file; if ``source`` is something else.
     ValueError
         If no reader of Neo's finds spikes in the file, or units cannot be matched across segments.
-    TypeError
-        If ``source`` is something else.
 
     Examples
     --------
@@ -70,17 +63,16 @@ def read_neo(source: Any) -> SpikeTrains:
             return read_nwb(path)
         with reading(path, "a format that Neo knows"):
             return _spike_trains(_segments_in(path), str(source))
-    if isinstance(source, neo.Block):
-        return _spike_trains([_segment(s.spiketrains, s) for s in source.segments], "Neo")
-    if isinstance(source, neo.Segment):
-        return _spike_trains([_segment(source.spiketrains, source)], "Neo")
+    segments = source.segments if isinstance(source, neo.Block) else [source]
+    if all(isinstance(segment, neo.Segment) for segment in segments):
+        return _spike_trains(list(map(_segment, segments)), "Neo")
     trains = [source] if isinstance(source, neo.SpikeTrain) else source
     if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
         raise TypeError(
             "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
             f"Neo's, not {type(source).__name__}"
         )
-    return _spike_trains([_segment(trains)], "Neo")
+    return _spike_trains([_Segment(list(trains), [], {})], "Neo")
 
 
 def to_neo(spikes: SpikeTrains) -> neo.Block:
@@ -101,8 +93,7 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
     segment = neo.Segment(name=spikes.source)
     for unit in range(spikes.n_units):
         segment.spiketrains.append(_neo_train(spikes, unit))
-    trials = {} if spikes.trials is None else {"trials": spikes.trials}
-    for name, table in {**trials, **spikes.intervals}.items():
+    for name, table in spikes.tables.items():
         _add_table(segment, name, table)
     block = neo.Block(name=spikes.source)
     block.segments.append(segment)
@@ -152,71 +143,50 @@ def _read_with(reader: Any, path: Path) -> list[_Segment]:
             blocks = [io.read_block(i, lazy=True) for i in range(io.block_count())]
         else:
             blocks = io.read()
-        return [_segment(s.spiketrains, s) for block in blocks for s in block.segments]
+        return [_segment(segment) for block in blocks for segment in block.segments]
     finally:
         if hasattr(io, "close"):
             io.close()
 
 
 @dataclass(frozen=True, eq=False)
-class _Train:
-    """One unit's spikes in one segment, in seconds."""
-
-    times: np.ndarray
-    observed: np.ndarray
-    start: float
-    stop: float
-    clock_rate: float | None
-    name: str | None
-    unit_id: int | str | None
-    about: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
 class _Segment:
-    """One stretch of a recording: trains, tables by name, annotations."""
+    """One stretch of a recording: Neo's trains, loaded; tables with their names; annotations."""
 
-    trains: list[_Train]
-    tables: dict[str, pd.DataFrame]
+    trains: list[neo.SpikeTrain]
+    tables: list[tuple[str, pd.DataFrame]]
     about: dict[str, Any]
 
     @property
     def span(self) -> tuple[float, float]:
-        """Earliest start and latest stop of a train."""
-        return min(t.start for t in self.trains), max(t.stop for t in self.trains)
+        """Earliest start and latest stop of a train, in seconds."""
+        edges = np.array([[_seconds(t.t_start), _seconds(t.t_stop)] for t in self.trains])
+        return edges[:, 0].min(), edges[:, 1].max()
 
 
-def _segment(trains: Iterable[Any], segment: Any = None) -> _Segment:
-    """Convert Neo's objects, and load those that are not loaded yet."""
-    tables: dict[str, list[pd.DataFrame]] = {}
-    about: dict[str, Any] = {}
-    if segment is not None:
-        about = _scalars(segment.annotations)
-        if _text(segment.name):
-            about["name"] = str(segment.name)
-        for kind in ("epochs", "events"):
-            for table in map(_loaded, getattr(segment, kind)):
-                tables.setdefault(_text(table.name) or kind, []).append(_frame(table))
-    joined = {name: _concatenated(parts) for name, parts in tables.items()}
-    return _Segment([_train(_loaded(train)) for train in trains], joined, about)
+def _segment(segment: Any) -> _Segment:
+    """Load what is not loaded yet of one of Neo's segments, and turn its tables into frames."""
+    trains = list(map(_loaded, segment.spiketrains))
+    tables = [
+        (_text(table.name) or kind, _frame(table))
+        for kind in ("epochs", "events")
+        for table in map(_loaded, getattr(segment, kind))
+    ]
+    name = {"name": segment.name} if _text(segment.name) else {}
+    return _Segment(trains, tables, _scalars({**segment.annotations, **name}))
 
 
-def _train(train: neo.SpikeTrain) -> _Train:
-    start, stop = float(_seconds(train.t_start)), float(_seconds(train.t_stop))
-    notes = train.annotations
-    observed = np.reshape(notes.get(_OBSERVED, [start, stop]), (-1, 2)).astype(float)
-    rate = train.sampling_rate
-    hertz = 0.0 if rate is None else float(rate.rescale("Hz"))
-    return _Train(
-        times=np.sort(_seconds(train)),
-        observed=observed[observed[:, 1] > observed[:, 0]],
-        start=start,
-        stop=stop,
-        clock_rate=hertz if hertz > 1.0 else None,  # Neo says 1 Hz where it does not know
-        name=_text(train.name),
-        unit_id=plain(notes.get("unit_id")),
-        about=_scalars(notes),
-    )
+def _observed(train: neo.SpikeTrain) -> np.ndarray:
+    """Return the intervals (interval, 2) of positive length in which a train was observed."""
+    whole = [_seconds(train.t_start), _seconds(train.t_stop)]
+    rows = np.reshape(train.annotations.get(_OBSERVED, whole), (-1, 2)).astype(float)
+    return rows[rows[:, 1] > rows[:, 0]]
+
+
+def _clock_rate(train: neo.SpikeTrain) -> float | None:
+    """Return the sampling rate in Hz; None if it is 1 Hz, which Neo says of an unknown one."""
+    rate = 0.0 if train.sampling_rate is None else float(train.sampling_rate.rescale("Hz"))
+    return rate if rate > 1.0 else None
 
 
 def _frame(table: Any) -> pd.DataFrame:
@@ -285,51 +255,51 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
     rates = set()
     for segment, names, offset in zip(segments, _unit_names(segments), offsets, strict=True):
         for name, train in zip(names, segment.trains, strict=True):
-            units.setdefault(name, []).append((train.times + offset, train.observed + offset))
-            about.setdefault(name, train.about)
-            rates.add(train.clock_rate)
-        for kind, table in segment.tables.items():
-            columns = [column for column in ("start_time", "stop_time") if column in table]
+            times = np.sort(_seconds(train)) + offset
+            units.setdefault(name, []).append((times, _observed(train) + offset))
+            about.setdefault(name, _scalars(train.annotations))
+            rates.add(_clock_rate(train))
+        for kind, table in segment.tables:
+            columns = table.columns.intersection(["start_time", "stop_time"])
             shifted = table.assign(**{column: table[column] + offset for column in columns})
             tables.setdefault(kind, []).append(shifted)
     intervals = {kind: _concatenated(parts) for kind, parts in tables.items()}
     trials = intervals.pop("trials", None)
-    if trials is not None and not (
-        "stop_time" in trials and (trials.stop_time > trials.start_time).all()
-    ):
-        intervals["trials_"], trials = trials, None
+    if trials is not None:
+        has_ends = "stop_time" in trials and (trials.stop_time > trials.start_time).all()
+        if not has_ends:
+            intervals["trials_"], trials = trials, None
     if trials is None and len(segments) > 1:
-        edges = [
-            {"start_time": start, "stop_time": stop} for start, stop in spans + offsets[:, None]
-        ]
-        trials = pd.DataFrame([{**e, **s.about, **e} for e, s in zip(edges, segments, strict=True)])
-    times = {name: np.concatenate([t for t, _ in parts]) for name, parts in units.items()}
+        edges = pd.DataFrame(spans + offsets[:, None], columns=["start_time", "stop_time"])
+        about_trials = pd.DataFrame([segment.about for segment in segments])
+        trials = edges.join(about_trials.drop(columns=edges.columns, errors="ignore"))
+    joined = {name: np.concatenate([t for t, _ in parts]) for name, parts in units.items()}
     known_rate = rates.pop() if len(rates) == 1 else None
     return SpikeTrains.from_arrays(
-        times,
+        joined,
         observed=[np.concatenate([o for _, o in parts]) for parts in units.values()],
         trials=trials,
         intervals=intervals,
         units=list(about.values()) if any(about.values()) else None,
-        clock_rate=known_rate or infer_clock_rate(times.values()),
+        clock_rate=known_rate or infer_clock_rate(joined.values()),
         source=source,
         duplicates="keep",
     )
 
 
-def _unit_names(segments: Sequence[_Segment]) -> list[list[int | str]]:
+def _unit_names(segments: Sequence[_Segment]) -> list[list[Any]]:
     """Return the names of each segment's trains, by which units are matched across segments."""
-    for attribute in ("unit_id", "name"):
-        names = [[getattr(train, attribute) for train in segment.trains] for segment in segments]
+    for name_of in (lambda t: plain(t.annotations.get("unit_id")), lambda t: _text(t.name)):
+        names = [[name_of(train) for train in segment.trains] for segment in segments]
         if all(None not in some and len(set(some)) == len(some) for some in names):
             return names
-    counts = {len(segment.trains) for segment in segments}
-    if len(counts) > 1:
+    counts = [len(segment.trains) for segment in segments]
+    if len(set(counts)) > 1:
         raise ValueError(
-            f"segments have different numbers of trains ({sorted(counts)}) and no distinct names "
-            "to match them by; name the trains"
+            f"segments have different numbers of trains ({sorted(set(counts))}) and no distinct "
+            "names to match them by; name the trains"
         )
-    return [list(range(len(segment.trains))) for segment in segments]
+    return [list(range(count)) for count in counts]
 
 
 def _neo_train(spikes: SpikeTrains, unit: int) -> neo.SpikeTrain:
@@ -365,12 +335,8 @@ def _add_table(segment: neo.Segment, name: str, table: pd.DataFrame) -> None:
             columns[str(column)] = values
         elif all(isinstance(value, str) for value in values):
             columns[str(column)] = values.astype(str)
-    parts = {
-        "labels": np.array([str(row) for row in table.index]),
-        "units": "s",
-        "name": name,
-        "array_annotations": columns,
-    }
+    labels = np.array([str(row) for row in table.index])
+    parts = {"labels": labels, "units": "s", "name": name, "array_annotations": columns}
     if "stop_time" in table:
         durations = table["stop_time"].to_numpy(dtype=float) - starts
         segment.epochs.append(neo.Epoch(starts, durations=durations * pq.s, **parts))

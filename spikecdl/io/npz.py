@@ -11,12 +11,12 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.files import existing, reading, replacing, starts_with
+from spikecdl.validation import listed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _HEADER = "spikecdl"  # JSON: what was written, ids, settings, and the columns of each table
-_SIGNATURE = b"PK"
 _BINNED = ("counts", "mask", "n_pooled", "trial_starts")
 
 
@@ -25,12 +25,7 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
 
     Nothing is lost: numbers are exact, and columns of other things (lists, None) are kept as JSON.
 
-    Parameters
-    ----------
-    path : path_like
-        Where to write; an existing file is replaced in one step, unless it is the one the data
-        come from.
-    data : SpikeTrains or BinnedSpikes
+    An existing file is replaced in one step.
 
     Raises
     ------
@@ -67,9 +62,7 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
     header["kind"] = type(data).__name__
     if data.truth is not None:
         header["truth"] = data.truth.header()
-        arrays["truth/templates"] = data.truth.templates
-        arrays["truth/baseline"] = data.truth.baseline
-        tables["truth/events"] = data.truth.events
+        arrays |= {f"truth/{name}": array for name, array in data.truth.arrays().items()}
     header["tables"] = {name: _pack(name, frame, arrays) for name, frame in tables.items()}
     arrays[_HEADER] = np.array(json.dumps(header))
     with replacing(path, data.source) as temporary, temporary.open("wb") as file:
@@ -81,18 +74,12 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
 
     ``counts`` is (trial, unit, bin), or (trial, bin) for one unit.  The archive may also hold
     ``bin_size`` (s; default 1), ``mask`` and ``t_start`` (s), as in `BinnedSpikes.from_array`.
-
-    Parameters
-    ----------
-    path : path_like
-        The file; objects that need unpickling are refused.
+    Objects that need unpickling are refused.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or holds neither; the message names the file and its arrays.
+    FileNotFoundError, ValueError
+        If there is no such file; if it is damaged or holds neither (the message names its arrays).
 
     Examples
     --------
@@ -103,18 +90,15 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     BinnedSpikes(2 trials, 1 unit, 2 bins of 0.005 s, 3 spikes)
     """
     path = existing(path)
-    if not starts_with(path, _SIGNATURE):
+    if not starts_with(path, b"PK"):
         raise ValueError(f"{path}: not an npz archive, or cut short")
     with reading(path, "npz"), path.open("rb") as file:
         with np.load(file, allow_pickle=False) as archive:
             if _HEADER in archive:
                 return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))
             if "counts" not in archive:
-                names = ", ".join(map(repr, archive.files[:5]))
-                more = ", ..." if len(archive.files) > 5 else ""
-                raise ValueError(
-                    f"no array `counts`, only {names}{more}; see SpikeTrains.from_arrays"
-                )
+                names = listed(archive.files)
+                raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
             return BinnedSpikes.from_array(
                 archive["counts"],
                 float(archive.get("bin_size", 1.0)),
@@ -130,12 +114,8 @@ def _read_own(
     kind, truth = header.pop("kind"), header.pop("truth", None)
     tables = {name: _unpack(name, kept, archive) for name, kept in header.pop("tables").items()}
     if truth is not None:
-        truth = Truth(
-            templates=archive["truth/templates"],
-            baseline=archive["truth/baseline"],
-            events=tables.pop("truth/events"),
-            **truth,
-        )
+        parts = [name for name in archive if name.startswith("truth/")]
+        truth = Truth.from_parts(truth, {n.removeprefix("truth/"): archive[n] for n in parts})
     if kind == "BinnedSpikes":
         arrays: dict[str, Any] = {name: archive[name] for name in _BINNED}
         return BinnedSpikes(**header, **arrays, truth=truth, source=source)

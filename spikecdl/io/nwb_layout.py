@@ -38,11 +38,14 @@ def read_table(group: h5py.Group, leave_out: Collection[str] = (), n_rows: int =
     import pandas as pd
 
     stored = [name for name, column in group.items() if hasattr(column, "shape")]
-    order = [_text(name) for name in group.attrs.get("colnames", ())]
+    indices = [f"{name}_index" for name in stored]
+    order = [
+        n.decode(errors="replace") if isinstance(n, bytes) else str(n)
+        for n in group.attrs.get("colnames", ())
+    ]
     columns: dict[str, Any] = {}
     for name in dict.fromkeys([*order, *stored]):
-        is_index = name.endswith("_index") and name.removesuffix("_index") in stored
-        is_column = name in stored and name not in leave_out and name != "id" and not is_index
+        is_column = name in stored and name not in ("id", *leave_out, *indices)
         if is_column and _is_plain(group[name]):
             columns[name] = _read_column(group, name)
     lengths = {name: len(column) for name, column in columns.items()}
@@ -86,10 +89,6 @@ def split(values: Any, index: np.ndarray, name: str) -> list[Any]:
         raise ValueError(f"{name} does not rise to the {len(values)} values it cuts into rows")
     starts = np.r_[0, ends[:-1]]
     return [values[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
@@ -153,11 +152,10 @@ def rows_and_columns(
     """
     from hdmf.common import VectorIndex
 
-    made = list(columns)
-    rows = list(ids)
+    made, rows = list(columns), list(ids)
     if not all(isinstance(row, int) for row in ids):
-        rows = list(range(len(ids)))
         made.append(_column(id_column, _DESCRIPTIONS[id_column], list(map(str, ids))))
+        rows = list(range(len(ids)))
     kept = {about["name"] for about in kind.__columns__} - {"tags"} | {"unit_id", "trial_id"}
     for original, series in () if frame is None else frame.items():
         name = _allowed(str(original))
@@ -171,10 +169,8 @@ def ragged(name: str, description: str, rows: Sequence[Any]) -> list[VectorData]
     """Return a column with rows of different length, and its index; more if rows have rows."""
     from hdmf.common import VectorIndex
 
-    if all(isinstance(row, np.ndarray) for row in rows):
-        flat: Any = np.concatenate(rows)
-    else:
-        flat = [value for row in rows for value in row]
+    all_arrays = all(isinstance(row, np.ndarray) for row in rows)
+    flat: Any = np.concatenate(rows) if all_arrays else [value for row in rows for value in row]
     nested = isinstance(flat, list) and any(isinstance(value, tuple) for value in flat)
     made = ragged(name, description, flat) if nested else [_column(name, description, flat)]
     ends = _smallest(np.cumsum([len(row) for row in rows]))
@@ -268,8 +264,8 @@ class TimeAxis:
 
         if len(self.starts) > 1:
             stops = self.starts + self.n_bins * self.bin_size
-            columns = {"start_time": self.starts, "stop_time": stops}
-            add_intervals(file, name, pd.DataFrame(columns, index=pd.Index(list(trial_ids))))
+            frame = pd.DataFrame({"start_time": self.starts, "stop_time": stops}, list(trial_ids))
+            add_intervals(file, name, frame)
 
 
 def has_series(module: Mapping[str, Any], name: str) -> bool:

@@ -35,6 +35,7 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     trials, and every other table in ``/intervals``; columns of references to other objects are left
     out.  A ragged column has one tuple per row, or plain values if each row has exactly one.  Ids
     of rows are the table's ``id``, or a column ``unit_id`` or ``trial_id`` of distinct strings.
+    Times are in seconds from the session's reference time.
 
     NWB does not promise sorted spike times or disjoint intervals: times are sorted within each
     unit, and ``obs_intervals`` that overlap become one.  Duplicate times are kept.  A unit without
@@ -47,22 +48,10 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     Damaged HDF5 can make the C library hang; read files of doubtful origin in a child process
     with a time limit.
 
-    Parameters
-    ----------
-    path : path_like
-        The file; it is opened read-only.
-
-    Returns
-    -------
-    SpikeTrains
-        Times in seconds from the session's reference time.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not HDF5, is damaged, or has no spike times; the message names the file.
+    FileNotFoundError, ValueError
+        If there is no such file; if it is not HDF5, is damaged, or has no spike times.
 
     Examples
     --------
@@ -85,10 +74,8 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not HDF5, is damaged, or holds no ``binned_signal`` that `write_nwb` wrote.
+    FileNotFoundError, ValueError
+        If there is no such file; if it is not HDF5, is damaged, or holds no ``binned_signal``.
 
     Examples
     --------

@@ -21,6 +21,7 @@ from spikecdl.io.nwb_layout import (
     read_values,
     rows_and_columns,
 )
+from spikecdl.validation import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,12 +45,9 @@ def write_nwb(
     """Write data, and optionally a model's decomposition of them, to a new NWB file.
 
     `SpikeTrains` become the units table, with ``obs_intervals`` and all columns, the trials and
-    the other tables of intervals.  `BinnedSpikes` become the TimeSeries ``binned_signal`` (time,
-    unit), and ``binned_n_pooled`` where trials are pooled or bins not observed.  A decomposition
-    becomes ``templates``, ``codes``, ``fitted_rate``, ``fitted_baseline`` and ``events``, a truth
-    ``true_templates``, ``true_baseline`` and ``true_events``.  All but the recording is in the
-    processing module ``ecephys``; what these cannot hold is JSON in the file's notes.  The page on
-    file formats in the documentation describes each.
+    the other tables of intervals.  `BinnedSpikes`, a truth and a decomposition become TimeSeries
+    and tables in the processing module ``ecephys``; what these cannot hold is JSON in the file's
+    notes.  The page on file formats in the documentation describes each.
 
     The time axis of each TimeSeries runs through the windows one after another, at their own times
     in the recording where those are known and do not overlap, else end to end from 0; the interval
@@ -62,19 +60,15 @@ def write_nwb(
     Parameters
     ----------
     path : path_like
-        Where to write; an existing file is replaced in one step, unless it is the one the data
-        come from.
+        Where to write; an existing file is replaced in one step.
     data : SpikeTrains or BinnedSpikes
-        The recording, or binned data.
     decomposition : Decomposition, optional
         What a model finds in these data.
 
     Raises
     ------
-    ValueError
-        If ``path`` is the file that the data were read from, or a folder.
-    FileNotFoundError
-        If its folder does not exist.
+    ValueError, FileNotFoundError
+        If ``path`` is a folder or the file that the data come from; if its folder does not exist.
     TypeError
         If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`.
 
@@ -124,9 +118,7 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
         resolution=None if rate is None else 1.0 / rate,
         **rows_and_columns(Units, spikes.unit_ids, "unit_id", columns, spikes.units),
     )
-    if spikes.trials is not None:
-        add_intervals(file, "trials", spikes.trials)
-    for name, frame in spikes.intervals.items():
+    for name, frame in spikes.tables.items():
         add_intervals(file, name, frame)
 
 
@@ -138,11 +130,8 @@ def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
         about = "recorded trials summed in each bin; 0 where nothing was observed"
         axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
     axis.add_windows(file, "trials", counts.trial_ids)
-    return {
-        "shape": counts.shape,
-        "trial_starts": _numbers(counts.trial_starts),
-        **counts.header(),
-    }
+    starts = _numbers(counts.trial_starts)
+    return {"shape": counts.shape, "trial_starts": starts, **counts.header()}
 
 
 def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
@@ -156,11 +145,8 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
     }
     add_table(file, "true_baseline", f"Baseline {about}", columns)
     _add_events(file, "true_events", f"Events {about}", truth.events)
-    return {
-        "n_templates": len(truth.templates),
-        "shape": truth.baseline.shape,
-        **truth.header(),
-    }
+    shape = truth.baseline.shape
+    return {"n_templates": len(truth.templates), "shape": shape, **truth.header()}
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
@@ -195,8 +181,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
 
 def _columns(counts: BinnedSpikes) -> str:
     """Name the columns of a series, one per unit; attributes of HDF5 cannot hold long lists."""
-    few = ", ".join(map(str, counts.unit_ids[:20]))
-    return f"columns: units {few}{', ...' if counts.n_units > 20 else ''}"
+    return f"columns: units {listed(counts.unit_ids, 20)}"
 
 
 def _add_templates(
@@ -246,8 +231,7 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
     }
     if starts_with(source, HDF5_SIGNATURE):
         known_session, known_subject = _session_of(source)
-        session |= known_session
-        subject = known_subject or subject
+        session, subject = session | known_session, known_subject or subject
     file = NWBFile(
         session_description=f"Written by spikecdl; the data come from {source or 'arrays'}",
         identifier=str(uuid.uuid4()),

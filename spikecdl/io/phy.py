@@ -30,8 +30,8 @@ def read_phy(
     Spikes are in ``spike_times.npy`` (samples), their clusters in ``spike_clusters.npy``, or in
     ``spike_templates.npy`` before any curation.  The label of a cluster is its ``group`` in
     ``cluster_group.tsv`` or ``cluster_info.tsv``, or its ``KSLabel`` if it has none.  All columns
-    of ``cluster_*.tsv`` files become columns of ``units``.  Times are sorted within each unit;
-    duplicate times are kept.
+    of ``cluster_*.tsv`` files become columns of ``units``, which are named by their cluster ids.
+    Times are sorted within each unit; duplicate times are kept.
 
     Parameters
     ----------
@@ -41,17 +41,11 @@ def read_phy(
     sample_rate : float, optional
         Samples per second; default: ``sample_rate`` in ``params.py``, which is parsed, never run.
 
-    Returns
-    -------
-    SpikeTrains
-        Units named by their cluster ids; observed as `SpikeTrains.from_arrays` defines it.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If a file is missing or damaged, no sample rate is known, or no cluster has such a label.
+    FileNotFoundError, ValueError
+        If the folder or a file is missing or damaged, no sample rate is known, or no cluster has
+        such a label.
 
     Examples
     --------

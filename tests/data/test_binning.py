@@ -300,7 +300,7 @@ def test_pooling_trials_does_not_change_sub_bins():
         ({"trials": "start_time"}, "is not a query"),
         ({"trials": [10, 12]}, "`trials` [12] do not exist; those that do are [10, 11, 15]"),
         ({"trials": [10, 10]}, "distinct ids"),
-        ({"table": "licks"}, "`table` (='licks') must be one of: trials, ripples"),
+        ({"table": "licks"}, "`table` (='licks') must be one of: ripples, trials"),
     ],
 )
 def test_what_cannot_be_binned_is_refused(options, message):
