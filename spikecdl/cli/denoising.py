@@ -14,42 +14,31 @@ from typer.core import TyperGroup
 from spikecdl.cli import outputs
 from spikecdl.cli.options import Device, Json, Seed, argument, flag, option
 
-_DEFAULT = "image"
 _SEVERAL = ("--peaks", "--methods")
 
 
-class _DefaultGroup(TyperGroup):
-    """Commands, one of which is the default: `denoise FILE` is `denoise image FILE`.
+class _Commands(TyperGroup):
+    """`denoise FILE` is `denoise image FILE`, and several values may follow some options."""
 
-    Several values may follow an option in `_SEVERAL`.
-    """
-
-    default = _DEFAULT
+    default = "image"  # errors look it up, too
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [self.default, *args]
-        return super().parse_args(ctx, _joined(args) or ["--help"])
-
-
-def _joined(args: list[str]) -> list[str]:
-    """Join the values that follow an option in `_SEVERAL` into one argument."""
-    joined: list[str] = []
-    several = False
-    for word in args:
-        if several and not word.startswith("--"):
-            joined[-1] = f"{joined[-1]} {word}".strip()
-            continue
-        joined.append(word)
-        several = word in _SEVERAL
-        if several:
-            joined.append("")
-    return joined
+        joined: list[str] = []
+        several = False  # whether words belong to the last argument
+        for word in args:
+            if several and not word.startswith("--"):
+                joined[-1] = f"{joined[-1]} {word}".strip()
+            else:
+                several = word in _SEVERAL
+                joined += [word, ""] if several else [word]
+        return super().parse_args(ctx, joined or ["--help"])
 
 
 app = typer.Typer(
     name="denoise",
-    cls=_DefaultGroup,
+    cls=_Commands,
     help="Denoise images of few photons per pixel.\n\nUse it as `spikecdl denoise FILE --out FILE` "
     "or with one of the commands below.",
     rich_markup_mode=None,
@@ -61,7 +50,7 @@ Precision = Annotated[
 ]
 
 
-@app.command(_DEFAULT)
+@app.command()
 def image(
     file: Annotated[Path, argument("FILE", "Counts of photons: .png, .tif or .npy.")],
     out: Annotated[Path, option("FILE", "Receives expected counts: .png, .tif or .npy.")],
@@ -88,11 +77,11 @@ def image(
     from rich.progress import track
 
     from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, pretrained
-    from spikecdl.denoise.frames import checked_counts
+    from spikecdl.denoise.frames import checked
     from spikecdl.validation import counted, one_of
 
     one_of("model", model, pretrained.MODELS)
-    frames = checked_counts(images.read_images(file), stacks=True)
+    frames = checked("counts", images.read_images(file), whole=True)
     images.check_target(out, len(frames), file)
     used = max(map(estimate_peak, frames)) if peak is None else peak
     path = weights if weights is not None else pretrained.find(model, used)
@@ -103,15 +92,9 @@ def image(
     rates = np.stack([denoiser.predict(frame) for frame in shown])
     seconds = (time.perf_counter() - began) / len(frames)
     images.write_images(out, rates[0] if len(rates) == 1 else rates)
-    found = {
-        "frames": len(frames),
-        "shape": list(frames.shape[1:]),
-        "peak": used,
-        "peak_estimated": peak is None,
-        "weights": path.name,
-        "seconds_per_frame": round(seconds, 3),
-        "out": str(out),
-    }
+    found = {"frames": len(frames), "shape": list(frames.shape[1:]), "peak": used}
+    found |= {"peak_estimated": peak is None, "weights": path.name}
+    found |= {"seconds_per_frame": round(seconds, 3), "out": str(out)}
     lines = [
         f"{counted(len(frames), 'frame')} of {frames.shape[1]} x {frames.shape[2]} "
         f"pixels, peak {used:.3g} counts ({'estimated' if peak is None else 'given'}), "
@@ -121,34 +104,29 @@ def image(
     outputs.show(found, lines, as_json)
 
 
-Peak = Annotated[
-    float | None,
-    option("COUNTS", "Largest expected count. Default: 4; for blind, from 0.5 to 8."),
-]
-Epochs = Annotated[
-    int, option("NUMBER", "Epochs; in each, crops have as many pixels as the images.", min=1)
-]
-Shifts = Annotated[
-    int, option("NUMBER", "Shifts of the grid whose mean is trained (uc and c).", min=1)
-]
-Zoom = Annotated[float, option("FACTOR", "Half of the crops are enlarged by up to this factor.")]
-Rate = Annotated[float | None, option("NUMBER", "Learning rate. Default: that of the model.")]
-Loss = Annotated[str, option("NAME", "mse, or log: mean logarithm of each crop's squared error.")]
-
-
 @app.command()
 def train(
     folder: Images,
     out: Annotated[Path, option("FOLDER", "Receives weights; created if it is missing.")],
     model: Annotated[str, option("NAME", "uc, c, ca or blind.")] = "uc",
-    peak: Peak = None,
-    epochs: Epochs = 20,
+    peak: Annotated[
+        float | None, option("COUNTS", "Largest expected count. Default: 4; for blind, 0.5 to 8.")
+    ] = None,
+    epochs: Annotated[
+        int, option("NUMBER", "Epochs; in each, crops have as many pixels as the images.", min=1)
+    ] = 20,
     batch: Annotated[int, option("NUMBER", "Crops per step.", min=1)] = 4,
-    shifts: Shifts = 1,
+    shifts: Annotated[
+        int, option("NUMBER", "Shifts of the grid whose mean is trained (uc and c).", min=1)
+    ] = 1,
     crop: Annotated[int, option("PIXELS", "Side of a crop.", min=1)] = 128,
-    zoom: Zoom = 1.0,
-    rate: Rate = None,
-    loss: Loss = "mse",
+    zoom: Annotated[
+        float, option("FACTOR", "Half of the crops are enlarged by up to this factor.")
+    ] = 1.0,
+    rate: Annotated[float | None, option("NUMBER", "Learning rate. Default: the model's.")] = None,
+    loss: Annotated[
+        str, option("NAME", "mse, or log: mean logarithm of each crop's squared error.")
+    ] = "mse",
     start: Annotated[Path | None, option("FILE", "Weights at which training starts.")] = None,
     leave_out: Annotated[int, option("NUMBER", "Last images, for validation.", min=0)] = 0,
     precision: Precision = "bfloat16",
@@ -166,7 +144,7 @@ def train(
     """
     from spikecdl.denoise import PoissonDenoiser, images, pretrained
 
-    clean = images.read_folder(folder)
+    clean = list(images.read_folder(folder).values())
     if leave_out >= len(clean):
         raise ValueError(f"`leave_out` (={leave_out}) must be below the {len(clean)} images")
     kept = clean[: len(clean) - leave_out]
@@ -185,15 +163,13 @@ def train(
         denoiser.fit(kept, start=start, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
     seconds = time.perf_counter() - began
     found = _validated(denoiser, clean[len(kept) :], seed)
-    about = {
-        **{"images": str(folder), "n_images": len(kept), "seconds": round(seconds)},
-        **{"validation_psnr": found, **_origin(denoiser, start)},
-    }
+    about = {"images": str(folder), "n_images": len(kept), "seconds": round(seconds)}
+    about |= {"validation_psnr": found, **_origin(denoiser, start)}
     path = out / pretrained.file_name(model, denoiser.peaks_)
     denoiser.save(path, about)
     checkpoint.unlink()
     lines = [
-        f"{denoiser.n_parameters_:,} parameters, {epochs} epochs of {len(kept)} images in "
+        f"{denoiser.network_.n_parameters:,} parameters, {epochs} epochs of {len(kept)} images in "
         f"{seconds:.0f} s; weights in {path}",
         *(f"validation at peak {peak}: {value:.2f} dB" for peak, value in found.items()),
     ]
@@ -256,6 +232,7 @@ def benchmark(
 
     from spikecdl.denoise import benchmark as bench
     from spikecdl.denoise import images
+    from spikecdl.files import write_json
     from spikecdl.report.summary import versions
 
     try:
@@ -263,26 +240,21 @@ def benchmark(
     except ValueError:
         raise ValueError(f"`peaks` (={peaks!r}) must be numbers of counts") from None
     console = Console(stderr=True, quiet=as_json)
-    clean = images.read_named(folder)
+    clean = images.read_folder(folder)
     test = bench.Benchmark(clean, at, methods.split(), draws, weights, seed, precision, device)
     began = time.perf_counter()
     table = test.run(lambda text: console.print(text, highlight=False, soft_wrap=True))
+    results = bench.summary(table).astype(object)
     about = {
         "command": outputs.command_line(),
         **{"images": sorted(clean), "n_draws": draws, "seed": seed},
-        "results": [
-            {name: _finite(value) for name, value in row.items()}
-            for row in bench.summary(table).to_dict("records")
-        ],
+        "results": results.where(results.notna(), None).to_dict("records"),
         "versions": versions(),
         "seconds": round(time.perf_counter() - began),
     }
     if out is not None:
         with outputs.results_folder(out, folder) as unfinished:
-            bench.write(unfinished, test, table, about)
+            table.to_csv(unfinished / "table.csv", index=False)
+            bench.comparison(test).savefig(unfinished / "figure.png", dpi=150)
+            write_json(unfinished / "summary.json", about)
     outputs.show(about, [*bench.images_in_words(table), "", *bench.in_words(table)], as_json)
-
-
-def _finite(value: Any) -> Any:
-    """Return a value of a table, or None for a number that JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl import validation
-from spikecdl.denoise.network import TILE, ImageNetwork, Trainable, mirrored, on_tiles
+from spikecdl.denoise.network import ImageNetwork, Trainable
 from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import UnrolledEncoder
@@ -38,7 +38,7 @@ class Architecture:
     stride : int
         Pixels between neighbouring positions of a template.
     n_unrolled : int
-        Layers.
+        Number of layers.
     stabilizer : float
         Bounds the residual (see `spikecdl.UnrolledEncoder`); the paper takes the peak.
     """
@@ -54,11 +54,6 @@ class Architecture:
         for name in ("n_templates", "length", "stride", "n_unrolled"):
             validation.integer(name, getattr(self, name))
         validation.positive("stabilizer", self.stabilizer)
-
-    def padded(self, size: int) -> int:
-        """Return the smallest number of pixels, at least ``size``, that the grid covers exactly."""
-        least = max(size, self.length)
-        return least + (self.length - least) % self.stride
 
 
 class ImageAutoencoder(ImageNetwork):
@@ -78,9 +73,10 @@ class ImageAutoencoder(ImageNetwork):
 
     def __init__(self, architecture: Architecture, templates: Tensor) -> None:
         super().__init__()
+        length, stride = architecture.length, architecture.stride
 
         def dictionary() -> ConvDictionary:
-            return ConvDictionary(templates.clone(), architecture.stride)
+            return ConvDictionary(templates.clone(), stride)
 
         encoder = UnrolledEncoder(
             Poisson(),
@@ -93,20 +89,13 @@ class ImageAutoencoder(ImageNetwork):
             bias=torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS),
             stabilizer=architecture.stabilizer,
         )
-        self.architecture = architecture
-        self.border = architecture.length // 2  # where fewer templates reach
         self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
-
-    @property
-    def halo(self) -> int:
-        """Pixels to each side that the eta of a pixel depends on.
-
-        The first layer starts from zero codes and sees the patch at a position.  Each further layer
-        sees the neighbours whose patches overlap it, and the decoder all positions over a pixel.
-        """
-        length, stride = self.architecture.length, self.architecture.stride
+        self.architecture, self.length, self.stride = architecture, length, stride
+        self.border = length // 2  # where fewer templates reach
+        # The first layer starts from zero codes and sees the patch at a position.  Each further one
+        # sees the neighbours whose patches overlap it, and the decoder all positions over a pixel.
         neighbours = (length - 1) // stride
-        return (neighbours * self.architecture.n_unrolled + -(-length // stride)) * stride
+        self.halo = (neighbours * architecture.n_unrolled + -(-length // stride)) * stride
 
     def eta(self, y: Tensor) -> Tensor:
         """Return log expected counts of images (..., 1, row, column) of `padded` sizes."""
@@ -119,40 +108,29 @@ class ImageAutoencoder(ImageNetwork):
         return self.mean_eta(counts).exp() / peak
 
     @torch.no_grad()
-    def mean_eta(self, counts: Tensor, tile: int | None = TILE) -> Tensor:
+    def mean_eta(self, counts: Tensor) -> Tensor:
         r"""Return the mean of eta over all shifts of the grid, as the paper does.
 
         .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
 
-        where s is the stride and :math:`S_{ij}` moves the image by i rows and j columns on a canvas
-        that is filled by reflection.  The canvas is so large that as many templates reach the edges
-        of the image as its middle.  Images (row, column) larger than ``tile`` are cut into tiles,
-        which does not change the result.
+        where s is the stride and :math:`S_{ij}` moves the image (row, column) by i rows and j
+        columns on a canvas that is filled by reflection.  The canvas is so large that as many
+        templates reach the edges of the image as its middle.
         """
-        stride = self.architecture.stride
-        shifts = itertools.product(range(stride), repeat=2)
-        etas = threads.on_each(partial(self._at_shift, counts, tile), shifts, counts.device)
-        return sum(etas, torch.zeros_like(counts)) / stride**2
+        shifts = itertools.product(range(self.stride), repeat=2)
+        etas = threads.on_each(partial(self._at_shift, counts), shifts, counts.device)
+        return sum(etas, torch.zeros_like(counts)) / self.stride**2
 
-    def _at_shift(self, counts: Tensor, tile: int | None, shift: tuple[int, ...]) -> Tensor:
+    def _at_shift(self, counts: Tensor, shift: tuple[int, ...]) -> Tensor:
         """Return eta (row, column) at one shift of the grid."""
-        stride, length = self.architecture.stride, self.architecture.length
-        above, left = (self.border + move for move in shift)
-        more = 2 * self.border + stride - 1
-        height, width = (self.padded(size + more) for size in counts.shape)
-        canvas = mirrored(counts, (above, left), (height, width))
-        eta = on_tiles(
-            lambda part: self.eta(part[None])[0], canvas, self.halo, tile, stride, length
-        )
-        return eta[above : above + counts.shape[0], left : left + counts.shape[1]]
-
-    def padded(self, size: int) -> int:
-        return self.architecture.padded(size)
+        before = [self.border + move for move in shift]
+        return self.on_tiles(self.eta, counts, before, 2 * self.border + self.stride - 1)
 
     def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
-        most = self.architecture.stride**2
-        if validation.integer("n_shifts", n_shifts) > most:
-            raise ValueError(f"`n_shifts` (={n_shifts}) must be at most {most}, those there are")
+        if validation.integer("n_shifts", n_shifts) > self.stride**2:
+            raise ValueError(
+                f"`n_shifts` (={n_shifts}) must be at most {self.stride**2}, those there are"
+            )
         return self if n_shifts == 1 else MeanOfShifts(self, n_shifts, generator)
 
     def settings(self) -> dict[str, Any]:
@@ -171,11 +149,11 @@ class MeanOfShifts(Trainable):
     ) -> None:
         super().__init__()
         self.network, self.n_shifts, self.generator = network, n_shifts, generator
-        self.more = network.architecture.stride - 1
+        self.more = network.stride - 1
         self.border = network.border + self.more  # where not all shifts reach
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
-        stride, size = self.network.architecture.stride, y.shape[-1] - self.more
+        stride, size = self.network.stride, y.shape[-1] - self.more
         drawn = torch.randperm(stride**2, generator=self.generator)[: self.n_shifts].tolist()
         moves = [divmod(number, stride) for number in drawn]
         parts = [y[..., i : i + size, j : j + size] for i, j in moves]
@@ -208,8 +186,8 @@ def initial_templates(
     """
     length, stride = architecture.length, architecture.stride
     overlap = max(length - stride, 0)
-    place = torch.arange(1, length + 1)
-    fade = torch.minimum(place, place.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+    pixel = torch.arange(1, length + 1)
+    fade = torch.minimum(pixel, pixel.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
     templates = torch.empty(architecture.n_templates, 1, length, length)
     for number, template in enumerate(templates):
         part = _part(images, length, peak, generator)
@@ -218,7 +196,7 @@ def initial_templates(
         sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
         template.copy_(sign * part * fade[:, None] * fade)
         template.div_(template.norm())
-    size = architecture.padded(16 * stride)
+    size = length + 15 * stride
     norm = ConvDictionary(templates, stride).norm_squared((size, size)).detach()
     return templates / (peak * norm).sqrt()
 

@@ -17,7 +17,6 @@ from spikecdl.denoise.denoiser import PoissonDenoiser
 from spikecdl.denoise.spda import SPDA
 from spikecdl.denoise.vst import VST
 from spikecdl.evaluation.metrics import psnr
-from spikecdl.files import write_json
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
@@ -38,10 +37,9 @@ class Method:
 def _network(model: str) -> Callable[[Benchmark, float], Method]:
     def method(test: Benchmark, peak: float) -> Method:
         path = pretrained.find(model, peak, test.weights)
-        denoiser = PoissonDenoiser.read(
-            path, peak=peak, precision=test.precision, device=test.device
-        )
-        return Method(denoiser.predict, denoiser.n_parameters_)
+        settings = {"precision": test.precision, "device": test.device}
+        denoiser = PoissonDenoiser.read(path, peak=peak, **settings)
+        return Method(denoiser.predict, denoiser.network_.n_parameters)
 
     return method
 
@@ -109,17 +107,9 @@ class Benchmark:
     def run(self, say: Callable[[str], None]) -> pd.DataFrame:
         """Return one row for every method, peak, image and draw.
 
-        PSNR and SSIM are computed after scaling the largest value of the clean image to 1.
-
-        Parameters
-        ----------
-        say : callable
-            Receives a line of text for each peak and method, when it is done.
-
-        Raises
-        ------
-        ValueError
-            If scikit-image is not installed.
+        PSNR and SSIM are computed after scaling the largest value of the clean image to 1.  When a
+        method is done at a peak, ``say`` receives a line of text.  Raises ValueError if
+        scikit-image is not installed.
         """
         import pandas as pd
 
@@ -130,21 +120,20 @@ class Benchmark:
                 'the comparison needs scikit-image, for SSIM: pip install "spikecdl[images]"'
             ) from None
         table = []
-        for peak in self.peaks:
-            for name in self.methods:
-                method = METHODS[name](self, peak)
-                about = {"method": name, "peak": peak, "n_parameters": method.n_parameters}
-                rows = []
-                for image, draw in itertools.product(self.images, range(self.n_draws)):
-                    clean, counts = self.counts(image, peak, draw)
-                    began = time.perf_counter()
-                    found = method.rates(counts) / peak
-                    seconds = time.perf_counter() - began
-                    similarity = structural_similarity(clean, found, data_range=1.0)
-                    quality = {"psnr": psnr(found, clean), "ssim": similarity, "seconds": seconds}
-                    rows.append({**about, "image": image, "draw": draw, **quality})
-                table += rows
-                say(in_words(pd.DataFrame(rows))[-1])
+        for peak, name in itertools.product(self.peaks, self.methods):
+            method = METHODS[name](self, peak)
+            about = {"method": name, "peak": peak, "n_parameters": method.n_parameters}
+            rows = []
+            for image, draw in itertools.product(self.images, range(self.n_draws)):
+                clean, counts = self.counts(image, peak, draw)
+                began = time.perf_counter()
+                found = method.rates(counts) / peak
+                seconds = time.perf_counter() - began
+                similarity = structural_similarity(clean, found, data_range=1.0)
+                quality = {"psnr": psnr(found, clean), "ssim": similarity, "seconds": seconds}
+                rows.append({**about, "image": image, "draw": draw, **quality})
+            table += rows
+            say(in_words(pd.DataFrame(rows))[-1])
         return pd.DataFrame(table)
 
     def counts(self, image: str, peak: float, draw: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,9 +149,9 @@ def drawn(image: np.ndarray, peak: float, seed: Any) -> tuple[np.ndarray, np.nda
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return means over images and draws, by peak and method, with standard errors over draws.
+    """Return means over images and draws, by peak and method.
 
-    The standard error is that of the mean over images, which differs from draw to draw; nan for a
+    Standard errors are those of the mean over images, which differs from draw to draw; nan for a
     single draw.
     """
     quality = ["psnr", "ssim"]
@@ -192,25 +181,16 @@ def in_words(table: pd.DataFrame) -> list[str]:
 
 def images_in_words(table: pd.DataFrame) -> list[str]:
     """Return the PSNR and SSIM of each image as lines of text, a column for each method."""
+    means = table.groupby(["peak", "method", "image"], sort=False)[["psnr", "ssim"]].mean()
+    text = (means.psnr.map("{:.2f}".format) + means.ssim.map(" / {:.2f}".format)).unstack("method")
     lines = []
-    keys = ["peak", "method", "image"]
-    means = table.groupby(keys, sort=False)[["psnr", "ssim"]].mean().reset_index()
-    for peak, rows in means.groupby("peak", sort=False):
-        methods = list(rows.method.unique())
-        lines += [f"peak {peak:g}: PSNR in dB / SSIM of each image"]
-        lines += [" ".join([f"{'':<16}", *(f"{method:>14}" for method in methods)])]
-        for image, found in rows.groupby("image", sort=False):
-            cells = found.set_index("method").loc[methods]
-            values = [f"{row.psnr:>7.2f} / {row.ssim:.2f}" for row in cells.itertuples()]
-            lines += [" ".join([f"{image[:16]:<16}", *(f"{value:>14}" for value in values)])]
+    for peak, rows in text.groupby("peak", sort=False):
+        shown = rows.droplevel("peak").rename_axis(None).reindex(columns=table.method.unique())
+        lines += [
+            f"peak {peak:g}: PSNR in dB / SSIM of each image",
+            *shown.to_string().splitlines(),
+        ]
     return lines
-
-
-def write(folder: Path, test: Benchmark, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write table.csv with all rows, figure.png with the images, and summary.json."""
-    table.to_csv(folder / "table.csv", index=False)
-    comparison(test).savefig(folder / "figure.png", dpi=150)
-    write_json(folder / "summary.json", about)
 
 
 _IMAGES = 3  # shown, from the first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 from spikecdl import config, validation
 from spikecdl.denoise import pretrained
-from spikecdl.denoise.frames import checked_counts, clean_image, estimate_peak, in_known_light
+from spikecdl.denoise.frames import checked, clean_image, estimate_peak, in_known_light
 from spikecdl.denoise.training import Crops, Schedule, Training
 
 
@@ -33,13 +33,11 @@ class PoissonDenoiser(BaseEstimator):
     batch : int
         Crops in each step.
     n_shifts : int
-        Number of shifts of the stride's grid whose mean is trained ("uc" and "c").  The cost grows
-        in proportion.
+        Shifts of the stride's grid whose mean is trained ("uc" and "c"), at a proportional cost.
     crop : int
         Pixels along a side of a crop (rounded up to whole strides).
     zoom : float
-        Half of the crops are enlarged by up to this factor, since frames of microscopes are
-        smoother than photographs.
+        Half of the crops are enlarged by up to this factor: microscopes give smooth frames.
     learning_rate : float, optional
         Maximum in training.  None: the default of the model.
     loss : {"mse", "log"}
@@ -113,12 +111,8 @@ class PoissonDenoiser(BaseEstimator):
     ) -> PoissonDenoiser:
         """Return a denoiser with weights of the package; parameters are as for the class.
 
-        "uc" and "c" need a peak: they come for 1, 2 and 4, of which the nearest is taken.
-
-        Raises
-        ------
-        ValueError
-            If there are no weights of that model, or it needs a peak.
+        "uc" and "c" need a peak: they come for 1, 2 and 4, of which the nearest is taken.  Raises
+        ValueError without one, or if there are no weights of that model.
         """
         path = pretrained.find(model, peak)
         return cls.read(path, peak=peak, precision=precision, device=device)
@@ -134,12 +128,8 @@ class PoissonDenoiser(BaseEstimator):
     ) -> PoissonDenoiser:
         """Return the denoiser of a file that `save` wrote; parameters are as for the class.
 
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If the file is damaged, or does not hold a denoiser.
+        Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, or does
+        not hold a denoiser.
         """
         model, network, peaks = pretrained.read(Path(path))
         denoiser = cls(peak, model, precision=precision, device=device)
@@ -148,7 +138,7 @@ class PoissonDenoiser(BaseEstimator):
 
     def fit(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         y: Any = None,
         *,
         start: str | Path | None = None,
@@ -160,7 +150,7 @@ class PoissonDenoiser(BaseEstimator):
 
         Parameters
         ----------
-        images : sequence of array (row, column)
+        images : iterable of array (row, column)
             Clean images in any unit; 0 is dark.
         y : ignored
         start : path, optional
@@ -190,12 +180,40 @@ class PoissonDenoiser(BaseEstimator):
             if checkpoint is not None:
                 training.save(Path(checkpoint))
             if on_epoch is not None:
-                on_epoch(training.epoch, loss)
-        training.take_average()
-        self.peaks_ = tuple(training.crops.peaks)
-        per_epoch = np.reshape(training.losses, (-1, training.schedule.per_epoch))
-        self.losses_ = per_epoch.mean(axis=1).tolist()
+                on_epoch(len(training.losses), loss)
+        training.network.copy_weights(training.average)
+        self.peaks_, self.losses_ = tuple(training.crops.peaks), training.losses
         return self
+
+    def _training(self, images: Iterable[Any], start: str | Path | None) -> Training:
+        """Return the state of training before its first step."""
+        model = pretrained.MODELS[validation.one_of("model", self.model, pretrained.MODELS)]
+        generator = config.generator(self.random_state)
+        clean = [clean_image(image, number) for number, image in enumerate(images)]
+        if not clean:
+            raise ValueError("`images` is empty; give at least one clean image")
+        peaks = model.peaks if self.peak is None else (validation.positive("peak", self.peak),)
+        network = model.build(clean, max(peaks), generator)
+        if start is not None:
+            name, other, _ = pretrained.read(Path(start))
+            if name != self.model:
+                raise ValueError(
+                    f"`start` (={str(start)!r}) is of the model {name!r}, not {self.model!r}"
+                )
+            network.copy_weights(dict(other.named_parameters()))
+        self.network_ = network.to(config.device(self.device))
+        trained = network.in_training(self.n_shifts, generator)
+        size = trained.padded(validation.integer("crop", self.crop))
+        if size <= 2 * trained.border:
+            raise ValueError(
+                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: that many "
+                "lie at its edges, which are not trained"
+            )
+        pixels = sum(image.numel() for image in clean)
+        per_epoch = max(1, round(pixels / size**2 / validation.integer("batch", self.batch)))
+        rate = model.learning_rate if self.learning_rate is None else self.learning_rate
+        schedule = Schedule(self.n_epochs, per_epoch, self.batch, rate, self.precision, self.loss)
+        return Training(trained, Crops(clean, size, peaks, self.zoom), schedule, generator)
 
     def predict(self, counts: Any) -> np.ndarray:
         """Return expected counts.
@@ -228,10 +246,28 @@ class PoissonDenoiser(BaseEstimator):
                 "this PoissonDenoiser has no weights: call fit(images), or use "
                 "PoissonDenoiser.pretrained()"
             )
-        frames = checked_counts(counts, stacks=True)
-        stack = frames if frames.ndim == 3 else frames[None]
-        rates = np.stack([self._frame(frame) for frame in stack]) if len(stack) else stack
-        return rates.reshape(frames.shape).astype(np.float32)
+        frames = checked("counts", counts, whole=True)
+        rates = np.empty(frames.shape, np.float32)
+        for place in np.ndindex(frames.shape[:-2]):
+            rates[place] = self._frame(frames[place])
+        return rates
+
+    def _frame(self, frame: np.ndarray) -> np.ndarray:
+        """Return the rates of one frame."""
+        peak = estimate_peak(frame) if self.peak is None else self.peak
+        validation.positive("peak", peak, "counts")
+        device = config.device(self.device)
+        network = self.network_.to(device)
+        validation.one_of("precision", self.precision, ("single", "bfloat16"))
+
+        def rate(counts: torch.Tensor, peak: float) -> torch.Tensor:
+            return network.denoise(counts, peak).float() * peak
+
+        bfloat16 = self.precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            counts = torch.tensor(frame, dtype=torch.float32, device=device)
+            rates = in_known_light(rate, counts, peak, self.peaks_)
+        return rates.clamp(min=0).cpu().numpy()
 
     def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
         """Write the weights to ``path`` (``.safetensors``) and their origin beside it (``.json``).
@@ -239,54 +275,3 @@ class PoissonDenoiser(BaseEstimator):
         The origin is the model, its settings and peaks, and what ``about`` tells in plain values.
         """
         pretrained.save(Path(path), self.model, self.network_, self.peaks_, about or {})
-
-    @property
-    def n_parameters_(self) -> int:
-        """How many numbers the network learns."""
-        return pretrained.n_parameters(self.network_)
-
-    def _frame(self, frame: np.ndarray) -> np.ndarray:
-        """Return the rates of one frame."""
-        peak = estimate_peak(frame) if self.peak is None else _peak(self.peak)
-        device = config.device(self.device)
-        network = self.network_.to(device)
-        validation.one_of("precision", self.precision, ("single", "bfloat16"))
-        bfloat16 = self.precision == "bfloat16"
-
-        def rate(counts: torch.Tensor, peak: float) -> torch.Tensor:
-            return network.denoise(counts, peak).float() * peak
-
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            counts = torch.tensor(frame, dtype=torch.float32, device=device)
-            rates = in_known_light(rate, counts, peak, self.peaks_)
-        return rates.clamp(min=0).cpu().numpy()
-
-    def _training(self, images: Sequence[Any], start: str | Path | None) -> Training:
-        """Return the state of training before its first step."""
-        model = pretrained.MODELS[validation.one_of("model", self.model, pretrained.MODELS)]
-        epochs = validation.integer("n_epochs", self.n_epochs)
-        generator = config.generator(self.random_state)
-        clean = [clean_image(image, number) for number, image in enumerate(images)]
-        if not clean:
-            raise ValueError("`images` is empty; give at least one clean image")
-        peaks = model.peaks if self.peak is None else (_peak(self.peak),)
-        network = model.build(clean, max(peaks), generator)
-        if start is not None:
-            pretrained.load_initial(network, Path(start), self.model)
-        self.network_ = network.to(config.device(self.device))
-        trained = self.network_.in_training(self.n_shifts, generator)
-        size = trained.padded(validation.integer("crop", self.crop))
-        if size <= 2 * trained.border:
-            raise ValueError(
-                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: that many "
-                "lie at its edges, which are not trained"
-            )
-        pixels = sum(image.numel() for image in clean)
-        per_epoch = max(1, round(pixels / size**2 / validation.integer("batch", self.batch)))
-        rate = model.learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = Schedule(epochs, per_epoch, self.batch, rate, self.precision, self.loss)
-        return Training(trained, Crops(clean, size, peaks, self.zoom), schedule, generator)
-
-
-def _peak(value: float) -> float:
-    return validation.positive("peak", value, "counts")

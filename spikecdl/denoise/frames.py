@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spikecdl.denoise.network import mirrored
 
+_AXES = ("frame", "row", "column")
 _LOWEST = 0.01  # counts, of an estimated peak
 _WIDTH = 2.0  # pixels, of the smoothing that turns counts into rates
 _SHARE = 0.999  # of pixels lie below the peak, but for noise
@@ -26,32 +27,39 @@ class UnusualLightWarning(UserWarning):
     """An image has much more or less light than a network was trained for."""
 
 
-def checked_counts(counts: Any, stacks: bool = False) -> np.ndarray:
-    """Return counts (row, column), or (frame, row, column) if ``stacks``, as an array.
+def checked(
+    name: str, values: Any, axes: Sequence[int] = (2, 3), whole: bool = False
+) -> np.ndarray:
+    """Return pixels (row, column) or (frame, row, column) as an array, if they can be light.
 
-    Raises
-    ------
-    TypeError
-        If they are not numbers.
-    ValueError
-        If there are no pixels, or one is not a whole number of 0 or more.
+    ``axes`` are the numbers of axes that are allowed.  Raises TypeError if values are not numbers,
+    and ValueError for other axes, if there are no pixels, or if one is negative, not finite or, if
+    ``whole``, not a whole number.
     """
-    values = np.asarray(counts)
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"`counts` (of {values.dtype}) must be numbers")
-    if values.ndim != 2 and not (stacks and values.ndim == 3):
-        needed = "(row, column) or (frame, row, column)" if stacks else "(row, column), one frame"
-        raise ValueError(f"`counts` (shape {values.shape}) must have the axes {needed}")
-    if 0 in values.shape[-2:]:
-        raise ValueError(f"`counts` (shape {values.shape}) has no pixels")
-    wrong = ~np.isfinite(values) | (values < 0) | (values != np.floor(values))
-    if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    pixels = np.asarray(values)
+    if pixels.dtype.kind not in "biuf":
+        raise TypeError(f"`{name}` (of {pixels.dtype}) must be real numbers")
+    if pixels.ndim not in axes or 0 in pixels.shape[-2:]:
+        needed = " or ".join(f"({', '.join(_AXES[-number:])})" for number in axes)
         raise ValueError(
-            f"`counts` (={values[place]} at {place}) must be whole numbers of photons, 0 or more; "
-            "subtract the detector's offset and divide by its gain"
+            f"`{name}` (shape {pixels.shape}) must have the axes {needed} and at least one pixel"
         )
-    return values
+    wrong = ~np.isfinite(pixels) | (pixels < 0)
+    if whole:
+        wrong |= pixels != np.floor(pixels)
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        where = ", ".join(
+            f"{axis} {i}" for axis, i in zip(_AXES[-len(place) :], place, strict=True)
+        )
+        needed = (
+            "whole numbers of photons, 0 or more; subtract the detector's offset and divide by its "
+            "gain"
+            if whole
+            else "finite and not negative"
+        )
+        raise ValueError(f"`{name}` (={pixels[place]} at {where}) must be {needed}")
+    return pixels
 
 
 class FrameDenoiser(BaseEstimator):
@@ -77,7 +85,7 @@ class FrameDenoiser(BaseEstimator):
         TypeError
             If the counts are not numbers.
         """
-        return self._rates(checked_counts(counts).astype(float))
+        return self._rates(checked("counts", counts, axes=(2,), whole=True).astype(float))
 
     @abstractmethod
     def _rates(self, counts: np.ndarray) -> np.ndarray:
@@ -85,26 +93,14 @@ class FrameDenoiser(BaseEstimator):
 
 
 def clean_image(image: Any, number: int) -> Tensor:
-    """Return a clean image (row, column), scaled to a largest value of 1.
+    """Return a clean image (row, column), scaled to a largest value of 1; see `checked`.
 
     ``number`` names the image in errors.
-
-    Raises
-    ------
-    ValueError
-        If it is empty or all zero, or a value is negative or not finite.
     """
-    values = np.asarray(image, dtype=np.float32)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(
-            f"`images`: image {number} (shape {values.shape}) must have the axes (row, column), "
-            "none empty"
-        )
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
-        raise ValueError(
-            f"`images`: image {number} has values from {values.min():g} to {values.max():g}; they "
-            "must be finite, not negative and not all zero"
-        )
+    name = f"images[{number}]"
+    values = checked(name, np.asarray(image, np.float32), axes=(2,))
+    if not values.any():
+        raise ValueError(f"`{name}` must not be all zero")
     return torch.tensor(values / values.max())
 
 
@@ -115,20 +111,16 @@ def summed(counts: np.ndarray, size: int) -> np.ndarray:
     return whole.reshape(rows // size, size, columns // size, size).sum((1, 3))
 
 
+def interpolated(image: Tensor, factor: int) -> Tensor:
+    """Return an image (row, column), enlarged by linear interpolation between its pixels."""
+    return F.interpolate(image[None, None], scale_factor=factor, mode="bilinear")[0, 0]
+
+
 def estimate_peak(counts: np.ndarray) -> float:
-    """Estimate the largest expected count of an image.
+    """Estimate the largest expected count of an image (row, column), at least 0.01.
 
     It is a high quantile of the smoothed counts, less one standard deviation of the noise that
     remains after smoothing.
-
-    Parameters
-    ----------
-    counts : ndarray, shape (row, column)
-
-    Returns
-    -------
-    float
-        At least 0.01, also where nothing was counted.
 
     Examples
     --------
@@ -183,9 +175,7 @@ def in_known_light(
         UnusualLightWarning,
         stacklevel=2,
     )
-    rows, columns = (-(-size // side) * side for size in counts.shape)
-    whole = mirrored(counts, (0, 0), (rows, columns))
+    whole = mirrored(counts, (0, 0), [-(-size // side) * side for size in counts.shape])
     sums = F.avg_pool2d(whole[None], side)[0] * side**2
-    found = rate(sums, peak * side**2) / side**2
-    fine = F.interpolate(found[None, None], scale_factor=side, mode="bilinear")[0, 0]
+    fine = interpolated(rate(sums, peak * side**2) / side**2, side)
     return fine[: counts.shape[0], : counts.shape[1]]

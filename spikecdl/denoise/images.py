@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl import validation
+from spikecdl.denoise.frames import checked
 from spikecdl.files import existing, reading, replaceable, replacing
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     place = existing(path)
     if place.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a file; see read_folder for a folder")
-    read = _by_suffix(place, _READERS)
+    read, _ = _format(place)
     with reading(place, f"{place.suffix[1:].lower()} images"):
-        return _checked(read(place))
+        return _frames(read(place))
 
 
-def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
-    """Read all images of a folder, sorted by name, such as those that train a denoiser.
+def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read all images of a folder, such as those that train a denoiser, sorted by name.
 
     Files of other kinds, hidden files and folders are ignored.
 
@@ -70,8 +70,9 @@ def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
 
     Returns
     -------
-    list of ndarray, shape (row, column)
-        All frames of all files, of any sizes.
+    dict of str to ndarray, shape (row, column)
+        Frames of any sizes by file name; that of a stack is followed by the number of the frame,
+        as in "cells.tif:0".
 
     Raises
     ------
@@ -80,26 +81,17 @@ def read_folder(path: str | os.PathLike[str]) -> list[np.ndarray]:
     ValueError
         If it is a file, holds no image, or one that `read_images` refuses.
     """
-    return list(read_named(path).values())
-
-
-def read_named(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a folder like `read_folder`, as a mapping from file names (and frame numbers)."""
     folder = existing(path)
     if not folder.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a folder; see read_images for a file")
-    files = sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _READERS and not file.name.startswith(".") and file.is_file()
-    )
-    if not files:
-        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_READERS)})")
     named = {}
-    for file in files:
-        frames = read_images(file)
-        for number, frame in enumerate(frames):
-            named[file.name if len(frames) == 1 else f"{file.name}:{number}"] = frame
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in _FORMATS and not file.name.startswith(".") and file.is_file():
+            frames = read_images(file)
+            for number, frame in enumerate(frames):
+                named[file.name if len(frames) == 1 else f"{file.name}:{number}"] = frame
+    if not named:
+        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_FORMATS)})")
     return named
 
 
@@ -128,15 +120,11 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
     TypeError
         If values are not numbers.
     """
-    target = Path(path)
-    write = _by_suffix(target, _WRITERS)
-    if validation.integer("png_bits", png_bits) not in (8, 16):
+    _, write = _format(Path(path))
+    if png_bits not in (8, 16):
         raise ValueError(f"`png_bits` (={png_bits}) must be 8 or 16")
     values = np.asarray(images)
-    try:
-        frames = _checked(values)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"`images`: {error}") from None
+    frames = _frames(values)
     with np.errstate(over="ignore"):
         single = frames.astype(np.float32)
     if not np.isfinite(single).all() or (values.dtype.kind in "iu" and (single != frames).any()):
@@ -144,48 +132,24 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
             f"`images` (up to {values.max()}) are too large for single precision, which holds "
             f"whole numbers up to {2**24} and others up to 3.4e38; divide them"
         )
-    with replacing(target, suffix=target.suffix) as temporary:
+    with replacing(path) as temporary:
         write(temporary, single.reshape(values.shape), png_bits)
 
 
 def check_target(path: Path, n_frames: int, source: Path) -> None:
     """Raise what `write_images` would raise, or if ``source`` would be replaced."""
-    if _by_suffix(path, _WRITERS) is _write_png:
+    if _format(path)[1] is _write_png:
         _check_one(n_frames)
     replaceable(path, str(source))
 
 
-def _by_suffix(path: Path, registry: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if path.suffix.lower() not in registry:
-        raise ValueError(
-            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(registry)}"
-        )
-    return registry[path.suffix.lower()]
-
-
-def _checked(images: np.ndarray) -> np.ndarray:
-    """Return images as (frame, row, column), or raise if they cannot be counts."""
-    if images.dtype.kind not in "biuf":
-        raise TypeError(f"values (of {images.dtype}) must be real numbers")
-    if images.ndim not in (2, 3) or not images.size:
-        raise ValueError(
-            f"images (of shape {images.shape}) must be (row, column) or (frame, row, column), with "
-            "at least one pixel"
-        )
-    frames = images if images.ndim == 3 else images[None]
-    wrong = ~(np.isfinite(frames) & (frames >= 0))
-    if wrong.any():
-        frame, row, column = (int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{frames[frame, row, column]} at frame {frame}, row {row}, column {column}; values "
-            "must be finite and not negative"
-        )
-    return frames
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return _native(np.load(file, allow_pickle=False))
+def _frames(values: np.ndarray) -> np.ndarray:
+    """Return pixels as (frame, row, column), numbers in the byte order of this machine."""
+    pixels = checked("images", values)
+    if not len(pixels):
+        raise ValueError(f"`images` (shape {pixels.shape}) must have at least one frame")
+    kind = np.uint8 if pixels.dtype.kind == "b" else pixels.dtype.newbyteorder("=")
+    return pixels.astype(kind, copy=False).reshape(-1, *pixels.shape[-2:])
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -196,7 +160,7 @@ def _read_png(path: Path) -> np.ndarray:
     with Image.open(path, formats=["PNG"]) as image:
         bits, is_grey = header[_PNG_BITS], header[_PNG_COLOUR] == 0
         if is_grey:
-            values = _native(np.asarray(image))
+            values = np.asarray(image)
             # Pillow spreads 2 and 4 bits over the range of 8
             return values // (255 // (2**bits - 1)) if bits in (2, 4) else values
         if bits > 8:  # Pillow would reduce them to 8
@@ -208,21 +172,16 @@ def _read_tiff(path: Path) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        _check_pages(file)
+        pages: Any = file.pages
+        file.filehandle.seek(pages.next_page_offset)  # tifffile leaves out what is cut off
+        if file.filehandle.read(file.tiff.offsetsize) != bytes(file.tiff.offsetsize):
+            raise ValueError(f"it is cut short after page {len(pages) - 1}; use another copy")
+        if len(file.series) != 1 or len(file.series[0].pages) < len(pages):
+            raise ValueError(
+                f"its {len(pages)} pages are not frames of one kind; save each kind in its own file"
+            )
         values = _brightness(file.series[0])
-    return _native(values.reshape(-1, *values.shape[-2:]))
-
-
-def _check_pages(file: tifffile.TiffFile) -> None:
-    """Raise unless all pages are there and alike; tifffile leaves out what is cut off."""
-    pages: Any = file.pages
-    file.filehandle.seek(pages.next_page_offset)
-    if file.filehandle.read(file.tiff.offsetsize) != bytes(file.tiff.offsetsize):
-        raise ValueError(f"it is cut short after page {len(pages) - 1}; use another copy")
-    if len(file.series) != 1 or len(file.series[0].pages) < len(pages):
-        raise ValueError(
-            f"its {len(pages)} pages are not frames of one kind; save each kind in its own file"
-        )
+    return values.reshape(-1, *values.shape[-2:])
 
 
 def _brightness(series: tifffile.TiffPageSeries) -> np.ndarray:
@@ -250,11 +209,9 @@ def _grey(values: np.ndarray, n_alpha: int) -> np.ndarray:
     return grey
 
 
-def _native(values: np.ndarray) -> np.ndarray:
-    """Return numbers in the byte order of this machine, and booleans as whole numbers."""
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return np.load(file, allow_pickle=False)
 
 
 def _write_npy(path: Path, images: np.ndarray, png_bits: int) -> None:
@@ -282,15 +239,19 @@ def _write_tiff(path: Path, images: np.ndarray, png_bits: int) -> None:
     tifffile.imwrite(path, images, photometric="minisblack")
 
 
-_READERS: dict[str, Callable[[Path], np.ndarray]] = {
-    ".npy": _read_npy,
-    ".png": _read_png,
-    ".tif": _read_tiff,
-    ".tiff": _read_tiff,
+_TIFF = (_read_tiff, _write_tiff)
+_FORMATS = {
+    ".npy": (_read_npy, _write_npy),
+    ".png": (_read_png, _write_png),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
 }
-_WRITERS: dict[str, Callable[[Path, np.ndarray, int], None]] = {
-    ".npy": _write_npy,
-    ".png": _write_png,
-    ".tif": _write_tiff,
-    ".tiff": _write_tiff,
-}
+
+
+def _format(path: Path) -> tuple[Callable[[Path], np.ndarray], Callable[..., None]]:
+    """Return what reads and what writes files of that suffix."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(
+            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[path.suffix.lower()]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikecdl.denoise.network import TILE, ImageNetwork, mirrored, on_tiles
+from spikecdl.denoise.network import ImageNetwork
 
 _WIDTHS = (16, 22, 28, 36)
 _LAYERS = (2, 1, 1)  # on the way down and up at each scale but the coarsest, which has one
@@ -32,9 +32,8 @@ class MultiscaleAutoencoder(ImageNetwork):
     .. math:: z \leftarrow z + g_k\, (W * \mathrm{ReLU}(z) + b), \qquad k = 1, 2, \dots
 
     each unrolled a few times with the same filters and a gain for each time; maps on the way down
-    are added on the way up.  A ReLU with a bias is the one-sided soft threshold of DCEA.  The
-    decoder is deep, as the authors of DCEA propose for a relaxation.  The network sees up to some
-    sixty pixels to each side, for which networks of one scale need many layers.
+    are added on the way up.  A ReLU with a bias is the one-sided soft threshold of DCEA, whose
+    authors propose deep decoders.  The network sees about sixty pixels to each side.
 
     Parameters
     ----------
@@ -59,6 +58,10 @@ class MultiscaleAutoencoder(ImageNetwork):
     ) -> None:
         super().__init__()
         self.widths, self.n_unrolled = tuple(widths), n_unrolled
+        self.length = self.stride = self.border = 2 ** (len(widths) - 1)  # of the coarsest scale
+        layers_seen = sum(count * 2 ** (scale + 1) for scale, count in enumerate(_LAYERS))
+        reach = 2 + n_unrolled * (layers_seen + self.stride) + 2 * self.stride
+        self.halo = self.padded(reach)  # an upper bound
 
         def layers() -> nn.ModuleList:
             return nn.ModuleList(
@@ -78,20 +81,7 @@ class MultiscaleAutoencoder(ImageNetwork):
         self.last = _filters(widths[0], 1, 3, generator)
         with torch.no_grad():
             self.last.weight.mul_(_LAST)
-        self.border = self._coarsest
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def _coarsest(self) -> int:
-        """Pixels along a side of a pixel of the coarsest scale."""
-        return int(2 ** (len(self.widths) - 1))
-
-    @property
-    def halo(self) -> int:
-        """Upper bound on the pixels to each side that a pixel of the result depends on."""
-        layers = sum(count * 2 ** (scale + 1) for scale, count in enumerate(_LAYERS))
-        reach = 2 + self.n_unrolled * (layers + self._coarsest) + 2 * self._coarsest
-        return self.padded(reach)
 
     def mean_count(self, y: Tensor) -> Tensor:
         """Return the mean count of each image (image, 1, 1, 1)."""
@@ -118,29 +108,17 @@ class MultiscaleAutoencoder(ImageNetwork):
 
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
         """Return the mean over the eight orientations of the image, as fractions of the peak."""
-        mean_count = self.mean_count(counts[None])[None]
+        mean_count, border = self.mean_count(counts[None, None]), self.border
         total = torch.zeros_like(counts)
         for number in range(_ORIENTATIONS):
             turns, flipped = number % 4, number >= 4
             image = torch.rot90(counts.mT if flipped else counts, turns)
-            rate = torch.rot90(self._of_any_size(image, mean_count), -turns)
+            found = self.on_tiles(
+                lambda y: self.rate(y, mean_count), image, (border, border), 2 * border
+            )
+            rate = torch.rot90(found, -turns)
             total += rate.mT if flipped else rate
         return total / (_ORIENTATIONS * peak)
-
-    def _of_any_size(self, counts: Tensor, mean_count: Tensor) -> Tensor:
-        """Return the rates of an image (row, column), which is mirrored at its edges."""
-        border, unit = self.border, self._coarsest
-        rows, columns = (self.padded(size + 2 * border) for size in counts.shape)
-        canvas = mirrored(counts, (border, border), (rows, columns))
-
-        def rate(part: Tensor) -> Tensor:
-            return self.rate(part[None, None], mean_count)[0, 0]
-
-        found = on_tiles(rate, canvas, self.halo, TILE, unit, unit)
-        return found[border : border + counts.shape[0], border : border + counts.shape[1]]
-
-    def padded(self, size: int) -> int:
-        return -(-size // self._coarsest) * self._coarsest
 
     def settings(self) -> dict[str, Any]:
         return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-TILE = 504  # pixels along a side of a tile, without its halo
-
 
 class Trainable(nn.Module):
     """What training asks of a network."""
 
-    #: Pixels at each edge of a crop that do not count in training.
-    border = 0
+    border = 0  # pixels at each edge of a crop that do not count in training
 
     @abstractmethod
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
@@ -26,13 +23,26 @@ class Trainable(nn.Module):
         Counts y have the same shape, with sides of `padded` sizes, and peaks (image, 1, 1, 1).
         """
 
+    @abstractmethod
     def padded(self, size: int) -> int:
         """Return the smallest number of pixels, at least ``size``, that a side can have."""
-        return size
+
+    @torch.no_grad()
+    def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the values of all parameters, which are given by name."""
+        for name, value in self.named_parameters():
+            value.copy_(weights[name])
 
 
 class ImageNetwork(Trainable):
-    """A network that turns counts into expected counts."""
+    """A network that turns counts into expected counts.
+
+    It takes sides of ``length`` plus a multiple of ``stride`` pixels.
+    """
+
+    length = stride = 1
+    halo = 0  # pixels to each side that a pixel of the result depends on; a multiple of the stride
+    tile = 504  # pixels along a side of a tile, without its halo
 
     @abstractmethod
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
@@ -45,69 +55,61 @@ class ImageNetwork(Trainable):
     def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
         """Return what is trained: the mean over ``n_shifts`` shifts of the grid, if there is one.
 
-        Raises
-        ------
-        ValueError
-            If the grid has fewer shifts.
+        Raises ValueError if the grid has fewer shifts.
         """
         if n_shifts != 1:
             raise ValueError(f"`n_shifts` (={n_shifts!r}) must be 1 for networks without a grid")
         return self
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network learns."""
+        return sum(values.numel() for values in self.parameters())
 
-def on_tiles(
-    function: Callable[[Tensor], Tensor],
-    image: Tensor,
-    halo: int,
-    tile: int | None = TILE,
-    stride: int = 1,
-    length: int = 1,
-) -> Tensor:
-    """Apply a function to a large image tile by tile; the result is that of the whole image.
+    def padded(self, size: int) -> int:
+        least = max(size, self.length)
+        return least + (self.length - least) % self.stride
 
-    Parameters
-    ----------
-    function : callable
-        Returns an image of the size of its argument.
-    image : tensor, shape (row, column)
-    halo : int
-        Pixels to each side that a pixel of the result depends on; a multiple of ``stride``.
-    tile : int, optional
-        Pixels along a side of a tile, rounded down to a multiple of ``stride``.  None: no tiles.
-    stride, length : int
-        The function takes sides of ``length`` plus a multiple of ``stride`` pixels.
-    """
-    if tile is None or max(image.shape) <= tile:
-        return function(image)
-    step = max(1, tile // stride) * stride
+    def on_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        image: Tensor,
+        before: Sequence[int] = (0, 0),
+        more: int = 0,
+    ) -> Tensor:
+        """Apply a function of images (1, 1, row, column) to an image (row, column) of any size.
 
-    def spans(size: int) -> list[tuple[slice, slice, slice]]:
-        """Return, for each tile along a side, what it sees, its own pixels, and those within."""
-        found = []
+        Each side is extended by reflection: by ``more`` pixels, of which ``before`` are above and
+        to the left, and to a `padded` size.  Large images are cut into tiles, which does not change
+        the result.
+        """
+        canvas = mirrored(image, before, [self.padded(size + more) for size in image.shape])
+        result = torch.empty_like(canvas)
+        for rows, columns in itertools.product(*map(self._tiles, canvas.shape)):
+            seen, own, within = zip(rows, columns, strict=True)
+            result[own] = function(canvas[seen][None, None])[0, 0][within]
+        (above, left), (height, width) = before, image.shape
+        return result[above : above + height, left : left + width]
+
+    def _tiles(self, size: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield, for each tile along a side, what it sees, its own pixels, and those within."""
+        step = max(1, self.tile // self.stride) * self.stride
         for first in range(0, size, step):
-            last = min(first + step, size)
-            begin, end = max(0, first - halo), min(size, first + step + halo + length - stride)
-            end -= (end - begin - length) % stride
-            own, within = slice(first, last), slice(first - begin, last - begin)
-            found.append((slice(begin, end), own, within))
-        return found
-
-    result = torch.empty_like(image)
-    for rows, columns in itertools.product(*map(spans, image.shape)):
-        seen, own, within = zip(rows, columns, strict=True)
-        result[own] = function(image[seen])[within]
-    return result
+            begin, last = max(0, first - self.halo), min(first + step, size)
+            end = min(size, first + step + self.halo + self.length - self.stride)
+            end -= (end - begin - self.length) % self.stride
+            yield slice(begin, end), slice(first, last), slice(first - begin, last - begin)
 
 
-def mirrored(image: Tensor, before: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+def mirrored(image: Tensor, before: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Return a canvas of a shape that shows an image (row, column) and its reflections.
 
     ``before`` is the number of rows above the image, and of columns left of it.
     """
 
     def reflected(size: int, first: int, extent: int) -> Tensor:
-        place = (torch.arange(extent) - first).remainder(max(2 * size - 2, 1))
-        return torch.minimum(place, 2 * size - 2 - place).to(image.device)
+        pixel = (torch.arange(extent) - first).remainder(max(2 * size - 2, 1))
+        return torch.minimum(pixel, 2 * size - 2 - pixel).to(image.device)
 
     rows, columns = map(reflected, image.shape, before, shape)
     return image[rows[:, None], columns]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ class Model:
     learning_rate: float = 6e-4
 
 
-def _autoencoder(architecture: Architecture) -> Model:
+def _autoencoder(tied: bool) -> Model:
     def build(images: Sequence[Tensor], peak: float, generator: torch.Generator) -> ImageNetwork:
-        chosen = replace(architecture, stabilizer=peak)
+        chosen = Architecture(tied, stabilizer=peak)
         return ImageAutoencoder(chosen, initial_templates(images, chosen, peak, generator))
 
     def restore(settings: Mapping[str, Any]) -> ImageNetwork:
@@ -50,8 +50,8 @@ def _autoencoder(architecture: Architecture) -> Model:
 
 
 MODELS = {
-    "c": _autoencoder(Architecture(tied=True)),
-    "uc": _autoencoder(Architecture()),
+    "c": _autoencoder(tied=True),
+    "uc": _autoencoder(tied=False),
     "blind": Model(
         lambda images, peak, generator: MultiscaleAutoencoder(generator=generator),
         lambda settings: MultiscaleAutoencoder(**settings),
@@ -65,18 +65,13 @@ MODELS = {
 }
 
 
-def n_parameters(network: ImageNetwork) -> int:
-    """Return how many numbers a network learns."""
-    return sum(values.numel() for values in network.parameters())
-
-
 def save(
     path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], about: Mapping[str, Any]
 ) -> None:
     """Write the files of `PoissonDenoiser.save`."""
     metadata = {"model": model, "peaks": list(peaks), "settings": network.settings()}
     checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
-    origin = {**metadata, "n_parameters": n_parameters(network), **about}
+    origin = {**metadata, "n_parameters": network.n_parameters, **about}
     write_json(path.with_suffix(".json"), origin)
 
 
@@ -86,22 +81,8 @@ def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
     if metadata.get("model") not in MODELS:
         raise ValueError(f"`{path}` is not of a denoiser; give weights that `denoise train` wrote")
     network = MODELS[metadata["model"]].restore(metadata["settings"])
-    _copy(tensors, network)
+    network.copy_weights(tensors)
     return metadata["model"], network, tuple(metadata["peaks"])
-
-
-def load_initial(network: ImageNetwork, path: Path, model: str) -> None:
-    """Copy the weights of a file to a network; raise ValueError if they are of another model."""
-    name, found, _ = read(path)
-    if name != model:
-        raise ValueError(f"`start` (={str(path)!r}) is of the model {name!r}, not {model!r}")
-    _copy(dict(found.named_parameters()), network)
-
-
-def _copy(tensors: Mapping[str, Tensor], network: ImageNetwork) -> None:
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            value.copy_(tensors[name])
 
 
 def file_name(model: str, peaks: Sequence[float]) -> str:
@@ -112,25 +93,20 @@ def file_name(model: str, peaks: Sequence[float]) -> str:
 def find(model: str, peak: float | None, folder: Path | None = None) -> Path:
     """Return the weights of a model, from a folder or else from the package.
 
-    Of several files, the one with the nearest peak by ratio is taken.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or files are for single peaks and no peak is given.
+    Of several files, the one with the nearest peak by ratio is taken.  Raises ValueError if there
+    are none, or files are for single peaks and no peak is given.
     """
     validation.one_of("model", model, MODELS)
     for place in [SHIPPED] if folder is None else [folder, SHIPPED]:
-        names = {file: file.stem.partition("-") for file in sorted(place.glob(f"*{_SUFFIX}"))}
-        peaks = {file: text for file, (name, _, text) in names.items() if name == model}
-        known = {file: math.log(float(text)) for file, text in peaks.items() if text}
-        if peaks and not known:
-            return next(iter(peaks))
-        if known and peak is None:
-            raise ValueError(f"`peak` (=None) must be given for `model` (={model!r}), in counts")
-        if known and peak is not None:
-            wanted = math.log(validation.positive("peak", peak, "counts"))
-            return min(known, key=lambda file: abs(known[file] - wanted))
+        files = sorted(place.glob(f"{model}-*{_SUFFIX}"))
+        if files:
+            if peak is None:
+                raise ValueError(f"`peak` (=None) must be given for `model` ({model!r}), in counts")
+            known = {float(file.stem.removeprefix(f"{model}-")): file for file in files}
+            wanted = validation.positive("peak", peak, "counts")
+            return known[min(known, key=lambda value: abs(math.log(value / wanted)))]
+        if (file := place / f"{model}{_SUFFIX}").exists():
+            return file
     there = sorted({file.stem.partition("-")[0] for file in SHIPPED.glob(f"*{_SUFFIX}")})
     raise ValueError(
         f"`model` (={model!r}) comes without weights; give a folder of those that `denoise train` "

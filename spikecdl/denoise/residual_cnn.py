@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikecdl import validation
-from spikecdl.denoise.network import ImageNetwork, on_tiles
+from spikecdl.denoise.network import ImageNetwork
 
 _FIRST_CORRECTIONS = 0.01  # times the standard deviation of the other filters
 
@@ -28,7 +28,7 @@ class ResidualCNN(ImageNetwork):
     Parameters
     ----------
     n_layers : int
-        L.
+        Number of layers, L.
     n_maps : int
         Maps of a layer, including its correction.  The defaults are those of the authors, with
         655,544 parameters.
@@ -37,18 +37,6 @@ class ResidualCNN(ImageNetwork):
         (He et al., ICCV 2015, doi:10.1109/ICCV.2015.123).  Those of corrections are small, so that
         the first estimate is close to the counts.
 
-    Raises
-    ------
-    ValueError
-        If there is no layer, or fewer than two maps.
-    TypeError
-        If a number is not an integer.
-
-    Notes
-    -----
-    On a CPU ``network.to(memory_format=torch.channels_last)`` is faster without gradients, and
-    slower with them.
-
     References
     ----------
     Remez, Litany, Giryes and Bronstein, IEEE Trans. Image Process. 27, 2018, arXiv:1808.06562.
@@ -56,7 +44,7 @@ class ResidualCNN(ImageNetwork):
     Examples
     --------
     >>> network = ResidualCNN(generator=torch.Generator().manual_seed(0))
-    >>> sum(values.numel() for values in network.parameters())
+    >>> network.n_parameters
     655544
     >>> counts, peak = torch.ones(1, 1, 16, 16), torch.full((1, 1, 1, 1), 4.0)
     >>> network(counts, peak).mean().item()  # as a fraction of the peak
@@ -69,23 +57,21 @@ class ResidualCNN(ImageNetwork):
         super().__init__()
         validation.integer("n_layers", n_layers)
         validation.integer("n_maps", n_maps, minimum=2)
-        self.n_maps = n_maps
+        self.n_maps, self.halo = n_maps, n_layers
         n_in = [1] + [n_maps - 1] * (n_layers - 1)
         n_out = [n_maps] * (n_layers - 1) + [1]
-        self.layers = nn.ModuleList(
-            _layer(*sizes, generator) for sizes in zip(n_in, n_out, strict=True)
-        )
-
-    @property
-    def halo(self) -> int:
-        """Pixels to each side that the expected count of a pixel depends on."""
-        return len(self.layers)
+        self.layers = nn.ModuleList()
+        for sizes in zip(n_in, n_out, strict=True):
+            # the default initialization would draw from global state
+            layer = nn.utils.skip_init(nn.Conv2d, *sizes, 3, padding=1)
+            deviation = math.sqrt(2 / layer.weight[0].numel())
+            with torch.no_grad():
+                layer.weight.normal_(std=deviation, generator=generator)
+                layer.weight[:1] *= _FIRST_CORRECTIONS
+                layer.bias.zero_()
+            self.layers.append(layer)
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
-        """Return expected counts (image, 1, row, column) as fractions of the peak, not bounded.
-
-        Counts y have the same shape, peaks (image, 1, 1, 1).
-        """
         estimate = maps = y / peak
         for layer in self.layers:
             maps = layer(maps)
@@ -95,19 +81,7 @@ class ResidualCNN(ImageNetwork):
 
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
         scale = counts.new_full((1, 1, 1, 1), peak)
-        return on_tiles(lambda part: self(part[None, None], scale)[0, 0].float(), counts, self.halo)
+        return self.on_tiles(lambda y: self(y, scale).float(), counts)
 
     def settings(self) -> dict[str, Any]:
         return {"n_layers": len(self.layers), "n_maps": self.n_maps}
-
-
-def _layer(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Conv2d:
-    """Return a convolution whose first map is a correction."""
-    # the default initialization would draw from global state
-    layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, 3, padding=1)
-    deviation = math.sqrt(2 / layer.weight[0].numel())
-    with torch.no_grad():
-        layer.weight.normal_(std=deviation, generator=generator)
-        layer.weight[:1] *= _FIRST_CORRECTIONS
-        layer.bias.zero_()
-    return layer

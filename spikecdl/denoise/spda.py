@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from spikecdl import config, validation
-from spikecdl.denoise.frames import FrameDenoiser, summed
+from spikecdl.denoise.frames import FrameDenoiser, interpolated, summed
 from spikecdl.model.families import Poisson
 
 FAMILY = Poisson()
@@ -50,10 +50,9 @@ class SPDA(FrameDenoiser):
        steps 1 and 2 are repeated.  Groups now take more templates, up to ``max_active``, while
        each brings them nearer to the previous estimate (the authors' "boot-strapped" stopping).
 
-    This follows the authors in outline.  It differs in three ways: it starts from cosines, edges
-    and lines, where they use templates that were learned beforehand; a group never has fewer
-    templates than in the first round (otherwise rounds remove what the first one found); and
-    templates are learned from a random subset of the groups.
+    The authors start from templates that were learned beforehand, here these are cosines, edges and
+    lines.  Unlike theirs, a group never has fewer templates than in the first round (otherwise
+    rounds remove what the first one found), and templates are learned from random groups.
 
     Parameters
     ----------
@@ -121,7 +120,16 @@ class SPDA(FrameDenoiser):
         self.random_state = random_state
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
-        self._check_settings()
+        for name in ("patch_size", "n_active", "group_size", "n_rounds", "stride", "binning"):
+            validation.integer(name, getattr(self, name))
+        validation.integer("n_steps", self.n_steps, minimum=0)
+        validation.integer("n_templates", self.n_templates, minimum=self.n_active)
+        validation.integer("max_active", self.max_active, minimum=self.n_active)
+        if self.stride > self.patch_size:
+            raise ValueError(
+                f"`stride` (={self.stride}) must be at most `patch_size` (={self.patch_size}), or "
+                "pixels between patches are left out"
+            )
         side = self.patch_size * self.binning
         if min(counts.shape) < side:
             raise ValueError(
@@ -129,24 +137,11 @@ class SPDA(FrameDenoiser):
                 "those of a patch; lower `patch_size` or `binning`"
             )
         rate = self._estimate(torch.from_numpy(summed(counts, self.binning)).float())
-        rate = rate[None, None] / self.binning**2
-        fine = F.interpolate(rate, scale_factor=self.binning, mode="bilinear")[0, 0]
-        return fine[: counts.shape[0], : counts.shape[1]].double().numpy()
-
-    def _check_settings(self) -> None:
-        for name in ("patch_size", "n_active", "group_size", "n_rounds", "binning"):
-            validation.integer(name, getattr(self, name))
-        validation.integer("n_steps", self.n_steps, minimum=0)
-        validation.integer("n_templates", self.n_templates, minimum=self.n_active)
-        validation.integer("max_active", self.max_active, minimum=self.n_active)
-        if validation.integer("stride", self.stride) > self.patch_size:
-            raise ValueError(
-                f"`stride` (={self.stride}) must be at most `patch_size` (={self.patch_size}), or "
-                "pixels between patches are left out"
-            )
+        rate = interpolated(rate / self.binning**2, self.binning)
+        return rate[: counts.shape[0], : counts.shape[1]].double().numpy()
 
     def _estimate(self, image: Tensor) -> Tensor:
-        """Return the expected counts of an image."""
+        """Return the expected counts of an image (row, column)."""
         generator = config.generator(self.random_state)
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)
         templates = self._initial_templates()
@@ -189,20 +184,20 @@ def initial_templates(size: int, number: int) -> Tensor:
     """Return a constant, cosines of low frequency, and edges and lines (template, pixel).
 
     A quarter are cosines, orthogonal to each other.  Edges and lines have sixteen orientations,
-    places that are spread over the patch, and zero mean.
+    positions that are spread over the patch, and zero mean.
     """
-    place = torch.arange(size, dtype=torch.float64) + 0.5
-    basis = torch.cos(math.pi * torch.arange(size)[:, None] * place / size)
+    pixel = torch.arange(size, dtype=torch.float64) + 0.5
+    basis = torch.cos(math.pi * torch.arange(size)[:, None] * pixel / size)
     cosines = torch.einsum("ip,jq->ijpq", basis, basis).flatten(2).flatten(0, 1)
     frequency = torch.arange(size).square()
     order = (frequency[:, None] + frequency).flatten().argsort(stable=True)
     cosines = cosines[order[: max(1, round(_SMOOTH * number))]]
 
-    n_places = math.ceil((number - len(cosines)) / (2 * _ORIENTATIONS))
+    n_positions = math.ceil((number - len(cosines)) / (2 * _ORIENTATIONS))
     turns = torch.arange(_ORIENTATIONS, dtype=torch.float64)[:, None, None]
     angle = turns * math.pi / _ORIENTATIONS
-    across = (place - size / 2)[:, None] * angle.sin() + (place - size / 2) * angle.cos()
-    middle = torch.linspace(-size / 2, size / 2, n_places + 2)[1:-1]
+    across = (pixel - size / 2)[:, None] * angle.sin() + (pixel - size / 2) * angle.cos()
+    middle = torch.linspace(-size / 2, size / 2, n_positions + 2)[1:-1]
     distance = across - middle[:, None, None, None]
     edges, lines = torch.tanh(distance / _EDGE), torch.exp(-((distance / _LINE) ** 2))
     shapes = torch.stack([edges, lines]).transpose(0, 1).flatten(0, 2).flatten(1)
@@ -213,8 +208,7 @@ def initial_templates(size: int, number: int) -> Tensor:
 def patch_pixels(shape: tuple[int, ...], size: int, stride: int) -> Tensor:
     """Return the pixels of each patch (patch, pixel), as indices of the flattened image.
 
-    Patches are ``stride`` pixels apart, and the last ones lie at the border, so that every pixel
-    is in a patch if ``stride`` is at most ``size``.
+    Patches are ``stride`` pixels apart, and the last ones lie at the border.
     """
     top, left = (
         torch.cat([torch.arange(0, n - size, stride), torch.tensor([n - size])]) for n in shape
@@ -256,7 +250,7 @@ def mean_of_patches(patches: Iterable[tuple[Tensor, Tensor]], n_pixels: int) -> 
 
 @dataclass(frozen=True)
 class GroupCodes:
-    """Codes of groups of patches."""
+    """Codes of groups of patches, on the templates that each group has chosen."""
 
     support: Tensor  # (group, active): templates of each group, -1 for none
     codes: Tensor  # (group, member, active): their amplitudes, 0 for none
@@ -276,14 +270,12 @@ def refit(
     n_steps: int = 4,
     tolerance: float = 1e-2,
 ) -> tuple[Tensor, Tensor]:
-    """Return codes and means, fitted from initial codes on given templates by Newton steps.
+    """Return codes and means, fitted by Newton steps on templates (group, active, pixel).
 
     Steps are shortened so that no log rate changes by more than 1.  Then the Poisson likelihood
     cannot fall, because it is generalized self-concordant (Bach, Electron. J. Stat. 4, 2010,
     doi:10.1214/09-EJS521), and no line search is needed.  They end after ``n_steps``, or when the
     squared Newton decrement of all patches is below the tolerance.
-
-    Here every group has templates of its own (group, active, pixel).
     """
     n_active = templates.shape[1]
     row, column = torch.triu_indices(n_active, n_active)
@@ -293,10 +285,8 @@ def refit(
     for _ in range(n_steps):
         mean = FAMILY.mean(eta)  # also the curvature
         gradient = (y - mean) @ templates.mT - PRECISION * codes
-        upper = mean @ products
-        hessian = upper.new_empty(*codes.shape, n_active)
-        hessian[..., row, column] = upper
-        hessian[..., column, row] = upper
+        hessian = mean.new_empty(*codes.shape, n_active)
+        hessian[..., row, column] = hessian[..., column, row] = mean @ products
         hessian[..., diagonal, diagonal] *= 1 + _DAMPING
         hessian[..., diagonal, diagonal] += PRECISION
         step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
@@ -309,11 +299,7 @@ def refit(
 
 
 def pursue(
-    y: Tensor,
-    templates: Tensor,
-    least: int,
-    most: int | None = None,
-    reference: Tensor | None = None,
+    y: Tensor, templates: Tensor, least: int, most: int = 0, reference: Tensor | None = None
 ) -> GroupCodes:
     """Choose templates for groups of patches one by one, and fit the codes.
 
@@ -323,7 +309,7 @@ def pursue(
     an earlier estimate of them; without one they have ``least``.
     """
     n_groups, n_members, _ = y.shape
-    most = least if most is None or reference is None else most
+    most = least if reference is None else most
     kept = GroupCodes(
         torch.full((n_groups, most), -1), y.new_zeros(n_groups, n_members, most), y.clone()
     )
@@ -351,10 +337,10 @@ def pursue(
 
 
 def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor:
-    """Return templates after a Newton step of each in turn, with supports fixed.
+    """Return templates after a Newton step of each but the first in turn, with supports fixed.
 
     Steps are shortened as in `refit`.  Templates are scaled back to unit norm, and their amplitudes
-    accordingly.  The first template does not change.
+    accordingly.
     """
     rows, templates = y.flatten(0, 1), templates.clone()
     n_none = len(templates)  # one more column, for codes of no template

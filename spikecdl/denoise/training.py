@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,11 +71,6 @@ class Schedule:
 
     The learning rate reaches its maximum after a fiftieth of the steps, then falls to zero along a
     cosine.  Weights are always in single precision.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a setting is not positive, or the precision or the loss is unknown.
     """
 
     n_epochs: int
@@ -142,29 +138,31 @@ class SOAP(torch.optim.Optimizer):
 def _update(
     parameter: Tensor, gradient: Tensor, state: dict[str, Any], learning_rate: float
 ) -> None:
+    """Take a step of SOAP, with the symbols of its docstring."""
     is_matrix = parameter.ndim == 4 and parameter.shape[-1] > 1
-    gradient = gradient.flatten(1) if is_matrix else gradient
+    G = gradient.flatten(1) if is_matrix else gradient
+    products = {"L": G @ G.mT, "R": G.mT @ G} if is_matrix else {}
     if not state:
-        if is_matrix:
-            state |= {"rows": gradient @ gradient.mT, "columns": gradient.mT @ gradient}
-            state |= {"left": _eigenvectors(state["rows"])}
-            state |= {"right": _eigenvectors(state["columns"])}
-        state |= {name: torch.zeros_like(gradient) for name in ("first", "second")}
+        state |= products | {f"Q_{side}": _eigenvectors(of) for side, of in products.items()}
+        state |= {"first": torch.zeros_like(G), "second": torch.zeros_like(G)}
         state["step"] = torch.tensor(0.0)
         if is_matrix:
             return
 
     def rotated(matrix: Tensor) -> Tensor:
-        return state["left"].mT @ matrix @ state["right"] if is_matrix else matrix
+        return state["Q_L"].mT @ matrix @ state["Q_R"] if is_matrix else matrix
 
     state["step"] += 1
-    first = state["first"].lerp_(gradient, 1 - _BETAS[0])
-    state["second"].lerp_(rotated(gradient).square(), 1 - _BETAS[1])
+    first = state["first"].lerp_(G, 1 - _BETAS[0])
+    state["second"].lerp_(rotated(G).square(), 1 - _BETAS[1])
     scale = (state["second"] / (1 - _BETAS[1] ** state["step"])).sqrt_().add_(_EPS)
     change = rotated(first) / (1 - _BETAS[0] ** state["step"]) / scale
     if is_matrix:
-        change = state["left"] @ change @ state["right"].mT
-        _update_moments(gradient, state)
+        change = state["Q_L"] @ change @ state["Q_R"].mT
+    for side, product in products.items():
+        state[side].lerp_(product, 1 - _BETAS[1])
+        if state["step"] % _REFRESH == 0:  # by power iteration
+            state[f"Q_{side}"] = torch.linalg.qr(state[side] @ state[f"Q_{side}"]).Q.contiguous()
     parameter.sub_(learning_rate * change.view_as(parameter))
 
 
@@ -176,16 +174,6 @@ def _eigenvectors(moments: Tensor) -> Tensor:
     return vectors.to(moments.dtype).contiguous()
 
 
-def _update_moments(gradient: Tensor, state: dict[str, Any]) -> None:
-    """Update the second moments, and at times the eigenvectors by a step of power iteration."""
-    state["rows"].lerp_(gradient @ gradient.mT, 1 - _BETAS[1])
-    state["columns"].lerp_(gradient.mT @ gradient, 1 - _BETAS[1])
-    if state["step"] % _REFRESH == 0:
-        for vectors, moments in (("left", "rows"), ("right", "columns")):
-            state[vectors] = torch.linalg.qr(state[moments] @ state[vectors]).Q.contiguous()
-
-
-_STATE = "optimizer."
 _DECAY = 0.999  # of the average of weights per step, once there are enough of them
 
 
@@ -203,86 +191,69 @@ class Training:
         self.optimizer = SOAP(network.parameters(), schedule.learning_rate)
         self.weights = dict(network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.step = 0
-        self.losses: list[float] = []
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return self.step // self.schedule.per_epoch
+        self.device = next(network.parameters()).device
+        self.losses: list[float] = []  # mean squared error of each epoch
 
     @property
     def done(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.epoch >= self.schedule.n_epochs
+        """Whether all epochs are done."""
+        return len(self.losses) >= self.schedule.n_epochs
 
     def run_epoch(self) -> float:
         """Take the steps of an epoch, and return their mean squared error.
 
-        Raises
-        ------
-        FloatingPointError
-            If the error is not finite.
+        Raises FloatingPointError if it is not finite.
         """
-        for _ in range(self.schedule.per_epoch):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.rate(self.step)
-            errors = self._errors(*self.crops.draw(self.schedule.batch, self.generator))
-            loss = errors.mean() if self.schedule.loss == "mse" else errors.log().mean()
-            self.losses.append(float(errors.detach().mean()))
-            if not math.isfinite(self.losses[-1]):
-                raise FloatingPointError(
-                    f"the error is {self.losses[-1]} at step {self.step}; start again with a lower "
-                    f"`learning_rate` (={self.schedule.learning_rate:g})"
-                )
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            decay = min(_DECAY, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                for name, value in self.weights.items():
-                    self.average[name].lerp_(value, 1 - decay)
-        return sum(self.losses[-self.schedule.per_epoch :]) / self.schedule.per_epoch
+        first = len(self.losses) * self.schedule.per_epoch
+        errors = [self._step(first + number) for number in range(self.schedule.per_epoch)]
+        self.losses.append(sum(errors) / len(errors))
+        return self.losses[-1]
+
+    def _step(self, number: int) -> float:
+        """Take a step, and return the mean squared error before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(number)
+        errors = self._errors(*self.crops.draw(self.schedule.batch, self.generator))
+        error = float(errors.detach().mean())
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"the error is {error} at step {number}; start again with a lower "
+                f"`learning_rate` (={self.schedule.learning_rate:g})"
+            )
+        self.optimizer.zero_grad()
+        (errors.mean() if self.schedule.loss == "mse" else errors.log().mean()).backward()
+        nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        self.optimizer.step()
+        decay = min(_DECAY, (2 + number) / (11 + number))
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                self.average[name].lerp_(value, 1 - decay)
+        return error
 
     def _errors(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
         """Return the mean squared error of every crop, without the border."""
-        clean, y, peak = (tensor.to(self._device) for tensor in (clean, y, peak))
+        clean, y, peak = (tensor.to(self.device) for tensor in (clean, y, peak))
         border = self.network.border
         inner = slice(border, y.shape[-1] - border)
         bfloat16 = self.schedule.precision == "bfloat16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             fraction = self.network(y, peak)
         return (fraction.float() - clean)[..., inner, inner].square().mean((1, 2, 3))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.weights.values())).device
-
-    def take_average(self) -> None:
-        """Give the network the average of its weights, when training is over."""
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                value.copy_(self.average[name])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint for `resume`, whole or not at all."""
         tensors = {"generator": self.generator.get_state()}
         for name, value in self.weights.items():
-            tensors |= {f"weights.{name}": value, f"average.{name}": self.average[name]}
-            state = self.optimizer.state[value]
-            tensors |= {f"{_STATE}{key}.{name}": moment for key, moment in state.items()}
-        about = {"step": self.step, "losses": self.losses, "schedule": asdict(self.schedule)}
+            state = {"value": value, "average": self.average[name], **self.optimizer.state[value]}
+            tensors |= {f"{name}:{key}": tensor for key, tensor in state.items()}
+        about = {"losses": self.losses, "schedule": asdict(self.schedule)}
         checkpoint.save_tensors(path, tensors, about)
 
+    @torch.no_grad()
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint; the result is that of an unbroken run.
 
-        Raises
-        ------
-        ValueError
-            If the file is damaged, or belongs to another schedule or network.
+        Raises ValueError if the file is damaged, or belongs to another schedule or network.
         """
         tensors, about = checkpoint.load_tensors(path)
         if about["schedule"] != asdict(self.schedule):
@@ -290,16 +261,16 @@ class Training:
                 f"`{path}` is of the schedule {about['schedule']}, not {asdict(self.schedule)}; "
                 "start again, or continue with that schedule"
             )
-        shapes = {name: tensors[f"weights.{name}"].shape for name in self.weights}
-        if shapes != {name: value.shape for name, value in self.weights.items()}:
-            raise ValueError(f"`{path}` is of another network; start again, or use that model")
-        self.step, self.losses = about["step"], about["losses"]
+        self.losses = about["losses"]
         self.generator.set_state(tensors.pop("generator"))
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                value.copy_(tensors[f"weights.{name}"])
-                self.average[name].copy_(tensors[f"average.{name}"])
-        for place, moment in tensors.items():
-            if place.startswith(_STATE):
-                key, name = place.removeprefix(_STATE).split(".", 1)
-                self.optimizer.state[self.weights[name]][key] = moment.to(self._device)
+        states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for place, tensor in tensors.items():
+            name, key = place.split(":")
+            states[name][key] = tensor.to(self.device)
+        found = {name: state["value"].shape for name, state in states.items()}
+        if found != {name: value.shape for name, value in self.weights.items()}:
+            raise ValueError(f"`{path}` is of another network; start again, or use that model")
+        for name, value in self.weights.items():
+            value.copy_(states[name].pop("value"))
+            self.average[name].copy_(states[name].pop("average"))
+            self.optimizer.state[value] = states[name]

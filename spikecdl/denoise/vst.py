@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy import interpolate, ndimage, stats
@@ -14,7 +13,7 @@ from spikecdl.denoise.frames import FrameDenoiser, summed
 
 _SHIFT = 3 / 8  # of counts under the root
 _TABLE_END = 100.0  # expected count; beyond it the asymptotic inverse is right to 2e-6
-_SPINS = 4  # shifts of the wavelets along each side
+_WAVELET, _SPINS = "db2", 4  # shifts of the wavelets along each side
 
 
 class VST(FrameDenoiser):
@@ -70,18 +69,22 @@ class VST(FrameDenoiser):
         self.binning = binning
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
-        validation.one_of("denoiser", self.denoiser, _DENOISERS)
-        denoise, default = _DENOISERS[self.denoiser]
+        denoise, default = _DENOISERS[validation.one_of("denoiser", self.denoiser, _DENOISERS)]
         strength = default if self.strength is None else self.strength
         validation.positive("strength", strength)
         validation.integer("binning", self.binning)
-        binned = summed(counts, self.binning)
-        rates = unbiased_inverse(denoise(anscombe(binned), float(strength)))
+        try:
+            denoised = denoise(anscombe(summed(counts, self.binning)), float(strength))
+        except ImportError as error:
+            remedy = "PyWavelets" if error.name == "pywt" else '"spikecdl[images]"'
+            raise ImportError(
+                f'`denoiser` (="{self.denoiser}") needs {error.name}: pip install {remedy}'
+            ) from None
+        rates = unbiased_inverse(denoised)
         if self.binning > 1:
-            per_pixel = rates / self.binning**2
-            rates = ndimage.zoom(
-                per_pixel, self.binning, order=3, mode="nearest", grid_mode=True
-            ).clip(min=0)
+            rates = rates / self.binning**2
+            rates = ndimage.zoom(rates, self.binning, order=3, mode="nearest", grid_mode=True)
+            rates = rates.clip(min=0)
         return rates[: counts.shape[0], : counts.shape[1]]
 
 
@@ -91,10 +94,7 @@ def anscombe(counts: np.ndarray) -> np.ndarray:
 
 
 def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
-    """Return the expected counts for expected values of the Anscombe transform.
-
-    0 at and below its value at 0 counts.
-    """
+    """Return the expected counts (0 or more) for expected values of the Anscombe transform."""
     spline = _inverse_table()
     first, last = spline.x[[0, -1]]
     inside = spline(np.clip(transformed, first, last))
@@ -111,33 +111,32 @@ def _inverse_table() -> interpolate.CubicSpline:
 
 
 def _total_variation(image: np.ndarray, strength: float) -> np.ndarray:
-    tool = _restoration("tv").denoise_tv_chambolle
-    return tool(image, weight=strength, eps=1e-5, max_num_iter=1000)
+    from skimage import restoration
+
+    return restoration.denoise_tv_chambolle(image, weight=strength, eps=1e-5, max_num_iter=1000)
 
 
 def _nonlocal_means(image: np.ndarray, strength: float) -> np.ndarray:
-    tool = _restoration("nlm").denoise_nl_means
-    rows, columns = image.shape
+    from skimage import restoration
+
     # scikit-image leaves out axes of one pixel
     wide = np.pad(image, [(0, max(0, 2 - side)) for side in image.shape], mode="edge")
-    smooth = tool(wide, patch_size=5, patch_distance=5, h=strength, sigma=1.0)
-    return smooth[:rows, :columns]
+    smooth = restoration.denoise_nl_means(
+        wide, patch_size=5, patch_distance=5, h=strength, sigma=1.0
+    )
+    return smooth[: image.shape[0], : image.shape[1]]
 
 
 def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
-    tool = _restoration("wavelet").denoise_wavelet
-    try:
-        import pywt
-    except ImportError:
-        raise ImportError(
-            '`denoiser` (="wavelet") needs PyWavelets: pip install PyWavelets'
-        ) from None
-    name = "db2"
-    levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet(name).dec_len)
+    import pywt
+    from skimage import restoration
+
+    levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet(_WAVELET).dec_len)
     total = np.zeros_like(image)
     for shift in itertools.product(range(_SPINS), repeat=2):
-        moved = np.roll(image, shift, (0, 1))
-        smooth = tool(moved, sigma=strength, wavelet=name, wavelet_levels=levels)
+        smooth = restoration.denoise_wavelet(
+            np.roll(image, shift, (0, 1)), strength, _WAVELET, wavelet_levels=levels
+        )
         total += np.roll(smooth, (-shift[0], -shift[1]), (0, 1))
     return total / _SPINS**2
 
@@ -148,13 +147,3 @@ _DENOISERS = {
     "nlm": (_nonlocal_means, 0.6),
     "wavelet": (_wavelet, 0.9),
 }
-
-
-def _restoration(name: str) -> Any:
-    try:
-        from skimage import restoration
-    except ImportError:
-        raise ImportError(
-            f'`denoiser` (="{name}") needs scikit-image: pip install "spikecdl[images]"'
-        ) from None
-    return restoration

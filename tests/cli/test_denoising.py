@@ -104,7 +104,7 @@ class TestImage:
         np.save(tmp_path / "real.npy", np.full((4, 4), 0.5))
         outcome = run("denoise", tmp_path / "real.npy", "--out", tmp_path / "clean.npy")
         assert outcome.code == 2
-        assert "(=0.5 at (0, 0, 0)) must be whole numbers of photons" in outcome.err
+        assert "(=0.5 at frame 0, row 0, column 0) must be whole numbers of photons" in outcome.err
 
 
 class TestTrain:

@@ -168,9 +168,12 @@ class TestFit:
         ("images", "message"),
         [
             ([], "`images` is empty"),
-            ([np.ones(5)], r"image 0 \(shape \(5,\)\)"),
-            ([np.ones((30, 30)), -np.ones((30, 30))], "image 1 has values from -1 to -1"),
-            ([np.zeros((30, 30))], "not all zero"),
+            ([np.ones(5)], r"`images\[0\]` \(shape \(5,\)\) must have the axes \(row, column\)"),
+            (
+                [np.ones((30, 30)), -np.ones((30, 30))],
+                r"`images\[1\]` \(=-1.0 at row 0, column 0\)",
+            ),
+            ([np.zeros((30, 30))], r"`images\[0\]` must not be all zero"),
             ([small_images(1)[0][:, :12]], r"`size` \(=18\) must be at most 12"),
         ],
     )

@@ -27,13 +27,16 @@ def test_the_peak_of_nothing():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([[1.0, 2.5]], r"`counts` \(=2.5 at \(0, 1\)\) must be whole numbers of photons"),
-        ([[1, -2], [0, 1]], r"`counts` \(=-2 at \(0, 1\)\) must be whole numbers of photons"),
-        ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at \(1, 0\)\)"),
-        ([[1, np.inf]], r"`counts` \(=inf at \(0, 1\)\)"),
-        ([1, 2], r"`counts` \(shape \(2,\)\) must have the axes \(row, column\)"),
-        (np.zeros((3, 0)), r"`counts` \(shape \(3, 0\)\) has no pixels"),
-        ([["a"]], r"`counts` \(of <U1\) must be numbers"),
+        ([[1.0, 2.5]], r"`counts` \(=2.5 at row 0, column 1\) must be whole numbers of photons"),
+        (
+            [[1, -2], [0, 1]],
+            r"`counts` \(=-2 at row 0, column 1\) must be whole numbers of photons",
+        ),
+        ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at row 1, column 0\)"),
+        ([[1, np.inf]], r"`counts` \(=inf at row 0, column 1\)"),
+        ([1, 2], r"`counts` \(shape \(2,\)\) must have the axes \("),
+        (np.zeros((3, 0)), r"`counts` \(shape \(3, 0\)\) must have .* at least one pixel"),
+        ([["a"]], r"`counts` \(of <U1\) must be real numbers"),
     ],
 )
 def test_other_values_than_counts_are_refused(denoiser, counts, message):
@@ -43,6 +46,6 @@ def test_other_values_than_counts_are_refused(denoiser, counts, message):
 
 @pytest.mark.parametrize("denoiser", [SPDA(8, 64), VST()], ids=["SPDA", "VST"])
 def test_comparison_methods_take_one_frame(denoiser):
-    message = r"\(shape \(2, 3, 4\)\) must have the axes \(row, column\), one frame"
+    message = r"\(shape \(2, 3, 4\)\) must have the axes \(row, column\) and"
     with pytest.raises(ValueError, match=message):
         denoiser.predict(np.zeros((2, 3, 4)))

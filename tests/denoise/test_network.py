@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
 from spikecdl.denoise.multiscale import MultiscaleAutoencoder
-from spikecdl.denoise.network import on_tiles
+from spikecdl.denoise.network import ImageNetwork
 from spikecdl.model.dictionary import ConvDictionary
 
 SMALL = {"n_templates": 6, "length": 5, "stride": 3, "n_unrolled": 2}
@@ -94,16 +94,16 @@ def test_images_of_any_size(network, shape):
 
 def test_tiles_give_the_whole():
     network, counts = autoencoder(), photons((70, 61))
-    whole = network.mean_eta(counts, None)
-    for tile in (12, 40):
-        torch.testing.assert_close(network.mean_eta(counts, tile), whole, rtol=1e-5, atol=1e-5)
+    whole = network.mean_eta(counts)
+    for network.tile in (12, 40):
+        torch.testing.assert_close(network.mean_eta(counts), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_tiles_of_the_multiscale_network_give_the_whole(monkeypatch):
+def test_tiles_of_the_multiscale_network_give_the_whole():
     network, counts = multiscale(), photons((200, 104))
     with torch.no_grad():
         whole = network.denoise(counts, 4.0)
-        monkeypatch.setattr("spikecdl.denoise.multiscale.TILE", 96)
+        network.tile = 96
         torch.testing.assert_close(network.denoise(counts, 4.0), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -127,13 +127,15 @@ def test_what_a_pixel_sees_is_within_the_halo(network):
 
 
 def test_tiles_with_an_operation_that_sees_three_pixels():
-    image = torch.rand(37, 52, generator=draw())
+    network, image = ImageNetwork(), torch.rand(37, 52, generator=draw())
+    network.halo = 3
 
     def blur(part):
-        return F.avg_pool2d(part[None, None], 7, 1, 3, count_include_pad=False)[0, 0]
+        return F.avg_pool2d(part, 7, 1, 3, count_include_pad=False)
 
-    for tile in (1, 8, 30, None):
-        torch.testing.assert_close(on_tiles(blur, image, 3, tile), blur(image))
+    for network.tile in (1, 8, 30, 100):
+        found = network.on_tiles(blur, image)
+        torch.testing.assert_close(found, blur(image[None, None])[0, 0])
 
 
 def test_turned_images_give_turned_rates():

@@ -48,7 +48,7 @@ def test_files_are_small_and_tell_their_origin():
 def test_numbers_of_parameters(name, expected):
     generator = torch.Generator().manual_seed(0)
     network = pretrained.MODELS[name].build([torch.rand(40, 40)], 4.0, generator)
-    assert pretrained.n_parameters(network) == expected
+    assert network.n_parameters == expected
 
 
 def test_the_nearest_peak_by_ratio():

@@ -187,12 +187,12 @@ class TestTraining:
         first.run_epoch()
         first.save(tmp_path / "state")
         then.resume(tmp_path / "state")
-        assert then.epoch == 1
+        assert len(then.losses) == 1
         while not then.done:
             then.run_epoch()
         assert then.losses == whole.losses
         for run in (whole, then):
-            run.take_average()
+            run.network.copy_weights(run.average)
         for expected, found in zip(
             whole.network.parameters(), then.network.parameters(), strict=True
         ):
