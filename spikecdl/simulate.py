@@ -50,8 +50,7 @@ def simulate(
     Parameters
     ----------
     family : str or Family
-        Observation model.  A binomial has one Bernoulli trial per bin and recorded trial, unless it
-        is given as ``Binomial(n_trials)``.
+        Observation model; "binomial" has one Bernoulli trial per bin and recorded trial.
     templates : sequence of str, or ndarray (template, channel, bin) or (template, bin)
         Names of `SHAPES`, or waveforms, which are scaled to unit norm.  In the joint layout there
         is one channel per unit, and named shapes are at a random latency in each.
@@ -65,15 +64,13 @@ def simulate(
     n_events : int, optional
         Exact number of events per template and window, instead of ``event_rate``.
     gap : float, optional
-        Least time between onsets of the same template in a window, in seconds; default: the
-        template's length.
+        Least time between onsets of a template in a window (s); default: the template's length.
     amplitude : float, (low, high) or frozen scipy.stats distribution
         Distribution of the codes' amplitudes; a pair is uniform.
     baseline : float or array_like, (unit,) or (trial, unit)
         Rate without events in Hz; for real-valued families the mean, in the signal's unit.
     same_events : bool
-        Whether every trial of a unit has the same events, as under a repeated stimulus; such
-        trials can be pooled.
+        Whether every trial of a unit has the same events, as under a repeated stimulus.
     layout : {"shared", "joint"}
         One waveform for every unit's own events, or templates across units and events per trial.
     random_state : int, optional
@@ -83,11 +80,6 @@ def simulate(
     -------
     BinnedSpikes
         With the templates, events and baselines in ``truth``.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range, or events do not fit in the windows.
 
     Examples
     --------
@@ -259,8 +251,7 @@ def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
         return np.array(np.broadcast_to(np.asarray(baseline, dtype=float), shape))
     except ValueError:
         raise ValueError(
-            f"`baseline` (={baseline!r}) must be a number, or have shape (unit,) or (trial, unit) "
-            f"= {shape}"
+            f"`baseline` (={baseline!r}) must be a number, or of shape (unit,) or {shape}"
         ) from None
 
 

@@ -194,11 +194,6 @@ class BinnedSpikes:
         return self.shape[2]
 
     @property
-    def n_windows(self) -> int:
-        """Number of windows: one for each unit of each trial."""
-        return self.shape[0] * self.shape[1]
-
-    @property
     def n_trials(self) -> np.ndarray:
         """Bernoulli trials per bin, ``n_pooled * sub_bins``, of shape (trial, unit, bin)."""
         return np.multiply(self.n_pooled, self.sub_bins, dtype=np.int64)

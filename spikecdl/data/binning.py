@@ -160,63 +160,43 @@ def _in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarra
 Allocate = Callable[[str, tuple[int, ...], Any], np.ndarray]
 
 
-class Counting:
-    """Counts the spikes of all units in all windows, in memory or in a file.
+def bin_spikes(
+    times: Sequence[np.ndarray],
+    observed: Sequence[np.ndarray],
+    starts: np.ndarray,
+    n_bins: np.ndarray,
+    clock: Clock,
+    allocate: Allocate,
+    dtype: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the spikes of all units in all windows; return counts and mask (trial, unit, bin).
 
     ``times`` (spike,) and ``observed`` (interval, 2) of each unit and ``starts`` (trial,) of the
-    windows are in seconds; ``n_bins`` (trial,) are the windows' bins.
+    windows are in seconds; ``n_bins`` (trial,) are the windows' bins.  Without a ``dtype``, counts
+    are int16 if that holds them, else int32.
     """
-
-    def __init__(
-        self,
-        times: Sequence[np.ndarray],
-        observed: Sequence[np.ndarray],
-        starts: np.ndarray,
-        n_bins: np.ndarray,
-        clock: Clock,
-    ) -> None:
-        self._spikes = [clock.ticks(spikes) for spikes in times]
-        self._names = [rows.tobytes() for rows in observed]
-        # keyed by content, because units often share their observed intervals
-        self._intervals = {rows.tobytes(): clock.ticks(rows) for rows in observed}
-        self._starts, self._n_bins, self._clock = clock.ticks(starts), n_bins, clock
-        self._shape = (len(starts), len(times), int(n_bins.max()))
-
-    def __call__(self, allocate: Allocate, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return counts and mask, both (trial, unit, bin)."""
-        n_trials, _, longest = self._shape
-        some_trials = [trials for trials, _ in blocks((n_trials, 1, longest))]
-        whole = all(
-            bins.shape[1] == longest and bins.all()
-            for trials in some_trials
-            for bins in self._observed(trials).values()
-        )
-        counts = allocate("counts", self._shape, dtype)
-        mask = np.broadcast_to(True, self._shape) if whole else allocate("mask", self._shape, bool)
-        for trials in some_trials:
-            observed, windows = self._observed(trials), self._windows(trials)
-            for unit, (spikes, name) in enumerate(zip(self._spikes, self._names, strict=True)):
-                seen = observed[name]
-                here = (trials, unit, slice(0, seen.shape[1]))
-                counts[here] = count_spikes(spikes, *windows) * seen
-                if not whole:
-                    mask[here] = seen
-        return counts, mask
-
-    @property
-    def smallest_dtype(self) -> Any:
-        """Return int16 if it holds every count, else int32."""
-        width = -(-self._clock.width.numerator // self._clock.width.denominator)
-        most = [
-            (np.searchsorted(ticks, ticks + width) - np.arange(len(ticks))).max(initial=0)
-            for ticks in self._spikes
-        ]
-        return np.int16 if max(most) < 2**15 else np.int32
-
-    def _observed(self, trials: slice) -> dict[bytes, np.ndarray]:
-        """Return the observed bins (trial, bin) for each distinct set of intervals."""
-        windows = self._windows(trials)
-        return {name: observed_bins(rows, *windows) for name, rows in self._intervals.items()}
-
-    def _windows(self, trials: slice) -> tuple[np.ndarray, np.ndarray, Clock]:
-        return self._starts[trials], self._n_bins[trials], self._clock
+    spikes = [clock.ticks(unit) for unit in times]
+    first_ticks = clock.ticks(starts)
+    # keyed by content, because units often share their observed intervals
+    names = [rows.tobytes() for rows in observed]
+    intervals = {rows.tobytes(): clock.ticks(rows) for rows in observed}
+    if dtype is None:
+        width = -(-clock.width.numerator // clock.width.denominator)
+        # spikes within a bin's width of each, itself included
+        near = [np.searchsorted(ticks, ticks + width) - np.arange(len(ticks)) for ticks in spikes]
+        dtype = np.int16 if max(n.max(initial=0) for n in near) < 2**15 else np.int32
+    shape = (len(starts), len(times), int(n_bins.max()))
+    counts, mask = allocate("counts", shape, dtype), None
+    for trials, _ in blocks((shape[0], 1, shape[2])):
+        windows = first_ticks[trials], n_bins[trials], clock
+        seen_in = {name: observed_bins(rows, *windows) for name, rows in intervals.items()}
+        for unit, name in enumerate(names):
+            seen = seen_in[name]
+            here = (trials, unit, slice(0, seen.shape[1]))
+            counts[here] = count_spikes(spikes[unit], *windows) * seen
+            if mask is None and not (seen.shape[1] == shape[2] and seen.all()):
+                mask = allocate("mask", shape, bool)
+                mask[: trials.start] = mask[trials, :unit] = True  # all bins before this one
+            if mask is not None:
+                mask[here] = seen
+    return counts, np.broadcast_to(True, shape) if mask is None else mask

@@ -75,7 +75,7 @@ def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSp
     needed = {"counts": True, "mask": not counts.mask.all(), "n_pooled": counts.n_pooled.max() > 1}
     with replacing(path, counts.source) as temporary:
         file = CountsFile(temporary)
-        for name in (name for name, is_needed in needed.items() if is_needed):
+        for name in filter(needed.get, needed):
             array = getattr(counts, name)
             stored = file.allocate(name, array.shape, array.dtype)
             for block in blocks(array.shape):

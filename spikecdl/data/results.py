@@ -113,8 +113,8 @@ class Truth:
     def select(self, trials: np.ndarray, units: np.ndarray) -> Truth | None:
         """Return the truth of the given trials and units (positions, in this order).
 
-        In the joint layout templates are cut to the units and scaled back to unit norm, amplitudes
-        with them; None if a template has no part in these units.
+        In the joint layout templates are cut to the units and scaled to unit norm, amplitudes with
+        them; None if a template has no part in these units.
         """
         events = _at(self.events, "trial", trials)
         baseline = self.baseline[np.ix_(trials, units)]

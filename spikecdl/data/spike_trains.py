@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.binning import Allocate, Clock, Counting
+from spikecdl.data.binning import Allocate, Clock, bin_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.results import Truth
 from spikecdl.data.times import (
@@ -23,7 +23,6 @@ from spikecdl.data.times import (
     check_times,
     check_trials,
     spike_arrays,
-    whole_recording,
 )
 from spikecdl.files import replacing
 from spikecdl.validation import counted, distinct, one_of, positive
@@ -50,8 +49,7 @@ class SpikeTrains:
     observed : tuple of ndarray, shape (interval, 2)
         Sorted, disjoint intervals in which each unit was observed; spikes outside do not count.
     trials : DataFrame or None
-        ``start_time`` and ``stop_time``, and any other columns; the index holds the trials' ids.
-        Unknown times are nan; `bin` refuses to use such a trial.
+        ``start_time`` and ``stop_time`` (nan if unknown), and any other columns; ids as its index.
     intervals : mapping of str to DataFrame
         Every other table of intervals or events, by name, with at least ``start_time``.
     units : DataFrame or None
@@ -134,10 +132,9 @@ class SpikeTrains:
         unit_ids : sequence of int or str, optional
             Default: the mapping's keys, or 0, 1, 2, ...
         observed : array_like, optional
-            One (start, stop) pair or an (interval, 2) array for all units, or a sequence with one
-            such array per unit.  Default: one interval for all, from 0 (from the earliest time
-            if that is negative, or so late that most of the interval would be empty) to the latest
-            time among spikes, trials and intervals.
+            One (start, stop) pair or an (interval, 2) array for all units, or an array or None for
+            each.  None: from 0 (from the earliest time if that is negative, or so late that most
+            of the interval would be empty) to the latest time of spikes, trials and intervals.
         trials, intervals, units, clock_rate, truth, source
             As in the class; a table may also be a mapping of columns, and one of trials or
             intervals an array of shape (interval, 2) in seconds.
@@ -164,16 +161,16 @@ class SpikeTrains:
         ids, arrays = spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
         trial_table = None if trials is None else as_table("trials", trials)
         tables = {name: as_table(name, table) for name, table in (intervals or {}).items()}
-        given = as_observed(observed, len(ids))
         spans = [table for table in (trial_table, *tables.values()) if table is not None]
-        check_seconds(arrays, spans, given)
+        filled = as_observed(observed, arrays, spans)
+        check_seconds(arrays, spans, () if observed is None else filled)
         unit_table = None if units is None else pd.DataFrame(units)
         if unit_table is not None and len(unit_table) == len(ids):
             unit_table = unit_table.set_axis(list(ids), axis=0)
         return cls(
             times=arrays,
             unit_ids=ids,
-            observed=given or whole_recording(arrays, spans),
+            observed=filled,
             trials=trial_table,
             intervals=tables,
             units=unit_table,
@@ -248,15 +245,13 @@ class SpikeTrains:
             Column of times (s) that windows are relative to; needs ``window``.  Default: each
             trial's start.
         window : (float, float), optional
-            Start and stop of the windows relative to the alignment, in seconds.  Default: from
-            ``start_time`` to ``stop_time`` of each trial.
+            Start and stop relative to the alignment, in seconds.  Default: each trial's own.
         units : sequence of ids, optional
             Default: all units.
         trials : str or sequence of ids, optional
             Query on the columns in pandas' syntax (``"split == 'train'"``), or ids.  Default: all.
         table : str
-            ``"trials"`` or the name of another table in ``intervals``.  Without a trials table
-            the whole recording is one trial.
+            Name of the table; without ``"trials"`` the whole recording is one trial.
         file : path_like, optional
             HDF5 file to hold the counts of a long recording, instead of memory; see `read_counts`.
 
@@ -285,12 +280,12 @@ class SpikeTrains:
         if not n_bins.all():
             trial = windows.ids[int(np.argmin(n_bins))]
             raise ValueError(
-                f"`bin_size` (={bin_size!r}) is longer than the window of trial {trial!r}"
+                f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}"
             )
-        counting = Counting(times, observed, windows.starts, n_bins, clock)
 
-        def binned(allocate: Allocate, dtype: Any) -> BinnedSpikes:
-            counts, mask = counting(allocate, dtype)
+        def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
+            parts = (times, observed, windows.starts, n_bins, clock)
+            counts, mask = bin_spikes(*parts, allocate, dtype)
             if not mask.any():
                 raise ValueError("no bin of any window lies wholly inside the observed intervals")
             return BinnedSpikes(
@@ -311,7 +306,7 @@ class SpikeTrains:
             return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
         with replacing(file, self.source) as temporary:
             stored = CountsFile(temporary)
-            stored.finish(binned(stored.allocate, counting.smallest_dtype))
+            stored.finish(binned(stored.allocate))
         return read_counts(file)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:

@@ -72,9 +72,7 @@ def check_times(unit: int | str, times: Any) -> np.ndarray:
 
 
 def check_seconds(
-    times: Sequence[np.ndarray],
-    tables: Sequence[pd.DataFrame],
-    observed: Sequence[np.ndarray] | None,
+    times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame], observed: Sequence[np.ndarray]
 ) -> None:
     """Raise if spike times look like milliseconds (or finer) rather than seconds.
 
@@ -84,13 +82,12 @@ def check_seconds(
     """
     last = max((float(t[-1]) for t in times if t.size), default=0.0)
     rates = (t.size / (t[-1] - t[0]) for t in times if t.size > 1 and t[-1] > t[0])
-    known = (*(observed or ()), *map(_known_times, tables))
+    known = (*observed, *map(_known_times, tables))
     end = max((float(part.max()) for part in known if part.size), default=0.0)
-    late, slow = (100 * end, 1.0) if end > 0 else (1e4, 0.05)
+    late, slow, clash = 1e4, 0.05, "no unit is at 0.05 Hz"
+    if end > 0:
+        late, slow, clash = 100 * end, 1.0, f"the last trial or interval ends at {end:g}"
     if last > late and max(rates, default=0.0) < slow:
-        clash = (
-            f"the last trial or interval ends at {end:g}" if end > 0 else f"no unit is at {slow} Hz"
-        )
         raise ValueError(
             f"`times` look like milliseconds: the last spike is at {last:g}, but {clash}; "
             "divide by 1000, or give `observed` if they are seconds"
@@ -117,32 +114,35 @@ def check_observed(unit: int | str, observed: Any) -> np.ndarray:
     return array
 
 
-def as_observed(observed: Any, n_units: int) -> tuple[np.ndarray, ...] | None:
-    """Return observed intervals per unit, from one set for all units or one set for each."""
+def as_observed(
+    observed: Any, times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
+) -> tuple[np.ndarray, ...]:
+    """Return observed intervals per unit, from one set for all units or one set for each.
+
+    The whole recording takes the place of None; see `SpikeTrains.from_arrays`.
+    """
+    if not times:
+        return ()
     if observed is None:
-        return None
-    if max((np.ndim(part) for part in observed), default=0) == 2:
-        return tuple(np.array(part, dtype=float).reshape(-1, 2) for part in observed)
+        return (_whole_recording(times, tables),) * len(times)
+    if any(part is None or np.ndim(part) == 2 for part in observed):
+        parts = (_whole_recording(times, tables) if part is None else part for part in observed)
+        return tuple(np.array(part, dtype=float).reshape(-1, 2) for part in parts)
     shared = np.atleast_2d(np.array(observed, dtype=float))
     if shared.shape[1] != 2:
         raise ValueError(
             f"`observed` (={observed!r}) must be (start, stop) or have shape (interval, 2)"
         )
-    return (shared,) * n_units
+    return (shared,) * len(times)
 
 
-def whole_recording(
-    times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
-) -> tuple[np.ndarray, ...]:
-    """Return each unit's ``observed`` where it is not given; see `SpikeTrains.from_arrays`."""
-    if not times:
-        return ()
+def _whole_recording(times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]) -> np.ndarray:
     known = np.concatenate([*times, *map(_known_times, tables)])
     if known.size == 0 or known.max() <= min(0.0, known.min()):
         raise ValueError("`observed` must be given where no spike, trial or interval gives a span")
     first, last = known.min(), known.max()
     start = first if first < 0 or first > last / 2 and first < last else 0.0
-    return (np.array([[start, last]]),) * len(times)
+    return np.array([[start, last]])
 
 
 def union(intervals: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.files import existing
-from spikecdl.io.neo import neo_knows, read_neo, to_neo
+from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb
 from spikecdl.io.nwb_write import write_nwb
@@ -39,14 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reader:
-    """A format: its name, whether a path is of that format, and the function that reads it.
-
-    Examples
-    --------
-    >>> [reader.name for reader in READERS]  # doctest: +NORMALIZE_WHITESPACE
-    ['npz', 'counts in HDF5', 'binned NWB', 'NWB or NWB-style HDF5', 'Phy or Kilosort folder',
-     "one of Neo's formats"]
-    """
+    """A format: its name, whether a path is of that format, and the function that reads it."""
 
     name: str
     recognises: Callable[[Path], bool]
@@ -59,7 +52,7 @@ READERS = (
     Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb),
     Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb),
     Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
-    Reader("one of Neo's formats", neo_knows, read_neo),
+    Reader("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo),
 )
 
 

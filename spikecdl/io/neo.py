@@ -100,12 +100,7 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
     return block
 
 
-def neo_knows(path: Path) -> bool:
-    """Return whether Neo has a reader for files or folders like this one."""
-    return bool(_readers(path))
-
-
-def _readers(path: Path) -> list[Any]:
+def neo_readers(path: Path) -> list[Any]:
     """Return Neo's readers for a path that give spikes and run no code from the file."""
     import neo
 
@@ -124,7 +119,7 @@ def _readers(path: Path) -> list[Any]:
 def _segments_in(path: Path) -> list[_Segment]:
     """Read a file or folder with the first of Neo's readers that finds spikes in it."""
     tried = []
-    for reader in _readers(path):
+    for reader in neo_readers(path):
         try:
             segments = _read_with(reader, path)
         except Exception as error:  # each reader fails in its own way on files of another kind
@@ -232,10 +227,8 @@ def _text(name: Any) -> str | None:
 
 def _scalars(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers, booleans and texts among annotations, as Python objects."""
-    known = {str(key): plain(value) for key, value in notes.items() if key not in _OWN_NOTES}
-    return {
-        key: value for key, value in known.items() if isinstance(value, bool | int | float | str)
-    }
+    known = ((str(key), plain(value)) for key, value in notes.items() if key not in _OWN_NOTES)
+    return {key: value for key, value in known if isinstance(value, bool | int | float | str)}
 
 
 def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
@@ -310,14 +303,9 @@ def _neo_train(spikes: SpikeTrains, unit: int) -> neo.SpikeTrain:
     edges = np.r_[observed, times] if observed.size or times.size else np.zeros(1)
     about = {} if spikes.units is None else _scalars(spikes.units.iloc[unit].to_dict())
     about |= {"unit_id": spikes.unit_ids[unit], _OBSERVED: observed.tolist()}
-    train = neo.SpikeTrain(
-        times,
-        units="s",
-        t_start=edges.min(),
-        t_stop=edges.max(),
-        sampling_rate=(spikes.clock_rate or 1.0) * pq.Hz,
-        name=str(spikes.unit_ids[unit]),
-    )
+    span = {"units": "s", "t_start": edges.min(), "t_stop": edges.max()}
+    rate, name = (spikes.clock_rate or 1.0) * pq.Hz, str(spikes.unit_ids[unit])
+    train = neo.SpikeTrain(times, **span, sampling_rate=rate, name=name)
     train.annotate(**about)
     return train
 

@@ -136,18 +136,13 @@ def _read_own(
 
 
 def _pack(name: str, frame: pd.DataFrame, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Put a table's columns among the arrays; return its row ids and the kind of each column."""
-    columns = []
+    """Put a table's columns among the arrays, as numbers or as JSON; return its ids and names."""
     for i, column in enumerate(frame.columns):
         values = frame[column].to_numpy()
-        kind = "numbers"
         if values.dtype.kind not in "biufMm":
-            kind = "text" if all(isinstance(value, str) for value in values) else "json"
-            texts = values if kind == "text" else [json.dumps(v, default=_listed) for v in values]
-            values = np.array(texts, dtype=str)
+            values = np.array([json.dumps(value, default=_as_list) for value in values], dtype=str)
         arrays[f"{name}/{i}"] = values
-        columns.append([str(column), kind])
-    return {"rows": frame.index.tolist(), "columns": columns}
+    return {"rows": frame.index.tolist(), "columns": list(map(str, frame.columns))}
 
 
 def _unpack(name: str, kept: Mapping[str, Any], archive: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -155,15 +150,15 @@ def _unpack(name: str, kept: Mapping[str, Any], archive: Mapping[str, np.ndarray
 
     rows = pd.Index(kept["rows"])
     columns: dict[str, Any] = {}
-    for i, (column, kind) in enumerate(kept["columns"]):
+    for i, column in enumerate(kept["columns"]):
         values = archive[f"{name}/{i}"]
-        if kind == "json":
+        if values.dtype.kind == "U":
             values = pd.Series([_tupled(json.loads(v)) for v in values], index=rows, dtype=object)
         columns[column] = values
     return pd.DataFrame(columns, index=rows)
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     """Turn NumPy's arrays and scalars into lists and numbers, which JSON can hold."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,22 +212,19 @@ def _smallest(values: Any) -> Any:
 # Arrays of shape (trial, column, bin)
 
 
-@dataclass(frozen=True, eq=False)
 class TimeAxis:
-    """Where the windows of binned data lie: at their own times, or end to end from 0."""
+    """Where the windows of binned data lie, in seconds.
 
-    starts: np.ndarray
-    n_bins: int
-    bin_size: float
+    At their own times in the recording if these are known and do not overlap, else end to end.
+    """
 
-    @classmethod
-    def of(cls, counts: BinnedSpikes) -> TimeAxis:
-        """Use the windows' times in the recording if they are known and do not overlap."""
-        starts = counts.trial_starts
-        gaps = np.diff(starts) - counts.duration
-        if not np.isfinite(starts).all() or np.any(gaps < -1e-6 * counts.bin_size):
-            starts = counts.duration * np.arange(len(counts))
-        return cls(starts, counts.n_bins, counts.bin_size)
+    def __init__(self, counts: BinnedSpikes) -> None:
+        starts, duration = counts.trial_starts, counts.duration
+        if not np.isfinite(starts).all() or np.any(
+            np.diff(starts) < duration - 1e-6 * counts.bin_size
+        ):
+            starts = duration * np.arange(len(counts))
+        self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
 
     def add(self, file: NWBFile, name: str, values: np.ndarray, unit: str, about: str) -> None:
         """Add (trial, column, bin) values to the module as one series (time, column).
@@ -238,11 +234,10 @@ class TimeAxis:
         from hdmf.backends.hdf5 import H5DataIO
         from pynwb import TimeSeries
 
-        gaps = np.diff(self.starts) - self.n_bins * self.bin_size
-        if np.all(np.abs(gaps) <= 1e-6 * self.bin_size):
+        if np.all(np.abs(self.starts[1:] - self.stops[:-1]) <= 1e-6 * self.bin_size):
             times = {"starting_time": float(self.starts[0]), "rate": 1.0 / self.bin_size}
         else:
-            edges = np.add.outer(self.starts, self.bin_size * np.arange(self.n_bins))
+            edges = np.add.outer(self.starts, self.bin_size * np.arange(values.shape[2]))
             times = {"timestamps": edges.ravel()}
         rows = np.moveaxis(values, 1, 2).reshape(-1, values.shape[1])
         parts = range(0, rows.shape[1], len(rows))
@@ -263,9 +258,8 @@ class TimeAxis:
         import pandas as pd
 
         if len(self.starts) > 1:
-            stops = self.starts + self.n_bins * self.bin_size
-            frame = pd.DataFrame({"start_time": self.starts, "stop_time": stops}, list(trial_ids))
-            add_intervals(file, name, frame)
+            times = {"start_time": self.starts, "stop_time": self.stops}
+            add_intervals(file, name, pd.DataFrame(times, list(trial_ids)))
 
 
 def has_series(module: Mapping[str, Any], name: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.results import EVENT_COLUMNS
-from spikecdl.data.times import intersection, union, whole_recording
+from spikecdl.data.times import intersection, union
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io import nwb_layout
 from spikecdl.io.nwb_layout import has_series, read_series, read_table, read_values, split
@@ -62,8 +63,7 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     >>> read_nwb(path)
     SpikeTrains(2 units, 3 spikes, 0 to 1 s)
     """
-    path = existing(path)
-    with reading(path, "NWB"), _open(path) as file:
+    with _opened(path) as file:
         if "units" not in file or "spike_times" not in file["units"]:
             raise ValueError(f"no units table with spike_times; the file has {_contents(file)}")
         return _spike_trains(file, str(path))
@@ -86,8 +86,7 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
     >>> read_binned_nwb(path)
     BinnedSpikes(2 trials, 1 unit, 3 bins of 0.01 s, real-valued)
     """
-    path = existing(path)
-    with reading(path, "NWB"), _open(path) as file:
+    with _opened(path) as file:
         module = file.get(_MODULE, {})
         if not has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
@@ -116,18 +115,23 @@ def nwb_content(path: Path) -> str | None:
     found = "spikes" if path.suffix == ".nwb" else None
     if not starts_with(path, HDF5_SIGNATURE):
         return found
-    with reading(path, "NWB"), _open(path) as file:
+    with _opened(path) as file:
         if "units" in file:
             return "spikes"
         return "binned" if has_series(file.get(_MODULE, {}), "binned_signal") else found
 
 
-def _open(path: os.PathLike[str]) -> h5py.File:
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file to read it; any error while it is read names it."""
     import h5py
 
-    if os.path.isdir(path) or not h5py.is_hdf5(path):
-        raise ValueError("not an HDF5 file, so not NWB, or cut short")
-    return h5py.File(path, "r")
+    path = existing(path)
+    with reading(path, "NWB"):
+        if path.is_dir() or not h5py.is_hdf5(path):
+            raise ValueError("not an HDF5 file, so not NWB, or cut short")
+        with h5py.File(path, "r") as file:
+            yield file
 
 
 def _contents(file: h5py.File) -> str:
@@ -152,11 +156,14 @@ def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     trials = _named_rows(trials, "trial_id") if trials is not None and len(trials) else None
     observed = None
     if "obs_intervals" in units:
-        observed = [union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
+        rows = [union(rows) for rows in _per_unit(units, "obs_intervals", len(table))]
+        # `write_nwb` marks a unit that was never observed with an interval of no length
+        observed = [r[r[:, 0] != r[:, 1]] if len(r) else None for r in rows]
+        observed = None if all(some is None for some in observed) else observed
     spikes = SpikeTrains.from_arrays(
         times,
         unit_ids=table.index.tolist(),
-        observed=_filled(observed, times, [t for t in (trials, *tables.values()) if t is not None]),
+        observed=observed,
         trials=trials,
         intervals=tables,
         units=table if len(table.columns) else None,
@@ -186,21 +193,6 @@ def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
     if len(rows) != n_units:
         raise ValueError(f"units/{name} has {len(rows)} rows for {n_units} units")
     return rows
-
-
-def _filled(
-    observed: list[np.ndarray] | None, times: list[np.ndarray], tables: Sequence[pd.DataFrame]
-) -> list[np.ndarray] | None:
-    """Let units without observation intervals be observed throughout.
-
-    `write_nwb` marks units that were never observed with an interval of no length.
-    """
-    if observed is None or not any(len(rows) for rows in observed):
-        return None
-    if not all(len(rows) for rows in observed):
-        whole = whole_recording(times, tables)
-        observed = [rows if len(rows) else all_ for rows, all_ in zip(observed, whole, strict=True)]
-    return [rows[rows[:, 0] != rows[:, 1]] for rows in observed]
 
 
 def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:

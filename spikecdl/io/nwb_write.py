@@ -123,7 +123,7 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
 
 
 def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
-    axis = TimeAxis.of(counts)
+    axis = TimeAxis(counts)
     unit = "spikes" if counts.is_counts else "a.u."
     axis.add(file, "binned_signal", counts.counts, unit, f"{unit} in each bin; {_columns(counts)}")
     if not (counts.n_pooled == 1).all():
@@ -150,7 +150,7 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
-    counts, axis = parts.counts, TimeAxis.of(parts.counts)
+    counts, axis = parts.counts, TimeAxis(parts.counts)
     fit = f"family {parts.family.name}, layout {parts.layout}, bins of {counts.bin_size:g} s"
     _add_templates(file, "templates", f"Templates ({fit})", parts.templates, counts.bin_size)
     padding = counts.n_bins - parts.codes.shape[-1]
@@ -206,7 +206,8 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 _UNKNOWN_START = datetime(2000, 1, 1, tzinfo=timezone.utc)  # NWB requires a session_start_time
-_UNKNOWN_SPECIES = "http://purl.obolibrary.org/obo/NCBITaxon_32644"  # "unidentified" at NCBI
+_UNIDENTIFIED = "http://purl.obolibrary.org/obo/NCBITaxon_32644"  # as a species, at NCBI
+_UNKNOWN_SUBJECT = {"age": "P0D/", "sex": "U", "species": _UNIDENTIFIED}
 _SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
 _SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
@@ -222,13 +223,7 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
         "experimenter": [f"{unknown.title()}, {unknown.title()}"],
         "institution": unknown,
     }
-    subject = {
-        "subject_id": unknown,
-        "description": f"{unknown} subject",
-        "age": "P0D/",
-        "sex": "U",
-        "species": _UNKNOWN_SPECIES,
-    }
+    subject = {"subject_id": unknown, "description": f"{unknown} subject", **_UNKNOWN_SUBJECT}
     if starts_with(source, HDF5_SIGNATURE):
         known_session, known_subject = _session_of(source)
         session, subject = session | known_session, known_subject or subject
@@ -249,8 +244,8 @@ def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     import pandas as pd
 
     def texts(group: Any, names: tuple[str, ...]) -> dict[str, Any]:
-        found = {name: read_values(group[name]) for name in names if name in group}
-        return {name: value for name, value in found.items() if value}
+        found = ((name, read_values(group[name])) for name in names if name in group)
+        return {name: value for name, value in found if value}
 
     with h5py.File(source, "r") as file:
         general = file.get("general", {})

@@ -54,7 +54,7 @@ def raster(
     'trial'
     """
     counts = _binned(spikes, unit, align, window)
-    height = float(np.clip(1.2 + 0.02 * counts.n_windows, 2.4, 9))
+    height = float(np.clip(1.2 + 0.02 * len(counts) * counts.n_units, 2.4, 9))
     panel = style.axes_array(ax, (1, 1), (7.2, height))[0, 0]
     draw_raster(panel, counts)
     panel.set_xlabel(style.time_label(counts.bin_size))

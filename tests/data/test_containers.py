@@ -109,6 +109,7 @@ def test_milliseconds_are_not_taken_for_seconds(arguments):
         ({"times": [[1.0]], "intervals": {"cues": {"start_time": [0.5, 7.0]}}}, (0.0, 7.0)),
         ({"times": [[1.0]], "observed": (0.25, 3.0)}, (0.25, 3.0)),
         ({"times": [[1.0], []], "observed": [[[0.0, 1.0], [2.0, 3.0]], []]}, (0.0, 3.0)),
+        ({"times": [[1.0], [4.0]], "observed": [None, [[3.0, 5.0]]]}, (0.0, 5.0)),
     ],
 )
 def test_the_observed_time_is_filled_in(arguments, span):
