@@ -220,8 +220,8 @@ class BCOMP(TransformerMixin, BaseEstimator):
         """Return the rule that selects events in these data."""
         n_bins, n_templates = data.y.shape[-1], self.n_templates
         validation.one_of("criterion", self.criterion, _CRITERIA)
-        if self.min_gain is not None and validation.real("min_gain", self.min_gain) < 0:
-            raise ValueError(f"`min_gain` (={self.min_gain!r}) must not be negative")
+        if self.min_gain is not None:
+            validation.non_negative("min_gain", self.min_gain)
         if self.min_gain is not None or self.n_events is not None:
             gain = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
         else:

@@ -98,8 +98,7 @@ class GLM(PerUnit):
         self.ridge = ridge
 
     def _fit(self, counts: BinnedSpikes) -> None:
-        if validation.real("ridge", self.ridge) < 0:
-            raise ValueError(f"`ridge` (={self.ridge!r}) must not be negative")
+        validation.non_negative("ridge", self.ridge)
         data, covariates = observed(counts, self.family), self._covariates(counts)
         usable = counts.mask & self._past_is_known(counts)
         if not usable.any((0, 2)).all():

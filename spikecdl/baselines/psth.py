@@ -94,8 +94,7 @@ class PSTH(PerUnit):
 
     def _fit(self, counts: BinnedSpikes) -> None:
         added = _added_spikes(self.prior, counts)
-        if validation.real("smoothing", self.smoothing, "seconds") < 0:
-            raise ValueError(f"`smoothing` (={self.smoothing!r}) must not be negative, in seconds")
+        validation.non_negative("smoothing", self.smoothing, "seconds")
         total, exposed = counts.counts.sum(0).astype(float), _exposure(counts).sum(0)
         if self.smoothing:
             bins = self.smoothing / counts.bin_size
@@ -121,8 +120,7 @@ class PSTH(PerUnit):
 
 def _added_spikes(prior: float, counts: BinnedSpikes) -> float:
     """Return the prior in spikes, 0 for a real-valued signal; ValueError if it is negative."""
-    if validation.real("prior", prior) < 0:
-        raise ValueError(f"`prior` (={prior!r}) must not be negative, in spikes")
+    validation.non_negative("prior", prior, "spikes")
     return float(prior) if counts.is_counts else 0.0
 
 

@@ -88,12 +88,7 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
     """Open counts that `write_counts` or `SpikeTrains.bin` wrote.
 
     The arrays stay in the file, and the operating system loads the parts that are used.  The file
-    must not be changed while they are in use.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file; if it is of another kind, damaged, or its arrays in chunks.
+    must not be changed while they are in use.  Errors are those of `spikecdl.read`.
 
     Examples
     --------

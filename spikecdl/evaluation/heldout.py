@@ -73,10 +73,7 @@ class HeldOut:
         store(self, "mean", "null_mean")
         for name in ("mean", "null_mean"):
             array = getattr(self, name)
-            if array.shape != self.counts.shape:
-                raise ValueError(
-                    f"`{name}` {array.shape} must have the shape of `counts` {self.counts.shape}"
-                )
+            validation.shaped(name, array, self.counts.shape, "counts")
             if not np.isfinite(array[self.counts.mask]).all():
                 raise ValueError(f"`{name}` must be finite wherever something was observed")
 

@@ -138,8 +138,7 @@ def _checked(
     if counts.ndim != 3:
         raise ValueError(f"`y` {counts.shape} must have shape (trial, unit, bin)")
     for name, array in (("mean", np.asarray(mean)), ("mask", observed)):
-        if array.shape != counts.shape:
-            raise ValueError(f"`{name}` {array.shape} must have the shape of `y` {counts.shape}")
+        validation.shaped(name, array, counts.shape, "y")
     expected = torch.as_tensor(np.where(observed, mean, 0), dtype=torch.float64)
     process = family.counting_process(expected)
     kind = type(family).__name__

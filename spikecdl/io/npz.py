@@ -25,14 +25,8 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
 
     Nothing is lost: numbers are exact, and columns of other things (lists, None) are kept as JSON.
 
-    An existing file is replaced in one step.
-
-    Raises
-    ------
-    ValueError
-        If ``path`` is the file that the data were read from.
-    TypeError
-        If ``data`` is neither `SpikeTrains` nor `BinnedSpikes`, or JSON cannot hold a column.
+    An existing file is replaced in one step.  Errors are those of `write_nwb`, and TypeError for a
+    column that JSON cannot hold.
 
     Examples
     --------
@@ -74,12 +68,7 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
 
     ``counts`` is (trial, unit, bin), or (trial, bin) for one unit.  The archive may also hold
     ``bin_size`` (s; default 1), ``mask`` and ``t_start`` (s), as in `BinnedSpikes.from_array`.
-    Objects that need unpickling are refused.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file; if it is damaged or holds neither (the message names its arrays).
+    Objects that need unpickling are refused; errors are those of `spikecdl.read`.
 
     Examples
     --------

@@ -118,16 +118,12 @@ def add_intervals(file: NWBFile, name: str, frame: pd.DataFrame) -> None:
     starts = frame["start_time"].to_numpy(dtype=float)
     stops = frame["stop_time"].to_numpy(dtype=float) if "stop_time" in frame else starts
     times = {"start_time": starts, "stop_time": stops}
+    columns = [_column(key, _DESCRIPTIONS[key], values) for key, values in times.items()]
+    others = frame.drop(columns=list(times), errors="ignore")
     table = TimeIntervals(
         name=_allowed(name),
         description=f"{name} of the recording",
-        **rows_and_columns(
-            TimeIntervals,
-            list(map(plain, frame.index)),
-            "trial_id",
-            [_column(key, _DESCRIPTIONS[key], values) for key, values in times.items()],
-            frame.drop(columns=list(times), errors="ignore"),
-        ),
+        **rows_and_columns(TimeIntervals, "trial_id", columns, others),
     )
     if name in ("trials", "epochs", "invalid_times"):
         setattr(file, name, table)
@@ -136,32 +132,28 @@ def add_intervals(file: NWBFile, name: str, frame: pd.DataFrame) -> None:
 
 
 def rows_and_columns(
-    kind: type[DynamicTable],
-    ids: Sequence[int | str],
-    id_column: str,
-    columns: Sequence[VectorData],
-    frame: pd.DataFrame | None,
+    kind: type[DynamicTable], id_column: str, columns: Sequence[VectorData], frame: pd.DataFrame
 ) -> dict[str, Any]:
     """Return ``id``, ``columns`` and ``colnames`` of a table.
 
-    Ids that are not all integers are kept in ``id_column``.  Columns of the frame are numbers,
-    booleans or text as they are; rows of several values become a ragged column; anything else
-    becomes text, empty where nothing is known.  Names that this kind of table keeps for itself get
-    an underscore at the end; characters that HDF5 does not allow in names become underscores.
+    The frame's index holds the ids, which are kept in ``id_column`` if they are not all integers.
+    Numbers, booleans and text are written as they are, rows of several values as a ragged column,
+    and anything else as text, empty where nothing is known.  Names that this kind of table keeps
+    for itself get an underscore; characters that HDF5 does not allow become underscores.
     """
     from hdmf.common import VectorIndex
 
-    made, rows = list(columns), list(ids)
+    made, ids = list(columns), list(map(plain, frame.index))
     if not all(isinstance(row, int) for row in ids):
         made.append(_column(id_column, _DESCRIPTIONS[id_column], list(map(str, ids))))
-        rows = list(range(len(ids)))
+        ids = list(range(len(ids)))
     kept = {about["name"] for about in kind.__columns__} - {"tags"} | {"unit_id", "trial_id"}
-    for original, series in () if frame is None else frame.items():
+    for original, series in frame.items():
         name = _allowed(str(original))
         name += "_" * (name in kept or hasattr(kind, name))
         made += _frame_column(name, str(original), series)
     names = [column.name for column in made if not isinstance(column, VectorIndex)]
-    return {"id": rows, "columns": made, "colnames": names}
+    return {"id": ids, "columns": made, "colnames": names}
 
 
 def ragged(name: str, description: str, rows: Sequence[Any]) -> list[VectorData]:
@@ -220,9 +212,8 @@ class TimeAxis:
 
     def __init__(self, counts: BinnedSpikes) -> None:
         starts, duration = counts.trial_starts, counts.duration
-        if not np.isfinite(starts).all() or np.any(
-            np.diff(starts) < duration - 1e-6 * counts.bin_size
-        ):
+        slack = 1e-6 * counts.bin_size
+        if not np.isfinite(starts).all() or np.any(np.diff(starts) < duration - slack):
             starts = duration * np.arange(len(counts))
         self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
 

@@ -46,13 +46,8 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     ``clock_rate`` comes from the ``resolution`` of the spike times; without it, it is the first
     common sampling rate that fits them.  ``truth`` is there for simulated files.
 
-    Damaged HDF5 can make the C library hang; read files of doubtful origin in a child process
-    with a time limit.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file; if it is not HDF5, is damaged, or has no spike times.
+    Errors are those of `spikecdl.read`.  Damaged HDF5 can make the C library hang; read files of
+    doubtful origin in a child process with a time limit.
 
     Examples
     --------
@@ -72,10 +67,7 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
 def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
     """Read the counts or real-valued signal that `write_nwb` wrote as ``binned_signal``.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file; if it is not HDF5, is damaged, or holds no ``binned_signal``.
+    Errors are those of `spikecdl.read`.
 
     Examples
     --------

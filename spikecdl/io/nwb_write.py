@@ -103,8 +103,11 @@ def write_nwb(
 
 
 def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
+    import pandas as pd
     from pynwb.misc import Units
 
+    ids = pd.Index(spikes.unit_ids)
+    others = pd.DataFrame(index=ids) if spikes.units is None else spikes.units.set_axis(ids)
     rate = spikes.clock_rate or infer_clock_rate(spikes.times)
     never = np.full((1, 2), spikes.t_start)  # without any interval, a unit counts as observed
     observed = [rows if len(rows) else never for rows in spikes.observed]
@@ -116,7 +119,7 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
         name="units",
         description="Spike trains, and when each unit was observed",
         resolution=None if rate is None else 1.0 / rate,
-        **rows_and_columns(Units, spikes.unit_ids, "unit_id", columns, spikes.units),
+        **rows_and_columns(Units, "unit_id", columns, others),
     )
     for name, frame in spikes.tables.items():
         add_intervals(file, name, frame)

@@ -39,8 +39,8 @@ class Penalty(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, Tensor) and validation.real("weight", self.weight) < 0:
-            raise ValueError(f"`weight` (={self.weight!r}) must not be negative")
+        if not isinstance(self.weight, Tensor):
+            validation.non_negative("weight", self.weight)
         if not isinstance(self.sign, str | Sequence):
             raise TypeError(
                 f"`sign` (={self.sign!r}) must be one or a sequence of: {', '.join(_SIGNS)}"

@@ -74,9 +74,7 @@ class Alternating(Trainer):
 
     def __post_init__(self) -> None:
         for name in ("overcomplete", "padding", "separation", "smoothness"):
-            value = getattr(self, name)
-            if validation.real(name, value) < 0:
-                raise ValueError(f"`{name}` (={value!r}) must not be negative")
+            validation.non_negative(name, getattr(self, name))
         validation.positive("tol", self.tol)
         validation.integer("max_iter", self.max_iter)
 

@@ -146,7 +146,7 @@ ONE = np.ones((1, 1, 4), int)
     [
         (ONE, ONE * 1.0, Gaussian(), r"`family` \(=Gaussian\) is not one of counts"),
         (ONE[0], ONE[0], Poisson(), r"`y` \(1, 4\) must have shape \(trial, unit, bin\)"),
-        (ONE, np.ones((1, 1, 5)), Poisson(), r"`mean` \(1, 1, 5\) must have the shape of `y`"),
+        (ONE, np.ones((1, 1, 5)), Poisson(), r"`mean` \(1, 1, 5\) must have shape .*, as `y`"),
         (2 * ONE, ONE / 2, Binomial(1), r"`y` \(=2 at trial 0, unit 0, bin 0\).* from 0 to n_tri"),
         (ONE, ONE * 1.5, Binomial(1), r"`mean` \(=1.5 at .*Binomial cannot have it"),
         (ONE, -ONE, Poisson(), r"`mean` \(=-1 at .*Poisson cannot have it"),
