@@ -70,14 +70,12 @@ def check_like_fit(
             "windows"
         )
     units = counts.unit_ids
-    if channels is None or units == channels:
-        return
-    if len(units) != len(channels):
+    if channels is not None and len(units) != len(channels):
         raise ValueError(
             f"the counts have {len(units)} units, the joint templates {len(channels)}; select the "
             "units of the fit"
         )
-    if set(units) == set(channels):
+    if channels is not None and units != channels and set(units) == set(channels):
         raise ValueError(
             f"the units of the counts {units} are in another order than those of the joint "
             f"templates {channels}; select them in that order"
@@ -119,19 +117,12 @@ def observe(
     device: torch.device,
     hidden: np.ndarray | None = None,
 ) -> Observations:
-    """Turn counts into the observations that trainers take.
+    """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
     A family without ``n_trials`` takes them from the counts.  The baseline is that of `DCEA`:
     "learned", (start, stop) in seconds, or rates.  Bins where ``hidden`` (bin,) is True count as
     not observed.
-
-    Raises
-    ------
-    ValueError
-        If a count is outside the support of the family, if the number of pooled trials varies
-        between bins and the family does not account for it, or if the baseline does not fit the
-        counts.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -305,19 +296,15 @@ def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
     """Refuse a varying number of pooled trials if the family does not account for it."""
     if counts.n_pooled.max() <= 1:
         return
-    n_pooled, found = layout.rows(counts.n_pooled), []
+    n_pooled, lowest, highest = layout.rows(counts.n_pooled), [], []
     for part, some in data.rows().parts():
-        pooled, mask = n_pooled[part], some.mask.cpu().numpy()
-        exposure = some.family.exposure(some.y).cpu().numpy() / pooled.clip(min=1)
-        found.append(
-            [
-                bound(np.where(mask, values, fill), axis=-1)
-                for bound, fill in ((np.min, np.inf), (np.max, -np.inf))
-                for values in (pooled, exposure)
-            ]
-        )
-    ranges = np.concatenate(found, axis=1).reshape(4, *counts.shape[:2])
-    (pooled_least, least), (pooled_most, most) = ranges[:2].min(1), ranges[2:].max(1)
+        exposure = some.family.exposure(some.y).cpu().numpy() / n_pooled[part].clip(min=1)
+        values, mask = np.stack([n_pooled[part], exposure]), some.mask.cpu().numpy()
+        lowest.append(np.where(mask, values, np.inf).min(-1))
+        highest.append(np.where(mask, values, -np.inf).max(-1))
+    by_trial = (2, *counts.shape[:2])
+    pooled_least, least = np.concatenate(lowest, axis=1).reshape(by_trial).min(1)
+    pooled_most, most = np.concatenate(highest, axis=1).reshape(by_trial).max(1)
     varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
     if varies.any():
         unit = int(varies.argmax())

@@ -18,7 +18,6 @@ from spikecdl.checkpoint import Checkpoint, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation import deviance
-from spikecdl.evaluation.decomposition import decompose
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
@@ -265,7 +264,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
         model = (self._dictionary().templates.detach(), self._codes(problem, events), baseline)
-        return decompose(counts, self._layout(), problem.data, *model)
+        return deviance.decompose(counts, self._layout(), problem.data, *model)
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.

@@ -16,7 +16,7 @@ from spikecdl import config, conversion, validation
 from spikecdl.baselines.base import SHARED, binned, observed
 from spikecdl.baselines.pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
-from spikecdl.evaluation.decomposition import decompose
+from spikecdl.evaluation.deviance import decompose
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1
 from spikecdl.solvers import threads

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spikecdl.conversion import Layout
+    from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.model.families import Family
     from spikecdl.training import Observations
 
@@ -34,12 +36,12 @@ def deviance(
     mask : array_like of bool, broadcastable to ``y``, optional
         False where nothing was observed; those entries are ignored.
     axis : int or tuple of int, optional
-        Axes to sum over, None for all: ``axis=(0, 2)`` gives one value per unit.
+        Axes to sum over: ``axis=(0, 2)`` gives one value per unit, None a float.
 
     Returns
     -------
     float or ndarray
-        A float for ``axis=None``. Infinite if the model calls an observation impossible.
+        Infinite if the model calls an observation impossible.
 
     Raises
     ------
@@ -53,8 +55,7 @@ def deviance(
     >>> deviance([1.0, 2.0], [1.0, 4.0], Gaussian(scale=2.0))
     1.0
     """
-    total = _deviance("mean", y, mean, family, mask, axis)
-    return float(total) if axis is None else total
+    return _value(_deviance("mean", y, mean, family, mask, axis))
 
 
 def deviance_explained(
@@ -81,8 +82,7 @@ def deviance_explained(
     Returns
     -------
     float or ndarray
-        A float for ``axis=None``. nan if the null model leaves nothing to explain (a silent unit,
-        or nothing observed).
+        nan if the null model leaves nothing to explain (a silent unit, or nothing observed).
 
     References
     ----------
@@ -98,8 +98,7 @@ def deviance_explained(
     """
     left = _deviance("mean", y, mean, family, mask, axis)
     total = _deviance("null_mean", y, null_mean, family, mask, axis)
-    explained = fraction_explained(left, total)
-    return float(explained) if axis is None else explained
+    return _value(fraction_explained(left, total))
 
 
 def bits_per_spike(
@@ -117,16 +116,13 @@ def bits_per_spike(
 
     Parameters
     ----------
-    y : array_like
-        Counts, usually (trial, unit, bin).
-    mean, null_mean, family, mask, axis
+    y, mean, null_mean, family, mask, axis
         See `deviance_explained`, which raises the same errors.
 
     Returns
     -------
     float or ndarray
-        A float for ``axis=None``. nan if there is no spike; minus infinity if the model calls an
-        observation impossible.
+        nan if there is no spike; minus infinity if the model calls an observation impossible.
 
     References
     ----------
@@ -142,8 +138,7 @@ def bits_per_spike(
     total = _deviance("null_mean", y, null_mean, family, mask, axis)
     spikes = np.where(True if mask is None else mask, y, 0).sum(axis=axis)
     with np.errstate(invalid="ignore", divide="ignore"):
-        bits = np.where(spikes > 0, (total - left) / (2 * np.log(2)) / spikes, np.nan)
-    return float(bits) if axis is None else bits
+        return _value(np.where(spikes > 0, (total - left) / (2 * np.log(2)) / spikes, np.nan))
 
 
 def fraction_explained(deviance: np.ndarray, null_deviance: np.ndarray) -> np.ndarray:
@@ -164,11 +159,10 @@ def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
 
 
 def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
-    """Return the deviances (2, ..., channel) of a model and of the null model.
+    """Return deviances (2, ..., channel) of a model and of the null model, summed over bins.
 
-    They are sums over the observed bins of loaded observations (..., channel, bin).  The model is
-    given by its linear predictor ``eta``, which does not saturate as a mean does, the null model by
-    its ``rate`` per exposure, broadcastable to the observations.
+    The model is given by its linear predictor ``eta``, which does not saturate as a mean does, the
+    null model by its ``rate`` per exposure; both broadcast to loaded observations (..., bin).
     """
     import torch
 
@@ -183,6 +177,48 @@ def deviances_per_unit(data: Observations, eta: Tensor, rate: Tensor) -> np.ndar
     """Return the deviances (2, unit) summed over all observed bins; see `deviances`."""
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
     return np.concatenate(parts, axis=1).sum(1).reshape(2, -1)
+
+
+def decompose(
+    counts: BinnedSpikes,
+    layout: Layout,
+    data: Observations,
+    templates: Tensor,
+    codes: Tensor,
+    baseline: Tensor,
+) -> Decomposition:
+    """Return codes, rates, the contribution of each template to eta, and the deviance explained.
+
+    ``data`` are the counts as observations.  Shapes: templates (template, channel, bin), of unit l2
+    norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``.
+    """
+    from spikecdl import conversion
+    from spikecdl.data import Decomposition
+    from spikecdl.model.dictionary import ConvDictionary
+
+    parts = [
+        ConvDictionary(template[None])(codes[..., [c], :]).detach()
+        for c, template in enumerate(templates)
+    ]
+    eta = sum(parts) + baseline
+    lost = deviances_per_unit(data, eta, null_rate(data))
+    return Decomposition(
+        counts=conversion.with_sub_bins(counts, data.family),
+        templates=templates.cpu().numpy(),
+        codes=codes.cpu().numpy(),
+        rate=conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
+        baseline=conversion.baseline_rates(counts, layout, data, baseline),
+        contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
+        family=data.family.per_trial(),
+        layout=layout.name,
+        deviance_explained=float(fraction_explained(*lost.sum(1))),
+        deviance_explained_per_unit=fraction_explained(*lost),
+    )
+
+
+def _value(array: np.ndarray) -> float | np.ndarray:
+    """Return a single number as a float."""
+    return float(array) if array.ndim == 0 else array
 
 
 def _of_means(y: Tensor, mean: Tensor, family: Family) -> Tensor:

@@ -5,37 +5,28 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtri_exp
+import torch
+from numpy.typing import ArrayLike
+from scipy.special import kolmogi, kolmogorov, ndtri_exp
+from scipy.stats import kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.results import store
-from spikecdl.evaluation import rescaling
-from spikecdl.evaluation.rescaling import draw_counts, rescaled_intervals, resolved
-from spikecdl.model.families import Family
+from spikecdl.model.families import FAMILIES, CountingProcess, Family
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.data.results import Decomposition
 
-LEVEL = 0.05
-"""Significance level: fraction of units outside the band under a correct model."""
-
+_LEVEL = 0.05  # fraction of units outside the band under a correct model
 _LAGS = 20  # of the autocorrelation
-
-
-class RateModel(Protocol):
-    """A model that can be tested."""
-
-    family: str | Family
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Return expected counts, in the shape of the counts."""
-        ...
+_FEW = 100  # values; above, the law of the KS distance is approximated by its asymptotic form
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,15 +38,11 @@ class TimeRescaling:
     unit_ids : tuple
         Names of the units.
     intervals : tuple of ndarray
-        Rescaled intervals of each unit in the order of time (see `rescaled_intervals`):
-        independent and exponential with mean 1 under a correct model.
-    distance : ndarray, shape (unit,)
-        Kolmogorov-Smirnov distance of `uniforms` from the uniform distribution; nan without
-        intervals.
-    band : ndarray, shape (unit,)
-        Distance that a correct model exceeds in 5 % of cases, about 1.36 / sqrt(n).
-    p_value : ndarray, shape (unit,)
-        Probability of a distance at least as large under a correct model.
+        Intervals of each unit in the order of time; see `rescaled_intervals`.
+    distance, band, p_value : ndarray, shape (unit,)
+        Kolmogorov-Smirnov distance of `uniforms` from the uniform distribution, nan without
+        intervals; the distance that a correct model exceeds in 5 % of cases, about 1.36 / sqrt(n);
+        and the probability of a distance at least as large under a correct model.
     """
 
     unit_ids: tuple[int | str, ...]
@@ -73,7 +60,7 @@ class TimeRescaling:
     def __repr__(self) -> str:
         """Describe in one line."""
         units = validation.counted(len(self.unit_ids), "unit")
-        return f"TimeRescaling({units}, {self.inside.sum()} inside the {1 - LEVEL:.0%} band)"
+        return f"TimeRescaling({units}, {self.inside.sum()} inside the {1 - _LEVEL:.0%} band)"
 
     @property
     def n_intervals(self) -> np.ndarray:
@@ -92,10 +79,7 @@ class TimeRescaling:
 
     @property
     def autocorrelation(self) -> np.ndarray:
-        """Autocorrelation of the normal scores of `uniforms` at lags 1 to 20, shape (unit, lag).
-
-        nan for units with 20 intervals or fewer.
-        """
+        """Autocorrelation of normal scores, (unit, lag 1 to 20); nan for 20 intervals or fewer."""
         return np.array([_autocorrelation(intervals) for intervals in self.intervals])
 
     @property
@@ -113,7 +97,7 @@ class TimeRescaling:
 
 
 def time_rescaling(
-    model: RateModel,
+    model: Any,
     counts: BinnedSpikes | np.ndarray,
     *,
     n_bootstrap: int = 0,
@@ -122,15 +106,14 @@ def time_rescaling(
 ) -> TimeRescaling:
     """Test whether spikes occur at the rate that a model predicts, unit by unit.
 
-    `spikecdl.evaluation.rescaling.rescaled_intervals` turns counts into intervals. Band and p-value
-    are those of a model that does not depend on the counts. A model that was fitted to them, or
-    finds its events in them, follows their noise; set ``n_bootstrap`` to compare with counts drawn
-    from the model instead.
+    `rescaled_intervals` turns counts into intervals. Band and p-value are those of a model that
+    does not depend on the counts. A model that was fitted to them, or finds its events in them,
+    follows their noise; set ``n_bootstrap`` to compare with counts drawn from the model instead.
 
     Parameters
     ----------
-    model : DCEA or any model of counts
-        With ``family`` and ``predict(counts)``; also ``fit(counts)`` for ``refit=True``.
+    model : DCEA or any object with ``family`` and ``predict(counts)``
+        A fitted model of counts; ``refit=True`` also needs ``fit(counts)``.
     counts : BinnedSpikes, or array of int (trial, unit, bin)
         Counts; an array has the bin size of the model.
     n_bootstrap : int
@@ -147,10 +130,6 @@ def time_rescaling(
     ValueError
         If the family is not one of counts, or cannot have the predicted mean.
 
-    References
-    ----------
-    Haslinger, Pipa and Brown 2010, doi:10.1162/NECO_a_00015.
-
     Examples
     --------
     >>> from spikecdl import DCEA, simulate
@@ -161,21 +140,21 @@ def time_rescaling(
     """
     if not hasattr(model, "predict") or not hasattr(model, "family"):
         raise TypeError(f"`model` ({type(model).__name__}) must have `predict` and `family`")
-    n_sets = validation.integer("n_bootstrap", n_bootstrap, minimum=0)
+    validation.integer("n_bootstrap", n_bootstrap, minimum=0)
     rng = np.random.default_rng(random_state)
     if not isinstance(counts, BinnedSpikes):
         counts = BinnedSpikes.from_array(counts, getattr(model, "bin_size_", 1.0))
     mean = model.predict(counts)
     result = rescale(counts, mean, model.family, random_state=rng)
-    if not n_sets:
+    if not n_bootstrap:
         return result
     drawn, family = [], resolved(model.family, counts.n_trials)
-    for _ in range(n_sets):
+    for _ in range(n_bootstrap):
         values = draw_counts(np.where(counts.mask, mean, 0), family, rng)
         others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
-        judge = copy.deepcopy(model).fit(others) if refit else model  # type: ignore[attr-defined]
+        judge = copy.deepcopy(model).fit(others) if refit else model
         found = rescaled_intervals(others.counts, judge.predict(others), family, others.mask, rng)
-        drawn.append([rescaling.distance(one) * math.sqrt(len(one)) for one in found])
+        drawn.append([ks_distance(one) * math.sqrt(len(one)) for one in found])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -186,7 +165,7 @@ def rescale(
     *,
     random_state: int | np.random.Generator | None = 0,
 ) -> TimeRescaling:
-    """Test expected counts from any source; see `time_rescaling`.
+    """Test expected counts from any source, as `time_rescaling` does, which raises the same errors.
 
     Parameters
     ----------
@@ -199,29 +178,22 @@ def rescale(
     random_state : int, Generator or None
         Seed of the times of spikes within bins.
 
-    Raises
-    ------
-    ValueError
-        If ``mean`` has another shape, or the family is not one of counts or cannot have that mean.
-
     Examples
     --------
     >>> counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.5, (4, 1, 500)))
-    >>> rescale(counts, np.full(counts.shape, 0.5), "poisson")
-    TimeRescaling(1 unit, 1 inside the 95% band)
     >>> rescale(counts, np.full(counts.shape, 0.7), "poisson")
     TimeRescaling(1 unit, 0 inside the 95% band)
     """
     family = resolved(family, counts.n_trials)
     intervals = rescaled_intervals(counts.counts, mean, family, counts.mask, random_state)
-    distance = [rescaling.distance(one) for one in intervals]
+    distance = [ks_distance(one) for one in intervals]
     number = [len(one) for one in intervals]
     return TimeRescaling(
         unit_ids=counts.unit_ids,
         intervals=tuple(intervals),
         distance=np.array(distance),
-        band=np.array([rescaling.critical_distance(LEVEL, n) for n in number]),
-        p_value=np.array(list(map(rescaling.p_value, distance, number))),
+        band=np.array([critical_distance(_LEVEL, n) for n in number]),
+        p_value=np.array(list(map(p_value, distance, number))),
     )
 
 
@@ -230,17 +202,7 @@ def of_decomposition(
 ) -> TimeRescaling | None:
     """Test the rates of a decomposition, as `time_rescaling` tests the model that made it.
 
-    Parameters
-    ----------
-    decomposition : Decomposition
-        Made by ``model.decompose(counts)``.
-    family, random_state
-        See `rescale`.
-
-    Returns
-    -------
-    TimeRescaling or None
-        None for a real-valued signal, which has no spikes.
+    ``family`` is that of the model.  Returns None for a real-valued signal, which has no spikes.
 
     Examples
     --------
@@ -258,28 +220,182 @@ def of_decomposition(
     return rescale(counts, mean, family, random_state=random_state)
 
 
+def rescaled_intervals(
+    y: ArrayLike,
+    mean: ArrayLike,
+    family: Family,
+    mask: ArrayLike | None = None,
+    random_state: int | np.random.Generator | None = 0,
+) -> list[np.ndarray]:
+    r"""Turn the counts of each unit into intervals that are exponential under a correct model.
+
+    The count of a bin is the number of spikes of a process that, after n spikes, fires at rate
+    a + b n, for a duration d (`Family.counting_process`). Given the count, the times v of these
+    spikes are independent with density proportional to exp(b v) on 0 < v < d, and are drawn from
+    it. In rescaled time, the integral of the rate, the spikes are then exactly a Poisson process of
+    rate one, for bins of any size.
+
+    With one Bernoulli trial per bin this is the discrete-time rescaling of Haslinger, Pipa and
+    Brown: an empty bin adds q = -log(1 - p), the bin of a spike -log(1 - r (1 - exp(-q))) with r
+    uniform, and the next interval begins in the bin after it.
+
+    Rescaled time does not advance in bins that were not observed, and continues from trial to
+    trial. The first interval begins with the first trial. The last, censored by the end of the
+    recording, is completed by an exponential draw, so that no interval is left out for being long.
+
+    Parameters
+    ----------
+    y, mean : array_like, shape (trial, unit, bin)
+        Counts and expected counts.
+    family : Family
+        Observation model, ``n_trials`` included; parameters that are tensors must broadcast to
+        ``y``.
+    mask : array_like of bool, shape (trial, unit, bin), optional
+        False where nothing was observed.
+    random_state : int, Generator or None
+        Seed of the times of spikes within bins.
+
+    Returns
+    -------
+    list of ndarray
+        Intervals of each unit in the order of time, one more than it has spikes; empty for a unit
+        that was not observed.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, the family is not one of counts, a count is outside its support, or it
+        cannot have a mean.
+
+    References
+    ----------
+    Haslinger, Pipa and Brown 2010, doi:10.1162/NECO_a_00015. Brown et al. 2002,
+    doi:10.1162/08997660252741149.
+
+    Examples
+    --------
+    >>> from spikecdl.model.families import Binomial
+    >>> y = np.random.default_rng(0).random((1, 1, 10_000)) < 0.1
+    >>> (intervals,) = rescaled_intervals(y, np.full(y.shape, 0.1), Binomial(n_trials=1))
+    >>> len(intervals) - int(y.sum()), round(float(intervals.mean()), 1)
+    (1, 1.0)
+    """
+    counts, observed, process = _checked(y, mean, family, mask)
+    rng = np.random.default_rng(random_state)
+    arrays, intervals = (counts, process.start.numpy(), process.duration.numpy()), []
+    for unit, seen in enumerate(observed.swapaxes(0, 1)):
+        y_unit, start, duration = (values[:, unit][seen] for values in arrays)
+        intervals.append(_intervals(y_unit, start, duration, process.step, rng))
+    return intervals
+
+
+def resolved(family: str | Family, n_trials: np.ndarray) -> Family:
+    """Return a family, given itself or by name, with ``n_trials`` of the counts if it has none."""
+    family = validation.member("family", family, FAMILIES, Family)
+    return family.resolve(torch.as_tensor(np.array(n_trials, dtype=float)))
+
+
+def draw_counts(mean: np.ndarray, family: Family, rng: np.random.Generator) -> np.ndarray:
+    """Draw counts with the given means."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
+    return family.sample(eta, generator).numpy().astype(np.int64)
+
+
+def ks_distance(intervals: np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance of intervals from the exponential law; nan without intervals."""
+    number = len(intervals)
+    if not number:
+        return math.nan
+    ordered, steps = np.sort(-np.expm1(-intervals)), np.arange(number + 1) / number
+    return float(max((ordered - steps[:-1]).max(), (steps[1:] - ordered).max()))
+
+
+def p_value(distance: float, number: int) -> float:
+    """Probability that ``number`` values of the tested law have at least that KS distance."""
+    if number <= _FEW:
+        return float(kstwo.sf(distance, max(number, 1)))  # nan stays nan
+    z = math.sqrt(number) * distance
+    return float(kolmogorov(z + 1 / (6 * math.sqrt(number)) + (z - 1) / (4 * number)))
+
+
+@lru_cache(maxsize=1 << 16)
+def critical_distance(level: float, number: int) -> float:
+    """Critical KS distance at ``level`` for ``number`` values; nan if ``number`` is 0."""
+    if number <= _FEW:
+        return float(kstwo.isf(level, number)) if number else math.nan
+    z = float(kolmogi(level)) - 1 / (6 * math.sqrt(number)) + 1 / (4 * number)
+    return z / (1 + 1 / (4 * number)) / math.sqrt(number)
+
+
 def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:
     """Return the result with band and p-value from sorted distances of drawn counts (set, unit).
 
     Distances are scaled by the square root of the number of intervals, which differs between sets.
     """
-    root, total = np.sqrt(result.n_intervals), len(drawn) + 1
+    root = np.sqrt(np.where(result.n_intervals > 0, result.n_intervals, np.nan))
+    total = len(drawn) + 1
     p_value = (1 + (drawn >= result.distance * root).sum(axis=0)) / total
-    rank = math.ceil((1 - LEVEL) * total - 1e-9)  # of the distance exceeded in 5 % of cases
-    limit = drawn[rank - 1] if rank < total else np.full(len(root), np.inf)
-    tested = root > 0
-    return replace(
-        result,
-        band=np.divide(limit, root, out=np.full(len(root), np.nan), where=tested),
-        p_value=np.where(tested, p_value, np.nan),
-    )
+    rank = math.ceil((1 - _LEVEL) * total - 1e-9)  # of the distance exceeded in 5 % of cases
+    limit = drawn[rank - 1] if rank < total else np.inf
+    return replace(result, band=limit / root, p_value=np.where(root > 0, p_value, np.nan))
 
 
 def _autocorrelation(intervals: np.ndarray) -> np.ndarray:
-    """Autocorrelation of the normal scores of intervals."""
     if len(intervals) <= _LAGS:
         return np.full(_LAGS, np.nan)
     scores = -ndtri_exp(-np.maximum(intervals, np.finfo(float).tiny))
     scores = scores - scores.mean()
     size = scores @ scores
     return np.array([scores[lag:] @ scores[:-lag] for lag in range(1, _LAGS + 1)]) / size
+
+
+def _checked(
+    y: ArrayLike, mean: ArrayLike, family: Family, mask: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, CountingProcess]:
+    """Check the arguments; return counts, mask and counting process."""
+    counts = np.asarray(y)
+    observed = np.ones(counts.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
+    if counts.ndim != 3:
+        raise ValueError(f"`y` {counts.shape} must have shape (trial, unit, bin)")
+    for name, array in (("mean", np.asarray(mean)), ("mask", observed)):
+        validation.shaped(name, array, counts.shape, "y")
+    expected = torch.as_tensor(np.where(observed, mean, 0), dtype=torch.float64)
+    process = family.counting_process(expected)
+    kind = type(family).__name__
+    if process is None:
+        raise ValueError(f"`family` (={kind}) is not one of counts; time rescaling needs spikes")
+    outside, support = family.invalid(torch.as_tensor(counts.astype(float)))
+    _refuse("y", counts, observed & outside.numpy(), f"{kind} takes {support}")
+    impossible = torch.isnan(family.link(expected)) | ~torch.isfinite(expected)
+    _refuse("mean", expected.numpy(), observed & impossible.numpy(), f"{kind} cannot have it")
+    return counts.astype(np.int64, copy=False), observed, process
+
+
+def _refuse(name: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
+    if bad.any():
+        trial, unit, bin_ = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"`{name}` (={values[trial, unit, bin_]:g} at trial {trial}, unit {unit}, bin {bin_}) "
+            f"is impossible: {why}"
+        )
+
+
+def _intervals(
+    y: np.ndarray, start: np.ndarray, duration: np.ndarray, step: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rescaled intervals of one unit, from counts and counting processes of shape (bin,)."""
+    bins = np.repeat(np.arange(len(y)), y)
+    # times within bins, with density proportional to exp(step time)
+    time, length = rng.random(len(bins)), duration[bins]
+    time = step * np.log1p(time * np.expm1(step * length)) if step else time * length
+    time = time[np.lexsort((time, bins))]
+    rank = np.arange(len(bins)) - (np.cumsum(y) - y)[bins]  # spikes before it in its bin
+    previous = np.where(rank > 0, np.roll(time, 1), 0)
+    last = np.zeros(len(y))
+    last[bins] = time  # repeated indices keep the last value
+    # rescaled time of each bin that follows its last spike, summed over bins
+    after = np.append(0, np.cumsum((start + step * y) * (duration - last)))
+    waits = np.diff(after[bins], prepend=0) + (start[bins] + step * rank) * (time - previous)
+    censored = after[-1] - (after[bins[-1]] if len(bins) else 0)
+    return np.append(waits, censored + rng.exponential()) if len(y) else waits

@@ -1,9 +1,4 @@
-"""Scores of any model on counts that it has not seen: split counts, hidden bins, other trials.
-
-A model is any object with ``predict(counts)``, which returns expected counts (trial, unit, bin).
-Where the mask of the counts is False, it must return the counts expected of as many recorded trials
-as the unit pools in its other bins.
-"""
+"""Scores of any model on counts that it has not seen: split counts, hidden bins, other trials."""
 
 from __future__ import annotations
 
@@ -27,39 +22,34 @@ class Model(Protocol):
     """A model to score: `DCEA`, a comparison method, or any object with ``predict``."""
 
     def predict(self, counts: Any, /) -> np.ndarray:
-        """Return expected counts (trial, unit, bin)."""
+        """Return expected counts (trial, unit, bin).
+
+        Bins that were not observed have as many recorded trials as the unit pools in other bins.
+        """
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeldOut:
     """Scores of a model on counts that it had not seen; made by `masked`, `split` and `transfer`.
 
-    `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike` define the scores.
-    Both are 0 for a model no better than the null model, a constant rate per unit.
+    See `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike`.  Both scores
+    are 0 for a model no better than the null model, a constant rate per unit.
 
     Parameters
     ----------
     counts : BinnedSpikes
         The counts that were scored.
-    mean : ndarray, shape (trial, unit, bin)
-        Expected counts under the model.
-    null_mean : ndarray, shape (trial, unit, bin)
-        Expected counts at the constant rate of each unit in the data given to the model, with half
-        a spike added.
+    mean, null_mean : ndarray, shape (trial, unit, bin)
+        Finite expected counts under the model, and at the constant rate of each unit in the data
+        given to the model, with half a spike added.
     family : Family
         Observation model; parameters that are tensors must broadcast to the counts.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or an expected count is not finite.
 
     Examples
     --------
     >>> from spikecdl import Poisson
     >>> counts = BinnedSpikes.from_array(np.array([[0, 2, 0, 2]]))
-    >>> found = HeldOut(counts, np.array([[[0.5, 1.5, 0.5, 1.5]]]), np.ones((1, 1, 4)), Poisson())
-    >>> found
+    >>> HeldOut(counts, np.array([[[0.5, 1.5, 0.5, 1.5]]]), np.ones((1, 1, 4)), Poisson())
     HeldOut(1 trial, 1 unit, 4 bins: deviance explained 0.585, 0.585 bits per spike)
     """
 
@@ -115,10 +105,7 @@ class HeldOut:
 
 
 def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
-    """Return expected counts per recorded trial of the model and of the null model, given ``seen``.
-
-    The shape is (2, trial, unit, bin).
-    """
+    """Return counts per recorded trial that model and null model expect, (2, trial, unit, bin)."""
     mean = np.asarray(model.predict(seen), dtype=float)
     if mean.shape != seen.shape:
         raise ValueError(
@@ -149,27 +136,18 @@ def transfer(
 ) -> HeldOut:
     r"""Score the prediction from some trials on other trials of the same condition.
 
-    Codes and baselines come from ``seen``.  With the expected counts m_k of trial k, and the n_k
-    recorded trials pooled in it, the rate per recorded trial of every unit and bin is
-
-    .. math:: r = \sum_k m_k \Big/ \sum_k n_k
-
-    over the trials of ``seen``, pooled or not.  Every trial of ``unseen``, in which n recorded
-    trials are pooled, is scored against the expected count n r.
+    With the expected counts m_k of trial k of ``seen``, in which n_k recorded trials are pooled,
+    the rate per recorded trial of every unit and bin is :math:`r = \sum_k m_k / \sum_k n_k`.
+    Every trial of ``unseen``, in which n are pooled, is scored against the expected count n r.
 
     Parameters
     ----------
-    model : object with ``predict``
-        A fitted model (see the module).
+    model : Model
+        A fitted model.  Its codes and baselines, and the null model, come from ``seen``.
     seen, unseen : BinnedSpikes
         Counts of the same units, bins and condition.
     family : str or Family
         Observation model.
-
-    Returns
-    -------
-    HeldOut
-        The null model is the constant rate of each unit in ``seen``.
 
     Raises
     ------
@@ -186,8 +164,6 @@ def transfer(
     >>> seen, unseen = counts.select(trials=slice(40)), counts.select(trials=slice(40, 60))
     >>> transfer(Average(), seen.pool(), unseen.pool(), "binomial")
     HeldOut(1 trial, 1 unit, 200 bins: deviance explained 0.749, 0.706 bits per spike)
-    >>> transfer(Average(), seen.pool(), unseen, "binomial")
-    HeldOut(20 trials, 1 unit, 200 bins: deviance explained 0.205, 0.706 bits per spike)
     """
     for name in ("unit_ids", "n_bins", "bin_size", "t_start"):
         one, other = getattr(seen, name), getattr(unseen, name)
@@ -203,26 +179,19 @@ def transfer(
 def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: int = 4) -> HeldOut:
     """Score the prediction of hidden bins from the other bins.
 
-    Every ``n_folds``-th bin is hidden in turn, so that each observed bin is scored once.
+    Every ``n_folds``-th bin is hidden in turn, so that each observed bin is scored once.  The null
+    model is the constant rate of each unit in the other bins.
 
     Parameters
     ----------
-    model, family
-        See `transfer`.
+    model : Model
+        A fitted model, which must return the shape of the counts.
     counts : BinnedSpikes
         Counts to score.
+    family : str or Family
+        Observation model.
     n_folds : int
-        2 or more.
-
-    Returns
-    -------
-    HeldOut
-        The null model is the constant rate of each unit in the bins that were not hidden.
-
-    Raises
-    ------
-    ValueError
-        If the model does not return the shape of the counts.
+        Number of parts, 2 or more.
 
     Examples
     --------
@@ -246,15 +215,8 @@ def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: in
 class Split:
     """Counts in two independent parts with the same codes and rates; made by `split`.
 
-    Attributes
-    ----------
-    seen, unseen : BinnedSpikes
-        The parts.
-    family : Family
-        Observation model.
-    ratio : float
-        Expected count per recorded trial in ``unseen`` divided by that in ``seen``: 1 unless single
-        trials were split.
+    The ``ratio`` is the expected count per recorded trial in ``unseen`` divided by that in
+    ``seen``: 1 unless single trials were split.
     """
 
     seen: BinnedSpikes
@@ -269,10 +231,7 @@ class Split:
 
 
 def split(
-    counts: BinnedSpikes,
-    family: str | Family,
-    share: float = 0.5,
-    random_state: int | None = None,
+    counts: BinnedSpikes, family: str | Family, share: float = 0.5, random_state: int | None = None
 ) -> Split:
     r"""Split counts into two parts that are independent given the rate: count splitting.
 
@@ -304,7 +263,7 @@ def split(
     Raises
     ------
     ValueError
-        If counts of the family have no independent parts, or the bins cannot be divided.
+        If the counts have no independent parts in the family, or the bins cannot be divided.
 
     References
     ----------
@@ -364,6 +323,3 @@ def _divide(number: Any, share: float) -> tuple[Any, Any]:
     first = np.rint(share * number).astype(int).clip(1, (number - 1).clip(min=1))
     first = np.minimum(first, number)
     return first, number - first
-
-
-__all__ = ["HeldOut", "Model", "Split", "masked", "split", "transfer"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.evaluation.metrics import template_error, template_table
-from spikecdl.evaluation.metrics.truth import comparable
+from spikecdl.evaluation.metrics.truth import mismatch
 from spikecdl.plots import style
 from spikecdl.report.summary import number
 from spikecdl.validation import counted
@@ -169,7 +169,7 @@ def _events(decomposition: Decomposition) -> dict[str, Any]:
 
 def _truth(decomposition: Decomposition) -> Truth | None:
     """The truth that the counts hold, if the model can be compared with it."""
-    return decomposition.counts.truth if comparable(decomposition) else None
+    return None if mismatch(decomposition) else decomposition.counts.truth
 
 
 def _errors(decomposition: Decomposition) -> dict[int, float] | None:

@@ -45,7 +45,7 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
     ('poisson', 0, 10)
     """
     from spikecdl.config import describe
-    from spikecdl.evaluation.metrics.truth import comparable
+    from spikecdl.evaluation.metrics.truth import mismatch
 
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")
@@ -57,7 +57,7 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
-    if comparable(decomposition):
+    if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
     return summary
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.evaluation import metrics
-from spikecdl.evaluation.metrics.truth import comparable, recovery
+from spikecdl.evaluation.metrics.truth import mismatch, recovery
 from spikecdl.model.families import Poisson
 
 TEMPLATES = np.array([[1.0, 2, 3, 0], [3.0, -1, 0, 2], [0.0, 1, -3, 1]])[:, None]
@@ -135,7 +135,7 @@ def test_signs_are_a_convention_only_of_codes_of_both_signs():
 
 def test_what_cannot_be_compared():
     parts = made()
-    assert comparable(parts)
+    assert mismatch(parts) is None
     coarse = replace(parts.counts, truth=replace(parts.counts.truth, bin_size=0.02))
     cases = {
         "counts without a truth; use simulated": replace(parts.counts, truth=None),
@@ -144,7 +144,7 @@ def test_what_cannot_be_compared():
     }
     for words, counts in cases.items():
         other = replace(parts, counts=counts)
-        assert not comparable(other)
+        assert mismatch(other)
         with pytest.raises(ValueError, match=re.escape(words)):
             recovery(other)
 

@@ -9,13 +9,7 @@ from spikecdl.evaluation.metrics.templates import (
     template_shape,
     template_table,
 )
-from spikecdl.evaluation.metrics.truth import (
-    EventRates,
-    Recovery,
-    event_rates,
-    psnr,
-    recovery,
-)
+from spikecdl.evaluation.metrics.truth import EventRates, Recovery, event_rates, psnr, recovery
 
 __all__ = [
     "EventRates",

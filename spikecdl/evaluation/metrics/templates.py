@@ -60,26 +60,19 @@ def template_error(
     The error of a pair is :math:`\sqrt{1 - \langle h, \hat h_s \rangle^2}`, where both templates
     have unit norm over all channels and bins, and :math:`\hat h_s` is the estimate delayed by the
     shift s with the smallest error. Bins that are shifted out count as an error, because the norms
-    are those of the whole templates. Templates are paired one to one to minimize the sum of errors.
-
-    One-sided codes fix the sign of a template, so by default negative products count as 0: an
-    estimate of the wrong sign has error 1.
+    are those of the whole templates. Templates are paired one to one to minimize the sum of errors;
+    an unpaired true template has error 1.
 
     Parameters
     ----------
-    templates : array_like, shape (template, channel, bin) or (template, bin)
-        Estimated templates, of any norm.
-    truth : array_like, shape (true template, channel, bin) or (true template, bin)
-        True templates; as many channels as ``templates``, any number of templates and bins.
+    templates, truth : array_like, shape (template, channel, bin) or (template, bin)
+        Estimated and true templates of any norm, with the same channels; the numbers of templates
+        and of bins may differ.
     max_shift : int, optional
         Largest shift between the first bins of a pair, in bins. None: any shift that overlaps.
     sign : bool
-        Whether the sign of an estimate may be flipped (for two-sided codes).
-
-    Returns
-    -------
-    TemplateError
-        In the order of the true templates. An unpaired true template has error 1.
+        Whether the sign of an estimate may be flipped, for two-sided codes. If not, an estimate of
+        the wrong sign has error 1.
 
     Raises
     ------
@@ -158,10 +151,9 @@ class TemplateShape:
     ----------
     peak : float
         Value of largest magnitude, with its sign.
-    time : float
-        Time of the peak (middle of its bin) after the onset, in units of the bin size.
-    width : float
-        Full width of the transient at half its height, in units of the bin size.
+    time, width : float
+        Time of the peak after the onset (middle of its bin), and full width at half its height,
+        in units of the bin size.
     channel : int
         Channel of the peak.
     """
@@ -175,22 +167,14 @@ class TemplateShape:
 def template_shape(template: ArrayLike, bin_size: float = 1.0) -> TemplateShape:
     """Measure a template's largest transient.
 
+    The width is interpolated linearly between bins, with 0 outside the template.
+
     Parameters
     ----------
     template : array_like, shape (channel, bin) or (bin,)
-        One template.
+        One template, finite.
     bin_size : float
         Seconds per bin; 1 for times in bins.
-
-    Returns
-    -------
-    TemplateShape
-        The width is interpolated linearly between bins, with 0 outside the template.
-
-    Raises
-    ------
-    ValueError
-        If the template has another shape or is not finite, or the bin size is not positive.
 
     Examples
     --------
@@ -224,7 +208,7 @@ def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
     """Turn a change of eta into the factor by which the expected count changes.
 
     For a log link it is the exponential of the change; for log odds it saturates as the
-    probability approaches 1.
+    probability approaches 1. It is nan where the family cannot have that mean.
 
     Parameters
     ----------
@@ -235,16 +219,9 @@ def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
     family : Family
         Observation model of counts.
 
-    Returns
-    -------
-    ndarray
-        New expected count divided by ``mean``; nan where the family cannot have that mean.
-
     Examples
     --------
-    >>> from spikecdl.model.families import Binomial, Poisson
-    >>> rate_gain([0.0, np.log(3)], 0.5, Poisson()).round(3)
-    array([1., 3.])
+    >>> from spikecdl.model.families import Binomial
     >>> rate_gain([0.0, np.log(3)], 0.5, Binomial()).round(3)
     array([1. , 1.5])
     """
@@ -257,12 +234,7 @@ def rate_gain(change: ArrayLike, mean: ArrayLike, family: Family) -> np.ndarray:
 
 
 def template_table(decomposition: Decomposition) -> pd.DataFrame:
-    """Describe the templates of a fitted model and the effect of their median event.
-
-    Parameters
-    ----------
-    decomposition : Decomposition
-        Made by ``model.decompose(counts)``.
+    """Describe the templates of a decomposition and the effect of their median event.
 
     Returns
     -------
@@ -275,16 +247,11 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from spikecdl import BinnedSpikes, Decomposition, Poisson
-    >>> counts = BinnedSpikes.from_array(np.array([[0, 1, 1, 0]]), bin_size=0.01)
-    >>> codes = np.array([0.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
-    >>> parts = Decomposition(counts, np.array([[[0.8, 0.6]]]), codes, np.ones((1, 1, 4)),
-    ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
-    ...                       np.array([0.5]))
-    >>> template_table(parts)[["n_events", "peak_change", "peak_gain"]].round(2)
-              n_events  peak_change  peak_gain
-    template
-    0                1          0.8       2.23
+    >>> from spikecdl import DCEA, simulate
+    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
+    >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
+    >>> template_table(model.decompose(counts))["n_events"].tolist()
+    [11, 9, 4]
     """
     import pandas as pd
 

@@ -28,10 +28,8 @@ class EventRates:
 
     Attributes
     ----------
-    hits, misses : int
-        Number of true events with and without a found event within the tolerance.
-    false_alarms : int
-        Number of found events without a true one.
+    hits, misses, false_alarms : int
+        Number of true events with and without a found one, and of found ones without a true one.
     pairs : ndarray of int, shape (hits, 2)
         Rows of each hit in the tables of found and of true events.
     amplitude_correlation : float
@@ -99,9 +97,9 @@ def event_rates(
         )
     true_groups = _groups(true, keys)
     pairs = [
-        (int(ours[i]), int(theirs[j]))
+        (ours[i], theirs[j])
         for label, ours in _groups(found, keys).items()
-        if (theirs := true_groups.get(label)) is not None
+        if (theirs := true_groups.get(label))
         for i, j in _match(times["found"][ours], times["true"][theirs], tolerance + _ROUNDING)
     ]
     matched = np.array(sorted(pairs), dtype=int).reshape(-1, 2)
@@ -126,13 +124,13 @@ def _times(name: str, events: Any) -> np.ndarray:
     return times
 
 
-def _groups(events: Any, keys: tuple[str, ...]) -> dict[tuple, np.ndarray]:
+def _groups(events: Any, keys: tuple[str, ...]) -> dict[tuple, list[int]]:
     """Rows of each (trial, unit, template)."""
-    columns = [list(events[key]) for key in keys]
     groups: dict[tuple, list[int]] = {}
-    for row in range(len(events["time"])):
-        groups.setdefault(tuple(column[row] for column in columns), []).append(row)
-    return {label: np.array(rows) for label, rows in groups.items()}
+    columns = (events[key] for key in keys)
+    for row, (_, *label) in enumerate(zip(events["time"], *columns, strict=True)):
+        groups.setdefault(tuple(label), []).append(row)
+    return groups
 
 
 def _match(found: np.ndarray, true: np.ndarray, tolerance: float) -> list[tuple[int, int]]:
@@ -161,36 +159,22 @@ def _match(found: np.ndarray, true: np.ndarray, tolerance: float) -> list[tuple[
 
 def _amplitude_correlation(found: Any, true: Any, pairs: np.ndarray) -> float:
     if "amplitude" not in found or "amplitude" not in true or len(pairs) < 2:
-        return float("nan")
-    x = np.asarray(found["amplitude"], dtype=float)[pairs[:, 0]]
-    y = np.asarray(true["amplitude"], dtype=float)[pairs[:, 1]]
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+        return np.nan
+    tables = zip((found, true), pairs.T, strict=True)
+    sizes = [np.asarray(table["amplitude"], dtype=float)[rows] for table, rows in tables]
+    return float(np.corrcoef(sizes)[0, 1]) if np.ptp(sizes, axis=1).all() else np.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Recovery:
     """How much of the truth a model recovered; made by `recovery`.
 
-    Attributes
-    ----------
-    templates : TemplateError
-        Errors of the true templates.
-    events : EventRates
-        Hits, misses and false alarms over all templates.
-    tolerance : float
-        Largest distance in seconds that counts as a hit.
+    ``events`` are over all templates; ``tolerance`` is the largest distance of a hit in seconds.
     """
 
     templates: TemplateError
     events: EventRates
     tolerance: float
-
-
-def comparable(decomposition: Decomposition) -> bool:
-    """Return whether the counts hold a truth with the bin size and layout of the model."""
-    return _mismatch(decomposition) is None
 
 
 def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Recovery:
@@ -222,10 +206,10 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
     1.0
     """
     counts, truth = decomposition.counts, decomposition.counts.truth
-    mismatch = _mismatch(decomposition)
-    if truth is None or mismatch is not None:
-        raise ValueError(mismatch)
-    two_sided = bool((decomposition.codes < 0).any())  # then the sign is arbitrary
+    why = mismatch(decomposition)
+    if truth is None or why is not None:
+        raise ValueError(why)
+    two_sided = bool((decomposition.codes < 0).any())
     error = template_error(decomposition.templates, truth.templates, sign=two_sided)
     tolerance = 3 * counts.bin_size if tolerance is None else tolerance
     found = _as_in_truth(decomposition, error, truth)
@@ -233,8 +217,8 @@ def recovery(decomposition: Decomposition, tolerance: float | None = None) -> Re
     return Recovery(error, event_rates(found, true, tolerance), tolerance)
 
 
-def _mismatch(decomposition: Decomposition) -> str | None:
-    """Return why model and truth cannot be compared; None if they can."""
+def mismatch(decomposition: Decomposition) -> str | None:
+    """Return why a model and the truth in its counts cannot be compared; None if they can."""
     counts, truth = decomposition.counts, decomposition.counts.truth
     if truth is None:
         return "`decomposition` is of counts without a truth; use simulated counts"
@@ -275,20 +259,10 @@ def psnr(estimate: ArrayLike, clean: ArrayLike, peak: float | None = None) -> fl
     Parameters
     ----------
     estimate, clean : array_like, same shape
-        Estimated and true image (or signal).
+        Estimated and true image (or signal), finite; the ratio is infinite if they are equal.
     peak : float, optional
-        Largest possible value; default: the largest value of ``clean``, as is usual in Poisson
+        Largest possible value, above 0; default: the largest of ``clean``, as is usual in Poisson
         denoising.
-
-    Returns
-    -------
-    float
-        Infinite if both are equal.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, values are not finite, or the peak is not positive.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, stats
 
 from spikecdl import Binomial, Gaussian, NegativeBinomial, Poisson
-from spikecdl.evaluation.rescaling import draw_counts, rescaled_intervals
+from spikecdl.evaluation.goodness_of_fit import draw_counts, rescaled_intervals
 
 FAMILIES = {
     "one trial": Binomial(n_trials=1),
