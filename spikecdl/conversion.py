@@ -20,10 +20,10 @@ _EXACT = 2**24  # counts above are not exact in single precision
 
 @dataclass(frozen=True)
 class Layout:
-    """How counts (trial, unit, bin) become windows of channels: ``axis`` is the axis to insert.
+    """How counts (trial, unit, bin) become windows of channels, by inserting ``axis``.
 
-    Shared: every unit of every trial is a window of one channel, (trial, unit, 1, bin).  Joint: the
-    units of a trial are the channels of one window, (trial, 1, unit, bin).
+    Shared: every unit of every trial is a window, (trial, unit, 1, bin).  Joint: the units of a
+    trial are the channels of one window, (trial, 1, unit, bin).
     """
 
     name: str
@@ -196,9 +196,8 @@ def _as_tensor(values: np.ndarray) -> Tensor:
 def _estimated_baseline(data: Observations) -> Tensor:
     """Linear predictor of the mean rate of every window over its observed bins.
 
-    Counts have one spike added, and the exposure of one spike at the unit's rate over all trials
-    (with half a spike added), so that silent windows stay finite.  A window of a signal that was
-    not observed has the mean of its unit.
+    Counts have one spike added, in the exposure of one spike at the unit's rate (with half a spike
+    added), so that silent windows stay finite.  A signal not observed has the mean of its unit.
     """
     family, sums = data.family, data.totals()
     total, exposure = sums.to(data.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,8 @@ def deviance(
 ) -> float | np.ndarray:
     """Twice the log likelihood lost against a model that expects every observation as it came.
 
+    Infinite if the model calls an observation impossible.
+
     Parameters
     ----------
     y : array_like
@@ -37,11 +39,6 @@ def deviance(
         False where nothing was observed; those entries are ignored.
     axis : int or tuple of int, optional
         Axes to sum over: ``axis=(0, 2)`` gives one value per unit, None a float.
-
-    Returns
-    -------
-    float or ndarray
-        Infinite if the model calls an observation impossible.
 
     Raises
     ------
@@ -69,8 +66,9 @@ def deviance_explained(
     """Fraction of the null model's deviance that a model explains, 1 - D(mean) / D(null_mean).
 
     1 if the model predicts every observation, 0 if it is no better than the null model (most often
-    a constant rate), negative if it is worse. Spiking noise keeps it far below 1 in small bins. For
-    the Gaussian family it is the coefficient of determination.
+    a constant rate), negative if it is worse, nan if the null model leaves nothing to explain (a
+    silent unit, or nothing observed). Spiking noise keeps it far below 1 in small bins. For the
+    Gaussian family it is the coefficient of determination.
 
     Parameters
     ----------
@@ -78,11 +76,6 @@ def deviance_explained(
         See `deviance`, which raises the same errors.
     null_mean : array_like, broadcastable to ``y``
         Expected observations under the null model, in the unit of ``y``.
-
-    Returns
-    -------
-    float or ndarray
-        nan if the null model leaves nothing to explain (a silent unit, or nothing observed).
 
     References
     ----------
@@ -112,17 +105,13 @@ def bits_per_spike(
     r"""Log-likelihood gain over a null model, in bits per spike.
 
     With the deviance D of the model and D0 of the null model, it is
-    :math:`(D_0 - D) / (2 \log 2 \, \sum y)`.
+    :math:`(D_0 - D) / (2 \log 2 \, \sum y)`; nan if there is no spike, and minus infinity if the
+    model calls an observation impossible.
 
     Parameters
     ----------
     y, mean, null_mean, family, mask, axis
         See `deviance_explained`, which raises the same errors.
-
-    Returns
-    -------
-    float or ndarray
-        nan if there is no spike; minus infinity if the model calls an observation impossible.
 
     References
     ----------
@@ -227,12 +216,7 @@ def _of_means(y: Tensor, mean: Tensor, family: Family) -> Tensor:
 
 
 def _deviance(
-    name: str,
-    y: ArrayLike,
-    mean: ArrayLike,
-    family: Family,
-    mask: ArrayLike | None,
-    axis: int | tuple[int, ...] | None,
+    name: str, y: ArrayLike, mean: ArrayLike, family: Family, mask: Any, axis: Any
 ) -> np.ndarray:
     """Check the arguments of `deviance`, where ``name`` is that of the mean, and compute it."""
     import torch

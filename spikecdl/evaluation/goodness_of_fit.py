@@ -242,30 +242,23 @@ def rescaled_intervals(
     Rescaled time does not advance in bins that were not observed, and continues from trial to
     trial. The first interval begins with the first trial. The last, censored by the end of the
     recording, is completed by an exponential draw, so that no interval is left out for being long.
+    A unit has one interval more than spikes, in the order of time; one never observed has none.
 
     Parameters
     ----------
     y, mean : array_like, shape (trial, unit, bin)
         Counts and expected counts.
     family : Family
-        Observation model, ``n_trials`` included; parameters that are tensors must broadcast to
-        ``y``.
+        Observation model with its ``n_trials``; tensors in it must broadcast to ``y``.
     mask : array_like of bool, shape (trial, unit, bin), optional
         False where nothing was observed.
     random_state : int, Generator or None
         Seed of the times of spikes within bins.
 
-    Returns
-    -------
-    list of ndarray
-        Intervals of each unit in the order of time, one more than it has spikes; empty for a unit
-        that was not observed.
-
     Raises
     ------
     ValueError
-        If shapes differ, the family is not one of counts, a count is outside its support, or it
-        cannot have a mean.
+        If shapes differ, the family is not one of counts, or it cannot have a count or mean.
 
     References
     ----------

@@ -267,8 +267,7 @@ def split(
 
     References
     ----------
-    Neufeld, Dharamshi, Gao and Witten, *Data thinning for convolution-closed distributions*, J
-    Mach Learn Res 25, 2024, arXiv:2301.07276.
+    Neufeld et al. 2024, *Data thinning for convolution-closed distributions*, arXiv:2301.07276.
 
     Examples
     --------

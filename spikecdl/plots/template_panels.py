@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spikecdl.evaluation.metrics import template_error, template_shape
-from spikecdl.evaluation.metrics.templates import gain_of, template_table
+from spikecdl.evaluation.template_metrics import gain_of, template_table
 from spikecdl.plots import style
 from spikecdl.validation import counted
 

@@ -45,7 +45,7 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
     ('poisson', 0, 10)
     """
     from spikecdl.config import describe
-    from spikecdl.evaluation.metrics.truth import mismatch
+    from spikecdl.evaluation.metrics import mismatch
 
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")

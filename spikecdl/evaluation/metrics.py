@@ -1,4 +1,4 @@
-"""Estimates against a known truth: events, whole models, and images."""
+"""How good a model is: templates, events and images against a known truth, rates against counts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from spikecdl import validation
-from spikecdl.evaluation.metrics.templates import TemplateError, template_error
+from spikecdl.evaluation.deviance import bits_per_spike, deviance, deviance_explained
+from spikecdl.evaluation.template_metrics import (
+    TemplateError,
+    TemplateShape,
+    rate_gain,
+    template_error,
+    template_shape,
+    template_table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.data import Decomposition, Truth
+
+__all__ = ["EventRates", "Recovery", "event_rates", "psnr", "recovery"]
+__all__ += ["bits_per_spike", "deviance", "deviance_explained", "rate_gain"]
+__all__ += ["TemplateError", "TemplateShape", "template_error", "template_shape", "template_table"]
 
 _ROUNDING = 1e-9  # seconds; well above the rounding error of a difference of two times
 _KEYS = ("trial", "unit", "template")

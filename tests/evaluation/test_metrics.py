@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.evaluation import metrics
-from spikecdl.evaluation.metrics.truth import mismatch, recovery
+from spikecdl.evaluation.metrics import mismatch, recovery
 from spikecdl.model.families import Poisson
 
 TEMPLATES = np.array([[1.0, 2, 3, 0], [3.0, -1, 0, 2], [0.0, 1, -3, 1]])[:, None]
