@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.evaluation.metrics import template_error, template_table
-from spikecdl.evaluation.metrics.truth import mismatch
+from spikecdl.evaluation.metrics import mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.report.summary import number
 from spikecdl.validation import counted
