@@ -7,8 +7,7 @@ trials that do not exist, and the wrong number of axes, raise ValueError.
 
 from spikecdl.plots.decompositions import codes, decomposition
 from spikecdl.plots.diagnostics import autocorrelation, ks, training_curve
-from spikecdl.plots.rasters import raster
-from spikecdl.plots.rates import rate, rates_figure
+from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.template_panels import templates
 
 __all__ = [

@@ -12,7 +12,6 @@ from spikecdl.plots.rates import rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from spikecdl.data import BinnedSpikes, Decomposition
 
@@ -41,13 +40,14 @@ def codes(
     Examples
     --------
     >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
-    >>> counts[:, 20:25] += 2
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> (ax,) = codes(model.decompose(counts))
     >>> ax.get_title(loc="left")
     'unit 0 · tallest stem ...'
     """
+    from matplotlib.lines import Line2D
+
     from spikecdl.data import Decomposition
 
     style.check_type("decomposition", decomposition, Decomposition)
@@ -63,9 +63,14 @@ def codes(
         if position + columns >= len(shown) or axes is not None:
             ax.set_xlabel(style.time_label(counts.bin_size))
     if axes is None:
-        _draw_legend(grid[0].figure, len(decomposition.templates))
+        figure, n_templates = grid[0].figure, len(decomposition.templates)
+        lines = [
+            Line2D([], [], color=style.colour(k), label=f"template {k}") for k in range(n_templates)
+        ]
+        most = max(1, int(figure.get_figwidth() / 1.2))
+        figure.legend(handles=lines, loc="outside upper right", ncols=min(n_templates, most))
         if units is None and not joint:
-            style.say_left_out(grid[0].figure, len(shown), counts.n_units)
+            style.say_left_out(figure, len(shown), counts.n_units)
     return grid
 
 
@@ -89,8 +94,7 @@ def decomposition(
     Examples
     --------
     >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
-    >>> counts[:, 20:25] += 2
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> rate, *added = decomposition(model.decompose(counts), trial=3)
     >>> rate.get_ylabel(), added[0].get_ylabel()
@@ -156,17 +160,6 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
             ax.plot(times, tip, "o", color=colour, markersize=size, clip_on=False)
     style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
     style.tidy(ax)
-
-
-def _draw_legend(figure: Figure, n_templates: int) -> None:
-    """Name the templates at the top of a new figure."""
-    from matplotlib.lines import Line2D
-
-    lines = [
-        Line2D([], [], color=style.colour(k), label=f"template {k}") for k in range(n_templates)
-    ]
-    columns = min(n_templates, max(1, int(figure.get_figwidth() / 1.2)))
-    figure.legend(handles=lines, loc="outside upper right", ncols=columns)
 
 
 def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:

@@ -1,15 +1,14 @@
-"""Peri-stimulus time histograms with the fitted rate."""
+"""Rasters, and peri-stimulus time histograms with the fitted rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spikecdl.plots import style
-from spikecdl.plots.rasters import draw_raster, single_trials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,45 +16,68 @@ if TYPE_CHECKING:
 
     from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 
+_FINEST = 1e-3  # bins of rasters of spike trains, in seconds
+_MOST_BINS_OF_RASTER = 50_000  # of a window; far more than pixels
+_MANY_UNITS = 20  # more are drawn without lines between them
 _MOST_BINS = 800  # of a histogram
 _FEWEST_SPIKES = 2  # in a bin of a histogram, on average
 _FEWEST_BINS = 60  # of a histogram of counts without a fit
 _LONG = 1000  # bins; units with longer windows are drawn in one column
 
 
-@dataclass(frozen=True, eq=False)
-class Rates:
-    """Data and fit to draw, each (trial, unit, bin), nan where nothing was observed."""
+@style.styled
+def raster(
+    spikes: SpikeTrains | BinnedSpikes,
+    unit: int | None = 0,
+    *,
+    align: str | None = None,
+    window: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a mark per spike, with a row per trial; unobserved time is hatched.
 
-    counts: BinnedSpikes
-    data: np.ndarray
-    fit: np.ndarray | None
-    baseline: np.ndarray | None  # (trial, unit)
-    is_signal: bool
-    widest: int  # most bins that may be averaged into one
+    A real-valued signal, which has no spikes, raises ValueError.
 
-    @property
-    def label(self) -> str:
-        """Label of the axis of rates."""
-        if self.is_signal:
-            return "signal"
-        return "spikes per bin" if style.in_bins(self.counts.bin_size) else "rate (Hz)"
+    Parameters
+    ----------
+    spikes : SpikeTrains or BinnedSpikes
+        Spike trains are drawn to the millisecond, binned spikes in the middle of their bin, darker
+        for more spikes.
+    unit : int or None
+        Position of the unit; None for all units, each with a block of rows.
+    align : str, optional
+        Column of the trials table that time is relative to (spike trains only).
+    window : (float, float), optional
+        Start and stop relative to the alignment, in seconds (spike trains only).
+    ax : Axes, optional
+        Where to draw.
 
+    Examples
+    --------
+    >>> from spikecdl.data import BinnedSpikes
+    >>> counts = BinnedSpikes.from_array([[0, 1, 0, 1], [1, 0, 0, 0]], bin_size=0.01)
+    >>> raster(counts).get_ylabel()
+    'trial'
+    """
+    from spikecdl.data import BinnedSpikes, SpikeTrains
 
-def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
-    """Return rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
-    from spikecdl.data import BinnedSpikes, Decomposition
-
-    if isinstance(source, BinnedSpikes):
-        widest = max(1, source.n_bins // _FEWEST_BINS)
-        return Rates(source, source.rate(), None, None, not source.is_counts, widest)
-    style.check_type("source", source, Decomposition, BinnedSpikes)
-    counts, is_signal = source.counts, not source.family.integer_valued
-    data = counts.rate()
-    if is_signal and counts.is_counts:  # a signal of whole numbers
-        data = data * counts.bin_size
-    widest = max(1, source.templates.shape[2] // 4)  # so that the shape of templates shows
-    return Rates(counts, data, source.rate, source.baseline, is_signal, widest)
+    style.check_type("spikes", spikes, SpikeTrains, BinnedSpikes)
+    if unit is not None:
+        style.check_position("unit", unit, spikes.n_units)
+    if isinstance(spikes, SpikeTrains):
+        ids = None if unit is None else [spikes.unit_ids[unit]]
+        counts = spikes.bin(_bin_size(spikes, window), align=align, window=window, units=ids)
+    elif not spikes.is_counts:
+        raise ValueError("`spikes` must be counts; a real-valued signal has no spikes to draw")
+    elif align is not None or window is not None:
+        raise ValueError("`align` and `window` need SpikeTrains; binned spikes are aligned already")
+    else:
+        counts = spikes if unit is None else spikes.select(units=[unit])
+    height = float(np.clip(1.2 + 0.02 * len(counts) * counts.n_units, 2.4, 9))
+    panel = style.axes_array(ax, (1, 1), (7.2, height))[0, 0]
+    _draw_raster(panel, counts)
+    panel.set_xlabel(style.time_label(counts.bin_size))
+    return panel
 
 
 @style.styled
@@ -95,7 +117,7 @@ def rate(
     """
     rates = rates_of(source)
     style.check_position("unit", unit, rates.counts.n_units)
-    trials = single_trials(rates.counts, unit, spikes)
+    trials = _single_trials(rates.counts, unit, spikes)
     heights = _heights(trials, 1.9)
     shape, size = (len(heights), 1), (7.2, 0.7 + sum(heights))
     grid = style.axes_array(axes, shape, size, sharex=True, height_ratios=heights)[:, 0]
@@ -130,7 +152,7 @@ def rates_figure(
     shown = range(min(rates.counts.n_units, max_units))
     columns = 1 if rates.counts.n_bins > _LONG else min(len(shown), 3)
     blocks = -(-len(shown) // columns)  # rows of units
-    sources = [single_trials(rates.counts, unit, spikes) for unit in shown]
+    sources = [_single_trials(rates.counts, unit, spikes) for unit in shown]
     merge = _merged_bins(rates, shown)
     heights = _heights(sources[0], 1.9 if blocks == 1 else 1.5)
     rows = len(heights)
@@ -150,6 +172,110 @@ def rates_figure(
     return figure
 
 
+class Rates(NamedTuple):
+    """Data and fit to draw, each (trial, unit, bin), nan where nothing was observed."""
+
+    counts: BinnedSpikes
+    data: np.ndarray
+    fit: np.ndarray | None
+    baseline: np.ndarray | None  # (trial, unit)
+    is_signal: bool
+    widest: int  # most bins that may be averaged into one
+
+    @property
+    def label(self) -> str:
+        """Label of the axis of rates."""
+        if self.is_signal:
+            return "signal"
+        return "spikes per bin" if style.in_bins(self.counts.bin_size) else "rate (Hz)"
+
+
+def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
+    """Return rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
+    from spikecdl.data import BinnedSpikes, Decomposition
+
+    style.check_type("source", source, Decomposition, BinnedSpikes)
+    if isinstance(source, BinnedSpikes):
+        widest = max(1, source.n_bins // _FEWEST_BINS)
+        return Rates(source, source.rate(), None, None, not source.is_counts, widest)
+    counts, is_signal = source.counts, not source.family.integer_valued
+    data = counts.rate()
+    if is_signal and counts.is_counts:  # a signal of whole numbers
+        data = data * counts.bin_size
+    widest = max(1, source.templates.shape[2] // 4)  # so that the shape of templates shows
+    return Rates(counts, data, source.rate, source.baseline, is_signal, widest)
+
+
+def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
+    """Return one millisecond, or more in windows so long that they would have too many bins."""
+    if window is not None:
+        duration = window[1] - window[0]
+    elif spikes.trials is not None:
+        duration = float((spikes.trials["stop_time"] - spikes.trials["start_time"]).max())
+    else:
+        duration = spikes.t_stop - spikes.t_start
+    return _FINEST * max(1, round(duration / _FINEST / _MOST_BINS_OF_RASTER))
+
+
+def _single_trials(
+    counts: BinnedSpikes, unit: int, spikes: SpikeTrains | BinnedSpikes | None
+) -> BinnedSpikes | None:
+    """Return the counts of one unit in single trials, from ``spikes`` if given; None if unknown."""
+    import pandas as pd
+
+    from spikecdl.data import BinnedSpikes, SpikeTrains
+
+    if spikes is None:
+        single = counts.is_counts and counts.n_pooled.max(initial=0) <= 1
+        return counts.select(units=[unit]) if single else None
+    style.check_type("spikes", spikes, SpikeTrains, BinnedSpikes)
+    label = counts.unit_ids[unit]
+    if label not in spikes.unit_ids:
+        raise ValueError(f"`spikes` has no unit {label!r}; it has {list(spikes.unit_ids)}")
+    if isinstance(spikes, BinnedSpikes):
+        return spikes.select(units=[spikes.unit_ids.index(label)])
+    starts = counts.trial_starts
+    if not np.isfinite(starts).all():
+        raise ValueError(
+            "`spikes` cannot be aligned to counts without trial starts; give the BinnedSpikes from "
+            "before pooling"
+        )
+    windows = pd.DataFrame(
+        {"start_time": starts, "stop_time": starts + counts.duration}, index=list(counts.trial_ids)
+    )
+    aligned = replace(spikes, intervals={"windows": windows})
+    bin_size = min(_FINEST, counts.bin_size)
+    fine = aligned.bin(bin_size, units=[label], table="windows")
+    return replace(fine, t_start=counts.t_start)
+
+
+def _draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
+    """Draw a row per trial and unit, without a label of time."""
+    trials, units, _ = counts.shape
+    values = counts.counts.swapaxes(0, 1).reshape(trials * units, -1)
+    unseen = ~counts.mask.swapaxes(0, 1).reshape(values.shape)
+    style.shade(ax, counts, unseen, rows=range(len(values)))
+    row, at = np.nonzero(values)
+    times = counts.times[at] + counts.bin_size / 2
+    darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
+    width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
+    colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
+    ax.vlines(times, row - 0.42, row + 0.42, colors=colours, linewidth=width)
+    style.time_axis(ax, counts)
+    if units == 1:
+        style.row_axis(ax, counts.trial_ids)
+        ax.set_title(style.unit_title(counts.unit_ids[0]))
+    else:
+        every = -(-units // 12)
+        middles = np.arange(0, units, every) * trials + (trials - 1) / 2
+        ax.set_yticks(middles, labels=list(map(style.short, counts.unit_ids[::every])))
+        ax.set(ylabel="unit", ylim=(trials * units - 0.5, -0.5))
+        if trials > 1 and units <= _MANY_UNITS:
+            for edge in np.arange(1, units) * trials - 0.5:
+                ax.axhline(edge, color=style.DATA, linewidth=0.8)
+    style.tidy(ax)
+
+
 def _heights(trials: BinnedSpikes | None, height: float) -> list[float]:
     """Heights in inches of a raster, if there is one, and of the histogram."""
     return [height] if trials is None else [float(np.clip(0.06 * len(trials), 0.5, 1.5)), height]
@@ -164,7 +290,7 @@ def _draw_unit(
     if trials is None:
         bottom.set_title(style.unit_title(rates.counts.unit_ids[unit]))
     else:
-        draw_raster(top[0], trials)
+        _draw_raster(top[0], trials)
         top[0].tick_params(labelbottom=False)
 
 

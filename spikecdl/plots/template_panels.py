@@ -71,8 +71,7 @@ def templates(
     Examples
     --------
     >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
-    >>> counts[:, 20:25] += 2
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> templates(model)[0].get_ylabel(), templates(model.decompose(counts))[0].get_ylabel()
     ('template (unit norm)', 'change of log rate')

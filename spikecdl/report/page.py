@@ -51,8 +51,7 @@ def draw_figures(
     Examples
     --------
     >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, size=(10, 100))
-    >>> counts[:, 20:25] += 2
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> list(draw_figures(model, model.decompose(counts)))
     ['templates', 'rates', 'codes', 'decomposition', 'ks', 'training']
