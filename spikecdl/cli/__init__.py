@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import applying, denoising, fitting, recordings
+from spikecdl.cli import denoising, models, recordings
 from spikecdl.cli.errors import run
 
 app = typer.Typer(
@@ -43,9 +43,8 @@ def _every_command(
 
 
 for command in (
-    *(fitting.demo, recordings.inspect, fitting.fit),
-    *(applying.apply, applying.evaluate, applying.compare),
-    *(recordings.simulate, fitting.experiment),
+    *(models.demo, recordings.inspect, models.fit, models.apply, models.evaluate),
+    *(models.compare, recordings.simulate, models.experiment),
 ):
     app.command()(command)
 app.add_typer(denoising.app)

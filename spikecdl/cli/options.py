@@ -102,8 +102,18 @@ class Selection:
         from spikecdl.data import SpikeTrains
 
         units = _named_units(self.units, data.unit_ids)
+        windows = {name: getattr(self, name) for name in _OF_TIMES}
         if not isinstance(data, SpikeTrains):
-            self._check_binned(data, bin_size)
+            for name, value in windows.items():
+                if value != getattr(type(self), name):
+                    raise ValueError(
+                        f"`{name}` (={value!r}) needs spike times; the file holds bins"
+                    )
+            if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
+                raise ValueError(
+                    f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
+                    "bins of that size"
+                )
             single = data
             if units is not None:
                 single = data.select(units=[data.unit_ids.index(unit) for unit in units])
@@ -112,21 +122,8 @@ class Selection:
                 "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
             )
         else:
-            windows = {name: getattr(self, name) for name in _OF_TIMES}
             single = data.bin(bin_size, units=units, **windows)
         return Selected(data, single.pool() if self.pool_trials else single, single)
-
-    def _check_binned(self, data: BinnedSpikes, bin_size: float | None) -> None:
-        for name in _OF_TIMES:
-            if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(
-                    f"`{name}` (={getattr(self, name)!r}) needs spike times; the file holds bins"
-                )
-        if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
-            raise ValueError(
-                f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
-                "bins of that size"
-            )
 
     def described(self) -> dict[str, Any]:
         """Return the options as values that JSON can hold."""

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data import Decomposition
 from spikecdl.plots import style
 from spikecdl.plots.rates import rates_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from spikecdl.data import BinnedSpikes, Decomposition
 
 _MOST_PANELS = 6
 _FEW_SPIKES = 3  # in one bin; more are drawn as a histogram, not as marks
@@ -47,8 +46,6 @@ def codes(
     'unit 0 · tallest stem ...'
     """
     from matplotlib.lines import Line2D
-
-    from spikecdl.data import Decomposition
 
     style.check_type("decomposition", decomposition, Decomposition)
     counts, trials = decomposition.counts, len(decomposition.counts)
@@ -100,7 +97,7 @@ def decomposition(
     >>> rate.get_ylabel(), added[0].get_ylabel()
     ('spikes per bin', 'log rate')
     """
-    from spikecdl.data import Decomposition
+    from matplotlib.ticker import MaxNLocator
 
     style.check_type("decomposition", decomposition, Decomposition)
     n_templates, counts = len(decomposition.templates), decomposition.counts
@@ -114,9 +111,17 @@ def decomposition(
     events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
     low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
     margin = 0.12 * ((high - low) or 1.0)
+    middle, marker = counts.times + counts.bin_size / 2, "o" if counts.n_bins == 1 else ""
     for k, ax in enumerate(grid[1:]):
+        onsets, colour = counts.times[np.flatnonzero(events[k])], style.colour(k)
         style.shade(ax, counts, ~counts.mask[trial, unit])
-        _draw_added(ax, counts, added[k], events[k], style.colour(k))
+        ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+        ax.fill_between(middle, added[k], color=colour, alpha=0.25, linewidth=0)
+        ax.plot(middle, added[k], color=colour, marker=marker)
+        width = style.thin(len(onsets), 4.5)
+        ax.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=width, zorder=3)
+        ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        style.tidy(ax)
         ax.set_title(f"added by template {k}", fontsize=8.5, pad=3)
         ax.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
     grid[-1].set_xlabel(style.time_label(counts.bin_size))
@@ -173,7 +178,7 @@ def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) 
     single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
     sparse = single and spikes.max() <= _FEW_SPIKES
     if not sparse:
-        style.histogram(ax, rates.data[trial, unit], style.edges(counts), "data")
+        ax.stairs(rates.data[trial, unit], style.edges(counts), label="data", **style.BARS)
     style.baseline(ax, decomposition.baseline[trial, unit])
     ax.plot(middle, fit, color=style.INK, label="fit", marker="o" if len(fit) == 1 else "")
     if not rates.is_signal:
@@ -191,20 +196,3 @@ def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) 
     name = style.unit_title(counts.unit_ids[unit])
     ax.set_title(f"{name} · trial {style.short(counts.trial_ids[trial])}")
     style.legend_above(ax)
-
-
-def _draw_added(
-    ax: Axes, counts: BinnedSpikes, added: np.ndarray, events: np.ndarray, colour: str
-) -> None:
-    """Draw what one template adds to eta, and the onsets of its events."""
-    from matplotlib.ticker import MaxNLocator
-
-    middle = counts.times + counts.bin_size / 2
-    ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-    ax.fill_between(middle, added, color=colour, alpha=0.25, linewidth=0)
-    ax.plot(middle, added, color=colour, marker="o" if len(middle) == 1 else "")
-    onsets = counts.times[np.flatnonzero(events)]
-    size = style.thin(len(onsets), 4.5)
-    ax.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=size, zorder=3)
-    ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-    style.tidy(ax)

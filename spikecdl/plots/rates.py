@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 
 _FINEST = 1e-3  # bins of rasters of spike trains, in seconds
 _MOST_BINS_OF_RASTER = 50_000  # of a window; far more than pixels
@@ -59,8 +58,6 @@ def raster(
     >>> raster(counts).get_ylabel()
     'trial'
     """
-    from spikecdl.data import BinnedSpikes, SpikeTrains
-
     style.check_type("spikes", spikes, SpikeTrains, BinnedSpikes)
     if unit is not None:
         style.check_position("unit", unit, spikes.n_units)
@@ -192,8 +189,6 @@ class Rates(NamedTuple):
 
 def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
     """Return rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
-    from spikecdl.data import BinnedSpikes, Decomposition
-
     style.check_type("source", source, Decomposition, BinnedSpikes)
     if isinstance(source, BinnedSpikes):
         widest = max(1, source.n_bins // _FEWEST_BINS)
@@ -223,8 +218,6 @@ def _single_trials(
     """Return the counts of one unit in single trials, from ``spikes`` if given; None if unknown."""
     import pandas as pd
 
-    from spikecdl.data import BinnedSpikes, SpikeTrains
-
     if spikes is None:
         single = counts.is_counts and counts.n_pooled.max(initial=0) <= 1
         return counts.select(units=[unit]) if single else None
@@ -244,8 +237,7 @@ def _single_trials(
         {"start_time": starts, "stop_time": starts + counts.duration}, index=list(counts.trial_ids)
     )
     aligned = replace(spikes, intervals={"windows": windows})
-    bin_size = min(_FINEST, counts.bin_size)
-    fine = aligned.bin(bin_size, units=[label], table="windows")
+    fine = aligned.bin(min(_FINEST, counts.bin_size), units=[label], table="windows")
     return replace(fine, t_start=counts.t_start)
 
 
@@ -284,36 +276,31 @@ def _heights(trials: BinnedSpikes | None, height: float) -> list[float]:
 def _draw_unit(
     axes: np.ndarray, rates: Rates, unit: int, trials: BinnedSpikes | None, merge: int
 ) -> None:
-    *top, bottom = axes
-    _draw_rate(bottom, rates, unit, merge)
-    bottom.tick_params(labelbottom=True)
+    """Draw the raster of a unit, if there are ``trials``, and its histogram with the fit."""
+    *top, ax = axes
+    counts, weight = rates.counts, rates.counts.n_pooled[:, unit]
     if trials is None:
-        bottom.set_title(style.unit_title(rates.counts.unit_ids[unit]))
+        ax.set_title(style.unit_title(counts.unit_ids[unit]))
     else:
         _draw_raster(top[0], trials)
         top[0].tick_params(labelbottom=False)
-
-
-def _draw_rate(ax: Axes, rates: Rates, unit: int, merge: int) -> None:
-    counts = rates.counts
-    weight = counts.n_pooled[:, unit]
     starts = np.arange(0, counts.n_bins, merge)
     times = style.edges(counts)[[*starts, -1]]
-    middle = (times[1:] + times[:-1]) / 2
-
-    style.shade(ax, counts, weight.sum(axis=0) == 0)
     label = "data"
     if merge > 1:
         width = f"{merge * counts.bin_size * 1e3:.4g} ms bins"
         label += f" (means of {merge} bins)" if style.in_bins(counts.bin_size) else f" ({width})"
-    style.histogram(ax, _average(rates.data[:, unit], weight, starts), times, label)
+    style.shade(ax, counts, weight.sum(axis=0) == 0)
+    bars = _average(rates.data[:, unit], weight, starts)
+    ax.stairs(bars, times, label=label, **style.BARS)
     if rates.baseline is not None:
         mean = _average(rates.baseline[:, [unit]], weight.sum(axis=1, keepdims=True))[0]
         style.baseline(ax, mean)
     if rates.fit is not None:
-        fit = _average(rates.fit[:, unit], weight, starts)
+        fit, middle = _average(rates.fit[:, unit], weight, starts), (times[1:] + times[:-1]) / 2
         ax.plot(middle, fit, color=style.INK, marker="" if len(fit) > 1 else "o", label="fit")
     ax.set(ylabel=rates.label, xlabel=style.time_label(counts.bin_size))
+    ax.tick_params(labelbottom=True)
     style.time_axis(ax, counts)
     if not rates.is_signal:
         ax.set_ylim(bottom=0)

@@ -23,6 +23,7 @@ DATA = "#A9AFB5"
 MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
 DASHES = (0, (4, 3))
+BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8}  # of histograms
 
 _LONGEST_NAME = 16
 _TICK = 0.17  # height of a tick label, in inches
@@ -158,11 +159,6 @@ def say_left_out(figure: Figure, shown: int, count: int) -> None:
 def say_why_empty(ax: Axes, why: str) -> None:
     """Write in the middle of a panel why it is empty."""
     ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=MUTED)
-
-
-def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, label: str) -> None:
-    """Draw data as bars, visible even if narrower than a pixel."""
-    ax.stairs(values, edges, fill=True, fc=DATA, ec=DATA, linewidth=0.8, label=label)
 
 
 def baseline(ax: Axes, rate: float) -> None:

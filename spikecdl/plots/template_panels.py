@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spikecdl.data import Decomposition, Truth
 from spikecdl.evaluation.metrics import template_error, template_shape
 from spikecdl.evaluation.template_metrics import gain_of, template_table
 from spikecdl.plots import style
@@ -15,7 +16,6 @@ from spikecdl.validation import counted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from spikecdl.data import Decomposition, Truth
     from spikecdl.estimator import DCEA
 
 _GAINS = 2.0 ** np.arange(-10, 11)  # marked on the right
@@ -83,7 +83,6 @@ def templates(
 def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
     from sklearn.utils.validation import check_is_fitted
 
-    from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
 
     style.check_type("source", source, Decomposition, DCEA)

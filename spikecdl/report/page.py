@@ -29,9 +29,11 @@ _LABELS = {"bin_size": "bin size (s)", "sha256": "fingerprint (SHA-256)"}
 def draw_figures(
     model: DCEA, decomposition: Decomposition, spikes: SpikeTrains | BinnedSpikes | None = None
 ) -> dict[str, Figure]:
-    """Draw all figures of a fit; none is shown or left open.
+    """Draw all figures of a fit, and return them by name; none is shown or left open.
 
-    If the counts hold a truth with the model's bins and layout, it is drawn over the templates.
+    They are ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most
+    spikes), ``ks`` (counts only) and ``training``. If the counts hold a truth with the model's bins
+    and layout, it is drawn over the templates.
 
     Parameters
     ----------
@@ -41,12 +43,6 @@ def draw_figures(
         Made by ``model.decompose(counts)``.
     spikes : BinnedSpikes or SpikeTrains, optional
         Source of the rasters if ``counts`` are pooled; see `spikecdl.plots.rate`.
-
-    Returns
-    -------
-    dict of str to Figure
-        ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most spikes),
-        ``ks`` (counts only) and ``training``, in this order.
 
     Examples
     --------
@@ -103,16 +99,10 @@ def write_report(
     decomposition : Decomposition
         Made by ``model.decompose(counts)``.
     figures : mapping of str to Figure or bytes
-        Figures by name, as made by `draw_figures`, or their content as `png` returns it.
+        Figures by name, as made by `draw_figures`, or their content as `png` returns it; anything
+        else raises TypeError.
     summary : mapping
         As made by `fit_summary`; keys may be missing. Also shown are ``command`` and ``seconds``.
-
-    Raises
-    ------
-    TypeError
-        If a figure is not a matplotlib Figure.
-    OSError
-        If the file cannot be written.
 
     Examples
     --------
@@ -127,7 +117,9 @@ def write_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
-    source = summary.get("data", {}).get("source") or decomposition.counts.source
+    counts, joint = decomposition.counts, decomposition.layout == "joint"
+    exposure = (counts.mask.any(axis=1) if joint else counts.mask).sum() * counts.bin_size
+    source = summary.get("data", {}).get("source") or counts.source
     name = Path(str(source)).name if source else "spike counts"
     settings = {"family": decomposition.family.name, "layout": decomposition.layout}
     if summary.get("seed") is not None:
@@ -141,28 +133,19 @@ def write_report(
         title=f"{counted(len(decomposition.templates), 'template')} learned from {name}",
         summary=summary,
         deviance_explained=decomposition.deviance_explained,
-        events=_events(decomposition),
+        event_rate=np.count_nonzero(decomposition.codes) / exposure if exposure else None,
         templates=template_table(decomposition).to_dict("records"),
         errors=_errors(decomposition),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,
-        joint=decomposition.layout == "joint",
-        in_bins=style.in_bins(decomposition.counts.bin_size),
+        joint=joint,
+        in_bins=style.in_bins(counts.bin_size),
         figures=[_embedded(name, figure) for name, figure in figures.items()],
         tables=[(heading, _rows(values)) for heading, values in tables.items() if values],
     )
     target = Path(path)
     target.write_text(page, encoding="utf-8")
     return target
-
-
-def _events(decomposition: Decomposition) -> dict[str, Any]:
-    """Number of events of each template, and their rate."""
-    mask = decomposition.counts.mask
-    seen = mask.any(axis=1) if decomposition.layout == "joint" else mask
-    exposure = float(seen.sum() * decomposition.counts.bin_size)
-    counts = np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist()
-    return {"counts": counts, "rate": sum(counts) / exposure if exposure else None}
 
 
 def _truth(decomposition: Decomposition) -> Truth | None:

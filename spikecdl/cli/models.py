@@ -1,0 +1,313 @@
+"""Learn templates, and use fitted models: `spikecdl fit`, `demo`, `apply`, `evaluate`, `compare`.
+
+`experiment` runs the paper's experiments.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from spikecdl.cli import options, outputs
+from spikecdl.cli.options import Selected, Selection, argument, flag, option
+from spikecdl.experiments import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from spikecdl.data import Decomposition
+    from spikecdl.estimator import DCEA
+    from spikecdl.training import Learned
+
+_EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
+
+Model = Annotated[Path, argument("MODEL", "Folder that a fit wrote to, or its model.safetensors.")]
+
+
+def fit(
+    file: options.File,
+    out: options.Out,
+    length: Annotated[float, option("SECONDS", "Length of the templates, in whole bins.")],
+    bin: Annotated[
+        float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")
+    ] = None,
+    templates: Annotated[int, option("NUMBER", "Number of templates.")] = 1,
+    family: options.Family = "poisson",
+    pool_trials: options.Pool = False,
+    align: options.Align = None,
+    window: options.Window = None,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    table: options.Table = "trials",
+    layout: options.Layout = "shared",
+    weight: Annotated[
+        float | None,
+        option(
+            "FRACTION",
+            "Penalty weight as a fraction of lambda_max, above which there are no events. "
+            "Default: chosen from the noise and by held-out likelihood.",
+            "--lambda",
+        ),
+    ] = None,
+    penalty: Annotated[str, option("NAME", "l1; or group_l1: units fire together.")] = "l1",
+    sign: Annotated[str, option("NAME", "Amplitudes: positive, negative or both.")] = "positive",
+    baseline: Annotated[
+        str,
+        option(
+            "HOW",
+            "learned; START:STOP, the mean rate between these times of each window; a rate in Hz; "
+            "or a rate for each unit, as in 8,5.5,12.",
+        ),
+    ] = "learned",
+    trainer: Annotated[
+        str,
+        option(
+            "NAME",
+            "alternating; unrolled, as in the paper; or implicit, its limit of infinitely many "
+            "layers.",
+        ),
+    ] = "alternating",
+    epochs: Annotated[
+        int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    resume: Annotated[
+        bool, flag("--resume", "Continue from the checkpoint of an interrupted fit.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Learn templates from a recording and write results to --out.
+
+    Writes the model, summary.json, figures, results.nwb and report.html. Times are in seconds.
+    `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
+    """
+    from spikecdl.estimator import DCEA
+    from spikecdl.io import read
+    from spikecdl.model.families import from_text
+    from spikecdl.model.penalties import PENALTIES
+    from spikecdl.report import fit_summary, summary
+    from spikecdl.training.distributed import joined
+    from spikecdl.validation import one_of
+
+    model = DCEA(
+        templates,
+        length,
+        from_text(family) if ":" in family else family,
+        layout=layout,
+        penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
+        penalty_weight=weight,
+        baseline=_baseline(baseline),
+        trainer=trainer,
+        n_epochs=epochs,
+        device=device,
+        random_state=seed,
+    )
+    selection = Selection(pool_trials, align, window, units, trials, table)
+    checkpoint = out / "checkpoint.safetensors"
+    with joined() as processes:
+        if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
+            counts = selection.count(read(file), bin).counts
+            model.fit(counts, checkpoint=checkpoint, resume=resume)
+            return
+        with outputs.results_folder(out, file) as unfinished:
+            selected = selection.count(read(file), bin)
+            began = time.perf_counter()
+            with outputs.epochs_shown("finding initial templates", as_json) as update:
+
+                def on_epoch(state: Learned) -> None:
+                    record = state.history[-1]
+                    events = f", {record['n_events']} events" if "n_events" in record else ""
+                    line = f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
+                    update(line, state.epoch, model.epochs_at_most)
+
+                model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
+            seconds = round(time.perf_counter() - began, 3)
+            with outputs.working("scoring bins held out, writing results", as_json):
+                parts = model.decompose(selected.counts)
+                about = fit_summary(model, parts, file)
+                about["settings"] |= selection.described()
+                about = {"command": outputs.command_line(), **about, "seconds": seconds}
+                outputs.write_results(unfinished, selected, parts, about, model)
+        checkpoint.unlink(missing_ok=True)
+    lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
+    outputs.show(about, lines, as_json)
+
+
+def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
+    """Return the baseline that an option means."""
+    if text == "learned":
+        return text
+    try:
+        if ":" in text:
+            start, stop = text.split(":")
+            return float(start), float(stop)
+        rates = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"`baseline` (={text!r}) must be learned, START:STOP in seconds, or rates in Hz "
+            "separated by commas"
+        ) from None
+    return rates if len(rates) > 1 else rates[0]
+
+
+def demo(
+    out: options.Out = Path("spikecdl-demo"),
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Fit the recording that comes with spikecdl, as a check.
+
+    The recording is simulated, so the result is compared with the truth.
+    """
+    from spikecdl import datasets
+
+    more: dict[str, Any] = {"seed": seed, "device": device, "as_json": as_json}
+    fit(datasets.demo(), out, 0.05, 0.001, 3, "binomial", pool_trials=True, **more)
+
+
+def apply(
+    model: Model,
+    file: options.File,
+    out: options.Out,
+    pool_trials: options.Pool = False,
+    align: options.Align = None,
+    window: options.Window = None,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    table: options.Table = "trials",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find the events of a fitted model in another recording.
+
+    Writes summary.json, rates.png, codes.png and results.nwb to --out. Uses the model's bin size.
+    """
+    from spikecdl.report import summary
+
+    if (out / "model.safetensors").exists():
+        raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
+    selection = Selection(pool_trials, align, window, units, trials, table)
+    working = outputs.working("finding events", as_json)
+    with outputs.results_folder(out, file) as unfinished, working:
+        selected, parts, about = _scored(model, file, selection, device)
+        outputs.write_results(unfinished, selected, parts, about)
+    outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
+
+
+def evaluate(
+    model: Model,
+    file: options.File,
+    pool_trials: options.Pool = False,
+    align: options.Align = None,
+    window: options.Window = None,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    table: options.Table = "trials",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Measure how well a fitted model explains a recording.
+
+    Prints the deviance explained in all bins, and in bins that were hidden when events were found.
+    For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
+    model's rate.
+    """
+    from spikecdl.report import summary
+
+    selection = Selection(pool_trials, align, window, units, trials, table)
+    with outputs.working("finding events, scoring bins held out", as_json):
+        *_, about = _scored(model, file, selection, device)
+    outputs.show(about, summary.score_lines(about), as_json)
+
+
+def compare(
+    model: Model,
+    truth: Annotated[Path, argument("TRUTH", "Simulated recording, which holds its truth.")],
+    tolerance: Annotated[
+        float | None, option("SECONDS", "Largest error of an event's onset. Default: 3 bins.")
+    ] = None,
+    pool_trials: options.Pool = False,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Compare a fitted model with the truth of a simulation.
+
+    Prints the error of each template, at the best order and shift, and how many events were found.
+    """
+    from spikecdl.report import summary
+
+    selection = Selection(pool_trials, units=units, trials=trials)
+    with outputs.working("finding events", as_json):
+        _, _, parts = _decomposed(model, truth, selection, device)
+    if parts.counts.truth is None:
+        raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
+    about = {"model": str(model), "truth": str(truth), **summary.recovery_summary(parts, tolerance)}
+    outputs.show(about, summary.recovery_lines(about), as_json)
+
+
+def _decomposed(
+    path: Path, file: Path, selection: Selection, device: str
+) -> tuple[DCEA, Selected, Decomposition]:
+    """Return a saved model, what was selected from a file, and the decomposition of its counts."""
+    from spikecdl.data import SpikeTrains
+    from spikecdl.estimator import load
+    from spikecdl.io import read
+
+    model = load(path).set_params(device=device)
+    data = read(file)
+    selected = selection.count(data, model.bin_size_ if isinstance(data, SpikeTrains) else None)
+    return model, selected, model.decompose(selected.counts)
+
+
+def _scored(
+    path: Path, file: Path, selection: Selection, device: str
+) -> tuple[Selected, Decomposition, dict[str, Any]]:
+    """Return what was selected from a file, its decomposition by a saved model, and the summary."""
+    from spikecdl.report.summary import score_summary
+
+    model, selected, parts = _decomposed(path, file, selection, device)
+    about = {"command": outputs.command_line(), "model": str(path)}
+    scores = score_summary(model, parts, file)
+    return selected, parts, {**about, "settings": selection.described(), **scores}
+
+
+def experiment(
+    name: Annotated[str, argument("NAME", _EXPERIMENTS)],
+    out: options.Out,
+    quick: Annotated[bool, flag("--quick", "Run a small version, in under two minutes.")] = False,
+    data: Annotated[
+        Path | None, option("FOLDER", "Recordings, for the experiments that need them.")
+    ] = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Run one of the paper's experiments, with comparison methods.
+
+    Writes table.csv, figures and summary.json to --out.
+    """
+    from rich.console import Console
+
+    from spikecdl import experiments
+    from spikecdl.report.summary import versions
+
+    console = Console(stderr=True, quiet=as_json)
+    settings = experiments.Options(
+        quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
+    )
+    began = time.perf_counter()
+    with outputs.results_folder(out, data or Path()) as unfinished:
+        result = experiments.run(name, settings)
+        about = {
+            "command": outputs.command_line(),
+            "experiment": name,
+            "quick": quick,
+            "versions": versions(),
+            "seed": seed,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        result.write(unfinished, about)
+    found = {**about, "settings": dict(result.settings), "findings": list(result.findings)}
+    outputs.show(found, [*result.findings, f"results in {out}/"], as_json)
