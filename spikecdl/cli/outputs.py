@@ -62,7 +62,7 @@ def write_results(
 ) -> None:
     """Write figures, the recording with its decomposition, and the summary.
 
-    With ``model``, whose training made the decomposition, also the model and its report.
+    Given the model that was fitted, write it and its report, too.
     """
     import matplotlib.pyplot as plt
 

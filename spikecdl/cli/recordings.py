@@ -54,7 +54,8 @@ def simulate(
         int | None, option("NUMBER", "Events per template and window, in place of --event-rate.")
     ] = None,
     gap: Annotated[
-        float | None, option("SECONDS", "Least time between onsets of a template. Default: length.")
+        float | None,
+        option("SECONDS", "Least time between a template's onsets. Default: --length."),
     ] = None,
     amplitude: Annotated[
         tuple[float, float], option("LOW HIGH", "Range of the amplitudes, which are uniform.")
