@@ -26,7 +26,8 @@ class CountsFile:
     def __init__(self, path: Path) -> None:
         import h5py
 
-        self._path, self._arrays = path, []  # type: tuple[Path, list[np.memmap]]
+        self._path = path
+        self._arrays: list[np.memmap] = []
         with h5py.File(path, "w") as file:
             file.attrs["kind"] = _KIND
 

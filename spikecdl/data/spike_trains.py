@@ -270,7 +270,8 @@ class SpikeTrains:
         """
         positive("bin_size", bin_size, "seconds")
         chosen = self._unit_positions(units)
-        windows = Windows.of(table, self._table(table), trials, align, window)
+        rows = self._table(table)
+        windows = Windows.of(table, rows, trials, align, window)
         windows.check_inside(self.t_start, self.t_stop)
         times = [self.times[i] for i in chosen]
         observed = [self.observed[i] for i in chosen]
@@ -282,6 +283,12 @@ class SpikeTrains:
             raise ValueError(
                 f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}"
             )
+        truth = None
+        if table == "trials" and self.truth is not None:
+            truth = self.truth.select(windows.rows, chosen)
+        if truth is not None:  # a joint template may have no part in these units
+            starts = rows["start_time"].to_numpy(dtype=float)[windows.rows]
+            truth = truth.shift(windows.starts - starts, windows.durations)
 
         def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
             parts = (times, observed, windows.starts, n_bins, clock)
@@ -299,7 +306,7 @@ class SpikeTrains:
                 sub_bins=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
                 trial_starts=windows.starts,
                 source=self.source,
-                truth=self._truth_in(windows, chosen) if table == "trials" else None,
+                truth=truth,
             )
 
         if file is None:
@@ -310,11 +317,10 @@ class SpikeTrains:
         return read_counts(file)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
-        if units is None:
-            return np.arange(self.n_units)
+        chosen = self.unit_ids if units is None else units
+        wanted = [chosen] if isinstance(chosen, int | str) else list(chosen)
         positions = {unit: i for i, unit in enumerate(self.unit_ids)}
-        wanted = [units] if isinstance(units, int | str) else list(units)
-        if not wanted or not all(unit in positions for unit in wanted):
+        if not wanted or not set(wanted) <= set(positions):
             raise ValueError(f"`units` (={units!r}) must be among the units {list(self.unit_ids)}")
         return np.array([positions[unit] for unit in wanted])
 
@@ -323,9 +329,3 @@ class SpikeTrains:
         whole = as_table("trials", [[self.t_start, self.t_stop]])
         known = {"trials": whole, **self.tables}
         return known[one_of("table", name, known)]
-
-    def _truth_in(self, windows: Windows, units: np.ndarray) -> Truth | None:
-        """Return what the truth says of these windows of trials."""
-        chosen = None if self.truth is None else self.truth.select(windows.rows, units)
-        starts = self._table("trials")["start_time"].to_numpy(dtype=float)[windows.rows]
-        return None if chosen is None else chosen.shift(windows.starts - starts, windows.durations)
