@@ -45,9 +45,7 @@ app = typer.Typer(
 )
 
 Images = Annotated[Path, argument("IMAGES", "Folder of clean images.")]
-Precision = Annotated[
-    str, option("NAME", "single, or bfloat16: faster if the processor supports it.")
-]
+Precision = Annotated[str, option("NAME", "single, or bfloat16: faster on some processors.")]
 
 
 @app.command()
@@ -69,8 +67,7 @@ def image(
 ) -> None:
     """Denoise a frame, or each frame of a stack.
 
-    FILE holds counts of photons: whole numbers. TIFF and npy receive expected counts; PNG is for
-    viewing, with its largest value white.
+    TIFF and npy receive expected counts; PNG is for viewing, with its largest value white.
     """
     import numpy as np
     from rich.console import Console
@@ -86,8 +83,7 @@ def image(
     used = max(map(estimate_peak, frames)) if peak is None else peak
     path = weights if weights is not None else pretrained.find(model, used)
     denoiser = PoissonDenoiser.read(path, peak=peak, precision=precision, device=device)
-    console = Console(stderr=True)
-    began = time.perf_counter()
+    console, began = Console(stderr=True), time.perf_counter()
     shown = track(frames, "denoising", console=console, disable=as_json or not console.is_terminal)
     rates = np.stack([denoiser.predict(frame) for frame in shown])
     seconds = (time.perf_counter() - began) / len(frames)
@@ -113,28 +109,20 @@ def train(
         float | None, option("COUNTS", "Largest expected count. Default: 4; for blind, 0.5 to 8.")
     ] = None,
     epochs: Annotated[
-        int, option("NUMBER", "Epochs; in each, crops have as many pixels as the images.", min=1)
+        int, option("NUMBER", "Passes over the images, in random crops.", min=1)
     ] = 20,
     batch: Annotated[int, option("NUMBER", "Crops per step.", min=1)] = 4,
-    shifts: Annotated[
-        int, option("NUMBER", "Shifts of the grid whose mean is trained (uc and c).", min=1)
-    ] = 1,
+    shifts: Annotated[int, option("NUMBER", "Shifts of the grid to average (uc, c).", min=1)] = 1,
     crop: Annotated[int, option("PIXELS", "Side of a crop.", min=1)] = 128,
-    zoom: Annotated[
-        float, option("FACTOR", "Half of the crops are enlarged by up to this factor.")
-    ] = 1.0,
+    zoom: Annotated[float, option("FACTOR", "Enlarge half of the crops by up to this.")] = 1.0,
     rate: Annotated[float | None, option("NUMBER", "Learning rate. Default: the model's.")] = None,
-    loss: Annotated[
-        str, option("NAME", "mse, or log: mean logarithm of each crop's squared error.")
-    ] = "mse",
+    loss: Annotated[str, option("NAME", "mse, or log: mean log of each crop's error.")] = "mse",
     start: Annotated[Path | None, option("FILE", "Weights at which training starts.")] = None,
     leave_out: Annotated[int, option("NUMBER", "Last images, for validation.", min=0)] = 0,
     precision: Precision = "bfloat16",
     seed: Seed = 0,
     device: Device = "auto",
-    resume: Annotated[
-        bool, flag("--resume", "Continue from the checkpoint of a killed training.")
-    ] = False,
+    resume: Annotated[bool, flag("--resume", "Continue a training that was killed.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network on clean images.
@@ -206,17 +194,14 @@ def _origin(denoiser: Any, start: Path | None) -> dict[str, Any]:
 @app.command()
 def benchmark(
     folder: Images,
-    out: Annotated[
-        Path | None, option("FOLDER", "Receives table.csv, figure.png and summary.json.")
-    ] = None,
+    out: Annotated[Path | None, option("FOLDER", "Receives a table, figure and summary.")] = None,
     peaks: Annotated[str, option("COUNTS...", "Largest expected counts.")] = "1 2 4",
     methods: Annotated[
         str, option("NAMES...", "Of noisy, vst-tv, vst-nlm, spda, ca, dcea-c, dcea-uc, blind.")
     ] = "noisy vst-tv dcea-c dcea-uc blind",
     draws: Annotated[int, option("NUMBER", "Draws of counts for each image.", min=1)] = 5,
     weights: Annotated[
-        Path | None,
-        option("FOLDER", "Weights from `denoise train`; others are those of the package."),
+        Path | None, option("FOLDER", "Weights from `denoise train`, before those of the package.")
     ] = None,
     precision: Precision = "single",
     seed: Seed = 0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,27 +27,16 @@ _FIRST_BIAS = 0.01
 class Architecture:
     """Settings of an image auto-encoder; the defaults are DCEA-UC of the paper.
 
-    Parameters
-    ----------
-    tied : bool
-        True: one dictionary serves as analysis and synthesis of the encoder and as decoder (DCEA-C,
-        20,618 parameters).  False: there are three (DCEA-UC, 61,516 parameters).
-    n_templates, length : int
-        Number of square templates, and the pixels along their sides.
-    stride : int
-        Pixels between neighbouring positions of a template.
-    n_unrolled : int
-        Number of layers.
-    stabilizer : float
-        Bounds the residual (see `spikecdl.UnrolledEncoder`); the paper takes the peak.
+    If ``tied``, one dictionary serves as analysis and synthesis of the encoder and as decoder
+    (DCEA-C, 20,618 parameters).  Otherwise there are three (DCEA-UC, 61,516 parameters).
     """
 
     tied: bool = False
     n_templates: int = 169
-    length: int = 11
-    stride: int = 7
+    length: int = 11  # pixels along a side of a template
+    stride: int = 7  # pixels between neighbouring positions of a template
     n_unrolled: int = 15
-    stabilizer: float = 4.0
+    stabilizer: float = 4.0  # bounds the residual (see `UnrolledEncoder`); the paper's is the peak
 
     def __post_init__(self) -> None:
         for name in ("n_templates", "length", "stride", "n_unrolled"):
@@ -104,12 +92,9 @@ class ImageAutoencoder(ImageNetwork):
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
         return self.eta(y).exp() / peak
 
-    def denoise(self, counts: Tensor, peak: float) -> Tensor:
-        return self.mean_eta(counts).exp() / peak
-
     @torch.no_grad()
-    def mean_eta(self, counts: Tensor) -> Tensor:
-        r"""Return the mean of eta over all shifts of the grid, as the paper does.
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        r"""Return the fractions of the peak by the mean of eta over all shifts of the grid.
 
         .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
 
@@ -117,14 +102,14 @@ class ImageAutoencoder(ImageNetwork):
         columns on a canvas that is filled by reflection.  The canvas is so large that as many
         templates reach the edges of the image as its middle.
         """
-        shifts = itertools.product(range(self.stride), repeat=2)
-        etas = threads.on_each(partial(self._at_shift, counts), shifts, counts.device)
-        return sum(etas, torch.zeros_like(counts)) / self.stride**2
 
-    def _at_shift(self, counts: Tensor, shift: tuple[int, ...]) -> Tensor:
-        """Return eta (row, column) at one shift of the grid."""
-        before = [self.border + move for move in shift]
-        return self.on_tiles(self.eta, counts, before, 2 * self.border + self.stride - 1)
+        def moved(shift: tuple[int, ...]) -> Tensor:
+            before = [self.border + move for move in shift]
+            return self.on_tiles(self.eta, counts, before, 2 * self.border + self.stride - 1)
+
+        shifts = itertools.product(range(self.stride), repeat=2)
+        total = sum(threads.on_each(moved, shifts, counts.device), torch.zeros_like(counts))
+        return (total / self.stride**2).exp() / peak
 
     def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
         if validation.integer("n_shifts", n_shifts) > self.stride**2:

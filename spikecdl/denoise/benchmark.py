@@ -168,14 +168,12 @@ def in_words(table: pd.DataFrame) -> list[str]:
     def uncertain(value: float, error: float, digits: int) -> str:
         return f"{value:.{digits}f}" + ("" if np.isnan(error) else f" +- {error:.{digits}f}")
 
-    titles = ("peak", "method", "PSNR (dB)", "SSIM", "s/image", "parameters")
-    lines = ["{:>5} {:<8} {:>15} {:>16} {:>8} {:>10}".format(*titles)]
+    line = "{:>5} {:<8} {:>15} {:>16} {:>8} {:>10}".format
+    lines = [line("peak", "method", "PSNR (dB)", "SSIM", "s/image", "parameters")]
     for row in summary(table).itertuples():
-        lines.append(
-            f"{row.peak:>5g} {row.method:<8} {uncertain(row.psnr, row.psnr_error, 2):>15} "
-            f"{uncertain(row.ssim, row.ssim_error, 3):>16} {row.seconds:>8.2f} "
-            f"{row.n_parameters:>10,.0f}"
-        )
+        quality = uncertain(row.psnr, row.psnr_error, 2), uncertain(row.ssim, row.ssim_error, 3)
+        rest = f"{row.seconds:.2f}", f"{row.n_parameters:,.0f}"
+        lines.append(line(f"{row.peak:g}", row.method, *quality, *rest))
     return lines
 
 

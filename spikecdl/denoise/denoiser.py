@@ -23,8 +23,8 @@ class PoissonDenoiser(BaseEstimator):
     Parameters
     ----------
     peak : float, optional
-        Largest expected count of an image.  In training, the peak to train for; None: the peaks of
-        the model (4 for "uc", "c" and "ca").  In denoising, None: estimated from the counts.
+        Largest expected count of an image.  None: it is estimated from the counts, and training is
+        for the peaks of the model (4 for "uc", "c" and "ca").
     model : {"blind", "uc", "c", "ca"}
         Network: "blind", one for any peak; "uc" and "c", the untied and tied auto-encoders (DCEA)
         of the paper; "ca", a residual network to compare with.
@@ -35,17 +35,16 @@ class PoissonDenoiser(BaseEstimator):
     n_shifts : int
         Shifts of the stride's grid whose mean is trained ("uc" and "c"), at a proportional cost.
     crop : int
-        Pixels along a side of a crop (rounded up to whole strides).
+        Pixels along a side of a crop, rounded up to whole strides.
     zoom : float
         Half of the crops are enlarged by up to this factor: microscopes give smooth frames.
     learning_rate : float, optional
         Maximum in training.  None: the default of the model.
     loss : {"mse", "log"}
-        Mean over crops of the squared error, or of its logarithm, which is what a mean PSNR
-        measures; "mse" gives most weight to the hardest crops and the lowest peaks.
+        Mean over crops of the squared error, which is largest at the lowest peaks, or of its
+        logarithm, which is what a mean PSNR measures.
     precision : {"single", "bfloat16"}
-        Of products.  bfloat16 is faster where the processor supports it, and changes rates by less
-        than 1 %.
+        Of products.  bfloat16 is faster on some processors, and changes rates by less than 1 %.
     device : str
         "auto" (a GPU if there is one), "cpu" or "cuda".
     random_state : int, RandomState or None
@@ -165,8 +164,7 @@ class PoissonDenoiser(BaseEstimator):
         Raises
         ------
         ValueError
-            If an argument or an image is out of range, or the checkpoint is damaged or belongs to
-            another training.
+            If an argument or an image is out of range, or the checkpoint is of another training.
         FloatingPointError
             If the error is not finite.
         """
@@ -216,23 +214,17 @@ class PoissonDenoiser(BaseEstimator):
         return Training(trained, Crops(clean, size, peaks, self.zoom), schedule, generator)
 
     def predict(self, counts: Any) -> np.ndarray:
-        """Return expected counts.
+        """Return expected counts, of the same shape, in single precision.
 
         Parameters
         ----------
         counts : array, shape (row, column) or (frame, row, column)
             Photons per pixel; frames are denoised one by one.
 
-        Returns
-        -------
-        ndarray of float32, shape of ``counts``
-
         Raises
         ------
-        ValueError
-            If a count is negative, not whole or not finite, or the shape is wrong.
-        TypeError
-            If counts are not numbers.
+        ValueError, TypeError
+            If a count is not a whole number of 0 or more, or the shape is wrong.
         NotFittedError
             If there are no weights.
 

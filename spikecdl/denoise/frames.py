@@ -17,6 +17,9 @@ from torch import Tensor
 from spikecdl.denoise.network import mirrored
 
 _AXES = ("frame", "row", "column")
+_PHOTONS = (
+    "whole numbers of photons, 0 or more; subtract the detector's offset and divide by its gain"
+)
 _LOWEST = 0.01  # counts, of an estimated peak
 _WIDTH = 2.0  # pixels, of the smoothing that turns counts into rates
 _SHARE = 0.999  # of pixels lie below the peak, but for noise
@@ -52,12 +55,7 @@ def checked(
         where = ", ".join(
             f"{axis} {i}" for axis, i in zip(_AXES[-len(place) :], place, strict=True)
         )
-        needed = (
-            "whole numbers of photons, 0 or more; subtract the detector's offset and divide by its "
-            "gain"
-            if whole
-            else "finite and not negative"
-        )
+        needed = _PHOTONS if whole else "finite and not negative"
         raise ValueError(f"`{name}` (={pixels[place]} at {where}) must be {needed}")
     return pixels
 
@@ -66,24 +64,17 @@ class FrameDenoiser(BaseEstimator):
     """A method that denoises a single frame and learns nothing from others, so it has no fit."""
 
     def predict(self, counts: Any) -> np.ndarray:
-        """Return the expected counts of every pixel.
+        """Return the expected counts (row, column) of every pixel.
 
         Parameters
         ----------
         counts : array_like, shape (row, column)
             Photons per pixel.
 
-        Returns
-        -------
-        ndarray, shape (row, column)
-
         Raises
         ------
-        ValueError
-            If a count is negative, not whole or not finite, the image is too small, or a setting
-            is out of range.
-        TypeError
-            If the counts are not numbers.
+        ValueError, TypeError
+            If a count is not a whole number of 0 or more, or a setting does not suit the image.
         """
         return self._rates(checked("counts", counts, axes=(2,), whole=True).astype(float))
 
@@ -147,34 +138,27 @@ def in_known_light(
     counts are interpolated.
 
     ``rate`` returns expected counts, given counts (row, column) and their peak; ``known`` are the
-    peaks of training.
-
-    Warns
-    -----
-    UnusualLightWarning
-        If the peak is more than twice the largest known one, or pixels are summed.
+    peaks of training.  Warns if the peak is more than twice the largest known one, or pixels are
+    summed.
     """
     brightest, darkest = max(known), min(known)
     if peak > brightest:
         if peak > _MUCH * brightest:
-            warnings.warn(
+            message = (
                 f"`peak` (={peak:.3g}) is above {brightest:g} counts, the most that these weights "
-                "were trained for: the result is smoother than necessary; denoise.VST may do "
-                "better",
-                UnusualLightWarning,
-                stacklevel=2,
+                "were trained for: the result is smoother than necessary; denoise.VST may be better"
             )
+            warnings.warn(message, UnusualLightWarning, stacklevel=2)
         scale = brightest / peak
         return rate(counts * scale, brightest) / scale
     side = math.ceil(math.sqrt(darkest / _MUCH / peak))
     if side <= 1:
         return rate(counts, peak)
-    warnings.warn(
+    message = (
         f"`peak` (={peak:.3g}) is below {darkest:g} counts, the least that these weights were "
-        f"trained for: counts are summed over squares of {side} x {side} pixels",
-        UnusualLightWarning,
-        stacklevel=2,
+        f"trained for: counts are summed over squares of {side} x {side} pixels"
     )
+    warnings.warn(message, UnusualLightWarning, stacklevel=2)
     whole = mirrored(counts, (0, 0), [-(-size // side) * side for size in counts.shape])
     sums = F.avg_pool2d(whole[None], side)[0] * side**2
     fine = interpolated(rate(sums, peak * side**2) / side**2, side)

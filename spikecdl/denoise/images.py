@@ -19,20 +19,14 @@ _PNG_BITS, _PNG_COLOUR = 24, 25  # bytes of the header
 
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read the frames of a PNG, TIFF or npy file, without scaling their values.
-
-    PNG of up to 16 bits; TIFF of whole or real numbers, where every page is a frame, whether pages
-    are times, depths or channels; npy of shape (row, column) or (frame, row, column).  Images in
-    colours or with a palette are read if all their pixels are grey.
+    """Read the frames (frame, row, column) of a file, with the numbers and the type in it.
 
     Parameters
     ----------
     path : path_like
-
-    Returns
-    -------
-    ndarray, shape (frame, row, column)
-        Of the type in the file.
+        PNG of up to 16 bits; TIFF of whole or real numbers, where every page is a frame, whether
+        pages are times, depths or channels; or npy of shape (row, column) or (frame, row, column).
+        Images in colours or with a palette are read if all their pixels are grey.
 
     Raises
     ------
@@ -60,26 +54,19 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read all images of a folder, such as those that train a denoiser, sorted by name.
+    """Read all images of a folder, such as those that train a denoiser.
 
     Files of other kinds, hidden files and folders are ignored.
-
-    Parameters
-    ----------
-    path : path_like
 
     Returns
     -------
     dict of str to ndarray, shape (row, column)
-        Frames of any sizes by file name; that of a stack is followed by the number of the frame,
-        as in "cells.tif:0".
+        Frames by file name, in its order; those of stacks are numbered, as in "cells.tif:0".
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it is a file, holds no image, or one that `read_images` refuses.
+    FileNotFoundError, ValueError
+        If there is no such folder, it holds no image, or one that `read_images` refuses.
     """
     folder = existing(path)
     if not folder.is_dir():
@@ -114,11 +101,10 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
     ------
     FileNotFoundError
         If the folder does not exist.
-    ValueError
-        If the suffix is unknown, there is no pixel, a value is negative, not finite or too large
-        for single precision (whole numbers: to be exact), or a PNG would have several frames.
-    TypeError
-        If values are not numbers.
+    ValueError, TypeError
+        If the suffix is unknown, there is no pixel, a value is not a number, negative, not finite
+        or too large for single precision (whole numbers: to be exact), or a PNG would have several
+        frames.
     """
     _, write = _format(Path(path))
     if png_bits not in (8, 16):

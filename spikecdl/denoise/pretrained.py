@@ -43,8 +43,8 @@ def _autoencoder(tied: bool) -> Model:
 
     def restore(settings: Mapping[str, Any]) -> ImageNetwork:
         chosen = Architecture(**settings)
-        shape = (chosen.n_templates, 1, chosen.length, chosen.length)
-        return ImageAutoencoder(chosen, torch.zeros(shape))
+        templates = torch.zeros(chosen.n_templates, 1, chosen.length, chosen.length)
+        return ImageAutoencoder(chosen, templates)
 
     return Model(build, restore)
 

@@ -210,12 +210,9 @@ def patch_pixels(shape: tuple[int, ...], size: int, stride: int) -> Tensor:
 
     Patches are ``stride`` pixels apart, and the last ones lie at the border.
     """
-    top, left = (
-        torch.cat([torch.arange(0, n - size, stride), torch.tensor([n - size])]) for n in shape
-    )
-    side = torch.arange(size)
-    corners = (top[:, None] * shape[1] + left).flatten()
-    return corners[:, None] + (side[:, None] * shape[1] + side).flatten()
+    image = torch.arange(shape[0] * shape[1]).reshape(shape)
+    top, left = (torch.tensor([*range(0, n - size, stride), n - size]) for n in shape)
+    return image.unfold(0, size, 1).unfold(1, size, 1)[top[:, None], left].reshape(-1, size**2)
 
 
 def similar_groups(patches: Tensor, size: int) -> Tensor:

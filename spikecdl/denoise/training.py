@@ -21,7 +21,7 @@ from spikecdl.denoise.network import Trainable
 class Crops:
     """Draws batches of square crops of clean images, turned and flipped, and counts for each.
 
-    A crop at a random place meets the stride's grid at a random shift, so one shift of each crop
+    A crop at a random position meets the stride's grid at a random shift, so one shift of each crop
     stands for all of them.
     """
 
@@ -59,8 +59,7 @@ class Crops:
         row, column = (draw(extent - side + 1) for extent in image.shape)
         crop = image[row : row + side, column : column + side]
         if side < self.size:
-            shape = (self.size, self.size)
-            crop = F.interpolate(crop[None, None], shape, mode="bicubic")[0, 0].clamp(0, 1)
+            crop = F.interpolate(crop[None, None], self.size, mode="bicubic")[0, 0].clamp(0, 1)
         crop = torch.rot90(crop, turns)
         return crop.flip(1) if flipped else crop
 
@@ -108,15 +107,9 @@ class SOAP(torch.optim.Optimizer):
     For a matrix with gradient G, :math:`L = \mathrm{E}\,GG^\top` and
     :math:`R = \mathrm{E}\,G^\top G` have eigenvectors :math:`Q_L, Q_R`; the step is that of Adam
     for :math:`Q_L^\top G Q_R`, rotated back.  The gradient of image templates is large along smooth
-    patterns and small along fine ones, which a scale per pixel cannot correct.  The first step of a
-    matrix only initializes the moments.  All other parameters take the steps of Adam.
-
-    Parameters
-    ----------
-    params : iterable of tensor
-        Templates (template, channel, row, column) are matrices (template, pixel).
-    lr : float
-        Learning rate.
+    patterns and small along fine ones, which a scale per pixel cannot correct.  Matrices are
+    templates (template, channel, row, column), with a row for each template; their first step only
+    initializes the moments.  All other parameters take the steps of Adam.
 
     References
     ----------

@@ -79,7 +79,7 @@ def test_all_shifts_by_brute_force():
         canvas = np.pad(counts.numpy(), ((above, below), (left, right)), mode="reflect")
         eta = network.eta(torch.tensor(canvas)[None, None])[0, 0]
         logs.append(eta[above : above + 10, left : left + 13])
-    found = network.mean_eta(counts)
+    found = network.denoise(counts, 1.0).log()
     torch.testing.assert_close(found, torch.stack(logs).mean(0).detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -94,9 +94,9 @@ def test_images_of_any_size(network, shape):
 
 def test_tiles_give_the_whole():
     network, counts = autoencoder(), photons((70, 61))
-    whole = network.mean_eta(counts)
+    whole = network.denoise(counts, 4.0)
     for network.tile in (12, 40):
-        torch.testing.assert_close(network.mean_eta(counts), whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network.denoise(counts, 4.0), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_tiles_of_the_multiscale_network_give_the_whole():
