@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl import validation
-from spikecdl.denoise.network import ImageNetwork, Trainable
+from spikecdl.denoise.networks import ImageNetwork, Trainable
 from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import UnrolledEncoder

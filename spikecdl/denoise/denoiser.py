@@ -12,9 +12,12 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
 from spikecdl import config, validation
+from spikecdl.checkpoint import load_tensors, save_tensors
 from spikecdl.denoise import pretrained
 from spikecdl.denoise.frames import checked, clean_image, estimate_peak, in_known_light
+from spikecdl.denoise.networks import ImageNetwork
 from spikecdl.denoise.training import Crops, Schedule, Training
+from spikecdl.files import write_json
 
 
 class PoissonDenoiser(BaseEstimator):
@@ -69,6 +72,8 @@ class PoissonDenoiser(BaseEstimator):
     >>> rate.shape, bool(abs(rate - 4).mean() < 0.5)
     ((40, 50), True)
     """
+
+    network_: ImageNetwork
 
     def __init__(
         self,
@@ -130,9 +135,16 @@ class PoissonDenoiser(BaseEstimator):
         Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, or does
         not hold a denoiser.
         """
-        model, network, peaks = pretrained.read(Path(path))
+        tensors, metadata = load_tensors(path)
+        model = metadata.get("model")
+        if model not in pretrained.MODELS:
+            raise ValueError(
+                f"`{path}` is not of a denoiser; give weights that `denoise train` wrote"
+            )
         denoiser = cls(peak, model, precision=precision, device=device)
-        denoiser.network_, denoiser.peaks_ = network, peaks
+        denoiser.network_ = pretrained.MODELS[model].restore(metadata["settings"])
+        denoiser.network_.copy_weights(tensors)
+        denoiser.peaks_ = tuple(metadata["peaks"])
         return denoiser
 
     def fit(
@@ -193,12 +205,12 @@ class PoissonDenoiser(BaseEstimator):
         peaks = model.peaks if self.peak is None else (validation.positive("peak", self.peak),)
         network = model.build(clean, max(peaks), generator)
         if start is not None:
-            name, other, _ = pretrained.read(Path(start))
-            if name != self.model:
+            other = self.read(start)
+            if other.model != self.model:
                 raise ValueError(
-                    f"`start` (={str(start)!r}) is of the model {name!r}, not {self.model!r}"
+                    f"`start` (={str(start)!r}) is of the model {other.model!r}, not {self.model!r}"
                 )
-            network.copy_weights(dict(other.named_parameters()))
+            network.copy_weights(dict(other.network_.named_parameters()))
         self.network_ = network.to(config.device(self.device))
         trained = network.in_training(self.n_shifts, generator)
         size = trained.padded(validation.integer("crop", self.crop))
@@ -266,4 +278,12 @@ class PoissonDenoiser(BaseEstimator):
 
         The origin is the model, its settings and peaks, and what ``about`` tells in plain values.
         """
-        pretrained.save(Path(path), self.model, self.network_, self.peaks_, about or {})
+        network = self.network_
+        origin: dict[str, Any] = {
+            "model": self.model,
+            "peaks": self.peaks_,
+            "settings": network.settings(),
+        }
+        save_tensors(path, dict(network.named_parameters()), origin)
+        origin |= {"n_parameters": network.n_parameters, **(about or {})}
+        write_json(Path(path).with_suffix(".json"), origin)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from spikecdl.denoise.network import mirrored
+from spikecdl.denoise.networks import mirrored
 
 _AXES = ("frame", "row", "column")
 _PHOTONS = (

@@ -1,4 +1,4 @@
-"""The networks by name, the files of their weights, and those that come with the package."""
+"""The networks by name, and where their weights are."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikecdl import checkpoint, validation
+from spikecdl import validation
 from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
-from spikecdl.denoise.multiscale import MultiscaleAutoencoder
-from spikecdl.denoise.network import ImageNetwork
-from spikecdl.denoise.residual_cnn import ResidualCNN
-from spikecdl.files import write_json
+from spikecdl.denoise.networks import ImageNetwork, MultiscaleAutoencoder, ResidualCNN
 
 SHIPPED = Path(__file__).parent / "weights"
 _SUFFIX = ".safetensors"
@@ -63,26 +60,6 @@ MODELS = {
         lambda settings: ResidualCNN(**settings, generator=torch.Generator()),
     ),
 }
-
-
-def save(
-    path: Path, model: str, network: ImageNetwork, peaks: Sequence[float], about: Mapping[str, Any]
-) -> None:
-    """Write the files of `PoissonDenoiser.save`."""
-    metadata = {"model": model, "peaks": list(peaks), "settings": network.settings()}
-    checkpoint.save_tensors(path, dict(network.named_parameters()), metadata)
-    origin = {**metadata, "n_parameters": network.n_parameters, **about}
-    write_json(path.with_suffix(".json"), origin)
-
-
-def read(path: Path) -> tuple[str, ImageNetwork, tuple[float, ...]]:
-    """Return the model's name, the network and the peaks of a file; see `PoissonDenoiser.read`."""
-    tensors, metadata = checkpoint.load_tensors(path)
-    if metadata.get("model") not in MODELS:
-        raise ValueError(f"`{path}` is not of a denoiser; give weights that `denoise train` wrote")
-    network = MODELS[metadata["model"]].restore(metadata["settings"])
-    network.copy_weights(tensors)
-    return metadata["model"], network, tuple(metadata["peaks"])
 
 
 def file_name(model: str, peaks: Sequence[float]) -> str:

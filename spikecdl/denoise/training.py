@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import checkpoint, validation
-from spikecdl.denoise.network import Trainable
+from spikecdl.denoise.networks import Trainable
 
 
 @dataclass(frozen=True)

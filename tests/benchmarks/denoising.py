@@ -17,7 +17,7 @@ from torch import Tensor
 from yardstick import encode_images
 
 from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder
-from spikecdl.denoise.network import ImageNetwork
+from spikecdl.denoise.networks import ImageNetwork
 from spikecdl.denoise.pretrained import MODELS
 from spikecdl.model.dictionary import ConvDictionary
 

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
-from spikecdl.denoise.multiscale import MultiscaleAutoencoder
-from spikecdl.denoise.network import ImageNetwork
+from spikecdl.denoise.networks import ImageNetwork, MultiscaleAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
 
 SMALL = {"n_templates": 6, "length": 5, "stride": 3, "n_unrolled": 2}

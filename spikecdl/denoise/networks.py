@@ -1,0 +1,337 @@
+"""What a denoising network must offer, how one sees images of any size, and two that are deep."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikecdl import validation
+
+
+class Trainable(nn.Module):
+    """What training asks of a network."""
+
+    border = 0  # pixels at each edge of a crop that do not count in training
+
+    @abstractmethod
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        """Return expected counts (image, 1, row, column) as fractions of the peak.
+
+        Counts y have the same shape, with sides of `padded` sizes, and peaks (image, 1, 1, 1).
+        """
+
+    @abstractmethod
+    def padded(self, size: int) -> int:
+        """Return the smallest number of pixels, at least ``size``, that a side can have."""
+
+    @torch.no_grad()
+    def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the values of all parameters, which are given by name."""
+        for name, value in self.named_parameters():
+            value.copy_(weights[name])
+
+
+class ImageNetwork(Trainable):
+    """A network that turns counts into expected counts.
+
+    It takes sides of ``length`` plus a multiple of ``stride`` pixels.
+    """
+
+    length = stride = 1
+    halo = 0  # pixels to each side that a pixel of the result depends on; a multiple of the stride
+    tile = 504  # pixels along a side of a tile, without its halo
+
+    @abstractmethod
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        """Return the fractions of the peak (row, column) for counts of an image of any size."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that build the network again, as plain values."""
+
+    def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
+        """Return what is trained: the mean over ``n_shifts`` shifts of the grid, if there is one.
+
+        Raises ValueError if the grid has fewer shifts.
+        """
+        if n_shifts != 1:
+            raise ValueError(f"`n_shifts` (={n_shifts!r}) must be 1 for networks without a grid")
+        return self
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network learns."""
+        return sum(values.numel() for values in self.parameters())
+
+    def padded(self, size: int) -> int:
+        least = max(size, self.length)
+        return least + (self.length - least) % self.stride
+
+    def on_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        image: Tensor,
+        before: Sequence[int] = (0, 0),
+        more: int = 0,
+    ) -> Tensor:
+        """Apply a function of images (1, 1, row, column) to an image (row, column) of any size.
+
+        Each side is extended by reflection: by ``more`` pixels, of which ``before`` are above and
+        to the left, and to a `padded` size.  Large images are cut into tiles, which does not change
+        the result.
+        """
+        canvas = mirrored(image, before, [self.padded(size + more) for size in image.shape])
+        result = torch.empty_like(canvas)
+        for rows, columns in itertools.product(*map(self._tiles, canvas.shape)):
+            seen, own, within = zip(rows, columns, strict=True)
+            result[own] = function(canvas[seen][None, None])[0, 0][within]
+        (above, left), (height, width) = before, image.shape
+        return result[above : above + height, left : left + width]
+
+    def _tiles(self, size: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield, for each tile along a side, what it sees, its own pixels, and those within."""
+        step = max(1, self.tile // self.stride) * self.stride
+        for first in range(0, size, step):
+            begin, last = max(0, first - self.halo), min(first + step, size)
+            end = min(size, first + step + self.halo + self.length - self.stride)
+            end -= (end - begin - self.length) % self.stride
+            yield slice(begin, end), slice(first, last), slice(first - begin, last - begin)
+
+
+def mirrored(image: Tensor, before: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return a canvas of a shape that shows an image (row, column) and its reflections.
+
+    ``before`` is the number of rows above the image, and of columns left of it.
+    """
+
+    def reflected(size: int, first: int, extent: int) -> Tensor:
+        pixel = (torch.arange(extent) - first).remainder(max(2 * size - 2, 1))
+        return torch.minimum(pixel, 2 * size - 2 - pixel).to(image.device)
+
+    rows, columns = map(reflected, image.shape, before, shape)
+    return image[rows[:, None], columns]
+
+
+_WIDTHS = (16, 22, 28, 36)
+_LAYERS = (2, 1, 1)  # on the way down and up at each scale but the coarsest, which has one
+_LOWEST = 0.01  # counts: the least mean that an image is taken to have
+_LAST = 0.1  # scales the weights of the last layer, so that the first estimate is nearly flat
+_ORIENTATIONS = 8
+
+
+class MultiscaleAutoencoder(ImageNetwork):
+    r"""Layers of soft thresholds at scales that halve: a deep relaxation of DCEA.
+
+    .. math:: \hat m = \bar y\, e^{\eta}, \qquad
+              \eta = f_\theta\bigl(\sqrt{y + 3/8},\ \log \bar y\bigr)
+
+    where :math:`\bar y` is the mean count of the image, which tells the network how strong the
+    noise is.  The network f goes down to a coarser scale by strided filters three times, and up
+    again by transposed ones.  At every scale, layers update the maps,
+
+    .. math:: z \leftarrow z + g_k\, (W * \mathrm{ReLU}(z) + b), \qquad k = 1, 2, \dots
+
+    each unrolled a few times with the same filters and a gain for each time; maps on the way down
+    are added on the way up.  A ReLU with a bias is the one-sided soft threshold of DCEA, whose
+    authors propose deep decoders.  The network sees about sixty pixels to each side.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Number of maps at each scale, finest first.  The default has 60,331 parameters.
+    n_unrolled : int
+        Times that a layer is applied; the first gain starts at 1 and the others at 0.
+    generator : torch.Generator, optional
+        Draws filters.  None: filters are zero, until weights are loaded.
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211 (DCEA).  Ronneberger, Fischer
+    and Brox, MICCAI 2015, arXiv:1505.04597 (down and up).
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = _WIDTHS,
+        n_unrolled: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths, self.n_unrolled = tuple(widths), n_unrolled
+        self.length = self.stride = self.border = 2 ** (len(widths) - 1)  # of the coarsest scale
+        layers_seen = sum(count * 2 ** (scale + 1) for scale, count in enumerate(_LAYERS))
+        reach = 2 + n_unrolled * (layers_seen + self.stride) + 2 * self.stride
+        self.halo = self.padded(reach)  # an upper bound
+
+        def layers() -> nn.ModuleList:
+            return nn.ModuleList(
+                nn.Sequential(*(_Layer(width, n_unrolled, generator) for _ in range(count)))
+                for width, count in zip(widths[:-1], _LAYERS, strict=True)
+            )
+
+        scales = list(itertools.pairwise(widths))
+        self.first = _filters(2, widths[0], 3, generator)
+        self.going_down = layers()
+        self.down = nn.ModuleList(_filters(fine, coarse, 2, generator) for fine, coarse in scales)
+        self.bottom = _Layer(widths[-1], n_unrolled, generator)
+        self.up = nn.ModuleList(
+            _filters(coarse, fine, 2, generator, up=True) for fine, coarse in scales
+        )
+        self.going_up = layers()
+        self.last = _filters(widths[0], 1, 3, generator)
+        with torch.no_grad():
+            self.last.weight.mul_(_LAST)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def mean_count(self, y: Tensor) -> Tensor:
+        """Return the mean count of each image (image, 1, 1, 1)."""
+        return y.mean((-3, -2, -1), keepdim=True).clamp(min=_LOWEST)
+
+    def rate(self, y: Tensor, mean_count: Tensor) -> Tensor:
+        """Return expected counts of images (image, 1, row, column), given their mean counts."""
+        light = mean_count.log().expand_as(y)
+        maps = self.first(torch.cat([(y + 3 / 8).sqrt() - 1, light], dim=1))
+        kept = []
+        for layers, down in zip(self.going_down, self.down, strict=True):
+            maps = layers(maps)
+            kept.append(maps)
+            maps = down(torch.relu(maps))
+        maps = self.bottom(maps)
+        for layers, up, fine in zip(
+            reversed(self.going_up), reversed(self.up), reversed(kept), strict=True
+        ):
+            maps = layers(up(torch.relu(maps)) + fine)
+        return mean_count * self.last(torch.relu(maps)).float().exp()
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        return self.rate(y, self.mean_count(y)) / peak
+
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        """Return the mean over the eight orientations of the image, as fractions of the peak."""
+        mean_count, border = self.mean_count(counts[None, None]), self.border
+        total = torch.zeros_like(counts)
+        for number in range(_ORIENTATIONS):
+            turns, flipped = number % 4, number >= 4
+            image = torch.rot90(counts.mT if flipped else counts, turns)
+            found = self.on_tiles(
+                lambda y: self.rate(y, mean_count), image, (border, border), 2 * border
+            )
+            rate = torch.rot90(found, -turns)
+            total += rate.mT if flipped else rate
+        return total / (_ORIENTATIONS * peak)
+
+    def settings(self) -> dict[str, Any]:
+        return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}
+
+
+class _Layer(nn.Module):
+    """A layer that is applied a few times, each time to its own result."""
+
+    def __init__(self, width: int, n_unrolled: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.filters = _filters(width, width, 3, generator)
+        self.gains = nn.Parameter(torch.eye(n_unrolled)[0])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for gain in self.gains:
+            maps = maps + gain * self.filters(torch.relu(maps))
+        return maps
+
+
+def _filters(
+    n_in: int, n_out: int, size: int, generator: torch.Generator | None, up: bool = False
+) -> nn.Conv2d | nn.ConvTranspose2d:
+    """Return filters of ``size`` x ``size`` pixels; those of size 2 have a stride of 2."""
+    kind = nn.ConvTranspose2d if up else nn.Conv2d
+    stride, padding = (2, 0) if size == 2 else (1, size // 2)
+    # the default initialization would draw from global state
+    layer = nn.utils.skip_init(kind, n_in, n_out, size, stride, padding)
+    with torch.no_grad():
+        layer.bias.zero_()
+        if generator is None:
+            layer.weight.zero_()
+        else:
+            layer.weight.normal_(std=1 / math.sqrt(3 * n_in * size**2), generator=generator)
+    return layer
+
+
+_FIRST_CORRECTIONS = 0.01  # times the standard deviation of the other filters
+
+
+class ResidualCNN(ImageNetwork):
+    r"""Layers of small convolutions, each of which corrects the image a little (CA).
+
+    .. math:: \hat m = \frac{y}{p} + \sum_{l=1}^{L} c_l, \qquad
+              (z_l, c_l) = W_l * \mathrm{ReLU}(z_{l-1}) + b_l, \qquad z_0 = \frac{y}{p}
+
+    (without the ReLU in the first layer), with counts y of an image whose largest expected count is
+    p.  One map of each layer is its correction, and the others go on to the next layer; the last
+    layer has a correction only.  Filters have 3 x 3 pixels, with zeros around the image.  The
+    authors train one network for each peak.
+
+    Parameters
+    ----------
+    n_layers : int
+        Number of layers, L.
+    n_maps : int
+        Maps of a layer, including its correction.  The defaults are those of the authors, with
+        655,544 parameters.
+    generator : torch.Generator, optional
+        Draws filters: normal, with the variance that keeps the scale of maps from layer to layer
+        (He et al., ICCV 2015, doi:10.1109/ICCV.2015.123).  Those of corrections are small, so that
+        the first estimate is close to the counts.
+
+    References
+    ----------
+    Remez, Litany, Giryes and Bronstein, IEEE Trans. Image Process. 27, 2018, arXiv:1808.06562.
+
+    Examples
+    --------
+    >>> network = ResidualCNN(generator=torch.Generator().manual_seed(0))
+    >>> network.n_parameters
+    655544
+    >>> counts, peak = torch.ones(1, 1, 16, 16), torch.full((1, 1, 1, 1), 4.0)
+    >>> network(counts, peak).mean().item()  # as a fraction of the peak
+    0.2...
+    """
+
+    def __init__(
+        self, n_layers: int = 20, n_maps: int = 64, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        validation.integer("n_layers", n_layers)
+        validation.integer("n_maps", n_maps, minimum=2)
+        self.n_maps, self.halo = n_maps, n_layers
+        n_in = [1] + [n_maps - 1] * (n_layers - 1)
+        n_out = [n_maps] * (n_layers - 1) + [1]
+        self.layers = nn.ModuleList()
+        for sizes in zip(n_in, n_out, strict=True):
+            # the default initialization would draw from global state
+            layer = nn.utils.skip_init(nn.Conv2d, *sizes, 3, padding=1)
+            deviation = math.sqrt(2 / layer.weight[0].numel())
+            with torch.no_grad():
+                layer.weight.normal_(std=deviation, generator=generator)
+                layer.weight[:1] *= _FIRST_CORRECTIONS
+                layer.bias.zero_()
+            self.layers.append(layer)
+
+    def forward(self, y: Tensor, peak: Tensor) -> Tensor:
+        estimate = maps = y / peak
+        for layer in self.layers:
+            maps = layer(maps)
+            estimate = estimate + maps[:, :1]
+            maps = torch.relu(maps[:, 1:])
+        return estimate
+
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        scale = counts.new_full((1, 1, 1, 1), peak)
+        return self.on_tiles(lambda y: self(y, scale).float(), counts)
+
+    def settings(self) -> dict[str, Any]:
+        return {"n_layers": len(self.layers), "n_maps": self.n_maps}
