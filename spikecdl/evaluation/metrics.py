@@ -98,8 +98,7 @@ def event_rates(
     >>> rates.hits, rates.misses, rates.false_alarms, round(rates.hit_rate, 2)
     (2, 1, 1, 0.67)
     """
-    if validation.real("tolerance", tolerance, "seconds") < 0:
-        raise ValueError(f"`tolerance` (={tolerance!r}) must be 0 or more, in seconds")
+    validation.non_negative("tolerance", tolerance, "seconds")
     times = {"found": _times("found", found), "true": _times("true", true)}
     keys, true_keys = (tuple(key for key in _KEYS if key in table) for table in (found, true))
     if keys != true_keys:

@@ -237,7 +237,7 @@ def test_event_rates_without_events_are_undefined():
 @pytest.mark.parametrize(
     ("found", "true", "tolerance", "message"),
     [
-        ({"time": [0.0]}, {"time": [0.0]}, -1, "`tolerance` .* 0 or more, in seconds"),
+        ({"time": [0.0]}, {"time": [0.0]}, -1, "`tolerance` .* must not be negative, in seconds"),
         ({"trial": [0]}, {"time": [0.0]}, 1, "`found` must have a column 'time'"),
         ({"time": [0.0]}, {"time": [np.nan]}, 1, "`true` must have finite times"),
         ({"time": [0.0], "unit": [0]}, {"time": [0.0]}, 1, "both tables need the same"),
