@@ -13,12 +13,13 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
-from spikecdl.experiments import benchmark, figures
-from spikecdl.experiments.benchmark import PENALTY_WEIGHT, Groups, Method, truth, unrolled
-from spikecdl.experiments.result import Options, Result, median_and_range
+from spikecdl.experiments import Options, Result, benchmark, median_and_range
+from spikecdl.experiments.benchmark import PENALTY_WEIGHT, Groups, Method, unrolled
+from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from spikecdl.training import Learned
 
@@ -42,13 +43,7 @@ def untied(options: Options, size: Size | None = None) -> Result:
 
     Analysis, synthesis and decoder are three dictionaries, and thresholds are learned.  The
     decoder's dictionary is compared with the truth; errors of the encoder's are in the columns
-    ``error_analysis`` and ``error_synthesis``.
-
-    Parameters
-    ----------
-    options : Options
-    size : Size, optional
-        Replaces the full or the quick size.
+    ``error_analysis`` and ``error_synthesis``.  ``size`` replaces the full or the quick size.
     """
 
     def finding(runs: pd.DataFrame) -> str:
@@ -68,7 +63,7 @@ def mismatch(options: Options, size: Size | None = None) -> Result:
 
     Layers, penalty (as a fraction of lambda_max) and initialization are the same.  Negative rates
     of the Gaussian model count as half a spike in all the trials of a group where its deviance is
-    computed.  Parameters as for `untied`.
+    computed.
     """
 
     def model(groups: Groups, seed: int) -> AsSignal:
@@ -85,16 +80,9 @@ def mismatch(options: Options, size: Size | None = None) -> Result:
 
 
 class AsSignal:
-    """A Gaussian model fitted to counts.
+    """A Gaussian model, with a baseline of 0, fitted to counts.
 
-    Counts become the part of a group's trials with a spike, minus the baseline.
-
-    Parameters
-    ----------
-    model : DCEA
-        Gaussian, with a baseline of 0.
-    baseline : float
-        Baseline rate, in Hz.
+    Counts become the part of a group's trials with a spike, minus the ``baseline`` in Hz.
     """
 
     def __init__(self, model: DCEA, baseline: float) -> None:
@@ -119,18 +107,10 @@ class AsSignal:
         return replace(counts, counts=part, n_pooled=np.ones_like(counts.n_pooled))
 
 
-_MEASURES = {  # column: what it is in a sentence, on an axis, and whether larger is better
-    "error_mean": ("Mean template error", "mean template error", False),
-    "rate_r2": (
-        "Part of the true rate's variance explained",
-        "variance of the rate explained",
-        True,
-    ),
-    "deviance_explained_new": (
-        "Deviance of new trials explained",
-        "deviance explained, new trials",
-        True,
-    ),
+_MEASURES = {  # column: what it is
+    "error_mean": "mean template error",
+    "rate_r2": "variance of the true rate explained",
+    "deviance_explained_new": "deviance of new trials explained",
 }
 
 
@@ -138,29 +118,18 @@ def _compared(
     ablated: Method, finding: Callable[[pd.DataFrame], str], options: Options, size: Size
 ) -> Result:
     """Fit the paper's model and the ablated one; ``finding`` describes the ablated one's runs."""
-    import pandas as pd
-
-    groups = Groups(size.n_groups)
+    groups, whole = Groups(size.n_groups), unrolled(size.n_unrolled, size.n_epochs)
     seeds = range(options.random_state, options.random_state + size.n_seeds)
-    whole = unrolled(size.n_unrolled, size.n_epochs)
-    runs = []
-    for method in (whole, ablated):
-        runs += [benchmark.run(method, groups, seed) for seed in seeds]
-        options.say(benchmark.described([fitted.row for fitted in runs[-len(seeds) :]]))
-    table = pd.DataFrame([fitted.row for fitted in runs])
-    trace = pd.DataFrame([record for fitted in runs for record in fitted.trace])
-    counts = groups.draw(seeds[0])
-    initial = benchmark.initial_templates(whole.model(groups, seeds[0]), counts)
-    learned = {fitted.row["method"]: fitted.templates for fitted in runs[:: len(seeds)]}
-    labels = {column: label for column, (_, label, _) in _MEASURES.items()}
+    conditions = [(method, groups) for method in (whole, ablated)]
+    table, traces, learned = benchmark.compare(conditions, seeds, options.say)
+    initial = dict.fromkeys(learned, benchmark.initial_templates(whole, groups, seeds[0]))
+    true = benchmark.truth(groups.draw(seeds[0])).templates
     return Result(
         table=table,
         figures={
-            "templates": figures.templates(
-                learned, dict.fromkeys(learned, initial), truth(counts).templates
-            ),
-            "learning": figures.learning(trace, size.n_groups, size.n_unrolled),
-            "losses": figures.pairs(table, labels),
+            "templates": benchmark.templates(learned, initial, true),
+            "learning": benchmark.learning(traces, size.n_groups, size.n_unrolled),
+            "losses": _pairs(table),
         },
         settings={
             **asdict(size),
@@ -169,7 +138,7 @@ def _compared(
             "seeds": list(seeds),
         },
         findings=[*_findings(table), finding(table[table["method"] == ablated.name])],
-        more={"traces": trace},
+        more={"traces": traces},
     )
 
 
@@ -178,12 +147,29 @@ def _findings(table: pd.DataFrame) -> list[str]:
     whole, ablated = table["method"].unique()
     by_seed = table.pivot(index="seed", columns="method")
     found = []
-    for column, (what, _, larger_is_better) in _MEASURES.items():
+    for column, what in _MEASURES.items():
         values = by_seed[column]
-        loses = (-1) ** larger_is_better * (values[ablated] - values[whole]) > 0
+        lead = values[whole] - values[ablated]
+        loses = lead < 0 if column == "error_mean" else lead > 0
         found.append(
-            f"{what}: {whole} {median_and_range(values[whole])}, {ablated} "
+            f"{what.capitalize()}: {whole} {median_and_range(values[whole])}, {ablated} "
             f"{median_and_range(values[ablated])}; {ablated} is worse in {loses.sum()} of "
             f"{len(loses)} seeds{'' if loses.all() else ', so it does NOT always lose'}."
         )
     return found
+
+
+@style.styled
+def _pairs(table: pd.DataFrame) -> Figure:
+    """Draw the measures by method, with a line per seed."""
+    names = list(table["method"].unique())
+    panels = style.axes_array(None, (1, len(_MEASURES)), (2.7 * len(_MEASURES), 2.7))[0]
+    for ax, (column, label) in zip(panels, _MEASURES.items(), strict=True):
+        each = table.pivot(index="method", columns="seed", values=column).loc[names]
+        ax.plot(range(len(names)), each, "o-", color=style.PALETTE[0], lw=0.8, ms=3.5, alpha=0.5)
+        ax.plot(range(len(names)), each.median(axis=1), color=style.INK, lw=2)
+        ax.set_xticks(range(len(names)), labels=names)
+        ax.set(ylabel=label, ylim=(min(0, 1.1 * each.min().min()), 1))
+        ax.margins(x=0.25)
+        style.tidy(ax)
+    return panels[0].figure

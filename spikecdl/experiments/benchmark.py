@@ -1,23 +1,33 @@
-"""The paper's simulated groups of trials, the methods that learn from them, and their scores."""
+"""The paper's simulated groups of trials, the methods that learn from them, scores and figures."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA, NotConvergedWarning
-from spikecdl.evaluation.metrics import deviance_explained, recovery, template_error
-from spikecdl.experiments.result import median_and_range
+from spikecdl.evaluation.metrics import (
+    TemplateError,
+    deviance_explained,
+    recovery,
+    template_error,
+)
+from spikecdl.experiments import median_and_range
 from spikecdl.model.families import Binomial
+from spikecdl.plots import style
 from spikecdl.simulate import simulate
 from spikecdl.training import Learned, Trainer, Unrolled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 SHAPES = ("square", "vee", "cosine")
 BIN_SIZE = 0.001  # seconds
@@ -55,41 +65,32 @@ class Groups:
     duration: float = 1.0
     amplitude: tuple[float, float] = (10.0, 20.0)
 
-    def draw(self, seed: int) -> BinnedSpikes:
-        """Return counts of one pooled trial, with groups as units, and their truth.
+    def draw(self, seed: int, pooled: bool = True) -> BinnedSpikes:
+        """Return counts of one pooled trial, or (trial, group, bin), with groups as units.
 
         The sum over a group's trials is drawn at once, as a binomial count in every bin.
         """
-        counts = self._simulate(Binomial(self.n_trials), 1, self.baseline * self.n_trials, seed)
-        made = truth(counts)
-        return replace(
-            counts,
-            sub_bins=1,
-            n_pooled=np.full_like(counts.n_pooled, self.n_trials),
-            truth=replace(made, baseline=made.baseline / self.n_trials),
-        )
-
-    def single_trials(self, seed: int) -> BinnedSpikes:
-        """Return counts (trial, group, bin) that are not pooled."""
-        return self._simulate(Binomial(1), self.n_trials, self.baseline, seed)
-
-    def _simulate(
-        self, family: Binomial, n_trials: int, baseline: float, seed: int
-    ) -> BinnedSpikes:
-        return simulate(
-            family,
+        pool = self.n_trials if pooled else 1
+        counts = simulate(
+            Binomial(pool),
             SHAPES,
-            n_trials=n_trials,
+            n_trials=self.n_trials // pool,
             n_units=self.n_groups,
             duration=self.duration,
             bin_size=BIN_SIZE,
             template_length=TEMPLATE_LENGTH,
             n_events=self.n_events,
             amplitude=self.amplitude,
-            baseline=baseline,
+            baseline=self.baseline * pool,
             same_events=True,
             random_state=seed,
         )
+        if not pooled:
+            return counts
+        made = truth(counts)
+        made = replace(made, baseline=made.baseline / pool)
+        n_pooled = np.full_like(counts.n_pooled, pool)
+        return replace(counts, sub_bins=1, n_pooled=n_pooled, truth=made)
 
 
 def truth(counts: BinnedSpikes) -> Truth:
@@ -152,8 +153,7 @@ def unrolled(n_unrolled: int, n_epochs: int, tied: bool = True) -> Method:
     return replace(method, n_unrolled=n_unrolled)
 
 
-@dataclass(eq=False)
-class Run:
+class Run(NamedTuple):
     """A fitted method: its row of the table, its errors after every epoch, and its templates.
 
     Templates (template, 1, bin) are in the order of the initial ones if the method is traced.
@@ -167,12 +167,10 @@ class Run:
 def run(method: Method, groups: Groups, seed: int) -> Run:
     """Draw groups, fit a method to them and score it; the seed is that of the data and the fit."""
     counts, model = groups.draw(seed), method.model(groups, seed)
-    watch = _Watch(truth(counts).templates)
-    with warnings.catch_warnings():  # the table has a column ``converged``
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        began = time.perf_counter()
-        model.fit(counts, on_epoch=watch) if method.traced else model.fit(counts)
-        seconds = time.perf_counter() - began - watch.spent
+    true, began = truth(counts).templates, time.perf_counter()
+    states = _fit(model, counts, method.traced)
+    fitted = {"converged": model.converged_, "n_epochs": model.n_iter_}
+    fitted["seconds"] = time.perf_counter() - began
     about = {
         "method": method.name,
         "n_unrolled": np.nan if method.n_unrolled is None else method.n_unrolled,
@@ -181,45 +179,72 @@ def run(method: Method, groups: Groups, seed: int) -> Run:
         "baseline": groups.baseline,
         "seed": seed,
     }
-    trace = [{**about, **record} for record in watch.records]
-    scores = {**measured(model.decompose(counts), seed), **watch.encoders}
-    fitted = {"converged": model.converged_, "n_epochs": model.n_iter_, "seconds": seconds}
-    templates = watch.templates if method.traced else model.templates_
-    return Run({**about, **scores, **fitted}, trace, templates)
+    trace = []
+    for seconds, state in states:
+        record = {"epoch": state.epoch, "seconds": seconds, "loss": state.history[-1]["loss"]}
+        errors = template_error(state.tensors["templates"].numpy(), true)
+        trace.append({**about, **record, **_by_template(errors)})
+    if method.traced:
+        learned = {name: tensor.numpy() for name, tensor in states[-1][1].tensors.items()}
+    else:
+        learned = {"templates": model.templates_}
+    encoders = {
+        f"error_{name}": template_error(learned[name], true).mean
+        for name in _ENCODERS
+        if name in learned
+    }
+    row = {**about, **measured(model.decompose(counts), seed), **encoders, **fitted}
+    return Run(row, trace, learned["templates"])
 
 
-def described(rows: list[dict[str, Any]]) -> str:
-    """Summarise the runs of one condition in a line."""
-    first = rows[0]
-    return (
-        f"{first['method']}, {first['n_groups']} groups of {first['n_trials']} trials at "
-        f"{first['baseline']:g} Hz: mean error "
-        f"{median_and_range(row['error_mean'] for row in rows)}, "
-        f"{median_and_range((row['seconds'] for row in rows), 1)} s"
-    )
+def compare(
+    conditions: Iterable[tuple[Method, Groups]], seeds: range, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
+    """Run all conditions; return table, traces, and the templates of each method's first run."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    traces: list[dict[str, Any]] = []
+    learned: dict[str, np.ndarray] = {}
+    for method, groups in conditions:
+        runs = [run(method, groups, seed) for seed in seeds]
+        learned.setdefault(method.name, runs[0].templates)
+        rows += [each.row for each in runs]
+        traces += [record for each in runs for record in each.trace]
+        say(
+            f"{method.name}, {groups.n_groups} groups of {groups.n_trials} trials at "
+            f"{groups.baseline:g} Hz: mean error "
+            f"{median_and_range(each.row['error_mean'] for each in runs)}, "
+            f"{median_and_range((each.row['seconds'] for each in runs), 1)} s"
+        )
+    return pd.DataFrame(rows), pd.DataFrame(traces), learned
+
+
+def _fit(model: Any, counts: BinnedSpikes, traced: bool = True) -> list[tuple[float, Learned]]:
+    """Fit a model; return the seconds until the end of every epoch, and the state there."""
+    states: list[tuple[float, Learned]] = []
+    began = time.perf_counter()
+    watch = {"on_epoch": lambda state: states.append((time.perf_counter() - began, state))}
+    with warnings.catch_warnings():  # the table has a column ``converged``
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        model.fit(counts, **(watch if traced else {}))
+    return states
+
+
+def _by_template(errors: TemplateError) -> dict[str, float]:
+    each = {f"error_{s}": float(e) for s, e in zip(SHAPES, errors.errors, strict=True)}
+    return {**each, "error_mean": errors.mean}
 
 
 def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
     """Score templates, events and rates against the truth of the decomposed counts.
 
-    Parameters
-    ----------
-    parts : Decomposition
-        Of simulated counts; rates in Hz.
-    seed : int
-        Seed of the new trials.
-
-    Returns
-    -------
-    dict
-        ``error_*`` of each template, their mean and maximum; ``hit_rate`` and
-        ``false_alarm_rate`` of the events; ``rate_r2``, the part of the variance of the true rate
-        that the fitted rate explains; ``deviance_explained_new``, of as many new trials of the
-        same groups, over a constant rate; ``below_zero``, the part of bins with a negative rate.
+    ``rate_r2`` is the part of the variance of the true rate that the fitted rate explains,
+    ``deviance_explained_new`` that of the deviance of as many new trials of the same groups, drawn
+    with ``seed``, over a constant rate, and ``below_zero`` the part of bins with a negative rate.
     """
     counts = parts.counts
     found, true = recovery(parts), probability(counts)
-    errors = found.templates.errors
     fitted = parts.rate * counts.bin_size
     new = np.random.default_rng(seed).binomial(counts.n_trials, true)
     least = 0.5 / counts.n_trials.sum(-1, keepdims=True)  # half a spike in all the group's trials
@@ -231,8 +256,7 @@ def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
         Binomial(int(counts.n_trials.max())),
     )
     return {
-        **{f"error_{shape}": float(e) for shape, e in zip(SHAPES, errors, strict=True)},
-        "error_mean": found.templates.mean,
+        **_by_template(found.templates),
         "error_max": found.templates.max,
         "hit_rate": found.events.hit_rate,
         "false_alarm_rate": found.events.false_alarm_rate,
@@ -242,49 +266,81 @@ def measured(parts: Decomposition, seed: int) -> dict[str, Any]:
     }
 
 
-def initial_templates(model: DCEA, counts: BinnedSpikes) -> np.ndarray:
+def initial_templates(method: Method, groups: Groups, seed: int) -> np.ndarray:
     """Return the random templates (template, 1, bin) that a gradient trainer starts from.
 
     They do not depend on the counts: one epoch on one group with steps of size 0 leaves them.
     """
-    from sklearn.base import clone
-
-    states: list[Learned] = []
-    trainer = replace(cast(Any, model.trainer), learning_rate=0.0)
-    still = clone(model).set_params(trainer=trainer, n_epochs=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        still.fit(counts.select(units=[0]), on_epoch=states.append)
-    return states[0].tensors["templates"].numpy()
+    model = method.model(groups, seed)
+    model.set_params(trainer=replace(model.trainer, learning_rate=0.0), n_epochs=1)
+    ((_, state),) = _fit(model, replace(groups, n_groups=1).draw(seed))
+    return state.tensors["templates"].numpy()
 
 
-@dataclass(eq=False)
-class _Watch:
-    """Record template errors after every epoch, and the time spent on that."""
+@style.styled
+def templates(
+    learned: Mapping[str, np.ndarray], initial: Mapping[str, np.ndarray], truth: np.ndarray
+) -> Figure:
+    """Draw a row for each method: initial, learned and true templates in the same panels.
 
-    truth: np.ndarray
-    records: list[dict[str, Any]] = field(default_factory=list)
-    encoders: dict[str, float] = field(default_factory=dict)
-    templates: np.ndarray = field(default_factory=lambda: np.empty(0))
-    spent: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    Templates (template, 1, bin) are given by method; ``initial`` may lack methods, and is in the
+    order of ``learned``.
+    """
+    shape = (len(learned), len(truth))
+    size = (2.5 * shape[1] + 0.6, 1.6 * shape[0] + 0.8)
+    grid = style.axes_array(None, shape, size, sharex=True, sharey=True)
+    bins = np.arange(truth.shape[2]) + 0.5
+    for row, (name, found) in zip(grid, learned.items(), strict=True):
+        error = template_error(found, truth)
+        for number, ax in enumerate(row):
+            partner, shift = error.assignment[number], error.shifts[number]
+            ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+            if name in initial:
+                start = initial[name][partner, 0]
+                ax.plot(bins, start, color=style.DATA, lw=1, label="random initialization")
+            line = {"color": style.colour(number), "lw": 2, "label": "learned, shifted"}
+            ax.plot(bins + shift, found[partner, 0], **line)
+            line = {"color": style.INK, "lw": 1.1, "ls": (0, (4, 2.5)), "label": "truth"}
+            ax.plot(bins, truth[number, 0], **line)
+            ax.set_title(f"{SHAPES[number]} · error {error.errors[number]:.2f}")
+            ax.set_xlim(0, truth.shape[2])
+            style.tidy(ax)
+        row[0].set_ylabel(name)
+    for ax in grid[-1]:
+        ax.set_xlabel("time (ms)")
+    named: dict[str, Any] = {}  # one legend for all panels, in the colours of the first template
+    for ax in grid[:, 0]:
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure = grid[0, 0].figure
+    figure.legend(named.values(), named, loc="outside upper right", ncols=len(named))
+    return figure
 
-    def __call__(self, state: Learned) -> None:
-        now = time.perf_counter()
-        self.templates = state.tensors["templates"].numpy()
-        error = template_error(self.templates, self.truth)
-        self.records.append(
-            {
-                "epoch": state.epoch,
-                "seconds": now - self.began - self.spent,
-                "loss": state.history[-1]["loss"],
-                **{f"error_{s}": float(e) for s, e in zip(SHAPES, error.errors, strict=True)},
-                "error_mean": error.mean,
-            }
-        )
-        self.encoders = {
-            f"error_{name}": template_error(state.tensors[name].numpy(), self.truth).mean
-            for name in _ENCODERS
-            if name in state.tensors
-        }
-        self.spent += time.perf_counter() - now
+
+@style.styled
+def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
+    """Draw the mean error of each method after every epoch, against epochs and against time.
+
+    One line per seed.  Of the methods with layers, those with ``n_unrolled`` are drawn.
+    """
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    rows = trace[(trace["n_groups"] == few) & trace["n_unrolled"].isin([n_unrolled, np.nan])]
+    panels = style.axes_array(None, (1, 2), (7.2, 2.9), sharey=True)[0]
+    for ax, column in zip(panels, ("epoch", "seconds"), strict=True):
+        for number, (name, runs) in enumerate(rows.groupby("method", sort=False)):
+            line: dict[str, Any] = {"color": style.colour(number), "lw": 0.9, "alpha": 0.7}
+            for repetition, (_, run) in enumerate(runs.groupby("seed")):
+                line["label"] = "_" * repetition + str(name)  # one of them is in the legend
+                ax.plot(run[column], run["error_mean"], "o-", ms=3, markevery=[-1], **line)
+        ax.set(xlabel=column, ylim=(0, 1))
+        ax.margins(x=0.02)
+        style.tidy(ax)
+    panels[0].set_ylabel("mean template error")
+    panels[1].set_xlabel("seconds of training")
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_formatter("{x:g}")
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
+    style.legend_above(panels[1])
+    return panels[0].figure

@@ -9,23 +9,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spikecdl.baselines import BCOMP
-from spikecdl.experiments import benchmark, figures
+from spikecdl.experiments import Options, Result, benchmark, median_and_range
 from spikecdl.experiments.benchmark import (
+    BIN_SIZE,
     PENALTY_WEIGHT,
     SHAPES,
     TEMPLATE_LENGTH,
     Groups,
     Method,
     dcea,
-    truth,
     unrolled,
 )
-from spikecdl.experiments.result import Options, Result, median_and_range
+from spikecdl.plots import raster, style
 from spikecdl.training import Alternating, Implicit
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -79,37 +80,24 @@ def conditions(size: Size) -> list[tuple[Method, Groups]]:
 
 
 def run(options: Options, size: Size | None = None) -> Result:
-    """Run the experiment.
+    """Run the experiment; ``size`` replaces the full or the quick size.
 
-    Parameters
-    ----------
-    options : Options
-    size : Size, optional
-        Replaces the full or the quick size.
-
-    Returns
-    -------
-    Result
-        A row of the table for each condition and seed; the errors after every epoch in ``traces``.
+    The table has a row for each condition and seed, ``traces`` the errors after every epoch.
     """
-    import pandas as pd
-
     size = size or (QUICK if options.quick else FULL)
     seeds = range(options.random_state, options.random_state + size.n_seeds)
-    rows, traces = [], []
-    learned: dict[str, np.ndarray] = {}
-    for method, groups in conditions(size):
-        for seed in seeds:
-            fitted = benchmark.run(method, groups, seed)
-            rows.append(fitted.row)
-            traces += fitted.trace
-            if (groups, seed) == (Groups(size.few), seeds[0]):
-                learned.setdefault(method.name, fitted.templates)
-        options.say(benchmark.described(rows[-len(seeds) :]))
-    table, trace = pd.DataFrame(rows), pd.DataFrame(traces)
+    table, traces, learned = benchmark.compare(conditions(size), seeds, options.say)
+    few, paper = Groups(size.few), unrolled(size.n_unrolled, size.n_epochs)
+    initial = {PAPER: benchmark.initial_templates(paper, few, seeds[0])}
+    true = benchmark.truth(few.draw(seeds[0])).templates
     return Result(
         table=table,
-        figures=_figures(table, trace, learned, size, seeds[0]),
+        figures={
+            "spikes": _spikes(seeds[0]),
+            "templates": benchmark.templates(learned, initial, true),
+            "learning": benchmark.learning(traces, size.few, size.n_unrolled),
+            "conditions": _errors(table),
+        },
         settings={
             **asdict(size),
             "groups": asdict(Groups(size.many)),
@@ -117,7 +105,7 @@ def run(options: Options, size: Size | None = None) -> Result:
             "seeds": list(seeds),
         },
         findings=findings(table),
-        more={"traces": trace},
+        more={"traces": traces},
     )
 
 
@@ -158,19 +146,59 @@ def _percent(rates: pd.Series) -> str:
     return f"{median_and_range(100 * rates, 0)} %"
 
 
-def _figures(
-    table: pd.DataFrame,
-    trace: pd.DataFrame,
-    learned: dict[str, np.ndarray],
-    size: Size,
-    seed: int,
-) -> dict[str, Figure]:
-    few = Groups(size.few)
-    counts, paper = few.draw(seed), unrolled(size.n_unrolled, size.n_epochs)
-    initial = benchmark.initial_templates(paper.model(few, seed), counts)
-    return {
-        "spikes": figures.spikes(seed),
-        "templates": figures.templates(learned, {PAPER: initial}, truth(counts).templates),
-        "learning": figures.learning(trace, size.few, size.n_unrolled),
-        "conditions": figures.conditions(table, DEFAULT, PAPER),
-    }
+@style.styled
+def _spikes(seed: int) -> Figure:
+    """Draw the trials of a group above their true rate."""
+    counts = Groups(1).draw(seed, pooled=False)
+    shape, size = (2, 1), (7.2, 4.0)
+    above, below = style.axes_array(None, shape, size, sharex=True, height_ratios=[1.5, 1])[:, 0]
+    raster(counts, ax=above)
+    above.set(title="spikes of a group's 30 trials", xlabel="")
+    rate = benchmark.probability(counts)[0, 0] / BIN_SIZE
+    below.plot(counts.times + counts.bin_size / 2, rate, color=style.INK, label="true rate")
+    style.baseline(below, Groups.baseline)
+    events = benchmark.truth(counts).events.query("trial == 0")
+    for number, name in enumerate(SHAPES):
+        onsets, colour = events["time"][events["template"] == number], style.colour(number)
+        marks = np.zeros(len(onsets))
+        below.plot(onsets, marks, "^", color=colour, label=name, clip_on=False, ms=5)
+    style.legend_above(below)
+    below.set(xlabel="time (s)", ylabel="rate (Hz)", ylim=(0, None))
+    style.tidy(below)
+    return above.figure
+
+
+@style.styled
+def _errors(table: pd.DataFrame) -> Figure:
+    """Draw the mean error against trials, baseline and layers: points of seeds, and the median.
+
+    Trials and baselines are those of the default fit, layers those of the paper's trainer.
+    """
+    mine = table[table["method"] == DEFAULT]
+    mine = mine[mine["n_groups"] == mine["n_groups"].max()]
+    panels = style.axes_array(None, (1, 3), (8.2, 2.7))[0]
+    for ax, rows, column, label in zip(
+        panels,
+        (
+            mine[mine["baseline"] == Groups.baseline],
+            mine[mine["n_trials"] == Groups.n_trials],
+            table[table["method"] == PAPER],
+        ),
+        ("n_trials", "baseline", "n_unrolled"),
+        ("trials of a group", "baseline (Hz)", "layers"),
+        strict=True,
+    ):
+        colour = style.colour(int(column == "n_unrolled"))
+        values = sorted(rows[column].unique())
+        at = rows[column].map({value: position for position, value in enumerate(values)})
+        ax.plot(at, rows["error_mean"], "o", color=colour, ms=3.5, alpha=0.35, mew=0)
+        medians = rows.groupby(column)["error_mean"].median()
+        ax.plot(range(len(values)), medians[values], color=colour)
+        ax.set_xticks(range(len(values)), labels=[f"{value:g}" for value in values])
+        ax.margins(x=0.1)
+        style.tidy(ax)
+        name, groups = rows["method"].iloc[0], rows["n_groups"].iloc[0]
+        ax.set(xlabel=label, title=f"{name}, {groups} groups")
+        ax.set_ylim(0, max(0.2, 1.1 * rows["error_mean"].max()))
+    panels[0].set_ylabel("mean template error")
+    return panels[0].figure

@@ -7,7 +7,7 @@ starts at some distance from that dictionary and takes gradient steps, each on f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.experiments.result import Options, Result
+from spikecdl.experiments import Options, Result
 from spikecdl.model.families import Binomial, Family
 from spikecdl.plots import style
 
@@ -47,7 +47,6 @@ class ShallowAutoencoder:
     columns : tensor, shape (dimension, column)
         W, columns of unit norm.
     family : Family
-        Observation model.
     bias : float
         b, subtracted from every code before the rectifier, in units of the codes.
     baseline : float
@@ -187,9 +186,15 @@ def run(options: Options) -> Result:
 
     size = Size(n_steps=40, samples_per_column=50, n_seeds=1) if options.quick else Size()
     seeds = [options.random_state + repetition for repetition in range(size.n_seeds)]
+    listed = [
+        (part, varied, name, condition)
+        for part, groups in (("claim", CLAIM), ("break", BREAKS))
+        for varied, conditions in groups.items()
+        for name, condition in conditions.items()
+    ]
     runs: dict[tuple[Condition, int], pd.DataFrame] = {}
     tables = []
-    for part, varied, name, condition in _conditions():
+    for part, varied, name, condition in listed:
         options.say(f"{varied}: {name}")
         for seed in seeds:
             if (condition, seed) not in runs:
@@ -197,14 +202,9 @@ def run(options: Options) -> Result:
                 fit = fitted_contraction(run["median"].to_numpy())
                 runs[condition, seed] = run.assign(**asdict(fit))
             labels = {"part": part, "varied": varied, "condition": name, "seed": seed}
-            tables.append(runs[condition, seed].assign(**labels, **asdict(condition)))
+            columns = {**labels, **asdict(condition), **runs[condition, seed]}
+            tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
-    first = ["part", "varied", "condition", "seed", *asdict(Condition())]
-    table = table[first + [name for name in table if name not in first]]
-    figures = {
-        "contraction": draw(table[table.part == "claim"], with_fit=True),
-        "breaks": draw(table[table.part == "break"], with_fit=False),
-    }
     settings = {
         **asdict(size),
         "seeds": seeds,
@@ -214,23 +214,15 @@ def run(options: Options) -> Result:
         "gain": GAIN,
         "expected_rate": (1 - GAIN) ** 2,
     }
+    claim, broken = table[table.part == "claim"], table[table.part == "break"]
+    figures = {"contraction": draw(claim, with_fit=True), "breaks": draw(broken, with_fit=False)}
     return Result(table, figures, settings, _findings(table))
 
 
-def _conditions() -> Iterator[tuple[str, str, str, Condition]]:
-    for part, conditions in (("claim", CLAIM), ("break", BREAKS)):
-        for varied, named in conditions.items():
-            for name, condition in named.items():
-                yield part, varied, name, condition
-
-
 def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
-    """Train on fresh samples, and return the squared distances of columns after each step.
+    """Train on fresh samples; return the squared distances of columns after each step.
 
-    Returns
-    -------
-    DataFrame
-        Columns ``step``, from 0, and ``median`` and ``max`` over the columns of the dictionary.
+    The table has ``step``, from 0, and ``median`` and ``max`` over the columns of the dictionary.
     """
     import pandas as pd
 
@@ -329,9 +321,8 @@ def fitted_contraction(distances: np.ndarray) -> Contraction:
     steps, logs = np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood)
     slope, intercept = np.polyfit(steps, logs, 1)
     r_squared = 1 - np.var(logs - slope * steps - intercept) / np.var(logs)
-    return Contraction(
-        math.exp(slope), math.exp(intercept), neighbourhood, float(r_squared), n_fitted
-    )
+    rate, excess = math.exp(slope), math.exp(intercept)
+    return Contraction(rate, excess, neighbourhood, float(r_squared), n_fitted)
 
 
 def _findings(table: pd.DataFrame) -> list[str]:
@@ -346,9 +337,7 @@ def _findings(table: pd.DataFrame) -> list[str]:
     ]
     for varied, rows in claim.groupby("varied", sort=False):
         means = rows.groupby("condition", sort=False)[["rate", "neighbourhood"]].mean()
-        each = (
-            f"{name}: {row.rate:.2f} and {row.neighbourhood:.4f}" for name, row in means.iterrows()
-        )
+        each = (f"{name}: {m.rate:.2f} and {m.neighbourhood:.4f}" for name, m in means.iterrows())
         found.append(f"Rate and neighbourhood by {varied}: {'; '.join(each)}.")
     broken = runs[runs.part == "break"].groupby(["varied", "condition"], sort=False)
     for (varied, name), row in broken[["neighbourhood", "max"]].mean().iterrows():

@@ -22,7 +22,7 @@ from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
-from spikecdl.experiments.result import Options, Result
+from spikecdl.experiments import Options, Result
 from spikecdl.io import read_nwb
 from spikecdl.plots import style
 
@@ -149,36 +149,26 @@ def run(options: Options) -> Result:
 
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
-    """Yield recordings: NWB files of a folder, or the published files, downloaded.
+    """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
+    import h5py
 
-    Raises
-    ------
-    ValueError
-        If a file is missing.
-    """
     for name in names:
         if folder is None:
             spikes = datasets.fetch_whisker([name])[name]
             displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
         else:
-            spikes, displacement = _read(folder, name)
+            path = folder / f"{name}.nwb"
+            if not path.exists():
+                raise ValueError(
+                    f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave "
+                    "`data` out to download the recordings"
+                )
+            spikes = read_nwb(path)
+            with h5py.File(path, "r") as file:
+                trials = file["stimulus/presentation/whisker_displacement/data"]
+                displacement = trials[: round(3 / _SAMPLE)]
         binned = displacement.reshape(-1, round(BIN_SIZE / _SAMPLE)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
-
-
-def _read(folder: Path, name: str) -> tuple[SpikeTrains, np.ndarray]:
-    """Return the spikes of an NWB file, and the displacement of the whisker in its first trial."""
-    import h5py
-
-    path = folder / f"{name}.nwb"
-    if not path.exists():
-        raise ValueError(
-            f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave `data` out "
-            "to download the recordings"
-        )
-    with h5py.File(path, "r") as file:
-        displacement = file["stimulus/presentation/whisker_displacement/data"][: round(3 / _SAMPLE)]
-    return read_nwb(path), displacement
 
 
 def fit_method(recording: Recording, split: str, method: Method, seed: int) -> Iterator[Fit]:
@@ -267,7 +257,7 @@ def onset_hits(
     bin_size: float,
     generator: np.random.Generator,
 ) -> OnsetHits:
-    """Compare the events of each template with known onsets.
+    """Compare the events of each template with known onsets, all in seconds.
 
     The onset of a template is a convention, so all events of a template are shifted by the lag, a
     whole number of bins, that hits the most onsets.
@@ -275,15 +265,13 @@ def onset_hits(
     Parameters
     ----------
     times : list of array_like, one per template
-        Times of its events, in seconds.
+        Times of its events.
     onsets : array_like
-        Known onsets in seconds, more than twice the tolerance apart.
+        Known onsets, more than twice the tolerance apart.
     tolerance : float
-        Largest distance of a hit, in seconds.
-    duration : float
-        Length of the window, in seconds.
-    bin_size : float
-        Resolution of the lags, in seconds.
+        Largest distance of a hit.
+    duration, bin_size : float
+        Length of the window, and resolution of the lags.
     generator : numpy.random.Generator
         Draws the random times.
     """
@@ -361,7 +349,7 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 _MARKERS = "osD^vP*Xh"
 _PANEL, _COLUMNS = (7.5, 1.9), 3
-_INTERVALS_OF = ("DCEA", "PSTH", "constant rate")
+_INTERVALS_OF = {"DCEA": style.PALETTE[1], "PSTH": style.PALETTE[0], "constant rate": style.MUTED}
 
 
 @style.styled
@@ -416,9 +404,8 @@ def intervals(fits: Sequence[Fit]) -> Figure:
     panels = _panels(fits)
     axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True, sharey=True)
     by_name = {(fit.recording, fit.method): fit.intervals for fit in fits}
-    colours = (style.PALETTE[1], style.PALETTE[0], style.MUTED)
     for ax, (fit, index) in zip(axes, panels, strict=True):
-        for method, colour in zip(_INTERVALS_OF, colours, strict=True):
+        for method, colour in _INTERVALS_OF.items():
             rescaled = by_name[fit.recording, method]
             uniforms = np.sort(rescaled.uniforms[index])
             expected = (np.arange(len(uniforms)) + 0.5) / len(uniforms)

@@ -14,9 +14,8 @@ from commands import succeeded
 from scipy.special import expit, logit
 
 from spikecdl import DCEA, BinnedSpikes, experiments
-from spikecdl.experiments import Options, Result, ablations, benchmark, binomial
+from spikecdl.experiments import Options, Result, ablations, benchmark, binomial, median_and_range
 from spikecdl.experiments.benchmark import Groups, probability, truth
-from spikecdl.experiments.result import median_and_range
 
 TINY = binomial.Size(4, 3, 2, (10, 30), (8.0, 17.0), (4, 6), 6, 2)
 TINY_ABLATION = ablations.Size(4, 2, 4, 2)
@@ -49,7 +48,7 @@ def test_every_experiment_is_there():
 
 def test_a_group_is_the_sum_of_its_trials_in_law():
     groups = Groups(n_groups=40, n_trials=20, baseline=30.0)
-    pooled, single = groups.draw(3), groups.single_trials(3)
+    pooled, single = groups.draw(3), groups.draw(3, pooled=False)
     assert pooled.n_trials.min() == pooled.n_trials.max() == 20
     assert len(single) == 20
     assert truth(pooled).baseline[0, 0] == truth(single).baseline[0, 0] == 30.0
@@ -95,13 +94,13 @@ def test_a_model_that_knows_everything_explains_everything():
 
 def test_initial_templates_are_those_that_training_changes():
     method, groups = benchmark.unrolled(4, 1), Groups(4)
-    initial = benchmark.initial_templates(method.model(groups, 5), groups.draw(5))
+    initial = benchmark.initial_templates(method, groups, 5)
     after = benchmark.run(method, groups, 5).templates
     assert initial.shape == after.shape == (3, 1, 50)
     for n in range(3):  # one step of Adam moves it a little; other templates are far away
         assert (initial[n] * after[n]).sum() > 0.95
         assert abs((initial[n] * after[n - 1]).sum()) < 0.6
-    other = benchmark.initial_templates(method.model(groups, 6), groups.draw(6))
+    other = benchmark.initial_templates(method, groups, 6)
     assert not np.allclose(initial, other)
 
 
