@@ -13,42 +13,24 @@ from spikecdl import validation
 from spikecdl.data import BinnedSpikes
 
 
-def raised_cosine(n_bins: int, size: int) -> np.ndarray:
-    """Return raised cosines (bin, function) of equal width, evenly spaced from first to last bin.
-
-    The width of each is four times the spacing.
-    """
-    return _raised_cosines(np.arange(n_bins, dtype=float), size)
-
-
-def log_cosine(n_bins: int, size: int) -> np.ndarray:
-    """Return raised cosines (bin, function) of the logarithm of time.
-
-    They are narrow at first, where a unit's response to its own spikes changes most (Pillow et al.,
-    J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005).
-    """
-    return _raised_cosines(np.log(np.arange(n_bins) + 1.0), size)
-
-
-def b_spline(n_bins: int, size: int) -> np.ndarray:
-    """Return B-splines (bin, function) that sum to 1; cubic if there are four or more."""
-    degree = min(3, size - 1)
-    inner = np.linspace(0, n_bins - 1, size - degree + 1)
-    knots = np.pad(inner, degree, mode="edge")
-    return BSpline.design_matrix(np.arange(n_bins, dtype=float), knots, degree).toarray()
-
-
 def _raised_cosines(time: np.ndarray, size: int) -> np.ndarray:
     centres = np.linspace(time[0], time[-1], size)
     turn = np.pi / 2 * (time[:, None] - centres) / (centres[1] - centres[0])
     return (1 + np.cos(turn.clip(-np.pi, np.pi))) / 2
 
 
+def _b_splines(n_bins: int, size: int) -> np.ndarray:
+    degree = min(3, size - 1)
+    inner = np.linspace(0, n_bins - 1, size - degree + 1)
+    knots = np.pad(inner, degree, mode="edge")
+    return BSpline.design_matrix(np.arange(n_bins, dtype=float), knots, degree).toarray()
+
+
 #: Functions of the numbers of bins and of basis functions, by name.
 SHAPES: Mapping[str, Callable[[int, int], np.ndarray]] = {
-    "raised_cosine": raised_cosine,
-    "log_cosine": log_cosine,
-    "b_spline": b_spline,
+    "raised_cosine": lambda n_bins, size: _raised_cosines(np.arange(float(n_bins)), size),
+    "log_cosine": lambda n_bins, size: _raised_cosines(np.log(np.arange(n_bins) + 1.0), size),
+    "b_spline": _b_splines,
 }
 
 
@@ -63,12 +45,11 @@ class Basis:
     size : int, optional
         Number of functions, 2 or more; None: one per bin, so that any response is possible.
     shape : {"raised_cosine", "log_cosine", "b_spline"}
-        Shape of the functions, unless there is one per bin.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Shape of the functions, unless there is one per bin: raised cosines, evenly spaced from the
+        first to the last bin and four times as wide as their spacing; the same in the logarithm of
+        time, narrow at first, where a unit's response to its own spikes changes most (Pillow et
+        al., J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005); or B-splines that sum to 1,
+        cubic if there are four or more.
 
     Examples
     --------
@@ -93,10 +74,7 @@ class Basis:
     def functions(self, bin_size: float) -> np.ndarray:
         """Return the functions, shape (bin, function).
 
-        Raises
-        ------
-        ValueError
-            If the length is not a whole number of bins, or has fewer bins than functions.
+        Raises ValueError if the length is not a whole number of bins, or too short for them.
         """
         n_bins = round(self.length / bin_size)
         if n_bins < 1 or abs(self.length / bin_size - n_bins) > 1e-6 * n_bins:
@@ -120,20 +98,13 @@ Stimulus = Callable[[BinnedSpikes], np.ndarray]
 def onsets(times: Any) -> Stimulus:
     """Make a stimulus of onsets at the same times in each trial.
 
+    The stimulus is the number of onsets in each bin of the counts for which it is called; it raises
+    ValueError if one lies outside their windows.
+
     Parameters
     ----------
     times : array_like, shape (onset,)
-        In seconds from the time to which trials are aligned.
-
-    Returns
-    -------
-    callable
-        Returns the number of onsets in each bin of the counts it is called with.
-
-    Raises
-    ------
-    ValueError
-        If times are not finite; when called, if one lies outside the windows of the counts.
+        Finite, in seconds from the time to which trials are aligned.
 
     Examples
     --------
@@ -162,16 +133,7 @@ def true_onsets(counts: BinnedSpikes) -> np.ndarray:
     """Return the events of simulated counts as a stimulus, with one signal per template.
 
     The value at an onset is the amplitude of the event over the mean amplitude of its template.
-
-    Parameters
-    ----------
-    counts : BinnedSpikes
-        Simulated in the shared layout.
-
-    Raises
-    ------
-    ValueError
-        If the counts hold no truth of the shared layout.
+    Raises ValueError if the counts were not simulated in the shared layout.
 
     Examples
     --------
@@ -201,15 +163,7 @@ def _bins(seconds: Any, counts: BinnedSpikes) -> np.ndarray:
 
 
 def sampled(values: Any, counts: BinnedSpikes) -> np.ndarray:
-    """Return a stimulus of counts, shape (signal, trial, unit, bin).
-
-    ``values`` is a `Stimulus` or a signal (..., bin).
-
-    Raises
-    ------
-    ValueError
-        If the signal is not finite, or its shape does not fit the counts.
-    """
+    """Return a stimulus of counts, (signal, trial, unit, bin), from a `Stimulus` or (..., bin)."""
     if callable(values):
         signal = values(counts)
     else:

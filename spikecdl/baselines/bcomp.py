@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, validation
-from spikecdl.baselines.base import SHARED, binned, observed
+from spikecdl.baselines.psth import SHARED, binned, observed
 from spikecdl.baselines.pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation.deviance import decompose
@@ -133,19 +133,10 @@ class BCOMP(TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, counts: BinnedSpikes, y: Any = None) -> BCOMP:
-        """Learn templates.
+        """Learn templates; ``y`` is ignored.
 
-        Parameters
-        ----------
-        counts : BinnedSpikes
-        y : ignored
-
-        Raises
-        ------
-        ValueError
-            If an argument or a count is out of range, or the template is longer than the window.
-        TypeError
-            If the counts are not `BinnedSpikes`.
+        Raises ValueError if an argument or a count is out of range, or the template is longer than
+        the window.
         """
         counts = binned(counts)
         validation.integer("n_templates", self.n_templates)
@@ -171,12 +162,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, counts: BinnedSpikes) -> np.ndarray:
-        """Return the codes of counts.
+        """Return codes (trial, template, onset), as from `DCEA.transform`.
 
-        Returns
-        -------
-        ndarray, shape (trial, template, onset)
-            As from `DCEA.transform`; (trial, unit, template, onset) for several units.
+        Those of several units are (trial, unit, template, onset).
         """
         codes = self._codes(*self._found(counts)[:2]).numpy()
         return codes[:, 0] if codes.shape[1] == 1 else codes
@@ -193,9 +181,6 @@ class BCOMP(TransformerMixin, BaseEstimator):
         data, events, baseline = self._found(counts)
         templates, codes = torch.from_numpy(self.templates_), self._codes(data, events)
         return decompose(counts, SHARED, data, templates, codes, baseline)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "templates_")
 
     def _found(self, counts: BinnedSpikes) -> tuple[Observations, Events, Tensor]:
         """Check counts against the fit; return observations, their events and baseline."""
@@ -220,10 +205,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
         """Return the rule that selects events in these data."""
         n_bins, n_templates = data.y.shape[-1], self.n_templates
         validation.one_of("criterion", self.criterion, _CRITERIA)
-        if self.min_gain is not None:
-            validation.non_negative("min_gain", self.min_gain)
         if self.min_gain is not None or self.n_events is not None:
-            gain = torch.full((data.mask[..., 0, 0].numel(),), float(self.min_gain or 0.0))
+            least = validation.non_negative("min_gain", self.min_gain or 0.0)
+            gain = torch.full((data.mask[..., 0, 0].numel(),), least)
         else:
             observed_bins = data.mask.sum(-1).flatten().clamp(min=1)
             gain = observed_bins.log() + 2 * math.log(n_templates * (n_bins - length + 1))
@@ -259,15 +243,13 @@ class BCOMP(TransformerMixin, BaseEstimator):
         templates = np.asarray(self.templates, dtype=float)
         templates = templates[:, None] if templates.ndim == 2 else templates
         expected = (self.n_templates, 1, length)
-        norms = np.zeros(1)
-        if templates.shape == expected:
-            norms = np.sqrt((templates**2).sum((1, 2), keepdims=True))
-        if not (np.isfinite(norms) & (norms > 0)).all():
+        valid = templates.shape == expected and np.isfinite(templates).all()
+        if not valid or not templates.any(-1).all():
             raise ValueError(
                 f"`templates` (shape {templates.shape}) must be finite, none zero, and of the "
                 f"shape (template, 1, bin) = {expected}"
             )
-        return torch.from_numpy(templates / norms)
+        return torch.from_numpy(templates / np.linalg.norm(templates, axis=-1, keepdims=True))
 
     def _alternate(self, rows: Observations, rule: Rule, templates: Tensor) -> Learned:
         """Alternate between finding events and updating templates."""

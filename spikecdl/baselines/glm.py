@@ -12,8 +12,8 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.baselines import bases
-from spikecdl.baselines.base import SHARED, PerUnit, observed
 from spikecdl.baselines.bases import Basis
+from spikecdl.baselines.psth import SHARED, PerUnit, observed
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.families import Family
 from spikecdl.training import Observations
@@ -108,7 +108,14 @@ class GLM(PerUnit):
         found = [self._fit_unit(u, usable[:, u], data, covariates) for u in range(counts.n_units)]
         weights = np.stack([coefficients for coefficients, _ in found])
         self.intercept_, self.coef_ = weights[:, 0], weights[:, 1:]
-        self._set_responses(counts.bin_size)
+        functions, rest = self.response.functions(counts.bin_size), self.coef_
+        self.history_response_ = np.zeros((counts.n_units, 0))
+        if self.history is not None:
+            own = self.history.functions(counts.bin_size)
+            rest, past = np.split(rest, [-own.shape[1]], axis=1)
+            self.history_response_ = past @ own.T
+        size = functions.shape[1]
+        self.response_ = rest.reshape(counts.n_units, rest.shape[1] // size, size) @ functions.T
         self.converged_ = all(converged for _, converged in found)
         if not self.converged_:
             warnings.warn(
@@ -129,8 +136,7 @@ class GLM(PerUnit):
         family = data.family.map(lambda values: values[:, unit, 0][seen])
         y, rows = data.y[:, unit, 0][seen], covariates[:, unit][usable]
         design = np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
-        ridge = np.full(design.shape[1], float(self.ridge))
-        ridge[0] = 0.0
+        ridge = np.array([0.0] + [self.ridge] * rows.shape[1])
         return irls(family, y, design, float(data.baseline[:, unit].mean()), ridge)
 
     def _covariates(self, counts: BinnedSpikes) -> np.ndarray:
@@ -161,17 +167,6 @@ class GLM(PerUnit):
         known = np.zeros(counts.shape, dtype=bool)
         known[..., length:] = unseen[..., length:-1] == unseen[..., : -length - 1]
         return known
-
-    def _set_responses(self, bin_size: float) -> None:
-        """Set the responses from the coefficients."""
-        functions = self.response.functions(bin_size)
-        count, size, rest = len(self.coef_), functions.shape[1], self.coef_
-        self.history_response_ = np.zeros((count, 0))
-        if self.history is not None:
-            own = self.history.functions(bin_size)
-            rest, past = np.split(self.coef_, [-own.shape[1]], axis=1)
-            self.history_response_ = past @ own.T
-        self.response_ = rest.reshape(count, rest.shape[1] // size, size) @ functions.T
 
 
 def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:
@@ -211,22 +206,9 @@ def irls(
     :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  For
     dependent columns, the step of least norm is taken.
 
-    Parameters
-    ----------
-    family : Family
-        With parameters of the shape of ``y``.
-    y : tensor of double precision, shape (observation,)
-    design : ndarray, shape (observation, coefficient)
-        X; its first column is of ones.
-    intercept : float
-        Initial coefficient of that column; the others start from 0.
-    ridge : ndarray, shape (coefficient,)
-        :math:`\rho`.
-
-    Returns
-    -------
-    coefficients : ndarray, shape (coefficient,)
-    converged : bool
+    X, the ``design``, is (observation, coefficient) with a first column of ones, whose coefficient
+    starts from ``intercept``, the others from 0; y is (observation,), in double precision, and the
+    ``ridge`` :math:`\rho` (coefficient,).  Returns the coefficients, and whether they converged.
     """
     b = np.zeros(design.shape[1])
     b[0] = intercept

@@ -1,13 +1,80 @@
-"""Rates that ignore what single trials show: a constant rate, and the PSTH."""
+"""Models of each unit's rate that ignore what single trials show: constant rate, PSTH."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, TypeVar
+
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter1d
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from spikecdl import conversion, validation
-from spikecdl.baselines.base import PerUnit
+from spikecdl.conversion import LAYOUTS
 from spikecdl.data import BinnedSpikes
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.training import Observations
+
+SHARED = LAYOUTS["shared"]  # every unit of every trial is a window
+Self = TypeVar("Self", bound="PerUnit")
+
+
+def binned(counts: Any) -> BinnedSpikes:
+    """Return the counts, or raise if they are not `BinnedSpikes`."""
+    if not isinstance(counts, BinnedSpikes):
+        raise TypeError(
+            f"`counts` (a {type(counts).__name__}) must be BinnedSpikes; make them from an array "
+            "with spikecdl.BinnedSpikes.from_array"
+        )
+    return counts
+
+
+def observed(counts: BinnedSpikes, family: str | Family, baseline: Any = "learned") -> Observations:
+    """Return counts as `conversion.observe` does, in the shared layout and double precision."""
+    chosen = validation.member("family", family, FAMILIES, Family)
+    data = conversion.observe(counts, chosen, SHARED, baseline, torch.device("cpu"))
+    y = torch.from_numpy(SHARED.expand(counts.counts.astype(np.float64)))
+    return replace(data.to(torch.float64).load(), y=y)
+
+
+class PerUnit(BaseEstimator, ABC):
+    """Base of models with parameters for each unit, the same in every trial."""
+
+    unit_ids_: tuple[int | str, ...]
+    bin_size_: float
+
+    def fit(self: Self, counts: BinnedSpikes) -> Self:
+        """Fit the model; ValueError if a setting is out of range or does not fit the counts."""
+        counts = binned(counts)
+        self._fit(counts)
+        self.unit_ids_, self.bin_size_ = counts.unit_ids, counts.bin_size
+        return self
+
+    def predict(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return expected counts (trial, unit, bin) for the trials pooled in each bin.
+
+        Raises ValueError if units, bins or windows are not those of the fit.
+        """
+        check_is_fitted(self)
+        counts = binned(counts)
+        if counts.unit_ids != self.unit_ids_:
+            raise ValueError(
+                f"the counts have the units {counts.unit_ids}, the fit {self.unit_ids_}; select "
+                "the units of the fit, in their order"
+            )
+        conversion.check_like_fit(counts, self.bin_size_, 1, None)
+        return self._predict(counts)
+
+    @abstractmethod
+    def _fit(self, counts: BinnedSpikes) -> None:
+        """Set the fitted attributes."""
+
+    @abstractmethod
+    def _predict(self, counts: BinnedSpikes) -> np.ndarray:
+        """Return expected counts for counts like those of the fit."""
 
 
 class ConstantRate(PerUnit):
@@ -34,7 +101,6 @@ class ConstantRate(PerUnit):
 
     Examples
     --------
-    >>> from spikecdl import BinnedSpikes
     >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0], [0, 2, 0, 0]], bin_size=0.5)
     >>> model = ConstantRate(prior=0.0).fit(counts)
     >>> model.rate_, model.predict(counts.pool())
@@ -47,7 +113,7 @@ class ConstantRate(PerUnit):
     def _fit(self, counts: BinnedSpikes) -> None:
         added = _added_spikes(self.prior, counts)
         total = counts.counts.sum((0, 2)) + added
-        exposed = _exposure(counts).sum((0, 2)) + 2 * added * counts.bin_size
+        exposed = (counts.n_pooled * _seconds(counts)).sum((0, 2)) + 2 * added * counts.bin_size
         self.rate_ = _ratio(total, exposed)
 
     def _predict(self, counts: BinnedSpikes) -> np.ndarray:
@@ -82,7 +148,6 @@ class PSTH(PerUnit):
 
     Examples
     --------
-    >>> from spikecdl import BinnedSpikes
     >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0], [0, 2, 0, 0]], bin_size=0.5)
     >>> PSTH(prior=0.0).fit(counts).rate_
     array([[0., 3., 1., 0.]])
@@ -94,14 +159,12 @@ class PSTH(PerUnit):
 
     def _fit(self, counts: BinnedSpikes) -> None:
         added = _added_spikes(self.prior, counts)
-        validation.non_negative("smoothing", self.smoothing, "seconds")
-        total, exposed = counts.counts.sum(0).astype(float), _exposure(counts).sum(0)
-        if self.smoothing:
-            bins = self.smoothing / counts.bin_size
-            total, exposed = (
-                gaussian_filter1d(value, bins, axis=-1, mode="constant")
-                for value in (total, exposed)
-            )
+        bins = validation.non_negative("smoothing", self.smoothing, "seconds") / counts.bin_size
+        exposed = (counts.n_pooled * _seconds(counts)).sum(0)
+        both = np.stack([counts.counts.sum(0), exposed])
+        if bins:
+            both = gaussian_filter1d(both, bins, axis=-1, mode="constant")
+        total, exposed = both
         if added:
             mean = ConstantRate().fit(counts).rate_
             total, exposed = total + added, exposed + added / mean[:, None]
@@ -120,18 +183,12 @@ class PSTH(PerUnit):
 
 def _added_spikes(prior: float, counts: BinnedSpikes) -> float:
     """Return the prior in spikes, 0 for a real-valued signal; ValueError if it is negative."""
-    validation.non_negative("prior", prior, "spikes")
-    return float(prior) if counts.is_counts else 0.0
+    return validation.non_negative("prior", prior, "spikes") * counts.is_counts
 
 
 def _seconds(counts: BinnedSpikes) -> float:
     """Return the seconds of a bin; 1 for a real-valued signal."""
     return counts.bin_size if counts.is_counts else 1.0
-
-
-def _exposure(counts: BinnedSpikes) -> np.ndarray:
-    """Return the factor from a rate per recorded trial to an expected count; 0 if unobserved."""
-    return counts.n_pooled * _seconds(counts)
 
 
 def _expected(rate: np.ndarray, counts: BinnedSpikes) -> np.ndarray:

@@ -10,7 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from spikecdl.model.penalties import Penalty
-from spikecdl.solvers.amplitudes import Baselines, Prior, fit_baselines, fit_events, prior_value
+from spikecdl.solvers.amplitudes import Baselines, Prior, fit_in_turn, of_window, prior_value
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_state, value
 from spikecdl.solvers.operators import fill_scores
@@ -19,94 +19,59 @@ from spikecdl.solvers.working_set import BLOCK, COSTLY, mark_stale, next_stale
 from spikecdl.training import Observations
 from spikecdl.training.dictionary_update import allowed_signs
 
-_ROUNDS = 50  # of amplitudes and baseline in turn
-_TOL = 1e-3  # of a standard error, at which both have settled
+_UNTIL = (1e-3, 50)  # of a standard error; rounds of amplitudes and baseline in turn
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How events are chosen, and when there are enough.
+    """How events are chosen, and when there are enough."""
 
-    Parameters
-    ----------
-    penalty : Penalty
-        Of which only the signs are used.
-    standardise : bool
-        Compare scores in units of their standard errors, not as they are.
-    n_events : int
-        Events of a window at the most.
-    min_gain : tensor, shape (window,)
-        Gain of an event, in nats, below which it is not taken and the pursuit ends.
-    precision : float
-        One over the variance of a normal prior of amplitudes.
-    """
-
-    penalty: Penalty
-    standardise: bool
-    n_events: int
-    min_gain: Tensor
-    precision: float
+    penalty: Penalty  # of which only the signs are used
+    standardise: bool  # compare scores in units of their standard errors, not as they are
+    n_events: int  # of a window, at the most
+    min_gain: Tensor  # (window,), in nats; an event with less is not taken and ends the pursuit
+    precision: float  # one over the variance of a normal prior of amplitudes
 
 
 def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, Tensor]:
-    """Find the events of every window.
+    """Find the events of every window, with templates (template, channel, bin).
 
-    Parameters
-    ----------
-    rows : Observations
-        On the CPU, with one window axis.
-    templates : tensor, shape (template, channel, bin)
-    rule : Rule
-
-    Returns
-    -------
-    events : Events
-        Sorted; without those whose amplitude is zero.
-    baseline : tensor, shape (window, channel, 1)
-        Refitted with the events, if it is to be learned.
+    ``rows`` are on the CPU, with one window axis.  Returns events, sorted and without those whose
+    amplitude is zero, and baselines (window, channel, 1), refitted if they are to be learned.
     """
-    loss = rows.family.scalar_loss(rows.y)
-    a, b = (as_array(values * rows.mask) for values in (loss.a, loss.b))
-    baseline = as_array(rows.baseline)[..., 0] - loss.shift
+    scalar = rows.family.scalar_loss(rows.y)
+    loss = Loss(LOSSES[scalar.kind], *(as_array(v * rows.mask) for v in (scalar.a, scalar.b)))
+    level = as_array(rows.baseline)[..., 0] - scalar.shift
     stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
-    shape = (len(a), min(rule.n_events, a.shape[-1]))
+    baselines = Baselines(level, np.ones_like(level), level.copy(), stiffness)
+    shape = (len(level), min(rule.n_events, loss.a.shape[-1]))
     found = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
-    number = np.zeros(len(a), np.int64)
-    shapes, min_gain = as_array(templates), as_array(rule.min_gain)
+    number, shapes = np.zeros(len(level), np.int64), as_array(templates)
     up, down = (sign.numpy() for sign in allowed_signs(rule.penalty, len(shapes)))
     prior = Prior(np.full(len(shapes), rule.precision), up, down)
+    criteria = (rule.standardise, as_array(rule.min_gain))
 
     def work(part: slice) -> None:
-        _pursue_windows(
-            Loss(LOSSES[loss.kind], a[part], b[part]),
-            (baseline[part], stiffness),
-            shapes,
-            prior,
-            rule.standardise,
-            min_gain[part],
-            tuple(values[part] for values in found),
-            number[part],
-        )
+        span = (part.start, part.stop)
+        _pursue_windows(span, loss, shapes, prior, baselines, criteria, found, number)
 
-    in_parallel(work, len(a), a.size * len(shapes) * COSTLY)
+    in_parallel(work, len(level), loss.a.size * len(shapes) * COSTLY)
     window, rank = np.nonzero(np.arange(shape[1]) < number[:, None])
     which, onset, amplitude = (values[window, rank] for values in found)
     order = np.lexsort((onset, which, window))
     order = order[amplitude[order] != 0]
     events = (torch.from_numpy(v[order]) for v in (window, which, onset, amplitude))
-    return Events(*events), torch.from_numpy(baseline[..., None] + loss.shift)
+    return Events(*events), torch.from_numpy(level[..., None] + scalar.shift)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _pursue_windows(loss, baseline, templates, prior, standardise, min_gain, found, number):
+def _pursue_windows(span, loss, templates, prior, baselines, rule, found, number):
     """Fill in the events of some windows and their number, and their baselines."""
-    (level, stiffness), (which, onset, amplitude) = baseline, found
-    for i in range(len(number)):
-        window = Loss(loss.kind, loss.a[i], loss.b[i])
-        free = Baselines(level[i], np.ones_like(level[i]), level[i].copy(), stiffness)
-        events = (which[i], onset[i], amplitude[i])
-        rule = (standardise, min_gain[i])
-        number[i] = _pursue(window, free, templates, prior, rule, events)
+    (standardise, min_gain), (which, onset, amplitude) = rule, found
+    for i in range(span[0], span[1]):
+        window, level = of_window(loss, baselines, i)
+        events, own_rule = (which[i], onset[i], amplitude[i]), (standardise, min_gain[i])
+        number[i] = _pursue(window, level, templates, prior, own_rule, events)
 
 
 @njit(cache=True, error_model="numpy")
@@ -132,7 +97,7 @@ def _pursue(loss, baseline, templates, prior, rule, events):
     while count < which.size:
         _renew(templates, squares, state, standardise, stale, score, spread)
         c, p = _best(score, spread, prior.up, prior.down)
-        if c < 0 or _is_present(present, c, p):
+        if c < 0 or np.any((present[0] == c) & (present[1] == p)):
             break
         before = (which[:count].copy(), onset[:count].copy(), amplitude[:count].copy())
         old = baseline.value.copy()
@@ -178,15 +143,6 @@ def _best(score, spread, up, down):
 
 
 @njit(cache=True, error_model="numpy")
-def _is_present(events, c, p):
-    which, onset, _ = events
-    for j in range(which.size):
-        if which[j] == c and onset[j] == p:
-            return True
-    return False
-
-
-@njit(cache=True, error_model="numpy")
 def _insert(which, onset, amplitude, count, c, p):
     """Add an event of amplitude zero to the first ``count``, in order of time."""
     j = count
@@ -214,13 +170,7 @@ def _refit(loss, state, templates, prior, baseline, events, new):
         while end < onset.size and onset[end] - onset[end - 1] < length:
             end += 1
     linked = (which[begin:end], onset[begin:end], amplitude[begin:end])
-    last = np.zeros_like(baseline.value)
-    for _ in range(_ROUNDS):
-        moved = fit_events(loss, state, templates, prior, linked, _TOL)
-        if is_free:
-            moved = max(moved, fit_baselines(loss, state, baseline, last))
-        if moved < _TOL:
-            break
+    fit_in_turn(loss, state, templates, prior, baseline, linked, _UNTIL)
     if is_free:
         return 0, state.eta.shape[1]
     return onset[begin], onset[end - 1] + length

@@ -13,12 +13,7 @@ from scipy.special import expit, logit
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA, NotConvergedWarning
-from spikecdl.evaluation.metrics import (
-    TemplateError,
-    deviance_explained,
-    recovery,
-    template_error,
-)
+from spikecdl.evaluation.metrics import TemplateError, deviance_explained, recovery, template_error
 from spikecdl.experiments import median_and_range
 from spikecdl.model.families import Binomial
 from spikecdl.plots import style
@@ -33,7 +28,6 @@ SHAPES = ("square", "vee", "cosine")
 BIN_SIZE = 0.001  # seconds
 TEMPLATE_LENGTH = 0.05  # seconds
 PENALTY_WEIGHT = 0.1  # of lambda_max, for the gradient trainers; see docs/experiments.md
-_ENCODERS = ("analysis", "synthesis")  # dictionaries of an untied encoder
 
 
 @dataclass(frozen=True)
@@ -42,28 +36,14 @@ class Groups:
 
     Templates and trials are those of section 5 of the paper, which does not state the length of a
     window and the number and amplitudes of events; the defaults are a choice.
-
-    Parameters
-    ----------
-    n_groups : int
-    n_trials : int
-        Trials of a group, which are the Bernoulli trials of a bin.
-    baseline : float
-        Baseline rate of a trial, in Hz.
-    n_events : int
-        Events of each template in a group.
-    duration : float
-        Length of a trial, in seconds.
-    amplitude : (float, float)
-        Range of the uniform amplitudes of events, for templates of unit norm.
     """
 
     n_groups: int = 1000
-    n_trials: int = 30
-    baseline: float = 8.0
-    n_events: int = 3
-    duration: float = 1.0
-    amplitude: tuple[float, float] = (10.0, 20.0)
+    n_trials: int = 30  # of a group, which are the Bernoulli trials of a bin
+    baseline: float = 8.0  # of a trial, in Hz
+    n_events: int = 3  # of each template in a group
+    duration: float = 1.0  # of a trial, in seconds
+    amplitude: tuple[float, float] = (10.0, 20.0)  # range, uniform, for templates of unit norm
 
     def draw(self, seed: int, pooled: bool = True) -> BinnedSpikes:
         """Return counts of one pooled trial, or (trial, group, bin), with groups as units.
@@ -114,14 +94,10 @@ def probability(counts: BinnedSpikes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Method:
-    """A method that learns templates from groups.
-
-    ``model`` takes the groups and a seed, and returns an estimator with ``fit(counts)`` and
-    ``decompose(counts)``.
-    """
+    """A method that learns templates from groups."""
 
     name: str
-    model: Callable[[Groups, int], Any]
+    model: Callable[[Groups, int], Any]  # of groups and seed; has fit(counts), decompose(counts)
     traced: bool = True  # whether ``fit`` takes ``on_epoch``, as `DCEA.fit` does
     n_unrolled: int | None = None  # layers of its encoder, if it has any
 
@@ -188,11 +164,8 @@ def run(method: Method, groups: Groups, seed: int) -> Run:
         learned = {name: tensor.numpy() for name, tensor in states[-1][1].tensors.items()}
     else:
         learned = {"templates": model.templates_}
-    encoders = {
-        f"error_{name}": template_error(learned[name], true).mean
-        for name in _ENCODERS
-        if name in learned
-    }
+    names = [name for name in ("analysis", "synthesis") if name in learned]  # untied encoder
+    encoders = {f"error_{name}": template_error(learned[name], true).mean for name in names}
     row = {**about, **measured(model.decompose(counts), seed), **encoders, **fitted}
     return Run(row, trace, learned["templates"])
 

@@ -136,6 +136,14 @@ def events_of(rows, window):
     return rows.which[mine], rows.onset[mine], rows.amplitude[mine]
 
 
+@njit(cache=True, error_model="numpy")
+def of_window(loss, baselines, i):
+    """Return the loss and the baselines of a window, as views."""
+    value, relaxation, expected, stiffness = baselines
+    window = Loss(loss.kind, loss.a[i], loss.b[i])
+    return window, Baselines(value[i], relaxation[i], expected[i], stiffness)
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
 def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives):
     """Fit amplitudes and baselines of some windows, in place, to a tolerance in standard errors.
@@ -160,25 +168,16 @@ def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives)
         Negative log likelihood up to a constant, and that of the priors.
     """
     eta = np.empty(loss.a.shape[1:])
-    state, last = State(eta, np.empty_like(eta), np.empty_like(eta)), np.empty(len(eta))
+    state = State(eta, np.empty_like(eta), np.empty_like(eta))
     cost, of_priors = 0.0, 0.0
     for i in range(span[0], span[1]):
-        window = Loss(loss.kind, loss.a[i], loss.b[i])
-        levels = Baselines(
-            baselines.value[i], baselines.relaxation[i], baselines.expected[i], baselines.stiffness
-        )
+        window, levels = of_window(loss, baselines, i)
         events = events_of(rows, i)
         for n in range(len(eta)):
             eta[n] = levels.value[n]
         add_events(eta, templates, *events)
         fill_state(window, state)
-        last[:] = 0.0
-        for _ in range(_ROUNDS):
-            moved = fit_events(window, state, templates, prior, events, tol) if prior.learn else 0.0
-            if baselines.stiffness < np.inf:
-                moved = max(moved, fit_baselines(window, state, levels, last))
-            if moved < tol:
-                break
+        fit_in_turn(window, state, templates, prior, levels, events, (tol, _ROUNDS))
         cost += value(window, eta)
         of_priors += prior_value(prior, levels, events)
         _add_derivatives(state, events, derivatives)
@@ -212,7 +211,22 @@ def _add_derivatives(state, events, derivatives):
 
 
 @njit(cache=True, error_model="numpy")
-def fit_baselines(loss, state, baselines, last):
+def fit_in_turn(loss, state, templates, prior, baselines, events, until):
+    """Fit amplitudes and baselines of a window in turn, in place.
+
+    ``until`` is the tolerance, in standard errors, and the largest number of rounds.
+    """
+    (tol, n_rounds), last = until, np.zeros_like(baselines.value)
+    for _ in range(n_rounds):
+        moved = _fit_events(loss, state, templates, prior, events, tol) if prior.learn else 0.0
+        if baselines.stiffness < np.inf:
+            moved = max(moved, _fit_baselines(loss, state, baselines, last))
+        if moved < tol:
+            break
+
+
+@njit(cache=True, error_model="numpy")
+def _fit_baselines(loss, state, baselines, last):
     """Take a step of the baseline of each row; return the largest, in standard errors.
 
     Newton's step holds the amplitudes fixed.  When they are refitted in turn, each step leaves a
@@ -239,7 +253,7 @@ def fit_baselines(loss, state, baselines, last):
 
 
 @njit(cache=True, error_model="numpy")
-def fit_events(loss, state, templates, prior, events, tol):
+def _fit_events(loss, state, templates, prior, events, tol):
     """Take a Newton step of each run of overlapping events, in place.
 
     Returns the largest step, in standard errors of the amplitudes.
