@@ -26,7 +26,6 @@ from spikecdl.training.alternating import Epoch, alternate, null_cost
 from spikecdl.training.dictionary_update import DictionaryUpdate, Updater
 from spikecdl.training.initialization import crop, initial_templates
 
-_CRITERIA = ("inner_product", "score_test")
 _PADDING = 0.4  # additional bins of an initialization, as a fraction of the template
 _LONG_EPOCHS = 3  # with the additional bins
 _PRECISION = 1e-4  # of the prior of amplitudes; keeps them finite in silent bins
@@ -204,7 +203,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
     def _rule(self, data: Observations, length: int) -> Rule:
         """Return the rule that selects events in these data."""
         n_bins, n_templates = data.y.shape[-1], self.n_templates
-        validation.one_of("criterion", self.criterion, _CRITERIA)
+        validation.one_of("criterion", self.criterion, ("inner_product", "score_test"))
         if self.min_gain is not None or self.n_events is not None:
             least = validation.non_negative("min_gain", self.min_gain or 0.0)
             gain = torch.full((data.mask[..., 0, 0].numel(),), least)

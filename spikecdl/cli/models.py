@@ -308,6 +308,5 @@ def experiment(
             "seed": seed,
             "seconds": round(time.perf_counter() - began, 3),
         }
-        result.write(unfinished, about)
-    found = {**about, "settings": dict(result.settings), "findings": list(result.findings)}
+        found = result.write(unfinished, about)
     outputs.show(found, [*result.findings, f"results in {out}/"], as_json)

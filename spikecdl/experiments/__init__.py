@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,9 +70,9 @@ class Result:
         One row per measured condition.
     figures : mapping of str to Figure
         Figures by file stem.
-    settings : mapping
+    settings : dict
         What was run, as plain values, including the seeds.
-    findings : sequence of str
+    findings : list of str
         What the table shows, in sentences with numbers.
     more : mapping of str to DataFrame
         Further tables by file stem.
@@ -80,18 +80,19 @@ class Result:
 
     table: pd.DataFrame
     figures: Mapping[str, Figure]
-    settings: Mapping[str, Any]
-    findings: Sequence[str]
+    settings: dict[str, Any]
+    findings: list[str]
     more: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
-    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write tables as CSV, figures as PNG, and ``summary.json``, which includes ``about``."""
+    def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Write CSV, PNG and ``summary.json``, with settings, findings and ``about``; return it."""
         for name, table in {"table": self.table, **self.more}.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
-        summary = {**about, "settings": dict(self.settings), "findings": list(self.findings)}
+        summary = {**about, "settings": self.settings, "findings": self.findings}
         write_json(folder / "summary.json", summary)
+        return summary
 
 
 def run(name: str, options: Options | None = None) -> Result:

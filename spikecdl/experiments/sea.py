@@ -235,7 +235,9 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
     rows = []
     for step in range(size.n_steps + 1):
         if step:
-            model = model.after_step(observations(condition, truth, n_samples, generator), length)
+            active = codes(n_samples, condition.n_columns, condition.n_active, generator)
+            y = condition.family.sample(active @ truth.T + condition.baseline, generator)
+            model = model.after_step(y, length)
         distances = (model.columns - truth).square().sum(dim=0)
         rows.append((step, float(distances.median()), float(distances.max())))
     return pd.DataFrame(rows, columns=["step", "median", "max"])
@@ -252,14 +254,6 @@ def step_length(condition: Condition) -> float:
     square = condition.share_active * (low**2 + low * high + high**2) / 3
     eta = torch.tensor(condition.baseline)
     return GAIN / (float(condition.family.curvature(eta, eta)) * square)
-
-
-def observations(
-    condition: Condition, truth: Tensor, n_samples: int, generator: torch.Generator
-) -> Tensor:
-    """Draw counts (sample, dimension) from sparse codes and the true dictionary."""
-    active = codes(n_samples, truth.shape[1], condition.n_active, generator)
-    return condition.family.sample(active @ truth.T + condition.baseline, generator)
 
 
 def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:

@@ -260,20 +260,9 @@ def onset_hits(
     """Compare the events of each template with known onsets, all in seconds.
 
     The onset of a template is a convention, so all events of a template are shifted by the lag, a
-    whole number of bins, that hits the most onsets.
+    whole number of bins, that hits the most onsets.  The generator draws the random times.
 
-    Parameters
-    ----------
-    times : list of array_like, one per template
-        Times of its events.
-    onsets : array_like
-        Known onsets, more than twice the tolerance apart.
-    tolerance : float
-        Largest distance of a hit.
-    duration, bin_size : float
-        Length of the window, and resolution of the lags.
-    generator : numpy.random.Generator
-        Draws the random times.
+    ``times`` has an array for each template; ``onsets`` are more than twice the tolerance apart.
     """
     known = np.asarray(onsets, dtype=float)
     n_lags = int(np.diff(known).min() / 2 / bin_size)

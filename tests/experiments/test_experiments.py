@@ -183,8 +183,9 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_results_are_written(results, tmp_path):
     result = results["binomial"]
-    result.write(tmp_path, {"experiment": "binomial"})
+    returned = result.write(tmp_path, {"experiment": "binomial"})
     summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["experiment"] == returned["experiment"] == "binomial"
     assert summary["findings"] == list(result.findings)
     assert summary["settings"]["seeds"] == [0, 1]
     assert len(pd.read_csv(tmp_path / "table.csv")) == len(result.table)
