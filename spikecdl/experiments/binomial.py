@@ -13,16 +13,7 @@ import numpy as np
 
 from spikecdl.baselines import BCOMP
 from spikecdl.experiments import Options, Result, benchmark, median_and_range
-from spikecdl.experiments.benchmark import (
-    BIN_SIZE,
-    PENALTY_WEIGHT,
-    SHAPES,
-    TEMPLATE_LENGTH,
-    Groups,
-    Method,
-    dcea,
-    unrolled,
-)
+from spikecdl.experiments.benchmark import PENALTY_WEIGHT, SHAPES, Groups, Method, dcea, unrolled
 from spikecdl.plots import raster, style
 from spikecdl.training import Alternating, Implicit
 
@@ -55,8 +46,8 @@ def methods(size: Size) -> list[Method]:
     """Return all methods, the default fit first."""
 
     def bcomp(groups: Groups, seed: int) -> BCOMP:
-        hz = groups.baseline
-        return BCOMP(len(SHAPES), TEMPLATE_LENGTH, "binomial", baseline=hz, random_state=seed)
+        hz, length = groups.baseline, benchmark.TEMPLATE_LENGTH
+        return BCOMP(len(SHAPES), length, "binomial", baseline=hz, random_state=seed)
 
     implicit = Implicit(init="random", batch_size=8, learning_rate=0.02)
     return [
@@ -154,7 +145,7 @@ def _spikes(seed: int) -> Figure:
     above, below = style.axes_array(None, shape, size, sharex=True, height_ratios=[1.5, 1])[:, 0]
     raster(counts, ax=above)
     above.set(title="spikes of a group's 30 trials", xlabel="")
-    rate = benchmark.probability(counts)[0, 0] / BIN_SIZE
+    rate = benchmark.probability(counts)[0, 0] / counts.bin_size
     below.plot(counts.times + counts.bin_size / 2, rate, color=style.INK, label="true rate")
     style.baseline(below, Groups.baseline)
     events = benchmark.truth(counts).events.query("trial == 0")
@@ -176,24 +167,18 @@ def _errors(table: pd.DataFrame) -> Figure:
     """
     mine = table[table["method"] == DEFAULT]
     mine = mine[mine["n_groups"] == mine["n_groups"].max()]
+    varied = {
+        "n_trials": ("trials of a group", mine[mine["baseline"] == Groups.baseline]),
+        "baseline": ("baseline (Hz)", mine[mine["n_trials"] == Groups.n_trials]),
+        "n_unrolled": ("layers", table[table["method"] == PAPER]),
+    }
     panels = style.axes_array(None, (1, 3), (8.2, 2.7))[0]
-    for ax, rows, column, label in zip(
-        panels,
-        (
-            mine[mine["baseline"] == Groups.baseline],
-            mine[mine["n_trials"] == Groups.n_trials],
-            table[table["method"] == PAPER],
-        ),
-        ("n_trials", "baseline", "n_unrolled"),
-        ("trials of a group", "baseline (Hz)", "layers"),
-        strict=True,
-    ):
+    for ax, (column, (label, rows)) in zip(panels, varied.items(), strict=True):
         colour = style.colour(int(column == "n_unrolled"))
-        values = sorted(rows[column].unique())
-        at = rows[column].map({value: position for position, value in enumerate(values)})
+        values, at = np.unique(rows[column], return_inverse=True)
         ax.plot(at, rows["error_mean"], "o", color=colour, ms=3.5, alpha=0.35, mew=0)
         medians = rows.groupby(column)["error_mean"].median()
-        ax.plot(range(len(values)), medians[values], color=colour)
+        ax.plot(range(len(values)), medians, color=colour)
         ax.set_xticks(range(len(values)), labels=[f"{value:g}" for value in values])
         ax.margins(x=0.1)
         style.tidy(ax)
