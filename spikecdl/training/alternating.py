@@ -13,9 +13,9 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.solvers.events import Events
-from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer, Weight
+from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer
 from spikecdl.training.dictionary_update import Round
-from spikecdl.training.distributed import Processes, current_processes
+from spikecdl.training.distributed import current_processes
 from spikecdl.training.initialization import Initialization
 
 _SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged
@@ -89,7 +89,8 @@ class Alternating(Trainer):
             learned = Learned({"templates": templates, "level": level}, {"baseline": data.baseline})
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), int(data.mask.count_nonzero())
-        step = self._round(problem, data.take(mine), problem.weight.at(float(level)), processes)
+        step = self._round(problem, data.take(mine), float(level))
+        step = replace(step, processes=processes)
 
         def epoch(before: Learned) -> Epoch:
             found = step(before.tensors["templates"], before.state["baseline"][mine], self.tol)
@@ -106,7 +107,7 @@ class Alternating(Trainer):
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return events and baseline: the penalised codes, debiased as in training."""
         data = problem.windows()
-        step = self._round(problem, data, problem.weight.at(float(tensors["level"])))
+        step = self._round(problem, data, float(tensors["level"]))
         baseline = data.baseline
         for _ in range(2 if self.debias and data.learn_baseline else 1):
             solved = step.codes(tensors["templates"], baseline, self.tol)
@@ -119,30 +120,20 @@ class Alternating(Trainer):
     def _initialize(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
         """Return the first templates, and the level of the penalty."""
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
-
-        def make_round(seen: Observations, weight: Weight) -> Round:
-            return self._round(problem, seen, weight)
-
-        choose = Initialization(problem, make_round, self.overcomplete, extra, self.tol)
+        step = self._round(problem, data)
+        choose = Initialization(problem, step, self.overcomplete, extra, self.tol)
         templates, level = choose(data)
         return templates, torch.tensor(level)
 
-    def _round(
-        self,
-        problem: Problem,
-        data: Observations,
-        weight: Weight,
-        processes: Processes | None = None,
-    ) -> Round:
+    def _round(self, problem: Problem, data: Observations, level: float = 1.0) -> Round:
         return Round(
             data=data,
             penalty=problem.penalty,
-            weight=weight,
+            weight=problem.weight.at(level),
             debias=self.debias,
             separation=round(self.separation * problem.length),
             smoothness=self.smoothness,
             max_iter=self.max_iter,
-            processes=processes or Processes(),
         )
 
 

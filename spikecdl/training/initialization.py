@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl.solvers.events import Events
-from spikecdl.training.base import Observations, Problem, Weight
-from spikecdl.training.dictionary_update import Round, Updater
+from spikecdl.training.base import Observations, Problem
+from spikecdl.training.dictionary_update import Round
 from spikecdl.training.pruning import prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
@@ -47,8 +47,8 @@ class Initialization:
     Parameters
     ----------
     problem : Problem
-    make_round : callable
-        Returns the `Round` for given observations and weight rule.
+    step : Round
+        Round of training; its data, and the weight and number of templates, are set here.
     overcomplete : float
         Templates beyond those asked that a candidate begins with, as a multiple of them.
     extra : int
@@ -58,7 +58,7 @@ class Initialization:
     """
 
     problem: Problem
-    make_round: Callable[[Observations, Weight], Round]
+    step: Round
     overcomplete: float
     extra: int
     tol: float
@@ -144,20 +144,14 @@ class Initialization:
         templates, baseline = found.templates, found.baseline
         if step.debias:
             # as amplitudes are found with known templates
-            found = Updater(seen, step.penalty)(
-                templates, found.events, baseline, learn_templates=False
-            )
-        found_candidate = replace(
-            candidate, templates=templates, baseline=baseline, events=found.events
-        )
-        return replace(
-            found_candidate, cost=_hidden_cost(found_candidate, found.baseline, seen, data)
-        )
+            found = step.update(templates, found.events, baseline, learn_templates=False)
+        new = replace(candidate, templates=templates, baseline=baseline, events=found.events)
+        return replace(new, cost=_hidden_cost(new, found.baseline, seen, data))
 
     def _round(self, seen: Observations, level: float, count: int) -> Round:
         """Return the round for ``count`` templates at a level."""
-        step = self.make_round(seen, self.problem.weight.at(level))
-        return replace(step, penalty=step.penalty.select(range(count)))
+        weight, penalty = self.problem.weight.at(level), self.problem.penalty
+        return replace(self.step, data=seen, weight=weight, penalty=penalty.select(range(count)))
 
     def _centred(self, templates: Tensor) -> Tensor:
         """Move each template by at most the extra bins to bring its energy to the middle."""
