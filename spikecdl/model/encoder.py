@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +30,8 @@ class Windows:
 
     Where the penalty groups units, a window is a trial: (window, unit, channel, *bins).
 
-    Parameters
-    ----------
-    y : tensor
-        Observations.
-    mask : tensor of bool, shape of ``y``, or None
-        False where nothing was observed.
-    baseline : tensor
-        Linear predictor without events, broadcastable to ``y``.
-    family, penalty
-        Their parameters are tensors broadcastable to ``y`` and to codes.
+    The mask, if any, has the shape of ``y``; the baseline and the parameters of family and penalty
+    are tensors that broadcast to ``y`` and to codes.
     """
 
     y: Tensor
@@ -128,7 +121,6 @@ class Encoder(nn.Module, ABC):
         self.dictionary = dictionary
         self.penalty = penalty
 
-    @abstractmethod
     def forward(
         self,
         y: Tensor,
@@ -154,6 +146,13 @@ class Encoder(nn.Module, ABC):
         -------
         tensor, shape (..., template, *onsets)
         """
+        return self._encode(y, baseline, mask, family or self.family, penalty or self.penalty)
+
+    @abstractmethod
+    def _encode(
+        self, y: Tensor, baseline: Any, mask: Tensor | None, family: Family, penalty: Penalty
+    ) -> Tensor:
+        """Return the codes, with family and penalty given."""
 
 
 class UnrolledEncoder(Encoder):
@@ -234,15 +233,9 @@ class UnrolledEncoder(Encoder):
             )
         self.backtracking = step is None and unbounded
 
-    def forward(
-        self,
-        y: Tensor,
-        baseline: Tensor | float = 0.0,
-        mask: Tensor | None = None,
-        family: Family | None = None,
-        penalty: Penalty | None = None,
+    def _encode(
+        self, y: Tensor, baseline: Any, mask: Tensor | None, family: Family, penalty: Penalty
     ) -> Tensor:
-        family, penalty = family or self.family, penalty or self.penalty
         penalty = penalty if self.bias is None else penalty.with_weight(self.bias)
         windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
         analysis = self.analysis if self.analysis is not self.dictionary else None

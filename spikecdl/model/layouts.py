@@ -48,12 +48,8 @@ class Blocks(Layout):
     Signals (..., channel, bin) become (..., channel, 16, block), padded with their last bin, and
     codes likewise, padded with zeros; scores past the last onset are zero.
 
-    Parameters
-    ----------
-    synthesis, analysis : tensor, shape (template, channel, bin)
-        Templates of the operator and of its adjoint.
-    n_bins : int
-        Bins of a window.
+    ``synthesis`` and ``analysis`` are the templates (template, channel, bin) of the operator and of
+    its adjoint.
     """
 
     more_axes = 1
@@ -129,14 +125,8 @@ class Cells(Layout):
     memory.  Scores are the matrix product of the templates and the pixels under each onset, which
     are gathered from the cells that a template covers.
 
-    Parameters
-    ----------
-    synthesis, analysis : tensor, shape (template, channel, row, column)
-        Templates of the operator and of its adjoint.
-    stride : (int, int)
-        Pixels between neighbouring onsets.
-    signal_shape : (int, int)
-        Rows and columns of an image.
+    ``synthesis`` and ``analysis`` are templates (template, channel, row, column) of the operator
+    and of its adjoint, ``signal_shape`` the rows and columns of an image.
     """
 
     def __init__(

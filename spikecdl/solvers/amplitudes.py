@@ -88,23 +88,9 @@ def solve_events(templates: Tensor, curvature: Tensor, events: Events, right: Te
 
     .. math:: H_S^\top \operatorname{diag}(w) H_S\, q = b
 
-    Windows are independent, and with events in order of time the matrix of each is banded; it is
-    solved by Cholesky.  In a window without curvature under some event, q is zero.
-
-    Parameters
-    ----------
-    templates : tensor, shape (template, channel, bin)
-        On the CPU, as are all.
-    curvature : tensor, shape (window, channel, bin)
-        w, zero where nothing was observed.
-    events : Events
-        S, sorted by window.
-    right : tensor, shape (event,)
-        b.
-
-    Returns
-    -------
-    tensor, shape (event,)
+    with S the events, sorted by window, w the curvature (window, channel, bin), zero where nothing
+    was observed, and b the right-hand side (event,); all on the CPU.  The matrix of each window is
+    banded in order of time and solved by Cholesky; without curvature under an event, q is zero.
     """
     n_windows, _, n_bins = curvature.shape
     order, rows = listed(events.with_amplitude(right), n_windows, n_bins)
@@ -148,24 +134,9 @@ def of_window(loss, baselines, i):
 def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives):
     """Fit amplitudes and baselines of some windows, in place, to a tolerance in standard errors.
 
-    Parameters
-    ----------
-    span : (int, int)
-        First window, and the first one after them.
-    loss : Loss
-        Of all windows (window, row, bin).
-    templates : array, shape (template, channel, bin)
-    prior : Prior
-    baselines : Baselines
-    rows : Listed
-    tol : float
-    derivatives : array, shape (2, template, channel, bin)
-        The first and the second derivatives of the cost by the templates are added to it.
-
-    Returns
-    -------
-    cost, prior : float
-        Negative log likelihood up to a constant, and that of the priors.
+    ``span`` is the first window and the one after the last, ``loss`` that of all windows (window,
+    row, bin).  Returns the negative log likelihood and that of the priors, and adds the first and
+    the second derivatives by the templates to ``derivatives`` (2, template, channel, bin).
     """
     eta = np.empty(loss.a.shape[1:])
     state = State(eta, np.empty_like(eta), np.empty_like(eta))

@@ -83,15 +83,9 @@ class ImplicitEncoder(Encoder):
         self.tol = validation.positive("tol", tol)
         self.max_iter = validation.integer("max_iter", max_iter)
 
-    def forward(
-        self,
-        y: Tensor,
-        baseline: Tensor | float = 0.0,
-        mask: Tensor | None = None,
-        family: Family | None = None,
-        penalty: Penalty | None = None,
+    def _encode(
+        self, y: Tensor, baseline: Any, mask: Tensor | None, family: Family, penalty: Penalty
     ) -> Tensor:
-        family, penalty = family or self.family, penalty or self.penalty
         parts = (y, family, self.dictionary, penalty, baseline, mask)
         solved = sparse_code(*parts, tol=self.tol, max_iter=self.max_iter)
         if not solved.converged:

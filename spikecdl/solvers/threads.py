@@ -22,10 +22,7 @@ _PARTS = 4  # per thread, so that slow windows do not delay the others
 def for_size(size: int) -> Iterator[None]:
     """Let torch use one thread for a small problem, and restore the number of threads after it.
 
-    Parameters
-    ----------
-    size : int
-        Observed numbers times templates.  From `SMALL` on, nothing is changed.
+    ``size`` is the number of observations times templates; from `SMALL` on, nothing is changed.
 
     Examples
     --------

@@ -107,10 +107,7 @@ def solve(
 
     Returns
     -------
-    codes : tensor, shape of ``start``
-    violation : tensor, shape (window,)
-    n_iter : int
-        Rounds of the slowest window.
+    codes, violation of each window, rounds of the slowest window
     """
     shape = (len(start), -1, offset.shape[-1])
     a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a, loss.b, offset))

@@ -144,26 +144,11 @@ def alternate(
     null: float,
     on_epoch: OnEpoch = lambda learned: None,
 ) -> Learned:
-    """Take epochs until the objective settles.
+    """Take epochs until the objective settles, or there have been ``n_epochs`` in all.
 
-    Parameters
-    ----------
-    epoch : callable
-        One pass over codes and dictionary, from the state before it; its record holds ``loss``,
-        ``objective`` and ``n_events``.
-    learned : Learned
-        State to begin with.
-    n_epochs : int
-        Largest number of epochs, those of ``learned`` included.
-    null : float
-        Cost without events; see `null_cost`.
-    on_epoch : callable
-        Called with the state after every epoch.
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss is not finite.
+    ``epoch`` makes one pass over codes and dictionary from the state before it; its record holds
+    ``loss``, ``objective`` and ``n_events``.  ``null`` is the cost without events, see `null_cost`.
+    Raises FloatingPointError if the loss is not finite.
     """
     while learned.epoch < n_epochs and not learned.converged:
         began = time.perf_counter()

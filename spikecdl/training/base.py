@@ -235,18 +235,8 @@ def lambda_max(
 class Problem:
     """Observations and the model to be learned from them.
 
-    Parameters
-    ----------
-    data : Observations
-    n_templates, length : int
-        Templates, and bins in each.
-    penalty : Penalty
-        Its weight is set by ``weight``.
-    weight : Weight
-        How heavy the penalty is.
-    n_epochs : int
-    generator : torch.Generator
-        On the CPU; the only source of randomness.
+    ``length`` is in bins; ``weight`` sets the weight of the penalty; ``generator``, on the CPU, is
+    the only source of randomness.
     """
 
     data: Observations

@@ -85,17 +85,10 @@ class Updater:
         learn_templates: bool = True,
         learn_amplitudes: bool = True,
     ) -> DictionaryUpdate:
-        """Return the update.
+        """Return the update of templates (template, channel, bin) and of what is learned with them.
 
-        Parameters
-        ----------
-        templates : tensor, shape (template, channel, bin)
-        events : Events
-            Of windows numbered as in ``data.rows()``.
-        baseline : tensor
-            Initial baseline, shape of ``data.baseline``; kept unless the baseline is learned.
-        learn_templates, learn_amplitudes : bool
-            What to fit.
+        Windows of events are numbered as in ``data.rows()``; the baseline, of the shape of that of
+        the data, stays unless it is learned.
         """
         rows, device = self.data.rows().to("cpu"), templates.device
         events, templates = events.to("cpu"), templates.double().cpu()
@@ -189,17 +182,10 @@ def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
 class Gains:
     """Log-likelihood gains of events, each of shape (event,).
 
-    Events that the penalty groups, the units of a trial at one onset, share the sum of their gains
-    and one threshold.
-
-    Parameters
-    ----------
-    own : tensor
-        Gain of an event at its amplitude, as a multiple of the threshold.
-    alone : tensor
-        Gain of an event that also explains what nearby events explain of its waveform, likewise.
-    threshold : tensor
-        Gain of a score at the weight of the penalty, in nats, over the number of events in a group.
+    ``own`` is the gain of an event at its amplitude, ``alone`` that of an event that also explains
+    what nearby events explain of its waveform, both as multiples of ``threshold``: the gain of a
+    score at the weight of the penalty, in nats.  Events that the penalty groups, the units of a
+    trial at one onset, share the sum of their gains and one threshold.
     """
 
     own: Tensor

@@ -47,13 +47,7 @@ class ProcessGroup(Processes):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def part(self, n_windows: int) -> slice:
-        """Return the windows of this process.
-
-        Raises
-        ------
-        ValueError
-            If there are more processes than windows.
-        """
+        """Return the windows of this process; ValueError if there are more processes."""
         if n_windows < self.size:
             raise ValueError(
                 f"{self.size} processes cannot share {n_windows} windows; start at most "

@@ -234,19 +234,8 @@ def initial_templates(
 ) -> Tensor:
     """Choose stretches of standardised residual that differ up to shifts (k-means++ seeding).
 
-    Parameters
-    ----------
-    data : Observations
-        With one window axis.
-    eta : tensor, shape of ``data.y``
-        Linear predictor of the present model.
-    n_templates, length : int
-        Number of templates, and of bins in each.
-    generator : torch.Generator
-
-    Returns
-    -------
-    tensor, shape (template, channel, bin), unit norm
+    ``data`` has one window axis; ``eta`` is the linear predictor of the present model.  Returns
+    ``n_templates`` of ``length`` bins, (template, channel, bin), of unit norm.
     """
     peaks = [
         _peaks(_standardised_residual(some, eta[part], length), length)

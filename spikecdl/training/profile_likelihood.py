@@ -24,12 +24,9 @@ _PARTS = 8  # sums run over as many parts on any machine, so that they round ali
 class Fit:
     """Cost of templates at the best amplitudes and baselines, and its derivatives.
 
-    Parameters
-    ----------
-    cost, prior : float
-        Negative log likelihood up to a constant, and that of the priors.
-    gradient, curvature : tensor of double precision, shape (template, channel, bin)
-        Derivative of their sum by the templates, and the diagonal of the second derivative.
+    ``cost`` is the negative log likelihood up to a constant and ``prior`` that of the priors;
+    ``gradient`` and ``curvature`` (template, channel, bin) are the derivative of their sum and the
+    diagonal of the second derivative, in double precision.
     """
 
     cost: float

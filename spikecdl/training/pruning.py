@@ -30,20 +30,15 @@ def prune(
     Parameters
     ----------
     step : Round
-        Round, with the penalty of the templates that remain.
+        With the penalty of the templates that remain.
     templates : tensor, shape (template, channel, bin)
-        Where the penalty has a sign for each template, those whose numbers are equal modulo
-        ``count`` compete for one sign; otherwise all compete.
-    baseline : tensor
-        See `Round`.
+        If the penalty has a sign for each template, those whose numbers are equal modulo ``count``
+        compete for one sign; otherwise all compete.
+    baseline : tensor, shape of ``step.data.baseline``
     count : int
         Number of templates that remain.
     centred : callable
         Moves templates to the middle of their bins before a round.
-
-    Returns
-    -------
-    templates, baseline
     """
     roles = [c % count for c in range(len(templates))]
     removal_costs = [0.0] * len(roles)
