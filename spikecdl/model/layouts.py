@@ -144,11 +144,10 @@ class Cells(Layout):
 
     def signal(self, tensor: Tensor) -> Tensor:
         """Lay out a signal (..., channel, row, column), or a tensor with one number for all."""
-        if tensor.shape[-3:] == (1, 1, 1):
+        full = (self._grid.n_channels, *self._shape)
+        if tensor.shape[-3:] == (1, 1, 1) != full:
             return tensor
-        return self._grid.split(
-            tensor.expand(*tensor.shape[:-3], self._grid.n_channels, *self._shape)
-        )
+        return self._grid.split(tensor.expand(*tensor.shape[:-3], *full))
 
     def codes(self, tensor: Tensor) -> Tensor:
         """Lay out codes (..., template, *onsets), or a tensor that is broadcast against them."""

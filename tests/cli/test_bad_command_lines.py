@@ -69,7 +69,7 @@ LINES = {
     ),
     "bins of another size": ("fit BINS --out OUT --length 0.02 --bin 0.5", "`--bin` (=0.5) 0.001"),
     "compare without a truth": ("compare MODEL PLAIN", "truth spikecdl simulate"),
-    "negative tolerance": ("compare MODEL FILE --tolerance -1", "`--tolerance` (=-1.0) 0 or more"),
+    "negative tolerance": ("compare MODEL FILE --tolerance -1", "`--tolerance` (=-1.0) negative"),
     "simulate into no folder": ("simulate --out nowhere/sim.nwb", "nowhere"),
     "simulate an unknown shape": (
         "simulate --out NEW --templates sine",
