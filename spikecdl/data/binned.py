@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl.data.results import Truth, store
+from spikecdl.data.truth import Truth, store
 from spikecdl.validation import counted, distinct, integer, positive, real, shaped
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes, blocks
-from spikecdl.data.results import Truth
+from spikecdl.data.truth import Truth
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, replacing, starts_with
 
 if TYPE_CHECKING:

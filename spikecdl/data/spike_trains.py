@@ -12,7 +12,6 @@ import numpy as np
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.binning import Allocate, Clock, bin_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
-from spikecdl.data.results import Truth
 from spikecdl.data.times import (
     Windows,
     as_observed,
@@ -24,6 +23,7 @@ from spikecdl.data.times import (
     check_trials,
     spike_arrays,
 )
+from spikecdl.data.truth import Truth
 from spikecdl.files import replacing
 from spikecdl.validation import counted, distinct, one_of, positive
 

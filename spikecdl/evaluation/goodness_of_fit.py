@@ -16,7 +16,7 @@ from scipy.stats import kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.results import store
+from spikecdl.data.truth import store
 from spikecdl.model.families import FAMILIES, CountingProcess, Family
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.data.results import store
+from spikecdl.data.truth import store
 from spikecdl.evaluation import deviance
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations

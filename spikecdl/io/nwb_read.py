@@ -15,8 +15,8 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
-from spikecdl.data.results import EVENT_COLUMNS
 from spikecdl.data.times import intersection, union
+from spikecdl.data.truth import EVENT_COLUMNS
 from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io import nwb_layout
 from spikecdl.io.nwb_layout import has_series, read_series, read_table, read_values, split
