@@ -281,7 +281,8 @@ class SpikeTrains:
         if not n_bins.all():
             trial = windows.ids[int(np.argmin(n_bins))]
             raise ValueError(
-                f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}"
+                f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}; use "
+                "smaller bins (in seconds) or a longer window"
             )
         truth = None
         if table == "trials" and self.truth is not None:
