@@ -17,30 +17,33 @@ from spikecdl.files import write_bytes, write_json
 from spikecdl.training import Learned, Problem
 
 _STATE = "state."  # prefix of tensors that only training needs
+_UNIT = "unit."  # prefix of tensors with a row per unit
 
 
 def write_model(
     path: str | Path,
     tensors: Mapping[str, Tensor],
+    unit_tensors: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     fitted: Mapping[str, Any],
 ) -> None:
     """Write a model as ``.safetensors`` (all of it) and ``.json`` (to read)."""
     content = {"spikecdl": __version__, "settings": settings, "fitted": fitted}
     stem = _stem(path)
-    save_tensors(stem.with_suffix(".safetensors"), tensors, content)
+    more = _prefixed(_UNIT, unit_tensors)
+    save_tensors(stem.with_suffix(".safetensors"), {**tensors, **more}, content)
     write_json(stem.with_suffix(".json"), content)
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a model, and its ``settings`` and what was ``fitted``; see `load`."""
+def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Return what `write_model` was given: tensors, those of units, ``settings`` and ``fitted``."""
     file = _stem(path).with_suffix(".safetensors")
     if not file.exists():
         raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
     tensors, content = load_tensors(file)
     if "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
-    return tensors, content
+    return *_split(tensors, _UNIT), content
 
 
 def _stem(path: str | Path) -> Path:
@@ -49,6 +52,19 @@ def _stem(path: str | Path) -> Path:
     if path.is_dir():
         return path / "model"
     return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def _split(
+    tensors: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors whose name lacks a prefix, and those that have it, without it."""
+    others = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    mine = {n.removeprefix(prefix): value for n, value in tensors.items() if n not in others}
+    return others, mine
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class Checkpoint:
             "converged": state.converged,
             "fingerprint": self.fingerprint,
         }
-        more = {f"{_STATE}{name}": value for name, value in state.state.items()}
+        more = _prefixed(_STATE, state.state) | _prefixed(_UNIT, state.unit_tensors)
         save_tensors(self.path, state.tensors | more, about)
 
     def load(self, device: torch.device) -> Learned | None:
@@ -106,13 +122,10 @@ class Checkpoint:
                 f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
                 "remove it, or resume with what it was made from"
             )
-        model: dict[str, Tensor] = {}
-        state: dict[str, Tensor] = {}
-        for name, value in tensors.items():
-            moved = value.to(device) if value.is_floating_point() else value
-            part = state if name.startswith(_STATE) else model
-            part[name.removeprefix(_STATE)] = moved
-        return Learned(model, state, about["epoch"], about["history"], about["converged"])
+        moved = {n: t.to(device) if t.is_floating_point() else t for n, t in tensors.items()}
+        moved, state = _split(moved, _STATE)
+        model, units = _split(moved, _UNIT)
+        return Learned(model, state, about["epoch"], about["history"], about["converged"], units)
 
 
 def save_tensors(

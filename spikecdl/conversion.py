@@ -45,6 +45,18 @@ class Layout:
 LAYOUTS = {layout.name: layout for layout in (Layout("shared", 2), Layout("joint", 1))}
 
 
+def check_shape(X: Any) -> None:
+    """Raise unless an array is (trial, unit, bin) or (trial, bin), of real numbers."""
+    values = X if hasattr(X, "shape") else np.asarray(X)
+    if values.ndim not in (2, 3):
+        raise ValueError(
+            f"`X` {values.shape} must have shape (trial, unit, bin), or (trial, bin) for one "
+            "unit. Reshape your data: one window x is x[None]"
+        )
+    if np.iscomplexobj(values):
+        raise ValueError("Complex data not supported: counts are real numbers")
+
+
 def as_counts(X: Any, bin_size: float) -> BinnedSpikes:
     """Return counts as `BinnedSpikes`; a (trial, bin) array has one unit."""
     if isinstance(X, BinnedSpikes):
@@ -80,6 +92,22 @@ def check_like_fit(
             f"the units of the counts {units} are in another order than those of the joint "
             f"templates {channels}; select them in that order"
         )
+
+
+def unit_rows(
+    counts: BinnedSpikes, known: tuple[int | str, ...], learned: tuple[str, ...]
+) -> list[int]:
+    """Return the position of each unit among those of the fit, which must all be there.
+
+    If nothing was ``learned`` of single units, any units will do, and there are no positions.
+    """
+    unknown = [unit for unit in counts.unit_ids if learned and unit not in known]
+    if unknown:
+        raise ValueError(
+            f"unit {unknown[0]!r} was not in the fit, which has learned the "
+            f"{' and the '.join(learned)} of each unit; select units of the fit"
+        )
+    return [known.index(unit) for unit in counts.unit_ids] if learned else []
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:

@@ -86,6 +86,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         order of the signs where the penalty has different ones.
     tensors_ : dict of tensor
         All that the trainer needs to find codes: ``templates``, and what else it has learned.
+    unit_tensors_ : dict of tensor
+        What the trainer has learned of each unit, a row per unit of ``unit_ids_``.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz.
     penalty_weight_ : float
@@ -284,7 +286,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
-        write_model(path, self.tensors_, config.describe(self.get_params(deep=False)), fitted)
+        settings = config.describe(self.get_params(deep=False))
+        write_model(path, self.tensors_, self.unit_tensors_, settings, fitted)
 
     @property
     def epochs_at_most(self) -> int:
@@ -322,14 +325,7 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _array(self, X: Any, reset: bool) -> np.ndarray:
         """Check an array as scikit-learn does; its values are checked with the counts."""
-        values = X if hasattr(X, "shape") else np.asarray(X)
-        if values.ndim not in (2, 3):
-            raise ValueError(
-                f"`X` {values.shape} must have shape (trial, unit, bin), or (trial, bin) for one "
-                "unit. Reshape your data: one window x is x[None]"
-            )
-        if np.iscomplexobj(values):
-            raise ValueError("Complex data not supported: counts are real numbers")
+        conversion.check_shape(X)
         array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=self)
         if array.ndim == 2:  # bins are features
             validate_data(self, X, reset=reset, skip_check_array=True)
@@ -358,11 +354,21 @@ class DCEA(TransformerMixin, BaseEstimator):
         """Return the problem of coding counts with the learned templates, some bins hidden."""
         fixed = self._absolute_weight
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
-        return self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
+        problem = self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
+        return self._with_units(problem, counts)
+
+    def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
+        """Return the problem with what the fit has learned of its units."""
+        rows = conversion.unit_rows(counts, self.unit_ids_, tuple(self.unit_tensors_))
+        device = problem.data.baseline.device
+        units = {name: value[rows].to(device) for name, value in self.unit_tensors_.items()}
+        return replace(problem, unit_tensors=units)
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
         """Set the fitted attributes, with templates by decreasing number of events, if any."""
         self.tensors_ = tensors = learned.model(problem.n_templates)
+        self.unit_ids_, self.unit_tensors_ = counts.unit_ids, learned.of_units(counts.n_units)
+        problem = self._with_units(problem, counts)
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
         used = events.template[events.amplitude != 0]
@@ -376,18 +382,18 @@ class DCEA(TransformerMixin, BaseEstimator):
         self._set_weight(problem)
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_ = problem.length, counts.bin_size
-        self.unit_ids_, self.converged_ = counts.unit_ids, learned.converged
-        self.history_, self.n_iter_ = learned.history, learned.epoch
+        self.converged_, self.n_iter_ = learned.converged, learned.epoch
+        self.history_ = learned.history
         return len(used) > 0
 
     def _set_weight(self, problem: Problem) -> None:
         """Set ``penalty_weight_``, and the absolute weight if it was given as a fraction."""
         dictionary, data = self._dictionary(), problem.windows()
-        top = training.lambda_max(problem.penalty, dictionary, data, data.baseline)
-        if isinstance(problem.weight, training.Fraction):
-            self._absolute_weight = float(problem.weight.fraction * top)
-        level = float(self.tensors_.get("level", 1.0))
-        used = problem.weight.at(level)(problem.penalty, dictionary, data, data.baseline).weight
+        model = (problem.penalty, dictionary, data, data.baseline)
+        top, rule = training.lambda_max(*model), problem.weight
+        if isinstance(rule, training.Fraction):
+            self._absolute_weight = float(rule.fraction * top)
+        used = rule.at(float(self.tensors_.get("level", 1.0)))(*model).weight
         used = torch.as_tensor(used, dtype=top.dtype).median()
         self.penalty_weight_ = float(used / top) if top > 0 else 1.0
 
@@ -404,16 +410,14 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _codes(self, problem: Problem, events: Events) -> Tensor:
         """Return codes (trial, unit, template, onset)."""
-        n_trials, n_windows, _, n_bins = problem.data.y.shape
-        shape = (problem.n_templates, n_bins - problem.length + 1)
-        codes = events.to_codes((n_trials * n_windows, *shape))
-        return codes.reshape(n_trials, n_windows, *shape)
+        n_trials, n_windows = problem.data.y.shape[:2]
+        codes = events.to_codes((n_trials * n_windows, *problem.code_shape))
+        return codes.reshape(n_trials, n_windows, *problem.code_shape)
 
     def _eta(self, problem: Problem, events: Events, baseline: Tensor, part: slice) -> Tensor:
         """Return the linear predictor (window, channel, bin) of some windows."""
-        shape = (problem.n_templates, problem.data.y.shape[-1] - problem.length + 1)
         mine = events.within(part.start, part.stop)
-        codes = mine.to_codes((part.stop - part.start, *shape))
+        codes = mine.to_codes((part.stop - part.start, *problem.code_shape))
         return self._dictionary()(codes).detach() + baseline.flatten(0, 1)[part]
 
 
@@ -432,10 +436,11 @@ def load(path: str | Path) -> DCEA:
     ValueError
         If the file is damaged, or not of a model.
     """
-    tensors, content = read_model(path)
+    tensors, unit_tensors, content = read_model(path)
     model = DCEA(**config.restore(content["settings"]))
     for name, value in content["fitted"].items():
         setattr(model, name, value)
-    model.tensors_, model.templates_ = tensors, tensors["templates"].numpy()
+    model.tensors_, model.unit_tensors_ = tensors, unit_tensors
+    model.templates_ = tensors["templates"].numpy()
     model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)
     return model

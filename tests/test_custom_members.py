@@ -130,7 +130,9 @@ class Fixed(Trainer):
         bump = torch.hann_window(problem.length + 2, periodic=False)[1:-1]
         templates = (bump / bump.norm()).expand(problem.n_templates, 1, -1).clone()
         tensors = {"templates": templates, "gains": torch.full((problem.n_templates,), self.gain)}
-        learned = Learned(tensors, {"seen": torch.ones(3)}, 1, [{"epoch": 1, "loss": 1.0}], True)
+        units = {"gain": problem.data.rows().baseline.new_tensor(range(1, 3))[:, None]}
+        history = [{"epoch": 1, "loss": 1.0}]
+        learned = Learned(tensors, {"seen": torch.ones(3)}, 1, history, True, units)
         on_epoch(learned)
         return learned
 
@@ -139,6 +141,8 @@ class Fixed(Trainer):
         dictionary = ConvDictionary(tensors["templates"])
         score = dictionary.adjoint(rows.load().residual(rows.baseline.expand_as(rows.y)))
         codes = tensors["gains"][:, None] * torch.relu(score.detach() - 2)
+        of_unit = problem.unit_tensors["gain"].repeat(len(problem.data.y), 1)
+        codes = codes * of_unit[..., None]
         return Events.from_codes(codes), problem.data.baseline
 
 
@@ -216,8 +220,23 @@ def test_saved_and_loaded(fitted, registered, tmp_path):
     model.save(tmp_path / "model")
     again = spikecdl.load(tmp_path / "model")
     assert same_bits(again.transform(counts), model.transform(counts))
+    assert again.unit_tensors_.keys() == model.unit_tensors_.keys()
+    for name, value in model.unit_tensors_.items():
+        assert torch.equal(again.unit_tensors_[name], value)
     for name in ("family", "penalty", "trainer"):
         assert type(getattr(again, name)) is type(getattr(model, name))
+
+
+def test_tensors_of_units_follow_the_units(tmp_path):
+    counts = some_counts()
+    model = quick(trainer=Fixed()).fit(counts)
+    codes = model.transform(counts)
+    swapped = model.transform(counts.select(units=[1, 0]))
+    assert same_bits(swapped[:, ::-1], codes)
+    assert same_bits(model.transform(counts.select(units=[1])), codes[:, 1])
+    other = spikecdl.BinnedSpikes.from_array(counts.counts, unit_ids=(0, "b"))
+    with pytest.raises(ValueError, match="unit 'b' was not in the fit, which has learned the gain"):
+        model.transform(other)
 
 
 def test_resumed(registered, tmp_path):
@@ -250,6 +269,11 @@ def test_tensors_of_a_trainer_have_a_row_per_template():
 
     with pytest.raises(ValueError, match=r"`trainer`: its tensor 'odd' \(7,\) must be a number or"):
         quick(trainer=Odd()).fit(some_counts())
+
+
+def test_tensors_of_units_have_a_row_per_unit():
+    with pytest.raises(ValueError, match=r"its tensor of units 'gain' \(2, 1\) must have one row"):
+        quick(trainer=Fixed()).fit(some_counts(units=3))
 
 
 @pytest.mark.parametrize("trainer", [Alternating(), "unrolled"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -236,7 +236,8 @@ class Problem:
     """Observations and the model to be learned from them.
 
     ``length`` is in bins; ``weight`` sets the weight of the penalty; ``generator``, on the CPU, is
-    the only source of randomness.
+    the only source of randomness.  ``unit_tensors`` are those of `Learned` for the units of these
+    data, in their order; there are none before the fit.
     """
 
     data: Observations
@@ -246,11 +247,17 @@ class Problem:
     weight: Weight
     n_epochs: int
     generator: torch.Generator
+    unit_tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Number of observations times templates."""
         return self.data.y.numel() * self.n_templates
+
+    @property
+    def code_shape(self) -> tuple[int, int]:
+        """Templates and onsets of a window."""
+        return self.n_templates, self.data.y.shape[-1] - self.length + 1
 
     def windows(self) -> Observations:
         """Lay trials and units along one axis, unless the penalty needs them apart."""
@@ -275,6 +282,10 @@ class Learned:
     history : list of dict
         One record per epoch.
     converged : bool
+    unit_tensors : dict
+        Tensors with one row per unit of the recording, in the order of the units, such as their
+        baselines.  They are saved with the model; `Problem.unit_tensors` brings them to
+        `Trainer.encode`.
     """
 
     tensors: dict[str, Tensor]
@@ -282,6 +293,7 @@ class Learned:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     converged: bool = False
+    unit_tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def model(self, n_templates: int) -> dict[str, Tensor]:
         """Return the tensors in single precision, checked to be numbers or to have rows."""
@@ -292,6 +304,16 @@ class Learned:
                     f"one row per template ({n_templates})"
                 )
         return {name: value.float() for name, value in self.tensors.items()}
+
+    def of_units(self, n_units: int) -> dict[str, Tensor]:
+        """Return the tensors of units in single precision, checked to have a row per unit."""
+        for name, value in self.unit_tensors.items():
+            if value.shape[:1] != (n_units,):
+                raise ValueError(
+                    f"`trainer`: its tensor of units {name!r} {tuple(value.shape)} must have one "
+                    f"row per unit ({n_units})"
+                )
+        return {name: value.float() for name, value in self.unit_tensors.items()}
 
     def warn_if_unsettled(self, any_events: bool, remedy: str) -> None:
         """Warn the caller of an estimator's `fit` if it found no events or has not settled."""
@@ -329,6 +351,8 @@ class Trainer(ABC):
     @abstractmethod
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return events and baseline of the problem's data with `Learned.tensors`.
+
+        `Problem.unit_tensors` are those that the fit has learned of the units of these data.
 
         Windows of events are numbered as in ``data.rows()``.  How codes are found is the trainer's:
         the same templates give the debiased amplitudes of `Alternating`, the output of the layers
