@@ -108,7 +108,7 @@ def simulate(
         gap_bins = math.ceil(validation.non_negative("gap", gap, "seconds") / bin_size - _SLACK)
     expected = validation.non_negative("event_rate", event_rate, "Hz") * duration
     shape = (1 if same_events else n_trials, 1 if joint else n_units, len(waveforms))
-    events = _events(shape, n_bins - length + 1, gap_bins, expected, n_events, rng)
+    events = random_events(shape, n_bins - length + 1, gap_bins, expected, n_events, rng)
     events["amplitude"] = _amplitudes(amplitude, len(events), rng)
     events["time"] = events["onset"] * bin_size
     if joint:
@@ -205,7 +205,7 @@ def _templates(
     return waveforms / norms
 
 
-def _events(
+def random_events(
     shape: tuple[int, ...], n_onsets: int, gap: int, expected: float, n_events: int | None, rng: Rng
 ) -> pd.DataFrame:
     """Draw onsets, in bins, for every trial, unit and template of a ``shape``.

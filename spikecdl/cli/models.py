@@ -1,6 +1,6 @@
 """Learn templates, and use fitted models: `spikecdl fit`, `demo`, `apply`, `evaluate`, `compare`.
 
-`experiment` runs the paper's experiments.
+`experiment` runs the experiments.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ def experiment(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Run one of the paper's experiments, with comparison methods.
+    """Run an experiment, with comparison methods.
 
     Writes table.csv, figures and summary.json to --out.
     """
