@@ -1,4 +1,4 @@
-"""Experiments of the paper and on harder data, each with its comparison methods on the same data."""
+"""Experiments of the paper and on harder data, with comparison methods on the same data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "untied": Experiment("an untied encoder learns worse templates", "ablations", "untied"),
     "mismatch": Experiment("a Gaussian model learns worse templates", "ablations", "mismatch"),
     "whisker": Experiment("thalamic units under whisker deflection", "whisker"),
-    "events": Experiment("events in spikes that are harder than the paper's", "event_recovery"),
+    "events": Experiment("events in data that are harder than the paper's", "event_recovery"),
     "sea": Experiment("the shallow autoencoder of the theory, and what breaks it", "sea"),
 }
 """Experiments by name."""
