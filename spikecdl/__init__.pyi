@@ -2,7 +2,7 @@ from . import baselines, datasets, denoise, io, plots, report, simulate, suggest
 from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from .denoise import PoissonDenoiser
 from .estimator import DCEA, NotConvergedWarning, load
-from .evaluation import goodness_of_fit, heldout, metrics
+from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
 from .io import (
     read,
     read_counts,
@@ -49,6 +49,7 @@ __all__ = [
     "UnrolledAutoencoder",
     "UnrolledEncoder",
     "baselines",
+    "crossvalidation",
     "datasets",
     "denoise",
     "goodness_of_fit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,6 +119,12 @@ def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
         mask=counts.mask & ~bins,
         n_pooled=np.where(bins, 0, counts.n_pooled),
     )
+
+
+def hidden_in_turn(n_bins: int, n_folds: int) -> Iterator[np.ndarray]:
+    """Yield the bins (bin,) to hide in each fold: every ``n_folds``-th; each is hidden once."""
+    for fold in range(min(n_folds, n_bins)):
+        yield np.arange(n_bins) % n_folds == fold
 
 
 def trials_everywhere(counts: BinnedSpikes, each: int = 1) -> np.ndarray:

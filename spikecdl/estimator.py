@@ -244,13 +244,13 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         Every fourth bin is hidden in turn; codes, baseline and the null model, a constant rate per
         unit with half a spike added, come from the others.  1 is perfect, 0 no better than the null
-        model, nan if there is nothing to explain.  For the score of each unit or of other trials
-        see `spikecdl.heldout`.
+        model, nan if there is nothing to explain.  On the counts that were fitted it is too high,
+        because templates have seen the hidden bins: see `spikecdl.crossvalidation`.  For the score
+        of each unit or of other trials see `spikecdl.heldout`.
         """
         counts = self._counts(X)
         whole, lost = self._fitted_problem(counts).data, np.zeros(2)
-        for fold in range(min(_FOLDS, counts.n_bins)):
-            hidden = np.arange(counts.n_bins) % _FOLDS == fold
+        for hidden in conversion.hidden_in_turn(counts.n_bins, _FOLDS):
             seen = self._fitted_problem(counts, hidden)
             found, null = self._encode(seen), deviance.null_rate(seen.data, prior=0.5)
             null = null.expand_as(whole.baseline).flatten(0, 1)

@@ -102,13 +102,14 @@ assert found.events.hit_rate > 0.9
 # %% [markdown]
 # ## Judge the fit without the truth
 #
-# The deviance explained in the fitted bins is too optimistic, because codes adapt to the noise.
-# `score` hides each quarter of the bins in turn, finds codes in the others, and predicts the
-# hidden bins.
+# The deviance explained in the fitted bins is too optimistic, because codes and templates adapt to
+# the noise. Cross-validation fits again without a third of the trials, and scores these trials.
 
 # %%
+from spikecdl import crossvalidation
+
 print(f"deviance explained: {parts.deviance_explained:.3f}")
-print(f"in bins held out:   {model.score(pooled):.3f}")
+print(crossvalidation.cross_validate(model, pooled, single_trials=counts))
 
 # %% [markdown]
 # ## Save the model

@@ -83,8 +83,8 @@ plt.show()
 # %% [markdown]
 # ## Score the fit
 #
-# The deviance explained in the fitted bins, in hidden bins of the same trials, and in hidden bins
-# of the test trials:
+# The deviance explained in the fitted bins, in hidden bins of the same trials, which templates have
+# seen, and in hidden bins of the test trials, which nothing has seen:
 
 # %%
 parts = model.decompose(training)

@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, validation
-from spikecdl.baselines.psth import SHARED, binned, observed
+from spikecdl.baselines.psth import binned
 from spikecdl.baselines.pursuit import Rule, pursue
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation.deviance import decompose
+from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1
 from spikecdl.solvers import threads

@@ -13,8 +13,9 @@ from torch import Tensor
 from spikecdl import validation
 from spikecdl.baselines import bases
 from spikecdl.baselines.bases import Basis
-from spikecdl.baselines.psth import SHARED, PerUnit, observed
+from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
+from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
 from spikecdl.training import Observations
 

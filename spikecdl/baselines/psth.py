@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter1d
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from spikecdl import conversion, validation
-from spikecdl.conversion import LAYOUTS
 from spikecdl.data import BinnedSpikes
-from spikecdl.model.families import FAMILIES, Family
-from spikecdl.training import Observations
 
-SHARED = LAYOUTS["shared"]  # every unit of every trial is a window
 Self = TypeVar("Self", bound="PerUnit")
 
 
@@ -30,14 +24,6 @@ def binned(counts: Any) -> BinnedSpikes:
             "with spikecdl.BinnedSpikes.from_array"
         )
     return counts
-
-
-def observed(counts: BinnedSpikes, family: str | Family, baseline: Any = "learned") -> Observations:
-    """Return counts as `conversion.observe` does, in the shared layout and double precision."""
-    chosen = validation.member("family", family, FAMILIES, Family)
-    data = conversion.observe(counts, chosen, SHARED, baseline, torch.device("cpu"))
-    y = torch.from_numpy(SHARED.expand(counts.counts.astype(np.float64)))
-    return replace(data.to(torch.float64).load(), y=y)
 
 
 class PerUnit(BaseEstimator, ABC):

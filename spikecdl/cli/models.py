@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from spikecdl.experiments import EXPERIMENTS
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.crossvalidation import CrossValidated
     from spikecdl.training import Learned
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
@@ -69,6 +71,15 @@ def fit(
     epochs: Annotated[
         int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
     ] = None,
+    folds: Annotated[
+        int,
+        option(
+            "NUMBER",
+            "Parts of the trials that are held out in turn, each for another fit that is scored "
+            "on it. 0: none.",
+            min=0,
+        ),
+    ] = 3,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     resume: Annotated[
@@ -87,7 +98,7 @@ def fit(
     from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary
     from spikecdl.training.distributed import joined
-    from spikecdl.validation import one_of
+    from spikecdl.validation import integer, one_of
 
     model = DCEA(
         templates,
@@ -103,11 +114,14 @@ def fit(
         random_state=seed,
     )
     selection = Selection(pool_trials, align, window, units, trials, table)
+    if folds:
+        integer("folds", folds, minimum=2)
     checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
-            counts = selection.count(read(file), bin).counts
-            model.fit(counts, checkpoint=checkpoint, resume=resume)
+            selected = selection.count(read(file), bin)
+            model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
+            _held_out(model, selected, folds, lambda fold: None)
             return
         with outputs.results_folder(out, file) as unfinished:
             selected = selection.count(read(file), bin)
@@ -120,17 +134,36 @@ def fit(
                     line = f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
                     update(line, state.epoch, model.epochs_at_most)
 
+                def on_fold(fold: int) -> None:
+                    update(f"without fold {fold + 1} of {folds}", fold, folds)
+
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
-            seconds = round(time.perf_counter() - began, 3)
-            with outputs.working("scoring bins held out, writing results", as_json):
+                seconds = round(time.perf_counter() - began, 3)
+                held_out = _held_out(model, selected, folds, on_fold)
+            with outputs.working("writing results", as_json):
                 parts = model.decompose(selected.counts)
-                about = fit_summary(model, parts, file)
+                about = fit_summary(model, parts, file, held_out)
                 about["settings"] |= selection.described()
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
                 outputs.write_results(unfinished, selected, parts, about, model)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
+
+
+def _held_out(
+    model: DCEA, selected: Selected, n_folds: int, on_fold: Callable[[int], None]
+) -> CrossValidated | str | None:
+    """Return the scores of folds that a model was not fitted to, or why there are none."""
+    from spikecdl.evaluation.crossvalidation import divide
+
+    if n_folds == 0:
+        return None
+    try:
+        folds = divide(selected.counts, model.family, n_folds, selected.single_trials)
+    except ValueError as error:
+        return str(error)
+    return folds.fit(model, on_fold)
 
 
 def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
@@ -209,14 +242,15 @@ def evaluate(
 ) -> None:
     """Measure how well a fitted model explains a recording.
 
-    Prints the deviance explained in all bins, and in bins that were hidden when events were found.
+    Prints the deviance explained in all bins, and in bins that were hidden when events were found
+    (held out only if the model was fitted to other trials).
     For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
     model's rate.
     """
     from spikecdl.report import summary
 
     selection = Selection(pool_trials, align, window, units, trials, table)
-    with outputs.working("finding events, scoring bins held out", as_json):
+    with outputs.working("finding events, scoring hidden bins", as_json):
         *_, about = _scored(model, file, selection, device)
     outputs.show(about, summary.score_lines(about), as_json)
 

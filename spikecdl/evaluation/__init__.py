@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-_MODULES = ("goodness_of_fit", "heldout", "metrics")
+_MODULES = ("crossvalidation", "goodness_of_fit", "heldout", "metrics")
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, _MODULES)

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from spikecdl import config, conversion, validation
+from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.data.truth import store
 from spikecdl.evaluation import deviance
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
 
-_LAYOUT = conversion.LAYOUTS["shared"]
+SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window
 
 
 class Model(Protocol):
@@ -77,6 +78,12 @@ class HeldOut:
         )
 
     @property
+    def deviances(self) -> np.ndarray:
+        """Deviances of the model and of the null model, shape (2, trial, unit)."""
+        y, mask, means = self.counts.counts, self.counts.mask, (self.mean, self.null_mean)
+        return np.stack([deviance.deviance(y, mean, self.family, mask, 2) for mean in means])
+
+    @property
     def deviance_explained(self) -> float:
         """Fraction of the null model's deviance that the model explains; nan if that is 0."""
         return float(self._score(deviance.deviance_explained))
@@ -114,21 +121,23 @@ def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
         )
     data = observed(seen, family)
     constant = deviance.null_rate(data, prior=0.5) * data.family.exposure(data.y)
-    return np.stack([mean, _LAYOUT.squeeze(constant)]) / conversion.trials_everywhere(seen)
+    return np.stack([mean, SHARED.squeeze(constant)]) / conversion.trials_everywhere(seen)
 
 
 def held_out(counts: BinnedSpikes, rates: np.ndarray, family: str | Family) -> HeldOut:
     """Score counts against `rates`, (2, trial, unit, bin) or (2, 1, unit, bin) for all trials."""
     resolved = observed(counts, family).family
-    resolved = resolved.map(lambda values: values.squeeze(_LAYOUT.axis))
+    resolved = resolved.map(lambda values: values.squeeze(SHARED.axis))
     mean, null_mean = rates * counts.n_pooled
     return HeldOut(counts, mean, null_mean, resolved)
 
 
-def observed(counts: BinnedSpikes, family: str | Family) -> Observations:
-    """Check that the family can have these counts, and set its parameters that depend on them."""
+def observed(counts: BinnedSpikes, family: str | Family, baseline: Any = "learned") -> Observations:
+    """Return counts as `conversion.observe` does, in the shared layout and double precision."""
     chosen = validation.member("family", family, FAMILIES, Family)
-    return conversion.observe(counts, chosen, _LAYOUT, "learned", config.device("cpu"))
+    data = conversion.observe(counts, chosen, SHARED, baseline, torch.device("cpu"))
+    y = torch.from_numpy(SHARED.expand(counts.counts.astype(np.float64)))
+    return replace(data.to(torch.float64).load(), y=y)
 
 
 def transfer(
@@ -204,8 +213,7 @@ def masked(model: Model, counts: BinnedSpikes, family: str | Family, n_folds: in
     """
     validation.integer("n_folds", n_folds, minimum=2)
     rate = np.zeros((2, *counts.shape))
-    for fold in range(min(n_folds, counts.n_bins)):
-        hidden = np.arange(counts.n_bins) % n_folds == fold
+    for hidden in conversion.hidden_in_turn(counts.n_bins, n_folds):
         seen = conversion.hide(counts, hidden)
         rate[..., hidden] = rates(model, seen, family)[..., hidden]
     return held_out(counts, rate, family)

@@ -2,5 +2,6 @@
 
 from spikecdl.report.page import draw_figures, png, write_report
 from spikecdl.report.summary import fit_summary
+from spikecdl.report.verdict import verdict
 
-__all__ = ["draw_figures", "fit_summary", "png", "write_report"]
+__all__ = ["draw_figures", "fit_summary", "png", "verdict", "write_report"]

@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.report.verdict import verdict
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.crossvalidation import CrossValidated
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
 _MANY_UNITS = 8  # more are not listed one by one
+_LEVEL = 0.05  # of the tests in rescaled time
 
 
-def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
+def fit_summary(
+    model: DCEA,
+    decomposition: Decomposition,
+    source: Path,
+    held_out: CrossValidated | str | None = None,
+) -> dict[str, Any]:
     """Summarize a fit: settings, data, versions, scores, and recovery of a simulation's truth.
 
     Parameters
@@ -33,6 +41,8 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
         Made by ``model.decompose(counts)`` from the counts that were fitted.
     source : Path
         File or folder that the data come from; a file is identified by its SHA-256.
+    held_out : CrossValidated or str, optional
+        Made by `spikecdl.crossvalidation.cross_validate`; or why nothing was held out.
 
     Examples
     --------
@@ -52,13 +62,14 @@ def fit_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict
         "settings": {**settings, "bin_size": decomposition.counts.bin_size},
         "seed": seed,
         **score_summary(model, decomposition, source),
+        "held_out": _held_out(held_out, decomposition),
         "penalty_weight_fraction": model.penalty_weight_,
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
-    return summary
+    return {**summary, "verdict": verdict(summary)}
 
 
 def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
         "layout": decomposition.layout,
         "deviance_explained": _finite(decomposition.deviance_explained),
         "deviance_explained_per_unit": {str(unit): _finite(value) for unit, value in per_unit},
-        "held_out_deviance_explained": _finite(model.score(counts)),
+        "hidden_bins_deviance_explained": _finite(model.score(counts)),
         "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist(),
     }
     rescaling = of_decomposition(decomposition, model.family)
@@ -85,6 +96,8 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
                 "distance": _finite(row.distance),
                 "band": _finite(row.band),
                 "inside": row.inside if row.n_intervals else None,
+                "p_value": _finite(row.p_value),
+                "p_holm": _finite(row.p_holm),
             }
             for row in rescaling.table().itertuples()
         }
@@ -112,6 +125,22 @@ def versions() -> dict[str, str]:
 
     installed = {name: metadata.version(name) for name in _LIBRARIES}
     return {"spikecdl": spikecdl.__version__, "python": platform.python_version(), **installed}
+
+
+def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[str, Any]:
+    """Summarize scores of data that were held out, if any were."""
+    if found is None or isinstance(found, str):
+        return {"n_folds": 0, "why": found}
+    two_sided = bool((parts.codes < 0).any())
+    return {
+        "n_folds": len(found.folds),
+        "how": found.how,
+        "deviance_explained": _finite(found.deviance_explained),
+        "standard_error": _finite(found.standard_error),
+        "bits_per_spike": _finite(found.bits_per_spike),
+        "deviance_explained_per_fold": [*map(_finite, found.deviance_explained_per_fold)],
+        "template_errors": found.template_errors(parts.templates, two_sided).tolist(),
+    }
 
 
 def _data_summary(decomposition: Decomposition, source: Path) -> dict[str, Any]:
@@ -151,10 +180,12 @@ def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     state = "converged" if summary["converged"] else "did NOT converge"
     return [
         *score_lines(summary),
+        *_held_out_lines(summary["held_out"]),
         *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
         f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
         f"{summary['seconds']:.1f} s; penalty weight: "
         f"{summary['penalty_weight_fraction']:.3g} of lambda_max",
+        *(f"verdict: {sentence}" for sentence in summary["verdict"]),
     ]
 
 
@@ -163,14 +194,25 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         *_data_lines(summary["data"]),
         f"events of each template: {', '.join(map(str, summary['events_per_template']))}",
-        f"deviance explained: {_decimals(summary['deviance_explained'])}, in bins held out "
-        f"{_decimals(summary['held_out_deviance_explained'])}",
+        f"deviance explained: {_decimals(summary['deviance_explained'])}; in bins hidden from the "
+        f"events, not from the templates: {_decimals(summary['hidden_bins_deviance_explained'])}",
     ]
     per_unit = summary["deviance_explained_per_unit"].items()
     if 1 < len(per_unit) <= _MANY_UNITS:
         each = ", ".join(f"{unit}: {_decimals(value)}" for unit, value in per_unit)
         lines.append(f"  of each unit: {each}")
     return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}))
+
+
+def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
+    if not held_out["n_folds"]:
+        return []
+    value, error = (_decimals(held_out[key]) for key in ("deviance_explained", "standard_error"))
+    return [
+        f"deviance explained of data held out: {value}, standard error {error} "
+        f"(fitted again {held_out['n_folds']} times, each time without a part of the "
+        f"{held_out['how']})"
+    ]
 
 
 def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
@@ -214,17 +256,24 @@ def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not tested:
         return []
     inside = sum(found["inside"] for found in tested.values())
+    rejected = sum(found["p_holm"] < _LEVEL for found in tested.values())
     lines = [
         f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
-        "band of the model (Kolmogorov-Smirnov)"
+        "band of given rates (Kolmogorov-Smirnov); "
+        f"{rejected or 'none'} rejected after Holm's correction"
     ]
     if len(tested) <= _MANY_UNITS:
         each = (
             f"{unit}: {_decimals(found['distance'])} ({'in' if found['inside'] else 'out'}side "
-            f"{_decimals(found['band'])})"
+            f"{_decimals(found['band'])}, p = {number(found['p_value'])})"
             for unit, found in tested.items()
         )
         lines.append(f"  distance of each unit: {', '.join(each)}")
+    if inside < len(tested):
+        lines.append(
+            "  events that were not found stay in the residual, so a right model of single trials "
+            "is often outside the band too"
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import warnings
@@ -64,7 +65,9 @@ def test_the_summary_says_everything(fitted, sims):
     parts = model.decompose(counts)
     assert about["deviance_explained"] == pytest.approx(parts.deviance_explained)
     assert list(about["deviance_explained_per_unit"]) == ["0", "1"]
-    assert about["held_out_deviance_explained"] == pytest.approx(model.score(counts))
+    assert about["hidden_bins_deviance_explained"] == pytest.approx(model.score(counts))
+    assert about["held_out"]["n_folds"] == len(about["held_out"]["template_errors"]) == 3
+    assert about["held_out"]["how"] == "pooled trials"
     assert (about["converged"], about["n_epochs"]) == (model.converged_, model.n_iter_)
     assert about["penalty_weight_fraction"] == pytest.approx(model.penalty_weight_)
     assert about["seed"] == 0
@@ -80,7 +83,8 @@ def test_every_key_is_documented(fitted):
     page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
     about = json.loads((fitted[0] / "summary.json").read_text())
     model = json.loads((fitted[0] / "model.json").read_text())
-    parts = [about, about["settings"], about["data"], about["recovery"]]
+    parts = [about, about["settings"], about["data"], about["recovery"], about["held_out"]]
+    parts += [next(iter(about["time_rescaling_per_unit"].values()))]
     parts += [model, model["settings"], model["fitted"], model["fitted"]["history_"][0]]
     keys = {key for part in parts for key in part} - {"random_state"}
     assert {key for key in keys if f"`{key}`" not in page} == set()
@@ -90,8 +94,9 @@ def test_every_key_is_documented(fitted):
 def test_the_report_holds_the_numbers_of_the_summary(fitted):
     about = json.loads((fitted[0] / "summary.json").read_text())
     page = (fitted[0] / "report.html").read_text()
-    for key in ("deviance_explained", "held_out_deviance_explained"):
-        assert f"{about[key]:.3f}" in page
+    for value in (about["deviance_explained"], about["held_out"]["deviance_explained"]):
+        assert f"{value:.3f}" in page
+    assert all(html.escape(sentence) in page for sentence in about["verdict"])
     assert about["data"]["sha256"] in page
     assert page.count("data:image/png;base64,") == 6
     assert "http://" not in page
@@ -102,12 +107,16 @@ def test_what_is_printed_are_the_numbers_of_the_summary(fitted):
     about = json.loads((folder / "summary.json").read_text())
     assert "20 trials summed, 2 units, 200 bins of 2 ms" in outcome.out
     assert "M = 20 Bernoulli trials per bin, one for each trial summed" in outcome.out
-    assert f"deviance explained: {about['deviance_explained']:.3f}, in bins held out" in outcome.out
+    assert f"deviance explained: {about['deviance_explained']:.3f}; in bins hidden" in outcome.out
+    held_out = about["held_out"]["deviance_explained"]
+    assert f"deviance explained of data held out: {held_out:.3f}, standard error" in outcome.out
+    assert all(f"verdict: {sentence}" in outcome.out for sentence in about["verdict"])
     assert f"error of each true template: {about['recovery']['template_errors'][0]:.3f}" in (
         outcome.out
     )
     assert f"results in {folder}/" in outcome.out
-    assert re.fullmatch(r"(epoch \d+: loss [-\d.e+]+, \d+ events?\n)+(.*warning.*\n)?", outcome.err)
+    epochs = r"(epoch \d+: loss [-\d.e+]+, \d+ events?\n)+(.*warning.*\n)?"
+    assert re.fullmatch(rf"{epochs}(without fold \d of 3\n)+", outcome.err)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,16 @@ def test_options_reach_the_model(sims, tmp_path, only_summary, options):
         assert about["data"]["n_bins"] == 100
 
 
+def test_folds_can_be_left_out(sims, tmp_path, only_summary):
+    command = ["fit", sims["poisson"], *FIT, "--out", tmp_path]
+    outcome = succeeded(run(*command, "--folds", 0, "--json"))
+    assert outcome.json["held_out"] == {"n_folds": 0, "why": None}
+    assert "Nothing was held out" in outcome.json["verdict"][0]
+    refused = run(*command, "--folds", 1)
+    assert refused.code == 2
+    assert "`--folds` (=1) must be at least 2" in refused.err
+
+
 def test_sub_bins_are_explained(tmp_path, only_summary):
     generator = np.random.default_rng(0)
     trials = {"start_time": np.arange(10.0), "stop_time": np.arange(10.0) + 1}
@@ -234,7 +253,7 @@ def test_whiskers_pooled(shared_data, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert about["data"]["bernoulli_trials_per_bin"] == 250
     assert about["events_per_template"][0] >= 16  # deflections
-    assert about["held_out_deviance_explained"] > 0.4
+    assert about["held_out"]["deviance_explained"] > 0.4
     held_out = ["--pool-trials", "--trials", "split == 'test'", "--json"]
     assert succeeded(run("evaluate", tmp_path, file, *held_out)).json["deviance_explained"] > 0.4
 
@@ -282,7 +301,7 @@ def test_evaluate_takes_some_trials(fitted, sims):
     about = succeeded(run(*command, "--trials", "start_time < 5", "--json")).json
     assert 0 < about["data"]["n_pooled"] < 20
     assert about["settings"]["trials"] == "start_time < 5"
-    assert about["held_out_deviance_explained"] <= about["deviance_explained"]
+    assert about["hidden_bins_deviance_explained"] <= about["deviance_explained"]
 
 
 def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
@@ -297,6 +316,7 @@ def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
     for found in per_unit.values():
         assert found["inside"] == (found["distance"] <= found["band"])
         verdict = "inside" if found["inside"] else "outside"
-        assert f"{found['distance']:.3f} ({verdict} {found['band']:.3f})" in text
+        assert f"{found['distance']:.3f} ({verdict} {found['band']:.3f}, p = " in text
+        assert found["p_value"] <= found["p_holm"] <= 1
     inside = sum(found["inside"] for found in per_unit.values())
     assert f"{inside} of {len(per_unit)} units within the 95 % band" in text

@@ -281,3 +281,13 @@ def test_whiskers(shared_data):
     constant = rescale(counts, flat, "binomial")
     np.testing.assert_array_equal(fitted.n_intervals, 1 + counts.counts.sum(axis=(0, 2)))
     assert (fitted.distance < 0.6 * constant.distance).all()
+
+
+def test_p_values_are_corrected_for_the_number_of_units():
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).random(12) ** 3
+    counts = BinnedSpikes.from_array(np.ones((1, 13, 5), int))
+    found = replace(rescale(counts, np.ones(counts.shape), "poisson"), p_value=np.append(p, np.nan))
+    np.testing.assert_allclose(found.p_holm[:-1], multipletests(p, method="holm")[1])
+    assert np.isnan(found.p_holm[-1])

@@ -74,8 +74,8 @@ class Constant:
             exposure = conversion.trials_everywhere(counts) * counts.sub_bins
         total = np.where(counts.mask, counts.counts, 0).sum((0, 2), keepdims=True)
         seen = np.where(counts.mask, exposure, 0).sum((0, 2), keepdims=True)
-        rate = ((total + 0.5) / (seen + 1)).astype(np.float32)
-        return rate * exposure.astype(np.float32)
+        rate = (total + 0.5) / (seen + 1)
+        return rate * exposure
 
 
 class TestSplit:

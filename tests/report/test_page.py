@@ -30,7 +30,11 @@ SUMMARY = {
     "data": {"source": "folder/recording.nwb", "sha256": "ab12" * 16, "bin_size": 0.005},
     "versions": {"spikecdl": "0.1.0", "torch": "2.9"},
     "seed": 17,
-    "held_out_deviance_explained": 0.0987,
+    "hidden_bins_deviance_explained": 0.0987,
+    "held_out": {
+        **{"n_folds": 3, "how": "trials", "deviance_explained": 0.0432, "standard_error": 0.0111}
+    },
+    "verdict": ["A first sentence.", "A second one."],
     "penalty_weight_fraction": 0.0796,
     "converged": False,
     "n_epochs": 12,
@@ -142,10 +146,11 @@ def test_report_refers_to_nothing_outside_itself(tmp_path, figures):
 def test_report_says_what_was_found(tmp_path):
     parts = made_up("binomial", trials=4, units=2, n_pooled=3, unit_ids=("left", "right"))
     page = written(tmp_path, parts, summary=SUMMARY)
-    for number in ("0.123", "0.099", "24 + 24", "0.0796 λ_max", "12", "3.21 s"):
+    for number in ("0.123", "0.099", "0.043 ± 0.011", "24 + 24", "0.0796 λ_max", "12", "3.21 s"):
         assert number in page.text
     assert "Training stopped before the loss had settled" in page.text
     assert "2 templates learned from recording.nwb" in page.text
+    assert page.text.index("A first sentence. A second one.") < page.text.index("How well it fits")
     assert SUMMARY["command"] in page.text
 
     units = page.table("Unit", "Deviance explained")

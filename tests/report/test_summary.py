@@ -1,8 +1,20 @@
-"""A summary as lines of text."""
+"""A summary as lines of text, and the verdict."""
 
 from __future__ import annotations
 
+import pytest
+
+from spikecdl.report import verdict
 from spikecdl.report.summary import recovery_lines
+
+GOOD = {
+    "deviance_explained": 0.2,
+    "events_per_template": [50, 40],
+    "held_out": {
+        **{"deviance_explained": 0.1, "standard_error": 0.01, "n_folds": 3, "how": "trials"},
+        "template_errors": [[0.1, 0.2], [0.2, 0.3], [0.1, 0.2]],
+    },
+}
 
 
 def test_numbers_are_rounded_without_a_minus_zero():
@@ -10,3 +22,31 @@ def test_numbers_are_rounded_without_a_minus_zero():
     lines = recovery_lines({**found, "template_errors": [-0.0003, 0.12349, None]})
     assert "0.000, 0.123, - (0 is perfect" in lines[0]
     assert lines[1] == "of 1 true event, - found within 3 ms; of the events found, 26% false"
+
+
+def test_a_good_fit_gets_one_calm_sentence():
+    (sentence,) = verdict(GOOD)
+    assert "better than by a constant rate" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_folds", "words"),
+    [
+        ({}, {"deviance_explained": -0.027}, "Nothing was found that clearly predicts held-out"),
+        ({}, {"deviance_explained": 0.015}, "Nothing was found that clearly predicts held-out"),
+        ({}, {"deviance_explained": None}, "Nothing was found that clearly predicts held-out"),
+        ({"deviance_explained": 0.83}, {}, "(0.830) is far above that of held-out data (0.100)"),
+        ({"events_per_template": [50, 9]}, {}, "Template 1 has fewer than 10 events"),
+        ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
+        ({}, {"template_errors": [[0.1, 0.6], [0.2, 0.7]]}, "Template 1 differs between the 3"),
+        ({"held_out": {"n_folds": 0, "why": None}}, {}, "Nothing was held out, so"),
+        (
+            {"held_out": {"n_folds": 0, "why": "no split"}},
+            {},
+            "Nothing was held out (no split), so",
+        ),
+    ],
+)
+def test_each_doubt_has_its_sentence(changes, of_folds, words):
+    (sentence,) = verdict({**GOOD, "held_out": {**GOOD["held_out"], **of_folds}, **changes})
+    assert words in sentence

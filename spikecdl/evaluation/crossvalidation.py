@@ -1,0 +1,284 @@
+"""Cross-validation: models are fitted again to a part of the data and scored on the rest."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from spikecdl import conversion, validation
+from spikecdl.data import BinnedSpikes
+from spikecdl.evaluation.heldout import HeldOut, Split, masked, split
+from spikecdl.evaluation.template_metrics import template_error
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.training import NotConvergedWarning
+
+_FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
+
+
+class Fold(Protocol):
+    """Counts to fit a model to, and counts to score it on."""
+
+    @property
+    def seen(self) -> BinnedSpikes:
+        """Counts to fit to."""
+
+    @property
+    def unseen(self) -> BinnedSpikes:
+        """Counts to score."""
+
+    def score(self, model: Any) -> HeldOut:
+        """Score a model that was fitted to ``seen`` on ``unseen``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Other trials or another stretch of time: events of ``unseen`` are its own.
+
+    They are found in three quarters of its bins, and the other bins are scored
+    (`spikecdl.heldout.masked`).
+    """
+
+    seen: BinnedSpikes
+    unseen: BinnedSpikes
+    family: Family
+
+    def score(self, model: Any) -> HeldOut:
+        """Score hidden bins of ``unseen``."""
+        return masked(model, self.unseen, self.family)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Ways to divide the same counts; made by `divide`.  ``how`` says what was divided."""
+
+    folds: tuple[Fold, ...]
+    how: str
+
+    def fit(self, model: Any, on_fold: Callable[[int], None] | None = None) -> CrossValidated:
+        """Fit and score a clone of a model in each fold; see `cross_validate`."""
+        from sklearn.base import clone
+
+        scores, models = [], []
+        for number, fold in enumerate(self.folds):
+            if on_fold is not None:
+                on_fold(number)
+            with warnings.catch_warnings():  # the fit to all counts warns
+                warnings.simplefilter("ignore", NotConvergedWarning)
+                models.append(clone(model).fit(fold.seen))
+            scores.append(fold.score(models[-1]))
+        return CrossValidated(tuple(scores), tuple(models), self.how)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidated:
+    """Scores of a model in folds that it was not fitted to; made by `cross_validate`.
+
+    Attributes
+    ----------
+    folds : tuple of HeldOut
+        Scores of each fold.
+    models : tuple
+        The model fitted for each fold.
+    how : str
+        What the folds are: "trials", "pooled trials", "parts of pooled trials" or "stretches of
+        time".
+    """
+
+    folds: tuple[HeldOut, ...]
+    models: tuple[Any, ...]
+    how: str
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        value, error = self._explained()
+        return (
+            f"CrossValidated({validation.counted(len(self.folds), 'fold')} of {self.how}: "
+            f"deviance explained {value:.3f} +- {error:.3f})"
+        )
+
+    @property
+    def deviance_explained(self) -> float:
+        """Fraction of the null deviance explained, over all folds; see `HeldOut`."""
+        return self._explained()[0]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``deviance_explained``, from the spread over trials; see `ratio`."""
+        return self._explained()[1]
+
+    @property
+    def bits_per_spike(self) -> float:
+        """Log-likelihood gain over the null model in bits per spike; nan for signals."""
+        gain, spikes = (sum(each) for each in zip(*map(_bits, self.folds), strict=True))
+        return float(gain / spikes) if spikes > 0 else np.nan
+
+    @property
+    def deviance_explained_per_fold(self) -> np.ndarray:
+        """Deviance explained of each fold, shape (fold,)."""
+        return np.array([fold.deviance_explained for fold in self.folds])
+
+    def template_errors(self, templates: np.ndarray, sign: bool = False) -> np.ndarray:
+        """Compare templates with those of each fold, (fold, template); see `template_error`.
+
+        An error of 0 is the same shape, above 0.5 another one.  Templates that differ from fold to
+        fold are not determined by the data.
+        """
+        return np.array(
+            [template_error(m.templates_, templates, sign=sign).errors for m in self.models]
+        )
+
+    def _explained(self) -> tuple[float, float]:
+        lost = [fold.deviances for fold in self.folds]
+        one_by_one = sum(each.shape[1] for each in lost) < _FEW
+        rows = [each.reshape(2, -1) if one_by_one else each.sum(2) for each in lost]
+        model, null = np.concatenate(rows, axis=1)
+        return ratio(null - model, null)
+
+
+def cross_validate(
+    model: Any,
+    counts: BinnedSpikes,
+    n_folds: int = 3,
+    *,
+    single_trials: BinnedSpikes | None = None,
+    family: str | Family | None = None,
+    on_fold: Callable[[int], None] | None = None,
+    random_state: int = 0,
+) -> CrossValidated:
+    """Fit a model again without a part of the data, and score it on this part, for each of them.
+
+    All that is learned (templates, level of the penalty, baselines, initialization) comes from the
+    other parts; settings stay those of the model.  `divide` says what the parts are.
+
+    Parameters
+    ----------
+    model : DCEA or any scikit-learn estimator with ``fit`` and ``predict``
+        Model whose settings are judged; it is cloned, and need not be fitted.
+    counts : BinnedSpikes
+        Counts.
+    n_folds : int
+        Number of parts, 2 or more.
+    single_trials : BinnedSpikes, optional
+        The counts before they were pooled: then whole trials are left out.
+    family : str or Family, optional
+        Observation model; default: ``model.family``.
+    on_fold : callable, optional
+        Called with the number of each fold, from 0, before it is fitted.
+    random_state : int
+        Seed of the parts.
+
+    Raises
+    ------
+    ValueError
+        As `divide` does, and as the model's ``fit`` does.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> y = np.random.default_rng(0).poisson(0.2, size=(30, 100))
+    >>> cross_validate(DCEA(1, 10, penalty_weight=0.5), BinnedSpikes.from_array(y))
+    CrossValidated(3 folds of trials: deviance explained -0.0... +- 0.0...)
+    """
+    family = model.family if family is None else family
+    return divide(counts, family, n_folds, single_trials, random_state).fit(model, on_fold)
+
+
+def divide(
+    counts: BinnedSpikes,
+    family: str | Family,
+    n_folds: int,
+    single_trials: BinnedSpikes | None = None,
+    random_state: int = 0,
+) -> Folds:
+    """Divide counts into parts, each of which is left out once.
+
+    - Single trials, at least as many as folds: whole trials, drawn at random.
+    - Pooled trials: the trials, if ``single_trials`` are given; else the counts are divided as by
+      `spikecdl.heldout.split`.
+    - Fewer single trials: stretches of time of each of them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two folds, or pooled counts of this family cannot be split.
+
+    Examples
+    --------
+    >>> counts = BinnedSpikes.from_array(np.ones((7, 10), int))
+    >>> [len(fold.unseen) for fold in divide(counts, "poisson", 3).folds]
+    [3, 2, 2]
+    """
+    validation.integer("n_folds", n_folds, minimum=2)
+    family = validation.member("family", family, FAMILIES, Family)
+    pooled = counts.n_pooled.max() > 1
+    source = counts if single_trials is None or not pooled else single_trials
+    if len(source) >= n_folds and source.n_pooled.max() <= 1:
+        order = np.random.default_rng(random_state).permutation(len(source))
+        parts = [np.sort(order[fold::n_folds]) for fold in range(n_folds)]
+        divided = [
+            (source[np.delete(np.arange(len(source)), part)], source[part]) for part in parts
+        ]
+        if not pooled:
+            return Folds(tuple(Apart(*each, family) for each in divided), "trials")
+        same = (Split(seen.pool(), unseen.pool(), family) for seen, unseen in divided)
+        return Folds(tuple(same), "pooled trials")
+    if pooled:
+        return Folds(_split(counts, family, n_folds, random_state), "parts of pooled trials")
+    stretch = np.arange(counts.n_bins) * n_folds // counts.n_bins
+    hidden = [stretch == fold for fold in range(n_folds)]
+    hide = conversion.hide
+    return Folds(
+        tuple(Apart(hide(counts, bins), hide(counts, ~bins), family) for bins in hidden),
+        "stretches of time",
+    )
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
+    r"""Return a ratio of sums over independent trials, and its standard error.
+
+    With :math:`r = \sum_i a_i / \sum_i b_i`, the variance is
+    :math:`\frac{n}{n - 1} \sum_i (a_i - r b_i)^2 / (\sum_i b_i)^2` (Cochran, *Sampling Techniques*,
+    1977, section 2.11).  The error is nan for fewer than two trials.
+
+    Examples
+    --------
+    >>> ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    (1.0, 0.5)
+    """
+    total, n = denominator.sum(), len(numerator)
+    if not total > 0:
+        return np.nan, np.nan
+    value = numerator.sum() / total
+    if n < 2:
+        return float(value), np.nan
+    spread = np.square(numerator - value * denominator).sum() * n / (n - 1)
+    return float(value), float(np.sqrt(spread) / total)
+
+
+def _split(
+    counts: BinnedSpikes, family: Family, n_folds: int, random_state: int
+) -> tuple[Split, ...]:
+    """Return the folds of pooled trials: disjoint parts, and the trials that are not in each."""
+    rest, parts = counts, []
+    for fold in range(n_folds - 1):
+        divided = split(rest, family, 1 / (n_folds - fold), random_state + fold)
+        parts.append(divided.seen)
+        rest = divided.unseen
+    return tuple(Split(_without(counts, part), part, family) for part in [*parts, rest])
+
+
+def _without(counts: BinnedSpikes, part: BinnedSpikes) -> BinnedSpikes:
+    """Return the counts of the pooled trials that are not in a part of them."""
+    n_pooled = counts.n_pooled - part.n_pooled
+    return replace(counts, counts=counts.counts - part.counts, n_pooled=n_pooled, mask=n_pooled > 0)
+
+
+def _bits(fold: HeldOut) -> tuple[float, float]:
+    """Return the gain in bits of a fold, and its spikes (0 for a signal)."""
+    model, null = fold.deviances.sum((1, 2))
+    spikes = fold.counts.counts.sum() if fold.counts.is_counts else 0
+    return (null - model) / (2 * np.log(2)), spikes

@@ -1,0 +1,92 @@
+"""What the numbers of a fit amount to, in plain sentences that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_FEW_EVENTS = 10
+_FAR_ABOVE = 3.0  # in-sample deviance explained, as a multiple of the held-out one
+_DIFFERENT = 0.5  # mean error between templates of folds, above which they are other shapes
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Judge a fit by its summary: one sentence per reason for doubt, or one calm sentence.
+
+    Doubts are: no better than a constant rate on held-out data, by less than two standard errors;
+    fewer than 10 events of a template; in-sample scores far above held-out ones; templates that
+    differ between folds (mean error above 0.5); nothing held out.
+
+    Parameters
+    ----------
+    summary : mapping
+        As made by `fit_summary`.
+
+    Examples
+    --------
+    >>> found = {"deviance_explained": 0.1, "standard_error": 0.01, "n_folds": 3, "how": "trials"}
+    >>> found["template_errors"] = [[0.1], [0.2], [0.1]]
+    >>> known = {"deviance_explained": 0.2, "events_per_template": [50]}
+    >>> verdict({**known, "held_out": found})
+    ['Data that were held out are predicted better than by a constant rate, and the templates of
+      3 folds agree.']
+    """
+    held_out = summary.get("held_out", {"n_folds": 0})
+    doubts = [
+        *(_of_folds(summary, held_out) if held_out["n_folds"] else [_nothing_held_out(held_out)]),
+        *_of_events(summary["events_per_template"]),
+    ]
+    return doubts or [
+        "Data that were held out are predicted better than by a constant rate, and the templates "
+        f"of {held_out['n_folds']} folds agree."
+    ]
+
+
+def _nothing_held_out(held_out: Mapping[str, Any]) -> str:
+    reason = f" ({held_out['why']})" if held_out.get("why") else ""
+    return (
+        f"Nothing was held out{reason}, so these numbers do not say whether the model predicts "
+        "new data: fit with --folds 3, or evaluate it on other trials."
+    )
+
+
+def _of_folds(summary: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterator[str]:
+    explained, error = held_out["deviance_explained"], held_out["standard_error"] or 0.0
+    if explained is None or explained - 2 * error <= 0:
+        yield (
+            "Nothing was found that clearly predicts held-out data better than a constant rate: do "
+            "not rely on these templates. Try pooled trials, larger bins or fewer templates; "
+            "`spikecdl select` compares them."
+        )
+    elif (summary["deviance_explained"] or 0.0) > _FAR_ABOVE * explained:
+        yield (
+            f"The deviance explained of the fitted data ({summary['deviance_explained']:.3f}) is "
+            f"far above that of held-out data ({explained:.3f}): many events fit noise. Use fewer "
+            "templates, pooled trials or more data."
+        )
+    errors = [sum(each) / len(each) for each in zip(*held_out["template_errors"], strict=True)]
+    apart = [number for number, error in enumerate(errors) if error > _DIFFERENT]
+    if apart:
+        worst = max(errors[number] for number in apart)
+        yield (
+            f"{_templates(apart)} differ{'s' * (len(apart) == 1)} between the "
+            f"{held_out['n_folds']} folds (mean error up to {worst:.2f}; below 0.2 two shapes look "
+            "the same): the data do not determine it. Try other seeds, fewer templates or more "
+            "data."
+        )
+
+
+def _of_events(per_template: Sequence[int]) -> Iterator[str]:
+    few = [number for number, events in enumerate(per_template) if events < _FEW_EVENTS]
+    if few:
+        has = "has" if len(few) == 1 else "have"
+        yield (
+            f"{_templates(few)} {has} fewer than {_FEW_EVENTS} events: too few to trust the shape. "
+            "Ask for fewer templates, or use more data."
+        )
+
+
+def _templates(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"Template {numbers[0]}"
+    return f"Templates {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
