@@ -9,52 +9,101 @@ import numpy as np
 from spikecdl.data import SpikeTrains
 from spikecdl.data.times import intersection, union
 
-_STEP = 0.001  # seconds; resolution of distances
-_FARTHEST = 0.5  # seconds
+_STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
+_STEPS = 500  # farthest distances: 0.5 and 5 seconds
 _SMOOTH = 5  # steps of the running mean
 _PEAK = 25  # steps that a peak, or a pause between peaks, may last
 _MOST_SPIKES = 20_000  # of a unit that are used
-_ROUND_SIZES = np.array([1, 2, 5, 10, 20]) * 1e-3  # bin sizes, in seconds
+_ROUND_SIZES = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # bin sizes, in seconds
 _BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
 _FEWEST_PAIRS = 5  # a smaller expected number gets the standard error of this one
 _SIGNIFICANT = 4.0  # standard errors
 _SMALL = 0.1  # of the largest excess
+_RARE, _OFTEN = 0.5, 6.0  # pairs at short distances, relative to those at most others
+_SHORT, _BURST = 5, 12  # steps: not taken for a template; in which the excess of bursts halves
+_FAR = np.arange(100, 250)  # steps: where an excess on a slower scale shows its slope
+_ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
+
+#: What `Suggestion.short` means.
+SHORT_DISTANCES = {
+    "refractory": "spikes avoid each other (refractory or regular spiking)",
+    "bursts": "spikes come in bursts",
+}
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Bin size and template length to begin with, in seconds; made by `suggest`."""
+    """Bin size and template length to begin with, in seconds; made by `suggest`.
+
+    Parameters
+    ----------
+    bin_size, length : float
+        To begin with.
+    other_length : float or None
+        Length that suits a second time scale, if there is one.
+    short : {"refractory", "bursts"} or None
+        What sets the shortest distances between spikes, if it is not the rate: too few of them
+        (refractory or regular spiking), or so many that they come from bursts.
+    history : float or None
+        Seconds of spike history that account for it.
+    """
 
     bin_size: float
     length: float
+    other_length: float | None = None
+    short: str | None = None
+    history: float | None = None
 
 
 def suggest(spikes: SpikeTrains) -> Suggestion:
     """Suggest a template length and a bin size.
 
     Up to the length, pairs of spikes of a unit are clearly more or fewer than at a constant rate;
-    it ends at the first distance at which a periodic rate repeats.  The bin size is the round
-    number nearest to a 25th of the length.  Time between trials does not count.
+    it ends at the first distance at which a periodic rate repeats.  Distances up to half a second
+    and up to five seconds are examined; the shortest ones, where refractoriness or bursts rule, are
+    left aside.  The bin size is the round number nearest to a 25th of the length.  Time between
+    trials does not count.
 
     Examples
     --------
     >>> spikes_of_event = np.random.default_rng(0).uniform(0, 0.1, (110, 10))
     >>> times = 0.9 * np.arange(110)[:, None] + spikes_of_event
-    >>> suggest(SpikeTrains.from_arrays([np.sort(times.ravel())]))
-    Suggestion(bin_size=0.005, length=0.1)
+    >>> found = suggest(SpikeTrains.from_arrays([np.sort(times.ravel())]))
+    >>> found.bin_size, found.length, found.short
+    (0.005, 0.1, None)
     """
-    score = _excess(spikes)
-    length = _extent(score) * _STEP
+    pairs, expected = _pairs(spikes, _STEP)
+    short, extent = _short_distances(pairs, expected)
+    score = _excess(pairs, expected)
+    score[: max(extent, _SHORT)] = 0
+    if short == "bursts":  # pairs of bursts come together, and scatter more than single ones
+        score /= max(1.0, 1.5 * float(np.median(np.abs(score))))
+    fast = _extent(score)
+    lengths = [] if fast is None else [fast * _STEP]
+    pairs, expected = _pairs(spikes, _SLOW_STEP)
+    slow, longest = _extent(_excess(pairs, expected)), np.count_nonzero(expected) / 4
+    if slow is not None and _STEPS * _STEP < slow * _SLOW_STEP <= longest * _SLOW_STEP:
+        lengths = [*lengths * _is_apart(score), slow * _SLOW_STEP]
+    bin_size, length = _round(lengths[0] if lengths else 0.1)
+    history = None
+    if short is not None:
+        history = float(_ROUND_HISTORY[np.searchsorted(_ROUND_HISTORY[:-1], extent * _STEP)])
+    return Suggestion(
+        bin_size, length, _round(lengths[1])[1] if lengths[1:] else None, short, history
+    )
+
+
+def _round(length: float) -> tuple[float, float]:
+    """Return a round bin size, and the length in whole bins."""
     bin_size = float(_ROUND_SIZES[np.abs(np.log(_ROUND_SIZES * _BINS / length)).argmin()])
     n_bins = max(_FEWEST_BINS, _ROUND_BINS * round(length / bin_size / _ROUND_BINS))
-    return Suggestion(bin_size, round(n_bins * bin_size, 6))
+    return bin_size, round(n_bins * bin_size, 6)
 
 
-def _excess(spikes: SpikeTrains) -> np.ndarray:
-    """Return the excess of pairs at each distance, in standard errors; its median is 0."""
-    n_steps = round(_FARTHEST / _STEP)
-    lags = _STEP * (np.arange(n_steps) + 0.5)
-    pairs, expected = np.zeros(n_steps), np.zeros(n_steps)
+def _pairs(spikes: SpikeTrains, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of pairs at each distance, and that at constant rates."""
+    lags = step * (np.arange(_STEPS) + 0.5)
+    pairs, expected = np.zeros(_STEPS), np.zeros(_STEPS)
     for times, observed in zip(spikes.times, spikes.observed, strict=True):
         stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
         stretches = intersection(observed, np.minimum(_trials(spikes), stop))
@@ -64,14 +113,47 @@ def _excess(spikes: SpikeTrains) -> np.ndarray:
         durations = np.diff(stretches, axis=1)
         if inside.any():
             rate = inside.sum() / durations.sum()
-            pairs += _distances(times[inside], which[inside], n_steps)
-            expected += rate**2 * _STEP * np.maximum(durations - lags, 0).sum(axis=0)
+            pairs += _distances(times[inside], which[inside], step)
+            expected += rate**2 * step * np.maximum(durations - lags, 0).sum(axis=0)
+    return pairs, expected
+
+
+def _excess(pairs: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return the excess of pairs at each distance, in standard errors; its median is 0."""
     pairs, expected = (np.convolve(part, np.ones(_SMOOTH), "same") for part in (pairs, expected))
     excess = (pairs - expected) / np.sqrt(np.maximum(expected, _FEWEST_PAIRS))
     known = expected > 0
     if known.any():  # slow changes of rate, and pauses between events, move all distances alike
         excess -= np.median(excess[known])
     return np.where(known, excess, 0.0)
+
+
+def _short_distances(pairs: np.ndarray, expected: np.ndarray) -> tuple[str | None, int]:
+    """Return what rules the shortest distances, if not the rate, and the steps that it lasts."""
+    known = expected > 0
+    relative = np.divide(pairs, expected, out=np.zeros(_STEPS), where=known)
+    level = float(np.median(relative[known])) if known.any() else 0.0
+    relative = np.convolve(relative, np.ones(_SMOOTH) / _SMOOTH, "valid")
+    found, usual = pairs[:_BURST].sum(), level * expected[:_BURST].sum()
+    if abs(found - usual) < _SIGNIFICANT * np.sqrt(max(usual, _FEWEST_PAIRS)):
+        return None, 0
+    if relative[0] < _RARE * level:
+        return "refractory", 2 * (int(np.argmax(relative > 0.8 * level)) + _SMOOTH // 2)
+    peak = int(relative[:_BURST].argmax())
+    height = relative[peak] - level
+    if height < _OFTEN * level:
+        return None, 0
+    halved, gone = (
+        peak + int(np.argmax(relative[peak:] - level < part * height)) for part in (0.5, 0.1)
+    )
+    return ("bursts", gone + _SMOOTH) if halved < _BURST else (None, 0)
+
+
+def _is_apart(score: np.ndarray) -> bool:
+    """Whether an excess at short distances stands out from the slope of one at longer ones."""
+    slope = np.polynomial.Polynomial.fit(_FAR, score[_FAR], 1)
+    rest = score[: _FAR[0]] - slope(np.arange(_FAR[0]))
+    return bool(rest.max() > max(_SIGNIFICANT, score.max() / 4))
 
 
 def _trials(spikes: SpikeTrains) -> np.ndarray:
@@ -82,24 +164,24 @@ def _trials(spikes: SpikeTrains) -> np.ndarray:
     return union(spans[np.isfinite(spans).all(axis=1)])
 
 
-def _distances(times: np.ndarray, stretch: np.ndarray, n_steps: int) -> np.ndarray:
+def _distances(times: np.ndarray, stretch: np.ndarray, step: float) -> np.ndarray:
     """Count the pairs of sorted spikes within a stretch by their distance, in steps."""
-    found = np.zeros(n_steps)
+    found = np.zeros(_STEPS)
     for apart in range(1, times.size):
-        distance = ((times[apart:] - times[:-apart]) / _STEP + 1e-6).astype(int)
-        near = (distance < n_steps) & (stretch[apart:] == stretch[:-apart])
+        distance = ((times[apart:] - times[:-apart]) / step + 1e-6).astype(int)
+        near = (distance < _STEPS) & (stretch[apart:] == stretch[:-apart])
         if not near.any():
             break
-        found += np.bincount(distance[near], minlength=n_steps)
+        found += np.bincount(distance[near], minlength=_STEPS)
     return found
 
 
-def _extent(score: np.ndarray) -> int:
-    """Return the steps to the last clear excess or the first side peak; without any, to 0.1 s."""
+def _extent(score: np.ndarray) -> int | None:
+    """Return the steps to the last clear excess or the first side peak; None without any."""
     threshold = max(_SIGNIFICANT, _SMALL * np.abs(score).max())
     clear = np.flatnonzero(np.abs(score) > threshold)
     if not clear.size:
-        return round(0.1 / _STEP)
+        return None
     repeats = _side_peak(score, threshold)
     if repeats is not None:
         return repeats + 1

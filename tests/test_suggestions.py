@@ -30,6 +30,40 @@ def test_length_of_bursts(length):
     assert 15 <= found.length / found.bin_size <= 40
 
 
+def test_events_of_most_of_a_second():
+    found = suggest(SpikeTrains.from_arrays([bursts(0.8, 400.0)]))
+    assert 0.6 <= found.length <= 1.2
+    assert found.other_length is None
+
+
+def test_two_time_scales():
+    generator = np.random.default_rng(0)
+    starts = np.arange(0.0, 600.0, 4.0)
+    slow = [start + generator.uniform(0, 1.0, generator.poisson(15)) for start in starts]
+    sharp = generator.uniform(0, 600, 400)[:, None] + generator.uniform(0, 0.05, (400, 6))
+    times = np.sort(np.concatenate([*slow, sharp.ravel()]))
+    found = suggest(SpikeTrains.from_arrays([times]))
+    assert 0.03 <= found.length <= 0.08
+    assert 0.5 < found.other_length <= 1.3
+
+
+def test_what_rules_the_shortest_distances():
+    """Neither silence after a spike nor bursts say how long a template is."""
+    generator = np.random.default_rng(0)
+    regular = np.cumsum(generator.gamma(4, 1 / 60, 3000))
+    waits = 0.008 + generator.exponential(1 / 40, 5000)
+    onsets = np.sort(generator.uniform(0, 200, 600))
+    burst = onsets[:, None] + np.cumsum(generator.uniform(0.003, 0.006, (600, 4)), axis=1)
+    poisson = generator.uniform(0, 200, 3000)
+    for times, short in (
+        *((regular, "refractory"), (np.cumsum(waits), "refractory")),
+        *((burst.ravel(), "bursts"), (poisson, None)),
+    ):
+        found = suggest(SpikeTrains.from_arrays([np.sort(times)]))
+        assert (found.short, found.length) == (short, 0.1)
+        assert (found.history is None) == (short is None)
+
+
 @pytest.mark.parametrize("period", [0.06, 0.125])
 def test_no_longer_than_the_period_of_a_rhythm(period):
     generator = np.random.default_rng(1)
@@ -78,7 +112,7 @@ def test_a_fit_accepts_every_suggestion(seed, rate, duration):
     times = np.sort(generator.uniform(0, duration, generator.poisson(rate * duration)))
     found = suggest(SpikeTrains.from_arrays([times], observed=(0.0, duration)))
     assert found.bin_size > 0
-    assert 0.02 <= found.length <= 0.5
+    assert 0.02 <= found.length <= max(0.5, duration / 4)
     assert found.length / found.bin_size == pytest.approx(round(found.length / found.bin_size))
 
 

@@ -15,7 +15,7 @@ from spikecdl.cli.options import Selected, Selection, argument, flag, option
 from spikecdl.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.crossvalidation import CrossValidated
     from spikecdl.training import Learned
@@ -96,7 +96,7 @@ def fit(
     from spikecdl.io import read
     from spikecdl.model.families import from_text
     from spikecdl.model.penalties import PENALTIES
-    from spikecdl.report import fit_summary, summary
+    from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.training.distributed import joined
     from spikecdl.validation import integer, one_of
 
@@ -144,11 +144,24 @@ def fit(
                 parts = model.decompose(selected.counts)
                 about = fit_summary(model, parts, file, held_out)
                 about["settings"] |= selection.described()
+                about["data"] |= _short_distances(selected.data)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
+                about["verdict"] = verdict(about)
                 outputs.write_results(unfinished, selected, parts, about, model)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
+
+
+def _short_distances(data: SpikeTrains | BinnedSpikes) -> dict[str, Any]:
+    """Return what rules the shortest distances between spikes, and the history to use for it."""
+    from spikecdl.data import SpikeTrains
+    from spikecdl.suggestions import suggest
+
+    if not isinstance(data, SpikeTrains):
+        return {}
+    found = suggest(data)
+    return {"short_distances": found.short, "suggested_history": found.history}
 
 
 def _held_out(

@@ -141,7 +141,7 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
 
 def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
     """Describe spike trains, as values and as lines."""
-    from spikecdl.suggestions import suggest
+    from spikecdl.suggestions import SHORT_DISTANCES, suggest
 
     best = suggest(data)
     units = [
@@ -164,7 +164,10 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
         "truth": data.truth is not None,
         "trials": trials,
         "intervals": intervals,
-        "suggested": {"bin": best.bin_size, "length": best.length},
+        "suggested": {
+            **{"bin": best.bin_size, "length": best.length, "other_length": best.other_length},
+            **{"short_distances": best.short, "history": best.history},
+        },
     }
     lines = [
         f"recording from {data.t_start:g} to {data.t_stop:g} s",
@@ -181,6 +184,12 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
         lines.append(f"{name}: {table['n']}")
         lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
     lines.append(f"suggested: --bin {best.bin_size:g} --length {best.length:g}")
+    if best.other_length is not None:
+        lines.append(f"rates also change on a slower scale: --length {best.other_length:g}")
+    if best.short is not None:
+        lines.append(
+            f"{SHORT_DISTANCES[best.short]}: with single trials, --history {best.history:g}"
+        )
     return about, lines
 
 

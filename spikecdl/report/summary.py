@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.report.verdict import verdict
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def fit_summary(
     }
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
-    return {**summary, "verdict": verdict(summary)}
+    return summary
 
 
 def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:

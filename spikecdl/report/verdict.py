@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from spikecdl.suggestions import SHORT_DISTANCES
+
 _FEW_EVENTS = 10
 _FAR_ABOVE = 3.0  # in-sample deviance explained, as a multiple of the held-out one
 _DIFFERENT = 0.5  # mean error between templates of folds, above which they are other shapes
@@ -15,7 +17,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
     Doubts are: no better than a constant rate on held-out data, by less than two standard errors;
     fewer than 10 events of a template; in-sample scores far above held-out ones; templates that
-    differ between folds (mean error above 0.5); nothing held out.
+    differ between folds (mean error above 0.5); nothing held out; bursts or refractoriness, of
+    single trials fitted without history.
 
     Parameters
     ----------
@@ -35,6 +38,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     doubts = [
         *(_of_folds(summary, held_out) if held_out["n_folds"] else [_nothing_held_out(held_out)]),
         *_of_events(summary["events_per_template"]),
+        *_of_short_distances(summary),
     ]
     return doubts or [
         "Data that were held out are predicted better than by a constant rate, and the templates "
@@ -83,6 +87,16 @@ def _of_events(per_template: Sequence[int]) -> Iterator[str]:
         yield (
             f"{_templates(few)} {has} fewer than {_FEW_EVENTS} events: too few to trust the shape. "
             "Ask for fewer templates, or use more data."
+        )
+
+
+def _of_short_distances(summary: Mapping[str, Any]) -> Iterator[str]:
+    data, settings = summary.get("data", {}), summary.get("settings", {})
+    short = data.get("short_distances")
+    if short and settings.get("history") is None and data["n_pooled"] == 1:
+        yield (
+            f"In these data {SHORT_DISTANCES[short]}, which the model takes for events or misses "
+            f"events by: fit with --history {data['suggested_history']:g}."
         )
 
 

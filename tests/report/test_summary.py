@@ -39,6 +39,10 @@ def test_a_good_fit_gets_one_calm_sentence():
         ({"events_per_template": [50, 9]}, {}, "Template 1 has fewer than 10 events"),
         ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
         ({}, {"template_errors": [[0.1, 0.6], [0.2, 0.7]]}, "Template 1 differs between the 3"),
+        (
+            {"data": {"short_distances": "bursts", "suggested_history": 0.05, "n_pooled": 1}},
+            *({}, "In these data spikes come in bursts"),
+        ),
         ({"held_out": {"n_folds": 0, "why": None}}, {}, "Nothing was held out, so"),
         (
             {"held_out": {"n_folds": 0, "why": "no split"}},
