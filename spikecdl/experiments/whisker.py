@@ -2,7 +2,8 @@
 
 Models are fitted to the pooled counts of some trials of a stimulus; the rates that they give are
 scored on the other trials.  A trial has 16 deflections at known times, which only some of the
-comparison methods are given.
+comparison methods are given.  Smoothing, basis and ridge of these are chosen by cross-validation
+over the fitted trials.
 """
 
 from __future__ import annotations
@@ -10,93 +11,122 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from spikecdl import datasets
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
+from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
+from spikecdl.evaluation.deviance import deviance
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
 from spikecdl.experiments import Options, Result
-from spikecdl.io import read_nwb
+from spikecdl.experiments.deflections import (
+    BIN_SIZE,
+    ONSETS,
+    RECORDINGS,
+    SPLITS,
+    TOLERANCE,
+    Recording,
+    after_onsets,
+    load,
+    onset_hits,
+    split_counts,
+)
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
-BIN_SIZE, LENGTH, FAMILY = 0.005, 0.125, "binomial"
-ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
-TOLERANCE = 0.01  # seconds
-_SAMPLE = 1e-3  # seconds, of the displacement
-_N_FIRST = 30  # trials that the follow-up paper fits, of 50
-_RANDOM_DRAWS = 500  # sets of events at random times
-
-#: Rules by name that mark the trials to fit; the others are the test trials.
-SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "of the file": lambda trials: trials["split"] == "train",
-    "first 30": lambda trials: trials.index.to_series().rank() <= _N_FIRST,
-}
-
-
-def split_counts(spikes: SpikeTrains, split: str) -> tuple[BinnedSpikes, BinnedSpikes]:
-    """Return the counts of the trials to fit and of the test trials."""
-    assert spikes.trials is not None
-    chosen, ids = SPLITS[split](spikes.trials), spikes.trials.index
-    fitted, test = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
-    return fitted, test
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Spikes under one stimulus, and that stimulus in the bins of a trial, shape (signal, bin)."""
-
-    name: str
-    spikes: SpikeTrains
-    stimulus: np.ndarray
+LENGTH, FAMILY = 0.125, "binomial"
+OTHER_LENGTHS = (0.075, 0.1, 0.15)  # of the template; LENGTH is the period of the stimulus
+SMOOTHING = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)  # widths of the PSTH, seconds
+SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free value in each bin
+RIDGES = (1e-3, 0.03, 1.0, 30.0)
+_N_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Method:
-    """A model made from a recording and a seed; ``apart``: one for each unit."""
+    """Models by the name of their settings, made from a recording and a seed.
+
+    If there are several, one is chosen by `chosen`.  ``apart``: for each unit.
+    """
 
     name: str
-    make: Callable[[Recording, int], Any]
+    make: Callable[[Recording, int], Mapping[str, Any]]
     apart: bool = False
 
 
-def _dcea(n_templates: int, layout: str) -> Callable[[Recording, int], DCEA]:
-    return lambda _, seed: DCEA(n_templates, LENGTH, FAMILY, layout=layout, random_state=seed)
+def _dcea(n_templates: int, layout: str, length: float = LENGTH) -> Callable[..., Mapping]:
+    return lambda _, seed: {
+        "": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed),
+    }
 
 
-def _stimulus_glm(recording: Recording, _: int) -> GLM:
-    signals = recording.stimulus[:, None, None]
-    return GLM(FAMILY, stimulus=lambda counts: signals, response=Basis(LENGTH), ridge=1.0)
+def _of_length(length: float) -> str:
+    return f"DCEA, {1e3 * length:g} ms"
 
 
-def _onset_glm(*_: Any) -> GLM:
-    response = Basis(LENGTH, size=None)
-    return GLM(FAMILY, stimulus=onsets(ONSETS), response=response, ridge=1e-3)
+def _psth(*_: Any) -> Mapping[str, PSTH]:
+    return {f"{1e3 * width:g} ms": PSTH(width) for width in SMOOTHING}
 
 
-KNOWN_ONSETS = "GLM, known onsets"
+def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
+    def make(recording: Recording, _: int) -> Mapping[str, GLM]:
+        return {
+            f"{size or 'free'}, {ridge:g}": GLM(
+                FAMILY, stimulus=stimulus(recording), response=Basis(LENGTH, size), ridge=ridge
+            )
+            for size in SIZES
+            for ridge in RIDGES
+        }
+
+    return make
+
+
+def _bcomp(_: Recording, seed: int) -> Mapping[str, BCOMP]:
+    return {"": BCOMP(1, LENGTH, FAMILY, random_state=seed)}
+
+
+OURS, KNOWN_ONSETS = "DCEA", "GLM, known onsets"
 METHODS = (
-    Method("constant rate", lambda *_: ConstantRate()),
-    Method("PSTH", lambda *_: PSTH()),
-    Method("GLM, stimulus", _stimulus_glm),
-    Method(KNOWN_ONSETS, _onset_glm),
-    Method("BCOMP", lambda _, seed: BCOMP(1, LENGTH, FAMILY, random_state=seed), apart=True),
-    Method("DCEA", _dcea(1, "joint")),
+    Method("constant rate", lambda *_: {"": ConstantRate()}),
+    Method("PSTH", _psth, apart=True),
+    Method("GLM, stimulus", _glm(lambda recording: recording.stimulus[:, None, None]), apart=True),
+    Method(KNOWN_ONSETS, _glm(lambda _: onsets(ONSETS)), apart=True),
+    Method("BCOMP", _bcomp, apart=True),
+    Method(OURS, _dcea(1, "joint")),
+    *(Method(_of_length(each), _dcea(1, "joint", each)) for each in OTHER_LENGTHS),
     Method("DCEA, two templates", _dcea(2, "joint")),
     Method("DCEA, units apart", _dcea(1, "shared"), apart=True),
     Method("DCEA, one waveform", _dcea(1, "shared")),
 )
+
+
+def chosen(models: Mapping[str, Any], trials: BinnedSpikes) -> tuple[str, Any]:
+    """Return the model, and its name, with the least deviance in trials it is not fitted to.
+
+    Each of five parts of the trials is left out in turn; the others are pooled for the fit.
+    """
+    lost = dict.fromkeys(models, 0.0)
+    for part in range(_N_FOLDS if len(models) > 1 else 0):
+        out = np.arange(len(trials)) % _N_FOLDS == part
+        seen, unseen = trials[~out].pool(), trials[out].pool()
+        for name, model in models.items():
+            scored = heldout.transfer(model.fit(seen), seen, unseen, FAMILY)
+            lost[name] += float(_deviances(scored)[0].sum())
+    return min(models.items(), key=lambda item: lost[item[0]])
+
+
+def _deviances(scored: heldout.HeldOut) -> np.ndarray:
+    """Return deviances of a model and of the null model, (2, trial, unit)."""
+    counts, means = scored.counts, (scored.mean, scored.null_mean)
+    return np.stack(
+        [deviance(counts.counts, mean, scored.family, counts.mask, axis=2) for mean in means]
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +136,9 @@ class Fit:
     recording: str
     split: str
     method: str
+    settings: str  # chosen by cross-validation
     pooled: heldout.HeldOut  # pooled test trials
+    single: heldout.HeldOut  # single test trials
     intervals: TimeRescaling  # rescaled intervals of single test trials
     parts: Decomposition | None  # of the pooled fitted trials; None for a model without events
     seconds: float  # time to fit
@@ -127,6 +159,7 @@ def run(options: Options) -> Result:
                 fits += fit_method(recording, split, method, options.random_state)
     generator = np.random.default_rng(options.random_state)
     table = pd.DataFrame([row for fit in fits for row in _rows(fit, generator)])
+    table = table.merge(leads(fits), how="left")
     first = [fit for fit in fits if fit.split == splits[0]]
     of_first = table[table["split"] == splits[0]]
     return Result(
@@ -148,48 +181,55 @@ def run(options: Options) -> Result:
     )
 
 
-def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
-    """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
-    import h5py
-
-    for name in names:
-        if folder is None:
-            spikes = datasets.fetch_whisker([name])[name]
-            displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
-        else:
-            path = folder / f"{name}.nwb"
-            if not path.exists():
-                raise ValueError(
-                    f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave "
-                    "`data` out to download the recordings"
-                )
-            spikes = read_nwb(path)
-            with h5py.File(path, "r") as file:
-                trials = file["stimulus/presentation/whisker_displacement/data"]
-                displacement = trials[: round(3 / _SAMPLE)]
-        binned = displacement.reshape(-1, round(BIN_SIZE / _SAMPLE)).mean(axis=1)
-        yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
-
-
 def fit_method(recording: Recording, split: str, method: Method, seed: int) -> Iterator[Fit]:
     """Yield the fit of all units, or one fit per unit."""
     fitted, test = split_counts(recording.spikes, split)
     every = list(range(fitted.n_units))
     for units in [[unit] for unit in every] if method.apart else [every]:
-        pooled, single = fitted.select(units=units).pool(), test.select(units=units)
-        began = time.perf_counter()
-        model = method.make(recording, seed).fit(pooled)
+        trials, single = fitted.select(units=units), test.select(units=units)
+        began, pooled = time.perf_counter(), trials.pool()
+        settings, model = chosen(method.make(recording, seed), trials)
+        model.fit(pooled)
         seconds = time.perf_counter() - began
-        expected = heldout.transfer(model, pooled, single, FAMILY).mean
+        scored = heldout.transfer(model, pooled, single, FAMILY)
         yield Fit(
             recording=recording.name,
             split=split,
             method=method.name,
+            settings=settings,
             pooled=heldout.transfer(model, pooled, single.pool(), FAMILY),
-            intervals=rescale(single, expected, FAMILY),
+            single=scored,
+            intervals=rescale(single, scored.mean, FAMILY),
             parts=model.decompose(pooled) if hasattr(model, "decompose") else None,
             seconds=seconds,
         )
+
+
+def leads(fits: Sequence[Fit]) -> pd.DataFrame:
+    r"""Compare DCEA with the other methods on the same trials.
+
+    ``lead`` is the deviance explained by DCEA minus that of the other method, on pooled test
+    trials.  With the differences d of deviance in n single trials, whose sum is that of the pooled
+    trials, and the deviance D of the null model of the pooled trials, ``lead_se`` is
+    :math:`\sqrt{n \operatorname{var}(d)} / D`.
+    """
+    import pandas as pd
+
+    lost = {
+        (fit.recording, unit, fit.split, fit.method): (
+            _deviances(fit.single)[0, :, index],
+            _deviances(fit.pooled)[1, 0, index],
+        )
+        for fit in fits
+        for index, unit in enumerate(fit.pooled.counts.unit_ids)
+    }
+    rows = []
+    for (recording, unit, split, method), (theirs, null) in lost.items():
+        if method != OURS:
+            more = theirs - lost[recording, unit, split, OURS][0]
+            error = np.sqrt(len(more) * more.var(ddof=1)) / null
+            rows.append((recording, unit, split, method, more.sum() / null, error))
+    return pd.DataFrame(rows, columns=["recording", "unit", "split", "method", "lead", "lead_se"])
 
 
 def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -201,6 +241,7 @@ def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
             "split": fit.split,
             "method": fit.method,
             "deviance_explained": fit.pooled.deviance_explained_per_unit[index],
+            "settings": fit.settings,
             "bits_per_spike": fit.pooled.bits_per_spike_per_unit[index],
             "ks_distance": fit.intervals.distance[index],
             "ks_band": fit.intervals.band[index],
@@ -217,7 +258,7 @@ def _event_scores(
     codes = parts.codes[0, index if parts.layout == "shared" else 0]
     times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
     found = onset_hits(times, ONSETS, TOLERANCE, counts.duration, BIN_SIZE, generator)
-    response = _after_onsets(parts.rate[0, index], parts)
+    response = after_onsets(parts.rate[0, index], parts)
     return {
         "peak_hz": float(response.max()),
         "peak_ms": 1e3 * BIN_SIZE * (int(response.argmax()) + 0.5),
@@ -229,96 +270,28 @@ def _event_scores(
     }
 
 
-def _after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
-    """Return values (bin,) averaged over deflections, for as many bins as a template has."""
-    first = np.rint((ONSETS - parts.counts.t_start) / BIN_SIZE).astype(int)
-    return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
-
-
-@dataclass(frozen=True)
-class OnsetHits:
-    """Agreement of events with known onsets; made by `onset_hits`.
-
-    Chance is that of as many events at random times, each set with its best lags.
-    """
-
-    hit_rate: float  # fraction of the onsets with an event within the tolerance
-    false_alarm_rate: float  # fraction of the events that hit no onset; nan without events
-    lags: tuple[float, ...]  # subtracted from the times of each template's events, in seconds
-    chance_hit_rate: float
-    p_value: float  # fraction of random sets, and the events, that hit as many onsets or more
-
-
-def onset_hits(
-    times: Sequence[ArrayLike],
-    onsets: ArrayLike,
-    tolerance: float,
-    duration: float,
-    bin_size: float,
-    generator: np.random.Generator,
-) -> OnsetHits:
-    """Compare the events of each template with known onsets, all in seconds.
-
-    The onset of a template is a convention, so all events of a template are shifted by the lag, a
-    whole number of bins, that hits the most onsets.  The generator draws the random times.
-
-    ``times`` has an array for each template; ``onsets`` are more than twice the tolerance apart.
-    """
-    known = np.asarray(onsets, dtype=float)
-    n_lags = int(np.diff(known).min() / 2 / bin_size)
-    lags = bin_size * np.arange(-n_lags, n_lags + 1)
-    found = [np.asarray(one, dtype=float) for one in times]
-    n_events = sum(map(len, found))
-    n_hit, n_near, chosen = _hits(found, known, lags, tolerance)
-    drawn = np.empty(_RANDOM_DRAWS)
-    for draw in range(_RANDOM_DRAWS):
-        random = [generator.uniform(0, duration, len(one)) for one in found]
-        drawn[draw], _, _ = _hits(random, known, lags, tolerance)
-    return OnsetHits(
-        hit_rate=n_hit / len(known),
-        false_alarm_rate=1 - n_near / n_events if n_events else float("nan"),
-        lags=chosen,
-        chance_hit_rate=float(drawn.mean() / len(known)),
-        p_value=float((1 + (drawn >= n_hit).sum()) / (1 + _RANDOM_DRAWS)),
-    )
-
-
-def _hits(
-    times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
-) -> tuple[int, int, tuple[float, ...]]:
-    """Return the number of onsets hit, that of events near an onset, and each template's best lag.
-
-    Among lags that hit as many onsets, the best one has the most events near an onset.
-    """
-    hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
-    for one in times:
-        distance = np.abs((one - lags[:, None])[..., None] - onsets)  # (lag, event, onset)
-        close = distance <= tolerance + 1e-9  # seconds, for rounding
-        hits, near = np.any(close, axis=1), np.any(close, axis=2).sum(axis=1)
-        best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
-        hit |= hits[best]
-        n_near += int(near[best])
-        chosen.append(float(lags[best]))
-    return int(hit.sum()), n_near, tuple(chosen)
-
-
 def findings(table: pd.DataFrame) -> list[str]:
     """Describe the rows of one split in sentences."""
-    explained = table.pivot_table(
-        index=["recording", "unit"], columns="method", values="deviance_explained", sort=False
-    )
-    count, ours = len(explained), explained["DCEA"]
+    by_method = table.groupby("method", sort=False)
+    ours = by_method.get_group(OURS)
+    names, count = ours["recording"].str.split("_", expand=True), len(ours)  # dir3_stim1
+    neurons, stimuli = set(zip(names[0], ours["unit"], strict=True)), set(names[1])
+    explained = ours["deviance_explained"]
     lines = [
-        f"deviance explained by DCEA, {count} units and stimuli: median {ours.median():.3f}, from "
-        f"{ours.min():.3f} to {ours.max():.3f}"
+        f"deviance explained by DCEA, {count} pairs ({len(neurons)} neurons, stimuli "
+        f"{', '.join(sorted(stimuli))}): median {explained.median():.3f}, from "
+        f"{explained.min():.3f} to {explained.max():.3f}"
     ]
-    for method in explained.columns.drop("DCEA"):
-        lead = ours - explained[method]
-        lines.append(
-            f"DCEA is better than {method} on {int((lead > 0).sum())} of {count}, by a median of "
-            f"{lead.median():+.3f} ({lead.min():+.3f} to {lead.max():+.3f})"
-        )
-    near = int((ours > explained[KNOWN_ONSETS] - 0.03).sum())
+    for method, rows in by_method:
+        if method != OURS:
+            lead, clear = rows["lead"], 2 * rows["lead_se"]
+            lines.append(
+                f"{method}: median {rows['deviance_explained'].median():.3f}; DCEA is ahead on "
+                f"{int((lead > 0).sum())} of {count} pairs, by a median of {lead.median():+.3f} "
+                f"({lead.min():+.3f} to {lead.max():+.3f}); by more than two standard errors on "
+                f"{int((lead > clear).sum())}, behind by as much on {int((lead < -clear).sum())}"
+            )
+    near = int((by_method.get_group(KNOWN_ONSETS)["lead"] > -0.03).sum())
     lines.append(f"DCEA is within 0.03 of the model that knows the onsets on {near} of {count}")
     of_events = table[table["hit_rate"].notna()].groupby("method", sort=False)
     for method, rows in of_events:
@@ -344,7 +317,7 @@ _INTERVALS_OF = {"DCEA": style.PALETTE[1], "PSTH": style.PALETTE[0], "constant r
 @style.styled
 def scores(table: pd.DataFrame) -> Figure:
     """Draw the deviance explained of each unit and stimulus, with a mark for each method."""
-    rows = table[table["method"] != "constant rate"]
+    rows = table[~table["method"].isin(["constant rate", *map(_of_length, OTHER_LENGTHS)])]
     units = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
     ax = style.axes_array(None, (1, 1), (7.5, 4.2))[0, 0]
     for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
@@ -377,8 +350,8 @@ def templates(fits: Sequence[Fit]) -> Figure:
     for ax, (fit, index) in zip(axes, panels, strict=True):
         parts = fit.parts
         assert parts is not None
-        measured = _after_onsets(parts.counts.rate()[0, index], parts)
-        fitted = _after_onsets(parts.rate[0, index], parts)
+        measured = after_onsets(parts.counts.rate()[0, index], parts)
+        fitted = after_onsets(parts.rate[0, index], parts)
         edges = 1e3 * BIN_SIZE * np.arange(len(measured) + 1)
         ax.stairs(measured, edges, fill=True, color=style.DATA, alpha=0.6, label="counted")
         line = {"color": style.PALETTE[1], "linewidth": 1.6, "baseline": None}
@@ -392,21 +365,24 @@ def intervals(fits: Sequence[Fit]) -> Figure:
     """Draw quantiles of the rescaled intervals of test trials minus those of the uniform law."""
     panels = _panels(fits)
     axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True, sharey=True)
-    by_name = {(fit.recording, fit.method): fit.intervals for fit in fits}
+    by_name = {
+        (fit.recording, fit.method, unit): np.sort(fit.intervals.uniforms[index])
+        for fit in fits
+        for index, unit in enumerate(fit.pooled.counts.unit_ids)
+    }
     for ax, (fit, index) in zip(axes, panels, strict=True):
         for method, colour in _INTERVALS_OF.items():
-            rescaled = by_name[fit.recording, method]
-            uniforms = np.sort(rescaled.uniforms[index])
+            uniforms = by_name[fit.recording, method, fit.pooled.counts.unit_ids[index]]
             expected = (np.arange(len(uniforms)) + 0.5) / len(uniforms)
             ax.plot(expected, uniforms - expected, color=colour, label=method)
-        band = rescaled.band[index]
+        band = fit.intervals.band[index]
         ax.axhspan(-band, band, color=style.UNSEEN, zorder=0)
     return _labelled(axes, panels, "quantile of the uniform law", "difference")
 
 
 def _panels(fits: Sequence[Fit]) -> list[tuple[Fit, int]]:
     """Return the fits of DCEA with each of their units."""
-    ours = [fit for fit in fits if fit.method == "DCEA"]
+    ours = [fit for fit in fits if fit.method == OURS]
     return [(fit, index) for fit in ours for index in range(fit.pooled.counts.n_units)]
 
 

@@ -1,4 +1,4 @@
-"""The whisker experiment: events against known onsets, and all of it on the recordings."""
+"""The whisker experiment on the recordings, and the choice of settings."""
 
 from __future__ import annotations
 
@@ -6,55 +6,11 @@ import numpy as np
 import pytest
 from commands import run, succeeded
 
-from spikecdl.experiments import Options, whisker
-from spikecdl.experiments.whisker import onset_hits
-
-ONSETS = 0.5 + 0.125 * np.arange(16)
-
-
-def hits(times, tolerance=0.01, seed=0):
-    generator = np.random.default_rng(seed)
-    return onset_hits(times, ONSETS, tolerance, 3.0, 0.005, generator)
-
-
-def test_events_at_a_constant_distance_hit_every_onset():
-    found = hits([ONSETS - 0.02])
-    assert found.hit_rate == 1
-    assert found.false_alarm_rate == 0
-    assert found.lags == pytest.approx([-0.02], abs=0.01 + 1e-9)
-    assert found.p_value == 1 / 501
-
-
-def test_each_template_has_a_lag_of_its_own():
-    found = hits([ONSETS[:8] + 0.03, ONSETS[8:] - 0.04], tolerance=0.0)
-    assert found.hit_rate == 1
-    assert found.lags == pytest.approx([0.03, -0.04])
-
-
-def test_events_that_hit_nothing_are_false_alarms():
-    found = hits([np.append(ONSETS[:12], [0.05, 2.8, 2.85, 2.9])])
-    assert found.hit_rate == 0.75
-    assert found.false_alarm_rate == 0.25
-
-
-def test_two_events_at_one_onset_hit_one_and_none_is_false():
-    found = hits([np.append(ONSETS, ONSETS[3] + 0.005)])
-    assert (found.hit_rate, found.false_alarm_rate) == (1, 0)
-
-
-def test_without_events_nothing_is_hit():
-    found = hits([[]])
-    assert (found.hit_rate, found.chance_hit_rate, found.p_value) == (0, 0, 1)
-    assert np.isnan(found.false_alarm_rate)
-
-
-def test_events_at_random_times_are_at_chance():
-    generator = np.random.default_rng(5)
-    found = [hits([generator.uniform(0, 3, 16)], seed=seed) for seed in range(20)]
-    rates = np.array([one.hit_rate for one in found])
-    standard_error = rates.std() / np.sqrt(len(rates))
-    assert abs(rates.mean() - found[0].chance_hit_rate) < 3 * standard_error
-    assert 0.2 < np.mean([one.p_value for one in found]) < 0.8
+from spikecdl import BinnedSpikes, Binomial
+from spikecdl.baselines import PSTH
+from spikecdl.evaluation.heldout import HeldOut
+from spikecdl.experiments import Options, deflections, whisker
+from spikecdl.experiments.whisker import chosen, leads
 
 
 def test_a_folder_without_recordings_is_an_error(tmp_path):
@@ -75,14 +31,57 @@ def result(whisker_folder):
     return whisker.run(Options(quick=True, data=whisker_folder))
 
 
-def test_dcea_is_better_than_the_psth_and_close_to_known_onsets(result):
+def test_dcea_is_better_than_the_psth_and_close_to_models_that_know_more(result):
     scores = result.table.pivot_table(
         index=["recording", "unit"], columns="method", values="deviance_explained"
     )
     assert (scores["constant rate"].abs() < 0.01).all()
     assert (scores["DCEA"] > scores["PSTH"]).all()
-    assert (scores["DCEA"] > scores["GLM, stimulus"]).all()
-    assert (scores["DCEA"] > scores["GLM, known onsets"] - 0.03).all()
+    for method in ("GLM, stimulus", "GLM, known onsets"):
+        assert (scores["DCEA"] > scores[method] - 0.03).all()
+
+
+def test_leads_are_differences_of_the_scores_with_errors_over_trials(result):
+    table = result.table.set_index(["recording", "unit"])
+    ours = table[table["method"] == "DCEA"]
+    assert ours["lead"].isna().all()
+    for method, rows in table[table["method"] != "DCEA"].groupby("method"):
+        expected = ours["deviance_explained"] - rows["deviance_explained"]
+        np.testing.assert_allclose(rows["lead"], expected, atol=1e-9, err_msg=method)
+        assert rows["lead_se"].between(0, 0.1).all()
+
+
+def test_the_error_of_a_lead_is_that_over_sets_of_trials():
+    """Two constant rates; the spread of their difference over recordings of the same law."""
+    draws = []
+    for seed in range(200):
+        spikes = np.random.default_rng(seed).random((30, 1, 200)) < np.linspace(0.1, 0.3, 200)
+        counts = BinnedSpikes.from_array(spikes, 0.005)
+        fits = [
+            fit(counts, name, rate) for name, rate in (("DCEA", 0.2), ("other", np.full(200, 0.25)))
+        ]
+        draws.append(leads(fits)[["lead", "lead_se"]].to_numpy()[0])
+    lead, error = np.transpose(draws)
+    assert error.mean() == pytest.approx(lead.std(), rel=0.15)
+
+
+def fit(counts, name, rate):
+    expected = np.broadcast_to(rate, counts.shape)
+    null = np.full(counts.shape, counts.counts.mean())
+    scored = [
+        HeldOut(each, expected[:1] * each.n_pooled, null[:1] * each.n_pooled, family)
+        for each, family in ((counts.pool(), Binomial(30)), (counts, Binomial(1)))
+    ]
+    return whisker.Fit("dir3_stim1", "all", name, "", *scored, None, None, 0.0)
+
+
+def test_the_chosen_settings_are_those_that_predict_other_trials():
+    rate = 0.1 + 0.08 * np.sin(np.arange(400) / 20)
+    trials = BinnedSpikes.from_array(np.random.default_rng(0).random((20, 400)) < rate, 0.005)
+    models = {width: PSTH(width) for width in (0.0, 0.02, 0.3)}
+    assert chosen(models, trials)[0] == 0.02
+    few = {width: PSTH(width) for width in (0.3,)}
+    assert chosen(few, trials) == (0.3, few[0.3])
 
 
 def test_dcea_finds_the_deflections_beyond_chance(result):
@@ -92,8 +91,8 @@ def test_dcea_finds_the_deflections_beyond_chance(result):
 
 
 def test_the_response_peaks_where_the_counts_do(result, whisker_folder):
-    recording = next(whisker.load(whisker_folder, ["dir3_stim2"]))
-    fitted, _ = whisker.split_counts(recording.spikes, "of the file")
+    recording = next(deflections.load(whisker_folder, ["dir3_stim2"]))
+    fitted, _ = deflections.split_counts(recording.spikes, "of the file")
     cycles = fitted.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
     row = result.table[(result.table["method"] == "DCEA") & (result.table["unit"] == 0)].iloc[0]
     assert row["peak_ms"] == 5 * (cycles.argmax() + 0.5)
@@ -109,14 +108,6 @@ def test_every_method_is_in_the_table_and_in_the_findings(result):
     rows = result.table.set_index(["recording", "unit", "method"])["deviance_explained"]
     best = f"{rows.xs('DCEA', level='method').max():.3f}"
     assert best in said
-
-
-def test_the_splits_share_no_trial(whisker_folder):
-    recording = next(whisker.load(whisker_folder, ["dir3_stim2"]))
-    for split, sizes in zip(whisker.SPLITS, ((17, 33), (30, 20)), strict=True):
-        fitted, test = whisker.split_counts(recording.spikes, split)
-        assert (len(fitted), len(test)) == sizes
-        assert not set(fitted.trial_ids) & set(test.trial_ids)
 
 
 def test_the_command_writes_table_figures_and_summary(whisker_folder, tmp_path, monkeypatch):
