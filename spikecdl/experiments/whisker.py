@@ -19,7 +19,7 @@ from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
-from spikecdl.evaluation.deviance import deviance
+from spikecdl.evaluation.crossvalidation import divide
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
 from spikecdl.experiments import Options, Result
 from spikecdl.experiments.deflections import (
@@ -107,26 +107,14 @@ METHODS = (
 
 
 def chosen(models: Mapping[str, Any], trials: BinnedSpikes) -> tuple[str, Any]:
-    """Return the model, and its name, with the least deviance in trials it is not fitted to.
+    """Return the model, and its name, that predicts trials best to which it is not fitted.
 
     Each of five parts of the trials is left out in turn; the others are pooled for the fit.
     """
-    lost = dict.fromkeys(models, 0.0)
-    for part in range(_N_FOLDS if len(models) > 1 else 0):
-        out = np.arange(len(trials)) % _N_FOLDS == part
-        seen, unseen = trials[~out].pool(), trials[out].pool()
-        for name, model in models.items():
-            scored = heldout.transfer(model.fit(seen), seen, unseen, FAMILY)
-            lost[name] += float(_deviances(scored)[0].sum())
-    return min(models.items(), key=lambda item: lost[item[0]])
-
-
-def _deviances(scored: heldout.HeldOut) -> np.ndarray:
-    """Return deviances of a model and of the null model, (2, trial, unit)."""
-    counts, means = scored.counts, (scored.mean, scored.null_mean)
-    return np.stack(
-        [deviance(counts.counts, mean, scored.family, counts.mask, axis=2) for mean in means]
-    )
+    if len(models) == 1:
+        return next(iter(models.items()))
+    folds = divide(trials.pool(), FAMILY, _N_FOLDS, trials)
+    return max(models.items(), key=lambda item: folds.fit(item[1]).deviance_explained)
 
 
 @dataclass(frozen=True)
@@ -217,8 +205,8 @@ def leads(fits: Sequence[Fit]) -> pd.DataFrame:
 
     lost = {
         (fit.recording, unit, fit.split, fit.method): (
-            _deviances(fit.single)[0, :, index],
-            _deviances(fit.pooled)[1, 0, index],
+            fit.single.deviances[0, :, index],
+            fit.pooled.deviances[1, 0, index],
         )
         for fit in fits
         for index, unit in enumerate(fit.pooled.counts.unit_ids)
