@@ -134,10 +134,14 @@ def _hits(
     Among lags that hit as many onsets, the best one has the most events near an onset.
     """
     hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
+    between = (onsets[1:] + onsets[:-1]) / 2
     for one in times:
-        distance = np.abs((one - lags[:, None])[..., None] - onsets)  # (lag, event, onset)
-        close = distance <= tolerance + 1e-9  # seconds, for rounding
-        hits, near = np.any(close, axis=1), np.any(close, axis=2).sum(axis=1)
+        shifted = one - lags[:, None]  # (lag, event)
+        nearest = np.searchsorted(between, shifted)
+        close = np.abs(shifted - onsets[nearest]) <= tolerance + 1e-9  # seconds, for rounding
+        hits = np.zeros((len(lags), len(onsets)), dtype=bool)
+        hits[np.nonzero(close)[0], nearest[close]] = True
+        near = close.sum(axis=1)
         best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
         hit |= hits[best]
         n_near += int(near[best])

@@ -21,7 +21,7 @@ from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.crossvalidation import divide
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
-from spikecdl.experiments import Options, Result
+from spikecdl.experiments import Options, Result, whisker_trials
 from spikecdl.experiments.deflections import (
     BIN_SIZE,
     ONSETS,
@@ -140,14 +140,18 @@ def run(options: Options) -> Result:
     if options.quick:
         names, splits = names[1::3], splits[:1]
     fits: list[Fit] = []
+    judged: list[whisker_trials.Judged] = []
     for recording in load(options.data, names):
         for split in splits:
             options.say(f"{recording.name}, trials {split}")
             for method in METHODS:
                 fits += fit_method(recording, split, method, options.random_state)
+        options.say(f"{recording.name}, single trials")
+        judged += whisker_trials.judge(recording, splits[0], options.random_state)
     generator = np.random.default_rng(options.random_state)
     table = pd.DataFrame([row for fit in fits for row in _rows(fit, generator)])
     table = table.merge(leads(fits), how="left")
+    single = whisker_trials.table(judged)
     first = [fit for fit in fits if fit.split == splits[0]]
     of_first = table[table["split"] == splits[0]]
     return Result(
@@ -162,10 +166,12 @@ def run(options: Options) -> Result:
             "splits": splits,
             "bin_size": BIN_SIZE,
             "template_length": LENGTH,
+            "template_length_single_trials": whisker_trials.LENGTH,
             "family": FAMILY,
             "onset_tolerance": TOLERANCE,
         },
-        findings=findings(of_first),
+        findings=[*findings(of_first), *whisker_trials.findings(single)],
+        more={"single_trials": single},
     )
 
 

@@ -9,7 +9,7 @@ from commands import run, succeeded
 from spikecdl import BinnedSpikes, Binomial
 from spikecdl.baselines import PSTH
 from spikecdl.evaluation.heldout import HeldOut
-from spikecdl.experiments import Options, deflections, whisker
+from spikecdl.experiments import Options, deflections, whisker, whisker_trials
 from spikecdl.experiments.whisker import chosen, leads
 
 
@@ -27,7 +27,20 @@ def whisker_folder(shared_data):
 
 
 @pytest.fixture(scope="module")
-def result(whisker_folder):
+def few_settings():
+    """Fewer settings to choose from, and fewer models of single trials."""
+    few = {name: whisker_trials.METHODS[name] for name in ("default", whisker_trials.HISTORY)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whisker, "SMOOTHING", (0.0, 0.0025, 0.01))
+        patch.setattr(whisker, "SIZES", (8, None))
+        patch.setattr(whisker, "RIDGES", (0.03, 1.0))
+        patch.setattr(whisker_trials, "METHODS", few)
+        patch.setattr(whisker_trials, "PASTS", (0.05,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(whisker_folder, few_settings):
     return whisker.run(Options(quick=True, data=whisker_folder))
 
 
@@ -110,12 +123,14 @@ def test_every_method_is_in_the_table_and_in_the_findings(result):
     assert best in said
 
 
+@pytest.mark.usefixtures("few_settings")
 def test_the_command_writes_table_figures_and_summary(whisker_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(whisker, "METHODS", whisker.METHODS[:2] + whisker.METHODS[3:6:2])
     out = tmp_path / "out"
     line = ("experiment", "whisker", "--quick", "--data", whisker_folder, "--out", out, "--json")
     found = succeeded(run(*line)).json
     written = sorted(file.name for file in out.iterdir())
-    assert written == ["intervals.png", "scores.png", "summary.json", "table.csv", "templates.png"]
+    figures = ["intervals.png", "scores.png", "templates.png"]
+    assert written == sorted([*figures, "single_trials.csv", "summary.json", "table.csv"])
     assert found["settings"]["bin_size"] == 0.005
     assert found["findings"]
