@@ -16,6 +16,7 @@ from .io import (
     write_nwb,
 )
 from .model.autoencoder import UnrolledAutoencoder
+from .model.covariates import History
 from .model.dictionary import ConvDictionary
 from .model.encoder import UnrolledEncoder
 from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson
@@ -37,6 +38,7 @@ __all__ = [
     "Family",
     "Gaussian",
     "GroupL1",
+    "History",
     "Implicit",
     "ImplicitEncoder",
     "NegativeBinomial",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from spikecdl import validation
+from spikecdl.model.covariates import History
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import TRAINERS, Fraction, Trainer, UniversalThreshold, Weight
@@ -31,6 +33,11 @@ def weight(penalty_weight: float | None) -> Weight:
             "lambda_max, above which all codes are zero"
         )
     return Fraction(fraction)
+
+
+def history(value: float | History | None) -> History | None:
+    """Return the spike history that an argument means."""
+    return value if value is None or isinstance(value, History) else History(value)
 
 
 def device(name: str) -> torch.device:
@@ -96,6 +103,8 @@ def restore(values: Mapping[str, Any]) -> dict[str, Any]:
             config = dict(arguments[name])
             kind = validation.one_of(name, config.pop("name"), registry)
             arguments[name] = registry[kind](**config)
+    if isinstance(arguments.get("history"), dict):
+        arguments["history"] = History(**arguments["history"])
     if isinstance(arguments["baseline"], dict):
         arguments["baseline"] = tuple(arguments["baseline"]["window"])
     return arguments
@@ -108,6 +117,8 @@ def _plain(name: str, value: Any) -> Any:
         return None
     if isinstance(value, Family | Penalty | Trainer):
         return _registered(name, value)
+    if isinstance(value, History):
+        return asdict(value)
     if isinstance(value, tuple) and name == "baseline":
         return {"window": [float(edge) for edge in value]}
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.data import BinnedSpikes
+from spikecdl.model.covariates import Covariates, Drift, History
 from spikecdl.model.families import Family
 from spikecdl.training import Observations
 
@@ -151,13 +152,16 @@ def observe(
     baseline: Any,
     device: torch.device,
     hidden: np.ndarray | None = None,
+    history: History | None = None,
+    drift: Drift | None = None,
 ) -> Observations:
     """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
     A family without ``n_trials`` takes them from the counts.  The baseline is that of `DCEA`:
     "learned", (start, stop) in seconds, or rates.  Bins where ``hidden`` (bin,) is True count as
-    not observed.
+    not observed; their spikes are part of the history of later bins.  With drift, the initial
+    baseline of a unit is the same in all trials.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -182,9 +186,10 @@ def observe(
     _check_pooling(counts, layout, data)
     if learn:
         validation.one_of("baseline", baseline, ("learned",))
-        eta = _estimated_baseline(data)
+        eta = _estimated_baseline(data, drift is not None)
     elif isinstance(baseline, tuple):
-        eta = _estimated_baseline(replace(data, shown=_within(counts, baseline, shown)))
+        within = replace(data, shown=_within(counts, baseline, shown))
+        eta = _estimated_baseline(within, drift is not None)
     else:
         eta = _given_baseline(counts, layout, data, baseline)
     if not torch.isfinite(eta).all():
@@ -192,7 +197,57 @@ def observe(
             f"`baseline` (={baseline!r}) must give expected counts that the family can have: above "
             "0, and below the Bernoulli trials of a bin"
         )
-    return replace(data, baseline=eta)
+    return replace(data, baseline=eta, covariates=_covariates(counts, layout, data, history, drift))
+
+
+def time_span(counts: BinnedSpikes) -> tuple[float, float]:
+    """Return when the first window begins and the last one ends in the recording."""
+    starts = _starts(counts)
+    return float(starts.min()), float(starts.max() + counts.duration)
+
+
+def _starts(counts: BinnedSpikes) -> np.ndarray:
+    """Return when each window begins: one after the other, if that is not known of all."""
+    if np.isfinite(counts.trial_starts).all():
+        return counts.trial_starts
+    return counts.duration * np.arange(len(counts))
+
+
+def _covariates(
+    counts: BinnedSpikes,
+    layout: Layout,
+    data: Observations,
+    history: History | None,
+    drift: Drift | None,
+) -> Covariates | None:
+    """Return the covariates of counts, if any; they are for counts of single trials."""
+    for name, term in (("history", history), ("drift", drift)):
+        asked = f"`{name}` (={term.seconds:g}) needs" if term is not None else ""
+        if asked and not (data.family.integer_valued and counts.is_counts):
+            raise ValueError(f"{asked} counts, not a real-valued signal; leave it out")
+        if asked and (most := counts.n_pooled.max()) > 1:
+            raise ValueError(
+                f"{asked} counts of single trials, but up to {most} are pooled; do not pool "
+                "trials, or leave it out"
+            )
+    if history is None and drift is None:
+        return None
+
+    def rows(values: np.ndarray) -> Tensor:
+        spread = np.broadcast_to(values, counts.shape[:2])[..., None]
+        return _as_tensor(layout.expand(np.ascontiguousarray(spread))).to(data.baseline.device)
+
+    basis = torch.zeros(0, 1) if history is None else history.basis(counts.bin_size)
+    return Covariates(
+        counts=data.y,
+        unit=rows(np.arange(counts.n_units)),
+        start=rows(_starts(counts)[:, None]),
+        bin_size=counts.bin_size,
+        basis=basis.to(data.baseline.device),
+        drift=drift,
+        largest=np.inf if history is None else history.largest,
+        common=history is not None and history.common,
+    )
 
 
 def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
@@ -209,7 +264,7 @@ def baseline_rates(
 ) -> np.ndarray:
     """Return baselines as rates (trial, unit), averaged over observed bins; 0 if there are none."""
     rows, n_pooled, means = data.rows(), layout.rows(counts.n_pooled), []
-    eta, per_trial = baseline.reshape_as(rows.baseline), _count_per_rate(counts, data.family)
+    eta, per_trial = baseline.flatten(0, -3), _count_per_rate(counts, data.family)
     for part, some in rows.parts():
         mean = some.family.mean(eta[part].expand_as(some.y)).cpu().numpy()
         mask = some.mask.cpu().numpy()
@@ -228,8 +283,8 @@ def _as_tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values)
 
 
-def _estimated_baseline(data: Observations) -> Tensor:
-    """Linear predictor of the mean rate of every window over its observed bins.
+def _estimated_baseline(data: Observations, same: bool) -> Tensor:
+    """Linear predictor of the mean rate of every window, or unit if the ``same``, as observed.
 
     Counts have one spike added, in the exposure of one spike at the unit's rate (with half a spike
     added), so that silent windows stay finite.  A signal not observed has the mean of its unit.
@@ -241,6 +296,8 @@ def _estimated_baseline(data: Observations) -> Tensor:
         unit = all_total / all_exposure.clamp(min=1)
         return family.link(torch.where(exposure > 0, total / exposure.clamp(min=1), unit))
     unit = (all_total + 0.5) / (all_exposure + 1)
+    if same:
+        return family.link_rate(unit).expand_as(data.baseline).clone()
     return family.link_rate((total + 1) / (exposure + 1 / unit))
 
 

@@ -18,6 +18,7 @@ from spikecdl.checkpoint import Checkpoint, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation import deviance
+from spikecdl.model.covariates import Drift, History
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
@@ -29,7 +30,8 @@ __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
 _FITTED = (
-    "bin_size_ n_bins_ n_features_in_ penalty_weight_ _absolute_weight converged_ n_iter_ history_"
+    "bin_size_ n_bins_ n_features_in_ penalty_weight_ _absolute_weight converged_ n_iter_ history_ "
+    "_time_span"
 ).split()
 
 
@@ -42,7 +44,8 @@ class DCEA(TransformerMixin, BaseEstimator):
     .. math:: y_t \sim \mathrm{family}(\eta_t), \qquad
               \eta = \mu + \sum_c h_c * x_c, \qquad \|h_c\|_2 = 1
 
-    and codes x with few non-zero entries, each an event that begins in that bin.
+    and codes x with few non-zero entries, each an event that begins in that bin.  In single trials
+    the linear predictor may also depend on the unit's past spikes and drift slowly.
 
     Parameters
     ----------
@@ -66,6 +69,14 @@ class DCEA(TransformerMixin, BaseEstimator):
     baseline : "learned", (start, stop), or array_like
         Rate without events: learned with the codes per unit and window, estimated from the bins
         between two times of each window, or given in Hz, (unit,) or (trial, unit).
+    history : float or History, optional
+        How far back a unit's own spikes change its rate, in the unit of ``bin_size``; or an object
+        such as ``spikecdl.History(0.1, common=True)``.  Spikes before a window's first bin are not
+        known to it.  For counts of single trials.
+    drift : float, optional
+        Time between the knots of a smooth log rate of each unit, in the unit of ``bin_size``, which
+        runs through the recording across windows (which follow each other if their
+        ``trial_starts`` are not known).  Longer than a template; for counts of single trials.
     trainer : str or trainer
         "alternating", "unrolled" (the paper's) or "implicit" (its limit of infinitely many
         layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.  The trainer also finds
@@ -87,9 +98,12 @@ class DCEA(TransformerMixin, BaseEstimator):
     tensors_ : dict of tensor
         All that the trainer needs to find codes: ``templates``, and what else it has learned.
     unit_tensors_ : dict of tensor
-        What the trainer has learned of each unit, a row per unit of ``unit_ids_``.
+        What has been learned of each unit, a row per unit of ``unit_ids_``; ``covariates`` are the
+        coefficients of history and drift.
+    history_filter_ : ndarray, shape (unit, lag)
+        Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
-        Baseline rates of the training data, in Hz.
+        Baseline rates of the training data, in Hz; means over bins where they vary.
     penalty_weight_ : float
         Weight used, as a fraction of lambda_max (median over windows and templates).
     history_ : list of dict
@@ -132,6 +146,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         penalty: str | Penalty = "l1",
         penalty_weight: float | None = None,
         baseline: Any = "learned",
+        history: float | History | None = None,
+        drift: float | None = None,
         trainer: str | Trainer = "alternating",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
@@ -145,6 +161,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.penalty = penalty
         self.penalty_weight = penalty_weight
         self.baseline = baseline
+        self.history = history
+        self.drift = drift
         self.trainer = trainer
         self.n_epochs = n_epochs
         self.bin_size = bin_size
@@ -191,7 +209,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X, reset=True)
         length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         generator = config.generator(self.random_state)
-        problem = self._problem(counts, config.weight(self.penalty_weight), length, generator)
+        self._time_span = conversion.time_span(counts)
+        given = self._problem(counts, config.weight(self.penalty_weight), length, generator)
+        problem = training.with_covariates(given)
         file = None
         if checkpoint is not None:
             described = config.describe(self.get_params(deep=False))
@@ -206,8 +226,8 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         with threads.for_size(problem.size):
             learned = self._trainer().fit(problem, learned, after_epoch)
-        any_events = self._keep(counts, problem, learned)
-        learned.warn_if_unsettled(any_events, "penalty_weight")
+        learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
+        learned.warn_if_unsettled(self._keep(counts, given, learned), "penalty_weight")
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -221,7 +241,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             the shared layout.
         """
         problem = self._fitted_problem(self._counts(X))
-        codes = self._codes(problem, self._encode(problem)[0]).cpu().numpy()
+        codes = problem.codes(self._encode(problem)[0]).cpu().numpy()
         return codes[:, 0] if codes.shape[1] == 1 else codes
 
     def predict(self, X: Any) -> np.ndarray:
@@ -231,12 +251,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         """
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
-        found = self._encode(problem)
-        means = [
-            some.family.mean(self._eta(problem, *found, part).double()).cpu().numpy()
-            for part, some in problem.data.rows().parts(problem.n_templates)
-        ]
-        array = np.concatenate(means).reshape(counts.shape)
+        found = (self._dictionary(), *self._encode(problem))
+        array = problem.mean(*found).cpu().numpy().reshape(counts.shape)
         return array.reshape(np.shape(X)) if not isinstance(X, BinnedSpikes) else array
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -252,11 +268,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         whole, lost = self._fitted_problem(counts).data, np.zeros(2)
         for hidden in conversion.hidden_in_turn(counts.n_bins, _FOLDS):
             seen = self._fitted_problem(counts, hidden)
-            found, null = self._encode(seen), deviance.null_rate(seen.data, prior=0.5)
-            null = null.expand_as(whole.baseline).flatten(0, 1)
+            found = (self._dictionary(), *self._encode(seen))
+            null = deviance.null_rate(seen.data, prior=0.5).expand_as(whole.baseline).flatten(0, 1)
             judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
             for part, some in judged.parts(seen.n_templates):
-                eta = self._eta(seen, *found, part)
+                eta = seen.eta(*found, part)
                 lost += deviance.deviances(some, eta, null[part]).sum((1, 2))
         return float(deviance.fraction_explained(*lost))
 
@@ -265,7 +281,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
-        model = (self._dictionary().templates.detach(), self._codes(problem, events), baseline)
+        model = (self._dictionary().templates.detach(), problem.codes(events), baseline)
         return deviance.decompose(counts, self._layout(), problem.data, *model)
 
     def save(self, path: str | Path) -> None:
@@ -288,6 +304,19 @@ class DCEA(TransformerMixin, BaseEstimator):
         fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
         settings = config.describe(self.get_params(deep=False))
         write_model(path, self.tensors_, self.unit_tensors_, settings, fitted)
+
+    @property
+    def history_filter_(self) -> np.ndarray:
+        """Change of eta by lag after a spike, shape (unit, lag)."""
+        history = config.history(self.history)
+        if history is None:
+            raise AttributeError("`history_filter_` needs a fit with `history`")
+        return history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_).numpy()
+
+    @property
+    def history_lags_(self) -> np.ndarray:
+        """Lags of the history filter, in seconds."""
+        return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
 
     @property
     def epochs_at_most(self) -> int:
@@ -340,8 +369,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         hidden: np.ndarray | None = None,
     ) -> Problem:
         model = (self._family(), self._layout(), self.baseline, config.device(self.device))
+        drift = None if self.drift is None else Drift(self.drift, *self._time_span)
         return Problem(
-            data=conversion.observe(counts, *model, hidden),
+            data=conversion.observe(counts, *model, hidden, config.history(self.history), drift),
             n_templates=validation.integer("n_templates", self.n_templates),
             length=length,
             penalty=validation.member("penalty", self.penalty, PENALTIES, Penalty),
@@ -362,7 +392,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         rows = conversion.unit_rows(counts, self.unit_ids_, tuple(self.unit_tensors_))
         device = problem.data.baseline.device
         units = {name: value[rows].to(device) for name, value in self.unit_tensors_.items()}
-        return replace(problem, unit_tensors=units)
+        return training.with_covariates(replace(problem, unit_tensors=units))
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
         """Set the fitted attributes, with templates by decreasing number of events, if any."""
@@ -373,52 +403,25 @@ class DCEA(TransformerMixin, BaseEstimator):
         events, baseline = self._encode(problem)
         used = events.template[events.amplitude != 0]
         count = torch.bincount(used, minlength=problem.n_templates)
-        count = 0 * count if problem.penalty.signs_differ else count
-        order = count.argsort(descending=True, stable=True)
-        self.tensors_ = {
-            name: value[order] if value.ndim else value for name, value in tensors.items()
-        }
+        order = (count * (not problem.penalty.signs_differ)).argsort(descending=True, stable=True)
+        self.tensors_ = {n: value[order] if value.ndim else value for n, value in tensors.items()}
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
-        self._set_weight(problem)
+        level = float(self.tensors_.get("level", 1.0))
+        self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
+        if isinstance(problem.weight, training.Fraction):
+            self._absolute_weight = absolute
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_ = problem.length, counts.bin_size
         self.converged_, self.n_iter_ = learned.converged, learned.epoch
         self.history_ = learned.history
         return len(used) > 0
 
-    def _set_weight(self, problem: Problem) -> None:
-        """Set ``penalty_weight_``, and the absolute weight if it was given as a fraction."""
-        dictionary, data = self._dictionary(), problem.windows()
-        model = (problem.penalty, dictionary, data, data.baseline)
-        top, rule = training.lambda_max(*model), problem.weight
-        if isinstance(rule, training.Fraction):
-            self._absolute_weight = float(rule.fraction * top)
-        used = rule.at(float(self.tensors_.get("level", 1.0)))(*model).weight
-        used = torch.as_tensor(used, dtype=top.dtype).median()
-        self.penalty_weight_ = float(used / top) if top > 0 else 1.0
-
     def _dictionary(self) -> ConvDictionary:
         return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))
 
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
-        device = problem.data.baseline.device
-        tensors = {name: value.to(device) for name, value in self.tensors_.items()}
-        with threads.for_size(problem.size):
-            events, baseline = self._trainer().encode(problem, tensors)
-        return events.with_amplitude(events.amplitude.float()), baseline.float()
-
-    def _codes(self, problem: Problem, events: Events) -> Tensor:
-        """Return codes (trial, unit, template, onset)."""
-        n_trials, n_windows = problem.data.y.shape[:2]
-        codes = events.to_codes((n_trials * n_windows, *problem.code_shape))
-        return codes.reshape(n_trials, n_windows, *problem.code_shape)
-
-    def _eta(self, problem: Problem, events: Events, baseline: Tensor, part: slice) -> Tensor:
-        """Return the linear predictor (window, channel, bin) of some windows."""
-        mine = events.within(part.start, part.stop)
-        codes = mine.to_codes((part.stop - part.start, *problem.code_shape))
-        return self._dictionary()(codes).detach() + baseline.flatten(0, 1)[part]
+        return self._trainer().coded(problem, self.tensors_)
 
 
 def load(path: str | Path) -> DCEA:

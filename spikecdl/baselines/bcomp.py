@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -261,7 +262,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
                 "objective": found.cost + float(rule.min_gain[found.events.window].sum()),
                 "n_events": len(found.events),
             }
-            return {"templates": found.templates}, {}, record
+            return replace(before, tensors={"templates": found.templates}), record
 
         return alternate(epoch, Learned({"templates": templates}), self.n_epochs, null_cost(rows))
 

@@ -42,8 +42,8 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
     scalar = rows.family.scalar_loss(rows.y)
     loss = Loss(LOSSES[scalar.kind], *(as_array(v * rows.mask) for v in (scalar.a, scalar.b)))
     level = as_array(rows.baseline)[..., 0] - scalar.shift
-    stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
-    baselines = Baselines(level, np.ones_like(level), level.copy(), stiffness)
+    none = np.zeros((*level.shape, 1))
+    baselines = Baselines(level, np.ones_like(level), level.copy(), rows.level_precision, none)
     shape = (len(level), min(rule.n_events, loss.a.shape[-1]))
     found = (np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
     number, shapes = np.zeros(len(level), np.int64), as_array(templates)

@@ -56,13 +56,15 @@ class Baselines(NamedTuple):
     """Baselines ([window,] row) and their normal prior.
 
     ``relaxation`` is the multiple of the Newton step that is taken, ``expected`` the mean of the
-    prior and ``stiffness`` its precision: infinite if the baseline stays as it is.
+    prior and ``stiffness`` its precision: infinite if the baseline stays as it is.  ``offset``
+    ([window,] row, bin) is known and added to the baseline; it may have one bin.
     """
 
     value: np.ndarray
     relaxation: np.ndarray
     expected: np.ndarray
     stiffness: float
+    offset: np.ndarray
 
 
 class Listed(NamedTuple):
@@ -125,9 +127,9 @@ def events_of(rows, window):
 @njit(cache=True, error_model="numpy")
 def of_window(loss, baselines, i):
     """Return the loss and the baselines of a window, as views."""
-    value, relaxation, expected, stiffness = baselines
+    value, relaxation, expected, stiffness, offset = baselines
     window = Loss(loss.kind, loss.a[i], loss.b[i])
-    return window, Baselines(value[i], relaxation[i], expected[i], stiffness)
+    return window, Baselines(value[i], relaxation[i], expected[i], stiffness, offset[i])
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -145,7 +147,7 @@ def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives)
         window, levels = of_window(loss, baselines, i)
         events = events_of(rows, i)
         for n in range(len(eta)):
-            eta[n] = levels.value[n]
+            eta[n] = levels.value[n] + levels.offset[n]
         add_events(eta, templates, *events)
         fill_state(window, state)
         fit_in_turn(window, state, templates, prior, levels, events, (tol, _ROUNDS))
@@ -205,7 +207,7 @@ def _fit_baselines(loss, state, baselines, last):
     leaves none, extrapolated from the last steps (Aitken), which are kept in ``last``.
     """
     largest = 0.0
-    value, relaxation, expected, stiffness = baselines
+    value, relaxation, expected, stiffness, _ = baselines
     for n in range(value.size):
         curvature = state.curvature[n].sum() + stiffness
         step = (state.residual[n].sum() - stiffness * (value[n] - expected[n])) / curvature

@@ -17,8 +17,10 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
+from spikecdl.training.covariates import COVARIATES, with_covariates
 
 __all__ = [
+    "COVARIATES",
     "TRAINERS",
     "Alternating",
     "Fixed",
@@ -34,6 +36,7 @@ __all__ = [
     "Unrolled",
     "Weight",
     "lambda_max",
+    "with_covariates",
 ]
 
 #: Values of ``trainer`` by name.

@@ -14,14 +14,15 @@ from torch import Tensor
 from spikecdl import validation
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer
+from spikecdl.training.covariates import COVARIATES, fitted, with_coefficients
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.distributed import current_processes
 from spikecdl.training.initialization import Initialization
 
 _SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged
 
-#: Tensors that make the model, tensors that only training needs, and what goes into the record.
-Epoch = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
+#: What an epoch has learned, and what goes into its record.
+Epoch = tuple[Learned, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,35 @@ class Alternating(Trainer):
         data, processes = problem.windows(), current_processes()
         if learned is None:
             templates, level = self._initialize(problem, data)
-            learned = Learned({"templates": templates, "level": level}, {"baseline": data.baseline})
+            tensors, state = {"templates": templates, "level": level}, {"baseline": data.baseline}
+            learned = Learned(tensors, state, unit_tensors=dict(problem.unit_tensors))
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), int(data.mask.count_nonzero())
-        step = self._round(problem, data.take(mine), float(level))
+        part = data.take(mine)
+        step = self._round(problem, part, float(level))
         step = replace(step, processes=processes)
 
         def epoch(before: Learned) -> Epoch:
-            found = step(before.tensors["templates"], before.state["baseline"][mine], self.tol)
+            coefficients, now = before.unit_tensors.get(COVARIATES), part
+            if coefficients is not None:
+                start = problem.unit_tensors[COVARIATES]
+                now = with_coefficients(part, coefficients, start, processes.total)
+            begin = (before.tensors["templates"], before.state["baseline"][mine], self.tol)
+            found = replace(step, data=now)(*begin)
             record = {
                 "loss": found.cost / n_observed,
                 "objective": found.objective,
                 "n_events": int(processes.total(torch.tensor(len(found.events)))),
             }
-            baseline = processes.whole(found.baseline, len(data.y))
-            return {"templates": found.templates, "level": level}, {"baseline": baseline}, record
+            baseline, units = found.baseline, before.unit_tensors
+            if coefficients is not None:
+                new = fitted(now, coefficients, found.eta(now), processes.total)
+                now = replace(now, baseline=baseline)
+                now = with_coefficients(now, new, coefficients, processes.total)
+                baseline, units = now.baseline, {**units, COVARIATES: new}
+            state = {"baseline": processes.whole(baseline, len(data.y))}
+            tensors = {"templates": found.templates, "level": level}
+            return replace(before, tensors=tensors, state=state, unit_tensors=units), record
 
         return alternate(epoch, learned, problem.n_epochs, null_cost(data), on_epoch)
 
@@ -115,7 +130,7 @@ class Alternating(Trainer):
             if self.debias:
                 found = step.refit(tensors["templates"], solved, baseline, learn=False)
                 baseline, events = found.baseline, found.events
-        return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)
+        return events, baseline.reshape_as(problem.data.baseline)
 
     def _initialize(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
         """Return the first templates, and the level of the penalty."""
@@ -152,7 +167,7 @@ def alternate(
     """
     while learned.epoch < n_epochs and not learned.converged:
         began = time.perf_counter()
-        tensors, state, measured = epoch(learned)
+        new, measured = epoch(learned)
         number = learned.epoch + 1
         record = {"epoch": number, **measured, "seconds": time.perf_counter() - began}
         if not math.isfinite(record["loss"]):
@@ -163,7 +178,8 @@ def alternate(
         if learned.history and record["objective"] > learned.history[-1]["objective"]:
             return replace(learned, converged=True)  # events are found anew, so it can rise
         history = [*learned.history, record]
-        learned = Learned(tensors, state, number, history, _settled(history, null))
+        converged = _settled(history, null)
+        learned = replace(new, epoch=number, history=history, converged=converged)
         on_epoch(learned)
     return learned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -60,20 +60,27 @@ class GradientSteps(Trainer):
         """
         learned = self._begin(problem) if learned is None else learned
         model, data = self._autoencoder(problem, learned.tensors), problem.windows()
-        baseline = learned.state["baseline"].clone().requires_grad_(data.learn_baseline)
-        parameters = list(model.parameters()) + [baseline] * data.learn_baseline
+        level = learned.state["baseline"].clone().requires_grad_(data.learn_baseline)
+        parameters = list(model.parameters()) + [level] * data.learn_baseline
         adam = torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
         _restore(adam, learned.state)
         problem.generator.set_state(learned.state["generator"])
         while learned.epoch < problem.n_epochs:
             began, number = time.perf_counter(), learned.epoch + 1
-            loss = self._epoch(problem, model, baseline, adam, number)
+            loss = self._epoch(problem, model, level, adam, number)
             record = {"epoch": number, "loss": loss, "seconds": time.perf_counter() - began}
             tensors = {k: v.detach().clone() for k, v in self._tensors(model).items()}
-            state = {"baseline": baseline.detach().clone(), **_state(adam)}
+            state = {"baseline": level.detach().clone(), **_state(adam)}
             state["generator"] = problem.generator.get_state()
             history = [*learned.history, record]
-            learned = Learned(tensors, state, number, history, _settled(history))
+            learned = replace(
+                learned,
+                tensors=tensors,
+                state=state,
+                epoch=number,
+                history=history,
+                converged=_settled(history),
+            )
             on_epoch(learned)
         return learned
 
@@ -88,7 +95,7 @@ class GradientSteps(Trainer):
             found = Updater(data, problem.penalty)(templates, events, baseline, **fixed)
             baseline = found.baseline.to(data.dtype)
             events = _events(model, data, penalty, baseline)
-        return events, baseline.reshape(*problem.data.y.shape[:2], -1, 1)
+        return events, baseline.reshape_as(problem.data.baseline)
 
     def _begin(self, problem: Problem) -> Learned:
         rows = problem.data.rows()
@@ -101,19 +108,24 @@ class GradientSteps(Trainer):
             templates = templates.to(rows.baseline.device)
         templates = ConvDictionary(templates).normalize_().templates.detach()
         tensors = {"templates": templates, **self._more_tensors(problem, templates)}
-        state = {"baseline": problem.windows().baseline}
-        return Learned(tensors, state | {"generator": problem.generator.get_state()})
+        state = {"baseline": problem.windows().baseline[..., :1]}
+        state["generator"] = problem.generator.get_state()
+        return Learned(tensors, state, unit_tensors=dict(problem.unit_tensors))
 
     def _epoch(
         self,
         problem: Problem,
         model: UnrolledAutoencoder,
-        baseline: Tensor,
+        level: Tensor,
         adam: torch.optim.Adam,
         epoch: int,
     ) -> float:
-        """Take a step for every batch; return the mean loss."""
+        """Take a step for every batch; return the mean loss.
+
+        The ``level`` of each window is its baseline in the first bin.
+        """
         data, processes = problem.windows(), current_processes()
+        offset = data.baseline - data.baseline[..., :1]
         penalty, total = self._penalty(problem, model), 0.0
         order = torch.randperm(len(data.y), generator=problem.generator)
         learned = [parameter for group in adam.param_groups for parameter in group["params"]]
@@ -122,7 +134,7 @@ class GradientSteps(Trainer):
             part = data.take(mine).load()
             seen = part.mask.sum().double()
             share = seen / processes.total(seen)
-            observed = (part.y, baseline[mine], part.mask, part.family)
+            observed = (part.y, level[mine] + offset[mine], part.mask, part.family)
             loss = share * model.loss(*observed, data.of_trials(penalty, mine))
             value = float(processes.total(loss.detach()))
             if not math.isfinite(value):

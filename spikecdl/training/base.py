@@ -12,11 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spikecdl.model.covariates import Covariates
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
+from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 
+_FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
 PART = 2**22  # numbers in memory at once, as floats
 
 
@@ -37,12 +40,14 @@ class Observations:
         False where nothing was observed.
     family : Family
         With every parameter known.
-    baseline : tensor of real numbers, shape (trial, unit, channel, 1)
-        Linear predictor without events.
+    baseline : tensor of real numbers, shape (trial, unit, channel, 1) or that of ``y``
+        Linear predictor without events, including the offset of covariates.
     learn_baseline : bool
-        Whether the baseline is to be fitted with the templates.
+        Whether the constant level of each window is to be fitted with the templates.
     shown : tensor of bool, shape (bin,), optional
         False in bins that are hidden, as if nothing had been observed there.
+    covariates : Covariates, optional
+        Spike history and drift, whose coefficients are to be fitted with the templates.
     """
 
     y: Tensor
@@ -51,6 +56,7 @@ class Observations:
     baseline: Tensor
     learn_baseline: bool
     shown: Tensor | None = None
+    covariates: Covariates | None = None
 
     def take(self, index: Tensor | slice) -> Observations:
         """Keep some of the trials."""
@@ -87,6 +93,18 @@ class Observations:
         """Precision of the arithmetic."""
         return self.baseline.dtype
 
+    @property
+    def level_precision(self) -> float:
+        """Precision of the normal prior of each window's level; infinite if it is not learned.
+
+        The standard deviation is the family's `eta_scale`, or with drift, which explains how
+        windows differ, a fifth of it.
+        """
+        if not self.learn_baseline:
+            return math.inf
+        drifts = self.covariates is not None and self.covariates.drift is not None
+        return (_FEWER_LEVELS if drifts else 1.0) / self.family.eta_scale**2
+
     def rows(self) -> Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""
         return self._map(lambda tensor: tensor.flatten(0, -3))
@@ -103,7 +121,7 @@ class Observations:
             both = torch.stack([some.y, some.family.exposure(some.y)])
             both = torch.where(some.mask, both, 0)
             sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
-        return torch.cat(sums, 1).reshape(2, *self.baseline.shape)
+        return torch.cat(sums, 1).reshape(2, *self.y.shape[:-1], 1)
 
     def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
         """Return the penalty of some trials; weights are one number or have trials first."""
@@ -133,6 +151,7 @@ class Observations:
             mask=change(self.mask),
             family=self.family.map(change),
             baseline=change(self.baseline),
+            covariates=None if self.covariates is None else self.covariates.map(change),
         )
 
 
@@ -237,7 +256,7 @@ class Problem:
 
     ``length`` is in bins; ``weight`` sets the weight of the penalty; ``generator``, on the CPU, is
     the only source of randomness.  ``unit_tensors`` are those of `Learned` for the units of these
-    data, in their order; there are none before the fit.
+    data, in their order; before the fit there are the coefficients of covariates alone, if any.
     """
 
     data: Observations
@@ -258,6 +277,34 @@ class Problem:
     def code_shape(self) -> tuple[int, int]:
         """Templates and onsets of a window."""
         return self.n_templates, self.data.y.shape[-1] - self.length + 1
+
+    def codes(self, events: Events) -> Tensor:
+        """Return codes (trial, unit, template, onset)."""
+        n_trials, n_units = self.data.y.shape[:2]
+        codes = events.to_codes((n_trials * n_units, *self.code_shape))
+        return codes.reshape(n_trials, n_units, *self.code_shape)
+
+    def mean(self, dictionary: ConvDictionary, events: Events, baseline: Tensor) -> Tensor:
+        """Return expected observations (window, channel, bin), in double precision."""
+        parts = self.data.rows().parts(self.n_templates)
+        found = (dictionary, events, baseline)
+        return torch.cat([some.family.mean(self.eta(*found, p).double()) for p, some in parts])
+
+    def eta(
+        self, dictionary: ConvDictionary, events: Events, baseline: Tensor, part: slice
+    ) -> Tensor:
+        """Return the linear predictor (window, channel, bin) of some windows."""
+        mine = events.within(part.start, part.stop)
+        codes = mine.to_codes((part.stop - part.start, *self.code_shape))
+        return dictionary(codes).detach() + baseline.flatten(0, 1)[part]
+
+    def weight_used(self, dictionary: ConvDictionary, level: float) -> tuple[float, float]:
+        """Return the median weight at a level as a fraction of lambda_max, and itself."""
+        data = self.windows()
+        model = (self.penalty, dictionary, data, data.baseline)
+        top = lambda_max(*model)
+        used = torch.as_tensor(self.weight.at(level)(*model).weight, dtype=top.dtype).median()
+        return float(used / top) if top > 0 else 1.0, float(used)
 
     def windows(self) -> Observations:
         """Lay trials and units along one axis, unless the penalty needs them apart."""
@@ -358,6 +405,14 @@ class Trainer(ABC):
         the same templates give the debiased amplitudes of `Alternating`, the output of the layers
         of `Unrolled`, or the penalised solution of `Implicit`.
         """
+
+    def coded(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return what `encode` does in single precision, with tensors on any device."""
+        device = problem.data.baseline.device
+        with threads.for_size(problem.size):
+            found = self.encode(problem, {n: value.to(device) for n, value in tensors.items()})
+        events, baseline = found
+        return events.with_amplitude(events.amplitude.float()), baseline.float()
 
     def config(self) -> dict[str, Any]:
         """Describe the trainer in plain values."""

@@ -37,6 +37,12 @@ class DictionaryUpdate:
         """Cost plus penalty."""
         return self.cost + self.penalty
 
+    def eta(self, data: Observations) -> Tensor:
+        """Return the linear predictor of the data of the update, in their shape."""
+        rows = data.rows()
+        baseline = self.baseline.reshape_as(rows.baseline).expand_as(rows.y)
+        return self.events.add_to(baseline, self.templates).reshape(data.y.shape)
+
 
 @dataclass(frozen=True)
 class Updater:
@@ -47,7 +53,8 @@ class Updater:
               + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
               + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
 
-    with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale`.  The priors
+    with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale` (a fifth
+    of it for :math:`\mu`, with drift).  The priors
     keep parameters finite where the data say little.  While templates are learned,
     :math:`\sigma^2` is s squared times the number of events, as if a typical waveform were normal
     with standard deviation s in every bin.  With fixed templates it is the mean square of the

@@ -62,8 +62,9 @@ class Amplitudes:
         Whether amplitudes may be positive, and negative.
     precision : tensor, shape (template,)
         :math:`1 / \sigma^2` of the prior of amplitudes.
-    baseline : tensor, shape (window, channel, 1)
-        Baseline to start from; it stays there unless ``rows`` say that it is learned.
+    baseline : tensor, shape of ``rows.baseline``
+        Baseline to start from, which differs from ``rows.baseline`` by a constant in each window.
+        It stays there unless ``rows`` say that it is learned.
     learn : bool
         Whether to fit the amplitudes.
     """
@@ -83,8 +84,11 @@ class Amplitudes:
         self._kind, self._shift = LOSSES[loss.kind], loss.shift
         self._kept = list(self._losses()) if rows.is_one_part else None
         value, expected = (as_array(t)[..., 0] - loss.shift for t in (baseline, rows.baseline))
-        stiffness = 1 / rows.family.eta_scale**2 if rows.learn_baseline else np.inf
-        self._baselines = Baselines(value, np.ones_like(expected), expected, stiffness)
+        self._offset = rows.baseline - rows.baseline[..., :1]
+        offset = as_array(self._offset)
+        self._baselines = Baselines(
+            value, np.ones_like(expected), expected, rows.level_precision, offset
+        )
         up, down = (sign.numpy() for sign in signs)
         self._prior = Prior(as_array(precision), up, down, learn)
         self._order, self._listed = listed(events, len(rows.y), rows.y.shape[-1])
@@ -111,8 +115,9 @@ class Amplitudes:
         """Fit some windows; return cost and prior, and the derivatives by templates."""
         edges = np.arange(_PARTS + 1) * len(loss.a) // _PARTS
         sums, derivatives = np.zeros((_PARTS, 2)), np.zeros((_PARTS, 2, *taps.shape))
-        value, relaxation, expected, stiffness = self._baselines
-        baselines = Baselines(value[part], relaxation[part], expected[part], stiffness)
+        value, relaxation, expected, stiffness, offset = self._baselines
+        of_part = (value[part], relaxation[part], expected[part], stiffness, offset[part])
+        baselines = Baselines(*of_part)
         events = self._listed._replace(first=self._listed.first[part.start : part.stop + 1])
 
         def work(numbers: slice) -> None:
@@ -133,5 +138,6 @@ class Amplitudes:
 
     @property
     def baseline(self) -> Tensor:
-        """Return the baseline of the last fit, shape (window, channel, 1)."""
-        return torch.from_numpy(self._baselines.value[..., None] + self._shift)
+        """Return the baseline of the last fit, in the shape of that of the rows."""
+        level = torch.from_numpy(self._baselines.value[..., None] + self._shift)
+        return level + self._offset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import ENVIRONMENT, FIT, SIMULATE, run, succeeded
 
-from spikecdl import L1, Alternating, GroupL1, Implicit, Poisson, Unrolled, load
+from spikecdl import L1, Alternating, GroupL1, History, Implicit, Poisson, Unrolled, load
+from spikecdl.model.covariates import Covariates, Drift
 from spikecdl.solvers.events import Events
-from spikecdl.training import Fraction, Observations, Problem, UniversalThreshold
+from spikecdl.training import (
+    Fraction,
+    Observations,
+    Problem,
+    UniversalThreshold,
+    with_covariates,
+)
 from spikecdl.training.distributed import Processes, ProcessGroup, current_processes, joined
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
@@ -23,6 +31,7 @@ TRAINERS = {
     "l1": Alternating(debias=False),
     "unrolled": Unrolled(n_unrolled=8, batch_size=4),
     "implicit": Implicit(batch_size=4),
+    "history": Alternating(),
 }
 
 
@@ -42,7 +51,13 @@ def problem(name):
     data = Observations(y, mask, Poisson(), baseline[:, None], True)
     penalty = GroupL1() if name == "unrolled" else L1()
     weight = Fraction(0.1) if name == "l1" else UniversalThreshold()
-    return Problem(data, 2, 15, penalty, weight, 2, torch.Generator().manual_seed(1))
+    if name == "history":
+        unit = torch.tensor([0, 1, 2, 0, 1, 1, 0])[:, None, None, None]
+        past, drift = History(5).basis(1.0), Drift(300.0, 0.0, 1120.0)
+        covariates = Covariates(y, unit, 160.0 * torch.arange(7.0)[:, None, None, None], 1.0, past)
+        data = replace(data, covariates=replace(covariates, drift=drift))
+    seed = torch.Generator().manual_seed(1)
+    return with_covariates(Problem(data, 2, 15, penalty, weight, 2, seed))
 
 
 def learn(name):
@@ -52,6 +67,7 @@ def learn(name):
     tensors = {
         "templates": learned.tensors["templates"],
         "baseline": learned.state["baseline"],
+        **learned.unit_tensors,
     }
     return {**tensors, "record": torch.tensor(list(record.values()), dtype=torch.float64)}
 

@@ -1,0 +1,212 @@
+"""Spike history and drift beside events: what is learned, where it is kept, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from fits import LENGTH, TRAINERS, WAVE, same_bits, some_counts
+
+import spikecdl
+from spikecdl import DCEA, BinnedSpikes, History
+
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+BIN = 0.002
+FILTER = np.array([-3.0, -1.5, -0.6])  # log rate in the first bins after a spike
+BIPHASIC = np.sin(2 * np.pi * (np.arange(100) + 0.5) / 100) / 50**0.5
+
+
+def spikes(log_rate, history=(), seed=0):
+    """Draw Poisson counts whose log rate per bin also depends on counts of earlier bins."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros(log_rate.shape, dtype=int)
+    for bin_ in range(log_rate.shape[-1]):
+        past = [w * counts[..., bin_ - lag] for lag, w in enumerate(history, 1) if lag <= bin_]
+        counts[..., bin_] = rng.poisson(np.exp(log_rate[..., bin_] + sum(past)))
+    return counts
+
+
+def recording(hz, history=(), *, events=False, drift=0.0, trials=40, units=2, bins=500, seed=0):
+    """Counts (trial, unit, bin) that follow each other without a gap, and their log rate."""
+    rng = np.random.default_rng(seed)
+    log_rate = np.full((trials, units, bins), np.log(hz * BIN))
+    time = np.arange(trials * bins).reshape(trials, 1, bins) / (trials * bins)
+    log_rate += drift * np.sin(4 * np.pi * (time + 0.25 * np.arange(units)[:, None]))
+    for trial, unit in np.ndindex(trials, units) if events else ():
+        for onset in rng.permutation(bins // 250)[:1] * 250 + rng.integers(0, 150):
+            log_rate[trial, unit, onset : onset + 100] += rng.uniform(12, 16) * BIPHASIC
+    counts = spikes(log_rate, history, seed)
+    starts = np.arange(trials) * bins * BIN
+    return BinnedSpikes.from_array(counts, BIN, trial_starts=starts), log_rate
+
+
+def fitted(counts, **settings):
+    model = DCEA(1, 0.2, "poisson", random_state=0).set_params(**settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(counts)
+
+
+def error(model):
+    """Error of the template at the best shift."""
+    correlation = np.correlate(model.templates_[0, 0], BIPHASIC, "full")
+    return np.sqrt(max(0, 1 - correlation.max() ** 2))
+
+
+class TestHistory:
+    @pytest.mark.parametrize("common", [False, True])
+    def test_is_found_without_events(self, common):
+        counts, _ = recording(40.0, FILTER, trials=100)
+        model = fitted(counts, history=History(0.04, common=common))
+        expected = np.append(FILTER, np.zeros(17))
+        np.testing.assert_allclose(model.history_lags_, BIN * np.arange(1, 21))
+        found = model.history_filter_
+        np.testing.assert_allclose(found[:, 1:], np.tile(expected[1:], (2, 1)), atol=0.35)
+        assert (found[:, 0] < -2).all()
+        assert (model.transform(counts) != 0).sum() <= 2
+        assert same_bits(found[0], found[1]) == common
+
+    def test_and_template_are_found_together(self):
+        refractory, _ = recording(70.0, FILTER, events=True, trials=60)
+        plain, _ = recording(40.0, events=True, trials=60)
+        model = fitted(refractory, history=0.03)
+        assert error(model) < error(fitted(plain)) + 0.08 < 0.5
+        assert error(fitted(refractory)) > 0.4  # without history
+        np.testing.assert_allclose(
+            model.history_filter_[:, 1:3], np.tile(FILTER[1:], (2, 1)), atol=0.35
+        )
+        assert (model.history_filter_[:, 0] < -2).all()
+        assert np.abs(model.history_filter_[:, 5:]).max() < 0.3
+
+    def test_without_events_regular_spiking_has_none(self):
+        rng = np.random.default_rng(0)
+        times = np.cumsum(rng.gamma(4, 1 / 160, (60, 200)), axis=1) - 1.0
+        counts = np.stack([np.histogram(row, np.arange(501) * BIN)[0] for row in times])
+        counts = BinnedSpikes.from_array(counts[:, None], BIN)
+        model = fitted(counts, history=0.1)
+        assert (model.transform(counts) != 0).sum() <= 3
+        assert model.history_filter_[0, 0] < -2
+        assert (np.diff(model.history_filter_[0, ::10]) > -0.1).all()
+
+    def test_both_signs_explain_bursts(self):
+        counts, _ = recording(10.0, [0.0, 0.9, 0.9], trials=60)
+        free = fitted(counts, history=History(0.03, sign="both"))
+        assert 0.5 < free.history_filter_[:, 1:3].mean() < 1.2
+        assert (free.transform(counts) != 0).sum() <= 2
+        assert fitted(counts, history=0.03).history_filter_.max() <= 1e-5
+
+    def test_is_that_of_the_joint_layout_too(self):
+        counts, _ = recording(40.0, FILTER, trials=60)
+        shared = fitted(counts, history=0.02)
+        joint = fitted(counts, history=0.02, layout="joint")
+        np.testing.assert_allclose(joint.history_filter_, shared.history_filter_, atol=0.05)
+
+    def test_of_a_unit_follows_the_unit(self):
+        counts, _ = recording(40.0, FILTER)
+        model = fitted(counts, history=0.02)
+        swapped = model.predict(counts.select(units=[1, 0]))
+        np.testing.assert_allclose(swapped[:, ::-1], model.predict(counts), rtol=1e-4)
+        other = BinnedSpikes.from_array(counts.counts, BIN, unit_ids=("a", 1))
+        with pytest.raises(
+            ValueError, match="unit 'a' was not in the fit, which has learned the cov"
+        ):
+            model.predict(other)
+
+
+class TestDrift:
+    def test_is_found_across_windows(self):
+        counts, log_rate = recording(20.0, drift=0.8, trials=80)
+        model = fitted(counts, drift=8.0)
+        rate = model.predict(counts)
+        assert np.std(np.log(rate) - log_rate) < 0.25 * np.std(log_rate)
+        assert (model.transform(counts) != 0).sum() <= 4
+        assert model.score(counts) > 0.02
+
+    def test_of_trials_left_out_is_known(self):
+        counts, log_rate = recording(20.0, drift=0.8, trials=80)
+        model = fitted(counts.select(trials=slice(None, None, 2)), drift=8.0)
+        rate = model.predict(counts.select(trials=slice(1, None, 2)))
+        assert np.std(np.log(rate) - log_rate[1::2]) < 0.3 * np.std(log_rate)
+
+    def test_goes_by_the_order_of_trials_without_their_starts(self):
+        counts, _ = recording(20.0, drift=0.8, trials=30)
+        array = BinnedSpikes.from_array(counts.counts, BIN)
+        assert same_bits(
+            fitted(array, drift=8.0).predict(array), fitted(counts, drift=8.0).predict(counts)
+        )
+
+
+@pytest.mark.parametrize("trainer", sorted(TRAINERS))
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+def test_every_trainer_takes_them(trainer, layout, tmp_path):
+    counts = some_counts(layout=layout)
+    model = DCEA(1, LENGTH, "poisson", trainer=TRAINERS[trainer], layout=layout, random_state=0)
+    model.set_params(history=History(6, n_basis=3), drift=200.0, n_epochs=2).fit(counts)
+    assert model.unit_tensors_["covariates"].shape[0] == 2
+    wave = np.abs(
+        np.correlate(model.templates_[0, 0], WAVE[0] / np.linalg.norm(WAVE), "full")
+    ).max()
+    assert wave > 0.5
+    assert model.score(counts) > 0.2
+    model.save(tmp_path)
+    again = spikecdl.load(tmp_path)
+    assert again.get_params()["history"] == History(6, n_basis=3)
+    some = counts.select(trials=[4, 5])
+    assert same_bits(again.predict(some), model.predict(some))
+    assert same_bits(again.history_filter_, model.history_filter_)
+    np.testing.assert_allclose(model.predict(some), model.predict(counts)[4:6], rtol=0.2)
+
+
+@pytest.mark.parametrize("trainer", sorted(TRAINERS))
+def test_a_fit_can_be_resumed(trainer, tmp_path):
+    counts, file = some_counts(), tmp_path / "checkpoint"
+    model = DCEA(1, LENGTH, "poisson", trainer=TRAINERS[trainer], history=5, drift=100.0)
+    model.set_params(random_state=0, penalty_weight=0.2)
+    model.set_params(n_epochs=1).fit(counts, checkpoint=file)
+    model.set_params(n_epochs=3).fit(counts, checkpoint=file, resume=True)
+    tensors = model.unit_tensors_["covariates"]
+    whole = model.fit(counts)
+    assert torch.equal(whole.unit_tensors_["covariates"], tensors)
+
+
+@pytest.mark.parametrize("family", ["binomial", "negative_binomial"])
+def test_other_families_take_them(family):
+    counts, _ = recording(40.0, FILTER, bins=300)
+    counts = BinnedSpikes.from_array(counts.counts.clip(max=1), BIN)
+    model = fitted(counts, family=family, history=0.02, drift=10.0)
+    assert (model.history_filter_[:, 0] < -1.5).all()
+
+
+def test_a_given_baseline_is_the_mean_rate_without_events():
+    counts, _ = recording(40.0, FILTER)
+    model = fitted(counts, history=0.02, baseline=[30.0, 20.0])
+    np.testing.assert_allclose(model.baseline_, np.tile([30.0, 20.0], (40, 1)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("setting", [{"history": 0.1}, {"drift": 5.0}])
+def test_pooled_counts_and_signals_are_refused(setting):
+    counts, _ = recording(40.0, trials=4, bins=100)
+    (name,) = setting
+    with pytest.raises(
+        ValueError, match=rf"`{name}` .* needs counts of single trials, but up to 4"
+    ):
+        DCEA(1, 0.1, "poisson", **setting).fit(counts.pool())
+    with pytest.raises(ValueError, match=rf"`{name}` .* needs counts, not a real-valued signal"):
+        DCEA(1, 0.1, "gaussian", bin_size=BIN, **setting).fit(counts.counts + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"history": 0.0}, r"`history` \(=0.0\) must be positive"),
+        ({"history": 0.001}, r"`history` \(=0.001\) must be at least one bin of 0.002"),
+        ({"history": "long"}, r"`history` \(='long'\) must be a number"),
+        ({"drift": -1.0}, r"`drift` \(=-1.0\) must be positive"),
+    ],
+)
+def test_nonsense_is_refused(setting, problem):
+    counts, _ = recording(40.0, trials=2, bins=100)
+    with pytest.raises((ValueError, TypeError), match=problem):
+        DCEA(1, 0.1, "poisson", **setting).fit(counts)
