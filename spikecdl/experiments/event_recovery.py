@@ -19,6 +19,7 @@ from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA, NotConvergedWarning
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments import Options, Result
+from spikecdl.model.covariates import History
 from spikecdl.plots import style
 from spikecdl.plots import templates as draw_templates
 from spikecdl.simulate import random_events
@@ -234,12 +235,14 @@ CASES: Mapping[str, Case] = {
         hz=59.0,  # between refractory periods: 40 Hz in all
         event_rate=1.0,
         spiking=refractory,
+        model={"history": 0.02},
         aim=_aim(0.35, 0.65, 0.15),
     ),
     "drift": replace(
         _SLOW,
         shows="slow drift of the rate, two templates of 400 ms, single trials",
         drift=0.8,
+        model={"drift": 5.0},
         aim=_aim(0.35, 0.45, 0.25),
     ),
     "capped": Case(
@@ -274,9 +277,22 @@ CASES: Mapping[str, Case] = {
         aim=_aim(0.1, 0.92, 0.08),
     ),
     "noise": Case("no event, Poisson spikes", aim=_NO_EVENTS),
-    "regular": Case("no event, regular spikes at 40 Hz", hz=40.0, spiking=regular, aim=_NO_EVENTS),
-    "drift alone": Case("no event, slow drift of the rate", drift=0.8, aim=_NO_EVENTS),
-    "bursts": Case("no event, bursts of 2 to 5 spikes", spiking=bursting, aim=_NO_EVENTS),
+    "regular": Case(
+        "no event, regular spikes at 40 Hz",
+        hz=40.0,
+        spiking=regular,
+        model={"history": 0.06},
+        aim=_NO_EVENTS,
+    ),
+    "drift alone": Case(
+        "no event, slow drift of the rate", drift=0.8, model={"drift": 2.5}, aim=_NO_EVENTS
+    ),
+    "bursts": Case(
+        "no event, bursts of 2 to 5 spikes",
+        spiking=bursting,
+        model={"history": History(0.03, sign="both")},
+        aim=_NO_EVENTS,
+    ),
 }
 """Cases by name.
 
