@@ -282,7 +282,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
         model = (self._dictionary().templates.detach(), problem.codes(events), baseline)
-        return deviance.decompose(counts, self._layout(), problem.data, *model)
+        more = (*model, problem.history_filter())
+        return deviance.decompose(counts, self._layout(), problem.data, *more)
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from spikecdl import validation
 from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
@@ -40,12 +41,18 @@ def simulate(
     amplitude: Any = (10.0, 20.0),
     baseline: Any = 8.0,
     same_events: bool = False,
+    history: ArrayLike | Callable[[np.ndarray], np.ndarray] | None = None,
+    drift: tuple[float, float] | None = None,
     layout: str = "shared",
     random_state: int | None = None,
 ) -> BinnedSpikes:
     r"""Draw counts from the model.
 
-    .. math:: y \sim \mathrm{family}(\eta), \qquad \eta = \mu + \sum_c h_c * x_c
+    .. math:: y_t \sim \mathrm{family}(\eta_t), \qquad
+              \eta_t = \mu + \sum_c (h_c * x_c)_t + \sum_{l \ge 1} f_l\, y_{t-l}
+                       + d \sin(2 \pi (t / P + u / U))
+
+    with the history filter f and the drift of unit u of U both zero unless they are given.
 
     Parameters
     ----------
@@ -71,6 +78,12 @@ def simulate(
         Rate without events in Hz; for real-valued families the mean, in the signal's unit.
     same_events : bool
         Whether every trial of a unit has the same events, as under a repeated stimulus.
+    history : array_like, shape (lag,), or callable, optional
+        Change of eta, the log rate, by each spike 1, 2, ... bins ago; or a function of the lag in
+        seconds that gives it.  There are no spikes before a trial.
+    drift : (amplitude, period), optional
+        Size d of a slow sine of eta, and its period P in seconds of the recording; units differ in
+        phase.
     layout : {"shared", "joint"}
         One waveform for every unit's own events, or templates across units and events per trial.
     random_state : int, optional
@@ -79,7 +92,8 @@ def simulate(
     Returns
     -------
     BinnedSpikes
-        With the templates, events and baselines in ``truth``.
+        With the templates, events and baselines in ``truth``, and ``history`` and ``drift`` in its
+        settings.
 
     Examples
     --------
@@ -117,14 +131,18 @@ def simulate(
         copies = [events.assign(trial=trial) for trial in range(n_trials)]
         events = pd.concat(copies, ignore_index=True)
     baselines = _baselines(baseline, n_trials, n_units)
-    settings = {"random_state": random_state, "same_events": same_events}
+    settings = {
+        **{"random_state": random_state, "same_events": same_events},
+        **_slow_and_past(model, history, drift, bin_size * np.arange(1, n_bins)),
+    }
     truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
-    values = _observations(model, truth, n_bins, int(rng.integers(2**62)))
+    starts = np.arange(n_trials) * (n_bins + round(_PAUSE / bin_size)) * bin_size
+    values = _observations(model, truth, starts, n_bins, int(rng.integers(2**62)))
     counts = BinnedSpikes.from_array(
         values.astype(np.int64) if model.integer_valued else values,
         bin_size,
         sub_bins=sub_bins,
-        trial_starts=np.arange(n_trials) * (n_bins + round(_PAUSE / bin_size)) * bin_size,
+        trial_starts=starts,
         source="simulation",
         truth=truth,
     )
@@ -255,7 +273,31 @@ def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
         ) from None
 
 
-def _observations(model: Family, truth: Truth, n_bins: int, seed: int) -> np.ndarray:
+def _slow_and_past(model: Family, history: Any, drift: Any, lags: np.ndarray) -> dict[str, Any]:
+    """Return the settings of history and drift, those that are given, as plain numbers."""
+    settings: dict[str, Any] = {}
+    if history is not None:
+        effect = np.asarray(history(lags) if callable(history) else history, dtype=float)
+        if effect.ndim != 1 or not np.isfinite(effect).all() or not model.integer_valued:
+            raise ValueError(
+                f"`history` (shape {effect.shape}) must be finite log rates of shape (lag,), for a "
+                "family of counts"
+            )
+        settings["history"] = np.trim_zeros(effect, "b").tolist()
+    if drift is not None:
+        if len(drift) != 2:
+            raise ValueError(f"`drift` (={drift!r}) must be (amplitude, period)")
+        amplitude, period = drift
+        settings["drift"] = [
+            validation.non_negative("drift", amplitude),
+            validation.positive("drift", period, "seconds"),
+        ]
+    return settings
+
+
+def _observations(
+    model: Family, truth: Truth, starts: np.ndarray, n_bins: int, seed: int
+) -> np.ndarray:
     """Draw values (trial, unit, bin) of a model with these templates, events and baselines."""
     n_trials, n_units = truth.baseline.shape
     n_templates, n_channels, length = truth.templates.shape
@@ -275,7 +317,21 @@ def _observations(model: Family, truth: Truth, n_bins: int, seed: int) -> np.nda
     dictionary = ConvDictionary(torch.tensor(truth.templates))
     signal = dictionary(torch.as_tensor(codes)).detach().reshape(n_trials, n_units, n_bins)
     generator = torch.Generator().manual_seed(seed)
-    return model.sample(signal + mean[..., None], generator).numpy()
+    eta = signal + mean[..., None]
+    if "drift" in truth.settings:
+        amplitude, period = truth.settings["drift"]
+        time = starts[:, None, None] + truth.bin_size * (np.arange(n_bins) + 0.5)
+        phase = np.arange(n_units)[:, None] / n_units
+        eta = eta + amplitude * torch.as_tensor(np.sin(2 * np.pi * (time / period + phase)))
+    effect = torch.tensor(truth.settings.get("history", ()), dtype=eta.dtype)
+    if not len(effect):
+        return model.sample(eta, generator).numpy()
+    values = torch.zeros_like(eta)
+    for now in range(n_bins):
+        n_lags = min(now, len(effect))
+        past = values[..., now - n_lags : now] @ effect[:n_lags].flip(0)
+        values[..., now] = model.sample(eta[..., now] + past, generator)
+    return values.numpy()
 
 
 def square(n_bins: int, rng: Rng) -> np.ndarray:

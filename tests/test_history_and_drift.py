@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from commands import run, succeeded
 from fits import LENGTH, TRAINERS, WAVE, same_bits, some_counts
 
 import spikecdl
 from spikecdl import DCEA, BinnedSpikes, History
+from spikecdl.simulate import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 BIN = 0.002
@@ -210,3 +212,108 @@ def test_nonsense_is_refused(setting, problem):
     counts, _ = recording(40.0, trials=2, bins=100)
     with pytest.raises((ValueError, TypeError), match=problem):
         DCEA(1, 0.1, "poisson", **setting).fit(counts)
+
+
+@pytest.fixture(scope="module", name="model")
+def model_and_counts():
+    counts, _ = recording(40.0, FILTER, trials=20)
+    return fitted(counts, history=0.02, n_epochs=1), counts
+
+
+class TestResults:
+    """The filter in the decomposition, in files and in the figure."""
+
+    def test_decomposition_has_the_filter_of_its_units(self, model):
+        model, counts = model
+        parts = model.decompose(counts.select(units=[1]))
+        np.testing.assert_allclose(parts.history_filter, model.history_filter_[1:], rtol=1e-5)
+        assert fitted(counts, n_epochs=1).decompose(counts).history_filter is None
+
+    def test_is_in_the_summary_and_in_nwb(self, model, tmp_path):
+        import h5py
+
+        from spikecdl.report.summary import score_lines, score_summary
+
+        model, counts = model
+        parts = model.decompose(counts)
+        about = score_summary(model, parts, tmp_path)["history_filter"]
+        assert about["lags"] == pytest.approx(model.history_lags_)
+        assert about["log_rate_per_unit"]["1"] == pytest.approx(model.history_filter_[1])
+        lines = score_lines(score_summary(model, parts, tmp_path))
+        assert any(line.startswith("a spike multiplies the rate by 0.0") for line in lines)
+        spikecdl.write_nwb(tmp_path / "results.nwb", counts, decomposition=parts)
+        with h5py.File(tmp_path / "results.nwb") as file:
+            table = file["processing/ecephys/history_filter"]
+            np.testing.assert_allclose(table["log_rate"][:], model.history_filter_.T, rtol=1e-5)
+            np.testing.assert_allclose(table["lag"][:], model.history_lags_)
+
+    def test_is_drawn_as_a_factor_on_the_rate(self, model):
+        model, counts = model
+        for source in (model, model.decompose(counts)):
+            ax = spikecdl.plots.history(source)
+            curves = [line for line in ax.lines if line.get_label().startswith("unit")]
+            np.testing.assert_allclose(
+                curves[1].get_ydata(), np.exp(model.history_filter_[1]), rtol=1e-4
+            )
+            np.testing.assert_allclose(curves[1].get_xdata(), 1000 * model.history_lags_)
+        with pytest.raises(ValueError, match="`source` has no history; fit a model with `history`"):
+            spikecdl.plots.history(DCEA())
+
+
+class TestSimulator:
+    def test_spikes_follow_their_history(self):
+        more = {"n_trials": 20, "n_units": 2, "baseline": 60.0, "n_events": 0, "random_state": 0}
+        counts = simulate("poisson", ["vee"], history=[-30.0, -30.0, 0.0], **more)
+        spikes = [np.flatnonzero(row) for row in counts.counts.reshape(-1, counts.n_bins)]
+        assert min(np.diff(row).min() for row in spikes) == 3
+        assert counts.truth.settings["history"] == [-30.0, -30.0]
+        same = simulate("poisson", ["vee"], history=lambda lag: -30.0 * (lag < 0.0025), **more)
+        assert (same.counts == counts.counts).all()
+
+    def test_rates_drift(self):
+        more = {"n_trials": 40, "n_units": 2, "baseline": 40.0, "n_events": 0, "random_state": 0}
+        counts = simulate("poisson", ["vee"], drift=(0.8, 50.0), **more)
+        rate = counts.counts.mean(2) / counts.bin_size
+        phase = (counts.trial_starts[:, None] + 1.0) / 50 + np.array([0, 0.5])
+        expected = 40 * np.exp(0.8 * np.sin(2 * np.pi * phase))
+        assert np.abs(rate / expected - 1).mean() < 0.15
+        assert counts.truth.settings["drift"] == [0.8, 50.0]
+
+    def test_what_is_not_given_changes_nothing(self):
+        plain = simulate("poisson", ["vee"], n_trials=2, random_state=0)
+        assert "history" not in plain.truth.settings
+        none = simulate("poisson", ["vee"], n_trials=2, history=[0.0], random_state=0)
+        assert (none.counts == plain.counts).all()
+
+    @pytest.mark.parametrize(
+        ("setting", "problem"),
+        [
+            ({"history": [[1.0]]}, r"`history` \(shape \(1, 1\)\) must be finite log rates"),
+            ({"history": [1.0], "family": "gaussian"}, "for a family of counts"),
+            ({"drift": (1.0,)}, r"`drift` \(=\(1.0,\)\) must be \(amplitude, period\)"),
+            ({"drift": (1.0, 0.0)}, r"`drift` \(=0.0\) must be positive"),
+        ],
+    )
+    def test_nonsense_is_refused(self, setting, problem):
+        with pytest.raises(ValueError, match=problem):
+            simulate(**setting)
+
+
+def test_command_line(tmp_path):
+    file, out = tmp_path / "sim.nwb", tmp_path / "out"
+    settings = "--family poisson --templates square --trials 6 --units 2 --duration 0.5 --bin 0.005"
+    more = "--length 0.1 --events 1 --baseline 60 --history=-2,-1 --drift 0.3 5"
+    succeeded(run("simulate", "--out", str(file), *settings.split(), *more.split()))
+    assert spikecdl.read(file).truth.settings["history"] == [-2.0, -1.0]
+    fit = "--length 0.1 --bin 0.005 --history 0.02 --history-sign both --drift 3 --epochs 2"
+    done = succeeded(
+        run("fit", str(file), "--out", str(out), *fit.split(), "--folds", "0", "--json")
+    )
+    about = done.json
+    assert about["settings"]["history"]["sign"] == "both"
+    assert about["settings"]["drift"] == 3.0
+    assert about["history_filter"]["lags"] == [0.005, 0.01, 0.015, 0.02]
+    assert "By which factor a spike changes" in (out / "report.html").read_text("utf-8")
+    failed = run("fit", str(file), "--out", str(out), *fit.split(), "--pool-trials", "--folds", "0")
+    assert failed.code == 2
+    assert "needs counts of single trials, but up to 6 are pooled" in failed.err

@@ -60,6 +60,18 @@ def fit(
             "or a rate for each unit, as in 8,5.5,12.",
         ),
     ] = "learned",
+    history: Annotated[
+        float | None,
+        option("SECONDS", "How far back a unit's own spikes change its rate. Single trials only."),
+    ] = None,
+    history_sign: Annotated[
+        str,
+        option("NAME", "negative: a spike can only lower the rate; both: raise it, too (bursts)."),
+    ] = "negative",
+    drift: Annotated[
+        float | None,
+        option("SECONDS", "Time between the knots of a slow log rate. Single trials only."),
+    ] = None,
     trainer: Annotated[
         str,
         option(
@@ -94,6 +106,7 @@ def fit(
     """
     from spikecdl.estimator import DCEA
     from spikecdl.io import read
+    from spikecdl.model.covariates import History
     from spikecdl.model.families import from_text
     from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary, verdict
@@ -108,6 +121,8 @@ def fit(
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
         baseline=_baseline(baseline),
+        history=None if history is None else History(history, sign=history_sign),
+        drift=drift,
         trainer=trainer,
         n_epochs=epochs,
         device=device,

@@ -66,6 +66,17 @@ def simulate(
     same_events: Annotated[
         bool, flag("--same-events", "Repeat the events of each unit in every trial, for pooling.")
     ] = False,
+    history: Annotated[
+        str | None,
+        option(
+            "NUMBERS",
+            "Change of the log rate in each of the bins after a spike, as in --history=-3,-1.5.",
+        ),
+    ] = None,
+    drift: Annotated[
+        tuple[float, float] | None,
+        option("SIZE SECONDS", "Size and period of a slow sine of the log rate."),
+    ] = None,
     layout: options.Layout = "shared",
     seed: options.Seed = 0,
     as_json: options.Json = False,
@@ -92,6 +103,8 @@ def simulate(
         amplitude=amplitude,
         baseline=baseline,
         same_events=same_events,
+        history=None if history is None else _numbers("history", history),
+        drift=drift,
         layout=layout,
         random_state=seed,
     )
@@ -106,6 +119,14 @@ def simulate(
         **{"n_events": len(truth.events), "seed": seed},
     }
     outputs.show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    """Return numbers separated by commas."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"`{name}` (={text!r}) must be numbers separated by commas") from None
 
 
 def _templates(text: str) -> Any:

@@ -43,6 +43,8 @@ class Decomposition:
         See `LAYOUTS`.
     deviance_explained, deviance_explained_per_unit : float and ndarray, shape (unit,)
         Fraction of the null deviance that the model explains, of all units and of each.
+    history_filter : ndarray, shape (unit, lag), optional
+        Change of ``eta`` by each spike 1, 2, ... bins ago; None for a model without history.
 
     Examples
     --------
@@ -68,6 +70,7 @@ class Decomposition:
     layout: str
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
+    history_filter: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
@@ -83,6 +86,8 @@ class Decomposition:
             "contributions": (trials, units, count, bins),
             "deviance_explained_per_unit": (units,),
         }
+        if self.history_filter is not None:
+            expected["history_filter"] = (units, *np.shape(self.history_filter)[-1:])
         store(self, *expected)
         for name, shape in expected.items():
             shaped(name, getattr(self, name), shape)

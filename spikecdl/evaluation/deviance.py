@@ -175,11 +175,13 @@ def decompose(
     templates: Tensor,
     codes: Tensor,
     baseline: Tensor,
+    history_filter: Tensor | None = None,
 ) -> Decomposition:
     """Return codes, rates, the contribution of each template to eta, and the deviance explained.
 
     ``data`` are the counts as observations.  Shapes: templates (template, channel, bin), of unit l2
-    norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``.
+    norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``;
+    filter of the history (unit, lag), if any.
     """
     from spikecdl import conversion
     from spikecdl.data import Decomposition
@@ -202,6 +204,7 @@ def decompose(
         layout=layout.name,
         deviance_explained=float(fraction_explained(*lost.sum(1))),
         deviance_explained_per_unit=fraction_explained(*lost),
+        history_filter=None if history_filter is None else history_filter.cpu().numpy(),
     )
 
 

@@ -171,6 +171,13 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
         events = events.astype({"trial": str, "unit": str})
     _add_events(file, "events", f"Codes that are not zero ({fit})", events)
+    if parts.history_filter is not None:
+        lags = counts.bin_size * np.arange(1, 1 + parts.history_filter.shape[1])
+        columns = {
+            "lag": ("time since a spike, in seconds", lags),
+            "log_rate": (f"change of eta, the log rate; {units}", parts.history_filter.T),
+        }
+        add_table(file, "history_filter", f"Effect of a unit's own spikes ({fit})", columns)
     axis.add_windows(file, "windows", counts.trial_ids)
     return {
         "family": parts.family.name,

@@ -95,8 +95,11 @@ class History:
 
     def filters(self, coefficients: Tensor, bin_size: float) -> Tensor:
         """Return the filter (unit, lag) of coefficients (unit, column), as in `Covariates`."""
-        basis = self.basis(bin_size).to(coefficients)
-        return coefficients[:, : len(basis)] @ basis
+        return _filters(coefficients, self.basis(bin_size))
+
+
+def _filters(coefficients: Tensor, basis: Tensor) -> Tensor:
+    return coefficients[:, : len(basis)] @ basis.to(coefficients)
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,10 @@ class Covariates:
         """Return the covariates with ``change`` applied to what has a row per window."""
         counts, unit, start = map(change, (self.counts, self.unit, self.start))
         return replace(self, counts=counts, unit=unit, start=start)
+
+    def filters(self, coefficients: Tensor) -> Tensor | None:
+        """Return the filter of the history, (unit, lag), if there is one."""
+        return _filters(coefficients, self.basis) if len(self.basis) else None
 
     def offset(self, coefficients: Tensor) -> Tensor:
         """Return the sum of columns times coefficients (unit, column), in the shape of counts."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data import Decomposition
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
 
 _MOST_PANELS = 9
+_MOST_CURVES = 4  # with their names; of more units the median is drawn
 _MOST_POINTS = 1000  # of a curve
 
 
@@ -69,6 +71,56 @@ def autocorrelation(
     'lag (intervals)'
     """
     return _panels(rescaling, units, axes, 2.2, _draw_autocorrelation)
+
+
+@style.styled
+def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
+    """Draw by which factor a spike changes the rate of its unit afterwards, a curve per unit.
+
+    For the binomial family, it is the odds of a spike that change by this factor.  Of many units,
+    the median is drawn over all of them.
+
+    Parameters
+    ----------
+    source : DCEA or Decomposition
+        A model that was fitted with ``history``, or its decomposition of counts.
+    ax : Axes, optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.2, (10, 100))
+    >>> model = DCEA(history=5, penalty_weight=0.9, random_state=0).fit(counts).decompose(counts)
+    >>> history(model).get_ylabel()
+    'factor on the rate'
+    """
+    if isinstance(source, Decomposition):
+        filters, bin_size = source.history_filter, source.counts.bin_size
+        units = source.counts.unit_ids
+    else:
+        filters = getattr(source, "history_filter_", None)
+        bin_size, units = getattr(source, "bin_size_", 1.0), getattr(source, "unit_ids_", ())
+    if filters is None:
+        raise ValueError("`source` has no history; fit a model with `history`, in seconds")
+    panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    step = 1.0 if style.in_bins(bin_size) else 1000 * bin_size
+    lags = step * np.arange(1, 1 + filters.shape[1])
+    if len(units) <= _MOST_CURVES:
+        for number, (unit, values) in enumerate(zip(units, filters, strict=True)):
+            name = style.unit_title(unit)
+            panel.plot(lags, np.exp(values), color=style.colour(number), label=name)
+    else:
+        panel.plot(lags, np.exp(filters.T), color=style.MUTED, linewidth=0.6, alpha=0.6)
+        median = np.exp(np.median(filters, axis=0))
+        panel.plot(lags, median, color=style.PALETTE[0], linewidth=2, label="median of units")
+    panel.axhline(1, color=style.INK, linewidth=0.9, linestyle=style.DASHES, zorder=1.8)
+    unit_of_time = "bins" if style.in_bins(bin_size) else "ms"
+    panel.set(xlabel=f"time since a spike ({unit_of_time})", ylabel="factor on the rate")
+    panel.set(xlim=(0, lags[-1]), ylim=(0, None))
+    style.legend_above(panel)
+    style.tidy(panel)
+    return panel
 
 
 @style.styled

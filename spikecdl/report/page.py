@@ -32,8 +32,8 @@ def draw_figures(
     """Draw all figures of a fit, and return them by name; none is shown or left open.
 
     They are ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most
-    spikes), ``ks`` (counts only) and ``training``. If the counts hold a truth with the model's bins
-    and layout, it is drawn over the templates.
+    spikes), ``history`` (if the model has one), ``ks`` (counts only) and ``training``. If the
+    counts hold a truth with the model's bins and layout, it is drawn over the templates.
 
     Parameters
     ----------
@@ -65,6 +65,8 @@ def draw_figures(
         "codes": plots.codes(decomposition)[0].figure,
         "decomposition": plots.decomposition(decomposition, *map(int, window))[0].figure,
     }
+    if decomposition.history_filter is not None:
+        figures["history"] = plots.history(decomposition).figure
     rescaling = of_decomposition(decomposition, model.family)
     if rescaling is not None:
         figures["ks"] = plots.ks(rescaling)[0].figure

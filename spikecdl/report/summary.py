@@ -87,6 +87,13 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
         "hidden_bins_deviance_explained": _finite(model.score(counts)),
         "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist(),
     }
+    if decomposition.history_filter is not None:
+        filters = zip(counts.unit_ids, decomposition.history_filter.tolist(), strict=True)
+        n_lags = decomposition.history_filter.shape[1]
+        summary["history_filter"] = {
+            "lags": (counts.bin_size * np.arange(1, 1 + n_lags)).round(12).tolist(),
+            "log_rate_per_unit": {str(unit): values for unit, values in filters},
+        }
     rescaling = of_decomposition(decomposition, model.family)
     if rescaling is not None:
         summary["time_rescaling_per_unit"] = {
@@ -200,7 +207,18 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     if 1 < len(per_unit) <= _MANY_UNITS:
         each = ", ".join(f"{unit}: {_decimals(value)}" for unit, value in per_unit)
         lines.append(f"  of each unit: {each}")
+    if "history_filter" in summary:
+        lines.append(_history_line(**summary["history_filter"]))
     return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}))
+
+
+def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]]) -> str:
+    """Say by which factor a spike changes the rate, in the median over units."""
+    factor = np.exp(np.median(list(log_rate_per_unit.values()), axis=0))
+    return (
+        f"a spike multiplies the rate by {number(factor[0])} {_milliseconds(lags[0])} later, by "
+        f"{number(factor[-1])} {_milliseconds(lags[-1])} later"
+    )
 
 
 def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikecdl.training.alternating import Alternating
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
+    COVARIATES,
     Fixed,
     Fraction,
     Learned,
@@ -17,7 +18,7 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
-from spikecdl.training.covariates import COVARIATES, with_covariates
+from spikecdl.training.covariates import with_covariates
 
 __all__ = [
     "COVARIATES",

@@ -19,6 +19,7 @@ from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 
+COVARIATES = "covariates"  # name of their coefficients among the tensors of units
 _FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
 PART = 2**22  # numbers in memory at once, as floats
 
@@ -277,6 +278,11 @@ class Problem:
     def code_shape(self) -> tuple[int, int]:
         """Templates and onsets of a window."""
         return self.n_templates, self.data.y.shape[-1] - self.length + 1
+
+    def history_filter(self) -> Tensor | None:
+        """Return the filter of each unit's history, (unit, lag), if there is one."""
+        covariates = self.data.covariates
+        return None if covariates is None else covariates.filters(self.unit_tensors[COVARIATES])
 
     def codes(self, events: Events) -> Tensor:
         """Return codes (trial, unit, template, onset)."""

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from spikecdl.model.covariates import Covariates
-from spikecdl.training.base import Observations, Problem
+from spikecdl.training.base import COVARIATES, Observations, Problem
 
-COVARIATES = "covariates"  # of the coefficients among the tensors of units
 _MOST_STEPS = 15
 _SETTLED = 0.01  # largest step of a coefficient that ends a fit
 _LEVEL_STEPS = 10
