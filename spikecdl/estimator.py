@@ -212,10 +212,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         self._time_span = conversion.time_span(counts)
         given = self._problem(counts, config.weight(self.penalty_weight), length, generator)
         problem = training.with_covariates(given)
-        file = None
+        file, settings = None, self.get_params(deep=False)
         if checkpoint is not None:
-            described = config.describe(self.get_params(deep=False))
-            file = Checkpoint.of(checkpoint, described, problem)
+            file = Checkpoint.of(checkpoint, config.describe(settings), problem)
         learned = file.load(problem.data.baseline.device) if file is not None and resume else None
 
         def after_epoch(state: Learned) -> None:
@@ -282,8 +281,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
         model = (self._dictionary().templates.detach(), problem.codes(events), baseline)
-        more = (*model, problem.history_filter())
-        return deviance.decompose(counts, self._layout(), problem.data, *more)
+        more = (problem.data, *model, problem.history_filter())
+        return deviance.decompose(counts, self._layout(), *more)
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.
@@ -312,7 +311,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         history = config.history(self.history)
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
-        return history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_).numpy()
+        found = history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_)
+        return found.cpu().numpy()
 
     @property
     def history_lags_(self) -> np.ndarray:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.interpolate import BSpline
 
 from spikecdl import validation
 from spikecdl.data import BinnedSpikes
+from spikecdl.model.covariates import raised_cosines
 
 
 def _raised_cosines(time: np.ndarray, size: int) -> np.ndarray:
-    centres = np.linspace(time[0], time[-1], size)
-    turn = np.pi / 2 * (time[:, None] - centres) / (centres[1] - centres[0])
-    return (1 + np.cos(turn.clip(-np.pi, np.pi))) / 2
+    return raised_cosines(torch.from_numpy(time), float(time[-1]), size).numpy().T
 
 
 def _b_splines(n_bins: int, size: int) -> np.ndarray:

@@ -86,7 +86,7 @@ class History:
         if n_lags <= self.n_basis:
             return torch.eye(n_lags)
         lags = torch.arange(1, n_lags + 1, dtype=torch.float64)
-        return _raised_cosines(lags.log(), math.log(n_lags), self.n_basis).float()
+        return raised_cosines(lags.log(), math.log(n_lags), self.n_basis).float()
 
     @property
     def largest(self) -> float:
@@ -131,11 +131,15 @@ class Drift:
     def _at(self, times: Tensor) -> Tensor:
         apart = max(self.stop - self.start, 1e-9) / max(self.n_columns - 3, 1)
         elapsed = times.clamp(self.start, self.stop) - self.start
-        return _raised_cosines(elapsed + apart, apart * (self.n_columns - 1), self.n_columns)
+        return raised_cosines(elapsed + apart, apart * (self.n_columns - 1), self.n_columns)
 
 
-def _raised_cosines(x: Tensor, last: float, count: int) -> Tensor:
-    """Return cosine bumps with peaks at ``count`` places from 0 to ``last``, (count, *x)."""
+def raised_cosines(x: Tensor, last: float, count: int) -> Tensor:
+    """Return cosines around peaks at ``count`` places from 0 to ``last``, shape (count, *x).
+
+    Each is four times as wide as the peaks are apart, so that between the first and the last peak
+    they sum to about 2.
+    """
     apart = last / max(count - 1, 1)
     peaks = apart * torch.arange(count, dtype=x.dtype, device=x.device)
     away = (x - peaks.reshape(-1, *[1] * x.ndim)) * (math.pi / (2 * apart))

@@ -13,7 +13,7 @@ from spikecdl.training.base import COVARIATES, Observations, Problem
 
 _MOST_STEPS = 15
 _SETTLED = 0.01  # largest step of a coefficient that ends a fit
-_LEVEL_STEPS = 10
+_LEVEL_STEPS, _LEVEL_TOL = 10, 1e-5
 
 Total = Callable[[Tensor], Tensor]
 
@@ -79,7 +79,10 @@ def with_coefficients(
 
     expected = of_mean(rows.baseline)
     for _ in range(_LEVEL_STEPS):  # one is enough where the mean is exponential in eta
-        eta = eta + (expected - of_mean(eta))[group]
+        step = expected - of_mean(eta)
+        eta = eta + step[group]
+        if step.abs().max() < _LEVEL_TOL:
+            break
     return replace(data, baseline=eta.reshape(data.y.shape))
 
 
