@@ -15,7 +15,7 @@ from spikecdl import validation
 _PART = 2**22  # numbers of the design that are in memory at once
 _LARGEST_STEP = 1.0  # of a coefficient in one Newton step
 _RIDGE = 1e-9
-_SWEEPS = 200  # of coordinate descent
+_SWEEPS, _SWEEP_TOL = 200, 1e-5  # of coordinate descent
 _HISTORY_PRECISION = 0.25  # of the normal prior of coefficients: a standard deviation of 2
 _DRIFT_PRECISION = 1.0
 
@@ -239,10 +239,10 @@ class Covariates:
         sums = sums.to(self.unit.device)
         residual, curvature = (t.reshape(-1, t.shape[-1]) for t in (residual, curvature))
         for part, unit, columns in self._columns():
-            x = F.pad(columns.double(), (0, 0, 1, 0), value=1.0)
-            weighted = x * curvature[part, None].double()
-            score = x @ residual[part, :, None].double()
-            sums.index_add_(0, unit, torch.cat([weighted @ x.mT, score], dim=2))
+            x = F.pad(columns, (0, 0, 1, 0), value=1.0)
+            weighted = x * curvature[part, None].to(x)
+            score = x @ residual[part, :, None].to(x)
+            sums.index_add_(0, unit, torch.cat([weighted @ x.mT, score], dim=2).double())
         step = self._step(total(sums), coefficients.double())
         step = step / step.abs().amax(1, keepdim=True).div(_LARGEST_STEP).clamp(min=1.0)
         return coefficients + step.to(coefficients)
@@ -277,8 +277,9 @@ class Covariates:
             part = slice(first, min(first + n_rows, len(counts)))
             columns = [self._past(counts[part])]
             if self.drift is not None:
-                slow = self.drift(start[part].double() + middle)
-                columns.append(slow.movedim(0, 1).to(columns[0]))
+                starts, which = start[part, 0].double().unique(return_inverse=True)
+                slow = self.drift(starts[:, None] + middle).movedim(0, 1)
+                columns.append(slow.to(columns[0])[which])
             yield part, unit[part, 0], torch.cat(columns, dim=1)
 
     def _past(self, counts: Tensor) -> Tensor:
@@ -297,7 +298,10 @@ def _solve_below(matrix: Tensor, right: Tensor, room: Tensor) -> Tensor:
         return x
     x = torch.minimum(x, room)
     for _ in range(_SWEEPS):
+        before = x.clone()
         for j in range(x.shape[-1]):
             slope = right[..., j] - (matrix[..., j, :] * x).sum(-1)
             x[..., j] = torch.minimum(x[..., j] + slope / matrix[..., j, j], room[..., j])
+        if (x - before).abs().max() < _SWEEP_TOL:
+            break
     return x
