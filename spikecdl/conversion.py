@@ -182,14 +182,14 @@ def observe(
     none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
     data = Observations(y, tensor(counts.mask), family, none, learn, shown)
     data = data.load() if data.is_one_part else data
+    data = replace(data, covariates=_covariates(counts, layout, data, history, drift))
     _check_support(counts, layout, data)
     _check_pooling(counts, layout, data)
     if learn:
         validation.one_of("baseline", baseline, ("learned",))
-        eta = _estimated_baseline(data, drift is not None)
+        eta = data.mean_baseline()
     elif isinstance(baseline, tuple):
-        within = replace(data, shown=_within(counts, baseline, shown))
-        eta = _estimated_baseline(within, drift is not None)
+        eta = replace(data, shown=_within(counts, baseline, shown)).mean_baseline()
     else:
         eta = _given_baseline(counts, layout, data, baseline)
     if not torch.isfinite(eta).all():
@@ -197,7 +197,7 @@ def observe(
             f"`baseline` (={baseline!r}) must give expected counts that the family can have: above "
             "0, and below the Bernoulli trials of a bin"
         )
-    return replace(data, baseline=eta, covariates=_covariates(counts, layout, data, history, drift))
+    return replace(data, baseline=eta)
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float]:
@@ -281,24 +281,6 @@ def _as_tensor(values: np.ndarray) -> Tensor:
     with warnings.catch_warnings():  # torch has no read-only tensors
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(values)
-
-
-def _estimated_baseline(data: Observations, same: bool) -> Tensor:
-    """Linear predictor of the mean rate of every window, or unit if the ``same``, as observed.
-
-    Counts have one spike added, in the exposure of one spike at the unit's rate (with half a spike
-    added), so that silent windows stay finite.  A signal not observed has the mean of its unit.
-    """
-    family, sums = data.family, data.totals()
-    total, exposure = sums.to(data.dtype)
-    all_total, all_exposure = sums.sum(1, keepdim=True).to(data.dtype)
-    if not family.integer_valued:
-        unit = all_total / all_exposure.clamp(min=1)
-        return family.link(torch.where(exposure > 0, total / exposure.clamp(min=1), unit))
-    unit = (all_total + 0.5) / (all_exposure + 1)
-    if same:
-        return family.link_rate(unit).expand_as(data.baseline).clone()
-    return family.link_rate((total + 1) / (exposure + 1 / unit))
 
 
 def _given_baseline(

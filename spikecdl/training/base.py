@@ -103,8 +103,12 @@ class Observations:
         """
         if not self.learn_baseline:
             return math.inf
-        drifts = self.covariates is not None and self.covariates.drift is not None
-        return (_FEWER_LEVELS if drifts else 1.0) / self.family.eta_scale**2
+        return (_FEWER_LEVELS if self.drifts else 1.0) / self.family.eta_scale**2
+
+    @property
+    def drifts(self) -> bool:
+        """Whether a drift explains how windows differ."""
+        return self.covariates is not None and self.covariates.drift is not None
 
     def rows(self) -> Observations:
         """Lay trials and units along one window axis: (window, channel, bin)."""
@@ -123,6 +127,24 @@ class Observations:
             both = torch.where(some.mask, both, 0)
             sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
         return torch.cat(sums, 1).reshape(2, *self.y.shape[:-1], 1)
+
+    def mean_baseline(self) -> Tensor:
+        """Return the linear predictor of the mean rate of every window, or with drift every unit.
+
+        Counts have one spike added, in the exposure of one spike at the unit's rate (with half a
+        spike added), so that silent windows stay finite.  A signal not observed has the mean of its
+        unit.
+        """
+        family, sums = self.family, self.totals()
+        total, exposure = sums.to(self.dtype)
+        all_total, all_exposure = sums.sum(1, keepdim=True).to(self.dtype)
+        if not family.integer_valued:
+            unit = all_total / all_exposure.clamp(min=1)
+            return family.link(torch.where(exposure > 0, total / exposure.clamp(min=1), unit))
+        unit = (all_total + 0.5) / (all_exposure + 1)
+        if self.drifts:
+            return family.link_rate(unit).expand_as(total).clone()
+        return family.link_rate((total + 1) / (exposure + 1 / unit))
 
     def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
         """Return the penalty of some trials; weights are one number or have trials first."""
@@ -191,7 +213,7 @@ class UniversalThreshold(Weight):
     """
 
     level: float = 1.0
-    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.35, 0.2)
+    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.5, 0.35)
 
     def at(self, level: float) -> UniversalThreshold:
         return UniversalThreshold(level)

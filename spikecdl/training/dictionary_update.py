@@ -15,8 +15,9 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
-from spikecdl.training.base import Observations, Weight, score_spread
+from spikecdl.training.base import Observations, Weight
 from spikecdl.training.distributed import Processes
+from spikecdl.training.gains import event_gains
 from spikecdl.training.profile_likelihood import Amplitudes, Fit
 
 _LEAST_CURVATURE = 0.05  # of a bin of a template, as a fraction of the mean curvature
@@ -53,12 +54,11 @@ class Updater:
               + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
               + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
 
-    with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale` (a fifth
-    of it for :math:`\mu`, with drift).  The priors
-    keep parameters finite where the data say little.  While templates are learned,
+    with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale` (a fifth of
+    it for :math:`\mu`, with drift).  The priors keep parameters finite where the data say little.
     :math:`\sigma^2` is s squared times the number of events, as if a typical waveform were normal
-    with standard deviation s in every bin.  With fixed templates it is the mean square of the
-    initial amplitudes, so that doubtful events weigh little.
+    with standard deviation s in every bin.  With ``shrink`` it is the mean square of the initial
+    amplitudes instead, so that doubtful events weigh little.
 
     Newton steps fit amplitudes and baselines for each trial value of the templates (variable
     projection: Golub and Pereyra, SIAM J. Numer. Anal. 10, 1973); L-BFGS fits the templates on the
@@ -91,6 +91,7 @@ class Updater:
         *,
         learn_templates: bool = True,
         learn_amplitudes: bool = True,
+        shrink: bool = False,
     ) -> DictionaryUpdate:
         """Return the update of templates (template, channel, bin) and of what is learned with them.
 
@@ -99,7 +100,7 @@ class Updater:
         """
         rows, device = self.data.rows().to("cpu"), templates.device
         events, templates = events.to("cpu"), templates.double().cpu()
-        precision = self._precision(events, len(templates), learn_templates)
+        precision = self._precision(events, len(templates), shrink)
         best = Amplitudes(
             rows,
             events,
@@ -123,16 +124,16 @@ class Updater:
             fit.cost,
         )
 
-    def _precision(self, events: Events, n_templates: int, learn_templates: bool) -> Tensor:
+    def _precision(self, events: Events, n_templates: int, shrink: bool) -> Tensor:
         """Return one over the variance of the prior of each template's amplitudes."""
         square = events.amplitude.double().square()
         sums = torch.stack([torch.ones_like(square), square], dim=1)
         sums = sums.new_zeros(n_templates, 2).index_add(0, events.template, sums)
         count, square = self.processes.total(sums).unbind(dim=1)
         count = count.clamp(min=1)
-        if learn_templates:
-            return 1 / (count * self.data.family.eta_scale**2)
-        return 1 / (square / count).clamp(min=1e-12)
+        if shrink:
+            return 1 / (square / count).clamp(min=1e-12)
+        return 1 / (count * self.data.family.eta_scale**2)
 
 
 def _descend(
@@ -183,72 +184,6 @@ def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     """Return whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Log-likelihood gains of events, each of shape (event,).
-
-    ``own`` is the gain of an event at its amplitude, ``alone`` that of an event that also explains
-    what nearby events explain of its waveform, both as multiples of ``threshold``: the gain of a
-    score at the weight of the penalty, in nats.  Events that the penalty groups, the units of a
-    trial at one onset, share the sum of their gains and one threshold.
-    """
-
-    own: Tensor
-    alone: Tensor
-    threshold: Tensor
-
-
-def event_gains(
-    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
-) -> Gains:
-    r"""Return gains to second order, with the curvature w of the family at the fitted predictor.
-
-    An event of amplitude a and waveform h gains :math:`a^2 \langle h, w h\rangle / 2`.  Alone it
-    would have the amplitude :math:`\langle h, w s\rangle / \langle h, w h\rangle`, with s the sum
-    of all events.  A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; for a group, s is the
-    norm over units and sigma the root mean square.
-    """
-    templates, baseline = templates.to(data.dtype), baseline.to(data.dtype)
-    events = events.with_amplitude(events.amplitude.to(data.dtype))
-    found = [
-        _gains(
-            some,
-            templates,
-            events.within(*data.rows_of(part)),
-            baseline[part],
-            data.of_trials(penalty, part),
-        )
-        for part, some in data.parts()
-    ]
-    return Gains(*map(torch.cat, zip(*found, strict=True)))
-
-
-def _gains(
-    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the fields of `Gains` for the events of some trials."""
-    rows, length = data.rows(), templates.shape[-1]
-    signal = events.add_to(torch.zeros_like(rows.y), templates)
-    eta = baseline.reshape_as(rows.baseline) + signal
-    curvature = torch.where(rows.mask, rows.family.curvature(rows.y, eta), 0)
-    waveform = templates[events.template]
-    weighted = waveform * events.patches(curvature, length)
-    energy = (waveform * weighted).sum(dim=(1, 2)).clamp(min=1e-12)
-    explained = (weighted * events.patches(signal, length)).sum(dim=(1, 2))
-    group = events.groups(data.group_size(penalty))
-
-    def of_group(gain: Tensor) -> Tensor:
-        return torch.zeros_like(gain).index_add(0, group, gain)[group]
-
-    spread = penalty.group_spread(score_spread(ConvDictionary(templates), data, baseline))
-    at_weight = (penalty.weight / spread.clamp(min=1e-9)).square() / 2
-    at_weight = at_weight.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)[..., 0]
-    threshold = at_weight[events.window, events.template]
-    own = of_group(events.amplitude.square() * energy / 2)
-    alone = of_group(explained.square() / energy / 2)
-    return own / threshold, alone / threshold, threshold / of_group(torch.ones_like(own))
 
 
 _LEAST_GAIN = 3.0  # of an event that is kept, in multiples of the threshold
@@ -364,7 +299,7 @@ class Round:
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
             kept = gains.own > _LEAST_GAIN
             events, baseline = fitted.events.take(kept), fitted.baseline
-        found = self.update(templates, events, baseline, learn_templates=learn)
+        found = self.update(templates, events, baseline, learn_templates=learn, shrink=not learn)
         return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))
 
     def _with_penalty(self, found: DictionaryUpdate, penalty: float) -> DictionaryUpdate:

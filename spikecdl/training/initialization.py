@@ -19,12 +19,13 @@ _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
 MOST_BINS = 120_000  # observed bins that an initialization uses
 _STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
 _LEAST_EVIDENCE = 0.1  # nats
+_LEAST_CLUSTERS = 30  # sums of costs from which a standard error is estimated
 _MOST_STRETCHES = 300  # among which initial templates are chosen
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Templates, baseline, level and events, and the cost of every hidden bin."""
+    """Templates, baseline, level and events, and the cost of hidden bins (window or stretch,)."""
 
     cost: Tensor
     templates: Tensor
@@ -38,9 +39,11 @@ class Initialization:
     """Choose the first templates, and the level of the penalty.
 
     A candidate is fitted to three quarters of the bins and judged by the others.  It begins with
-    more templates than asked, taken from stretches of the data, and prunes them; see `prune`.  The
-    first candidate is at the highest level of the penalty, others at lower levels that promise to
-    predict better.  If none predicts better than a constant rate, templates are added one by one.
+    more templates than asked, taken from stretches of the data, and prunes them; see `prune`.  One
+    begins at a middle level of the penalty and one at the lowest: strong events are told apart best
+    at a high level, weak ones are found at a low level only.  If none predicts better than a
+    constant rate, templates are added one by one.  The best candidate is then continued at other
+    levels.
     The level chosen is the highest within two standard errors of the best, which has the fewest
     events (the standard-error rule of Breiman et al., *Classification and Regression Trees*, 1984).
 
@@ -67,55 +70,54 @@ class Initialization:
         """Return templates (template, channel, bin), and the level."""
         data = _subset(data, self.problem.generator)
         seen = replace(data, mask=data.mask & ~_hidden(data))
+        if data.learn_baseline and not data.drifts:
+            level = data.baseline + (seen.mean_baseline() - data.mean_baseline())
+            seen = replace(seen, baseline=level)
         best = self._search(seen, data, self.problem.n_templates)
-        if _as_good(_without_events(best, seen, data), best):
+        if as_good(_without_events(best, seen, data).cost, best.cost):
             best = _best([best, self._one_by_one(seen, data)])
         chosen = _sparsest([best, *self._at_other_levels(best, seen, data)])
         templates = self._run(chosen, data, data).templates
         return crop(templates, self.problem.length), chosen.level
 
     def _search(self, seen: Observations, data: Observations, count: int) -> _Candidate:
-        """Return the best candidate of the highest level and of lower ones.
+        """Return the best of the candidates that begin at a middle and at the lowest level.
 
-        A lower level is tried if one run at it predicts better, or, as long as nothing has been
-        found, about as well.
+        Weak events are found at the lowest level, and their templates judged at higher ones too.
         """
-        highest, *lower = self.problem.weight.levels
-        best = self._pruned(seen, data, count, highest)
-        for level in lower:
-            other = self._run(replace(best, level=level), seen, data)
-            found = not _as_good(_without_events(best, seen, data), best)
-            promising = not _as_good(best, other) if found else _as_good(other, best)
-            if len(best.events) and not promising:
-                break
-            best = _best([best, other, self._pruned(seen, data, count, level)])
-        return best
+        levels = self.problem.weight.levels
+        first = [self._pruned(seen, data, count, level) for level in levels[1::2] or levels]
+        middle = (replace(first[-1], level=level) for level in levels[1:-1])
+        return _best([*first, *(self._run(candidate, seen, data) for candidate in middle)])
 
     def _pruned(
         self, seen: Observations, data: Observations, count: int, level: float
     ) -> _Candidate:
         """Return a candidate with ``count`` templates, pruned from more."""
-        rows = data.rows()
-        more = count + math.ceil(self.overcomplete * count)
-        templates = self._stretches(rows, rows.baseline.expand_as(rows.y), more)
+        none = Events.from_codes(data.baseline.new_zeros(1, 1, 1))
+        templates = data.baseline.new_zeros(0, data.y.shape[-2], self.problem.length + self.extra)
+        empty = _Candidate(none.amplitude, templates, seen.baseline, level, none)
+        more = self._with_more(empty, seen, count + math.ceil(self.overcomplete * count))
         step = self._round(seen, level, count)
-        templates, baseline = prune(step, templates, data.baseline, count, self._centred)
-        none = Events.from_codes(templates.new_zeros(1, 1, 1))
-        start = _Candidate(templates.new_zeros(0), templates, baseline, level, none)
-        return self._run(start, seen, data)
+        templates, baseline = prune(step, more.templates, seen.baseline, count, self._centred)
+        return self._run(replace(empty, templates=templates, baseline=baseline), seen, data)
 
     def _one_by_one(self, seen: Observations, data: Observations) -> _Candidate:
-        """Return a candidate that adds templates where the present ones explain least."""
+        """Return a candidate to which templates are added one at a time."""
         candidate = self._search(seen, data, 1)
-        rows = seen.rows()
         while len(candidate.templates) < self.problem.n_templates:
-            baseline = candidate.baseline.reshape_as(rows.baseline).expand_as(rows.y)
-            baseline = baseline.to(candidate.templates.dtype)
-            eta = candidate.events.add_to(baseline, candidate.templates)
-            new = self._stretches(rows, eta.to(rows.y.dtype), 1)
-            more = replace(candidate, templates=torch.cat([candidate.templates, new]))
+            more = self._with_more(candidate, seen, 1)
             candidate = _best([more, self._run(more, seen, data)])
         return candidate
+
+    def _with_more(self, candidate: _Candidate, seen: Observations, count: int) -> _Candidate:
+        """Return the candidate with templates added from where the present ones explain least."""
+        rows, length = seen.rows(), self.problem.length + self.extra
+        baseline = candidate.baseline.reshape_as(rows.baseline).expand_as(rows.y)
+        baseline = baseline.to(candidate.templates.dtype)
+        eta = candidate.events.add_to(baseline, candidate.templates).to(rows.y.dtype)
+        new = initial_templates(rows, eta, count, length, self.problem.generator)
+        return replace(candidate, templates=torch.cat([candidate.templates, new]))
 
     def _at_other_levels(
         self, best: _Candidate, seen: Observations, data: Observations
@@ -127,13 +129,8 @@ class Initialization:
             for level in way:
                 other = self._run(replace(best, level=level), seen, data)
                 yield other
-                if not _as_good(other, best):
+                if not as_good(other.cost, best.cost):
                     break
-
-    def _stretches(self, rows: Observations, eta: Tensor, count: int) -> Tensor:
-        """Return initial templates, of the length asked and the extra bins."""
-        length = self.problem.length + self.extra
-        return initial_templates(rows, eta, count, length, self.problem.generator)
 
     def _run(self, candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
         """Take two rounds on the bins that are seen, and note the cost of the others."""
@@ -144,7 +141,8 @@ class Initialization:
         templates, baseline = found.templates, found.baseline
         if step.debias:
             # as amplitudes are found with known templates
-            found = step.update(templates, found.events, baseline, learn_templates=False)
+            known = {"learn_templates": False, "shrink": True}
+            found = step.update(templates, found.events, baseline, **known)
         new = replace(candidate, templates=templates, baseline=baseline, events=found.events)
         return replace(new, cost=_hidden_cost(new, found.baseline, seen, data))
 
@@ -179,11 +177,24 @@ def crop(templates: Tensor, length: int) -> Tensor:
 def _hidden_cost(
     candidate: _Candidate, baseline: Tensor, seen: Observations, data: Observations
 ) -> Tensor:
-    """Return the cost of every hidden bin."""
+    """Return the cost of the hidden bins of every window, or stretch if there are few windows."""
     rows = data.rows().to(torch.float64)
     baseline = baseline.double().reshape_as(rows.baseline).expand_as(rows.y)
     eta = candidate.events.add_to(baseline, candidate.templates)
-    return rows.family.cost(rows.y, eta)[rows.mask & ~seen.rows().mask]
+    hidden = rows.mask & ~seen.rows().mask
+    cost = torch.where(hidden, rows.family.cost(rows.y, eta), 0).sum(dim=1)
+    return by_cluster(cost, candidate.templates.shape[-1])
+
+
+def by_cluster(cost: Tensor, length: int) -> Tensor:
+    """Sum costs (window, bin) over windows; few windows are cut into stretches of two templates.
+
+    Costs under one event are alike, but those of windows, or of long stretches, are independent.
+    """
+    n_windows, n_bins = cost.shape
+    pieces = min(math.ceil(_LEAST_CLUSTERS / n_windows), max(1, n_bins // (2 * length)))
+    piece = torch.arange(n_bins, device=cost.device) * pieces // n_bins
+    return cost.new_zeros(n_windows, pieces).index_add(1, piece, cost).flatten()
 
 
 def _without_events(candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
@@ -200,15 +211,15 @@ def _best(candidates: Sequence[_Candidate]) -> _Candidate:
 def _sparsest(candidates: Sequence[_Candidate]) -> _Candidate:
     """Return the candidate of the highest level among those as good as the best."""
     best = _best(candidates)
-    good = (candidate for candidate in candidates if _as_good(candidate, best))
+    good = (candidate for candidate in candidates if as_good(candidate.cost, best.cost))
     return max(good, key=lambda candidate: candidate.level)
 
 
-def _as_good(candidate: _Candidate, other: _Candidate) -> bool:
-    """Return whether a candidate is at most two standard errors worse than another."""
-    worse = candidate.cost - other.cost
-    limit = _STANDARD_ERRORS * float(worse.std() * len(worse) ** 0.5)
-    return float(worse.sum()) <= max(_LEAST_EVIDENCE, limit)
+def as_good(cost: Tensor, other: Tensor) -> bool:
+    """Return whether costs (cluster,) are in sum at most two standard errors above others."""
+    worse = cost - other
+    error = float(worse.std() * len(worse) ** 0.5) if len(worse) > 1 else 0.0
+    return float(worse.sum()) <= max(_LEAST_EVIDENCE, _STANDARD_ERRORS * error)
 
 
 def _hidden(data: Observations) -> Tensor:

@@ -89,7 +89,8 @@ def test_refined_templates_are_where_the_cost_is_least_on_the_spheres(family):
 def test_amplitudes_are_where_the_cost_with_its_priors_is_least(family, learn_baseline, sign):
     rows, templates, events = problem(family, learn_baseline)
     penalty = L1(1.0) if sign == 1 else L1(1.0, sign="both")
-    found = Updater(rows, penalty)(templates, events, rows.baseline, learn_templates=False)
+    known = {"learn_templates": False, "shrink": True}
+    found = Updater(rows, penalty)(templates, events, rows.baseline, **known)
     amplitude = found.events.amplitude.clone().requires_grad_()
     level = found.baseline.clone().requires_grad_()
     owner = events.template

@@ -9,9 +9,14 @@ import torch
 
 from spikecdl import L1, GroupL1, Poisson
 from spikecdl.solvers.events import Events
-from spikecdl.training import Observations, UniversalThreshold
+from spikecdl.training import Observations, Problem, UniversalThreshold
 from spikecdl.training.dictionary_update import Round
-from spikecdl.training.initialization import initial_templates
+from spikecdl.training.initialization import (
+    Initialization,
+    as_good,
+    by_cluster,
+    initial_templates,
+)
 from spikecdl.training.pruning import prune
 
 LENGTH = 20
@@ -69,6 +74,51 @@ def test_starts_of_silence_are_flat():
     torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(2))
 
 
+def test_candidates_do_not_see_the_hidden_bins(monkeypatch):
+    def first_start(data):
+        starts = []
+
+        def record(step, templates, baseline, *rest):
+            starts.append((step.data.baseline, templates, baseline))
+            return prune(step, templates, baseline, *rest)
+
+        monkeypatch.setattr("spikecdl.training.initialization.prune", record)
+        alone = replace(data, y=data.y[:, None], mask=data.mask[:, None])
+        alone = replace(alone, baseline=data.baseline[:, None])
+        draw = torch.Generator().manual_seed(2)
+        weight = UniversalThreshold()
+        whole = Problem(alone, 2, LENGTH, L1(), weight, 1, draw)
+        step = Round(alone, L1(), weight, True, 2, 0.0, 300)
+        Initialization(whole, step, 1.0, 4, 0.1)(alone)
+        return starts[0]
+
+    data = problem()
+    data = replace(data, baseline=data.mean_baseline())
+    hidden = (torch.arange(20)[:, None, None] + torch.arange(260)) % 4 == 0
+    other = replace(data, y=torch.where(hidden, data.y + 3, data.y))
+    other = replace(other, baseline=other.mean_baseline())
+    for one, same in zip(first_start(data), first_start(other), strict=True):
+        torch.testing.assert_close(one, same)
+
+
+@pytest.mark.parametrize(("n_windows", "n_bins"), [(60, 200), (2, 6000)])
+def test_costs_under_one_event_count_once(n_windows, n_bins):
+    draw, good = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        events = torch.randn(n_windows, n_bins // LENGTH, generator=draw, dtype=torch.float64)
+        cost = events.repeat_interleave(
+            LENGTH, dim=1
+        )  # of an equal candidate, the same in all bins
+        good.append(as_good(by_cluster(cost, LENGTH), by_cluster(0 * cost, LENGTH)))
+    assert sum(good) >= 0.95 * len(good)  # 97.7 % are below two standard errors
+
+
+def test_a_single_short_window_is_one_cluster():
+    cost = torch.ones(1, 30, dtype=torch.float64)
+    assert by_cluster(cost, LENGTH).tolist() == [30.0]
+    assert not as_good(by_cluster(cost, LENGTH), by_cluster(0 * cost, LENGTH))
+
+
 def test_thinning_leaves_the_templates_that_made_the_data():
     data = problem()
     noise = torch.randn(5, 1, LENGTH, generator=torch.Generator().manual_seed(3))
@@ -76,7 +126,7 @@ def test_thinning_leaves_the_templates_that_made_the_data():
     noise[4] = 0.6 * waves()[1].roll(3, -1) + 0.2 * noise[4]
     more = torch.cat([noise[:3], waves()[:1], noise[3:]])
     more = more / more.flatten(1).norm(dim=1)[:, None, None]
-    step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
+    step = Round(data, L1(), UniversalThreshold(0.6), True, 2, 0.0, 300)
     templates, baseline = prune(step, more, data.baseline, 2, lambda templates: templates)
     assert templates.shape == (2, 1, LENGTH)
     assert baseline.shape == data.baseline.shape

@@ -34,3 +34,30 @@ def test_templates_of_the_paper_come_back(capsys):
             print(f"{seed:4d}  {square:6.3f} {vee:6.3f}  {cosine:6.3f}  {seconds:7.1f}")
     good = sum((errors < 0.2).all() for _, errors, _ in rows)
     assert good >= 9, f"all three errors below 0.2 in {good} of {len(SEEDS)} seeds"
+
+
+def recovery_of_a_drop(seed: int) -> list[float]:
+    """Fit a drop to a twentieth of the rate and a swing, 20 trials pooled; errors, hits, false."""
+    bins = np.arange(20) + 0.5
+    counts = simulate(
+        templates=np.stack([-(np.sin(np.pi * bins / 20) ** 2), np.sin(2 * np.pi * bins / 20)]),
+        n_trials=20,
+        n_units=60,
+        bin_size=0.005,
+        n_events=4,
+        amplitude=9.0,
+        baseline=10.0,
+        same_events=True,
+        random_state=seed,
+    ).pool()
+    found = recovery(DCEA(2, 0.1, "binomial", random_state=seed).fit(counts).decompose(counts))
+    return [*found.templates.errors, found.events.hit_rate, found.events.false_alarm_rate]
+
+
+@pytest.mark.slow
+def test_strong_drops_of_the_rate_are_found():
+    drop, swing, hits, false = np.median([recovery_of_a_drop(seed) for seed in range(7)], axis=0)
+    assert drop < 0.35
+    assert swing < 0.15
+    assert hits > 0.6
+    assert false < 0.12
