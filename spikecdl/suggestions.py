@@ -31,6 +31,11 @@ SHORT_DISTANCES = {
 }
 
 
+def history_option(short: str | None, seconds: float | None) -> str:
+    """Return the options of `spikecdl fit` for what rules the shortest distances."""
+    return f"--history {seconds:g}" + " --history-sign both" * (short == "bursts")
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """Bin size and template length to begin with, in seconds; made by `suggest`.

@@ -314,12 +314,14 @@ def test_command_line(tmp_path):
     more = "--length 0.1 --events 1 --baseline 60 --history=-2,-1 --drift 0.3 5"
     succeeded(run("simulate", "--out", str(file), *settings.split(), *more.split()))
     assert spikecdl.read(file).truth.settings["history"] == [-2.0, -1.0]
-    fit = "--length 0.1 --bin 0.005 --history 0.02 --history-sign both --drift 3 --epochs 2"
+    past = "--history 0.02 --history-sign both --history-common --drift 3"
+    fit = f"--length 0.1 --bin 0.005 --epochs 2 {past}"
     done = succeeded(
         run("fit", str(file), "--out", str(out), *fit.split(), "--folds", "0", "--json")
     )
     about = done.json
     assert about["settings"]["history"]["sign"] == "both"
+    assert about["settings"]["history"]["common"]
     assert about["settings"]["drift"] == 3.0
     assert about["history_filter"]["lags"] == [0.005, 0.01, 0.015, 0.02]
     assert "By which factor a spike changes" in (out / "report.html").read_text("utf-8")

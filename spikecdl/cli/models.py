@@ -68,6 +68,9 @@ def fit(
         str,
         option("NAME", "negative: a spike can only lower the rate; both: raise it, too (bursts)."),
     ] = "negative",
+    history_common: Annotated[
+        bool, flag("--history-common", "One history filter for all units, not one for each.")
+    ] = False,
     drift: Annotated[
         float | None,
         option("SECONDS", "Time between the knots of a slow log rate. Single trials only."),
@@ -113,6 +116,7 @@ def fit(
     from spikecdl.training.distributed import joined
     from spikecdl.validation import integer, one_of
 
+    past = None if history is None else History(history, sign=history_sign, common=history_common)
     model = DCEA(
         templates,
         length,
@@ -121,7 +125,7 @@ def fit(
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
         baseline=_baseline(baseline),
-        history=None if history is None else History(history, sign=history_sign),
+        history=past,
         drift=drift,
         trainer=trainer,
         n_epochs=epochs,

@@ -162,7 +162,7 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
 
 def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
     """Describe spike trains, as values and as lines."""
-    from spikecdl.suggestions import SHORT_DISTANCES, suggest
+    from spikecdl.suggestions import SHORT_DISTANCES, history_option, suggest
 
     best = suggest(data)
     units = [
@@ -209,7 +209,8 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
         lines.append(f"rates also change on a slower scale: --length {best.other_length:g}")
     if best.short is not None:
         lines.append(
-            f"{SHORT_DISTANCES[best.short]}: with single trials, --history {best.history:g}"
+            f"{SHORT_DISTANCES[best.short]}: with single trials, "
+            f"{history_option(best.short, best.history)}"
         )
     return about, lines
 

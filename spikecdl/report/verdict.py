@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spikecdl.suggestions import SHORT_DISTANCES
+from spikecdl.suggestions import SHORT_DISTANCES, history_option
 
 _FEW_EVENTS = 10
 _FAR_ABOVE = 3.0  # in-sample deviance explained, as a multiple of the held-out one
@@ -96,7 +96,7 @@ def _of_short_distances(summary: Mapping[str, Any]) -> Iterator[str]:
     if short and settings.get("history") is None and data["n_pooled"] == 1:
         yield (
             f"In these data {SHORT_DISTANCES[short]}, which the model takes for events or misses "
-            f"events by: fit with --history {data['suggested_history']:g}."
+            f"events by: fit with {history_option(short, data['suggested_history'])}."
         )
 
 

@@ -237,6 +237,14 @@ def test_trials_per_bin_differ_by_window_and_bin(solve):
 
 
 @each_family
+def test_zero_is_a_subgradient_with_a_baseline_that_varies(name, solve):
+    task = problem(name)
+    wave = torch.linspace(-1, 1, task.y.shape[-1], dtype=torch.float64).sin()
+    task = replace(task, baseline=task.baseline + wave)
+    assert_optimal(task, solve(task).codes)
+
+
+@each_family
 def test_a_number_as_baseline(name, solve):
     task = problem(name)
     filled = replace(task, baseline=torch.full((1, 1), 0.3, dtype=torch.float64))

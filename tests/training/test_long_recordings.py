@@ -11,7 +11,7 @@ import torch
 from commands import ENVIRONMENT
 from fits import quick, same_bits, some_counts
 
-from spikecdl import BinnedSpikes, Poisson, Unrolled, write_counts
+from spikecdl import BinnedSpikes, History, Poisson, Unrolled, write_counts
 from spikecdl.conversion import LAYOUTS, observe
 from spikecdl.model.families import FAMILIES
 
@@ -27,6 +27,10 @@ MODELS = {
     "noise": {"penalty_weight": None},
     "window": {"baseline": (0.0, 40.0)},
     "rates": {"baseline": [1.0, 1.0]},
+    "history": {"history": 5, "drift": 200.0},
+    "history of groups": {"history": History(5, common=True), "penalty": "group_l1"},
+    "history of channels": {"history": 5, "layout": "joint"},
+    "history, unrolled": {"history": 5, "drift": 200.0, "trainer": "unrolled"},
 }
 each_model = pytest.mark.parametrize("name", sorted(MODELS))
 
