@@ -144,6 +144,19 @@ def observed_bins(
     return edges.cumsum(axis=1)[:, :-1] > 0
 
 
+def holds_two_spikes(
+    times: np.ndarray, starts: np.ndarray, durations: np.ndarray, clock: Clock
+) -> bool:
+    """Return whether some bin of windows (trial,) holds two spikes of a unit; all in seconds."""
+    ticks, first = clock.ticks(times), clock.ticks(starts)
+    close = np.flatnonzero(np.diff(ticks) * clock.width.denominator < clock.width.numerator)
+    one, other = ticks[close], ticks[close + 1]
+    stops = first + _first_tick(clock.bins(clock.ticks(durations)), clock)
+    pair, trial = _in_ranges(np.searchsorted(one, first), np.searchsorted(one, stops))
+    bins = (clock.bins(spikes[pair] - first[trial]) for spikes in (one, other))
+    return bool(np.equal(*bins).any())
+
+
 def _first_tick(bins: np.ndarray, clock: Clock) -> np.ndarray:
     """Return the first whole tick that is not before the left edge of each bin."""
     return -(-bins.astype(np.int64) * clock.width.numerator // clock.width.denominator)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.binning import Allocate, Clock, bin_spikes
+from spikecdl.data.binning import Allocate, Clock, bin_spikes, holds_two_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.times import (
     Windows,
@@ -234,8 +234,9 @@ class SpikeTrains:
         than the longest, have mask False and count 0.  Counts are of int32; in a file of int16 if
         that holds them.
 
-        ``sub_bins`` of the result is 1 while no bin holds two spikes, else the number of whole
-        milliseconds in a bin, each of which holds a spike or none.
+        ``sub_bins`` of the result is 1 while no bin of any unit and trial of the recording holds
+        two spikes, else the number of whole milliseconds in a bin, each of which holds a spike or
+        none.  It is the same for all selections of ``units`` and ``trials``.
 
         Parameters
         ----------
@@ -291,6 +292,11 @@ class SpikeTrains:
             starts = rows["start_time"].to_numpy(dtype=float)[windows.rows]
             truth = truth.shift(windows.starts - starts, windows.durations)
 
+        timed = ["start_time" if align is None else align, *["stop_time"] * (window is None)]
+        every = Windows.of(table, rows.dropna(subset=timed), None, align, window)
+        in_all = (every.starts, every.durations, clock)
+        several = any(holds_two_spikes(unit, *in_all) for unit in self.times)
+
         def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
             parts = (times, observed, windows.starts, n_bins, clock)
             counts, mask = bin_spikes(*parts, allocate, dtype)
@@ -304,7 +310,7 @@ class SpikeTrains:
                 unit_ids=tuple(self.unit_ids[i] for i in chosen),
                 trial_ids=windows.ids,
                 n_pooled=mask.view(np.int8),
-                sub_bins=max(1, round(bin_size / 1e-3)) if counts.max() > 1 else 1,
+                sub_bins=max(1, round(bin_size / 1e-3)) if several or counts.max() > 1 else 1,
                 trial_starts=windows.starts,
                 source=self.source,
                 truth=truth,

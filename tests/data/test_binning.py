@@ -270,6 +270,22 @@ def test_sub_bins_are_milliseconds_once_a_bin_holds_two_spikes(spikes, bin_size,
     np.testing.assert_array_equal(binned.n_trials, binned.n_pooled * sub_bins)
 
 
+def test_selections_of_a_recording_have_the_same_sub_bins():
+    times = [[0.1, 0.2, 1.1001, 1.1002], [0.3, 1.3]]
+    spikes = SpikeTrains.from_arrays(times, trials=np.array([[0.0, 1.0], [1.0, 2.0]]))
+    chosen = [{}, {"trials": [0]}, {"trials": [1]}, {"units": [1]}, {"window": (0.0, 0.5)}]
+    chosen[-1]["align"] = "start_time"
+    assert {spikes.bin(0.005, **some).sub_bins for some in chosen} == {5}
+
+
+def test_trials_without_a_cue_do_not_matter():
+    trials = {"start_time": [0, 1], "stop_time": [1, 2], "cue": [0.1, np.nan]}
+    spikes = SpikeTrains.from_arrays([[0.15, 1.1001, 1.1002]], trials=trials)
+    cued = {"align": "cue", "window": (0.0, 0.5)}
+    assert spikes.bin(0.005, **cued, trials=[0]).sub_bins == 1
+    assert spikes.bin(0.005, trials=[0]).sub_bins == 5
+
+
 def test_pooling_trials_does_not_change_sub_bins():
     trials = np.array([[0.0, 1.0], [1.0, 2.0]])
     spikes = SpikeTrains.from_arrays([[0.1001, 1.1001]], trials=trials)
