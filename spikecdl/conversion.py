@@ -200,17 +200,26 @@ def observe(
     return replace(data, baseline=eta)
 
 
-def time_span(counts: BinnedSpikes) -> tuple[float, float]:
-    """Return when the first window begins and the last one ends in the recording."""
-    starts = _starts(counts)
-    return float(starts.min()), float(starts.max() + counts.duration)
+def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:
+    """Return when the first window begins and the last one ends, and whether that is known.
+
+    If it is not known of all windows, they follow each other from 0 on.
+    """
+    known = bool(np.isfinite(counts.trial_starts).all())
+    starts = _starts(counts, known)
+    return float(starts.min()), float(starts.max() + counts.duration), known
 
 
-def _starts(counts: BinnedSpikes) -> np.ndarray:
-    """Return when each window begins: one after the other, if that is not known of all."""
-    if np.isfinite(counts.trial_starts).all():
-        return counts.trial_starts
-    return counts.duration * np.arange(len(counts))
+def _starts(counts: BinnedSpikes, known: bool) -> np.ndarray:
+    """Return when each window begins in the recording, or in their order."""
+    if not known:
+        return counts.duration * np.arange(len(counts))
+    if not np.isfinite(counts.trial_starts).all():
+        raise ValueError(
+            "`drift` was fitted over the recording's time, which these counts lack; give them "
+            "`trial_starts`, in seconds"
+        )
+    return counts.trial_starts
 
 
 def _covariates(
@@ -241,7 +250,7 @@ def _covariates(
     return Covariates(
         counts=data.y,
         unit=rows(np.arange(counts.n_units)),
-        start=rows(_starts(counts)[:, None]),
+        start=rows(_starts(counts, drift is not None and drift.in_time)[:, None]),
         bin_size=counts.bin_size,
         basis=basis.to(data.baseline.device),
         drift=drift,

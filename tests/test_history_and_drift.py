@@ -147,6 +147,9 @@ class TestDrift:
         array = BinnedSpikes.from_array(counts.counts, BIN)
         by_order, by_time = (fitted(c, drift=8.0, penalty_weight=0.9) for c in (array, counts))
         assert same_bits(by_order.predict(array), by_time.predict(counts))
+        assert same_bits(by_order.predict(counts), by_time.predict(counts))
+        with pytest.raises(ValueError, match="`drift` was fitted over the recording's time, which"):
+            by_time.predict(array)
 
 
 @pytest.mark.parametrize("trainer", sorted(TRAINERS))

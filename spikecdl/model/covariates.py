@@ -107,12 +107,14 @@ class Drift:
     """Slow log rate: raised cosines in the recording's time, as far apart as their half width.
 
     They are centred over the time of the fit, from ``start`` to ``stop``; before and after it, the
-    log rate stays as it is at that end.
+    log rate stays as it is at that end.  ``in_time`` says whether that is time in the recording, or
+    windows were put one after the other.
     """
 
     seconds: float
     start: float
     stop: float
+    in_time: bool = True
 
     def __post_init__(self) -> None:
         validation.positive("drift", self.seconds, "seconds")
