@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from spikecdl import validation
 from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
+from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 
@@ -326,12 +327,7 @@ def _observations(
     effect = torch.tensor(truth.settings.get("history", ()), dtype=eta.dtype)
     if not len(effect):
         return model.sample(eta, generator).numpy()
-    values = torch.zeros_like(eta)
-    for now in range(n_bins):
-        n_lags = min(now, len(effect))
-        past = values[..., now - n_lags : now] @ effect[:n_lags].flip(0)
-        values[..., now] = model.sample(eta[..., now] + past, generator)
-    return values.numpy()
+    return sample_in_time(model, eta, effect, generator).numpy()
 
 
 def square(n_bins: int, rng: Rng) -> np.ndarray:

@@ -12,6 +12,7 @@ from fits import LENGTH, TRAINERS, WAVE, same_bits, some_counts
 
 import spikecdl
 from spikecdl import DCEA, BinnedSpikes, History
+from spikecdl.baselines import GLM, Basis
 from spikecdl.evaluation.goodness_of_fit import time_rescaling
 from spikecdl.simulate import simulate
 
@@ -77,6 +78,17 @@ class TestHistory:
         without = fitted(counts, penalty_weight=0.9)
         assert time_rescaling(with_it, counts).inside.all()
         assert (time_rescaling(without, counts).table()["p_value"] < 1e-3).all()
+
+    def test_is_that_of_the_counts_drawn_for_comparison(self):
+        counts, _ = recording(40.0, FILTER, trials=40)
+        for model in (
+            fitted(counts, history=0.02, penalty_weight=0.9),
+            GLM(history=Basis(0.02, size=None), family="poisson").fit(counts),
+        ):
+            given = time_rescaling(model, counts)
+            drawn = time_rescaling(model, counts, n_bootstrap=39)
+            assert drawn.inside.all()
+            np.testing.assert_array_less(drawn.band, 1.3 * given.band)
 
     @pytest.mark.slow
     def test_and_template_are_found_together(self):

@@ -17,6 +17,7 @@ from scipy.stats import kstwo
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import store
+from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.families import FAMILIES, CountingProcess, Family
 
 if TYPE_CHECKING:
@@ -165,8 +166,9 @@ def time_rescaling(
     if not n_bootstrap:
         return result
     drawn, family = [], resolved(model.family, counts.n_trials)
+    mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
     for _ in range(n_bootstrap):
-        values = draw_counts(np.where(counts.mask, mean, 0), family, rng)
+        values = draw_counts(mean, family, rng, counts.counts, effect)
         others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
         found = rescaled_intervals(others.counts, judge.predict(others), family, others.mask, rng)
@@ -304,11 +306,34 @@ def resolved(family: str | Family, n_trials: np.ndarray) -> Family:
     return family.resolve(torch.as_tensor(np.array(n_trials, dtype=float)))
 
 
-def draw_counts(mean: np.ndarray, family: Family, rng: np.random.Generator) -> np.ndarray:
-    """Draw counts with the given means."""
+def draw_counts(
+    mean: np.ndarray,
+    family: Family,
+    rng: np.random.Generator,
+    counts: np.ndarray | None = None,
+    effect: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw counts with the given means (trial, unit, bin).
+
+    If the means are those after some ``counts``, which have an ``effect`` (unit, lag) on eta, the
+    counts that are drawn have it in their place.
+    """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
-    return family.sample(eta, generator).numpy().astype(np.int64)
+    if counts is None or effect is None:
+        return family.sample(eta, generator).numpy().astype(np.int64)
+    past = torch.as_tensor(effect, dtype=eta.dtype)
+    for lag in range(1, min(past.shape[1], mean.shape[2] - 1) + 1):
+        eta[..., lag:] -= past[:, [lag - 1]] * torch.tensor(counts[..., :-lag])
+    return sample_in_time(family, eta, past, generator).numpy().astype(np.int64)
+
+
+def _effect_of_spikes(model: Any, counts: BinnedSpikes) -> np.ndarray | None:
+    """Return what a spike adds to eta in later bins, (unit, lag), if the model has a history."""
+    if getattr(model, "history", None) is None:
+        return None
+    response = getattr(model, "history_response_", None)
+    return model.decompose(counts).history_filter if response is None else response
 
 
 def ks_distance(intervals: np.ndarray) -> float:

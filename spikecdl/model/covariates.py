@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl import validation
+from spikecdl.model.family import Family
 
 _PART = 2**22  # numbers of the design that are in memory at once
 _LARGEST_STEP = 1.0  # of a coefficient in one Newton step
@@ -307,3 +308,20 @@ def _solve_below(matrix: Tensor, right: Tensor, room: Tensor) -> Tensor:
         if (x - before).abs().max() < _SWEEP_TOL:
             break
     return x
+
+
+def sample_in_time(
+    family: Family, eta: Tensor, effect: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw counts (..., unit, bin) bin by bin, as those of a bin depend on earlier ones.
+
+    ``eta`` is the linear predictor without history, and ``effect`` (unit, lag) or (lag,) what each
+    count 1, 2, ... bins ago adds to it.
+    """
+    counts = torch.zeros_like(eta)
+    for now in range(eta.shape[-1]):
+        n_lags = min(now, effect.shape[-1])
+        past = counts[..., now - n_lags : now] * effect[..., :n_lags].flip(-1)
+        of_bin = family.map(lambda values: values.expand(eta.shape)[..., now])  # noqa: B023
+        counts[..., now] = of_bin.sample(eta[..., now] + past.sum(-1), generator)
+    return counts
