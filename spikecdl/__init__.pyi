@@ -23,7 +23,7 @@ from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisso
 from .model.penalties import L1, GroupL1
 from .solvers.implicit import ImplicitEncoder
 from .solvers.sparse_coding import sparse_code
-from .training import Alternating, Implicit, Unrolled
+from .training import Alternating, Implicit, Marginal, Unrolled
 
 __version__: str
 
@@ -41,6 +41,7 @@ __all__ = [
     "History",
     "Implicit",
     "ImplicitEncoder",
+    "Marginal",
     "NegativeBinomial",
     "NotConvergedWarning",
     "Poisson",

@@ -59,6 +59,17 @@ def check_shape(X: Any) -> None:
         raise ValueError("Complex data not supported: counts are real numbers")
 
 
+def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
+    """Check an array as scikit-learn does; its values are checked with the counts."""
+    from sklearn.utils.validation import check_array, validate_data
+
+    check_shape(X)
+    array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=estimator)
+    if array.ndim == 2:  # bins are features
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return array
+
+
 def as_counts(X: Any, bin_size: float) -> BinnedSpikes:
     """Return counts as `BinnedSpikes`; a (trial, bin) array has one unit."""
     if isinstance(X, BinnedSpikes):
@@ -110,6 +121,20 @@ def unit_rows(
             f"{' and the '.join(learned)} of each unit; select units of the fit"
         )
     return [known.index(unit) for unit in counts.unit_ids] if learned else []
+
+
+def known_levels(
+    counts: BinnedSpikes, data: Observations, known: tuple[int | str, ...], eta: Any
+) -> np.ndarray | None:
+    """Return the baselines ``eta`` (unit, channel) of a fit, for the units of other counts.
+
+    None if the baseline is not learned, or units were not in the fit.
+    """
+    joint = data.y.shape[1] < counts.n_units
+    if not data.learn_baseline or not (joint or set(counts.unit_ids) <= set(known)):
+        return None
+    rows = [0] if joint else [known.index(unit) for unit in counts.unit_ids]
+    return np.asarray(eta)[rows]
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:

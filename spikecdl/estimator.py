@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, training, validation
@@ -30,8 +30,8 @@ __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
 _FITTED = (
-    "bin_size_ n_bins_ n_features_in_ penalty_weight_ _absolute_weight converged_ n_iter_ history_ "
-    "_time_span"
+    "bin_size_ n_bins_ n_features_in_ unit_eta_ penalty_weight_ _absolute_weight converged_ "
+    "n_iter_ history_ _time_span"
 ).split()
 
 
@@ -268,21 +268,32 @@ class DCEA(TransformerMixin, BaseEstimator):
         for hidden in conversion.hidden_in_turn(counts.n_bins, _FOLDS):
             seen = self._fitted_problem(counts, hidden)
             found = (self._dictionary(), *self._encode(seen))
-            null = deviance.null_rate(seen.data, prior=0.5).expand_as(whole.baseline).flatten(0, 1)
-            judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
-            for part, some in judged.parts(seen.n_templates):
-                eta = seen.eta(*found, part)
-                lost += deviance.deviances(some, eta, null[part]).sum((1, 2))
+            lost += deviance.of_hidden_bins(whole, hidden, seen, found)
         return float(deviance.fraction_explained(*lost))
+
+    def evidence(self, X: Any) -> np.ndarray:
+        """Return the log likelihood of each trial (trial,), summed over all events it may hold.
+
+        In nats, with all constants.  Templates, rates of events and baselines of units come from
+        the fit, and no codes are used; units that were not in the fit have the rate of these
+        counts.  Where events overlap it is a lower bound; see `Marginal`.  Raises ValueError if the
+        family has no compiled cost.
+        """
+        counts = self._counts(X)
+        problem = self._fitted_problem(counts)
+        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_eta_)
+        start = self._encode(problem)[0] if self.tensors_.get("overlap", 1) > 1 else None
+        return training.evidence(problem, self.tensors_, levels, start)
 
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         events, baseline = self._encode(problem)
-        model = (self._dictionary().templates.detach(), problem.codes(events), baseline)
-        more = (problem.data, *model, problem.history_filter())
-        return deviance.decompose(counts, self._layout(), *more)
+        codes = problem.codes(events)
+        found = (self._dictionary().templates.detach(), codes, baseline, problem.history_filter())
+        parts = deviance.decompose(counts, self._layout(), problem.data, *found)
+        return replace(parts, certainty=training.certainty(problem, self.tensors_, codes, baseline))
 
     def save(self, path: str | Path) -> None:
         """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.
@@ -344,7 +355,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Return checked counts, which must match the fit unless ``reset``."""
         if not isinstance(X, BinnedSpikes):
-            X = self._array(X, reset)
+            X = conversion.checked_array(X, self, reset)
         counts = conversion.as_counts(X, self.bin_size)
         if reset:
             return counts
@@ -352,14 +363,6 @@ class DCEA(TransformerMixin, BaseEstimator):
         units = self.unit_ids_ if self.layout == "joint" else None
         conversion.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
-
-    def _array(self, X: Any, reset: bool) -> np.ndarray:
-        """Check an array as scikit-learn does; its values are checked with the counts."""
-        conversion.check_shape(X)
-        array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=self)
-        if array.ndim == 2:  # bins are features
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        return array
 
     def _problem(
         self,
@@ -402,10 +405,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._with_units(problem, counts)
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
-        used = events.template[events.amplitude != 0]
-        count = torch.bincount(used, minlength=problem.n_templates)
-        order = (count * (not problem.penalty.signs_differ)).argsort(descending=True, stable=True)
-        self.tensors_ = {n: value[order] if value.ndim else value for n, value in tensors.items()}
+        self.tensors_, self.unit_eta_ = training.completed(problem, tensors, events)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         level = float(self.tensors_.get("level", 1.0))
         self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
@@ -415,7 +415,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.n_bins_, self.bin_size_ = problem.length, counts.bin_size
         self.converged_, self.n_iter_ = learned.converged, learned.epoch
         self.history_ = learned.history
-        return len(used) > 0
+        return bool((events.amplitude != 0).any())
 
     def _dictionary(self) -> ConvDictionary:
         return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))

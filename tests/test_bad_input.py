@@ -171,7 +171,7 @@ FITS = [
     Row(
         "unknown trainer",
         lambda: fit(trainer="adam"),
-        "`trainer` (='adam'); alternating, implicit, unrolled",
+        "`trainer` (='adam'); alternating, implicit, marginal, unrolled",
     ),
     Row("unknown penalty", lambda: fit(penalty="l0"), "`penalty` (='l0'); group_l1, l1"),
     Row(

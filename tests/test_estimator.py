@@ -99,7 +99,7 @@ class TestArguments:
             ({"baseline": 0.0}, ValueError, "`baseline`.*above 0"),
             ({"baseline": (500.0, 600.0)}, ValueError, "`baseline`.*no whole bin"),
             ({"baseline": (1.0, 2.0, 3.0)}, ValueError, "`baseline`.*pair"),
-            ({"trainer": "newton"}, ValueError, "`trainer`.*alternating, implicit, unrolled"),
+            ({"trainer": "newton"}, ValueError, "`trainer`.*alternating, implicit, marginal"),
             ({"trainer": 1}, TypeError, "`trainer`"),
             ({"n_epochs": 0}, ValueError, "`n_epochs`"),
             ({"device": "tpu"}, ValueError, "`device`"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, store
-from spikecdl.validation import one_of, shaped
+from spikecdl.validation import one_of, real, shaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +43,10 @@ class Decomposition:
         Observation model of one trial.
     layout : {"shared", "joint"}
         See `LAYOUTS`.
+    certainty : callable, optional
+        Computes how sure the events are, when `events` is first asked for it: a table (event,
+        column) with the columns window, template, onset, probability, onset's mean and standard
+        deviation in bins, and those of the amplitude.
     deviance_explained, deviance_explained_per_unit : float and ndarray, shape (unit,)
         Fraction of the null deviance that the model explains, of all units and of each.
     history_filter : ndarray, shape (unit, lag), optional
@@ -56,8 +62,8 @@ class Decomposition:
     ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
     ...                       np.array([0.5]))
     >>> parts.events()
-       trial  unit  template  time  amplitude
-    0      0     0         0  0.01        9.0
+       trial  unit  template  time  amplitude  peak_time
+    0      0     0         0  0.01        9.0       0.01
     """
 
     counts: BinnedSpikes
@@ -71,6 +77,7 @@ class Decomposition:
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
     history_filter: np.ndarray | None = None
+    certainty: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
@@ -97,11 +104,28 @@ class Decomposition:
         data = f"{len(self.templates)} templates, counts {self.counts.shape}"
         return f"Decomposition({data}, {model}, deviance explained {self.deviance_explained:.3f})"
 
-    def events(self) -> pd.DataFrame:
+    def events(self, fdr: float | None = None) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
         Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
-        ``time`` (onset of the template relative to the alignment, s) and ``amplitude``.
+        ``time`` (onset of the template relative to the alignment, s), ``amplitude`` and
+        ``peak_time``, when the template is largest.  Families with a compiled cost add
+
+        - ``probability`` that an event of the template begins within an eighth of its length of
+          this time, given the templates and the rates of events (see `Marginal`);
+        - ``amplitude_sd`` and ``time_sd``, posterior standard deviations, given that there is one;
+        - ``q_value``, the smallest false discovery rate at which the event is kept: the mean of
+          1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003).
+
+        Parameters
+        ----------
+        fdr : float, optional
+            Keep the events whose q-value is at most this.
+
+        Raises
+        ------
+        ValueError
+            If ``fdr`` is not between 0 and 1, or the model has no probabilities.
         """
         import pandas as pd
 
@@ -114,4 +138,34 @@ class Decomposition:
             self.counts.times[onset],
             self.codes[trial, unit, template, onset],
         )
-        return pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
+        table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
+        peak = np.square(self.templates).sum(1).argmax(1)
+        table["peak_time"] = table["time"] + self.counts.bin_size * peak[template]
+        if self.certainty is not None:
+            table = table.assign(**self._certain)
+        if fdr is None:
+            return table
+        if not 0 < real("fdr", fdr) < 1:
+            raise ValueError(f"`fdr` (={fdr!r}) must lie between 0 and 1")
+        if self.certainty is None:
+            raise ValueError(
+                f"`fdr` (={fdr!r}) needs probabilities of events, which this decomposition lacks; "
+                "use one made by `DCEA.decompose` and a family with a compiled cost"
+            )
+        return table[table["q_value"] <= fdr].reset_index(drop=True)
+
+    @cached_property
+    def _certain(self) -> dict[str, np.ndarray]:
+        """Columns of the events that say how sure they are."""
+        assert self.certainty is not None
+        *_, probability, _, time_sd, _, amplitude_sd = self.certainty().T
+        order = np.argsort(-probability, kind="stable")
+        rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+        q_value = np.empty(len(order))
+        q_value[order] = rate
+        return {
+            "probability": probability,
+            "amplitude_sd": amplitude_sd,
+            "time_sd": time_sd * self.counts.bin_size,
+            "q_value": q_value,
+        }

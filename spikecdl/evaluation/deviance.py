@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
 
     from spikecdl.conversion import Layout
     from spikecdl.data import BinnedSpikes, Decomposition
+    from spikecdl.model.dictionary import ConvDictionary
     from spikecdl.model.families import Family
-    from spikecdl.training import Observations
+    from spikecdl.solvers.events import Events
+    from spikecdl.training import Observations, Problem
 
 
 def deviance(
@@ -166,6 +169,27 @@ def deviances_per_unit(data: Observations, eta: Tensor, rate: Tensor) -> np.ndar
     """Return the deviances (2, unit) summed over all observed bins; see `deviances`."""
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
     return np.concatenate(parts, axis=1).sum(1).reshape(2, -1)
+
+
+def of_hidden_bins(
+    whole: Observations,
+    hidden: np.ndarray,
+    seen: Problem,
+    found: tuple[ConvDictionary, Events, Tensor],
+) -> np.ndarray:
+    """Return the deviances (2,) of a dictionary, events and baseline, in the ``hidden`` bins.
+
+    They were ``found`` in the data that are ``seen``, the ``whole`` but for these bins.
+    """
+    import torch
+
+    null = null_rate(seen.data, prior=0.5).expand(*seen.data.y.shape[:-1], 1).flatten(0, 1)
+    lost = np.zeros(2)
+    judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
+    for part, some in judged.parts(seen.n_templates):
+        eta = seen.eta(*found, part)
+        lost += deviances(some, eta, null[part]).sum((1, 2))
+    return lost
 
 
 def decompose(

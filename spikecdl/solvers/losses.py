@@ -45,7 +45,8 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
-def _exp(z):
+def exp(z):
+    """Exponential of z, which saturates at 80 and at -80."""
     x = min(max(z, -_LARGEST_EXPONENT), _LARGEST_EXPONENT) * _SCALE
     tail = 1.0 + x / 5 * (1.0 + x / 6 * (1.0 + x / 7))
     power = 1.0 + x * (1.0 + x / 2 * (1.0 + x / 3 * (1.0 + x / 4 * tail)))
@@ -62,12 +63,18 @@ def _exp(z):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
-def _log1p(x):
+def log1p(x):
     """Logarithm of 1 + x for x from 0 to 1: twice the inverse hyperbolic tangent of x / (2 + x)."""
     u = x / (2.0 + x)
     v = u * u
     high = 1 / 11 + v * (1 / 13 + v * (1 / 15 + v * (1 / 17 + v * (1 / 19 + v / 21))))
     return 2 * u * (1 + v * (1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * high)))))
+
+
+@njit(cache=True, error_model="numpy", fastmath=True, inline="always")
+def softplus(z):
+    """Logarithm of 1 + exp(z)."""
+    return max(z, 0.0) + log1p(exp(-abs(z)))
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -79,7 +86,7 @@ def fill_row(kind, a, b, z, residual, curvature):
             curvature[t] = b[t]
     elif kind == LOGISTIC:
         for t in range(z.size):
-            small = _exp(-abs(z[t]))
+            small = exp(-abs(z[t]))
             larger = 1.0 / (1.0 + small)
             up = larger if z[t] >= 0 else small * larger
             down = small * larger if z[t] >= 0 else larger
@@ -87,7 +94,7 @@ def fill_row(kind, a, b, z, residual, curvature):
             curvature[t] = (a[t] + b[t]) * up * down
     else:
         for t in range(z.size):
-            mean = b[t] * _exp(z[t])
+            mean = b[t] * exp(z[t])
             residual[t] = a[t] - mean
             curvature[t] = mean
 
@@ -111,12 +118,27 @@ def _row_value(kind, a, b, z):
     elif kind == LOGISTIC:
         for t in range(z.size):
             x = z[t]
-            small = _exp(-abs(x))
-            total += (a[t] + b[t]) * _log1p(small) + a[t] * max(-x, 0.0) + b[t] * max(x, 0.0)
+            small = exp(-abs(x))
+            total += (a[t] + b[t]) * log1p(small) + a[t] * max(-x, 0.0) + b[t] * max(x, 0.0)
     else:
         for t in range(z.size):
-            total += b[t] * _exp(z[t]) - a[t] * z[t]
+            total += b[t] * exp(z[t]) - a[t] * z[t]
     return total
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def fill_terms(kind, a, b, z, out):
+    """Fill in the loss of every bin."""
+    if kind == QUADRATIC:
+        for t in range(z.size):
+            miss = a[t] - z[t]
+            out[t] = b[t] * miss * miss / 2
+    elif kind == LOGISTIC:
+        for t in range(z.size):
+            out[t] = (a[t] + b[t]) * softplus(z[t]) - a[t] * z[t]
+    else:
+        for t in range(z.size):
+            out[t] = b[t] * exp(z[t]) - a[t] * z[t]
 
 
 @njit(cache=True, error_model="numpy")

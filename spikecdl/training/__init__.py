@@ -19,6 +19,8 @@ from spikecdl.training.base import (
     lambda_max,
 )
 from spikecdl.training.covariates import with_covariates
+from spikecdl.training.marginal import Marginal
+from spikecdl.training.posterior import certainty, completed, evidence
 
 __all__ = [
     "COVARIATES",
@@ -28,6 +30,7 @@ __all__ = [
     "Fraction",
     "Implicit",
     "Learned",
+    "Marginal",
     "NotConvergedWarning",
     "UniversalThreshold",
     "Observations",
@@ -36,11 +39,14 @@ __all__ = [
     "Trainer",
     "Unrolled",
     "Weight",
+    "certainty",
+    "completed",
+    "evidence",
     "lambda_max",
     "with_covariates",
 ]
 
 #: Values of ``trainer`` by name.
 TRAINERS: dict[str, type[Trainer]] = {
-    trainer.name: trainer for trainer in (Alternating, Implicit, Unrolled)
+    trainer.name: trainer for trainer in (Alternating, Implicit, Marginal, Unrolled)
 }

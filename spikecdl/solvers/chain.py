@@ -1,0 +1,121 @@
+"""Exact sums over the events of a window, a chain of idle bins and events, compiled.
+
+A chain is idle for a bin or begins an event, which lasts as many bins as a template.  Events of one
+chain do not overlap, and none begins so late that it would not end in the window.  With the log
+weight :math:`G_s` of all events that begin in bin s,
+
+.. math:: F_{t+1} = \\log\\bigl(e^{F_t + \\log p_{\\text{idle}}} + e^{F_{t+1-L} + G_{t+1-L}}\\bigr)
+
+is the log weight of all that may happen before bin t + 1, and likewise backward (Rabiner, Proc.
+IEEE 77, 1989; explicit durations: Ferguson 1980).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from spikecdl.solvers.losses import exp, log1p
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _log_add(x, y):
+    """Return log(exp(x) + exp(y))."""
+    return max(x, y) + log1p(exp(-abs(x - y)))
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _add_exp(total, row, highest):
+    for s in range(total.size):
+        total[s] += exp(row[s] - highest[s])
+
+
+@njit(cache=True, error_model="numpy")
+def fill_forward(weights, log_idle, total, forward):
+    """Fill in the forward log weights (bin + 1,); return the log of the sum over all events.
+
+    ``weights`` (kind of event, onset) are log weights; their sums over kinds go into ``total``.
+    """
+    n_kinds, n_onsets = weights.shape
+    n_bins = forward.size - 1
+    length = n_bins - n_onsets + 1
+    highest = weights[0].copy()
+    for j in range(1, n_kinds):
+        np.maximum(highest, weights[j], highest)
+    total[:] = 0.0
+    for j in range(n_kinds):
+        _add_exp(total, weights[j], highest)
+    for s in range(n_onsets):
+        total[s] = highest[s] + np.log(total[s])
+    forward[0] = 0.0
+    for t in range(1, n_bins + 1):
+        forward[t] = forward[t - 1] + (log_idle if t <= n_onsets else 0.0)
+        if t >= length:
+            forward[t] = _log_add(forward[t], forward[t - length] + total[t - length])
+    return forward[n_bins]
+
+
+@njit(cache=True, error_model="numpy")
+def fill_backward(log_idle, total, backward):
+    """Fill in the log weights (bin + 1,) of all that may happen from each bin on."""
+    n_bins = backward.size - 1
+    length = n_bins - total.size + 1
+    backward[n_bins] = 0.0
+    for t in range(n_bins - 1, -1, -1):
+        backward[t] = backward[t + 1] + (log_idle if t < total.size else 0.0)
+        if t + length <= n_bins:
+            backward[t] = _log_add(backward[t], backward[t + length] + total[t])
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _to_probabilities(row, before, after, evidence):
+    for s in range(row.size):
+        row[s] = exp(min(row[s] + before[s] + after[s] - evidence, 0.0))
+
+
+@njit(cache=True, error_model="numpy")
+def to_posterior(weights, forward, backward):
+    """Turn log weights (kind, onset) into the probability of each event, in place."""
+    n_onsets, n_bins = weights.shape[1], forward.size - 1
+    after = backward[n_bins - n_onsets + 1 :]
+    for j in range(len(weights)):
+        _to_probabilities(weights[j], forward[:n_onsets], after, forward[n_bins])
+
+
+@njit(cache=True, error_model="numpy")
+def free_bins(log_idle, n_onsets, forward, backward):
+    """Return the expected number of idle bins in which an event could have begun."""
+    total, evidence = 0.0, forward[-1]
+    for t in range(n_onsets):
+        total += exp(min(forward[t] + log_idle + backward[t + 1] - evidence, 0.0))
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def sample(weights, log_idle, total, forward, uniform, kind):
+    """Draw the events of a window backward; fill in the kind that begins in each bin, or -1.
+
+    ``uniform`` (bin,) are random numbers from 0 to 1.  Returns the number of idle bins in
+    which an event could have begun.
+    """
+    n_kinds, n_onsets = weights.shape
+    n_bins = forward.size - 1
+    length = n_bins - n_onsets + 1
+    kind[:] = -1
+    t, n_idle = n_bins, 0
+    while t > 0:
+        could_begin = t <= n_onsets
+        idle = exp(forward[t - 1] + (log_idle if could_begin else 0.0) - forward[t])
+        draw = uniform[t - 1]
+        if t < length or draw < idle:
+            t -= 1
+            n_idle += could_begin
+            continue
+        t -= length
+        left = (draw - idle) / (1.0 - idle)
+        for j in range(n_kinds):
+            left -= exp(weights[j, t] - total[t])
+            if left < 0 or j == n_kinds - 1:
+                kind[t] = j
+                break
+    return n_idle

@@ -1,0 +1,174 @@
+"""Posterior of the events of windows, summed exactly or, where events overlap, by sampling."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from spikecdl.solvers.chain import (
+    fill_backward,
+    fill_forward,
+    free_bins,
+    sample,
+    to_posterior,
+)
+from spikecdl.solvers.event_ratios import Derivatives, Templates, add_derivatives, fill_ratios
+from spikecdl.solvers.losses import Loss, fill_row, value
+from spikecdl.solvers.operators import add_multiple
+from spikecdl.solvers.threads import in_parallel
+
+N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
+
+
+class Prior(NamedTuple):
+    """Log probabilities of each chain: that an event (chain, template, amplitude) begins in a bin,
+    and that none does (chain,).
+    """
+
+    log_start: np.ndarray
+    log_idle: np.ndarray
+
+
+class Sums(NamedTuple):
+    """Sums over windows, and over chains.
+
+    The expected number of events (template, amplitude), that of free bins in which none began (1,),
+    and derivatives by templates.
+    """
+
+    number: np.ndarray
+    free: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+class Found(NamedTuple):
+    """What is found in each window.
+
+    ``evidence`` (window,) is the log likelihood, up to a constant, summed over the events of the
+    last chain, plus the log probability of the events of the others; ``residual`` and ``curvature``
+    (window, row, bin) are the expected derivatives of the log likelihood by the predictor;
+    ``posterior`` (window, template, amplitude, onset) is the probability of each event, summed over
+    chains, or has no windows if it is not asked for; ``signal`` (chain, window, row, bin) is that
+    of the events drawn, or has no chains.
+    """
+
+    evidence: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+    posterior: np.ndarray
+    signal: np.ndarray
+
+
+def sum_events(
+    loss: Loss,
+    z: np.ndarray,
+    model: Templates,
+    prior: Prior,
+    found: Found,
+    uniform: np.ndarray | None = None,
+    per_bin: bool = False,
+) -> Sums:
+    """Sum over the events of all windows; fill in ``found`` and return the sums.
+
+    ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
+    of all bins of a window are in its first, unless ``per_bin``.  ``uniform`` (chain, window, bin),
+    random numbers, make a sweep of blocked Gibbs sampling: the events of each chain are drawn given
+    those of the others, whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-
+    Computer Studies 42, 1995).
+    """
+    shape = (N_PARTS, *model.taps.shape)
+    number = np.zeros((N_PARTS, *model.amplitudes.shape))
+    free, first, second = np.zeros((N_PARTS, 1)), np.zeros(shape), np.zeros(shape)
+    edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
+    draws = np.empty((0, len(z), z.shape[2])) if uniform is None else uniform
+
+    given = (loss, z, model, prior)
+
+    def work(numbers: slice) -> None:
+        for p in range(numbers.start, numbers.stop):
+            sums = Sums(number[p], free[p], first[p], second[p])
+            _sum_windows((edges[p], edges[p + 1]), given, found, draws, sums, per_bin)
+
+    in_parallel(work, N_PARTS, z.size * len(model.taps))
+    return Sums(number.sum(0), free.sum(0), first.sum(0), second.sum(0))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _sum_windows(span, given, found, uniform, sums, per_bin):
+    """Sum over the events of the windows of a span."""
+    loss, z, model, prior = given
+    n_templates, n_rows, length = model.taps.shape
+    n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
+    n_onsets = n_bins - length + 1
+    weights = np.empty((n_templates, n_amplitudes, n_onsets))
+    total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
+    kind, base = np.empty(n_bins, np.int64), np.empty((n_rows, n_bins))
+    log_prior = np.zeros(len(uniform))
+    flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
+    for i in range(span[0], span[1]):
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        derivatives = Derivatives(sums.first, sums.second, found.residual[i], found.curvature[i])
+        for chain in range(max(1, len(uniform)) if n_templates else 0):
+            base[:] = z[i]
+            of_others = 0.0
+            for other in range(len(uniform)):
+                if other != chain:
+                    base += found.signal[other, i]
+                    of_others += log_prior[other]
+            fill_ratios(window, base, model, weights)
+            for c in range(n_templates):
+                for j in range(n_amplitudes):
+                    weights[c, j] += prior.log_start[chain, c, j]
+            ratio = fill_forward(flat, prior.log_idle[chain], total, forward)
+            found.evidence[i] = ratio - value(window, base) + of_others
+            fill_backward(prior.log_idle[chain], total, backward)
+            if len(uniform):
+                n_idle = sample(
+                    flat, prior.log_idle[chain], total, forward, uniform[chain, i], kind
+                )
+                log_prior[chain] = n_idle * prior.log_idle[chain]
+                found.signal[chain, i] = 0.0
+                log_prior[chain] += _add_signal(
+                    found.signal[chain, i], model, kind, prior.log_start[chain]
+                )
+            sums.free[0] += free_bins(prior.log_idle[chain], n_onsets, forward, backward)
+            to_posterior(flat, forward, backward)
+            if len(found.posterior):
+                found.posterior[i] += weights
+            for c in range(n_templates):
+                for j in range(n_amplitudes):
+                    sums.number[c, j] += weights[c, j].sum()
+            add_derivatives(window, base, model, weights, derivatives, per_bin)
+        if not n_templates:
+            found.evidence[i] = -value(window, z[i])
+        if len(uniform) > 1 or not n_templates:  # derivatives at the events drawn
+            base[:] = z[i]
+            for chain in range(len(uniform)):
+                base += found.signal[chain, i]
+            for n in range(n_rows):
+                fill_row(
+                    loss.kind,
+                    loss.a[i, n],
+                    loss.b[i, n],
+                    base[n],
+                    found.residual[i, n],
+                    found.curvature[i, n],
+                )
+
+
+@njit(cache=True, error_model="numpy")
+def _add_signal(signal, model, kind, log_start):
+    """Add the templates of the events drawn; return the log probability that they begin."""
+    taps, amplitudes = model
+    length, n_amplitudes = taps.shape[2], amplitudes.shape[1]
+    total = 0.0
+    for s in range(kind.size):
+        if kind[s] >= 0:
+            c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
+            total += log_start[c, j]
+            for n in range(len(signal)):
+                add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
+    return total

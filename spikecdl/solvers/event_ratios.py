@@ -1,0 +1,260 @@
+"""Likelihood ratios of single events, and what posterior-weighted events say of the parameters.
+
+An event of amplitude a and template h that begins in bin s changes the predictor z of its bins to
+z + a h.  Where z and the exposure do not change within a window, its log-likelihood ratio is a
+correlation of the counts with a vector and a constant; elsewhere it is summed bin by bin.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from spikecdl.solvers.losses import LOGISTIC, QUADRATIC, exp, fill_row, fill_terms, softplus
+from spikecdl.solvers.operators import add_multiple, fill_scores
+
+_NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
+_HOPELESS = -20.0  # log-likelihood ratio below which only a bound of it is computed
+
+
+class Templates(NamedTuple):
+    """Templates (template, row, bin), and the amplitudes (template, amplitude) of their events."""
+
+    taps: np.ndarray
+    amplitudes: np.ndarray
+
+
+class Derivatives(NamedTuple):
+    """Sums over events, weighted by their probabilities.
+
+    ``first`` and ``second`` (template, row, bin) are the derivative of the expected log likelihood
+    by templates of amplitude one, and minus its second derivative; ``residual`` and ``curvature``
+    (row, bin) are the expected derivatives by the predictor of each bin.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+
+
+@njit(cache=True, error_model="numpy")
+def constant_row(kind, a, b, z):
+    """Return whether a row is constant but for its counts, its exposure, and their weight.
+
+    The exposure m and the weight q are such that the loss is m and q a, together, times the
+    softplus of z (times exp(z), for an exponential loss) minus a z.
+    """
+    if kind == QUADRATIC:
+        return False, 0.0, 0.0
+    same, same_rest = True, kind == LOGISTIC
+    for t in range(1, z.size):
+        if z[t] != z[0]:
+            return False, 0.0, 0.0
+        same_rest = same_rest and a[t] + b[t] == a[0] + b[0]
+        same = same and b[t] == b[0]
+    if same_rest:
+        return True, a[0] + b[0], 0.0
+    if same:
+        return True, b[0], 1.0 if kind == LOGISTIC else 0.0
+    return False, 0.0, 0.0
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _change(kind, z, move, out):
+    """Fill in the change of softplus, or of exp, from z to z + move."""
+    if kind == LOGISTIC:
+        before = softplus(z)
+        for k in range(move.size):
+            out[k] = softplus(z + move[k]) - before
+    else:
+        before = exp(z)
+        for k in range(move.size):
+            out[k] = exp(z + move[k]) - before
+
+
+@njit(cache=True, error_model="numpy")
+def _correlate_counts(counts, vector, out):
+    """Add to ``out`` (onset,) the correlation of a vector with counts, most of which are zero."""
+    length = vector.size
+    reversed_vector = vector[::-1].copy()
+    for t in range(counts.size):
+        if counts[t] != 0.0:
+            first, last = max(0, t - length + 1), min(out.size - 1, t)
+            skip = length - 1 - (t - first)
+            add_multiple(
+                out[first : last + 1], counts[t], reversed_vector[skip:][: last + 1 - first]
+            )
+
+
+@njit(cache=True, error_model="numpy")
+def fill_ratios(loss, z, model, ratios):
+    """Fill in the log-likelihood ratio (template, amplitude, onset) of an event in one window."""
+    constant = True
+    for n in range(len(z)):
+        constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
+    if constant:
+        _fill_constant(loss, z, model, ratios)
+    else:
+        _fill_varying(loss, z, model, ratios)
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_constant(loss, z, model, ratios):
+    """Fill in the ratios where nothing but the counts varies."""
+    taps, amplitudes = model
+    n_templates, n_amplitudes, n_onsets = ratios.shape
+    length = taps.shape[2]
+    change, move = np.empty(length), np.empty(length)
+    ratios[:] = 0.0
+    for n in range(len(z)):
+        _, exposure, q = constant_row(loss.kind, loss.a[n], loss.b[n], z[n])
+        for c in range(n_templates):
+            for i in range(n_amplitudes):
+                for k in range(length):
+                    move[k] = amplitudes[c, i] * taps[c, n, k]
+                _change(loss.kind, z[n, 0], move, change)
+                lost = exposure * change.sum()
+                out = ratios[c, i]
+                for s in range(n_onsets):
+                    out[s] -= lost
+                if q != 0.0:
+                    add_multiple(move, -q, change)
+                _correlate_counts(loss.a[n], move, out)
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_varying(loss, z, model, ratios):
+    """Fill in the ratios bin by bin, where an event is not hopeless.
+
+    The ratio is concave in the amplitude, and zero at zero: it is at most the amplitude times the
+    score, and falls at least in proportion once it is negative.
+    """
+    taps, amplitudes = model
+    n_templates, _, n_onsets = ratios.shape
+    residual, base = np.empty_like(z), np.empty_like(z)
+    curvature, score = np.empty(z.shape[1]), np.empty((n_templates, n_onsets))
+    for n in range(len(z)):
+        fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual[n], curvature)
+        fill_terms(loss.kind, loss.a[n], loss.b[n], z[n], base[n])
+    fill_scores(taps, residual, 0, n_onsets, score)
+    for c in range(n_templates):
+        order = np.argsort(np.abs(amplitudes[c]))
+        for s in range(n_onsets):
+            smallest = np.zeros(2)  # ratio per amplitude of the last negative ratio of each sign
+            for i in order:
+                amplitude = amplitudes[c, i]
+                sign = 1 if amplitude > 0 else 0
+                bound = min(
+                    amplitude * score[c, s],
+                    abs(amplitude) * smallest[sign] if smallest[sign] < 0 else np.inf,
+                )
+                if bound > _HOPELESS:
+                    bound = _ratio(loss, z, taps[c], amplitude, s, base)
+                    if bound < 0:
+                        smallest[sign] = bound / abs(amplitude)
+                ratios[c, i, s] = bound
+
+
+@njit(cache=True, error_model="numpy")
+def _ratio(loss, z, template, amplitude, s, base):
+    """Return the ratio of one event."""
+    length, total = template.shape[1], 0.0
+    for n in range(len(z)):
+        bins = slice(s, s + length)
+        part = (loss.a[n, bins], loss.b[n, bins], z[n, bins])
+        total += _gain(loss.kind, *part, amplitude, template[n], base[n, bins])
+    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _gain(kind, a, b, z, amplitude, taps, base):
+    """Return the loss of a row, given in ``base``, minus that with an event."""
+    total = 0.0
+    if kind == QUADRATIC:
+        for k in range(taps.size):
+            miss = a[k] - z[k] - amplitude * taps[k]
+            total += base[k] - b[k] * miss * miss / 2
+    elif kind == LOGISTIC:
+        for k in range(taps.size):
+            x = z[k] + amplitude * taps[k]
+            total += base[k] - (a[k] + b[k]) * softplus(x) + a[k] * x
+    else:
+        for k in range(taps.size):
+            x = z[k] + amplitude * taps[k]
+            total += base[k] - b[k] * exp(x) + a[k] * x
+    return total
+
+
+@njit(cache=True, error_model="numpy")
+def add_derivatives(loss, z, model, posterior, found, per_bin):
+    """Add the derivatives of one window, given the posterior (template, amplitude, onset).
+
+    Those by the predictor of a constant row go into its first bin, unless ``per_bin``.
+    """
+    for n in range(len(z)):
+        a, b = loss.a[n], loss.b[n]
+        constant, exposure, q = constant_row(loss.kind, a, b, z[n])
+        residual, curvature = found.residual[n], found.curvature[n]
+        fill_row(loss.kind, a, b, z[n], residual, curvature)
+        rows = (found.first[:, n], found.second[:, n], residual, curvature)
+        if constant and not per_bin:
+            _add_constant(loss.kind, a, (z[n, 0], exposure, q), model, n, posterior, rows)
+        else:
+            _add_varying(loss.kind, a, b, z[n], model, n, posterior, rows)
+
+
+@njit(cache=True, error_model="numpy")
+def _add_constant(kind, a, row, model, n, posterior, found):
+    """Add the derivatives of a constant row; those by the predictor go into its first bin."""
+    (z, exposure, q), (first, second, residual, curvature) = row, found
+    length, n_onsets = model.taps.shape[2], posterior.shape[2]
+    spikes = np.empty(length)
+    base = exp(z) if kind != LOGISTIC else 1.0 / (1.0 + exp(-z))
+    for c in range(posterior.shape[0]):
+        for i in range(posterior.shape[1]):
+            chance, amplitude = posterior[c, i], model.amplitudes[c, i]
+            number = chance.sum()
+            if number < _NEGLIGIBLE:
+                continue
+            spikes[:] = 0.0
+            for t in range(a.size):
+                if a[t] != 0.0:
+                    for s in range(max(0, t - length + 1), min(n_onsets - 1, t) + 1):
+                        spikes[t - s] += a[t] * chance[s]
+            for k in range(length):
+                x = z + amplitude * model.taps[c, n, k]
+                weight = exposure * number + q * spikes[k]
+                mean = exp(x) if kind != LOGISTIC else 1.0 / (1.0 + exp(-x))
+                bend = mean if kind != LOGISTIC else mean * (1.0 - mean)
+                bent = base if kind != LOGISTIC else base * (1.0 - base)
+                first[c, k] += amplitude * (spikes[k] - weight * mean)
+                second[c, k] += amplitude * amplitude * weight * bend
+                residual[0] -= weight * (mean - base)
+                curvature[0] += weight * (bend - bent)
+
+
+@njit(cache=True, error_model="numpy")
+def _add_varying(kind, a, b, z, model, n, posterior, found):
+    """Add the derivatives of a row, event by event."""
+    first, second, residual, curvature = found
+    length = model.taps.shape[2]
+    moved, pull, bend = np.empty(length), np.empty(length), np.empty(length)
+    base, bent = residual.copy(), curvature.copy()
+    for c in range(posterior.shape[0]):
+        for i in range(posterior.shape[1]):
+            amplitude = model.amplitudes[c, i]
+            for s in range(posterior.shape[2]):
+                chance, bins = posterior[c, i, s], slice(s, s + length)
+                if chance < _NEGLIGIBLE:
+                    continue
+                for k in range(length):
+                    moved[k] = z[s + k] + amplitude * model.taps[c, n, k]
+                fill_row(kind, a[bins], b[bins], moved, pull, bend)
+                add_multiple(first[c], chance * amplitude, pull)
+                add_multiple(second[c], chance * amplitude * amplitude, bend)
+                for k in range(length):
+                    residual[s + k] += chance * (pull[k] - base[s + k])
+                    curvature[s + k] += chance * (bend[k] - bent[k + s])

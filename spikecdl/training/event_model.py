@@ -1,0 +1,140 @@
+"""The event model: templates, and how often events of which amplitude begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spikecdl.solvers.event_posterior import Prior, Sums
+
+RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
+_MOST_BUSY = 0.5  # expected events of a template in a time as long as the template
+_FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible
+_SPREAD_COUNT = 0.5  # events added to each amplitude
+_RIDGE = 0.05  # precision of the normal prior of each bin of a template, for eta_scale 1
+_FIRST_SMOOTHNESS, _ROUGHEST, _SMOOTHEST = 20.0, 0.1, 1e4  # precision of second differences
+_LARGEST_STEP = 1.0  # of a bin of a template, in units of eta_scale
+
+
+@dataclass(frozen=True)
+class EventModel:
+    r"""Templates, and the prior of their events.
+
+    In every bin that no event covers, an event of template c and amplitude
+    :math:`a_{ci}` begins with probability :math:`\pi_{ci}`.
+
+    Parameters
+    ----------
+    templates : ndarray, shape (template, channel, bin)
+    amplitudes : ndarray, shape (template, amplitude)
+        Amplitudes that events may have.
+    rates : ndarray, shape (template, amplitude)
+        Probability that such an event begins in a free bin.
+    baseline : ndarray, shape (unit, channel)
+        Predictor of each unit without events; in the joint layout of the one unit's channels.
+    smoothness : ndarray, shape (template,)
+        Precision of the second differences of each template.
+    coefficients : ndarray, shape (unit, column), optional
+        Of the covariates of the data, if any.
+    """
+
+    templates: np.ndarray
+    amplitudes: np.ndarray
+    rates: np.ndarray
+    baseline: np.ndarray
+    smoothness: np.ndarray
+    coefficients: np.ndarray | None = None
+
+    @classmethod
+    def of_templates(
+        cls, templates: np.ndarray, baseline: np.ndarray, occupancy: float = 0.3
+    ) -> EventModel:
+        """Return a model whose templates have typical amplitude one and cover some of the time."""
+        count, _, length = templates.shape
+        amplitudes = np.tile(RELATIVE_AMPLITUDES, (count, 1))
+        each = occupancy / length / max(1, amplitudes.size)
+        rates = np.full(amplitudes.shape, each)
+        return cls(templates, amplitudes, rates, baseline, np.full(count, _FIRST_SMOOTHNESS))
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    @property
+    def length(self) -> int:
+        """Bins of a template."""
+        return self.templates.shape[2]
+
+    def prior(self, chains: np.ndarray | None = None) -> Prior:
+        """Return the log probabilities of chains (chain, template) that have shares of events."""
+        shares = np.ones((1, len(self))) if chains is None else chains
+        rates = shares[:, :, None] * self.rates
+        idle = np.maximum(1.0 - rates.sum((1, 2)), 1e-6)
+        return Prior(np.log(np.maximum(rates, 1e-30)), np.log(idle))
+
+    def take(self, index: Sequence[int] | np.ndarray) -> EventModel:
+        """Keep some templates."""
+        return replace(self, **{name: getattr(self, name)[index] for name in _OF_TEMPLATES})
+
+    def joined(self, other: EventModel) -> EventModel:
+        """Add the templates of another model."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
+        return replace(self, **{name: np.concatenate(pair) for name, pair in pairs.items()})
+
+    def normalized(self) -> EventModel:
+        """Return the same model with templates of unit norm."""
+        norms = np.linalg.norm(self.templates, axis=(1, 2))
+        norms = np.where(norms > 0, norms, 1.0)
+        templates = self.templates / norms[:, None, None]
+        return replace(self, templates=templates, amplitudes=self.amplitudes * norms[:, None])
+
+    def log_density(self, scale: float) -> float:
+        """Return the log density of the templates under their prior, up to a constant."""
+        bends = np.square(np.diff(self.templates, n=2)).sum((1, 2)) / scale**2
+        size = np.square(self.templates).sum() / scale**2
+        free = (self.length - 2) * self.templates.shape[1]
+        smooth = free * np.log(self.smoothness) - self.smoothness * bends
+        return float(smooth.sum() - _RIDGE * size) / 2
+
+    def updated(
+        self,
+        sums: Sums,
+        scale: float,
+        learn_templates: bool = True,
+        n_chains: int = 1,
+        step: float = 1.0,
+    ) -> EventModel:
+        """Return the model after a step of rates and templates towards what the sums ask for.
+
+        ``scale`` is the typical change of the predictor, `Family.eta_scale`; ``n_chains`` share the
+        events; ``step`` is 1 for whole steps.
+        """
+        model = replace(self, rates=self._new_rates(sums, n_chains, step))
+        if not learn_templates:
+            return model
+        templates, smoothness = self.templates.copy(), self.smoothness.copy()
+        bends = np.diff(np.eye(self.length), n=2, axis=0)
+        bends = bends.T @ bends / scale**2
+        for c, template in enumerate(templates):
+            bent = 0.0
+            for n, row in enumerate(template):
+                prior = smoothness[c] * bends + _RIDGE / scale**2 * np.eye(self.length)
+                inverse = np.linalg.inv(np.diag(sums.second[c, n]) + prior)
+                change = inverse @ (sums.first[c, n] - prior @ row)
+                row += step * np.clip(change, -_LARGEST_STEP * scale, _LARGEST_STEP * scale)
+                bent += row @ bends @ row + (inverse * bends).sum()
+            free = (self.length - 2) * len(template)
+            smoothness[c] = np.clip(free / max(bent, 1e-12), _ROUGHEST, _SMOOTHEST)
+        return replace(model, templates=templates, smoothness=smoothness)
+
+    def _new_rates(self, sums: Sums, n_chains: int, step: float) -> np.ndarray:
+        count = sums.number
+        number = count.sum(1, keepdims=True)
+        rate = n_chains * (number + _FEWEST) / (sums.free + number.sum() + 2 * _FEWEST)
+        rate = np.minimum(rate, _MOST_BUSY / self.length)
+        shares = (count + _SPREAD_COUNT) / (count + _SPREAD_COUNT).sum(1, keepdims=True)
+        return np.exp((1 - step) * np.log(self.rates) + step * np.log(rate * shares))
+
+
+_OF_TEMPLATES = ("templates", "amplitudes", "rates", "smoothness")

@@ -1,0 +1,81 @@
+"""Starts of EM: templates added one at a time, from stretches that a model explains least."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import convolve1d
+
+from spikecdl.solvers.event_posterior import Found
+from spikecdl.solvers.losses import QUADRATIC
+from spikecdl.training.event_model import EventModel
+from spikecdl.training.summation import Summation
+
+_TRIAL_STEPS = 6  # of EM, after which candidates are compared
+_FINALISTS = 2
+_CROWD = 10  # stretches among which each start is drawn
+_DAMPING = 1.5  # of the changes in a stretch
+
+
+def build(
+    counts: Summation, n_templates: int, length: int, n_starts: int, rng: np.random.Generator
+) -> tuple[EventModel, float]:
+    """Add templates one at a time, each the best of several starts after some steps of EM.
+
+    Returns the model and its objective.
+    """
+    model, value = counts.without_events(length), -np.inf
+    for _ in range(n_templates):
+        new = _stretches(counts, model, n_starts, rng)
+        starts = [
+            model.joined(EventModel.of_templates(x[None], model.baseline, 0.3 / n_templates))
+            for x in new
+        ]
+        tried = sorted(
+            (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
+        )
+        model, value = max(
+            (counts.climb(each, 60) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
+        )
+    return model, value
+
+
+def _stretches(
+    counts: Summation, model: EventModel, number: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw stretches of much energy, half of them where the model has no events, as templates."""
+    length = model.length
+    kernel = np.hanning(max(length // 8, 1) + 2)[1:-1]
+    null = counts.sum(model.take([]))[1]
+    slope, weight = (convolve1d(x, kernel / kernel.sum()) for x in (null.residual, null.curvature))
+    busy = _occupancy(counts.sum(model, keep_posterior=True)[1], length)
+    # the variance of a smoothed residual is the smoothed curvature over the width of the kernel
+    energy = np.square(slope) / np.maximum(weight, 1e-12)
+    change = slope / np.maximum(_DAMPING * weight, 1e-12)
+    if counts.loss.kind != QUADRATIC:
+        change = np.log1p(np.maximum(change, 1 / _DAMPING - 1.6))
+    everywhere = number - number // 2 if len(model) else number
+    picked = _draw(energy, length, everywhere, rng)
+    if len(picked) < number:
+        picked += _draw(energy * (busy < 0.5), length, number - len(picked), rng)
+    return np.stack([change[w, :, s : s + length] for w, s in picked])
+
+
+def _occupancy(found: Found, length: int) -> np.ndarray:
+    """Return the probability that an event covers each bin (window, 1, bin)."""
+    begins = found.posterior.sum((1, 2))
+    total = np.pad(begins, ((0, 0), (length, length - 1))).cumsum(-1)
+    return (total[:, length:] - total[:, :-length])[:, None]
+
+
+def _draw(
+    energy: np.ndarray, length: int, number: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Draw windows and first bins of stretches, those of much energy more often."""
+    total = np.pad(energy.sum(1), ((0, 0), (1, 0))).cumsum(-1)
+    total = total[:, length:] - total[:, :-length]
+    order = np.argsort(-total, axis=None, kind="stable")[: 4 * _CROWD * number]
+    chance = np.exp(-np.arange(len(order)) / (_CROWD * number))
+    number = min(number, len(order))
+    rank = rng.choice(len(order), number, replace=False, p=chance / chance.sum())
+    window, first = np.unravel_index(order[rank], total.shape)
+    return list(zip(window.tolist(), first.tolist(), strict=True))

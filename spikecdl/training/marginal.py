@@ -1,0 +1,173 @@
+"""Marginal training: templates by EM, with the times and amplitudes of events summed out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikecdl import validation
+from spikecdl.model.penalties import L1
+from spikecdl.solvers.events import Events
+from spikecdl.training.alternating import Alternating, Epoch, alternate
+from spikecdl.training.base import (
+    COVARIATES,
+    Learned,
+    OnEpoch,
+    Problem,
+    Trainer,
+    UniversalThreshold,
+)
+from spikecdl.training.event_model import EventModel
+from spikecdl.training.event_starts import build
+from spikecdl.training.overlap import sample_events
+from spikecdl.training.posterior import (
+    choose_overlap,
+    known_coefficients,
+    of_problem,
+    posterior,
+    to_model,
+    to_tensors,
+    with_amplitudes,
+)
+from spikecdl.training.summation import Summation
+
+_STEPS = 60  # of EM from a start
+_STEPS_PER_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class Marginal(Trainer):
+    r"""Maximise the likelihood of the counts, summed over all events that they may hold.
+
+    A window is a chain: in a bin that no event covers, an event of template c and amplitude a
+    begins with probability :math:`\pi_{ca}`, and lasts as long as the template.  Forward and
+    backward passes give the exact likelihood and the exact probability of every event; EM steps fit
+    templates, event rates, amplitudes and baselines.  Second differences of a template have a
+    normal prior whose variance is fitted with it (empirical Bayes).  No decision is made on single
+    events and no penalty is needed: `penalty` and `penalty_weight` are not used.  Baselines are
+    common to all trials of a unit.
+
+    EM begins from templates that are added one at a time, and from those of `Alternating`; the
+    higher likelihood is kept.  Where the events of `Alternating` overlap, two or three chains are
+    sampled from these events on, and kept if a lower bound of their likelihood is higher.
+
+    Parameters
+    ----------
+    n_starts : int
+        Stretches of the data that each new template is tried from.
+    overlap : int, optional
+        Most events at a time; 1: events do not overlap.  None: chosen by likelihood.
+    separation : float
+        An event's probability is that it begins within this fraction of the template's length.
+
+    References
+    ----------
+    Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1977; Rabiner, Proc. IEEE 77, 1989; for the
+    prior of templates MacKay, Neural Computation 4, 1992.
+
+    Examples
+    --------
+    >>> import spikecdl
+    >>> spikecdl.DCEA(trainer=spikecdl.Marginal(overlap=1)).trainer.overlap
+    1
+    """
+
+    n_starts: int = 8
+    overlap: int | None = None
+    separation: float = 0.125
+    name: ClassVar[str] = "marginal"
+    default_epochs: ClassVar[int] = 30
+
+    def __post_init__(self) -> None:
+        validation.integer("n_starts", self.n_starts)
+        validation.non_negative("separation", self.separation)
+        if self.overlap is not None:
+            validation.integer("overlap", self.overlap)
+
+    def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
+        _refuse_penalty(problem)
+        counts = Summation(problem.data)
+        n_observed = max(1, int(problem.data.mask.count_nonzero()))
+        null = -float(counts.evidence(counts.without_events(problem.length)).sum())
+        if learned is None:
+            learned = self._search(problem, counts)
+
+        def epoch(before: Learned) -> Epoch:
+            model = to_model(before.tensors, before.state["baseline"].numpy())
+            coefficients = before.unit_tensors.get(COVARIATES)
+            if coefficients is not None:
+                model = replace(model, coefficients=coefficients.double().numpy())
+            if before.tensors["overlap"] == 1:
+                model, _ = counts.climb(model, _STEPS_PER_EPOCH)
+            sums, found = counts.sum(model)
+            record = {
+                "loss": -float(found.evidence.sum()) / n_observed,
+                "objective": -float(found.evidence.sum()) - model.log_density(counts.scale),
+                "n_events": round(float(sums.number.sum())),
+            }
+            return _learned(model, before.tensors), record
+
+        return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
+
+    def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
+        """Return the events of posterior probability 1/2 or more, and the baseline."""
+        counts, eta = Summation(problem.data), problem.data.baseline
+        model = counts.fit_baseline(of_problem(counts, problem, tensors))
+        n_chains, start = int(tensors["overlap"]), None
+        if n_chains > 1:
+            start = Alternating().encode(problem, tensors)[0].to("cpu")
+        width = round(self.separation * problem.length)
+        events = posterior(counts, model, width, n_chains, start).events()
+        predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
+        eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
+        return events.to(eta.device), eta
+
+    def _search(self, problem: Problem, counts: Summation) -> Learned:
+        """Return the most likely model of several starts."""
+        default, length = Alternating(), problem.length
+        first = default.fit(problem, None, lambda state: None)
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
+        events = default.encode(problem, first.tensors)[0].to("cpu")
+        templates = first.tensors["templates"].double().cpu().numpy()
+        begun = with_amplitudes(templates, events, counts.start)
+        begun = counts.with_coefficients(begun, known_coefficients(first))
+        model, value = max(
+            counts.climb(begun, _STEPS),
+            build(counts, problem.n_templates, length, self.n_starts, rng),
+            key=lambda each: each[1],
+        )
+        n_chains = choose_overlap(counts, begun, events) if self.overlap is None else self.overlap
+        tensors = {"overlap": torch.tensor(1), "level": first.tensors["level"]}
+        if n_chains > 1:
+            sampled = sample_events(counts, begun, events, n_chains, rng, learn=True)
+            bound = float(sampled.evidence.sum()) + sampled.model.log_density(counts.scale)
+            if bound > value or self.overlap is not None:
+                model, tensors["overlap"] = sampled.model, torch.tensor(n_chains)
+        return _learned(model, tensors)
+
+
+def _learned(model: EventModel, more: dict[str, Tensor]) -> Learned:
+    """Return the state of training at a model, with further tensors of it."""
+    units = {}
+    if model.coefficients is not None:
+        units[COVARIATES] = torch.from_numpy(model.coefficients)
+    baseline = {"baseline": torch.from_numpy(model.baseline)}
+    return Learned(more | to_tensors(model), baseline, unit_tensors=units)
+
+
+def _refuse_penalty(problem: Problem) -> None:
+    """Raise if a penalty was chosen, which would not be used."""
+    if not isinstance(problem.weight, UniversalThreshold):
+        raise ValueError(
+            f"`penalty_weight` (={problem.weight}) is not used by trainer='marginal', which sums "
+            "over events; leave it out, or use trainer='alternating'"
+        )
+    if not isinstance(problem.penalty, L1) or problem.penalty.sign != "positive":
+        raise ValueError(
+            f"`penalty` (={problem.penalty.config()}) is not used by trainer='marginal', whose "
+            "events have positive amplitudes; leave it out, or use trainer='alternating'"
+        )

@@ -1,0 +1,250 @@
+"""What the counts say of their events: probabilities, moments, a draw, and the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikecdl.solvers.event_list import describe_events, list_events
+from spikecdl.solvers.events import Events
+from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
+from spikecdl.training.event_model import EventModel
+from spikecdl.training.overlap import chains_needed, sample_events
+from spikecdl.training.summation import Summation
+
+_PART = 2**22  # probabilities of events in memory at once
+_LEAST_PROBABILITY = 0.5  # of an event that is listed
+_NEAR = 0.125  # of the template's length, within which an event is the same event
+_STEPS = 8  # of EM that fit rates of events to given templates
+
+#: Columns of a table of events.
+COLUMNS = (
+    "window",
+    "template",
+    "onset",
+    "probability",
+    "time",
+    "time_sd",
+    "amplitude",
+    "amplitude_sd",
+)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Posterior of the events of some windows.
+
+    ``table`` (event, column) has the columns `COLUMNS`, with times in bins; ``signal`` (window,
+    channel, bin) is what events drawn from their posterior add to the predictor; ``evidence``
+    (window,) is the log likelihood of the counts, up to a constant.
+    """
+
+    table: np.ndarray
+    signal: np.ndarray
+    evidence: np.ndarray
+
+    def events(self) -> Events:
+        """Return the events with their mean amplitudes."""
+        window, template, onset = torch.from_numpy(self.table[:, :3]).long().T
+        amplitude = torch.from_numpy(self.table[:, COLUMNS.index("amplitude")].copy())
+        return Events(window, template, onset, amplitude)
+
+
+def posterior(
+    counts: Summation,
+    model: EventModel,
+    width: int,
+    n_chains: int = 1,
+    start: Events | None = None,
+    listed: Events | None = None,
+) -> Posterior:
+    """Return the posterior of events; a few windows at a time.
+
+    Parameters
+    ----------
+    counts : Summation
+    model : EventModel
+    width : int
+        The probability of an event is that it begins at most so many bins from its onset.
+    n_chains : int
+        Most events at a time; above 1 events are sampled, from ``start`` on.
+    listed : Events, optional
+        Describe these events; None: list those of probability 1/2 or more.
+    """
+    n_windows, _, n_bins = counts.shape
+    each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
+    rng, found = np.random.default_rng(0), []
+    for first in range(0, n_windows, each):
+        last = min(first + each, n_windows)
+        some = counts.take(slice(first, last))
+        if n_chains > 1:
+            assert start is not None
+            begun = start.within(first, last)
+            sampled = sample_events(some, model, begun, n_chains, rng, learn=False)
+            chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
+        else:
+            drawn = np.zeros((1, *some.shape))
+            uniform = rng.random((1, last - first, n_bins))
+            of_windows = some.sum(model, True, drawn, uniform)[1]
+            chance, signal, evidence = of_windows.posterior, drawn[0], of_windows.evidence
+        if listed is None:
+            table = list_events(chance, model.amplitudes, width, _LEAST_PROBABILITY)
+        else:
+            mine = listed.within(first, last)
+            places = (x.numpy() for x in (mine.window, mine.template, mine.onset))
+            table = describe_events(chance, model.amplitudes, width, *places)
+        table[:, 0] += first
+        found.append((table, signal, evidence))
+    return Posterior(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def with_amplitudes(templates: np.ndarray, events: Events, baseline: np.ndarray) -> EventModel:
+    """Return the event model of templates of unit norm, given events of typical amplitude."""
+    template, amplitude = events.template.numpy(), events.amplitude.numpy()
+    signs = np.unique(np.sign(amplitude)) if len(events) else np.ones(1)
+    size = np.abs(amplitude)
+    typical = np.median(size) if len(events) else 1.0
+    own = [size[template == c] for c in range(len(templates))]
+    sizes = np.array([np.median(sizes) if sizes.size else typical for sizes in own])
+    model = EventModel.of_templates(templates * sizes[:, None, None], baseline)
+    amplitudes = np.concatenate([sign * model.amplitudes for sign in signs], axis=1)
+    rates = np.repeat(model.rates, len(signs), axis=1) / len(signs)
+    return replace(model, amplitudes=amplitudes, rates=rates)
+
+
+def completed(
+    problem: Problem, tensors: dict[str, Tensor], events: Events
+) -> tuple[dict[str, Tensor], list[list[float]]]:
+    """Return the tensors of a model and of its events, and baselines (unit, channel).
+
+    Templates are ordered by decreasing number of events, unless their signs differ.  Families
+    without compiled cost have no tensors of events, and no baselines.
+    """
+    levels: list[list[float]] = []
+    if problem.data.family.is_compiled:
+        more, levels = event_rates(problem, tensors, events)
+        tensors = tensors | more
+    used = events.template[events.amplitude != 0]
+    count = torch.bincount(used, minlength=problem.n_templates)
+    order = (count * (not problem.penalty.signs_differ)).argsort(descending=True, stable=True)
+    return {name: x[order] if x.ndim else x for name, x in tensors.items()}, levels
+
+
+def event_rates(
+    problem: Problem, tensors: Mapping[str, Tensor], events: Events
+) -> tuple[dict[str, Tensor], list[list[float]]]:
+    """Fit the rates of events, and the baselines of units (unit, channel), to given templates.
+
+    Returns the tensors of the event model that ``tensors`` lacks, and the baselines.  Rates are
+    fitted from those of the trainer's events on.
+    """
+    counts = Summation(problem.data)
+    if "event_rates" in tensors:
+        return {}, counts.fit_baseline(of_problem(counts, problem, tensors)).baseline.tolist()
+    events, templates = events.to("cpu"), tensors["templates"].double().cpu().numpy()
+    begun = with_amplitudes(templates, events, counts.start)
+    begun = counts.with_coefficients(begun, known_coefficients(problem))
+    model, _ = counts.climb(begun, _STEPS, learn_templates=False)
+    new = {name: value.float() for name, value in to_tensors(model).items()}
+    del new["templates"], new["smoothness"]
+    overlap = choose_overlap(counts, model, events)
+    return new | {"overlap": torch.tensor(overlap)}, model.baseline.tolist()
+
+
+def of_problem(counts: Summation, problem: Problem, tensors: Mapping[str, Tensor]) -> EventModel:
+    """Return the stored event model, with the coefficients of the problem's covariates."""
+    model = to_model(tensors, counts.start)
+    return counts.with_coefficients(model, known_coefficients(problem))
+
+
+def known_coefficients(known: Problem | Learned) -> np.ndarray | None:
+    """Return the coefficients of covariates, if any."""
+    found = known.unit_tensors.get(COVARIATES)
+    return None if found is None else found.double().cpu().numpy()
+
+
+def choose_overlap(counts: Summation, model: EventModel, events: Events) -> int:
+    """Return how many events at a time make the counts most likely."""
+    n_chains = chains_needed(events, model.length)
+    if n_chains == 1:
+        return 1
+    sampled = sample_events(
+        counts, model, events, n_chains, np.random.default_rng(0), False, sweeps=(2, 3)
+    )
+    return n_chains if sampled.evidence.sum() > counts.evidence(model).sum() else 1
+
+
+def evidence(
+    problem: Problem,
+    tensors: Mapping[str, Tensor],
+    levels: np.ndarray | None,
+    start: Events | None = None,
+) -> np.ndarray:
+    """Return the log likelihood (trial,) of the data, events summed out.
+
+    ``levels`` (unit, channel) are the baselines of units; None: fitted to these data.  Sampling,
+    where events overlap, begins from the events ``start``.
+    """
+    data = problem.data
+    if "event_rates" not in tensors:
+        data.family.scalar_loss(data.y[:1])  # says what is missing
+    counts = Summation(data)
+    model = of_problem(counts, problem, tensors)
+    model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
+    start = None if start is None else start.to("cpu")
+    found = posterior(counts, model, 0, int(tensors["overlap"]), start)
+    gain = found.evidence - counts.evidence(model.take([]))
+    eta = torch.from_numpy(counts.predictor(model) + counts.shift)
+    none = [
+        torch.where(some.mask, some.family.log_prob(some.y.double(), eta[part]), 0).sum((1, 2))
+        for part, some in data.rows().to("cpu").parts()
+    ]
+    return (gain + torch.cat(none).numpy()).reshape(len(data.y), -1).sum(1)
+
+
+def certainty(
+    problem: Problem, tensors: Mapping[str, Tensor], codes: Tensor, baseline: Tensor
+) -> Callable[[], np.ndarray] | None:
+    """Return what computes how sure the non-zero codes are, a table with the columns `COLUMNS`.
+
+    None for families without compiled cost.
+    """
+    if "event_rates" not in tensors:
+        return None
+    data = replace(problem.data, baseline=baseline, learn_baseline=False)
+    events = Events.from_codes(codes.flatten(0, 1).cpu())
+    return partial(_certainty, data, dict(tensors), events)
+
+
+def _certainty(data: Observations, tensors: dict[str, Tensor], events: Events) -> np.ndarray:
+    counts = Summation(data)
+    model, n_chains = to_model(tensors, counts.start), int(tensors["overlap"])
+    return posterior(counts, model, round(_NEAR * model.length), n_chains, events, events).table
+
+
+def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:
+    """Return the event model that `to_tensors` has stored."""
+    names = ("templates", "event_amplitudes", "event_rates")
+    templates, amplitudes, rates = (tensors[name].double().cpu().numpy() for name in names)
+    model = EventModel.of_templates(templates, baseline)
+    if "smoothness" in tensors:
+        model = replace(model, smoothness=tensors["smoothness"].double().cpu().numpy())
+    sizes = np.median(np.abs(amplitudes), axis=1)
+    templates = templates * sizes[:, None, None]
+    return replace(model, templates=templates, amplitudes=amplitudes / sizes[:, None], rates=rates)
+
+
+def to_tensors(model: EventModel) -> dict[str, Tensor]:
+    """Return the parameters of templates as tensors, templates of unit norm."""
+    unit = model.normalized()
+    return {
+        "templates": torch.from_numpy(unit.templates),
+        "event_amplitudes": torch.from_numpy(unit.amplitudes),
+        "event_rates": torch.from_numpy(unit.rates),
+        "smoothness": torch.from_numpy(unit.smoothness),
+    }

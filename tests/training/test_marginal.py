@@ -1,0 +1,158 @@
+"""Templates learned with events summed out, probabilities of events, and the evidence of trials."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spikecdl import DCEA, BinnedSpikes, Gaussian, Marginal, NotConvergedWarning, load
+from spikecdl.evaluation.metrics import recovery
+from spikecdl.experiments.event_recovery import CASES
+from spikecdl.simulate import simulate
+
+
+def fit_quietly(model, counts, **more):
+    """Fit a model that may find no events, or stop early."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        return model.fit(counts, **more)
+
+
+@pytest.fixture(scope="module")
+def single_trials():
+    """Fit two templates of 400 ms to 80 windows of single trials, most of whose events are weak."""
+    counts = CASES["slow"].draw(0, 80)
+    return counts, DCEA(2, 0.4, trainer="marginal", random_state=0).fit(counts)
+
+
+def test_single_trials_give_templates_and_events(single_trials):
+    counts, model = single_trials
+    found = recovery(model.decompose(counts), 0.05)
+    assert found.templates.errors.max() < 0.35
+    assert found.events.hit_rate > 0.4
+    assert found.events.false_alarm_rate < 0.3
+
+
+def test_events_know_how_sure_they_are(single_trials):
+    counts, model = single_trials
+    events = model.decompose(counts).events()
+    assert events["probability"].between(0.45, 1).all()
+    false = recovery(model.decompose(counts), 0.05).events.false_alarm_rate
+    assert abs((1 - events["probability"]).mean() - false) < 0.12
+    assert (events["time_sd"] > 0).any()
+    assert (events["amplitude_sd"] > 0).all()
+    assert (events["peak_time"] > events["time"]).all()
+
+
+def test_false_discovery_rate_is_held(single_trials):
+    counts, model = single_trials
+    parts = model.decompose(counts)
+    everything, kept = parts.events(), parts.events(fdr=0.05)
+    assert 0 < len(kept) < len(everything)
+    assert (1 - kept["probability"]).mean() <= 0.05
+    dropped = everything[everything["q_value"] > 0.05]
+    assert kept["probability"].min() >= dropped["probability"].max()
+    with pytest.raises(ValueError, match="`fdr`.*between 0 and 1"):
+        parts.events(fdr=2)
+
+
+def test_evidence_of_other_trials_prefers_the_events(single_trials):
+    counts, model = single_trials
+    others = CASES["slow"].draw(7, 40)
+    none = DCEA(1, 0.4, trainer="marginal", random_state=0)
+    fit_quietly(none, replace(CASES["slow"], shapes=()).draw(0, 80))
+    evidence = model.evidence(others)
+    assert evidence.shape == (len(others.counts),)
+    none.unit_eta_ = model.unit_eta_
+    assert evidence.sum() > none.evidence(others).sum() + 20
+
+
+def test_evidence_is_a_probability_of_the_counts():
+    counts = np.random.default_rng(0).binomial(1, 0.2, (30, 1, 6))
+    model = DCEA(1, 3, "binomial", trainer="marginal", n_epochs=2, random_state=0)
+    fit_quietly(model, counts)
+    every = np.array(np.meshgrid(*[[0, 1]] * 6)).reshape(6, -1).T[:, None]
+    np.testing.assert_allclose(np.exp(model.evidence(every)).sum(), 1, rtol=1e-6)
+
+
+def test_pure_noise_has_hardly_an_event():
+    counts = CASES["noise"].draw(3, 60)
+    model = DCEA(1, 0.2, trainer="marginal", random_state=0)
+    fit_quietly(model, counts)
+    assert len(model.decompose(counts).events()) <= 3
+
+
+def test_default_fit_has_probabilities_for_its_own_events():
+    counts = simulate(n_units=6, same_events=True, random_state=0).pool()
+    model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
+    events = model.decompose(counts).events()
+    assert events["probability"].median() > 0.9
+    assert (events["q_value"] <= 1).all()
+
+
+def test_families_without_compiled_cost_have_no_probabilities(single_trials):
+    counts, model = single_trials
+    parts = model.decompose(counts)
+    object.__setattr__(parts, "certainty", None)
+    assert "probability" not in parts.events()
+    with pytest.raises(ValueError, match="needs probabilities"):
+        parts.events(fdr=0.1)
+
+
+def test_signal_of_real_values():
+    rng = np.random.default_rng(0)
+    signal = rng.normal(0, 0.5, (20, 1, 100))
+    template = np.hanning(12)
+    for trial in range(20):
+        signal[trial, 0, 30 + trial : 42 + trial] += 2 * template
+    model = DCEA(1, 12, Gaussian(scale=0.5), trainer="marginal", random_state=0).fit(signal)
+    events = model.decompose(BinnedSpikes.from_array(signal, 1.0)).events()
+    assert len(events) == pytest.approx(20, abs=2)
+    assert (events["probability"] > 0.8).mean() > 0.8
+
+
+def test_joint_layout_sums_over_units():
+    counts = simulate(
+        "poisson",
+        ["vee"],
+        n_trials=20,
+        n_units=5,
+        layout="joint",
+        bin_size=0.01,
+        template_length=0.2,
+        n_events=2,
+        amplitude=20.0,
+        random_state=1,
+    )
+    model = DCEA(1, 0.2, layout="joint", trainer="marginal", random_state=0).fit(counts)
+    assert recovery(model.decompose(counts), 0.03).events.hit_rate > 0.8
+
+
+def test_saved_model_gives_the_same_bits(single_trials, tmp_path):
+    counts, model = single_trials
+    model.save(tmp_path)
+    again = load(tmp_path)
+    np.testing.assert_array_equal(again.evidence(counts), model.evidence(counts))
+    np.testing.assert_array_equal(again.transform(counts), model.transform(counts))
+
+
+def test_resumed_fit_is_the_uninterrupted_one(tmp_path):
+    counts, file = CASES["slow"].draw(0, 40), tmp_path / "fit.safetensors"
+    whole = DCEA(1, 0.4, trainer=Marginal(n_starts=2), random_state=0).fit(counts)
+    stopped = DCEA(1, 0.4, trainer=Marginal(n_starts=2), n_epochs=1, random_state=0)
+    fit_quietly(stopped, counts, checkpoint=file)
+    stopped.set_params(n_epochs=None).fit(counts, checkpoint=file, resume=True)
+    np.testing.assert_array_equal(stopped.templates_, whole.templates_)
+
+
+def test_penalty_that_would_not_be_used_is_refused():
+    with pytest.raises(ValueError, match="`penalty_weight`.*marginal"):
+        DCEA(1, 5, trainer="marginal", penalty_weight=0.5).fit(np.ones((4, 1, 20), int))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="`overlap`"):
+        Marginal(overlap=0)
