@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -157,8 +158,8 @@ class Covariates:
 
     Columns of the history are the counts of earlier bins of the window convolved with the functions
     of `History`; there are no spikes before the first bin.  Columns of drift are the functions of
-    `Drift`.  The constant is not among them.  Columns are computed anew whenever they are needed,
-    a few windows at a time.
+    `Drift`.  The constant is not among them.  Columns are kept if they are few numbers, and else
+    computed a few windows at a time whenever they are needed.
 
     Parameters
     ----------
@@ -269,8 +270,16 @@ class Covariates:
         rest = solved[..., -1] - (solved[..., :-1] @ step[..., None])[..., 0]
         return torch.cat([step, rest[:, 1:]], dim=1)
 
-    def _columns(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield the slice, the units and the columns (row, column, bin) of some rows of counts."""
+    def _columns(self) -> Iterable[tuple[slice, Tensor, Tensor]]:
+        """Return the slice, the units and the columns (row, column, bin) of some rows of counts."""
+        small = self.counts.numel() * self.n_columns <= _PART
+        return self._kept if small else self._computed()
+
+    @cached_property
+    def _kept(self) -> list[tuple[slice, Tensor, Tensor]]:
+        return list(self._computed())
+
+    def _computed(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         n_bins = self.counts.shape[-1]
         rows = (self.counts, self.unit, self.start)
         counts, unit, start = (tensor.reshape(-1, tensor.shape[-1]) for tensor in rows)

@@ -12,8 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from spikecdl.solvers.losses import LOGISTIC, QUADRATIC, exp, fill_row, fill_terms, softplus
-from spikecdl.solvers.operators import add_multiple, fill_scores
+from spikecdl.solvers.losses import (
+    EXPONENTIAL,
+    LOGISTIC,
+    QUADRATIC,
+    exp,
+    fill_row,
+    fill_terms,
+    softplus,
+)
+from spikecdl.solvers.operators import add_multiple, dot, fill_scores
 
 _NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
 _HOPELESS = -20.0  # log-likelihood ratio below which only a bound of it is computed
@@ -97,6 +105,8 @@ def fill_ratios(loss, z, model, ratios):
         constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
     if constant:
         _fill_constant(loss, z, model, ratios)
+    elif loss.kind == EXPONENTIAL:
+        _fill_exponential(loss, z, model, ratios)
     else:
         _fill_varying(loss, z, model, ratios)
 
@@ -123,6 +133,33 @@ def _fill_constant(loss, z, model, ratios):
                 if q != 0.0:
                     add_multiple(move, -q, change)
                 _correlate_counts(loss.a[n], move, out)
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_exponential(loss, z, model, ratios):
+    """Fill in the ratios of an exponential loss: correlations of counts and of means."""
+    taps, amplitudes = model
+    n_templates, n_amplitudes, n_onsets = ratios.shape
+    n_rows, length = taps.shape[1:]
+    growth = np.empty((n_templates * n_amplitudes, n_rows, length))
+    for c in range(n_templates):
+        for i in range(n_amplitudes):
+            for n in range(n_rows):
+                for k in range(length):
+                    move = amplitudes[c, i] * taps[c, n, k]
+                    growth[c * n_amplitudes + i, n, k] = 1.0 - exp(move)
+    mean, residual = np.empty_like(z), np.empty(z.shape[1])
+    for n in range(n_rows):
+        fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual, mean[n])
+    flat = ratios.reshape(n_templates * n_amplitudes, n_onsets)
+    fill_scores(growth, mean, 0, n_onsets, flat)
+    score = np.empty(n_onsets)
+    for c in range(n_templates):
+        score[:] = 0.0
+        for n in range(n_rows):
+            _correlate_counts(loss.a[n], taps[c, n], score)
+        for i in range(n_amplitudes):
+            add_multiple(ratios[c, i], amplitudes[c, i], score)
 
 
 @njit(cache=True, error_model="numpy")
@@ -202,6 +239,8 @@ def add_derivatives(loss, z, model, posterior, found, per_bin):
         rows = (found.first[:, n], found.second[:, n], residual, curvature)
         if constant and not per_bin:
             _add_constant(loss.kind, a, (z[n, 0], exposure, q), model, n, posterior, rows)
+        elif loss.kind == EXPONENTIAL:
+            _add_exponential(a, model, n, posterior, rows)
         else:
             _add_varying(loss.kind, a, b, z[n], model, n, posterior, rows)
 
@@ -210,7 +249,7 @@ def add_derivatives(loss, z, model, posterior, found, per_bin):
 def _add_constant(kind, a, row, model, n, posterior, found):
     """Add the derivatives of a constant row; those by the predictor go into its first bin."""
     (z, exposure, q), (first, second, residual, curvature) = row, found
-    length, n_onsets = model.taps.shape[2], posterior.shape[2]
+    length = model.taps.shape[2]
     spikes = np.empty(length)
     base = exp(z) if kind != LOGISTIC else 1.0 / (1.0 + exp(-z))
     for c in range(posterior.shape[0]):
@@ -219,11 +258,7 @@ def _add_constant(kind, a, row, model, n, posterior, found):
             number = chance.sum()
             if number < _NEGLIGIBLE:
                 continue
-            spikes[:] = 0.0
-            for t in range(a.size):
-                if a[t] != 0.0:
-                    for s in range(max(0, t - length + 1), min(n_onsets - 1, t) + 1):
-                        spikes[t - s] += a[t] * chance[s]
+            _count_spikes(a, chance, spikes)
             for k in range(length):
                 x = z + amplitude * model.taps[c, n, k]
                 weight = exposure * number + q * spikes[k]
@@ -234,6 +269,39 @@ def _add_constant(kind, a, row, model, n, posterior, found):
                 second[c, k] += amplitude * amplitude * weight * bend
                 residual[0] -= weight * (mean - base)
                 curvature[0] += weight * (bend - bent)
+
+
+@njit(cache=True, error_model="numpy")
+def _count_spikes(a, chance, spikes):
+    """Fill in the expected counts (bin of the template) under events that begin by chance."""
+    spikes[:] = 0.0
+    for t in range(a.size):
+        if a[t] != 0.0:
+            for s in range(max(0, t - spikes.size + 1), min(chance.size - 1, t) + 1):
+                spikes[t - s] += a[t] * chance[s]
+
+
+@njit(cache=True, error_model="numpy")
+def _add_exponential(a, model, n, posterior, found):
+    """Add the derivatives of a row of an exponential loss, whose mean is its curvature."""
+    first, second, residual, mean = found
+    length, n_onsets = model.taps.shape[2], posterior.shape[2]
+    spikes, grown = np.empty(length), np.zeros(mean.size)
+    for c in range(posterior.shape[0]):
+        for i in range(posterior.shape[1]):
+            chance, amplitude = posterior[c, i], model.amplitudes[c, i]
+            if chance.sum() < _NEGLIGIBLE:
+                continue
+            _count_spikes(a, chance, spikes)
+            for k in range(length):
+                factor = exp(amplitude * model.taps[c, n, k])
+                expected = factor * dot(chance, mean[k : k + n_onsets])
+                first[c, k] += amplitude * (spikes[k] - expected)
+                second[c, k] += amplitude * amplitude * expected
+                add_multiple(grown[k : k + n_onsets], factor - 1.0, chance)
+    for t in range(mean.size):
+        residual[t] -= mean[t] * grown[t]
+        mean[t] *= 1.0 + grown[t]
 
 
 @njit(cache=True, error_model="numpy")

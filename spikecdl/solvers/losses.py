@@ -15,7 +15,7 @@ from torch import Tensor
 from spikecdl.solvers.operators import add_events, add_multiple, dot
 
 LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
-QUADRATIC, LOGISTIC = LOSSES["quadratic"], LOSSES["logistic"]
+QUADRATIC, LOGISTIC, EXPONENTIAL = LOSSES.values()
 
 _LARGEST_EXPONENT = 80.0
 _SCALE = 1 / 1024  # exp(z) = exp(z / 1024) ** 1024, by ten squarings

@@ -10,8 +10,9 @@ from spikecdl.solvers.losses import QUADRATIC
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.summation import Summation
 
-_TRIAL_STEPS = 6  # of EM, after which candidates are compared
+_TRIAL_STEPS = 5  # of EM, after which candidates are compared
 _FINALISTS = 2
+_STEPS, _LAST_STEPS = 20, 60  # of EM, with fewer templates than asked, and with all
 _CROWD = 10  # stretches among which each start is drawn
 _DAMPING = 1.5  # of the changes in a stretch
 
@@ -24,7 +25,7 @@ def build(
     Returns the model and its objective.
     """
     model, value = counts.without_events(length), -np.inf
-    for _ in range(n_templates):
+    for number in range(1, n_templates + 1):
         new = _stretches(counts, model, n_starts, rng)
         starts = [
             model.joined(EventModel.of_templates(x[None], model.baseline, 0.3 / n_templates))
@@ -33,8 +34,9 @@ def build(
         tried = sorted(
             (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )
+        steps = _LAST_STEPS if number == n_templates else _STEPS
         model, value = max(
-            (counts.climb(each, 60) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
+            (counts.climb(each, steps) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
         )
     return model, value
 

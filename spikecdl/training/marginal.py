@@ -76,7 +76,7 @@ class Marginal(Trainer):
     1
     """
 
-    n_starts: int = 8
+    n_starts: int = 6
     overlap: int | None = None
     separation: float = 0.125
     name: ClassVar[str] = "marginal"
