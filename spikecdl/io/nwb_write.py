@@ -33,6 +33,11 @@ _EVENT_COLUMNS = {
     "template": "number of the template",
     "time": "onset of the template, in seconds from what the window is aligned to",
     "amplitude": "amplitude of the code",
+    "peak_time": "when the template is largest, in the time of its onset",
+    "probability": "probability that the template begins here, given the fitted model",
+    "amplitude_sd": "posterior standard deviation of the amplitude, given that there is an event",
+    "time_sd": "posterior standard deviation of the onset, in seconds",
+    "q_value": "smallest false discovery rate at which the event is kept",
 }
 
 

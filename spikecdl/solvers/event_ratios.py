@@ -71,16 +71,11 @@ def constant_row(kind, a, b, z):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _change(kind, z, move, out):
-    """Fill in the change of softplus, or of exp, from z to z + move."""
-    if kind == LOGISTIC:
-        before = softplus(z)
-        for k in range(move.size):
-            out[k] = softplus(z + move[k]) - before
-    else:
-        before = exp(z)
-        for k in range(move.size):
-            out[k] = exp(z + move[k]) - before
+def _change(z, move, out):
+    """Fill in the change of softplus from z to z + move."""
+    before = softplus(z)
+    for k in range(move.size):
+        out[k] = softplus(z + move[k]) - before
 
 
 @njit(cache=True, error_model="numpy")
@@ -100,20 +95,21 @@ def _correlate_counts(counts, vector, out):
 @njit(cache=True, error_model="numpy")
 def fill_ratios(loss, z, model, ratios):
     """Fill in the log-likelihood ratio (template, amplitude, onset) of an event in one window."""
+    if loss.kind == EXPONENTIAL:
+        _fill_exponential(loss, z, model, ratios)
+        return
     constant = True
     for n in range(len(z)):
         constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
     if constant:
         _fill_constant(loss, z, model, ratios)
-    elif loss.kind == EXPONENTIAL:
-        _fill_exponential(loss, z, model, ratios)
     else:
         _fill_varying(loss, z, model, ratios)
 
 
 @njit(cache=True, error_model="numpy")
 def _fill_constant(loss, z, model, ratios):
-    """Fill in the ratios where nothing but the counts varies."""
+    """Fill in the ratios of a logistic loss where nothing but the counts varies."""
     taps, amplitudes = model
     n_templates, n_amplitudes, n_onsets = ratios.shape
     length = taps.shape[2]
@@ -125,7 +121,7 @@ def _fill_constant(loss, z, model, ratios):
             for i in range(n_amplitudes):
                 for k in range(length):
                     move[k] = amplitudes[c, i] * taps[c, n, k]
-                _change(loss.kind, z[n, 0], move, change)
+                _change(z[n, 0], move, change)
                 lost = exposure * change.sum()
                 out = ratios[c, i]
                 for s in range(n_onsets):
@@ -250,35 +246,43 @@ def _add_constant(kind, a, row, model, n, posterior, found):
     """Add the derivatives of a constant row; those by the predictor go into its first bin."""
     (z, exposure, q), (first, second, residual, curvature) = row, found
     length = model.taps.shape[2]
-    spikes = np.empty(length)
+    spikes = np.zeros(length)
     base = exp(z) if kind != LOGISTIC else 1.0 / (1.0 + exp(-z))
     for c in range(posterior.shape[0]):
+        _add_spikes(a, posterior[c], model.amplitudes[c], first[c])
         for i in range(posterior.shape[1]):
             chance, amplitude = posterior[c, i], model.amplitudes[c, i]
             number = chance.sum()
             if number < _NEGLIGIBLE:
                 continue
-            _count_spikes(a, chance, spikes)
+            if q != 0.0:
+                spikes[:] = 0.0
+                _add_spikes(a, posterior[c, i : i + 1], np.ones(1), spikes)
             for k in range(length):
                 x = z + amplitude * model.taps[c, n, k]
                 weight = exposure * number + q * spikes[k]
                 mean = exp(x) if kind != LOGISTIC else 1.0 / (1.0 + exp(-x))
                 bend = mean if kind != LOGISTIC else mean * (1.0 - mean)
                 bent = base if kind != LOGISTIC else base * (1.0 - base)
-                first[c, k] += amplitude * (spikes[k] - weight * mean)
+                first[c, k] -= amplitude * weight * mean
                 second[c, k] += amplitude * amplitude * weight * bend
                 residual[0] -= weight * (mean - base)
                 curvature[0] += weight * (bend - bent)
 
 
 @njit(cache=True, error_model="numpy")
-def _count_spikes(a, chance, spikes):
-    """Fill in the expected counts (bin of the template) under events that begin by chance."""
-    spikes[:] = 0.0
+def _add_spikes(a, posterior, amplitudes, out):
+    """Add the expected amplitudes of events, times the counts that each bin of them covers."""
+    length, n_onsets = out.size, posterior.shape[1]
+    weight = np.zeros(n_onsets + 2 * length)  # from late to early onsets, padded
+    for i in range(amplitudes.size):
+        add_multiple(weight[length : length + n_onsets], amplitudes[i], posterior[i, ::-1])
     for t in range(a.size):
         if a[t] != 0.0:
-            for s in range(max(0, t - spikes.size + 1), min(chance.size - 1, t) + 1):
-                spikes[t - s] += a[t] * chance[s]
+            begin = length + n_onsets - 1 - t
+            first, last = max(0, -begin), min(length, n_onsets + length - begin)
+            if last > first:
+                add_multiple(out[first:last], a[t], weight[begin + first : begin + last])
 
 
 @njit(cache=True, error_model="numpy")
@@ -286,17 +290,17 @@ def _add_exponential(a, model, n, posterior, found):
     """Add the derivatives of a row of an exponential loss, whose mean is its curvature."""
     first, second, residual, mean = found
     length, n_onsets = model.taps.shape[2], posterior.shape[2]
-    spikes, grown = np.empty(length), np.zeros(mean.size)
+    grown = np.zeros(mean.size)
     for c in range(posterior.shape[0]):
+        _add_spikes(a, posterior[c], model.amplitudes[c], first[c])
         for i in range(posterior.shape[1]):
             chance, amplitude = posterior[c, i], model.amplitudes[c, i]
             if chance.sum() < _NEGLIGIBLE:
                 continue
-            _count_spikes(a, chance, spikes)
             for k in range(length):
                 factor = exp(amplitude * model.taps[c, n, k])
                 expected = factor * dot(chance, mean[k : k + n_onsets])
-                first[c, k] += amplitude * (spikes[k] - expected)
+                first[c, k] -= amplitude * expected
                 second[c, k] += amplitude * amplitude * expected
                 add_multiple(grown[k : k + n_onsets], factor - 1.0, chance)
     for t in range(mean.size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from spikecdl.training.summation import Summation
 _PART = 2**22  # probabilities of events in memory at once
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
+_MOST_BINS = 120_000  # that rates of events are fitted to
 _STEPS = 8  # of EM that fit rates of events to given templates
 
 #: Columns of a table of events.
@@ -143,10 +145,11 @@ def event_rates(
     Returns the tensors of the event model that ``tensors`` lacks, and the baselines.  Rates are
     fitted from those of the trainer's events on.
     """
-    counts = Summation(problem.data)
+    data, events = _some_trials(problem.data, events.to("cpu"))
+    counts = Summation(data)
     if "event_rates" in tensors:
         return {}, counts.fit_baseline(of_problem(counts, problem, tensors)).baseline.tolist()
-    events, templates = events.to("cpu"), tensors["templates"].double().cpu().numpy()
+    templates = tensors["templates"].double().cpu().numpy()
     begun = with_amplitudes(templates, events, counts.start)
     begun = counts.with_coefficients(begun, known_coefficients(problem))
     model, _ = counts.climb(begun, _STEPS, learn_templates=False)
@@ -154,6 +157,15 @@ def event_rates(
     del new["templates"], new["smoothness"]
     overlap = choose_overlap(counts, model, events)
     return new | {"overlap": torch.tensor(overlap)}, model.baseline.tolist()
+
+
+def _some_trials(data: Observations, events: Events) -> tuple[Observations, Events]:
+    """Return evenly spaced trials of at most `_MOST_BINS` bins, and their events."""
+    every = max(1, math.ceil(data.y.numel() / _MOST_BINS))
+    trial, unit = events.window // data.y.shape[1], events.window % data.y.shape[1]
+    kept = events.take(trial % every == 0)
+    window = (trial // every * data.y.shape[1] + unit)[trial % every == 0]
+    return data.take(slice(None, None, every)), replace(kept, window=window)
 
 
 def of_problem(counts: Summation, problem: Problem, tensors: Mapping[str, Tensor]) -> EventModel:

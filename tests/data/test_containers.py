@@ -420,6 +420,8 @@ def test_events_are_the_codes_that_are_not_zero(layout):
         [4, -1 if joint else "u7", 0, -0.02, 10.0],
         [9, -1 if joint else "u9", 1, 0.0, 7.5],
     ]
+    largest = np.square(parts.templates).sum(1).argmax(1)
+    expected = [[*row, row[3] + 0.01 * largest[row[2]]] for row in expected]
     assert events.to_numpy(dtype=object).tolist() == expected
 
 
@@ -430,7 +432,7 @@ def test_events_of_no_codes_is_an_empty_table():
     changed = {**vars(parts), "codes": codes}
     events = type(parts)(**changed).events()
     assert len(events) == 0
-    assert list(events.columns) == ["trial", "unit", "template", "time", "amplitude"]
+    assert list(events.columns) == ["trial", "unit", "template", "time", "amplitude", "peak_time"]
 
 
 @pytest.mark.parametrize(
