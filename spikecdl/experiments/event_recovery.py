@@ -302,7 +302,7 @@ of the events of single trials, 12 to 16 % of them false; 90 % and 6 % for "supp
 and 2 to 4 % where templates overlap.
 """
 
-METHODS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+METHODS: Mapping[str, Mapping[str, Any]] = {"default": {}, "marginal": {"trainer": "marginal"}}
 """Settings of `DCEA` by name of the method; each case adds its own ``family`` and ``model``."""
 
 

@@ -106,7 +106,8 @@ def known(case, counts):
     codes[index] = made.events["amplitude"]
     parts = case.estimator(0, n_epochs=1).fit(counts).decompose(counts)
     fields = {name: getattr(parts, name) for name in parts.__dataclass_fields__}
-    return Sure(**{**fields, "codes": codes, "templates": made.templates})
+    changed = {"codes": codes, "templates": made.templates, "certainty": None}
+    return Sure(**{**fields, **changed})
 
 
 @pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
@@ -149,10 +150,11 @@ def test_the_experiment_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(event_recovery, "CASES", cases)
     monkeypatch.setattr(event_recovery, "N_SEEDS", 2)
     result = event_recovery.run(Options())
-    assert list(result.table["case"]) == ["quick", "quick", "noise", "noise"]
-    assert list(result.table["seed"]) == [0, 1, 0, 1]
-    assert len(result.findings) == len(result.more["medians"]) == 2
-    assert "100 windows" in result.findings[1]
+    methods = list(event_recovery.METHODS)
+    assert list(result.table["case"]) == ["quick"] * 2 * len(methods) + ["noise"] * 2 * len(methods)
+    assert list(result.table["method"]) == methods * 4
+    assert len(result.findings) == len(result.more["medians"]) == 2 * len(methods)
+    assert "100 windows" in result.findings[-1]
     result.write(tmp_path, {})
     assert (tmp_path / "medians.csv").exists()
     assert (tmp_path / "templates_default.png").exists()
