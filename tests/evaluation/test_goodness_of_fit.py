@@ -259,6 +259,7 @@ def test_refits_of_a_model_leave_it_alone():
     assert (result.p_value >= 0.5).all()
 
 
+@pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 def test_signals_and_things_that_are_no_models_are_refused():
     counts = some_counts("gaussian")
     model = quick("gaussian").fit(counts)
