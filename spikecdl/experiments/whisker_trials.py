@@ -53,6 +53,8 @@ def _glms(**settings: Any) -> Callable[[int], list]:
 HISTORY = "GLM, history"
 METHODS: Mapping[str, Callable[[int], list]] = {
     "default": _dcea(),
+    "marginal": _dcea(trainer="marginal"),
+    "marginal, history": _dcea(trainer="marginal", history=0.05),
     "BCOMP": lambda seed: [BCOMP(1, LENGTH, FAMILY, random_state=seed)],
     HISTORY: _glms(),
     "GLM, history and known onsets": _glms(stimulus=onsets(ONSETS), response=Basis(0.125, 12)),
