@@ -78,9 +78,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         runs through the recording across windows (which follow each other if their
         ``trial_starts`` are not known).  Longer than a template; for counts of single trials.
     trainer : str or trainer
-        "alternating", "marginal" (events summed out), "unrolled" (the paper's) or "implicit" (its
-        limit of infinitely many layers), or an object such as ``spikecdl.Marginal(overlap=1)``.
-        It also finds the codes: the same templates give other amplitudes with another trainer.
+        "alternating", "unrolled" (the paper's) or "implicit" (its limit of infinitely many
+        layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.  The trainer also finds
+        the codes: the same templates give other amplitudes with another trainer.
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float
@@ -104,20 +104,19 @@ class DCEA(TransformerMixin, BaseEstimator):
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz; means over bins where they vary.
-    unit_eta_ : list of list
-        Baseline of each unit of ``unit_ids_`` (joint layout: of one, with a value per channel) as
-        eta; what `evidence` begins from.
-    penalty_weight_ : float or None
-        Weight used, as a fraction of lambda_max (median over windows and templates), if any.
+    penalty_weight_ : float
+        Weight used, as a fraction of lambda_max (median over windows and templates).
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
         bin without constant terms (it may be negative); ``seconds``.  Alternating training adds
         ``objective``, the negative log likelihood plus the penalty, and ``n_events``.
     converged_ : bool
+    n_iter_ : int
+        Epochs.
     bin_size_ : float
         Seconds per bin (1 for plain arrays).
-    n_iter_, n_bins_ : int
-        Epochs; bins of a template.
+    n_bins_ : int
+        Bins of a template.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -224,12 +223,10 @@ class DCEA(TransformerMixin, BaseEstimator):
             if on_epoch is not None:
                 on_epoch(state)
 
-        trainer = self._trainer()
         with threads.for_size(problem.size):
-            learned = trainer.fit(problem, learned, after_epoch)
+            learned = self._trainer().fit(problem, learned, after_epoch)
         learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
-        remedy = "penalty_weight" if trainer.uses_penalty else None
-        learned.warn_if_unsettled(self._keep(counts, given, learned), remedy)
+        learned.warn_if_unsettled(self._keep(counts, given, learned), "penalty_weight")
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -411,8 +408,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.tensors_, self.unit_eta_ = training.completed(problem, tensors, events)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         level = float(self.tensors_.get("level", 1.0))
-        used, absolute = problem.weight_used(self._dictionary(), level)
-        self.penalty_weight_ = used if self._trainer().uses_penalty else None
+        self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
         if isinstance(problem.weight, training.Fraction):
             self._absolute_weight = absolute
         self.templates_ = self.tensors_["templates"].cpu().numpy()
