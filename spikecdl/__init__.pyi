@@ -3,6 +3,7 @@ from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from .denoise import PoissonDenoiser
 from .estimator import DCEA, NotConvergedWarning, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
+from .evaluation.selection import select
 from .io import (
     read,
     read_counts,
@@ -68,6 +69,7 @@ __all__ = [
     "read_nwb",
     "read_phy",
     "report",
+    "select",
     "simulate",
     "sparse_code",
     "suggestions",

@@ -2,4 +2,5 @@
 
 from spikecdl.cli import main
 
-main()
+if __name__ == "__main__":  # and not a process that `select` has started
+    main()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import denoising, models, recordings
+from spikecdl.cli import denoising, models, recordings, selection
 from spikecdl.cli.errors import run
 
 app = typer.Typer(
@@ -43,10 +43,10 @@ def _every_command(
 
 
 for command in (
-    *(models.demo, recordings.inspect, models.fit, models.apply, models.evaluate),
-    *(models.compare, recordings.simulate, models.experiment),
+    *(models.demo, recordings.inspect, models.fit, selection.select, models.apply),
+    *(models.evaluate, models.compare, recordings.simulate, models.experiment),
 ):
-    app.command()(command)
+    app.command(cls=selection.WithLists if command is selection.select else None)(command)
 app.add_typer(denoising.app)
 
 

@@ -29,9 +29,7 @@ def fit(
     file: options.File,
     out: options.Out,
     length: Annotated[float, option("SECONDS", "Length of the templates, in whole bins.")],
-    bin: Annotated[
-        float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")
-    ] = None,
+    bin: options.Bin = None,
     templates: Annotated[int, option("NUMBER", "Number of templates.")] = 1,
     family: options.Family = "poisson",
     pool_trials: options.Pool = False,
@@ -60,29 +58,11 @@ def fit(
             "or a rate for each unit, as in 8,5.5,12.",
         ),
     ] = "learned",
-    history: Annotated[
-        float | None,
-        option("SECONDS", "How far back a unit's own spikes change its rate. Single trials only."),
-    ] = None,
-    history_sign: Annotated[
-        str,
-        option("NAME", "negative: a spike can only lower the rate; both: raise it, too (bursts)."),
-    ] = "negative",
-    history_common: Annotated[
-        bool, flag("--history-common", "One history filter for all units, not one for each.")
-    ] = False,
-    drift: Annotated[
-        float | None,
-        option("SECONDS", "Time between the knots of a slow log rate. Single trials only."),
-    ] = None,
-    trainer: Annotated[
-        str,
-        option(
-            "NAME",
-            "alternating; unrolled, as in the paper; or implicit, its limit of infinitely many "
-            "layers.",
-        ),
-    ] = "alternating",
+    history: options.History = None,
+    history_sign: options.HistorySign = "negative",
+    history_common: options.HistoryCommon = False,
+    drift: options.Drift = None,
+    trainer: options.Trainer = "alternating",
     epochs: Annotated[
         int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
     ] = None,

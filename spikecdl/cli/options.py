@@ -46,6 +46,29 @@ Family = Annotated[
 File = Annotated[
     Path, argument("FILE", "Recording: NWB, npz, a Phy folder, or any format that Neo reads.")
 ]
+Bin = Annotated[float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")]
+History = Annotated[
+    float | None,
+    option("SECONDS", "How far back a unit's own spikes change its rate. Single trials only."),
+]
+HistorySign = Annotated[
+    str,
+    option("NAME", "negative: a spike can only lower the rate; both: raise it, too (bursts)."),
+]
+HistoryCommon = Annotated[
+    bool, flag("--history-common", "One history filter for all units, not one for each.")
+]
+Drift = Annotated[
+    float | None,
+    option("SECONDS", "Time between the knots of a slow log rate. Single trials only."),
+]
+Trainer = Annotated[
+    str,
+    option(
+        "NAME",
+        "alternating; unrolled, as in the paper; or implicit, its limit of infinitely many layers.",
+    ),
+]
 Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]
 Align = Annotated[
     str | None, option("COLUMN", "Column of times to align windows to; needs --window.")

@@ -16,7 +16,7 @@ from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import NotConvergedWarning
 
-_FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
+FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
 
 
 class Fold(Protocol):
@@ -133,7 +133,7 @@ class CrossValidated:
 
     def _explained(self) -> tuple[float, float]:
         lost = [fold.deviances for fold in self.folds]
-        one_by_one = sum(each.shape[1] for each in lost) < _FEW
+        one_by_one = sum(each.shape[1] for each in lost) < FEW
         rows = [each.reshape(2, -1) if one_by_one else each.sum(2) for each in lost]
         model, null = np.concatenate(rows, axis=1)
         return ratio(null - model, null)

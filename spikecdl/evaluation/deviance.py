@@ -165,6 +165,18 @@ def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
     return torch.where(data.mask, torch.stack(lost), 0).sum(-1).cpu().numpy()
 
 
+def log_likelihood(data: Observations, eta: Tensor) -> np.ndarray:
+    """Return log likelihoods (trial, unit, channel), with all constants, summed over bins."""
+    import torch
+
+    found = []
+    for part, some in data.parts():
+        predictor = eta.expand(data.y.shape)[part].double()
+        log_prob = some.family.log_prob(some.y.double(), predictor)
+        found.append(torch.where(some.mask, log_prob, 0).sum(-1))
+    return torch.cat(found).cpu().numpy()
+
+
 def deviances_per_unit(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
     """Return the deviances (2, unit) summed over all observed bins; see `deviances`."""
     parts = [deviances(some, eta[part], rate) for part, some in data.parts()]

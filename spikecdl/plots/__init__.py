@@ -6,7 +6,7 @@ trials that do not exist, and the wrong number of axes, raise ValueError.
 """
 
 from spikecdl.plots.decompositions import codes, decomposition
-from spikecdl.plots.diagnostics import autocorrelation, history, ks, training_curve
+from spikecdl.plots.diagnostics import autocorrelation, history, ks, selection, training_curve
 from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.template_panels import templates
 
@@ -19,6 +19,7 @@ __all__ = [
     "raster",
     "rate",
     "rates_figure",
+    "selection",
     "templates",
     "training_curve",
 ]

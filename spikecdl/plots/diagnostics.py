@@ -1,4 +1,4 @@
-"""Whether a model is right: rescaled intervals against their law, and the course of training."""
+"""Whether a model is right: rescaled intervals, the course of training, other candidates."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
+    from spikecdl.evaluation.selection import Selection
 
 _MOST_PANELS = 9
 _MOST_CURVES = 4  # with their names; of more units the median is drawn
@@ -148,6 +149,52 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
     panel.ticklabel_format(axis="y", useOffset=False)
     panel.set(xlabel="epoch", ylabel="loss")
     panel.set_title("converged" if model.converged_ else "stopped before it converged")
+    style.tidy(panel)
+    return panel
+
+
+@style.styled
+def selection(found: Selection, *, ax: Axes | None = None) -> Axes:
+    """Draw the evidence of each candidate below that of the best, with its standard error.
+
+    Differences are paired over trials. A ring marks the recommended candidate: the simplest whose
+    error bar reaches the best one.
+
+    Parameters
+    ----------
+    found : Selection
+        Made by `spikecdl.select`.
+
+    Examples
+    --------
+    >>> import spikecdl
+    >>> y = np.random.default_rng(0).poisson(0.2, size=(30, 100))
+    >>> found = spikecdl.select(spikecdl.DCEA(1, 10), spikecdl.BinnedSpikes.from_array(y), [0])
+    >>> selection(found).get_xlabel()
+    'number of templates'
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    table = found.table()
+    panel = style.axes_array(ax, (1, 1), (5.2, 3.2))[0, 0]
+    none, some = (table[table["template_length"].isna() == left] for left in (True, False))
+    curves = [("none", none)] * bool(len(none)) + [
+        (f"{length:g}", rows) for length, rows in some.groupby("template_length")
+    ]
+    for number, (label, rows) in enumerate(curves):
+        place = rows["n_templates"] + 0.06 * (number - (len(curves) - 1) / 2)
+        panel.errorbar(
+            *(place, rows["difference"], rows["difference_error"]),
+            **{"label": label, "color": style.PALETTE[number % len(style.PALETTE)], "marker": "o"},
+            **{"markersize": 4, "linewidth": 1.2, "capsize": 0},
+        )
+        chosen = rows["recommended"]
+        ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "zorder": 3}
+        panel.scatter(place[chosen], rows["difference"][chosen], **ring)
+    panel.axhline(0, color="black", linewidth=0.8, linestyle="--")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set(xlabel="number of templates", ylabel="evidence below the best (nats per spike)")
+    panel.legend(title="length")
     style.tidy(panel)
     return panel
 

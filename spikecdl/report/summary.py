@@ -15,9 +15,10 @@ import numpy as np
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.crossvalidation import CrossValidated
+    from spikecdl.model.families import Family
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
 _MANY_UNITS = 8  # more are not listed one by one
@@ -78,7 +79,7 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
     counts = decomposition.counts
     per_unit = zip(counts.unit_ids, decomposition.deviance_explained_per_unit, strict=True)
     summary = {
-        "data": _data_summary(decomposition, source),
+        "data": data_summary(decomposition.counts, decomposition.family, source),
         "versions": versions(),
         "family": decomposition.family.name,
         "layout": decomposition.layout,
@@ -149,9 +150,10 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
     }
 
 
-def _data_summary(decomposition: Decomposition, source: Path) -> dict[str, Any]:
+def data_summary(counts: BinnedSpikes, family: str | Family, source: Path) -> dict[str, Any]:
     """Describe the counts, with the SHA-256 of their file (of the counts if it is a folder)."""
-    counts = decomposition.counts
+    from spikecdl.evaluation.goodness_of_fit import resolved
+
     content = np.memmap(source, mode="r").data if source.is_file() else counts.counts.tobytes()
     summary = {
         "source": str(source),
@@ -162,7 +164,7 @@ def _data_summary(decomposition: Decomposition, source: Path) -> dict[str, Any]:
     }
     if counts.is_counts:
         summary |= {"n_spikes": int(counts.counts.sum()), "sub_bins": counts.sub_bins}
-    if decomposition.family.has_n_trials:
+    if resolved(family, counts.n_trials).has_n_trials:
         summary["bernoulli_trials_per_bin"] = int(counts.n_trials.max())
     return summary
 

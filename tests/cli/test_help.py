@@ -11,7 +11,8 @@ from commands import ENVIRONMENT, run, succeeded
 
 import spikecdl
 
-COMMANDS = ("demo", "inspect", "fit", "apply", "evaluate", "compare", "simulate", "denoise")
+COMMANDS = ("demo", "inspect", "fit", "select", "apply", "evaluate", "compare", "simulate")
+COMMANDS = (*COMMANDS, "denoise")
 HEAVY = {"torch", "scipy", "pandas", "h5py", "pynwb", "neo", "matplotlib", "sklearn", "jinja2"}
 
 

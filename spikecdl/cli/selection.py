@@ -1,0 +1,180 @@
+"""`spikecdl select`: how many templates, and how long."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer.core
+
+from spikecdl.cli import options, outputs
+from spikecdl.cli.options import Selection, option
+
+if TYPE_CHECKING:
+    from spikecdl.evaluation.selection import Selection as Found
+
+_LISTS = ("--templates", "--length")
+_FITS = "fits"  # folder of finished fits, which a run that was interrupted goes on from
+
+
+class WithLists(typer.core.TyperCommand):
+    """Command with options that take several numbers: "--templates 0 1 2", or "0,1,2"."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, joined(args))
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Join the numbers that follow an option of `_LISTS` by commas.
+
+    Examples
+    --------
+    >>> joined(["a.nwb", "--templates", "0", "1", "2", "--length", "0.1"])
+    ['a.nwb', '--templates', '0,1,2', '--length', '0.1']
+    """
+    result: list[str] = []
+    for word in arguments:
+        if len(result) > 1 and result[-2] in _LISTS and _is_number(word):
+            result[-1] += f",{word}"
+        else:
+            result.append(word)
+    return result
+
+
+def select(
+    file: options.File,
+    out: options.Out,
+    length: Annotated[str, option("SECONDS ...", "Lengths of the templates, in whole bins.")],
+    templates: Annotated[
+        str, option("NUMBER ...", "Numbers of templates; 0 stands for a constant rate.")
+    ] = "0 1 2 3",
+    bin: options.Bin = None,
+    family: options.Family = "poisson",
+    pool_trials: options.Pool = False,
+    align: options.Align = None,
+    window: options.Window = None,
+    units: options.Units = None,
+    trials: options.Trials = None,
+    table: options.Table = "trials",
+    layout: options.Layout = "shared",
+    trainer: options.Trainer = "alternating",
+    folds: Annotated[int, option("NUMBER", "Parts of the trials that are held out in turn.")] = 3,
+    jobs: Annotated[
+        int | None, option("NUMBER", "Processes at work. Default: one for each core.", min=1)
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Compare numbers and lengths of templates on held-out trials.
+
+    Fits each candidate without a part of the trials, and scores it there: by the evidence, the
+    probability of the counts with all possible events summed out. Writes selection.csv, a figure,
+    summary.json and the recommended model, fitted to all trials, to --out. After an interruption,
+    the same command goes on where it was.
+    """
+    from spikecdl.config import describe
+    from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.selection import select as search
+    from spikecdl.io import read
+    from spikecdl.model.families import from_text
+    from spikecdl.report.summary import data_summary, versions
+    from spikecdl.solvers.threads import n_threads
+
+    chosen = from_text(family) if ":" in family else family
+    model = DCEA(1, 1.0, chosen, layout=layout, trainer=trainer, device=device, random_state=seed)
+    selection = Selection(pool_trials, align, window, units, trials, table)
+    with outputs.results_folder(out, file) as unfinished:
+        selected = selection.count(read(file), bin)
+        with outputs.epochs_shown("dividing the trials", as_json) as update:
+            found = search(
+                *(model, selected.counts, _numbers("templates", templates, int)),
+                _numbers("length", length, float),
+                n_folds=folds,
+                single_trials=selected.single_trials,
+                n_jobs=jobs or n_threads(),
+                folder=out / _FITS,
+                on_fit=update,
+            )
+        best = found.recommended
+        with outputs.working(f"fitting {best} to all trials", as_json):
+            if best.n_templates:
+                best.model(model).fit(selected.counts).save(unfinished)
+            about = {
+                "command": outputs.command_line(),
+                "settings": describe(model.get_params(deep=False)) | selection.described(),
+                "data": data_summary(selected.counts, model.family, file),
+                "versions": versions(),
+                **_described(found, folds),
+            }
+            _write(unfinished, found, about)
+    shutil.rmtree(out / _FITS, ignore_errors=True)
+    outputs.show(about, [*_lines(about), f"results in {out}/"], as_json)
+
+
+def _described(found: Found, n_folds: int) -> dict[str, Any]:
+    """Return the candidates and what is recommended, as values that JSON can hold."""
+    rows = found.table().to_dict("records")
+    return {
+        "how": found.how,
+        "n_folds": n_folds,
+        "recommended": vars(found.recommended),
+        "candidates": [
+            {key: None if value != value else value for key, value in row.items()} for row in rows
+        ],
+    }
+
+
+def _write(folder: Path, found: Found, about: dict[str, Any]) -> None:
+    """Write table, figure and summary."""
+    import matplotlib.pyplot as plt
+
+    from spikecdl import plots
+    from spikecdl.files import write_json
+    from spikecdl.report import png
+
+    found.table().to_csv(folder / "selection.csv", index=False)
+    figure = plots.selection(found).get_figure(root=True)
+    (folder / "selection.png").write_bytes(png(figure))
+    plt.close(figure)
+    write_json(folder / "summary.json", about)
+
+
+def _lines(about: dict[str, Any]) -> list[str]:
+    """Describe the candidates, a line each."""
+    from spikecdl.report.summary import number
+
+    lines = [
+        "templates  length (s)  evidence (nats per spike)  below the best, with standard error"
+    ]
+    for row in about["candidates"]:
+        length = "-" if row["template_length"] is None else f"{row['template_length']:g}"
+        below = f"{number(-row['difference'], 4)} +- {number(row['difference_error'], 4, '-')}"
+        lines.append(
+            f"{row['n_templates']:9}  {length:>10}  {row['evidence']:25.4f}  {below:>17}"
+            + "  recommended" * row["recommended"]
+        )
+    count = about["n_folds"]
+    return [
+        *lines,
+        f"the simplest within one standard error of the best; {count} folds of {about['how']}",
+    ]
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    """Return the numbers in a list separated by commas or blanks."""
+    words = text.replace(",", " ").split()
+    try:
+        return [kind(word) for word in words]
+    except ValueError:
+        raise ValueError(
+            f"`{name}` (={text!r}) must be {'whole ' * (kind is int)}numbers, as in "
+            f"--{name} {'1 2 3' if kind is int else '0.05 0.1'}"
+        ) from None
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"-?[\d.,]+(e-?\d+)?", word) is not None

@@ -1,0 +1,292 @@
+"""How many templates, and how long: held-out evidence of every candidate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spikecdl import config, validation
+from spikecdl.data import BinnedSpikes
+from spikecdl.evaluation.crossvalidation import FEW, Fold, divide, ratio
+from spikecdl.evaluation.null_model import NullModel
+from spikecdl.files import write_json
+from spikecdl.training import NotConvergedWarning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_Rows = list[list[float]]  # evidence (trial, unit)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings to compare: a number of templates and their length, None without templates."""
+
+    n_templates: int
+    template_length: float | None
+
+    def __str__(self) -> str:
+        if self.template_length is None:
+            return "no template"
+        templates = validation.counted(self.n_templates, "template")
+        return f"{templates} of {self.template_length:g}"
+
+    def model(self, other: Any) -> Any:
+        """Return an unfitted model with these settings, and else those of another."""
+        from sklearn.base import clone
+
+        if self.template_length is None:
+            return NullModel(other.family, other.layout)
+        return clone(other).set_params(**vars(self))
+
+
+_Key = tuple[Candidate, int]  # and the number of a fold
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Held-out evidence of candidates; made by `select`.
+
+    Attributes
+    ----------
+    candidates : tuple of Candidate
+        By number of templates, then by length.
+    evidence : ndarray, shape (candidate, row)
+        Log marginal likelihood of each trial that was held out, in nats (of each unit of it, if
+        there are fewer than ten trials).
+    n_spikes : ndarray, shape (row,)
+        Spikes of these (observed bins of a signal).
+    how : str
+        What was held out; see `CrossValidated`.
+    """
+
+    candidates: tuple[Candidate, ...]
+    evidence: np.ndarray
+    n_spikes: np.ndarray
+    how: str
+
+    def __repr__(self) -> str:
+        """Describe in one line."""
+        number = validation.counted(len(self.candidates), "candidate")
+        return f"Selection({number}, recommended: {self.recommended})"
+
+    @property
+    def recommended(self) -> Candidate:
+        """The simplest candidate within one standard error of the best.
+
+        The standard error is that of the paired difference.  Simple is fewer templates first, then
+        shorter ones (Breiman et al., *Classification and Regression Trees*, 1984).
+        """
+        return self.candidates[int(np.argmax(self.table()["recommended"]))]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per candidate, with evidence in nats per spike (per bin of a signal).
+
+        Columns: ``n_templates``, ``template_length``; ``evidence`` and its ``standard_error`` over
+        trials; ``difference`` to the best candidate and ``difference_error``, paired over trials;
+        ``recommended``.
+        """
+        import pandas as pd
+
+        best = self.evidence[self.evidence.sum(1).argmax()]
+        rows = []
+        for candidate, found in zip(self.candidates, self.evidence, strict=True):
+            value, error = ratio(found, self.n_spikes)
+            difference, its_error = ratio(found - best, self.n_spikes)
+            rows.append((*vars(candidate).values(), value, error, difference, its_error))
+        columns = [*vars(candidate), "evidence", "standard_error", "difference", "difference_error"]
+        table = pd.DataFrame(rows, columns=columns)
+        close = table["difference"] >= -table["difference_error"].fillna(0)
+        return table.assign(recommended=np.arange(len(table)) == int(np.argmax(close)))
+
+
+def select(
+    model: Any,
+    counts: BinnedSpikes,
+    n_templates: Sequence[int] = (0, 1, 2, 3),
+    template_length: Sequence[float] | None = None,
+    *,
+    n_folds: int = 3,
+    single_trials: BinnedSpikes | None = None,
+    n_jobs: int = 1,
+    folder: str | Path | None = None,
+    on_fit: Callable[[str, int, int], None] | None = None,
+    random_state: int = 0,
+) -> Selection:
+    """Compare numbers and lengths of templates by their evidence in trials that were held out.
+
+    Each candidate is fitted without a part of the data, and the log marginal likelihood of this
+    part (``model.evidence``, events summed out) is its score; see `spikecdl.crossvalidation` for
+    the parts.  No templates stand for a constant rate of each unit (`NullModel`).
+
+    Parameters
+    ----------
+    model : DCEA
+        All other settings.
+    counts : BinnedSpikes
+        Counts.
+    n_templates : sequence of int
+        Numbers of templates; 0 for none.
+    template_length : sequence of float, optional
+        Lengths, in the unit of ``bin_size``; default: that of the model.
+    n_folds : int
+        Parts that are held out in turn.
+    single_trials : BinnedSpikes, optional
+        The counts before they were pooled: then whole trials are held out.
+    n_jobs : int
+        Processes at work.  More than one need a program that can be imported: guard its start by
+        ``if __name__ == "__main__"``.
+    folder : path, optional
+        Where finished fits are kept.  The same call finds them there and goes on.
+    on_fit : callable, optional
+        Called with a text, the number of finished fits and that of all.
+    random_state : int
+        Seed of the parts.
+
+    Raises
+    ------
+    TypeError
+        If the model has no ``evidence``.
+    ValueError
+        If a number or a length cannot be fitted, or the data cannot be divided.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> y = np.random.default_rng(0).poisson(0.2, size=(30, 100))
+    >>> select(DCEA(1, 10), BinnedSpikes.from_array(y), [0])
+    Selection(1 candidate, recommended: no template)
+    """
+    if not hasattr(model, "evidence"):
+        raise TypeError(f"`model` ({type(model).__name__}) must have `evidence`, as DCEA has")
+    candidates = _candidates(model, n_templates, template_length)
+    folds = divide(counts, model.family, n_folds, single_trials, random_state)
+    for candidate in candidates:
+        if candidate.template_length is not None:
+            config.template_bins(candidate.template_length, counts.bin_size, counts.n_bins)
+    keys = [(candidate, number) for candidate in candidates for number in range(n_folds)]
+    store = _Store(folder, model, counts, (n_folds, folds.how, random_state))
+    score = partial(_score, model, folds.folds)
+    found: dict[_Key, _Rows] = {}
+    for key, rows in store.each(keys, score, validation.integer("n_jobs", n_jobs)):
+        found[key] = rows
+        if on_fit is not None:
+            on_fit(f"{key[0]}, fold {key[1] + 1} of {n_folds}", len(found), len(keys))
+    sizes = [_size(fold.unseen, model.layout) for fold in folds.folds]
+    few = sum(map(len, sizes)) < FEW
+
+    def rows_of(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([array.ravel() if few else array.sum(1) for array in arrays])
+
+    evidence = [
+        rows_of([np.array(found[candidate, number]) for number in range(n_folds)])
+        for candidate in candidates
+    ]
+    return Selection(tuple(candidates), np.array(evidence), rows_of(sizes), folds.how)
+
+
+def _candidates(
+    model: Any, n_templates: Sequence[int], template_length: Sequence[float] | None
+) -> list[Candidate]:
+    """Return the candidates, the simplest first."""
+    numbers = sorted({validation.integer("n_templates", n, minimum=0) for n in n_templates})
+    lengths = [model.template_length] if template_length is None else template_length
+    lengths = sorted({validation.positive("template_length", length) for length in lengths})
+    if not numbers or not lengths:
+        raise ValueError("`n_templates` and `template_length` must not be empty")
+    none = [Candidate(0, None)] if numbers[0] == 0 else []
+    return none + [Candidate(n, length) for n in numbers if n for length in lengths]
+
+
+def _score(model: Any, folds: Sequence[Fold], key: _Key) -> _Rows:
+    """Return the evidence (trial, unit) of a fold, for which the candidate is fitted."""
+    candidate, fold = key
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        fitted = candidate.model(model).fit(folds[fold].seen)
+    return fitted.evidence(folds[fold].unseen, per_unit=True).tolist()
+
+
+def _size(counts: BinnedSpikes, layout: str) -> np.ndarray:
+    """Return the spikes, or observed bins of a signal, (trial, unit) or (trial, 1)."""
+    size = (counts.counts if counts.is_counts else counts.mask).sum(2)
+    return size.sum(1, keepdims=True) if layout == "joint" else size
+
+
+class _Store:
+    """Finished fits, in files that are named by all that decides their content."""
+
+    def __init__(
+        self, folder: str | Path | None, model: Any, counts: BinnedSpikes, division: tuple[Any, ...]
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        settings = config.describe(model.get_params(deep=False))
+        text = json.dumps([settings, division, counts.header()], sort_keys=True, default=str)
+        self.digest = hashlib.sha256(text.encode())
+        for array in (counts.counts, counts.n_pooled):
+            self.digest.update(np.ascontiguousarray(array).tobytes())
+
+    def each(
+        self, keys: Sequence[_Key], score: Callable[[_Key], _Rows], n_jobs: int
+    ) -> Iterator[tuple[_Key, _Rows]]:
+        """Yield the evidence of each key: those in the folder first, then others as they come."""
+        left = []
+        for key in keys:
+            file = self._file(key)
+            if file is not None and file.exists():
+                yield key, json.loads(file.read_text())
+            else:
+                left.append(key)
+        for key, rows in _scores(score, left, min(n_jobs, len(left))):
+            file = self._file(key)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, rows)
+            yield key, rows
+
+    def _file(self, key: _Key) -> Path | None:
+        digest = self.digest.copy()
+        digest.update(repr(key).encode())
+        return None if self.folder is None else self.folder / f"{digest.hexdigest()[:20]}.json"
+
+
+def _scores(
+    score: Callable[[_Key], _Rows], keys: Sequence[_Key], n_jobs: int
+) -> Iterator[tuple[_Key, _Rows]]:
+    """Score the keys in this process, or in several of one thread each."""
+    if n_jobs <= 1:
+        yield from ((key, score(key)) for key in keys)
+        return
+    spawn = get_context("spawn")  # threads of torch do not survive a fork
+    with ProcessPoolExecutor(n_jobs, spawn, _begin, (score,)) as pool:
+        waiting = {pool.submit(_work, key): key for key in keys}
+        try:
+            yield from ((waiting[done], done.result()) for done in as_completed(waiting))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_WORK: list[Callable[[_Key], _Rows]] = []  # of a process that `_scores` has started
+
+
+def _begin(score: Callable[[_Key], _Rows]) -> None:
+    """Keep what scores, with its models and counts, and use one thread."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    _WORK[:] = [score]
+
+
+def _work(key: _Key) -> _Rows:
+    return _WORK[0](key)
