@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,11 +12,12 @@ import numpy as np
 from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.heldout import HeldOut, Split, masked, split
+from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import NotConvergedWarning
 
-FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
+_FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
 
 
 class Fold(Protocol):
@@ -63,6 +64,7 @@ class Folds:
         from sklearn.base import clone
 
         scores, models = [], []
+        gains: list[np.ndarray] = []
         for number, fold in enumerate(self.folds):
             if on_fold is not None:
                 on_fold(number)
@@ -70,7 +72,8 @@ class Folds:
                 warnings.simplefilter("ignore", NotConvergedWarning)
                 models.append(clone(model).fit(fold.seen))
             scores.append(fold.score(models[-1]))
-        return CrossValidated(tuple(scores), tuple(models), self.how)
+            gains.extend(_gain(models[-1], fold))
+        return CrossValidated(tuple(scores), tuple(models), self.how, tuple(gains))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +89,15 @@ class CrossValidated:
     how : str
         What the folds are: "trials", "pooled trials", "parts of pooled trials" or "stretches of
         time".
+    gains : tuple of ndarray, shape (trial, unit)
+        Evidence of each fold (`DCEA.evidence`) above that of a constant rate of each unit
+        (`NullModel`), in nats; (trial, 1) in the joint layout.  Empty for a model without evidence.
     """
 
     folds: tuple[HeldOut, ...]
     models: tuple[Any, ...]
     how: str
+    gains: tuple[np.ndarray, ...] = ()
 
     def __repr__(self) -> str:
         """Describe in one line."""
@@ -117,6 +124,20 @@ class CrossValidated:
         return float(gain / spikes) if spikes > 0 else np.nan
 
     @property
+    def evidence_gain(self) -> tuple[float, float]:
+        """Evidence above that of a constant rate, in bits per spike, and its standard error.
+
+        With events summed out it counts events that are too weak to be found, and pays for every
+        freedom of the model.  nan without evidence or spikes.
+        """
+        if not self.gains:
+            return np.nan, np.nan
+        joint = self.gains[0].shape[1] < self.folds[0].counts.n_units
+        sizes = [size(fold.counts, joint) for fold in self.folds]
+        gain, error = ratio(independent(self.gains), independent(sizes))
+        return gain / np.log(2), error / np.log(2)
+
+    @property
     def deviance_explained_per_fold(self) -> np.ndarray:
         """Deviance explained of each fold, shape (fold,)."""
         return np.array([fold.deviance_explained for fold in self.folds])
@@ -132,10 +153,7 @@ class CrossValidated:
         )
 
     def _explained(self) -> tuple[float, float]:
-        lost = [fold.deviances for fold in self.folds]
-        one_by_one = sum(each.shape[1] for each in lost) < FEW
-        rows = [each.reshape(2, -1) if one_by_one else each.sum(2) for each in lost]
-        model, null = np.concatenate(rows, axis=1)
+        model, null = map(independent, zip(*(fold.deviances for fold in self.folds), strict=True))
         return ratio(null - model, null)
 
 
@@ -257,6 +275,29 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]
         return float(value), np.nan
     spread = np.square(numerator - value * denominator).sum() * n / (n - 1)
     return float(value), float(np.sqrt(spread) / total)
+
+
+def independent(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return values (trial, unit) of folds by trial, by unit of a trial if trials are few."""
+    few = sum(map(len, arrays)) < _FEW
+    return np.concatenate([array.ravel() if few else array.sum(1) for array in arrays])
+
+
+def size(counts: BinnedSpikes, joint: bool) -> np.ndarray:
+    """Return the spikes, or observed bins of a signal, (trial, unit) or (trial, 1)."""
+    found = (counts.counts if counts.is_counts else counts.mask).sum(2)
+    return found.sum(1, keepdims=True) if joint else found
+
+
+def _gain(model: Any, fold: Fold) -> Iterator[np.ndarray]:
+    """Yield the evidence of what was not seen above that of a constant rate, if there is any."""
+    if not hasattr(model, "evidence"):
+        return
+    try:
+        found = model.evidence(fold.unseen, per_unit=True)
+    except ValueError:  # a family without compiled cost
+        return
+    yield found - NullModel.like(model).fit(fold.seen).evidence(fold.unseen, per_unit=True)
 
 
 def _split(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class NullModel:
     family: str | Family
     layout: str = "shared"
     rate_: Tensor = field(init=False, repr=False)
+
+    @classmethod
+    def like(cls, model: Any) -> NullModel:
+        """Return the null model of `DCEA` with the same family and layout."""
+        return cls(model.family, model.layout)
 
     def fit(self, counts: BinnedSpikes) -> NullModel:
         """Estimate the rates; ValueError if the family cannot have the counts."""

@@ -19,7 +19,7 @@ import torch
 
 from spikecdl import config, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.evaluation.crossvalidation import FEW, Fold, divide, ratio
+from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio, size
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
 from spikecdl.training import NotConvergedWarning
@@ -48,7 +48,7 @@ class Candidate:
         from sklearn.base import clone
 
         if self.template_length is None:
-            return NullModel(other.family, other.layout)
+            return NullModel.like(other)
         return clone(other).set_params(**vars(self))
 
 
@@ -184,17 +184,12 @@ def select(
         found[key] = rows
         if on_fit is not None:
             on_fit(f"{key[0]}, fold {key[1] + 1} of {n_folds}", len(found), len(keys))
-    sizes = [_size(fold.unseen, model.layout) for fold in folds.folds]
-    few = sum(map(len, sizes)) < FEW
-
-    def rows_of(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([array.ravel() if few else array.sum(1) for array in arrays])
-
     evidence = [
-        rows_of([np.array(found[candidate, number]) for number in range(n_folds)])
+        independent([np.array(found[candidate, number]) for number in range(n_folds)])
         for candidate in candidates
     ]
-    return Selection(tuple(candidates), np.array(evidence), rows_of(sizes), folds.how)
+    sizes = independent([size(fold.unseen, model.layout == "joint") for fold in folds.folds])
+    return Selection(tuple(candidates), np.array(evidence), sizes, folds.how)
 
 
 def _candidates(
@@ -217,12 +212,6 @@ def _score(model: Any, folds: Sequence[Fold], key: _Key) -> _Rows:
         warnings.simplefilter("ignore", NotConvergedWarning)
         fitted = candidate.model(model).fit(folds[fold].seen)
     return fitted.evidence(folds[fold].unseen, per_unit=True).tolist()
-
-
-def _size(counts: BinnedSpikes, layout: str) -> np.ndarray:
-    """Return the spikes, or observed bins of a signal, (trial, unit) or (trial, 1)."""
-    size = (counts.counts if counts.is_counts else counts.mask).sum(2)
-    return size.sum(1, keepdims=True) if layout == "joint" else size
 
 
 class _Store:

@@ -139,12 +139,15 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
     if found is None or isinstance(found, str):
         return {"n_folds": 0, "why": found}
     two_sided = bool((parts.codes < 0).any())
+    gain, error = found.evidence_gain
     return {
         "n_folds": len(found.folds),
         "how": found.how,
         "deviance_explained": _finite(found.deviance_explained),
         "standard_error": _finite(found.standard_error),
         "bits_per_spike": _finite(found.bits_per_spike),
+        "evidence_gain": _finite(gain),
+        "evidence_gain_error": _finite(error),
         "deviance_explained_per_fold": [*map(_finite, found.deviance_explained_per_fold)],
         "template_errors": found.template_errors(parts.templates, two_sided).tolist(),
     }
@@ -226,12 +229,19 @@ def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]
 def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
     if not held_out["n_folds"]:
         return []
-    value, error = (_decimals(held_out[key]) for key in ("deviance_explained", "standard_error"))
-    return [
+    names = ("deviance_explained", "standard_error", "evidence_gain", "evidence_gain_error")
+    value, error, gain, gain_error = (_decimals(held_out[name]) for name in names)
+    lines = [
         f"deviance explained of data held out: {value}, standard error {error} "
         f"(fitted again {held_out['n_folds']} times, each time without a part of the "
         f"{held_out['how']})"
     ]
+    if held_out["evidence_gain"] is not None:
+        lines.append(
+            f"their evidence, with events summed out: {gain} bits per spike above a constant "
+            f"rate, standard error {gain_error}"
+        )
+    return lines
 
 
 def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,8 @@ _DIFFERENT = 0.5  # mean error between templates of folds, above which they are 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Judge a fit by its summary: one sentence per reason for doubt, or one calm sentence.
 
-    Doubts are: no better than a constant rate on held-out data, by less than two standard errors;
+    Doubts are: not better than a constant rate on held-out data by two standard errors, in the
+    evidence or, without it, in the deviance explained;
     fewer than 10 events of a template; in-sample scores far above held-out ones; templates that
     differ between folds (mean error above 0.5); nothing held out; bursts or refractoriness, of
     single trials fitted without history.
@@ -55,16 +56,19 @@ def _nothing_held_out(held_out: Mapping[str, Any]) -> str:
 
 
 def _of_folds(summary: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterator[str]:
-    explained, error = held_out["deviance_explained"], held_out["standard_error"] or 0.0
-    if explained is None or explained - 2 * error <= 0:
+    explained, in_sample = held_out["deviance_explained"], summary["deviance_explained"] or 0.0
+    score, error = explained, held_out["standard_error"]
+    if held_out.get("evidence_gain") is not None:
+        score, error = held_out["evidence_gain"], held_out["evidence_gain_error"]
+    if score is None or score - 2 * (error or 0.0) <= 0:
         yield (
             "Nothing was found that clearly predicts held-out data better than a constant rate: do "
             "not rely on these templates. Try pooled trials, larger bins or fewer templates; "
             "`spikecdl select` compares them."
         )
-    elif (summary["deviance_explained"] or 0.0) > _FAR_ABOVE * explained:
+    elif explained is not None and in_sample > _FAR_ABOVE * max(explained, 0.0):
         yield (
-            f"The deviance explained of the fitted data ({summary['deviance_explained']:.3f}) is "
+            f"The deviance explained of the fitted data ({in_sample:.3f}) is "
             f"far above that of held-out data ({explained:.3f}): many events fit noise. Use fewer "
             "templates, pooled trials or more data."
         )

@@ -35,6 +35,7 @@ def test_a_good_fit_gets_one_calm_sentence():
         ({}, {"deviance_explained": -0.027}, "Nothing was found that clearly predicts held-out"),
         ({}, {"deviance_explained": 0.015}, "Nothing was found that clearly predicts held-out"),
         ({}, {"deviance_explained": None}, "Nothing was found that clearly predicts held-out"),
+        ({}, {"evidence_gain": 0.01, "evidence_gain_error": 0.006}, "Nothing was found that"),
         ({"deviance_explained": 0.83}, {}, "(0.830) is far above that of held-out data (0.100)"),
         ({"events_per_template": [50, 9]}, {}, "Template 1 has fewer than 10 events"),
         ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
