@@ -137,7 +137,7 @@ def _write(folder: Path, found: Found, about: dict[str, Any]) -> None:
     from spikecdl.report import png
 
     found.table().to_csv(folder / "selection.csv", index=False)
-    figure = plt.figure(figsize=(5.2, 3.2), layout="constrained")
+    figure = plt.figure(figsize=(5.2, 3.6), layout="constrained")
     plots.selection(found, ax=figure.subplots())
     (folder / "selection.png").write_bytes(png(figure))
     plt.close(figure)

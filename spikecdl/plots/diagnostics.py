@@ -193,7 +193,7 @@ def selection(found: Selection, *, ax: Axes | None = None) -> Axes:
         panel.scatter(place[chosen], rows["difference"][chosen], **ring)
     panel.axhline(0, color="black", linewidth=0.8, linestyle="--")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set(xlabel="number of templates", ylabel="evidence below the best (nats per spike)")
+    panel.set(xlabel="number of templates", ylabel="evidence, best = 0 (nats per spike)")
     panel.legend(title="length")
     style.tidy(panel)
     return panel
