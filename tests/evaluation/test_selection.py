@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fits import some_counts
+from fits import quick, some_counts
 from scipy import stats
 from sklearn.base import BaseEstimator
 
@@ -141,3 +141,10 @@ class TestSelect:
     def test_what_cannot_be_fitted_is_refused_before_any_fit(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             select(Pretender(), some_counts(), *arguments)
+
+    @pytest.mark.slow
+    def test_processes_give_the_same_numbers(self):
+        counts, model = some_counts(trials=6), quick(penalty_weight=None)
+        one, two = (select(model, counts, [0, 1], n_jobs=jobs) for jobs in (1, 2))
+        np.testing.assert_allclose(one.evidence, two.evidence, rtol=1e-6)
+        assert one.recommended.n_templates == 1

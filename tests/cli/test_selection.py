@@ -1,0 +1,84 @@
+"""`spikecdl select`: what it compares, recommends and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from commands import run, succeeded
+
+from spikecdl.cli.selection import joined
+from spikecdl.estimator import load
+from spikecdl.evaluation import selection
+
+SELECT = "--length 0.02 --bin 0.002 --jobs 1".split()
+
+
+def test_a_template_is_found_and_fitted(sims, tmp_path):
+    command = ["select", sims["poisson"], *SELECT, "--templates", 0, 1, "--out", tmp_path]
+    outcome = succeeded(run(*command))
+    names = {"selection.csv", "selection.png", "summary.json", "model.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    table = pd.read_csv(tmp_path / "selection.csv")
+    assert table["n_templates"].tolist() == [0, 1]
+    assert table["recommended"].tolist() == [False, True]
+    assert load(tmp_path).templates_.shape == (1, 1, 10)
+    about = json.loads((tmp_path / "summary.json").read_text())
+    assert about["recommended"] == {"n_templates": 1, "template_length": 0.02}
+    assert about["candidates"][0]["evidence"] == pytest.approx(table["evidence"][0])
+    assert f"{table['evidence'][1]:.4f}" in outcome.out
+    assert "recommended" in outcome.out
+    assert "1 template of 0.02, fold 3 of 3" in outcome.err
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
+    keys = {*about, *about["candidates"][0]}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
+    command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
+    command += ["--templates", 0, "--out", tmp_path, "--json"]
+    scored, fits = selection._score, []
+
+    def interrupted(model, folds, key):
+        if len(fits) == 2:
+            raise KeyboardInterrupt
+        fits.append(key)
+        return scored(model, folds, key)
+
+    monkeypatch.setattr(selection, "_score", interrupted)
+    assert run(*command).code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["fits"]
+    monkeypatch.setattr(selection, "_score", lambda *each: fits.append(each[2]) or scored(*each))
+    about = succeeded(run(*command)).json
+    assert [fold for _, fold in fits] == [0, 1, 2]
+    assert about["recommended"] == {"n_templates": 0, "template_length": None}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("selection.csv", "selection.png", "summary.json"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--templates two", "`--templates` (='two') must be whole numbers, as in --templates 1 2"),
+        ("--templates 1.5", "`--templates` (='1.5') must be whole numbers"),
+        ("--templates -1", "`--templates` (=-1) must be at least 0"),
+        ("--length 9", "`--length` (=9, longer than the window"),
+        ("--folds 1", "`--folds` (=1) must be at least 2"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_fit(sims, tmp_path, options, words):
+    command = ["select", sims["poisson"], *SELECT, *options.split(), "--out", tmp_path / "out"]
+    outcome = run(*command)
+    assert outcome.code == 2
+    assert words in outcome.err or all(word in outcome.err for word in words.split(", "))
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_after_an_option_are_a_list():
+    line = "a.nwb --templates 0 1 --length 0.05 .1 --out 3 --json --length 0.1,0.2 b.nwb".split()
+    assert joined(line) == (
+        "a.nwb --templates 0,1 --length 0.05,.1 --out 3 --json --length 0.1,0.2 b.nwb".split()
+    )
