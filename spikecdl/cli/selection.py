@@ -12,6 +12,7 @@ import typer.core
 
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selection, option
+from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     from spikecdl.evaluation.selection import Selection as Found
@@ -112,7 +113,7 @@ def select(
             }
             _write(unfinished, found, about)
     shutil.rmtree(out / _FITS, ignore_errors=True)
-    outputs.show(about, [*_lines(about), f"results in {out}/"], as_json)
+    outputs.show(about, [*_lines(found, folds), f"results in {out}/"], as_json)
 
 
 def _described(found: Found, n_folds: int) -> dict[str, Any]:
@@ -144,25 +145,16 @@ def _write(folder: Path, found: Found, about: dict[str, Any]) -> None:
     write_json(folder / "summary.json", about)
 
 
-def _lines(about: dict[str, Any]) -> list[str]:
+def _lines(found: Found, n_folds: int) -> list[str]:
     """Describe the candidates, a line each."""
-    from spikecdl.report.summary import number
-
-    lines = [
-        "templates  length (s)  evidence (nats per spike)  below the best, with standard error"
-    ]
-    for row in about["candidates"]:
-        length = "-" if row["template_length"] is None else f"{row['template_length']:g}"
-        below = f"{number(-row['difference'], 4)} +- {number(row['difference_error'], 4, '-')}"
-        lines.append(
-            f"{row['n_templates']:9}  {length:>10}  {row['evidence']:25.4f}  {below:>17}"
-            + "  recommended" * row["recommended"]
-        )
-    count = about["n_folds"]
-    return [
-        *lines,
-        f"the simplest within one standard error of the best; {count} folds of {about['how']}",
-    ]
+    width = max(len(str(candidate)) for candidate in found.candidates)
+    lines = [f"{'':{width}}  evidence (nats per spike)  below the best, with standard error"]
+    for candidate, row in zip(found.candidates, found.table().itertuples(), strict=True):
+        below = f"{max(-row.difference, 0.0):.4f} +- {row.difference_error:.4f}"
+        text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
+        lines.append(text + "  recommended" * row.recommended)
+    folds = f"{counted(n_folds, 'fold')} of {found.how}"
+    return [*lines, f"recommended: the simplest within one standard error of the best ({folds})"]
 
 
 def _numbers(name: str, text: str, kind: type) -> list[Any]:

@@ -235,6 +235,8 @@ def divide(
     pooled = counts.n_pooled.max() > 1
     source = counts if single_trials is None or not pooled else single_trials
     if len(source) >= n_folds and source.n_pooled.max() <= 1:
+        if not np.isfinite(source.trial_starts).all():  # trials drift in their order
+            source = replace(source, trial_starts=source.duration * np.arange(len(source)))
         order = np.random.default_rng(random_state).permutation(len(source))
         parts = [np.sort(order[fold::n_folds]) for fold in range(n_folds)]
         divided = [

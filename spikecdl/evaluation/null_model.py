@@ -1,4 +1,4 @@
-"""The model without templates: a constant rate of each unit."""
+"""The model without templates: a constant rate of each unit, or one with history and drift."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl import conversion, validation
+from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance
+from spikecdl.model.covariates import Drift, History
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
+from spikecdl.training.covariates import fitted
 
 _SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window
+_STEPS, _LEVEL_STEPS = 15, 10
 
 
 @dataclass
 class NullModel:
     """Constant rate of each unit, the same in all trials, with half a spike added.
 
-    Its evidence is what templates are compared with.
+    Its evidence is what templates are compared with.  With history or drift the rate depends on
+    them, and is constant otherwise.
 
     Parameters
     ----------
@@ -30,6 +34,9 @@ class NullModel:
         Observation model.
     layout : {"shared", "joint"}
         Joint: units are not told apart in the evidence, as they share their events.
+    history : float or History, optional
+    drift : float, optional
+        As in `DCEA`; for counts of single trials.
 
     Examples
     --------
@@ -40,17 +47,36 @@ class NullModel:
 
     family: str | Family
     layout: str = "shared"
+    history: float | History | None = None
+    drift: float | None = None
     rate_: Tensor = field(init=False, repr=False)
+    shift_: Tensor = field(init=False, repr=False)
+    coefficients_: Tensor = field(init=False, repr=False)
+    time_span_: tuple[float, float, bool] = field(init=False, repr=False)
 
     @classmethod
-    def like(cls, model: Any) -> NullModel:
-        """Return the null model of `DCEA` with the same family and layout."""
-        return cls(model.family, model.layout)
+    def like(cls, model: Any, covariates: bool = True) -> NullModel:
+        """Return the null model of a `DCEA`, with its history and drift unless left out."""
+        more = (model.history, model.drift) if covariates else ()
+        return cls(model.family, model.layout, *more)
 
     def fit(self, counts: BinnedSpikes) -> NullModel:
-        """Estimate the rates; ValueError if the family cannot have the counts."""
+        """Estimate the rates; ValueError if the model cannot have the counts."""
+        self.time_span_ = conversion.time_span(counts)
         data = self._observed(counts)
-        self.rate_ = deviance.null_rate(data, prior=0.5) * _per_trial(counts, data)
+        rate = deviance.null_rate(data, prior=0.5)
+        self.rate_ = rate[0] * _per_trial(counts, data)
+        self.shift_ = torch.zeros_like(self.rate_)
+        if data.covariates is None:
+            return self
+        level = data.family.link_rate(rate[0])
+        self.coefficients_ = level.new_zeros(counts.n_units, data.covariates.n_columns)
+        for _ in range(_STEPS):
+            eta = self._eta(data, level)
+            self.coefficients_ = fitted(data, self.coefficients_, eta)
+            for _ in range(_LEVEL_STEPS):
+                mean_rate = _mean_rate(data, self._eta(data, level))
+                self.shift_ = self.shift_ + level - data.family.link_rate(mean_rate)
         return self
 
     def evidence(self, counts: BinnedSpikes, per_unit: bool = False) -> np.ndarray:
@@ -64,19 +90,37 @@ class NullModel:
             Whether to return (trial, unit), or (trial, 1) in the joint layout, and not (trial,).
         """
         data = self._observed(counts)
-        eta = data.family.link_rate(self.rate_ / _per_trial(counts, data))
-        per_window = deviance.log_likelihood(data, eta)[..., 0]
+        level = data.family.link_rate(self.rate_ / _per_trial(counts, data))
+        per_window = deviance.log_likelihood(data, self._eta(data, level))[..., 0]
         if self.layout == "joint":
             per_window = per_window.sum(1, keepdims=True)
         return per_window if per_unit else per_window.sum(1)
 
     def _observed(self, counts: BinnedSpikes) -> Observations:
         family = validation.member("family", self.family, FAMILIES, Family)
-        data = conversion.observe(counts, family, _SHARED, "learned", torch.device("cpu"))
+        history = config.history(self.history)
+        drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
+        device = torch.device("cpu")
+        data = conversion.observe(counts, family, _SHARED, "learned", device, None, history, drift)
         return data.to(torch.float64)
+
+    def _eta(self, data: Observations, level: Tensor) -> Tensor:
+        """Return the linear predictor at a level of each unit, (unit, 1, 1)."""
+        eta = (level + self.shift_).expand(data.y.shape)
+        if data.covariates is None:
+            return eta
+        return eta + data.covariates.offset(self.coefficients_).to(eta)
 
 
 def _per_trial(counts: BinnedSpikes, data: Observations) -> Tensor:
     """Return the exposure of a bin per recorded trial, (unit, 1, 1), as all bins have the same."""
     trials = torch.as_tensor(conversion.trials_everywhere(counts)[0, :, None, :1].copy())
     return data.family.exposure(data.load().y)[0, ..., :1] / trials
+
+
+def _mean_rate(data: Observations, eta: Tensor) -> Tensor:
+    """Return the expected rate per exposure of each unit, (unit, 1, 1), over its observed bins."""
+    loaded = data.load()
+    both = torch.stack([loaded.family.mean(eta), loaded.family.exposure(loaded.y)])
+    mean, exposure = torch.where(loaded.mask, both, 0).sum((1, -1), keepdim=True)[:, 0]
+    return mean / exposure.clamp(min=1)

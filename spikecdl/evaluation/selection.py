@@ -32,14 +32,24 @@ _Rows = list[list[float]]  # evidence (trial, unit)
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings to compare: a number of templates and their length, None without templates."""
+    """Settings to compare.
+
+    Parameters
+    ----------
+    n_templates : int
+    template_length : float or None
+        None without templates.
+    covariates : bool
+        Whether the rate depends on history and drift; False if the model has neither.
+    """
 
     n_templates: int
     template_length: float | None
+    covariates: bool = False
 
     def __str__(self) -> str:
         if self.template_length is None:
-            return "no template"
+            return "no template" + ", with history or drift" * self.covariates
         templates = validation.counted(self.n_templates, "template")
         return f"{templates} of {self.template_length:g}"
 
@@ -48,8 +58,9 @@ class Candidate:
         from sklearn.base import clone
 
         if self.template_length is None:
-            return NullModel.like(other)
-        return clone(other).set_params(**vars(self))
+            return NullModel.like(other, self.covariates)
+        length = self.template_length
+        return clone(other).set_params(n_templates=self.n_templates, template_length=length)
 
 
 _Key = tuple[Candidate, int]  # and the number of a fold
@@ -94,9 +105,9 @@ class Selection:
     def table(self) -> pd.DataFrame:
         """Return a row per candidate, with evidence in nats per spike (per bin of a signal).
 
-        Columns: ``n_templates``, ``template_length``; ``evidence`` and its ``standard_error`` over
-        trials; ``difference`` to the best candidate and ``difference_error``, paired over trials;
-        ``recommended``.
+        Columns: ``n_templates``, ``template_length``, ``covariates``; ``evidence`` and its
+        ``standard_error`` over trials; ``difference`` to the best candidate and
+        ``difference_error``, paired over trials; ``recommended``.
         """
         import pandas as pd
 
@@ -129,7 +140,8 @@ def select(
 
     Each candidate is fitted without a part of the data, and the log marginal likelihood of this
     part (``model.evidence``, events summed out) is its score; see `spikecdl.crossvalidation` for
-    the parts.  No templates stand for a constant rate of each unit (`NullModel`).
+    the parts.  No templates stand for a constant rate of each unit (`NullModel`), without history
+    and drift and with those of the model.
 
     Parameters
     ----------
@@ -201,8 +213,10 @@ def _candidates(
     lengths = sorted({validation.positive("template_length", length) for length in lengths})
     if not numbers or not lengths:
         raise ValueError("`n_templates` and `template_length` must not be empty")
-    none = [Candidate(0, None)] if numbers[0] == 0 else []
-    return none + [Candidate(n, length) for n in numbers if n for length in lengths]
+    covariates = model.history is not None or model.drift is not None
+    none = [Candidate(0, None, each) for each in sorted({False, covariates})]
+    some = [Candidate(n, length, covariates) for n in numbers if n for length in lengths]
+    return none * (numbers[0] == 0) + some
 
 
 def _score(model: Any, folds: Sequence[Fold], key: _Key) -> _Rows:

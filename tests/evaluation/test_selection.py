@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.base import BaseEstimator
 
 from spikecdl import BinnedSpikes, select
+from spikecdl.evaluation.crossvalidation import divide
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.selection import Candidate, Selection
 
@@ -24,6 +25,7 @@ class Pretender(BaseEstimator):
     """Its evidence is that of a constant rate, and better by a bonus for two templates."""
 
     fits = 0
+    history = drift = None
 
     def __init__(self, n_templates=1, template_length=12, family="poisson", layout="shared"):
         self.n_templates = n_templates
@@ -67,6 +69,32 @@ class TestNullModel:
         np.testing.assert_allclose(found, [expected], rtol=1e-6)
         joint = NullModel("binomial", "joint").fit(seen).evidence(unseen, per_unit=True)
         np.testing.assert_allclose(joint, [[expected]], rtol=1e-6)
+
+    def test_a_rate_that_depends_on_earlier_spikes(self):
+        rng = np.random.default_rng(0)
+        y = np.zeros((20, 2, 200), int)
+        for t in range(200):  # no spike in the two bins after one
+            silent = y[..., max(t - 2, 0) : t].any(-1)
+            y[..., t] = (rng.random((20, 2)) < np.array([0.2, 0.4])) & ~silent
+        counts = BinnedSpikes.from_array(y)
+        null, past = NullModel("binomial"), NullModel("binomial", history=3.0)
+        gain = past.fit(counts[:10]).evidence(counts[10:])
+        gain = gain - null.fit(counts[:10]).evidence(counts[10:])
+        assert (gain > 0).all()
+        known = np.pad(y, [(0, 0), (0, 0), (2, 0)])
+        p = np.array([[[0.2], [0.4]]]) * ~(known[..., :-2] | known[..., 1:-1]).astype(bool)
+        best = stats.bernoulli.logpmf(y, p).sum((1, 2))[10:] - null.evidence(counts[10:])
+        assert gain.sum() == pytest.approx(best.sum(), rel=0.1)
+
+    def test_a_rate_that_drifts(self):
+        time = np.arange(40)[:, None, None] * 100 + np.arange(100)
+        y = np.random.default_rng(0).poisson(0.5 * np.exp(np.sin(2 * np.pi * time / 2000)))
+        folds = divide(BinnedSpikes.from_array(y), "poisson", 3).folds
+        for fold in folds:
+            found = NullModel("poisson", drift=400.0).fit(fold.seen).evidence(fold.unseen)
+            assert (
+                found.sum() > NullModel("poisson").fit(fold.seen).evidence(fold.unseen).sum() + 100
+            )
 
 
 class TestRecommended:
