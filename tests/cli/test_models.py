@@ -178,6 +178,7 @@ SETTINGS = {
 @pytest.mark.parametrize("options", SETTINGS)
 def test_options_reach_the_model(sims, tmp_path, only_summary, options):
     command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, *options.split()]
+    command += ["--folds", 0]
     about = succeeded(run(*command, "--out", tmp_path, "--json")).json
     settings, chosen = about["settings"], SETTINGS[options]
     assert {key: settings[key] for key in chosen} == chosen
@@ -208,7 +209,7 @@ def test_sub_bins_are_explained(tmp_path, only_summary):
         [np.sort(generator.uniform(0, 10, 300))], trials=trials
     )
     spikecdl.write_nwb(tmp_path / "r.nwb", spikes)
-    bins = ["--bin", 0.005, "--length", 0.05, "--epochs", 1, "--family", "binomial"]
+    bins = ["--bin", 0.005, "--length", 0.05, "--epochs", 1, "--family", "binomial", "--folds", 0]
     command = ["fit", tmp_path / "r.nwb", *bins, "--pool-trials", "--out", tmp_path / "out"]
     outcome = succeeded(run(*command))
     assert "10 trials summed, 1 unit, 200 bins of 5 ms, 300 spikes" in outcome.out
