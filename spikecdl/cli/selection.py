@@ -61,6 +61,9 @@ def select(
     trials: options.Trials = None,
     table: options.Table = "trials",
     layout: options.Layout = "shared",
+    history: options.History = None,
+    history_sign: options.HistorySign = "negative",
+    drift: options.Drift = None,
     trainer: options.Trainer = "alternating",
     folds: Annotated[int, option("NUMBER", "Parts of the trials that are held out in turn.")] = 3,
     jobs: Annotated[
@@ -81,12 +84,20 @@ def select(
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.selection import select as search
     from spikecdl.io import read
+    from spikecdl.model.covariates import History
     from spikecdl.model.families import from_text
     from spikecdl.report.summary import data_summary, versions
     from spikecdl.solvers.threads import n_threads
 
-    chosen = from_text(family) if ":" in family else family
-    model = DCEA(1, 1.0, chosen, layout=layout, trainer=trainer, device=device, random_state=seed)
+    model = DCEA(
+        family=from_text(family) if ":" in family else family,
+        layout=layout,
+        history=None if history is None else History(history, sign=history_sign),
+        drift=drift,
+        trainer=trainer,
+        device=device,
+        random_state=seed,
+    )
     selection = Selection(pool_trials, align, window, units, trials, table)
     with outputs.results_folder(out, file) as unfinished:
         selected = selection.count(read(file), bin)

@@ -99,7 +99,7 @@ def _of_short_distances(summary: Mapping[str, Any]) -> Iterator[str]:
     short = data.get("short_distances")
     if short and settings.get("history") is None and data["n_pooled"] == 1:
         yield (
-            f"In these data {SHORT_DISTANCES[short]}, which the model takes for events or misses "
+            f"In these data {SHORT_DISTANCES[short]}, which the model may take for events, or miss "
             f"events by: fit with {history_option(short, data['suggested_history'])}."
         )
 
