@@ -89,14 +89,12 @@ def fit(
     """
     from spikecdl.estimator import DCEA
     from spikecdl.io import read
-    from spikecdl.model.covariates import History
     from spikecdl.model.families import from_text
     from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.training.distributed import joined
     from spikecdl.validation import integer, one_of
 
-    past = None if history is None else History(history, sign=history_sign, common=history_common)
     model = DCEA(
         templates,
         length,
@@ -105,7 +103,7 @@ def fit(
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
         baseline=_baseline(baseline),
-        history=past,
+        history=options.past(history, history_sign, history_common),
         drift=drift,
         trainer=trainer,
         n_epochs=epochs,

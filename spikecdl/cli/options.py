@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
+    from spikecdl.model.covariates import History as HistoryFilter
 
 _SHOWN = 10  # units listed in an error
 _OF_TIMES = ("align", "window", "trials", "table")  # options that need spike times
@@ -95,6 +96,13 @@ Layout = Annotated[
     ),
 ]
 Table = Annotated[str, option("NAME", "Table of intervals whose rows are the trials.")]
+
+
+def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None:
+    """Return the history that options ask for, if any."""
+    from spikecdl.model.covariates import History
+
+    return None if seconds is None else History(seconds, sign=sign, common=common)
 
 
 class Selected(NamedTuple):

@@ -63,6 +63,7 @@ def select(
     layout: options.Layout = "shared",
     history: options.History = None,
     history_sign: options.HistorySign = "negative",
+    history_common: options.HistoryCommon = False,
     drift: options.Drift = None,
     trainer: options.Trainer = "alternating",
     folds: Annotated[int, option("NUMBER", "Parts of the trials that are held out in turn.")] = 3,
@@ -84,7 +85,6 @@ def select(
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.selection import select as search
     from spikecdl.io import read
-    from spikecdl.model.covariates import History
     from spikecdl.model.families import from_text
     from spikecdl.report.summary import data_summary, versions
     from spikecdl.solvers.threads import n_threads
@@ -92,7 +92,7 @@ def select(
     model = DCEA(
         family=from_text(family) if ":" in family else family,
         layout=layout,
-        history=None if history is None else History(history, sign=history_sign),
+        history=options.past(history, history_sign, history_common),
         drift=drift,
         trainer=trainer,
         device=device,
