@@ -123,10 +123,19 @@ def unit_rows(
     return [known.index(unit) for unit in counts.unit_ids] if learned else []
 
 
+def rates_of_levels(counts: BinnedSpikes, data: Observations, levels: Any) -> list[list[float]]:
+    """Return expected counts per bin and recorded trial at baselines (unit, channel)."""
+    if not len(levels):
+        return []
+    eta = torch.as_tensor(np.asarray(levels))[..., None]
+    _, family, trials = _per_bin(counts, data)
+    return (family.mean(eta) / trials)[..., 0].tolist()
+
+
 def known_levels(
-    counts: BinnedSpikes, data: Observations, known: tuple[int | str, ...], eta: Any
+    counts: BinnedSpikes, data: Observations, known: tuple[int | str, ...], rates: Any
 ) -> np.ndarray | None:
-    """Return the baselines ``eta`` (unit, channel) of a fit, for the units of other counts.
+    """Return the baselines (unit, channel) for other counts, from `rates_of_levels` of a fit.
 
     None if the baseline is not learned, or units were not in the fit.
     """
@@ -134,7 +143,21 @@ def known_levels(
     if not data.learn_baseline or not (joint or set(counts.unit_ids) <= set(known)):
         return None
     rows = [0] if joint else [known.index(unit) for unit in counts.unit_ids]
-    return np.asarray(eta)[rows]
+    y, family, trials = _per_bin(counts, data)
+    mean = torch.as_tensor(np.asarray(rates)[rows])[..., None] * trials
+    return family.link_rate(mean / family.exposure(y))[..., 0].numpy()
+
+
+def _per_bin(counts: BinnedSpikes, data: Observations) -> tuple[Tensor, Family, Tensor]:
+    """Return counts, family and recorded trials (unit, channel, 1) of one bin of each unit.
+
+    The others have the same trials and exposure per trial, as `_check_pooling` has made sure.
+    """
+    layout = LAYOUTS["shared" if data.y.shape[2] == 1 else "joint"]
+    trials = torch.from_numpy(layout.expand(trials_everywhere(counts))[0, ..., :1].astype(float))
+    one = data.to("cpu").to(torch.float64).take(slice(1)).load()
+    family = one.family.map(lambda values: values[0, ..., :1])
+    return one.y[0, ..., :1], family, trials
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:

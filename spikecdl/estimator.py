@@ -30,7 +30,7 @@ __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
 _FITTED = (
-    "bin_size_ n_bins_ n_features_in_ unit_eta_ penalty_weight_ _absolute_weight converged_ "
+    "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
     "n_iter_ history_ _time_span"
 ).split()
 
@@ -271,19 +271,20 @@ class DCEA(TransformerMixin, BaseEstimator):
             lost += deviance.of_hidden_bins(whole, hidden, seen, found)
         return float(deviance.fraction_explained(*lost))
 
-    def evidence(self, X: Any) -> np.ndarray:
+    def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
-        In nats, with all constants.  Templates, rates of events and baselines of units come from
-        the fit, and no codes are used; units that were not in the fit have the rate of these
-        counts.  Where events overlap it is a lower bound; see `Marginal`.  Raises ValueError if the
-        family has no compiled cost.
+        In nats, with all constants; (trial, unit) ``per_unit``, (trial, 1) in the joint layout.
+        Templates, rates of events and of units come from the fit (units not in it: from the
+        counts); no codes are used.  A lower bound where events overlap; see `Marginal`.  Raises
+        ValueError if the family has no compiled cost.
         """
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
-        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_eta_)
+        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
         start = self._encode(problem)[0] if self.tensors_.get("overlap", 1) > 1 else None
-        return training.evidence(problem, self.tensors_, levels, start)
+        found = training.evidence(problem, self.tensors_, levels, start)
+        return found if per_unit else found.sum(1)
 
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
@@ -405,16 +406,16 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._with_units(problem, counts)
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
-        self.tensors_, self.unit_eta_ = training.completed(problem, tensors, events)
+        self.tensors_, levels = training.completed(problem, tensors, events)
+        self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, levels)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         level = float(self.tensors_.get("level", 1.0))
         self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
         if isinstance(problem.weight, training.Fraction):
             self._absolute_weight = absolute
         self.templates_ = self.tensors_["templates"].cpu().numpy()
-        self.n_bins_, self.bin_size_ = problem.length, counts.bin_size
-        self.converged_, self.n_iter_ = learned.converged, learned.epoch
-        self.history_ = learned.history
+        self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch
+        self.converged_, self.history_ = learned.converged, learned.history
         return bool((events.amplitude != 0).any())
 
     def _dictionary(self) -> ConvDictionary:

@@ -197,7 +197,7 @@ def evidence(
     levels: np.ndarray | None,
     start: Events | None = None,
 ) -> np.ndarray:
-    """Return the log likelihood (trial,) of the data, events summed out.
+    """Return the log likelihood (trial, unit) of the data, events summed out.
 
     ``levels`` (unit, channel) are the baselines of units; None: fitted to these data.  Sampling,
     where events overlap, begins from the events ``start``.
@@ -216,7 +216,7 @@ def evidence(
         torch.where(some.mask, some.family.log_prob(some.y.double(), eta[part]), 0).sum((1, 2))
         for part, some in data.rows().to("cpu").parts()
     ]
-    return (gain + torch.cat(none).numpy()).reshape(len(data.y), -1).sum(1)
+    return (gain + torch.cat(none).numpy()).reshape(len(data.y), -1)
 
 
 def certainty(

@@ -66,7 +66,7 @@ def test_evidence_of_other_trials_prefers_the_events(single_trials):
     fit_quietly(none, replace(CASES["slow"], shapes=()).draw(0, 80))
     evidence = model.evidence(others)
     assert evidence.shape == (len(others.counts),)
-    none.unit_eta_ = model.unit_eta_
+    none.unit_rate_ = model.unit_rate_
     assert evidence.sum() > none.evidence(others).sum() + 20
 
 
