@@ -406,13 +406,12 @@ class DCEA(TransformerMixin, BaseEstimator):
         problem = self._with_units(problem, counts)
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
-        self.tensors_, levels = training.completed(problem, tensors, events)
-        self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, levels)
+        self.tensors_, eta = training.completed(problem, tensors, events)
+        self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, eta)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         level = float(self.tensors_.get("level", 1.0))
         self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
-        if isinstance(problem.weight, training.Fraction):
-            self._absolute_weight = absolute
+        self._absolute_weight = absolute if isinstance(problem.weight, training.Fraction) else None
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch
         self.converged_, self.history_ = learned.converged, learned.history
