@@ -12,6 +12,7 @@ from fits import BINS, TRAINERS, quick, some_counts
 
 from spikecdl import DCEA, BinnedSpikes, Gaussian, conversion, read_nwb
 from spikecdl.evaluation.heldout import masked, split, transfer
+from spikecdl.evaluation.null_model import NullModel
 from spikecdl.model.families import FAMILIES
 from spikecdl.simulate import simulate
 
@@ -127,3 +128,29 @@ class TestDCEA:
         assert pooled.deviance_explained > 0.5
         assert (pooled.bits_per_spike_per_unit > 0.2).all()
         assert single.bits_per_spike == pytest.approx(pooled.bits_per_spike)
+
+
+class TestEvidence:
+    """Log likelihood of counts with events summed out; sums are tested in test_marginal."""
+
+    @pytest.mark.parametrize("family", ["binomial", "poisson"])
+    def test_pooled_counts_of_other_numbers_of_trials(self, family):
+        counts = simulate(
+            "poisson", ["vee"], n_trials=30, n_units=6, duration=1.0, bin_size=0.005, n_events=1,
+            template_length=0.1, amplitude=(6, 9), baseline=5.0, same_events=True, random_state=0,
+        )  # fmt: skip
+        seen, unseen = counts[:20].pool(), counts[20:].pool()
+        model = DCEA(1, 0.1, family, random_state=0).fit(seen)
+        none = NullModel(family).fit(seen).evidence(unseen, per_unit=True)
+        assert (model.evidence(unseen, per_unit=True) > none).mean() > 0.8
+        assert model.evidence(unseen).sum() > none.sum() + 30
+
+    def test_units_are_told_apart_where_their_events_are(self, fitted):
+        counts = some_counts(trials=5)
+        model = fitted("poisson")
+        each = model.evidence(counts, per_unit=True)
+        assert each.shape == (5, 2)
+        np.testing.assert_allclose(model.evidence(counts), each.sum(1))
+        joint = some_counts(layout="joint", trials=5)
+        model = quick(layout="joint").fit(joint)
+        assert model.evidence(joint, per_unit=True).shape == (5, 1)
