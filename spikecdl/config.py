@@ -98,16 +98,21 @@ def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def restore(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that `describe` was given."""
     arguments = dict(values)
-    for name, registry in _REGISTRIES.items():
+    for name in _REGISTRIES:
         if isinstance(arguments[name], dict):
-            config = dict(arguments[name])
-            kind = validation.one_of(name, config.pop("name"), registry)
-            arguments[name] = registry[kind](**config)
+            arguments[name] = member(name, arguments[name])
     if isinstance(arguments.get("history"), dict):
         arguments["history"] = History(**arguments["history"])
     if isinstance(arguments["baseline"], dict):
         arguments["baseline"] = tuple(arguments["baseline"]["window"])
     return arguments
+
+
+def member(name: str, described: Mapping[str, Any]) -> Any:
+    """Return the family, penalty or trainer that its ``config()`` describes."""
+    config = dict(described)
+    kind = validation.one_of(name, config.pop("name"), _REGISTRIES[name])
+    return _REGISTRIES[name][kind](**config)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -131,6 +136,7 @@ def _plain(name: str, value: Any) -> Any:
 def _registered(name: str, value: Family | Penalty | Trainer) -> dict[str, Any]:
     """Return the configuration of an object of a registered class."""
     kind = type(value).__name__
+    name = name.rstrip("_")
     if _REGISTRIES[name].get(getattr(value, "name", "")) is not type(value):
         raise TypeError(
             f"`{name}` (={kind}) cannot be saved, as {kind} is not a registered {name}; give it a "

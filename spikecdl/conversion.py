@@ -15,7 +15,7 @@ from spikecdl import validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.covariates import Covariates, Drift, History
 from spikecdl.model.families import Family
-from spikecdl.training import Observations
+from spikecdl.training import Observations, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
 
@@ -206,10 +206,10 @@ def observe(
     """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
-    A family without ``n_trials`` takes them from the counts.  The baseline is that of `DCEA`:
-    "learned", (start, stop) in seconds, or rates.  Bins where ``hidden`` (bin,) is True count as
-    not observed; their spikes are part of the history of later bins.  With drift, the initial
-    baseline of a unit is the same in all trials.
+    A family without ``n_trials`` takes them from the counts; what else it lacks is estimated around
+    the baseline.  That is the baseline of `DCEA`: "learned", (start, stop) in seconds, or rates.
+    Bins where ``hidden`` (bin,) is True count as not observed; their spikes are part of the history
+    of later bins.  With drift, the initial baseline of a unit is the same in all trials.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -245,7 +245,11 @@ def observe(
             f"`baseline` (={baseline!r}) must give expected counts that the family can have: above "
             "0, and below the Bernoulli trials of a bin"
         )
-    return replace(data, baseline=eta)
+    data = replace(data, baseline=eta)
+    if family.is_known:
+        return data
+    mean = family.mean(eta).flatten(0, -3).expand(-1, -1, y.shape[-1])
+    return replace(data, family=estimated_family(family, data, mean))
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:

@@ -61,8 +61,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         Shared: one waveform for all units, a code per unit.  Joint: units are the channels of
         templates, a code per trial.
     penalty : str or Penalty
-        "l1", "group_l1" (units that fire together), or an object such as
-        ``spikecdl.L1(sign="both")``; its weight is set here.
+        "l1", "group_l1" (units that fire together), or such as ``spikecdl.L1(sign="both")``.
     penalty_weight : float, optional
         Weight as a fraction of lambda_max, above which all codes are zero.  None: the universal
         threshold, times the level (1 or lower) that predicts held-out bins best.
@@ -92,14 +91,14 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
+    family_ : Family
+        Observation model, with the estimated shape of a negative binomial.
     templates_ : ndarray, shape (template, channel, bin)
-        Unit l2 norm.  Order and shift are conventions: by decreasing number of events, or in the
-        order of the signs where the penalty has different ones.
+        Unit l2 norm; by decreasing number of events, or in the order of signs that differ.
     tensors_ : dict of tensor
         All that the trainer needs to find codes: ``templates``, and what else it has learned.
     unit_tensors_ : dict of tensor
-        What has been learned of each unit, a row per unit of ``unit_ids_``; ``covariates`` are the
-        coefficients of history and drift.
+        Rows for ``unit_ids_``; ``covariates`` are the coefficients of history and drift.
     history_filter_ : ndarray, shape (unit, lag)
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
@@ -208,9 +207,13 @@ class DCEA(TransformerMixin, BaseEstimator):
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
         length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
-        generator = config.generator(self.random_state)
         self._time_span = conversion.time_span(counts)
-        given = self._problem(counts, config.weight(self.penalty_weight), length, generator)
+        rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
+        self.family_ = validation.member("family", self.family, FAMILIES, Family)
+        given, trainer = self._problem(counts, *rest), self._trainer()
+        if not self.family_.is_known:
+            self.family_ = training.family_of_first_fit(trainer, given, self.family_)
+            given = self._problem(counts, *rest)
         problem = training.with_covariates(given)
         file, settings = None, self.get_params(deep=False)
         if checkpoint is not None:
@@ -224,7 +227,7 @@ class DCEA(TransformerMixin, BaseEstimator):
                 on_epoch(state)
 
         with threads.for_size(problem.size):
-            learned = self._trainer().fit(problem, learned, after_epoch)
+            learned = trainer.fit(problem, learned, after_epoch)
         learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
         learned.warn_if_unsettled(self._keep(counts, given, learned), "penalty_weight")
         return self
@@ -251,8 +254,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         found = (self._dictionary(), *self._encode(problem))
-        array = problem.mean(*found).cpu().numpy().reshape(counts.shape)
-        return array.reshape(np.shape(X)) if not isinstance(X, BinnedSpikes) else array
+        shape = counts.shape if isinstance(X, BinnedSpikes) else np.shape(X)
+        return problem.mean(*found).cpu().numpy().reshape(shape)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the deviance explained in bins hidden from the codes.
@@ -311,11 +314,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         TypeError
             If an argument cannot be saved, such as a penalty that is not registered.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "templates_")
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
-        fitted |= {"baseline_": self.baseline_.tolist(), "unit_ids_": list(self.unit_ids_)}
-        settings = config.describe(self.get_params(deep=False))
-        write_model(path, self.tensors_, self.unit_tensors_, settings, fitted)
+        more = {"baseline_": self.baseline_, "unit_ids_": self.unit_ids_, "family_": self.family_}
+        described = (config.describe(self.get_params(deep=False)), fitted | config.describe(more))
+        write_model(path, self.tensors_, self.unit_tensors_, *described)
 
     @property
     def history_filter_(self) -> np.ndarray:
@@ -323,8 +326,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         history = config.history(self.history)
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
-        found = history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_)
-        return found.cpu().numpy()
+        return (
+            history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_).cpu().numpy()
+        )
 
     @property
     def history_lags_(self) -> np.ndarray:
@@ -344,9 +348,6 @@ class DCEA(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _family(self) -> Family:
-        return validation.member("family", self.family, FAMILIES, Family)
-
     def _trainer(self) -> Trainer:
         return validation.member("trainer", self.trainer, training.TRAINERS, Trainer)
 
@@ -360,7 +361,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = conversion.as_counts(X, self.bin_size)
         if reset:
             return counts
-        check_is_fitted(self)
+        check_is_fitted(self, "templates_")
         units = self.unit_ids_ if self.layout == "joint" else None
         conversion.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
@@ -373,7 +374,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         generator: torch.Generator,
         hidden: np.ndarray | None = None,
     ) -> Problem:
-        model = (self._family(), self._layout(), self.baseline, config.device(self.device))
+        model = (self.family_, self._layout(), self.baseline, config.device(self.device))
         drift = None if self.drift is None else Drift(self.drift, *self._time_span)
         return Problem(
             data=conversion.observe(counts, *model, hidden, config.history(self.history), drift),
@@ -395,8 +396,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""
         rows = conversion.unit_rows(counts, self.unit_ids_, tuple(self.unit_tensors_))
-        device = problem.data.baseline.device
-        units = {name: value[rows].to(device) for name, value in self.unit_tensors_.items()}
+        units = {n: t[rows].to(problem.data.baseline.device) for n, t in self.unit_tensors_.items()}
         return training.with_covariates(replace(problem, unit_tensors=units))
 
     def _keep(self, counts: BinnedSpikes, problem: Problem, learned: Learned) -> bool:
@@ -443,7 +443,7 @@ def load(path: str | Path) -> DCEA:
     tensors, unit_tensors, content = read_model(path)
     model = DCEA(**config.restore(content["settings"]))
     for name, value in content["fitted"].items():
-        setattr(model, name, value)
+        setattr(model, name, config.member("family", value) if name == "family_" else value)
     model.tensors_, model.unit_tensors_ = tensors, unit_tensors
     model.templates_ = tensors["templates"].numpy()
     model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)

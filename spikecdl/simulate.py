@@ -105,7 +105,7 @@ def simulate(
     import pandas as pd
 
     model = validation.member("family", family, FAMILIES, Family)
-    sub_bins, model = model.fixed_trials or 1, model.resolve(torch.tensor(1))
+    sub_bins, model = model.fixed_trials or 1, model.typical()
     validation.one_of("layout", layout, LAYOUTS)
     validation.integer("n_trials", n_trials)
     validation.integer("n_units", n_units)

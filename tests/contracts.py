@@ -19,7 +19,7 @@ N_TRIALS = 12
 
 def example(name: str) -> Family:
     """Family of that name in the registry, with every parameter known."""
-    return FAMILIES[name]().resolve(torch.tensor(N_TRIALS))
+    return FAMILIES[name]().resolve(torch.tensor(N_TRIALS)).typical()
 
 
 def support(family: Family, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -50,7 +50,7 @@ def made_up(
         template = templates[k, unit if joint else 0]
         added[trial, unit, k] = np.convolve(codes[trial, 0 if joint else unit, k], template)
 
-    model = FAMILIES[family]().resolve(torch.tensor(float(n_pooled)))
+    model = FAMILIES[family]().resolve(torch.tensor(float(n_pooled))).typical()
     counted = model.integer_valued
     per_bin = rng.uniform(5, 20, size=(trials, units)) * (0.005 if counted else 0.1)
     exposure = float(model.exposure(torch.zeros(())))

@@ -175,7 +175,7 @@ class TestExposure:
         assert data.family.exposure(data.y)[0, 1, 0, [0, 39]].tolist() == [5, 4]
 
     @pytest.mark.parametrize(
-        "family", [Poisson(), NegativeBinomial(), Gaussian(), Binomial(n_trials=5)]
+        "family", [Poisson(), NegativeBinomial(5.0), Gaussian(), Binomial(n_trials=5)]
     )
     def test_families_that_do_not_know_of_it_are_refused(self, family):
         name = type(family).__name__

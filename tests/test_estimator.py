@@ -12,10 +12,22 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import spikecdl
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, Binomial, GroupL1, Implicit, Unrolled
+from spikecdl import (
+    DCEA,
+    L1,
+    Alternating,
+    BinnedSpikes,
+    Binomial,
+    GroupL1,
+    Implicit,
+    NegativeBinomial,
+    Unrolled,
+    load,
+)
 from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.model.families import FAMILIES
+from spikecdl.simulate import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -393,3 +405,29 @@ class TestRandomState:
 def test_names_of_the_package():
     assert spikecdl.DCEA is DCEA
     assert spikecdl.load.__module__ == "spikecdl.estimator"
+
+
+@pytest.mark.parametrize("shape", [1.5, 5.0])
+def test_the_shape_is_estimated_around_the_events(shape, tmp_path):
+    counts = simulate(
+        NegativeBinomial(shape),
+        ["square", "vee"],
+        n_trials=40,
+        n_units=2,
+        duration=1.0,
+        bin_size=0.005,
+        template_length=0.1,
+        n_events=2,
+        amplitude=(6.0, 8.0),
+        baseline=200.0,
+        random_state=0,
+    )
+    model = DCEA(2, 0.1, "negative_binomial", random_state=0).fit(counts)
+    assert model.family_.shape == pytest.approx(shape, rel=0.15)  # around a constant rate: 0.5
+    assert model.decompose(counts).family == model.family_
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.family_ == model.family_
+    assert np.array_equal(again.transform(counts), model.transform(counts))
+    fixed = DCEA(2, 0.1, NegativeBinomial(3.0), n_epochs=1, random_state=0)
+    assert fixed.fit(counts).family_ == NegativeBinomial(3.0)

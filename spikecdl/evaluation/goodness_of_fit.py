@@ -162,10 +162,11 @@ def time_rescaling(
     if not isinstance(counts, BinnedSpikes):
         counts = BinnedSpikes.from_array(counts, getattr(model, "bin_size_", 1.0))
     mean = model.predict(counts)
-    result = rescale(counts, mean, model.family, random_state=rng)
+    family = resolved(getattr(model, "family_", model.family), counts, mean)
+    result = rescale(counts, mean, family, random_state=rng)
     if not n_bootstrap:
         return result
-    drawn, family = [], resolved(model.family, counts.n_trials)
+    drawn = []
     mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
     for _ in range(n_bootstrap):
         values = draw_counts(mean, family, rng, counts.counts, effect)
@@ -202,7 +203,7 @@ def rescale(
     >>> rescale(counts, np.full(counts.shape, 0.7), "poisson")
     TimeRescaling(1 unit, 0 inside the 95% band)
     """
-    family = resolved(family, counts.n_trials)
+    family = resolved(family, counts, mean)
     intervals = rescaled_intervals(counts.counts, mean, family, counts.mask, random_state)
     distance = [ks_distance(one) for one in intervals]
     number = [len(one) for one in intervals]
@@ -231,7 +232,7 @@ def of_decomposition(
     TimeRescaling(2 units, 2 inside the 95% band)
     """
     counts = decomposition.counts
-    if not resolved(family, counts.n_trials).integer_valued:
+    if not decomposition.family.integer_valued:
         return None
     mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
     mean = mean.astype(np.float32)  # rounding could otherwise exceed n_trials
@@ -300,10 +301,15 @@ def rescaled_intervals(
     return intervals
 
 
-def resolved(family: str | Family, n_trials: np.ndarray) -> Family:
-    """Return a family, given itself or by name, with ``n_trials`` of the counts if it has none."""
+def resolved(family: str | Family, counts: BinnedSpikes, mean: np.ndarray) -> Family:
+    """Return a family, given itself or by name, with what it lacks taken from counts and means."""
     family = validation.member("family", family, FAMILIES, Family)
-    return family.resolve(torch.as_tensor(np.array(n_trials, dtype=float)))
+    family = family.resolve(torch.as_tensor(np.array(counts.n_trials, dtype=float)))
+    seen = (
+        torch.as_tensor(values[counts.mask], dtype=torch.float64)
+        for values in (counts.counts, mean)
+    )
+    return family if family.is_known else family.estimate(*seen)
 
 
 def draw_counts(

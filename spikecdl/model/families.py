@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _LOG_2PI = math.log(2 * math.pi)
+_SHAPES = (1e-3, 1e4)  # of negative binomials that are estimated
+_BISECTIONS = 40
 
 
 def _exp(eta: Tensor) -> Tensor:
@@ -219,6 +221,9 @@ class Binomial(Family):
         known = self.n_trials is not None and not isinstance(self.n_trials, Tensor)
         return int(self.n_trials) if known else None  # type: ignore[arg-type]
 
+    def typical(self) -> Binomial:
+        return self.resolve(torch.tensor(1))
+
     def resolve(self, n_trials: Tensor) -> Binomial:
         return self if self.n_trials is not None else self._with(n_trials)
 
@@ -305,8 +310,8 @@ class NegativeBinomial(_LogRate):
 
     Parameters
     ----------
-    shape : float
-        Shape of the gamma-distributed rate; small is bursty.
+    shape : float, optional
+        Shape of the gamma-distributed rate; small is bursty.  None: estimated from the data.
 
     Examples
     --------
@@ -315,49 +320,78 @@ class NegativeBinomial(_LogRate):
     tensor(1.)
     """
 
-    shape: float = 5.0
+    shape: float | None = None
     name: ClassVar[str] = "negative_binomial"
 
     def __post_init__(self) -> None:
-        validation.positive("shape", self.shape)
+        if self.shape is not None:
+            validation.positive("shape", self.shape)
+
+    @property
+    def _r(self) -> float:
+        if self.shape is None:
+            raise ValueError("`shape` (=None) is not known; pass NegativeBinomial(shape=...)")
+        return self.shape
+
+    def typical(self) -> NegativeBinomial:
+        return self if self.is_known else NegativeBinomial(5.0)
+
+    @property
+    def is_known(self) -> bool:
+        return self.shape is not None
+
+    def estimate(self, y: Tensor, mean: Tensor) -> NegativeBinomial:
+        """Return the family with the shape of largest likelihood, by bisection of its slope.
+
+        Counts that vary no more than Poisson's have the largest shape that is considered.
+        """
+        if self.is_known:
+            return self
+        low, high = _SHAPES
+        for _ in range(_BISECTIONS):
+            r = y.new_tensor(math.sqrt(low * high))
+            slope = torch.digamma(y + r) - torch.digamma(r) + torch.log(r / (r + mean))
+            slope = (slope + (mean - y) / (r + mean)).sum()
+            low, high = (float(r), high) if slope > 0 else (low, float(r))
+        return NegativeBinomial(math.sqrt(low * high))
 
     def _log_odds(self, eta: Tensor) -> Tensor:
-        return eta - math.log(self.shape)
+        return eta - math.log(self._r)
 
     def cost(self, y: Tensor, eta: Tensor) -> Tensor:
         odds = self._log_odds(eta)
-        return y * softplus(-odds) + self.shape * softplus(odds)
+        return y * softplus(-odds) + self._r * softplus(odds)
 
     def scalar_loss(self, y: Tensor) -> ScalarLoss:
-        return ScalarLoss("logistic", y, torch.full_like(y, self.shape), math.log(self.shape))
+        return ScalarLoss("logistic", y, torch.full_like(y, self._r), math.log(self._r))
 
     def log_base(self, y: Tensor) -> Tensor:
-        return torch.lgamma(y + self.shape) - math.lgamma(self.shape) - torch.lgamma(y + 1)
+        return torch.lgamma(y + self._r) - math.lgamma(self._r) - torch.lgamma(y + 1)
 
     def saturated_cost(self, y: Tensor) -> Tensor:
-        total = y + self.shape
-        return -torch.xlogy(y, y / total) - self.shape * torch.log(self.shape / total)
+        total = y + self._r
+        return -torch.xlogy(y, y / total) - self._r * torch.log(self._r / total)
 
     def residual(self, y: Tensor, eta: Tensor) -> Tensor:
         odds = self._log_odds(eta)
-        return y * torch.sigmoid(-odds) - self.shape * torch.sigmoid(odds)
+        return y * torch.sigmoid(-odds) - self._r * torch.sigmoid(odds)
 
     def curvature(self, y: Tensor, eta: Tensor) -> Tensor:
         odds = self._log_odds(eta)
-        return (y + self.shape) * torch.sigmoid(odds) * torch.sigmoid(-odds)
+        return (y + self._r) * torch.sigmoid(odds) * torch.sigmoid(-odds)
 
     def curvature_bound(self, y: Tensor) -> Tensor:
-        return (y + self.shape) / 4
+        return (y + self._r) / 4
 
     def sample(self, eta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean = _exp(eta)
         _check_drawable(mean)
-        gamma = torch._standard_gamma(torch.full_like(mean, self.shape), generator=generator)
-        return torch.poisson(mean * gamma / self.shape, generator=generator)
+        gamma = torch._standard_gamma(torch.full_like(mean, self._r), generator=generator)
+        return torch.poisson(mean * gamma / self._r, generator=generator)
 
     def counting_process(self, mean: Tensor) -> CountingProcess:
-        start = torch.full_like(mean, self.shape)
-        return CountingProcess(start, torch.log1p(mean / self.shape), 1)
+        start = torch.full_like(mean, self._r)
+        return CountingProcess(start, torch.log1p(mean / self._r), 1)
 
 
 FAMILIES: dict[str, type[Family]] = {

@@ -207,6 +207,25 @@ class Family(ABC):
         """Return the family with Bernoulli trials per bin, where it has them and lacks them."""
         return self
 
+    def typical(self) -> Family:
+        """Return the family with typical values of parameters that are not known, to simulate."""
+        return self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no parameter is left to `estimate` from the data."""
+        return True
+
+    def estimate(self, y: Tensor, mean: Tensor) -> Family:
+        """Return the family with the parameters that are not known estimated from observations.
+
+        Parameters
+        ----------
+        y, mean : tensor, shape (observation,)
+            Observations, and what was expected of each.
+        """
+        return self
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Family:
         """Return the family with ``change`` applied to every parameter that is a tensor."""
         return self

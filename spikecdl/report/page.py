@@ -67,7 +67,7 @@ def draw_figures(
     }
     if decomposition.history_filter is not None:
         figures["history"] = plots.history(decomposition).figure
-    rescaling = of_decomposition(decomposition, model.family)
+    rescaling = of_decomposition(decomposition, model.family_)
     if rescaling is not None:
         figures["ks"] = plots.ks(rescaling)[0].figure
     figures["training"] = plots.training_curve(model).figure

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl import validation
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
             "lags": (counts.bin_size * np.arange(1, 1 + n_lags)).round(12).tolist(),
             "log_rate_per_unit": {str(unit): values for unit, values in filters},
         }
-    rescaling = of_decomposition(decomposition, model.family)
+    rescaling = of_decomposition(decomposition, model.family_)
     if rescaling is not None:
         summary["time_rescaling_per_unit"] = {
             str(row.Index): {
@@ -155,7 +156,7 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
 
 def data_summary(counts: BinnedSpikes, family: str | Family, source: Path) -> dict[str, Any]:
     """Describe the counts, with the SHA-256 of their file (of the counts if it is a folder)."""
-    from spikecdl.evaluation.goodness_of_fit import resolved
+    from spikecdl.model.families import FAMILIES, Family
 
     content = np.memmap(source, mode="r").data if source.is_file() else counts.counts.tobytes()
     summary = {
@@ -167,7 +168,7 @@ def data_summary(counts: BinnedSpikes, family: str | Family, source: Path) -> di
     }
     if counts.is_counts:
         summary |= {"n_spikes": int(counts.counts.sum()), "sub_bins": counts.sub_bins}
-    if resolved(family, counts.n_trials).has_n_trials:
+    if validation.member("family", family, FAMILIES, Family).has_n_trials:
         summary["bernoulli_trials_per_bin"] = int(counts.n_trials.max())
     return summary
 

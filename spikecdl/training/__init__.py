@@ -19,6 +19,7 @@ from spikecdl.training.base import (
     lambda_max,
 )
 from spikecdl.training.covariates import with_covariates
+from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
 from spikecdl.training.posterior import certainty, completed, evidence
 
@@ -41,7 +42,9 @@ __all__ = [
     "Weight",
     "certainty",
     "completed",
+    "estimated_family",
     "evidence",
+    "family_of_first_fit",
     "lambda_max",
     "with_covariates",
 ]

@@ -114,7 +114,7 @@ def test_deviance_explained_ignores_what_is_masked(poisson_data, family):
     assert masked == pytest.approx(full)
 
 
-@pytest.mark.parametrize("family", [Poisson(), Binomial(n_trials=4), NegativeBinomial()])
+@pytest.mark.parametrize("family", [Poisson(), Binomial(n_trials=4), NegativeBinomial(5.0)])
 def test_deviance_explained_at_the_ends(family):
     y = np.array([[0, 0, 4, 4], [0, 0, 0, 0]])
     null = y.mean(axis=1, keepdims=True)

@@ -270,7 +270,7 @@ def test_signals_and_things_that_are_no_models_are_refused():
     with pytest.raises(TypeError, match=r"`model` \(ndarray\) must have `predict` and `family`"):
         time_rescaling(np.ones(3), counts)
     with pytest.raises(ValueError, match=r"`n_bootstrap` \(=-1\) must be at least 0"):
-        time_rescaling(quick().fit(some_counts()), some_counts(), n_bootstrap=-1)
+        time_rescaling(quick(n_epochs=5).fit(some_counts()), some_counts(), n_bootstrap=-1)
 
 
 def test_whiskers(shared_data):

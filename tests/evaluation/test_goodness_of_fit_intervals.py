@@ -151,7 +151,7 @@ ONE = np.ones((1, 1, 4), int)
         (ONE, ONE * 1.5, Binomial(1), r"`mean` \(=1.5 at .*Binomial cannot have it"),
         (ONE, -ONE, Poisson(), r"`mean` \(=-1 at .*Poisson cannot have it"),
         (ONE, ONE * np.inf, Poisson(), r"`mean` \(=inf at"),
-        (ONE, ONE * np.nan, NegativeBinomial(), r"`mean` \(=nan at"),
+        (ONE, ONE * np.nan, NegativeBinomial(5.0), r"`mean` \(=nan at"),
     ],
 )
 def test_what_cannot_be_is_refused(y, mean, family, message):

@@ -149,7 +149,7 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("family", "message"),
         [
-            (NegativeBinomial(), "`family` .=NegativeBinomial.* has no `split`"),
+            (NegativeBinomial(5.0), "`family` .=NegativeBinomial.* has no `split`"),
             ("gaussian", "`family` .='gaussian'. has no `split`"),
             (Binomial(n_trials=9), "`family` .=Binomial.n_trials=9.. fixes n_trials"),
             ("bernoulli", "`family` .='bernoulli'. must be one of"),

@@ -385,7 +385,7 @@ class TestTrialsPerBin:
     def test_map_reaches_the_tensor_only(self):
         part = self.family.map(lambda tensor: tensor[1:2])
         torch.testing.assert_close(part.mean(self.eta[1]), self.family.mean(self.eta)[1:2])
-        for family in (Binomial(4), Gaussian(), Poisson(), NegativeBinomial()):
+        for family in (Binomial(4), Gaussian(), Poisson(), NegativeBinomial(5.0)):
             assert family.map(lambda tensor: tensor[1:2]) is family
 
     def test_resolve_fills_in_what_was_not_given(self):
@@ -494,3 +494,22 @@ class TestFromText:
     def test_what_is_wrong_is_named(self, text, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             from_text(text)
+
+
+@pytest.mark.parametrize("shape", [0.3, 2.0, 30.0])
+def test_the_shape_of_largest_likelihood_is_found(shape):
+    draw = torch.Generator().manual_seed(0)
+    eta = torch.linspace(-1, 3, 40_000, dtype=torch.float64)
+    y = NegativeBinomial(shape).sample(eta, draw)
+    found = NegativeBinomial().estimate(y, eta.exp())
+    assert found.shape == pytest.approx(shape, rel=0.1)
+    best = found.log_prob(y, eta).sum()
+    for factor in (0.99, 1.01):
+        assert NegativeBinomial(factor * found.shape).log_prob(y, eta).sum() < best
+    assert NegativeBinomial().estimate(torch.ones(50).double(), torch.ones(50).double()).shape > 5e3
+    assert NegativeBinomial(shape).estimate(y, eta.exp()) == NegativeBinomial(shape)
+
+
+def test_a_negative_binomial_without_shape_says_what_to_do():
+    with pytest.raises(ValueError, match=r"`shape` \(=None\) is not known; pass NegativeBinomial"):
+        NegativeBinomial().cost(torch.ones(1), torch.ones(1))
