@@ -215,7 +215,8 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"  of each unit: {each}")
     if "history_filter" in summary:
         lines.append(_history_line(**summary["history_filter"]))
-    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}))
+    single = summary["data"]["n_pooled"] == 1
+    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), single)
 
 
 def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]]) -> str:
@@ -280,7 +281,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], single: bool) -> list[str]:
     """Say how many units agree with the model in rescaled time, and how far each is from it."""
     tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
     if not tested:
@@ -299,10 +300,10 @@ def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]]) -> list[str]:
             for unit, found in tested.items()
         )
         lines.append(f"  distance of each unit: {', '.join(each)}")
-    if inside < len(tested):
+    if single and inside < len(tested):
         lines.append(
-            "  events that were not found stay in the residual, so a right model of single trials "
-            "is often outside the band too"
+            "  events too weak to be found stay in the residual: of single trials, right templates "
+            "are often outside the band, too"
         )
     return lines
 
