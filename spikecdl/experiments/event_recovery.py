@@ -235,6 +235,7 @@ CASES: Mapping[str, Case] = {
         hz=59.0,  # between refractory periods: 40 Hz in all
         event_rate=1.0,
         spiking=refractory,
+        family="binomial",  # at most one spike fits into a bin
         model={"history": 0.02},
         aim=_aim(0.35, 0.65, 0.15),
     ),
