@@ -77,9 +77,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         runs through the recording across windows (which follow each other if their
         ``trial_starts`` are not known).  Longer than a template; for counts of single trials.
     trainer : str or trainer
-        "alternating", "unrolled" (the paper's) or "implicit" (its limit of infinitely many
-        layers), or an object such as ``spikecdl.Unrolled(n_unrolled=250)``.  The trainer also finds
-        the codes: the same templates give other amplitudes with another trainer.
+        "alternating", "marginal" (events summed out), "unrolled" (the paper's) or "implicit" (its
+        limit of infinitely many layers), or an object such as ``spikecdl.Marginal(overlap=1)``.
+        It also finds the codes: the same templates give other amplitudes with another trainer.
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float
@@ -103,19 +103,19 @@ class DCEA(TransformerMixin, BaseEstimator):
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz; means over bins where they vary.
-    penalty_weight_ : float
-        Weight used, as a fraction of lambda_max (median over windows and templates).
+    unit_rate_ : list of list, shape (unit, channel)
+        Expected counts per bin and recorded trial without events, for `evidence`.
+    penalty_weight_ : float or None
+        Weight used, as a fraction of lambda_max (median over windows and templates), if any.
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
-        bin without constant terms (it may be negative); ``seconds``.  Alternating training adds
-        ``objective``, the negative log likelihood plus the penalty, and ``n_events``.
+        bin without constant terms (it may be negative); ``seconds``.  Alternating and marginal
+        training add ``objective``, which they lower, and ``n_events``.
     converged_ : bool
-    n_iter_ : int
-        Epochs.
     bin_size_ : float
         Seconds per bin (1 for plain arrays).
-    n_bins_ : int
-        Bins of a template.
+    n_iter_, n_bins_ : int
+        Epochs; bins of a template.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -186,7 +186,6 @@ class DCEA(TransformerMixin, BaseEstimator):
         ----------
         X : BinnedSpikes, array (trial, unit, bin) or array (trial, bin)
             Counts.
-        y : ignored
         checkpoint : path, optional
             File that receives the state of training after every epoch, atomically.
         resume : bool
@@ -229,7 +228,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         with threads.for_size(problem.size):
             learned = trainer.fit(problem, learned, after_epoch)
         learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
-        learned.warn_if_unsettled(self._keep(counts, given, learned), "penalty_weight")
+        found = self._keep(counts, given, learned)
+        learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -338,8 +338,7 @@ class DCEA(TransformerMixin, BaseEstimator):
     @property
     def epochs_at_most(self) -> int:
         """Largest number of epochs, ``n_epochs`` or the trainer's default."""
-        default = self._trainer().default_epochs
-        return default if self.n_epochs is None else self.n_epochs
+        return self._trainer().default_epochs if self.n_epochs is None else self.n_epochs
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -410,7 +409,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, eta)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
         level = float(self.tensors_.get("level", 1.0))
-        self.penalty_weight_, absolute = problem.weight_used(self._dictionary(), level)
+        used, absolute = problem.weight_used(self._dictionary(), level)
+        self.penalty_weight_ = used if self._trainer().uses_penalty else None
         self._absolute_weight = absolute if isinstance(problem.weight, training.Fraction) else None
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch

@@ -67,7 +67,8 @@ Trainer = Annotated[
     str,
     option(
         "NAME",
-        "alternating; unrolled, as in the paper; or implicit, its limit of infinitely many layers.",
+        "alternating; marginal, with events summed out (single trials); unrolled, as in the "
+        "paper; or implicit, its limit of infinitely many layers.",
     ),
 ]
 Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]

@@ -15,6 +15,7 @@ from spikecdl.evaluation.deviance import bits_per_spike, deviance, deviance_expl
 from spikecdl.evaluation.template_metrics import (
     TemplateError,
     TemplateShape,
+    event_table,
     rate_gain,
     template_error,
     template_shape,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from spikecdl.data import Decomposition, Truth
 
-__all__ = ["EventRates", "Recovery", "event_rates", "psnr", "recovery"]
+__all__ = ["EventRates", "Recovery", "event_rates", "event_table", "psnr", "recovery"]
 __all__ += ["bits_per_spike", "deviance", "deviance_explained", "rate_gain"]
 __all__ += ["TemplateError", "TemplateShape", "template_error", "template_shape", "template_table"]
 

@@ -279,6 +279,47 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis("template")
 
 
+def event_table(decomposition: Decomposition, fdr: float = 0.1) -> pd.DataFrame | None:
+    """Say how many events of each template are to be believed; None if they have no probabilities.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+    fdr : float
+        False discovery rate over the events of all templates; see `Decomposition.events`.
+
+    Returns
+    -------
+    DataFrame or None
+        One row per template: ``n_events``; ``expected_true``, the sum of their probabilities;
+        ``expected_false``, the mean of 1 - probability (nan without events); ``kept``, the number
+        of events that hold ``fdr``.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA, simulate
+    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
+    >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
+    >>> event_table(model.decompose(counts))["kept"].tolist()
+    [11, 9, 4]
+    """
+    import pandas as pd
+
+    if decomposition.certainty is None:
+        return None
+    numbers = pd.RangeIndex(len(decomposition.templates), name="template")
+    all_events = decomposition.events().groupby("template")["probability"]
+    kept = decomposition.events(fdr)["template"].value_counts()
+    return pd.DataFrame(
+        {
+            "n_events": all_events.size().reindex(numbers, fill_value=0),
+            "expected_true": all_events.sum().reindex(numbers, fill_value=0.0),
+            "expected_false": 1 - all_events.mean().reindex(numbers),
+            "kept": kept.reindex(numbers, fill_value=0),
+        }
+    )
+
+
 def gain_of(
     decomposition: Decomposition, unit: int | None = None
 ) -> Callable[[ArrayLike], np.ndarray] | None:

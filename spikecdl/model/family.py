@@ -97,9 +97,9 @@ class Family(ABC):
             If the family has no such form.
         """
         raise ValueError(
-            f"`family` (={type(self).__name__}) has no `scalar_loss`, which alternating training, "
-            "learned baselines and BCOMP need; use trainer='unrolled' or 'implicit', with "
-            "`baseline` as a (start, stop) pair or as rates"
+            f"`family` (={type(self).__name__}) has no `scalar_loss`, which alternating and "
+            "marginal training, learned baselines, `evidence` and BCOMP need; use "
+            "trainer='unrolled' or 'implicit', with `baseline` as a (start, stop) pair or as rates"
         )
 
     @property

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_PANELS = 6
+_PALEST = 0.15  # opacity of an event of probability zero
 _FEW_SPIKES = 3  # in one bin; more are drawn as a histogram, not as marks
 
 
@@ -24,8 +25,9 @@ def codes(
 ) -> np.ndarray:
     """Draw events as stems at their onsets, with a panel per unit and a row per trial.
 
-    The height of a stem is the amplitude of the event. With several trials, the tallest stem of a
-    panel fills its row, and the title gives its amplitude.
+    The height of a stem is the amplitude of the event; improbable events are pale, if the events
+    have probabilities. With several trials, the tallest stem of a panel fills its row, and the
+    title gives its amplitude.
 
     Parameters
     ----------
@@ -55,8 +57,9 @@ def codes(
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
     width = 7.2 if columns == 1 else 3.7 * columns
     grid = style.wrapped(axes, len(shown), columns, (width, height), sharex=True)
+    opacity = _opacity(decomposition)
     for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
-        _draw_codes(ax, decomposition, unit)
+        _draw_codes(ax, decomposition, unit, opacity[:, unit])
         if position + columns >= len(shown) or axes is not None:
             ax.set_xlabel(style.time_label(counts.bin_size))
     if axes is None:
@@ -128,8 +131,19 @@ def decomposition(
     return grid
 
 
-def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
+def _opacity(decomposition: Decomposition) -> np.ndarray:
+    """Return the opacity of each code, which grows with its probability, if it has one."""
+    opacity = np.ones(decomposition.codes.shape, np.float32)
+    if decomposition.certainty is not None:
+        probability = decomposition.events()["probability"].to_numpy()
+        opacity[decomposition.codes != 0] = _PALEST + (1 - _PALEST) * probability
+    return opacity
+
+
+def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.ndarray) -> None:
     """Draw the events of one unit (of all units in the joint layout)."""
+    from matplotlib.colors import to_rgba_array
+
     counts = decomposition.counts
     joint = decomposition.layout == "joint"
     seen = np.any(counts.mask if joint else counts.mask[:, [unit]], axis=1)
@@ -158,11 +172,12 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int) -> None:
         if not len(onset):  # an empty line that is not clipped would spoil the layout
             continue
         times, colour = counts.times[onset], style.colour(k)
+        shades = to_rgba_array(colour, opacity[trial, k, onset])
         tip = base[trial] + scale * values[trial, k, onset]
-        ax.vlines(times, base[trial], tip, color=colour, linewidth=style.thin(most, 1.3))
+        ax.vlines(times, base[trial], tip, colors=shades, linewidth=style.thin(most, 1.3))
         if len(values) == 1:
             size = style.thin(most, 4.5)
-            ax.plot(times, tip, "o", color=colour, markersize=size, clip_on=False)
+            ax.scatter(times, tip, size**2, shades, clip_on=False)
     style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
     style.tidy(ax)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.evaluation.metrics import mismatch, template_error, template_table
+from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.report.summary import number
 from spikecdl.validation import counted
@@ -126,6 +126,7 @@ def write_report(
     settings = {"family": decomposition.family.name, "layout": decomposition.layout}
     if summary.get("seed") is not None:
         settings["seed"] = summary["seed"]
+    sure = event_table(decomposition)
     tables = {
         "Data": summary.get("data"),
         "Settings": settings | summary.get("settings", {}),
@@ -137,6 +138,7 @@ def write_report(
         deviance_explained=decomposition.deviance_explained,
         event_rate=np.count_nonzero(decomposition.codes) / exposure if exposure else None,
         templates=template_table(decomposition).to_dict("records"),
+        sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,

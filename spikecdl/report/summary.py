@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
 _MANY_UNITS = 8  # more are not listed one by one
 _LEVEL = 0.05  # of the tests in rescaled time
+_FDR = 0.1  # false discovery rate of the events that are said to be kept
 
 
 def fit_summary(
@@ -88,6 +89,7 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
         "deviance_explained_per_unit": {str(unit): _finite(value) for unit, value in per_unit},
         "hidden_bins_deviance_explained": _finite(model.score(counts)),
         "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist(),
+        "event_probabilities": _event_probabilities(decomposition),
     }
     if decomposition.history_filter is not None:
         filters = zip(counts.unit_ids, decomposition.history_filter.tolist(), strict=True)
@@ -110,6 +112,21 @@ def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> di
             for row in rescaling.table().itertuples()
         }
     return summary
+
+
+def _event_probabilities(decomposition: Decomposition) -> dict[str, Any] | None:
+    """Summarize how sure the events of each template are; None if they have no probabilities."""
+    from spikecdl.evaluation.metrics import event_table
+
+    table = event_table(decomposition, _FDR)
+    if table is None:
+        return None
+    return {
+        "expected_true_per_template": table["expected_true"].round(3).tolist(),
+        "expected_false_per_template": [*map(_finite, table["expected_false"].round(6))],
+        "fdr": _FDR,
+        "kept_per_template": table["kept"].tolist(),
+    }
 
 
 def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> dict[str, Any]:
@@ -190,13 +207,14 @@ def number(value: float | None, digits: int | None = None, missing: str = "–")
 def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     """Describe the summary of a fit."""
     state = "converged" if summary["converged"] else "did NOT converge"
+    weight = summary["penalty_weight_fraction"]
     return [
         *score_lines(summary),
         *_held_out_lines(summary["held_out"]),
         *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
         f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
-        f"{summary['seconds']:.1f} s; penalty weight: "
-        f"{summary['penalty_weight_fraction']:.3g} of lambda_max",
+        f"{summary['seconds']:.1f} s"
+        + ("" if weight is None else f"; penalty weight: {weight:.3g} of lambda_max"),
         *(f"verdict: {sentence}" for sentence in summary["verdict"]),
     ]
 
@@ -206,6 +224,7 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         *_data_lines(summary["data"]),
         f"events of each template: {', '.join(map(str, summary['events_per_template']))}",
+        *_probability_lines(summary["event_probabilities"]),
         f"deviance explained: {_decimals(summary['deviance_explained'])}; in bins hidden from the "
         f"events, not from the templates: {_decimals(summary['hidden_bins_deviance_explained'])}",
     ]
@@ -217,6 +236,20 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(_history_line(**summary["history_filter"]))
     single = summary["data"]["n_pooled"] == 1
     return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), single)
+
+
+def _probability_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Say how many events are expected to be true, and are kept at a false discovery rate."""
+    if found is None:
+        return []
+    true = ", ".join(map(number, found["expected_true_per_template"]))
+    rates = found["expected_false_per_template"]
+    false = ", ".join("-" if rate is None else f"{rate:.0%}" for rate in rates)
+    kept = ", ".join(map(str, found["kept_per_template"]))
+    return [
+        f"  expected to be true: {true} (false: {false}); kept at a false discovery rate of "
+        f"{found['fdr']:.0%}: {kept}"
+    ]
 
 
 def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]]) -> str:

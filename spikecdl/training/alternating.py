@@ -97,7 +97,7 @@ class Alternating(Trainer):
             tensors, state = {"templates": templates, "level": level}, {"baseline": data.baseline}
             learned = Learned(tensors, state, unit_tensors=dict(problem.unit_tensors))
         level = learned.tensors["level"]
-        mine, n_observed = processes.part(len(data.y)), int(data.mask.count_nonzero())
+        mine, n_observed = processes.part(len(data.y)), max(1, int(data.mask.count_nonzero()))
         part = data.take(mine)
         step = self._round(problem, part, float(level))
         step = replace(step, processes=processes)

@@ -390,12 +390,13 @@ class Learned:
                 )
         return {name: value.float() for name, value in self.unit_tensors.items()}
 
-    def warn_if_unsettled(self, any_events: bool, remedy: str) -> None:
+    def warn_if_unsettled(self, any_events: bool, lower: str | None) -> None:
         """Warn the caller of an estimator's `fit` if it found no events or has not settled."""
         if not any_events:
+            remedy = f"lower `{lower}`, or " if lower else ""
             problem = (
-                "no events were found: all codes are zero and the templates are the initial ones; "
-                f"lower `{remedy}`, or use larger bins or more data"
+                "no events were found: all codes are zero and the templates mean nothing; "
+                f"{remedy}use larger bins or more data"
             )
         elif not self.converged:
             problem = f"training did not converge in {self.epoch} epochs; raise `n_epochs`"
@@ -418,6 +419,7 @@ class Trainer(ABC):
     #: Name in the registry and in files.
     name: ClassVar[str]
     default_epochs: ClassVar[int]
+    uses_penalty: ClassVar[bool] = True
 
     @abstractmethod
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:

@@ -15,6 +15,7 @@ _FEWEST = 0.1  # events added to the count of a template, so that none becomes i
 _SPREAD_COUNT = 0.5  # events added to each amplitude
 _RIDGE = 0.05  # precision of the normal prior of each bin of a template, for eta_scale 1
 _FIRST_SMOOTHNESS, _ROUGHEST, _SMOOTHEST = 20.0, 0.1, 1e4  # precision of second differences
+_LEAST_NORM = 1e-9  # of a template that has a direction
 _LARGEST_STEP = 1.0  # of a bin of a template, in units of eta_scale
 
 
@@ -83,10 +84,12 @@ class EventModel:
         return replace(self, **{name: np.concatenate(pair) for name, pair in pairs.items()})
 
     def normalized(self) -> EventModel:
-        """Return the same model with templates of unit norm."""
+        """Return the same model with templates of unit norm; those that are zero become flat."""
+        flat = np.full_like(self.templates, _LEAST_NORM / self.templates[0].size ** 0.5)
         norms = np.linalg.norm(self.templates, axis=(1, 2))
-        norms = np.where(norms > 0, norms, 1.0)
-        templates = self.templates / norms[:, None, None]
+        templates = np.where(norms[:, None, None] > _LEAST_NORM, self.templates, flat)
+        norms = np.maximum(norms, _LEAST_NORM)
+        templates = templates / norms[:, None, None]
         return replace(self, templates=templates, amplitudes=self.amplitudes * norms[:, None])
 
     def log_density(self, scale: float) -> float:

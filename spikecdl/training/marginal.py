@@ -15,11 +15,11 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import (
     COVARIATES,
+    Fraction,
     Learned,
     OnEpoch,
     Problem,
     Trainer,
-    UniversalThreshold,
 )
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
@@ -81,6 +81,7 @@ class Marginal(Trainer):
     separation: float = 0.125
     name: ClassVar[str] = "marginal"
     default_epochs: ClassVar[int] = 30
+    uses_penalty: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         validation.integer("n_starts", self.n_starts)
@@ -161,13 +162,19 @@ def _learned(model: EventModel, more: dict[str, Tensor]) -> Learned:
 
 def _refuse_penalty(problem: Problem) -> None:
     """Raise if a penalty was chosen, which would not be used."""
-    if not isinstance(problem.weight, UniversalThreshold):
+    if isinstance(problem.weight, Fraction):
         raise ValueError(
-            f"`penalty_weight` (={problem.weight}) is not used by trainer='marginal', which sums "
+            f"`penalty_weight` (={problem.weight.fraction:g}) is not used by trainer='marginal', "
+            "which sums over events; leave it out, or use trainer='alternating'"
+        )
+    if not isinstance(problem.penalty, L1):
+        raise ValueError(
+            f"`penalty` (={problem.penalty.name!r}) is not used by trainer='marginal', which sums "
             "over events; leave it out, or use trainer='alternating'"
         )
-    if not isinstance(problem.penalty, L1) or problem.penalty.sign != "positive":
+    if problem.penalty.sign != "positive":
         raise ValueError(
-            f"`penalty` (={problem.penalty.config()}) is not used by trainer='marginal', whose "
-            "events have positive amplitudes; leave it out, or use trainer='alternating'"
+            f"`sign` (={problem.penalty.sign!r}) must be 'positive' for trainer='marginal': its "
+            "templates may lower the rate, and events of both signs are two templates; or use "
+            "trainer='alternating'"
         )

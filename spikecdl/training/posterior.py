@@ -152,7 +152,7 @@ def event_rates(
     templates = tensors["templates"].double().cpu().numpy()
     begun = with_amplitudes(templates, events, counts.start)
     begun = counts.with_coefficients(begun, known_coefficients(problem))
-    model, _ = counts.climb(begun, _STEPS, learn_templates=False)
+    model = counts.climb(begun, _STEPS, learn_templates=False)[0].normalized()
     new = {name: value.float() for name, value in to_tensors(model).items()}
     del new["templates"], new["smoothness"]
     overlap = choose_overlap(counts, model, events)
@@ -169,8 +169,8 @@ def _some_trials(data: Observations, events: Events) -> tuple[Observations, Even
 
 
 def of_problem(counts: Summation, problem: Problem, tensors: Mapping[str, Tensor]) -> EventModel:
-    """Return the stored event model, with the coefficients of the problem's covariates."""
-    model = to_model(tensors, counts.start)
+    """Return the event model of stored templates of unit norm, with the problem's coefficients."""
+    model = to_model(tensors, counts.start).normalized()
     return counts.with_coefficients(model, known_coefficients(problem))
 
 
@@ -235,7 +235,8 @@ def certainty(
 
 def _certainty(data: Observations, tensors: dict[str, Tensor], events: Events) -> np.ndarray:
     counts = Summation(data)
-    model, n_chains = to_model(tensors, counts.start), int(tensors["overlap"])
+    model = to_model(tensors, counts.start).normalized()
+    n_chains = int(tensors["overlap"])
     return posterior(counts, model, round(_NEAR * model.length), n_chains, events, events).table
 
 

@@ -36,6 +36,17 @@ def test_single_trials_give_templates_and_events(single_trials):
     assert found.events.false_alarm_rate < 0.3
 
 
+def test_events_have_the_amplitudes_of_templates_of_unit_norm(single_trials):
+    counts, model = single_trials
+    parts = model.decompose(counts)
+    events = parts.events()
+    true = counts.truth.events["amplitude"].median()
+    assert events["amplitude"].median() == pytest.approx(true, rel=0.2)
+    assert events["amplitude_sd"].median() > 0.05 * true
+    assert np.nanmean(parts.rate) == pytest.approx(counts.rate().mean(), rel=0.15)
+    assert parts.deviance_explained > 0.1
+
+
 def test_events_know_how_sure_they_are(single_trials):
     counts, model = single_trials
     events = model.decompose(counts).events()
