@@ -179,6 +179,21 @@ FITS = [
         lambda: fit(penalty=spikecdl.L1(sign="plus")),
         "`sign` (='plus'); both, negative, positive",
     ),
+    Row(
+        "weight that marginal training does not use",
+        lambda: fit(trainer="marginal", penalty_weight=0.3),
+        "`penalty_weight` (=0.3); marginal; leave it out",
+    ),
+    Row(
+        "signs that marginal training has not",
+        lambda: fit(trainer="marginal", penalty=spikecdl.L1(sign="both")),
+        "`sign` (='both'); 'positive'; marginal",
+    ),
+    Row(
+        "penalty that marginal training does not use",
+        lambda: fit(trainer="marginal", penalty="group_l1"),
+        "`penalty` (='group_l1'); marginal; leave it out",
+    ),
     Row("unknown device", lambda: fit(device="tpu"), "`device` (='tpu'); auto, cpu, cuda"),
     Row("baseline as a word", lambda: fit(baseline="mean"), "`baseline` (='mean'); learned"),
     Row(

@@ -44,6 +44,18 @@ LINES = {
     "unknown penalty": ("FIT --penalty l0", "`--penalty` (='l0') group_l1"),
     "unknown sign": ("FIT --sign plus", "`--sign` (='plus') positive"),
     "unknown device": ("FIT --device tpu", "`--device` (='tpu') cpu"),
+    "lambda of events summed out": (
+        "FIT --trainer marginal --lambda 0.1",
+        "`--lambda` (=0.1) marginal leave it out",
+    ),
+    "signs of events summed out": (
+        "FIT --trainer marginal --sign both",
+        "`--sign` (='both') marginal 'positive'",
+    ),
+    "group of events summed out": (
+        "FIT --trainer marginal --penalty group_l1",
+        "`--penalty` (='group_l1') marginal leave it out",
+    ),
     "unknown unit": ("FIT --units 0,9", "`--units` (='0,9') 0, 1"),
     "no unit": ("FIT --units ,", "`--units` (=',') 0, 1"),
     "unknown column": ("FIT --align go --window 0 0.1", "lacks ['go'] start_time"),

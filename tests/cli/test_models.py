@@ -79,6 +79,27 @@ def test_the_summary_says_everything(fitted, sims):
     assert about["command"].startswith("spikecdl fit /")
 
 
+def test_marginal_training_says_how_many_events_to_believe(sims, tmp_path):
+    more = ["--length", 0.02, "--bin", 0.002, "--pool-trials", "--family", "binomial"]
+    more += ["--trainer", "marginal", "--epochs", 1, "--folds", 0]
+    outcome = succeeded(run("fit", sims["pooled"], *more, "--out", tmp_path / "fit"))
+    about = json.loads((tmp_path / "fit" / "summary.json").read_text())
+    assert about["penalty_weight_fraction"] is None
+    assert "lambda_max" not in outcome.out
+    found = about["event_probabilities"]
+    assert found["kept_per_template"][0] > 0
+    share = f"(false: {found['expected_false_per_template'][0]:.0%}); kept"
+    assert share in outcome.out
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
+    assert {key for key in found if f"`{key}`" not in page} == set()
+    where = ("--pool-trials", "--out", tmp_path / "again")
+    succeeded(run("apply", tmp_path / "fit", sims["pooled"], *where))
+    events = read(tmp_path / "again" / "results.nwb")  # a recording with its results
+    assert events.n_units == 2
+    again = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert again["event_probabilities"] == found
+
+
 def test_every_key_is_documented(fitted):
     page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
     about = json.loads((fitted[0] / "summary.json").read_text())

@@ -28,6 +28,19 @@ def test_codes_are_stems_at_their_onsets(two_sided):
         assert (np.abs(drawn[:, :, 1] - trial[:, None]) <= 0.42 + 1e-9).all()
 
 
+def test_improbable_events_are_pale():
+    parts = made_up(trials=2, units=1)
+    n_events = np.count_nonzero(parts.codes)
+    table = np.ones((n_events, 8))
+    table[:, 3] = np.linspace(0, 1, n_events)
+    object.__setattr__(parts, "certainty", lambda: table)
+    ax = plots.codes(parts)[0]
+    drawn = np.concatenate([lines.get_colors() for lines in ax.collections])[:, 3]
+    assert drawn.min() == pytest.approx(0.15)
+    assert drawn.max() == pytest.approx(1)
+    assert len(np.unique(drawn.round(6))) == n_events
+
+
 def test_codes_of_one_trial_have_their_amplitude_on_the_axis():
     parts = made_up(trials=1)
     ax = plots.codes(parts, units=[1])[0]

@@ -143,6 +143,18 @@ def test_report_refers_to_nothing_outside_itself(tmp_path, figures):
     assert not re.search(r"https?:|@import|url\(", source)
 
 
+def test_report_says_how_many_events_to_believe(tmp_path):
+    parts = made_up(trials=4, units=1)
+    assert "Expected to be true" not in written(tmp_path, parts).text
+    table = np.ones((np.count_nonzero(parts.codes), 8))
+    table[:, 3] = np.where(parts.events()["template"] == 0, 0.99, 0.5)
+    object.__setattr__(parts, "certainty", lambda: table)
+    rows = written(tmp_path, parts).table("Template", "Expected to be true")
+    assert [row["Expected to be true"] for row in rows] == ["11.9", "6"]
+    assert [row["Expected to be false"] for row in rows] == ["1 %", "50 %"]
+    assert [row["Kept at a false discovery rate of 10 %"] for row in rows] == ["12", "2"]
+
+
 def test_report_says_what_was_found(tmp_path):
     parts = made_up("binomial", trials=4, units=2, n_pooled=3, unit_ids=("left", "right"))
     page = written(tmp_path, parts, summary=SUMMARY)

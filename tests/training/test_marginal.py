@@ -159,9 +159,39 @@ def test_resumed_fit_is_the_uninterrupted_one(tmp_path):
     np.testing.assert_array_equal(stopped.templates_, whole.templates_)
 
 
-def test_penalty_that_would_not_be_used_is_refused():
-    with pytest.raises(ValueError, match="`penalty_weight`.*marginal"):
-        DCEA(1, 5, trainer="marginal", penalty_weight=0.5).fit(np.ones((4, 1, 20), int))
+ODD = np.random.default_rng(0).poisson(0.3, (6, 2, 60))
+ODDITIES = {
+    "one window": (ODD[:1, :1], 10, "poisson"),
+    "template as long as the window": (ODD, 60, "poisson"),
+    "template of a bin": (ODD, 1, "poisson"),
+    "template of two bins": (ODD, 2, "poisson"),
+    "no spike": (0 * ODD, 10, "poisson"),
+    "a spike in every bin": (0 * ODD + 1, 10, "binomial"),
+    "a silent unit": (ODD * [[[1], [0]]], 10, "poisson"),
+    "a signal of zeros": (0.0 * ODD, 10, Gaussian()),
+}
+
+
+@pytest.mark.parametrize("what", ODDITIES)
+def test_odd_counts_have_finite_results(what):
+    counts, length, family = ODDITIES[what]
+    model = DCEA(1, length, family, trainer=Marginal(n_starts=2), n_epochs=1, random_state=0)
+    fit_quietly(model, counts)
+    events = model.decompose(BinnedSpikes.from_array(counts, 1.0)).events()
+    assert np.isfinite(model.evidence(counts)).all()
+    assert np.isfinite(events.to_numpy(float)).all()
+    np.testing.assert_allclose(np.linalg.norm(model.templates_), 1, rtol=1e-5)
+
+
+def test_unobserved_bins_hide_what_they_hold():
+    mask = np.ones(ODD.shape, bool)
+    mask[2, 1, 10:40], mask[3] = False, False
+    counts = BinnedSpikes.from_array(ODD, 1.0, mask=mask)
+    model = fit_quietly(DCEA(1, 10, trainer=Marginal(n_starts=2), random_state=0), counts)
+    assert model.evidence(counts)[3] == pytest.approx(0)
+    nothing = BinnedSpikes.from_array(ODD, 1.0, mask=mask & False)
+    with pytest.warns(NotConvergedWarning, match="no events were found.*; use larger bins"):
+        DCEA(1, 10, trainer="marginal", random_state=0).fit(nothing)
 
 
 def test_settings_are_checked():
