@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ class CrossValidated:
         joint = self.gains[0].shape[1] < self.folds[0].counts.n_units
         sizes = [size(fold.counts, joint) for fold in self.folds]
         gain, error = ratio(independent(self.gains), independent(sizes))
-        return gain / np.log(2), error / np.log(2)
+        return gain / math.log(2), error / math.log(2)
 
     @property
     def deviance_explained_per_fold(self) -> np.ndarray:

@@ -114,7 +114,8 @@ class TestScores:
         y = np.random.default_rng(0).poisson(0.05, size=(12, 60, 200))
         counts = BinnedSpikes.from_array(y, 0.01)
         model = DCEA(4, 0.2, "poisson", layout="joint", random_state=0)
-        assert model.fit(counts).score(counts) > 0.005
+        assert model.fit(counts).score(counts) > 0
         found = cross_validate(model, counts)
-        assert found.deviance_explained <= 0
+        assert found.deviance_explained + 2 * found.standard_error < 0
+        assert found.evidence_gain[0] <= 0
         assert found.template_errors(model.templates_).mean() > 0.5
