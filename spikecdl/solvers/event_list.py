@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numba import njit
 
-N_COLUMNS = 8
+from spikecdl.solvers.events import Events
+
+#: Columns of a table of events, with times in bins.
+COLUMNS = tuple("window template onset probability time time_sd amplitude amplitude_sd".split())
+
+
+def to_events(table: np.ndarray) -> Events:
+    """Return the events of a table (event, column), with their mean amplitudes."""
+    window, template, onset = torch.from_numpy(table[:, :3]).long().T
+    amplitude = torch.from_numpy(table[:, COLUMNS.index("amplitude")].copy())
+    return Events(window, template, onset, amplitude)
 
 
 @njit(cache=True, error_model="numpy")
@@ -13,9 +24,9 @@ def list_events(posterior, amplitudes, width, least):
     """List the events of posterior probability ``least`` or more.
 
     An event's probability is that one of the template begins at most ``width`` bins from the
-    onset where this probability is highest.  The columns of the list (event, 8) are window,
-    template, nearest onset, probability, and means and standard deviations of onset and amplitude,
-    given the event; events are sorted by window, template and onset.
+    onset where this probability is highest.  The columns of the list are `COLUMNS`: the onset is
+    the nearest bin; times and amplitudes are means and standard deviations, given the event.
+    Events are sorted by window, template and onset.
     """
     n_windows, n_templates, n_amplitudes, n_onsets = posterior.shape
     found, size = np.empty((64, 8)), 0

@@ -52,7 +52,8 @@ class Found(NamedTuple):
     (window, row, bin) are the expected derivatives of the log likelihood by the predictor;
     ``posterior`` (window, template, amplitude, onset) is the probability of each event, summed over
     chains, or has no windows if it is not asked for; ``signal`` (chain, window, row, bin) is that
-    of the events drawn, or has no chains.
+    of the events drawn, or has no chains; ``joint`` (window,) is the log probability of the counts
+    and of these events, in whatever chains they are, or 0 if none are drawn.
     """
 
     evidence: np.ndarray
@@ -60,6 +61,7 @@ class Found(NamedTuple):
     curvature: np.ndarray
     posterior: np.ndarray
     signal: np.ndarray
+    joint: np.ndarray
 
 
 def sum_events(
@@ -106,11 +108,12 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
     weights = np.empty((n_templates, n_amplitudes, n_onsets))
     total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
     kind, base = np.empty(n_bins, np.int64), np.empty((n_rows, n_bins))
-    log_prior = np.zeros(len(uniform))
+    log_prior, begins = np.zeros(len(uniform)), np.zeros(n_bins, np.bool_)
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     for i in range(span[0], span[1]):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
         derivatives = Derivatives(sums.first, sums.second, found.residual[i], found.curvature[i])
+        begins[:] = False
         for chain in range(max(1, len(uniform)) if n_templates else 0):
             base[:] = z[i]
             of_others = 0.0
@@ -142,21 +145,22 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                 for j in range(n_amplitudes):
                     sums.number[c, j] += weights[c, j].sum()
             add_derivatives(window, base, model, weights, derivatives, per_bin)
-        if not n_templates:
-            found.evidence[i] = -value(window, z[i])
-        if len(uniform) > 1 or not n_templates:  # derivatives at the events drawn
-            base[:] = z[i]
-            for chain in range(len(uniform)):
-                base += found.signal[chain, i]
+            if len(uniform):
+                begins |= kind >= 0
+        if n_templates and not len(uniform):
+            continue
+        base[:] = z[i]
+        for chain in range(len(uniform)):
+            base += found.signal[chain, i]
+        if len(uniform) != 1:  # derivatives at the events drawn, or without events
             for n in range(n_rows):
-                fill_row(
-                    loss.kind,
-                    loss.a[i, n],
-                    loss.b[i, n],
-                    base[n],
-                    found.residual[i, n],
-                    found.curvature[i, n],
-                )
+                of_row = (window.a[n], window.b[n], base[n])
+                fill_row(loss.kind, *of_row, found.residual[i, n], found.curvature[i, n])
+        found.joint[i] = log_prior.sum() - value(window, base)
+        if len(uniform):
+            found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
+        else:
+            found.evidence[i] = found.joint[i]
 
 
 @njit(cache=True, error_model="numpy")
@@ -172,3 +176,14 @@ def _add_signal(signal, model, kind, log_start):
             for n in range(len(signal)):
                 add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
     return total
+
+
+@njit(cache=True, error_model="numpy")
+def _n_groups(begins, length):
+    """Return the number of groups of events that overlap, each of which may change its chain."""
+    number, end = 0, 0
+    for s in range(begins.size):
+        if begins[s]:
+            number += s >= end
+            end = s + length
+    return number

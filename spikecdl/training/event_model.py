@@ -83,6 +83,18 @@ class EventModel:
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
         return replace(self, **{name: np.concatenate(pair) for name, pair in pairs.items()})
 
+    def padded(self, n_bins: int) -> EventModel:
+        """Return the model with templates longer by bins of zeros at both ends."""
+        return replace(self, templates=np.pad(self.templates, ((0, 0), (0, 0), (n_bins, n_bins))))
+
+    def cropped(self, length: int) -> tuple[EventModel, np.ndarray]:
+        """Cut templates to their bins of most energy; return where each begins, too."""
+        energy = np.square(self.templates).sum(1).cumsum(-1)
+        energy = np.pad(energy, ((0, 0), (1, 0)))
+        start = (energy[:, length:] - energy[:, :-length]).argmax(1)
+        cut = [h[:, s : s + length] for h, s in zip(self.templates, start, strict=True)]
+        return replace(self, templates=np.stack(cut)), start
+
     def normalized(self) -> EventModel:
         """Return the same model with templates of unit norm; those that are zero become flat."""
         flat = np.full_like(self.templates, _LEAST_NORM / self.templates[0].size ** 0.5)

@@ -12,7 +12,8 @@ from spikecdl.training.summation import Summation
 
 _TRIAL_STEPS = 5  # of EM, after which candidates are compared
 _FINALISTS = 2
-_STEPS, _LAST_STEPS = 20, 60  # of EM, with fewer templates than asked, and with all
+_STEPS, _LAST_STEPS = 20, 60  # of EM, with longer templates, and with those of the length asked
+PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
 _CROWD = 10  # stretches among which each start is drawn
 _DAMPING = 1.5  # of the changes in a stretch
 
@@ -22,10 +23,12 @@ def build(
 ) -> tuple[EventModel, float]:
     """Add templates one at a time, each the best of several starts after some steps of EM.
 
-    Returns the model and its objective.
+    Templates are learned longer than asked and cropped to the bins of most energy, which fixes
+    their shift.  Returns the model and its objective.
     """
-    model, value = counts.without_events(length), -np.inf
-    for number in range(1, n_templates + 1):
+    extra = min(round(PADDING * length), counts.shape[2] - length)
+    model = counts.without_events(length + extra)
+    for _ in range(n_templates):
         new = _stretches(counts, model, n_starts, rng)
         starts = [
             model.joined(EventModel.of_templates(x[None], model.baseline, 0.3 / n_templates))
@@ -34,11 +37,10 @@ def build(
         tried = sorted(
             (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )
-        steps = _LAST_STEPS if number == n_templates else _STEPS
-        model, value = max(
-            (counts.climb(each, steps) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
+        model, _ = max(
+            (counts.climb(each, _STEPS) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
         )
-    return model, value
+    return counts.climb(model.cropped(length)[0], _LAST_STEPS)
 
 
 def _stretches(

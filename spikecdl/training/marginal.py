@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.penalties import L1
+from spikecdl.solvers.event_list import to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import (
@@ -23,9 +24,8 @@ from spikecdl.training.base import (
 )
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
-from spikecdl.training.overlap import sample_events
+from spikecdl.training.overlap import chains_needed, learn_overlapping
 from spikecdl.training.posterior import (
-    choose_overlap,
     known_coefficients,
     of_problem,
     posterior,
@@ -122,7 +122,7 @@ class Marginal(Trainer):
         if n_chains > 1:
             start = Alternating().encode(problem, tensors)[0].to("cpu")
         width = round(self.separation * problem.length)
-        events = posterior(counts, model, width, n_chains, start).events()
+        events = to_events(posterior(counts, model, width, n_chains, start).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
         return events.to(eta.device), eta
@@ -136,18 +136,18 @@ class Marginal(Trainer):
         templates = first.tensors["templates"].double().cpu().numpy()
         begun = with_amplitudes(templates, events, counts.start)
         begun = counts.with_coefficients(begun, known_coefficients(first))
-        model, value = max(
+        model, _ = max(
             counts.climb(begun, _STEPS),
             build(counts, problem.n_templates, length, self.n_starts, rng),
             key=lambda each: each[1],
         )
-        n_chains = choose_overlap(counts, begun, events) if self.overlap is None else self.overlap
-        tensors = {"overlap": torch.tensor(1), "level": first.tensors["level"]}
-        if n_chains > 1:
-            sampled = sample_events(counts, begun, events, n_chains, rng, learn=True)
-            bound = float(sampled.evidence.sum()) + sampled.model.log_density(counts.scale)
-            if bound > value or self.overlap is not None:
-                model, tensors["overlap"] = sampled.model, torch.tensor(n_chains)
+        width, n_chains = round(self.separation * length), self.overlap
+        if n_chains is None:
+            n_chains = 1 if chains_needed(events, length) == 1 else None
+        if n_chains != 1:
+            exact = to_events(posterior(counts, model, width).table)
+            model, n_chains = learn_overlapping(counts, model, exact, n_chains, rng)
+        tensors = {"overlap": torch.tensor(n_chains), "level": first.tensors["level"]}
         return _learned(model, tensors)
 
 

@@ -15,7 +15,7 @@ from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.overlap import chains_needed, sample_events
+from spikecdl.training.overlap import choose_overlap, sample_events
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
@@ -23,18 +23,6 @@ _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
 _STEPS = 8  # of EM that fit rates of events to given templates
-
-#: Columns of a table of events.
-COLUMNS = (
-    "window",
-    "template",
-    "onset",
-    "probability",
-    "time",
-    "time_sd",
-    "amplitude",
-    "amplitude_sd",
-)
 
 
 @dataclass(frozen=True)
@@ -49,12 +37,6 @@ class Posterior:
     table: np.ndarray
     signal: np.ndarray
     evidence: np.ndarray
-
-    def events(self) -> Events:
-        """Return the events with their mean amplitudes."""
-        window, template, onset = torch.from_numpy(self.table[:, :3]).long().T
-        amplitude = torch.from_numpy(self.table[:, COLUMNS.index("amplitude")].copy())
-        return Events(window, template, onset, amplitude)
 
 
 def posterior(
@@ -155,7 +137,7 @@ def event_rates(
     model = counts.climb(begun, _STEPS, learn_templates=False)[0].normalized()
     new = {name: value.float() for name, value in to_tensors(model).items()}
     del new["templates"], new["smoothness"]
-    overlap = choose_overlap(counts, model, events)
+    overlap = choose_overlap(counts, model, events, np.random.default_rng(0))
     return new | {"overlap": torch.tensor(overlap)}, model.baseline.tolist()
 
 
@@ -178,17 +160,6 @@ def known_coefficients(known: Problem | Learned) -> np.ndarray | None:
     """Return the coefficients of covariates, if any."""
     found = known.unit_tensors.get(COVARIATES)
     return None if found is None else found.double().cpu().numpy()
-
-
-def choose_overlap(counts: Summation, model: EventModel, events: Events) -> int:
-    """Return how many events at a time make the counts most likely."""
-    n_chains = chains_needed(events, model.length)
-    if n_chains == 1:
-        return 1
-    sampled = sample_events(
-        counts, model, events, n_chains, np.random.default_rng(0), False, sweeps=(2, 3)
-    )
-    return n_chains if sampled.evidence.sum() > counts.evidence(model).sum() else 1
 
 
 def evidence(

@@ -99,6 +99,7 @@ class Summation:
             np.zeros(self.shape),
             np.zeros((n_kept, *model.amplitudes.shape, n_onsets)),
             np.zeros((0, *self.shape)) if signal is None else signal,
+            np.zeros(self.shape[0]),
         )
         templates = Templates(np.ascontiguousarray(model.templates), model.amplitudes)
         z, per_bin = self.predictor(model), self.covariates is not None

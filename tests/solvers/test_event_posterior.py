@@ -83,6 +83,7 @@ def compute(family, y, mask, eta0, **more):
         np.zeros_like(z),
         np.zeros((1, 2, 2, N_BINS - LENGTH + 1)),
         more.pop("signal", np.zeros((0, *z.shape))),
+        np.zeros(1),
     )
     return sum_events(arrays, z, TEMPLATES, PRIOR, found, **more), found
 
@@ -147,7 +148,9 @@ def test_two_chains_sample_the_model_in_which_events_overlap():
     expected = (weight[..., None] * (signals[:, None] + signals)).sum((0, 1))
     loss = Loss(LOSSES["exponential"], y.numpy()[None, None], np.ones((1, 1, N_BINS)))
     z, signal, mean = np.full((1, 1, N_BINS), -0.4), np.zeros((2, 1, 1, N_BINS)), 0.0
-    found = Found(np.zeros(1), np.zeros_like(z), np.zeros_like(z), np.zeros((0, 2, 2, 7)), signal)
+    found = Found(
+        np.zeros(1), np.zeros_like(z), np.zeros_like(z), np.zeros((0, 2, 2, 7)), signal, np.zeros(1)
+    )
     bound = set()
     for _ in range(4000):
         sum_events(loss, z, TEMPLATES, prior, found, rng.random((2, 1, N_BINS)))
