@@ -285,8 +285,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
-        start = self._encode(problem)[0] if self.tensors_.get("overlap", 1) > 1 else None
-        found = training.evidence(problem, self.tensors_, levels, start)
+        found = training.evidence(problem, self.tensors_, levels)
         return found if per_unit else found.sum(1)
 
     def decompose(self, X: Any) -> Decomposition:

@@ -118,11 +118,9 @@ class Marginal(Trainer):
         """Return the events of posterior probability 1/2 or more, and the baseline."""
         counts, eta = Summation(problem.data), problem.data.baseline
         model = counts.fit_baseline(of_problem(counts, problem, tensors))
-        n_chains, start = int(tensors["overlap"]), None
-        if n_chains > 1:
-            start = Alternating().encode(problem, tensors)[0].to("cpu")
+        n_chains = int(tensors["overlap"])
         width = round(self.separation * problem.length)
-        events = to_events(posterior(counts, model, width, n_chains, start).table)
+        events = to_events(posterior(counts, model, width, n_chains).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
         return events.to(eta.device), eta

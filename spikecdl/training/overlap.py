@@ -20,7 +20,7 @@ _MOST_EVENTS = 0.98  # that the chains must hold
 _FEW = (10, 10)  # sweeps that say enough to go on
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
-_LEAST_NATS, _LEAST_GAIN = 10.0, 0.02
+_LEAST_NATS, _LEAST_GAIN = 10.0, 0.005
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def choose_overlap(
 ) -> int:
     """Return how many chains of events, at most `MOST_CHAINS`, explain the counts.
 
-    One chain more must raise the joint probability of counts and events by 2 % of what events gain.
+    One chain more must raise the joint log probability of counts and events, by 0.5 % of what
+    events gain.
     """
     best, chosen = sample_events(counts, model, start, 1, rng, False, _FEW).joint, 1
     least = max(_LEAST_NATS, _LEAST_GAIN * (best - counts.evidence(model.take([])).sum()))

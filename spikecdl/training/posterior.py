@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.solvers.event_list import describe_events, list_events
+from spikecdl.solvers.event_list import describe_events, list_events, to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
@@ -44,7 +44,6 @@ def posterior(
     model: EventModel,
     width: int,
     n_chains: int = 1,
-    start: Events | None = None,
     listed: Events | None = None,
 ) -> Posterior:
     """Return the posterior of events; a few windows at a time.
@@ -56,7 +55,7 @@ def posterior(
     width : int
         The probability of an event is that it begins at most so many bins from its onset.
     n_chains : int
-        Most events at a time; above 1 events are sampled, from ``start`` on.
+        Most events at a time; above 1 events are sampled, from those listed or those of one chain.
     listed : Events, optional
         Describe these events; None: list those of probability 1/2 or more.
     """
@@ -67,8 +66,12 @@ def posterior(
         last = min(first + each, n_windows)
         some = counts.take(slice(first, last))
         if n_chains > 1:
-            assert start is not None
-            begun = start.within(first, last)
+            if listed is None:
+                alone = some.sum(model, keep_posterior=True)[1].posterior
+                found_alone = list_events(alone, model.amplitudes, width, _LEAST_PROBABILITY)
+                begun = to_events(found_alone)
+            else:
+                begun = listed.within(first, last)
             sampled = sample_events(some, model, begun, n_chains, rng, learn=False)
             chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
         else:
@@ -166,12 +169,10 @@ def evidence(
     problem: Problem,
     tensors: Mapping[str, Tensor],
     levels: np.ndarray | None,
-    start: Events | None = None,
 ) -> np.ndarray:
     """Return the log likelihood (trial, unit) of the data, events summed out.
 
-    ``levels`` (unit, channel) are the baselines of units; None: fitted to these data.  Sampling,
-    where events overlap, begins from the events ``start``.
+    ``levels`` (unit, channel) are the baselines of units; None: fitted to these data.
     """
     data = problem.data
     if "event_rates" not in tensors:
@@ -179,8 +180,8 @@ def evidence(
     counts = Summation(data)
     model = of_problem(counts, problem, tensors)
     model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
-    start = None if start is None else start.to("cpu")
-    found = posterior(counts, model, 0, int(tensors["overlap"]), start)
+    width = round(_NEAR * model.length)
+    found = posterior(counts, model, width, int(tensors["overlap"]))
     gain = found.evidence - counts.evidence(model.take([]))
     eta = torch.from_numpy(counts.predictor(model) + counts.shift)
     none = [
@@ -208,7 +209,7 @@ def _certainty(data: Observations, tensors: dict[str, Tensor], events: Events) -
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
     n_chains = int(tensors["overlap"])
-    return posterior(counts, model, round(_NEAR * model.length), n_chains, events, events).table
+    return posterior(counts, model, round(_NEAR * model.length), n_chains, events).table
 
 
 def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:
