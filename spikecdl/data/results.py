@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from spikecdl.model.families import Family
+
+
+class Certainty(NamedTuple):
+    """How sure the events of a decomposition are.
+
+    ``table`` (event, column) has the columns window, template, onset, probability, mean and
+    standard deviation of the onset in bins, and those of the amplitude; ``mean`` (trial, unit, bin)
+    are expected counts, given events drawn from their posterior.
+    """
+
+    table: np.ndarray
+    mean: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,9 +56,7 @@ class Decomposition:
     layout : {"shared", "joint"}
         See `LAYOUTS`.
     certainty : callable, optional
-        Computes how sure the events are, when `events` is first asked for it: a table (event,
-        column) with the columns window, template, onset, probability, onset's mean and standard
-        deviation in bins, and those of the amplitude.
+        Computes the fields of a `Certainty` when they are first needed.
     deviance_explained, deviance_explained_per_unit : float and ndarray, shape (unit,)
         Fraction of the null deviance that the model explains, of all units and of each.
     history_filter : ndarray, shape (unit, lag), optional
@@ -77,7 +87,7 @@ class Decomposition:
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
     history_filter: np.ndarray | None = None
-    certainty: Callable[[], np.ndarray] | None = None
+    certainty: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
@@ -155,10 +165,19 @@ class Decomposition:
         return table[table["q_value"] <= fdr].reset_index(drop=True)
 
     @cached_property
+    def _computed(self) -> Certainty:
+        assert self.certainty is not None
+        return Certainty(*self.certainty())
+
+    @property
+    def drawn_mean(self) -> np.ndarray | None:
+        """Expected counts (trial, unit, bin) given events drawn from their posterior, if known."""
+        return None if self.certainty is None else self._computed.mean
+
+    @cached_property
     def _certain(self) -> dict[str, np.ndarray]:
         """Columns of the events that say how sure they are."""
-        assert self.certainty is not None
-        *_, probability, _, time_sd, _, amplitude_sd = self.certainty().T
+        *_, probability, _, time_sd, _, amplitude_sd = self._computed.table.T
         order = np.argsort(-probability, kind="stable")
         rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
         q_value = np.empty(len(order))

@@ -124,8 +124,10 @@ def time_rescaling(
     `rescaled_intervals` turns counts into intervals. Band and p-value are those of a model that
     does not depend on the counts. A model that was fitted to them, or finds its events in them,
     follows their noise; set ``n_bootstrap`` to compare with counts drawn from the model instead.
-    Events that are too weak to be found stay in the residual: of single trials, correct templates
-    are rejected far more often than in 5 % of cases, which the bootstrap does not mend.
+    Events that are too weak to be found would stay in the residual, and reject correct templates of
+    single trials far more often than in 5 % of cases, which the bootstrap does not mend.  Without
+    ``n_bootstrap``, a model with ``decompose`` is therefore tested at events drawn from their
+    posterior; see `of_decomposition`.
 
     Parameters
     ----------
@@ -161,6 +163,10 @@ def time_rescaling(
     rng = np.random.default_rng(random_state)
     if not isinstance(counts, BinnedSpikes):
         counts = BinnedSpikes.from_array(counts, getattr(model, "bin_size_", 1.0))
+    if not n_bootstrap and hasattr(model, "decompose"):
+        found = of_decomposition(model.decompose(counts), model.family, random_state=random_state)
+        if found is not None:
+            return found
     mean = model.predict(counts)
     family = resolved(getattr(model, "family_", model.family), counts, mean)
     result = rescale(counts, mean, family, random_state=rng)
@@ -172,8 +178,10 @@ def time_rescaling(
         values = draw_counts(mean, family, rng, counts.counts, effect)
         others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
-        found = rescaled_intervals(others.counts, judge.predict(others), family, others.mask, rng)
-        drawn.append([ks_distance(one) * math.sqrt(len(one)) for one in found])
+        intervals = rescaled_intervals(
+            others.counts, judge.predict(others), family, others.mask, rng
+        )
+        drawn.append([ks_distance(one) * math.sqrt(len(one)) for one in intervals])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -221,7 +229,11 @@ def of_decomposition(
 ) -> TimeRescaling | None:
     """Test the rates of a decomposition, as `time_rescaling` tests the model that made it.
 
-    ``family`` is that of the model.  Returns None for a real-valued signal, which has no spikes.
+    Rates are those of events drawn from their posterior, where the decomposition has one: if the
+    model is right, spikes and such events have its joint distribution, and the intervals are
+    exponential however many events are too weak to be found (pivotal quantities at posterior
+    draws: Yuan and Johnson, Biometrics 68, 2012).  ``family`` is that of the model.  Returns None
+    for a real-valued signal, which has no spikes.
 
     Examples
     --------
@@ -234,8 +246,10 @@ def of_decomposition(
     counts = decomposition.counts
     if not decomposition.family.integer_valued:
         return None
-    mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
-    mean = mean.astype(np.float32)  # rounding could otherwise exceed n_trials
+    mean = decomposition.drawn_mean
+    if mean is None:
+        mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
+    mean = np.where(counts.mask, mean, 0).astype(np.float32)  # rounding could exceed n_trials
     return rescale(counts, mean, family, random_state=random_state)
 
 

@@ -128,7 +128,8 @@ class Marginal(Trainer):
     def _search(self, problem: Problem, counts: Summation) -> Learned:
         """Return the most likely model of several starts."""
         default, length = Alternating(), problem.length
-        first = default.fit(problem, None, lambda state: None)
+        whole = replace(problem, n_epochs=default.default_epochs)
+        first = default.fit(whole, None, lambda state: None)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
         events = default.encode(problem, first.tensors)[0].to("cpu")
         templates = first.tensors["templates"].double().cpu().numpy()

@@ -193,8 +193,8 @@ def evidence(
 
 def certainty(
     problem: Problem, tensors: Mapping[str, Tensor], codes: Tensor, baseline: Tensor
-) -> Callable[[], np.ndarray] | None:
-    """Return what computes how sure the non-zero codes are, a table with the columns `COLUMNS`.
+) -> Callable[[], tuple[np.ndarray, np.ndarray]] | None:
+    """Return what computes the fields of `Certainty` of the non-zero codes.
 
     None for families without compiled cost.
     """
@@ -205,11 +205,17 @@ def certainty(
     return partial(_certainty, data, dict(tensors), events)
 
 
-def _certainty(data: Observations, tensors: dict[str, Tensor], events: Events) -> np.ndarray:
+def _certainty(
+    data: Observations, tensors: dict[str, Tensor], events: Events
+) -> tuple[np.ndarray, np.ndarray]:
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
     n_chains = int(tensors["overlap"])
-    return posterior(counts, model, round(_NEAR * model.length), n_chains, events).table
+    found = posterior(counts, model, round(_NEAR * model.length), n_chains, events)
+    eta = torch.from_numpy(counts.predictor(model) + counts.shift + found.signal)
+    mean = [some.family.mean(eta[part]) for part, some in data.rows().to("cpu").parts()]
+    shape = (len(data.y), -1, data.y.shape[-1])
+    return found.table, torch.cat(mean).numpy().reshape(shape)
 
 
 def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:
