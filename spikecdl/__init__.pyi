@@ -3,6 +3,7 @@ from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from .denoise import PoissonDenoiser
 from .estimator import DCEA, NotConvergedWarning, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
+from .evaluation.bands import bands
 from .evaluation.selection import select
 from .io import (
     read,
@@ -52,6 +53,7 @@ __all__ = [
     "Unrolled",
     "UnrolledAutoencoder",
     "UnrolledEncoder",
+    "bands",
     "baselines",
     "crossvalidation",
     "datasets",

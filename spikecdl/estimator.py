@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         Observation model, with the estimated shape of a negative binomial.
     templates_ : ndarray, shape (template, channel, bin)
         Unit l2 norm; by decreasing number of events, or in the order of signs that differ.
-    tensors_ : dict of tensor
-        All that the trainer needs to find codes: ``templates``, and what else it has learned.
-    unit_tensors_ : dict of tensor
-        Rows for ``unit_ids_``; ``covariates`` are the coefficients of history and drift.
+    tensors_, unit_tensors_ : dict of tensor
+        All that the trainer needs to find codes: ``templates``, and what else it has learned; and
+        rows for ``unit_ids_``, such as ``covariates``, the coefficients of history and drift.
     history_filter_ : ndarray, shape (unit, lag)
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
@@ -109,13 +108,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         Weight used, as a fraction of lambda_max (median over windows and templates), if any.
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
-        bin without constant terms (it may be negative); ``seconds``.  Alternating and marginal
-        training add ``objective``, which they lower, and ``n_events``.
-    converged_ : bool
-    bin_size_ : float
-        Seconds per bin (1 for plain arrays).
-    n_iter_, n_bins_ : int
-        Epochs; bins of a template.
+        bin without constant terms (it may be negative); ``seconds``; and what the trainer adds.
+    converged_, n_iter_ : bool, int
+        Whether training has settled, and its epochs.
+    bin_size_, n_bins_ : float, int
+        Seconds per bin (1 for plain arrays), and bins of a template.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -262,9 +259,8 @@ class DCEA(TransformerMixin, BaseEstimator):
 
         Every fourth bin is hidden in turn; codes, baseline and the null model, a constant rate per
         unit with half a spike added, come from the others.  1 is perfect, 0 no better than the null
-        model, nan if there is nothing to explain.  On the counts that were fitted it is too high,
-        because templates have seen the hidden bins: see `spikecdl.crossvalidation`.  For the score
-        of each unit or of other trials see `spikecdl.heldout`.
+        model, nan if there is nothing to explain.  It is too high on the counts that were fitted,
+        whose hidden bins templates have seen; see `spikecdl.crossvalidation`, `spikecdl.heldout`.
         """
         counts = self._counts(X)
         whole, lost = self._fitted_problem(counts).data, np.zeros(2)
@@ -278,15 +274,15 @@ class DCEA(TransformerMixin, BaseEstimator):
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
         In nats, with all constants; (trial, unit) ``per_unit``, (trial, 1) in the joint layout.
-        Templates, rates of events and of units come from the fit (units not in it: from the
-        counts); no codes are used.  A lower bound where events overlap; see `Marginal`.  Raises
-        ValueError if the family has no compiled cost.
+        All parameters come from the fit (rates of other units from the counts), no codes are used.
+        A lower bound where events overlap (`Marginal`).  ValueError without a compiled cost.
         """
-        counts = self._counts(X)
-        problem = self._fitted_problem(counts)
-        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
-        found = training.evidence(problem, self.tensors_, levels)
+        found = training.evidence(*self._event_model(X))
         return found if per_unit else found.sum(1)
+
+    def resampled_templates(self, X: Any, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+        """Yield templates (template, channel, bin) fitted to resampled X; see `spikecdl.bands`."""
+        return training.resampled_templates(*self._event_model(X), n_resamples, seed)
 
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
@@ -299,9 +295,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         return replace(parts, certainty=training.certainty(problem, self.tensors_, codes, baseline))
 
     def save(self, path: str | Path) -> None:
-        """Write the model as ``.safetensors`` (complete) and ``.json`` (readable); see `load`.
-
-        A ``random_state`` other than an integer is not saved.
+        """Write the model (but no `RandomState`) as ``.safetensors`` and ``.json``; see `load`.
 
         Parameters
         ----------
@@ -390,6 +384,13 @@ class DCEA(TransformerMixin, BaseEstimator):
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
         problem = self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
         return self._with_units(problem, counts)
+
+    def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
+        """Return the arguments of `training.evidence`."""
+        counts = self._counts(X)
+        problem = self._fitted_problem(counts)
+        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
+        return problem, self.tensors_, levels
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""

@@ -66,6 +66,6 @@ def succeeded(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def write_only_summary(folder: Path, selected: Any, parts: Any, summary: Any, model: Any) -> None:
+def write_only_summary(folder: Path, selected: Any, parts: Any, summary: Any, *more: Any) -> None:
     """Replace `outputs.write_results` where figures and the other files do not matter."""
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -17,6 +17,7 @@ from spikecdl.experiments import EXPERIMENTS
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
     from spikecdl.training import Learned
 
@@ -75,6 +76,15 @@ def fit(
             min=0,
         ),
     ] = 3,
+    bootstrap: Annotated[
+        int,
+        option(
+            "NUMBER",
+            "Resamples of the trials (200, say) from which bands of the templates are computed. "
+            "0: none.",
+            min=0,
+        ),
+    ] = 0,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     resume: Annotated[
@@ -93,7 +103,7 @@ def fit(
     from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.training.distributed import joined
-    from spikecdl.validation import integer, one_of
+    from spikecdl.validation import one_of
 
     model = DCEA(
         templates,
@@ -111,8 +121,6 @@ def fit(
         random_state=seed,
     )
     selection = Selection(pool_trials, align, window, units, trials, table)
-    if folds:
-        integer("folds", folds, minimum=2)
     checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
@@ -122,6 +130,7 @@ def fit(
             return
         with outputs.results_folder(out, file) as unfinished:
             selected = selection.count(read(file), bin)
+            _check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
             with outputs.epochs_shown("finding initial templates", as_json) as update:
 
@@ -137,14 +146,15 @@ def fit(
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
                 seconds = round(time.perf_counter() - began, 3)
                 held_out = _held_out(model, selected, folds, on_fold)
+                found = _bands(model, selected, bootstrap, update)
             with outputs.working("writing results", as_json):
                 parts = model.decompose(selected.counts)
-                about = fit_summary(model, parts, file, held_out)
+                about = fit_summary(model, parts, file, held_out, found)
                 about["settings"] |= selection.described()
                 about["data"] |= _short_distances(selected.data)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
                 about["verdict"] = verdict(about)
-                outputs.write_results(unfinished, selected, parts, about, model)
+                outputs.write_results(unfinished, selected, parts, about, model, found)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
@@ -174,6 +184,30 @@ def _held_out(
     except ValueError as error:
         return str(error)
     return folds.fit(model, on_fold)
+
+
+def _check_repeats(folds: int, bootstrap: int, model: DCEA, selected: Selected) -> None:
+    """Raise before the fit if there would be no scores of folds or no bands after it."""
+    from spikecdl.evaluation.bands import check_resamples
+    from spikecdl.validation import integer
+
+    if folds:
+        integer("folds", folds, minimum=2)
+    if bootstrap:
+        check_resamples(bootstrap, model, selected.counts)
+
+
+def _bands(
+    model: DCEA, selected: Selected, n: int, update: Callable[[str, int, int | None], None]
+) -> Bands | None:
+    """Return the bands of the templates, if they are asked for."""
+    from spikecdl.evaluation.bands import bands
+
+    def on_resample(number: int) -> None:
+        if (number + 1) % max(1, n // 10) == 0:
+            update(f"resample {number + 1} of {n}", number + 1, n)
+
+    return bands(model, selected.counts, n, on_resample=on_resample) if n else None
 
 
 def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spikecdl.cli.options import Selected
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.bands import Bands
 
 _SUMMARY, _RESULTS, _UNFINISHED = "summary.json", "results.nwb", ".unfinished"
 _PICTURES = {"templates", "rates", "codes"}
@@ -59,12 +60,14 @@ def write_results(
     parts: Decomposition,
     summary: Mapping[str, Any],
     model: DCEA | None = None,
+    bands: Bands | None = None,
 ) -> None:
     """Write figures, the recording with its decomposition, and the summary.
 
-    Given the model that was fitted, write it and its report, too.
+    Given the model that was fitted, write it, its report and its bands, too.
     """
     import matplotlib.pyplot as plt
+    import numpy as np
 
     from spikecdl import plots, report
     from spikecdl.files import write_json
@@ -74,7 +77,7 @@ def write_results(
         figures = {"rates": plots.rates_figure(parts, selected.single_trials)}
         figures["codes"] = plots.codes(parts)[0].figure
     else:
-        figures = report.draw_figures(model, parts, selected.single_trials)
+        figures = report.draw_figures(model, parts, selected.single_trials, bands)
     pictures = {}
     for name, figure in figures.items():
         pictures[name] = report.png(figure)
@@ -82,6 +85,8 @@ def write_results(
     if model is not None:
         model.save(folder)
         report.write_report(folder / "report.html", parts, pictures, summary)
+    if bands is not None:
+        np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
     for name in _PICTURES & pictures.keys():
         (folder / f"{name}.png").write_bytes(pictures[name])
     write_nwb(folder / _RESULTS, selected.data, decomposition=parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spikecdl.data import Decomposition, Truth
+from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import template_error, template_shape
 from spikecdl.evaluation.template_metrics import gain_of, template_table
 from spikecdl.plots import style
@@ -34,6 +35,7 @@ class _Sheet(NamedTuple):
 
     templates: np.ndarray
     matches: list[_Match | None]
+    bands: list[tuple[np.ndarray, np.ndarray]]  # lower and upper ends, the narrowest last
     names: list[str]
     label: str
     gain: Callable[[np.ndarray], np.ndarray] | None
@@ -47,6 +49,7 @@ def templates(
     source: DCEA | Decomposition,
     truth: Truth | np.ndarray | None = None,
     *,
+    bands: Bands | None = None,
     sort_units: bool = False,
     axes: Any = None,
 ) -> np.ndarray:
@@ -63,6 +66,10 @@ def templates(
         True templates; ValueError if their bins or channels are others. Each is drawn over its
         estimate, with the best shift and the scale of the estimate (see
         `spikecdl.metrics.template_error`).
+    bands : Bands, optional
+        Made by `spikecdl.bands` from the same model; ValueError if its templates have another
+        shape.  Curves get the pointwise band, and the simultaneous one in a paler shade; images
+        are blank where the pointwise band holds zero.
     sort_units : bool
         In the joint layout, sort units by the time of their largest value in the first template.
     axes : array of Axes, shape (template,), optional
@@ -76,11 +83,13 @@ def templates(
     >>> templates(model)[0].get_ylabel(), templates(model.decompose(counts))[0].get_ylabel()
     ('template (unit norm)', 'change of log rate')
     """
-    sheet = _sheet(source, truth)
+    sheet = _sheet(source, truth, bands)
     return _curves(sheet, axes) if source.layout == "shared" else _images(sheet, sort_units, axes)
 
 
-def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _Sheet:
+def _sheet(
+    source: DCEA | Decomposition, truth: Truth | np.ndarray | None, bands: Bands | None
+) -> _Sheet:
     from sklearn.utils.validation import check_is_fitted
 
     from spikecdl.estimator import DCEA
@@ -104,8 +113,21 @@ def _sheet(source: DCEA | Decomposition, truth: Truth | np.ndarray | None) -> _S
         names = [f"template {k}" for k in range(len(shapes))]
     matches = _matches(shapes, truth, bin_size, scale)
     step, unit = (1.0, "bins") if style.in_bins(bin_size) else (1e3 * bin_size, "ms")
-    scaled, time_label = shapes * scale[:, None, None], f"time from onset ({unit})"
-    return _Sheet(scaled, matches, names, label, gain, unit_ids, step, time_label)
+    size, time_label = scale[:, None, None], f"time from onset ({unit})"
+    ends = [(size * low, size * high) for low, high in _ends(bands, shapes)]
+    return _Sheet(size * shapes, matches, ends, names, label, gain, unit_ids, step, time_label)
+
+
+def _ends(bands: Bands | None, shapes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the ends of simultaneous and pointwise bands, if any."""
+    if bands is None:
+        return []
+    if bands.templates.shape != shapes.shape:
+        raise ValueError(
+            f"`bands` (of templates of shape {bands.templates.shape}) must be of the templates "
+            f"drawn, of shape {shapes.shape}"
+        )
+    return [(bands.simultaneous_lower, bands.simultaneous_upper), (bands.lower, bands.upper)]
 
 
 def _matches(
@@ -142,6 +164,8 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
         ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
         marker = "o" if length == 1 else ""
         times = (np.arange(length) + 0.5) * sheet.step
+        for low, high in sheet.bands:
+            ax.fill_between(times, low[k, 0], high[k, 0], color=style.colour(k), alpha=0.2, lw=0)
         ax.plot(times, sheet.templates[k, 0], color=style.colour(k), lw=2, marker=marker)
         match = sheet.matches[k]
         if match is not None:
@@ -189,7 +213,10 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
     grid = style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
     top = float(np.abs(sheet.templates).max()) or 1.0
     for k, name in enumerate(sheet.names):
-        mesh = _image(grid[0, k], sheet, sheet.templates[k][order], 0, top)
+        shown = sheet.templates[k]
+        for low, high in sheet.bands[-1:]:
+            shown = np.where((low[k] <= 0) & (high[k] >= 0), 0.0, shown)
+        mesh = _image(grid[0, k], sheet, shown[order], 0, top)
         grid[0, k].set_title(name)
         match = sheet.matches[k]
         if match is not None:

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
     from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.bands import Bands
 
 _DPI = 150
 _LABELS = {"bin_size": "bin size (s)", "sha256": "fingerprint (SHA-256)"}
 
 
 def draw_figures(
-    model: DCEA, decomposition: Decomposition, spikes: SpikeTrains | BinnedSpikes | None = None
+    model: DCEA,
+    decomposition: Decomposition,
+    spikes: SpikeTrains | BinnedSpikes | None = None,
+    bands: Bands | None = None,
 ) -> dict[str, Figure]:
     """Draw all figures of a fit, and return them by name; none is shown or left open.
 
@@ -43,6 +47,8 @@ def draw_figures(
         Made by ``model.decompose(counts)``.
     spikes : BinnedSpikes or SpikeTrains, optional
         Source of the rasters if ``counts`` are pooled; see `spikecdl.plots.rate`.
+    bands : Bands, optional
+        Made by `spikecdl.bands`; drawn with the templates.
 
     Examples
     --------
@@ -59,8 +65,9 @@ def draw_figures(
 
     counts = decomposition.counts
     window = np.unravel_index(np.abs(counts.counts).sum(axis=-1).argmax(), counts.shape[:2])
+    templates = plots.templates(decomposition, _truth(decomposition), bands=bands)
     figures = {
-        "templates": plots.templates(decomposition, _truth(decomposition)).flat[0].figure,
+        "templates": templates.flat[0].figure,
         "rates": plots.rates_figure(decomposition, spikes),
         "codes": plots.codes(decomposition)[0].figure,
         "decomposition": plots.decomposition(decomposition, *map(int, window))[0].figure,
@@ -140,6 +147,7 @@ def write_report(
         templates=template_table(decomposition).to_dict("records"),
         sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
+        expected=summary.get("bands", {}).get("template_errors"),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,
         joint=joint,

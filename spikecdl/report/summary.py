@@ -18,6 +18,7 @@ from spikecdl.validation import counted
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
     from spikecdl.model.families import Family
 
@@ -32,6 +33,7 @@ def fit_summary(
     decomposition: Decomposition,
     source: Path,
     held_out: CrossValidated | str | None = None,
+    bands: Bands | None = None,
 ) -> dict[str, Any]:
     """Summarize a fit: settings, data, versions, scores, and recovery of a simulation's truth.
 
@@ -45,6 +47,8 @@ def fit_summary(
         File or folder that the data come from; a file is identified by its SHA-256.
     held_out : CrossValidated or str, optional
         Made by `spikecdl.crossvalidation.cross_validate`; or why nothing was held out.
+    bands : Bands, optional
+        Made by `spikecdl.bands`.
 
     Examples
     --------
@@ -69,6 +73,9 @@ def fit_summary(
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
+    if bands is not None:
+        about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
+        summary["bands"] = {**about, "template_errors": bands.errors.tolist()}
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
     return summary
@@ -211,6 +218,7 @@ def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     return [
         *score_lines(summary),
         *_held_out_lines(summary["held_out"]),
+        *(_bands_lines(**summary["bands"]) if "bands" in summary else ()),
         *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
         f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
         f"{summary['seconds']:.1f} s"
@@ -277,6 +285,13 @@ def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
             f"rate, standard error {gain_error}"
         )
     return lines
+
+
+def _bands_lines(n_bootstrap: int, level: float, template_errors: list[float]) -> list[str]:
+    return [
+        f"expected error of each template: {', '.join(map(_decimals, template_errors))} (0 is "
+        f"perfect; from {counted(n_bootstrap, 'resample')} of the trials; bands of {level:.0%})"
+    ]
 
 
 def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
+from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
@@ -46,6 +47,8 @@ __all__ = [
     "evidence",
     "family_of_first_fit",
     "lambda_max",
+    "resampled_templates",
+    "windows_together",
     "with_covariates",
 ]
 

@@ -99,7 +99,7 @@ class Alternating(Trainer):
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), max(1, int(data.mask.count_nonzero()))
         part = data.take(mine)
-        step = self._round(problem, part, float(level))
+        step = self.round(problem, part, float(level))
         step = replace(step, processes=processes)
 
         def epoch(before: Learned) -> Epoch:
@@ -129,7 +129,7 @@ class Alternating(Trainer):
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return events and baseline: the penalised codes, debiased as in training."""
         data = problem.windows()
-        step = self._round(problem, data, float(tensors["level"]))
+        step = self.round(problem, data, float(tensors["level"]))
         baseline = data.baseline
         for _ in range(2 if self.debias and data.learn_baseline else 1):
             solved = step.codes(tensors["templates"], baseline, self.tol)
@@ -142,12 +142,13 @@ class Alternating(Trainer):
     def _initialize(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
         """Return the first templates, and the level of the penalty."""
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
-        step = self._round(problem, data)
+        step = self.round(problem, data)
         choose = Initialization(problem, step, self.overcomplete, extra, self.tol)
         templates, level = choose(data)
         return templates, torch.tensor(level)
 
-    def _round(self, problem: Problem, data: Observations, level: float = 1.0) -> Round:
+    def round(self, problem: Problem, data: Observations, level: float = 1.0) -> Round:
+        """Return what makes one pass over codes and dictionary."""
         return Round(
             data=data,
             penalty=problem.penalty,

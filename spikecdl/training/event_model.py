@@ -39,6 +39,8 @@ class EventModel:
         Precision of the second differences of each template.
     coefficients : ndarray, shape (unit, column), optional
         Of the covariates of the data, if any.
+    perturbation : ndarray, shape (template, channel, bin), optional
+        Added to the gradient of the log prior of the templates; see `perturbed`.
     """
 
     templates: np.ndarray
@@ -47,6 +49,7 @@ class EventModel:
     baseline: np.ndarray
     smoothness: np.ndarray
     coefficients: np.ndarray | None = None
+    perturbation: np.ndarray | None = None
 
     @classmethod
     def of_templates(
@@ -104,6 +107,20 @@ class EventModel:
         templates = templates / norms[:, None, None]
         return replace(self, templates=templates, amplitudes=self.amplitudes * norms[:, None])
 
+    def perturbed(self, scale: float, rng: np.random.Generator) -> EventModel:
+        """Draw a perturbation of the prior of templates, whose smoothness is then kept.
+
+        With normal data of fixed smoothness, templates fitted to such a prior and to noise drawn
+        anew have the covariance of the posterior, which accounts for the bias of smoothing, too
+        (Bardsley et al., SIAM J. Sci. Comput. 36, 2014).
+        """
+        bends = np.diff(np.eye(self.length), n=2, axis=0)
+        shape = self.templates.shape
+        rough = rng.normal(size=(*shape[:2], len(bends))) @ bends
+        rough *= np.sqrt(self.smoothness)[:, None, None]
+        flat = np.sqrt(_RIDGE) * rng.normal(size=shape)
+        return replace(self, perturbation=(rough + flat) / scale)
+
     def log_density(self, scale: float) -> float:
         """Return the log density of the templates under their prior, up to a constant."""
         bends = np.square(np.diff(self.templates, n=2)).sum((1, 2)) / scale**2
@@ -136,11 +153,15 @@ class EventModel:
             for n, row in enumerate(template):
                 prior = smoothness[c] * bends + _RIDGE / scale**2 * np.eye(self.length)
                 inverse = np.linalg.inv(np.diag(sums.second[c, n]) + prior)
-                change = inverse @ (sums.first[c, n] - prior @ row)
+                slope = sums.first[c, n] - prior @ row
+                if self.perturbation is not None:
+                    slope += self.perturbation[c, n]
+                change = inverse @ slope
                 row += step * np.clip(change, -_LARGEST_STEP * scale, _LARGEST_STEP * scale)
                 bent += row @ bends @ row + (inverse * bends).sum()
             free = (self.length - 2) * len(template)
-            smoothness[c] = np.clip(free / max(bent, 1e-12), _ROUGHEST, _SMOOTHEST)
+            if self.perturbation is None:
+                smoothness[c] = np.clip(free / max(bent, 1e-12), _ROUGHEST, _SMOOTHEST)
         return replace(model, templates=templates, smoothness=smoothness)
 
     def _new_rates(self, sums: Sums, n_chains: int, step: float) -> np.ndarray:

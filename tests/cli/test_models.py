@@ -342,3 +342,27 @@ def test_evaluate_says_who_agrees_with_the_model_in_rescaled_time(fitted, sims):
         assert found["p_value"] <= found["p_holm"] <= 1
     inside = sum(found["inside"] for found in per_unit.values())
     assert f"{inside} of {len(per_unit)} units within the 95 % band" in text
+
+
+def test_bands_are_written_drawn_and_said(sims, tmp_path):
+    command = ["fit", sims["poisson"], *FIT, "--folds", 0, "--bootstrap", 20, "--out", tmp_path]
+    outcome = succeeded(run(*command))
+    about = json.loads((tmp_path / "summary.json").read_text())
+    with np.load(tmp_path / "bands.npz") as arrays:
+        templates, lower, upper = (arrays[name] for name in ("templates", "lower", "upper"))
+    assert about["bands"]["n_bootstrap"] == 20
+    assert (lower < upper).all()
+    assert templates == pytest.approx(load(tmp_path).templates_)
+    error = about["bands"]["template_errors"][0]
+    assert f"expected error of each template: {error:.3f} (0 is perfect" in outcome.out
+    assert "resample 20 of 20" in outcome.err
+    assert f"{error:.2f}" in (tmp_path / "report.html").read_text()
+
+
+def test_bands_of_few_windows_are_refused_before_the_fit(sims, tmp_path):
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--out", tmp_path / "out"]
+    outcome = run(*command, "--bootstrap", 20)
+    assert outcome.code == 2
+    assert "a bootstrap needs 8 trials or windows, not 2" in outcome.err
+    assert "epoch" not in outcome.err
+    assert "`--bootstrap` (=3)" in run(*command, "--bootstrap", 3).err

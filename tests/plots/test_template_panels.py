@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 
 from spikecdl import plots
 from spikecdl.data import Decomposition, Truth
+from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import rate_gain, template_error, template_table
 from spikecdl.model.families import FAMILIES
 
@@ -102,3 +103,36 @@ def test_a_truth_of_other_bins_is_refused():
     truth = Truth(parts.templates, NO_EVENTS, np.ones((4, 2)), 0.001, "binomial")
     with pytest.raises(ValueError, match=r"`truth` has bins of 0.001 s and the model of 0.005 s"):
         plots.templates(parts, truth)
+
+
+def bands_of(parts, error=0.1):
+    templates = parts.templates
+    return Bands(templates, np.full(templates.shape, error), np.full(len(templates), 3.0), 0.95, 20)
+
+
+def test_bands_lie_around_curves_at_the_size_of_the_events():
+    parts = made_up()
+    found, sizes = bands_of(parts), template_table(parts)["amplitude"]
+    for k, ax in enumerate(plots.templates(parts, bands=found)):
+        simultaneous, pointwise = [mesh.get_paths()[0].vertices for mesh in ax.collections]
+        for drawn, low, high in (
+            (simultaneous, found.simultaneous_lower, found.simultaneous_upper),
+            (pointwise, found.lower, found.upper),
+        ):
+            assert drawn[:, 1].min() == pytest.approx(sizes[k] * low[k].min())
+            assert drawn[:, 1].max() == pytest.approx(sizes[k] * high[k].max())
+
+
+def test_images_are_blank_where_the_band_holds_zero():
+    parts = made_up(layout="joint", units=5)
+    found = bands_of(parts, 0.1)
+    for k, ax in enumerate(plots.templates(parts, bands=found)):
+        shown = ax.collections[0].get_array()
+        clear = (found.lower[k] > 0) | (found.upper[k] < 0)
+        assert (np.asarray(shown != 0) == clear).all()
+        assert clear.any()
+
+
+def test_bands_of_other_templates_are_refused():
+    with pytest.raises(ValueError, match="`bands`.*must be of the templates drawn"):
+        plots.templates(made_up(), bands=bands_of(made_up(length=10)))

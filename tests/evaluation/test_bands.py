@@ -1,0 +1,136 @@
+"""Bands of templates: their coverage in simulations, and what they are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fits import quick, some_counts
+
+from spikecdl import DCEA, Marginal, bands
+from spikecdl.evaluation.metrics import template_error
+from spikecdl.experiments.event_recovery import CASES
+from spikecdl.simulate import simulate
+
+
+class Known:
+    """A model whose resampled templates are given."""
+
+    layout = "shared"
+
+    def __init__(self, fitted: np.ndarray, resampled: np.ndarray) -> None:
+        self.templates_, self.resampled = fitted, resampled
+
+    def resampled_templates(self, counts, n_resamples, seed):
+        return self.resampled
+
+
+COUNTS = np.zeros((10, 2, 50), int)
+
+
+def bump(at: float, length: int = 40) -> np.ndarray:
+    template = np.exp(-0.5 * ((np.arange(length) - at) / 3) ** 2)
+    return (template / np.linalg.norm(template))[None]
+
+
+def test_standard_errors_and_bands_are_those_of_the_resamples():
+    rng = np.random.default_rng(0)
+    fitted = bump(20)[None]
+    noise = 0.01 * rng.normal(size=(2000, 1, 1, 40))
+    found = bands(Known(fitted, fitted + noise), COUNTS, 2000, level=0.9)
+    np.testing.assert_allclose(found.standard_error, 0.01, rtol=0.15)
+    np.testing.assert_allclose(found.upper - fitted, 1.645 * found.standard_error, rtol=1e-3)
+    inside = (fitted + noise >= found.simultaneous_lower) & (
+        fitted + noise <= found.simultaneous_upper
+    )
+    assert inside.all(axis=(1, 2, 3)).mean() == pytest.approx(0.9, abs=0.03)
+    assert found.errors[0] == pytest.approx(0.01 * np.sqrt(40), rel=0.05)
+
+
+def test_sign_shift_and_scale_are_conventions():
+    resampled = [s * size * bump(20 + d)[None] for s in (1, -1) for size in (1, 3) for d in (-3, 4)]
+    found = bands(Known(bump(20)[None], np.array(resampled * 3)), COUNTS, 24)
+    assert found.standard_error.max() < 1e-6
+
+
+def test_what_is_too_far_away_is_another_template():
+    found = bands(Known(bump(20)[None], np.array([bump(32)[None]] * 20)), COUNTS, 20)
+    assert found.errors[0] > 1
+
+
+def test_same_seed_same_bands_and_progress():
+    counts, told = some_counts(trials=10), []
+    model = quick().fit(counts)
+    one = bands(model, counts, 20, random_state=3, on_resample=told.append)
+    two = bands(model, counts, 20, random_state=3)
+    other = bands(model, counts, 20, random_state=4)
+    assert told == list(range(20))
+    assert (one.standard_error == two.standard_error).all()
+    assert (one.standard_error != other.standard_error).any()
+
+
+@pytest.mark.parametrize(("family", "layout"), [("binomial", "shared"), ("gaussian", "joint")])
+def test_every_layout(family, layout):
+    counts = some_counts(family, layout, trials=10)
+    model = quick(family, layout=layout, n_epochs=20).fit(counts)
+    found = bands(model, counts, 20)
+    assert found.lower.shape == model.templates_.shape
+    assert (found.lower < found.upper).all()
+
+
+def test_more_data_are_surer():
+    few, many = (some_counts(trials=n) for n in (10, 90))
+    errors = [bands(quick(n_epochs=20).fit(counts), counts, 40).errors[0] for counts in (few, many)]
+    assert 1.8 < errors[0] / errors[1] < 5
+
+
+def test_few_windows_and_wrong_arguments_are_refused():
+    counts = some_counts(trials=3, units=2)
+    model = quick().fit(counts)
+    with pytest.raises(ValueError, match="8 trials or windows, not 6"):
+        bands(model, counts)
+    with pytest.raises(ValueError, match=r"`n_bootstrap` \(=3\)"):
+        bands(model, counts, 3)
+    with pytest.raises(ValueError, match="`level`"):
+        bands(model, some_counts(trials=8), level=95)
+
+
+def coverage(model: DCEA, counts, n_bootstrap: int = 60) -> np.ndarray:
+    """Return the fractions of bins, and of templates, that bands hold."""
+    found, truth = bands(model.fit(counts), counts, n_bootstrap), counts.truth.templates
+    farthest = model.n_bins_ // 10
+    error = template_error(found.templates, truth, max_shift=farthest)
+    held = []
+    for true, k, shift in zip(truth, error.assignment, error.shifts, strict=True):
+        moved = np.pad(true, ((0, 0), (farthest, farthest)))[:, farthest + shift :]
+        moved = moved[:, : model.n_bins_]
+        inside = (moved >= found.lower[k]) & (moved <= found.upper[k])
+        whole = (moved >= found.simultaneous_lower[k]) & (moved <= found.simultaneous_upper[k])
+        held.append([inside.mean(), whole.all()])
+    return np.mean(held, axis=0)
+
+
+@pytest.mark.slow
+def test_bands_hold_95_percent_of_the_bins():
+    slow = [
+        coverage(DCEA(2, 0.4, trainer=Marginal(n_starts=3, overlap=1), random_state=0), counts)
+        for counts in (CASES["slow"].draw(seed, 120) for seed in range(4))
+    ]
+    pooled = CASES["suppression"]
+    other = [coverage(pooled.estimator(0), pooled.draw(seed)) for seed in range(4)]
+    for each in (slow, other):
+        pointwise, simultaneous = np.mean(each, axis=0)
+        assert 0.92 <= pointwise <= 0.98
+        assert simultaneous >= 0.75
+
+
+@pytest.mark.slow
+def test_bands_where_events_overlap_hold_most_bins():
+    settings = {"n_units": 80, "same_events": True, "duration": 0.4, "event_rate": 4.0}
+    held = [
+        coverage(
+            DCEA(3, 0.05, "binomial", random_state=0),
+            simulate(**settings, random_state=seed).pool(),
+        )
+        for seed in range(4)
+    ]
+    assert 0.84 <= np.mean(held, axis=0)[0] <= 0.98
