@@ -280,8 +280,9 @@ def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
         f"{held_out['how']})"
     ]
     if held_out["evidence_gain"] is not None:
+        unit = "bin" if held_out["bits_per_spike"] is None else "spike"
         lines.append(
-            f"their evidence, with events summed out: {gain} bits per spike above a constant "
+            f"their evidence, with events summed out: {gain} bits per {unit} above a constant "
             f"rate, standard error {gain_error}"
         )
     return lines

@@ -16,6 +16,7 @@ import spikecdl
 from spikecdl import datasets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
+from spikecdl.report.summary import fit_lines
 
 FIGURES = sorted(name for name in FILES if name.endswith(".png"))
 
@@ -153,6 +154,8 @@ def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
     about = succeeded(run(*command, "--json")).json
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert about == json.loads((tmp_path / "summary.json").read_text())
+    unit = "bin" if name == "gaussian" else "spike"
+    assert any(f"bits per {unit} above" in line for line in fit_lines(about))
     assert about["data"]["n_trials"] == 20
     assert about["layout"] == ("joint" if name == "joint" else "shared")
     assert load(tmp_path).templates_.shape == (1, 2 if name == "joint" else 1, 10)
