@@ -121,13 +121,9 @@ def time_rescaling(
 ) -> TimeRescaling:
     """Test whether spikes occur at the rate that a model predicts, unit by unit.
 
-    `rescaled_intervals` turns counts into intervals. Band and p-value are those of a model that
-    does not depend on the counts. A model that was fitted to them, or finds its events in them,
-    follows their noise; set ``n_bootstrap`` to compare with counts drawn from the model instead.
-    Events that are too weak to be found would stay in the residual, and reject correct templates of
-    single trials far more often than in 5 % of cases, which the bootstrap does not mend.  Without
-    ``n_bootstrap``, a model with ``decompose`` is therefore tested at events drawn from their
-    posterior; see `of_decomposition`.
+    `rescaled_intervals` turns counts into intervals. Band and p-value are those of given rates.
+    A model with ``decompose`` is tested at events drawn from their posterior (`of_decomposition`);
+    any other follows the noise of the counts, unless ``n_bootstrap`` compares it with drawn counts.
 
     Parameters
     ----------
@@ -230,10 +226,9 @@ def of_decomposition(
     """Test the rates of a decomposition, as `time_rescaling` tests the model that made it.
 
     Rates are those of events drawn from their posterior, where the decomposition has one: if the
-    model is right, spikes and such events have its joint distribution, and the intervals are
-    exponential however many events are too weak to be found (pivotal quantities at posterior
-    draws: Yuan and Johnson, Biometrics 68, 2012).  ``family`` is that of the model.  Returns None
-    for a real-valued signal, which has no spikes.
+    model is right, spikes and such events have its joint distribution, and intervals are
+    exponential however many events are too weak to be found (pivotal quantities at draws: Yuan and
+    Johnson, Biometrics 68, 2012).  Returns None for a real-valued signal, which has no spikes.
 
     Examples
     --------

@@ -242,8 +242,8 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"  of each unit: {each}")
     if "history_filter" in summary:
         lines.append(_history_line(**summary["history_filter"]))
-    single = summary["data"]["n_pooled"] == 1
-    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), single)
+    missed = summary["data"]["n_pooled"] == 1 and summary["event_probabilities"] is None
+    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), missed)
 
 
 def _probability_lines(found: Mapping[str, Any] | None) -> list[str]:
@@ -330,7 +330,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], single: bool) -> list[str]:
+def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], missed: bool) -> list[str]:
     """Say how many units agree with the model in rescaled time, and how far each is from it."""
     tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
     if not tested:
@@ -349,7 +349,7 @@ def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], single: bool) ->
             for unit, found in tested.items()
         )
         lines.append(f"  distance of each unit: {', '.join(each)}")
-    if single and inside < len(tested):
+    if missed and inside < len(tested):
         lines.append(
             "  events too weak to be found stay in the residual: of single trials, right templates "
             "are often outside the band, too"

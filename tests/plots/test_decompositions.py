@@ -33,7 +33,7 @@ def test_improbable_events_are_pale():
     n_events = np.count_nonzero(parts.codes)
     table = np.ones((n_events, 8))
     table[:, 3] = np.linspace(0, 1, n_events)
-    object.__setattr__(parts, "certainty", lambda: table)
+    object.__setattr__(parts, "certainty", lambda: (table, None))
     ax = plots.codes(parts)[0]
     drawn = np.concatenate([lines.get_colors() for lines in ax.collections])[:, 3]
     assert drawn.min() == pytest.approx(0.15)

@@ -148,7 +148,7 @@ def test_report_says_how_many_events_to_believe(tmp_path):
     assert "Expected to be true" not in written(tmp_path, parts).text
     table = np.ones((np.count_nonzero(parts.codes), 8))
     table[:, 3] = np.where(parts.events()["template"] == 0, 0.99, 0.5)
-    object.__setattr__(parts, "certainty", lambda: table)
+    object.__setattr__(parts, "certainty", lambda: (table, None))
     rows = written(tmp_path, parts).table("Template", "Expected to be true")
     assert [row["Expected to be true"] for row in rows] == ["11.9", "6"]
     assert [row["Expected to be false"] for row in rows] == ["1 %", "50 %"]
