@@ -53,14 +53,14 @@ class Marginal(Trainer):
 
     EM begins from templates that are added one at a time, and from those of `Alternating`; the
     higher likelihood is kept.  Where the events of `Alternating` overlap, two or three chains are
-    sampled from these events on, and kept if a lower bound of their likelihood is higher.
+    sampled, if they make counts and events together more probable.
 
     Parameters
     ----------
     n_starts : int
         Stretches of the data that each new template is tried from.
     overlap : int, optional
-        Most events at a time; 1: events do not overlap.  None: chosen by likelihood.
+        Most events at a time; 1: events do not overlap.  None: chosen by probability.
     separation : float
         An event's probability is that it begins within this fraction of the template's length.
 
