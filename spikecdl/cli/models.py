@@ -63,7 +63,7 @@ def fit(
     history_sign: options.HistorySign = "negative",
     history_common: options.HistoryCommon = False,
     drift: options.Drift = None,
-    trainer: options.Trainer = "alternating",
+    trainer: options.Trainer = "auto",
     epochs: Annotated[
         int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
     ] = None,
@@ -115,7 +115,6 @@ def fit(
         baseline=_baseline(baseline),
         history=options.past(history, history_sign, history_common),
         drift=drift,
-        trainer=trainer,
         n_epochs=epochs,
         device=device,
         random_state=seed,
@@ -125,11 +124,13 @@ def fit(
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
             selected = selection.count(read(file), bin)
+            model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             _held_out(model, selected, folds, lambda fold: None)
             return
         with outputs.results_folder(out, file) as unfinished:
             selected = selection.count(read(file), bin)
+            model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             _check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
             with outputs.epochs_shown("finding initial templates", as_json) as update:

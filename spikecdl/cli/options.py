@@ -11,8 +11,10 @@ import typer
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
+    from spikecdl.estimator import DCEA
     from spikecdl.model.covariates import History as HistoryFilter
 
+_MANY = 2_000_000  # bins above which marginal training would take long
 _SHOWN = 10  # units listed in an error
 _OF_TIMES = ("align", "window", "trials", "table")  # options that need spike times
 
@@ -67,8 +69,8 @@ Trainer = Annotated[
     str,
     option(
         "NAME",
-        "alternating; marginal, with events summed out (single trials); unrolled, as in the "
-        "paper; or implicit, its limit of infinitely many layers.",
+        "alternating; marginal, with events summed out; unrolled, as in the paper; implicit, its "
+        "limit of infinitely many layers; or auto: marginal for single trials, else alternating.",
     ),
 ]
 Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]
@@ -104,6 +106,20 @@ def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None
     from spikecdl.model.covariates import History
 
     return None if seconds is None else History(seconds, sign=sign, common=common)
+
+
+def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:
+    """Return the trainer that an option means.
+
+    Auto: marginal for single trials in the shared layout, whose events are weak; alternating for
+    pooled counts and signals, for a penalty of one's own, and for millions of bins.
+    """
+    if name != "auto":
+        return name
+    positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
+    plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
+    single = counts.is_counts and counts.n_pooled.max() <= 1 and model.layout == "shared"
+    return "marginal" if plain and single and counts.counts.size <= _MANY else "alternating"
 
 
 class Selected(NamedTuple):

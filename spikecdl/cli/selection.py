@@ -65,7 +65,7 @@ def select(
     history_sign: options.HistorySign = "negative",
     history_common: options.HistoryCommon = False,
     drift: options.Drift = None,
-    trainer: options.Trainer = "alternating",
+    trainer: options.Trainer = "auto",
     folds: Annotated[int, option("NUMBER", "Parts of the trials that are held out in turn.")] = 3,
     jobs: Annotated[
         int | None, option("NUMBER", "Processes at work. Default: one for each core.", min=1)
@@ -94,13 +94,13 @@ def select(
         layout=layout,
         history=options.past(history, history_sign, history_common),
         drift=drift,
-        trainer=trainer,
         device=device,
         random_state=seed,
     )
     selection = Selection(pool_trials, align, window, units, trials, table)
     with outputs.results_folder(out, file) as unfinished:
         selected = selection.count(read(file), bin)
+        model.set_params(trainer=options.trainer(trainer, model, selected.counts))
         with outputs.epochs_shown("dividing the trials", as_json) as update:
             found = search(
                 *(model, selected.counts, _numbers("templates", templates, int)),

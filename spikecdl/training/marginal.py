@@ -14,14 +14,7 @@ from spikecdl.model.penalties import L1
 from spikecdl.solvers.event_list import to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
-from spikecdl.training.base import (
-    COVARIATES,
-    Fraction,
-    Learned,
-    OnEpoch,
-    Problem,
-    Trainer,
-)
+from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
 from spikecdl.training.overlap import chains_needed, learn_overlapping

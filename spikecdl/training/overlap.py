@@ -20,7 +20,7 @@ _MOST_EVENTS = 0.98  # that the chains must hold
 _FEW = (10, 10)  # sweeps that say enough to go on
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
-_LEAST_NATS, _LEAST_GAIN = 10.0, 0.005
+_LEAST_NATS, _LEAST_GAIN = 10.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,22 @@ def sample_events(
 
 
 def choose_overlap(
-    counts: Summation, model: EventModel, start: Events, rng: np.random.Generator
+    counts: Summation,
+    model: EventModel,
+    start: Events,
+    rng: np.random.Generator,
+    sweeps: tuple[int, int],
+    learn: bool,
 ) -> int:
     """Return how many chains of events, at most `MOST_CHAINS`, explain the counts.
 
-    One chain more must raise the joint log probability of counts and events, by 0.5 % of what
+    One chain more must raise the joint log probability of counts and events, by 1 % of what
     events gain.
     """
-    best, chosen = sample_events(counts, model, start, 1, rng, False, _FEW).joint, 1
+    best, chosen = sample_events(counts, model, start, 1, rng, False, sweeps).joint, 1
     least = max(_LEAST_NATS, _LEAST_GAIN * (best - counts.evidence(model.take([])).sum()))
     while chosen < MOST_CHAINS:
-        joint = sample_events(counts, model, start, chosen + 1, rng, True, _FEW).joint
+        joint = sample_events(counts, model, start, chosen + 1, rng, learn, sweeps).joint
         if joint < best + least:
             break
         best, chosen = joint, chosen + 1
@@ -110,7 +115,7 @@ def learn_overlapping(
     As in `build`, templates are learned longer than they are, and cropped.
     """
     if n_chains is None:
-        n_chains = choose_overlap(counts, model, start, rng)
+        n_chains = choose_overlap(counts, model, start, rng, _FEW, True)
     if n_chains == 1:
         return model, 1
     length = model.length

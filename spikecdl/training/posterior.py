@@ -15,13 +15,14 @@ from spikecdl.solvers.event_list import describe_events, list_events, to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.overlap import choose_overlap, sample_events
+from spikecdl.training.overlap import chains_needed, choose_overlap, sample_events
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
+_SWEEPS = (15, 30)  # of sampling
 _STEPS = 8  # of EM that fit rates of events to given templates
 
 
@@ -72,7 +73,7 @@ def posterior(
                 begun = to_events(found_alone)
             else:
                 begun = listed.within(first, last)
-            sampled = sample_events(some, model, begun, n_chains, rng, learn=False)
+            sampled = sample_events(some, model, begun, n_chains, rng, False, _SWEEPS)
             chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
         else:
             drawn = np.zeros((1, *some.shape))
@@ -140,7 +141,9 @@ def event_rates(
     model = counts.climb(begun, _STEPS, learn_templates=False)[0].normalized()
     new = {name: value.float() for name, value in to_tensors(model).items()}
     del new["templates"], new["smoothness"]
-    overlap = choose_overlap(counts, model, events, np.random.default_rng(0))
+    overlap = 1
+    if chains_needed(events, model.length) > 1:
+        overlap = choose_overlap(counts, model, events, np.random.default_rng(0), (1, 1), False)
     return new | {"overlap": torch.tensor(overlap)}, model.baseline.tolist()
 
 
