@@ -100,8 +100,8 @@ def bands(
     the templates (see `Marginal`).  To account for the bias of smoothing too, the smoothing prior
     is drawn anew for each resample (Bardsley et al., 2014); such bands hold the truth at their
     level on average over bins (Nychka, 1988), less often at sharp edges.  Where events overlap,
-    templates are fitted by epochs of `Alternating`, whose bias bands do not hold: in simulations,
-    bands of 95 % hold 88 % of the bins.
+    templates are fitted by epochs of `Alternating`, whose bias is not accounted for: bands of 95 %
+    hold 89 % of the bins in simulations.
 
     Order, sign and shift of templates are conventions: each resampled template has the sign and the
     shift, of up to a tenth of its length, that are most like those of the fitted one.  Bands say

