@@ -91,8 +91,9 @@ def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
     Examples
     --------
     >>> from spikecdl import DCEA
-    >>> counts = np.random.default_rng(0).poisson(0.2, (10, 100))
-    >>> model = DCEA(history=5, penalty_weight=0.9, random_state=0).fit(counts).decompose(counts)
+    >>> counts = np.random.default_rng(0).poisson(0.2, (20, 200))
+    >>> counts[:, 50:55] += 2
+    >>> model = DCEA(history=5, random_state=0).fit(counts)
     >>> history(model).get_ylabel()
     'factor on the rate'
     """

@@ -213,7 +213,7 @@ class UniversalThreshold(Weight):
     """
 
     level: float = 1.0
-    levels: ClassVar[tuple[float, ...]] = (1.0, 0.6, 0.5, 0.35)
+    levels: ClassVar[tuple[float, ...]] = (1.0, 0.7, 0.5, 0.35)
 
     def at(self, level: float) -> UniversalThreshold:
         return UniversalThreshold(level)
