@@ -114,7 +114,7 @@ class Decomposition:
         data = f"{len(self.templates)} templates, counts {self.counts.shape}"
         return f"Decomposition({data}, {model}, deviance explained {self.deviance_explained:.3f})"
 
-    def events(self, fdr: float | None = None) -> pd.DataFrame:
+    def events(self, fdr: float | None = None, *, probabilities: bool = True) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
         Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
@@ -131,6 +131,8 @@ class Decomposition:
         ----------
         fdr : float, optional
             Keep the events whose q-value is at most this.
+        probabilities : bool
+            Whether to compute the columns that need them, which takes longer where events overlap.
 
         Raises
         ------
@@ -151,7 +153,7 @@ class Decomposition:
         table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
         peak = np.square(self.templates).sum(1).argmax(1)
         table["peak_time"] = table["time"] + self.counts.bin_size * peak[template]
-        if self.certainty is not None:
+        if self.certainty is not None and (probabilities or fdr is not None):
             table = table.assign(**self._certain)
         if fdr is None:
             return table

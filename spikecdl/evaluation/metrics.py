@@ -249,7 +249,8 @@ def mismatch(decomposition: Decomposition) -> str | None:
 
 def _as_in_truth(decomposition: Decomposition, error: TemplateError, truth: Truth) -> pd.DataFrame:
     """Return found events with the trials, units, templates and onsets of the truth."""
-    counts, events = decomposition.counts, decomposition.events()
+    counts = decomposition.counts
+    events = decomposition.events(probabilities=False)
     n_found = len(decomposition.templates)
     number = np.arange(n_found) + len(truth.templates)  # unassigned templates match no true one
     shift = np.zeros(n_found)
