@@ -91,7 +91,7 @@ def test_drift_goes_on_across_trials():
 class Sure(Decomposition):
     """Events that come with a probability."""
 
-    def events(self):
+    def events(self, fdr=None, *, probabilities=True):
         events = super().events()
         return events.assign(probability=np.where(events["template"] == 0, 0.9, 0.5))
 
