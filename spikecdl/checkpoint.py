@@ -131,13 +131,30 @@ class Checkpoint:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write tensors and JSON-able metadata to one safetensors file with its SHA-256 inside."""
+    """Write tensors and JSON-able metadata to one safetensors file with its SHA-256 inside.
+
+    The same content gives the same bytes.
+    """
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     header = {"metadata": text, "sha256": _digest(plain, text)}
-    write_bytes(path, save(plain, metadata=header))
+    write_bytes(path, _ordered(save(plain, metadata=header)))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a safetensors file with the keys of its header, which come in any order, sorted."""
+    header, data = _divided(content)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _divided(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the data of a safetensors file."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -156,8 +173,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = Path(path).read_bytes()
     try:
         tensors = load(content)
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])["__metadata__"]
+        header = _divided(content)[0]["__metadata__"]
         text, expected = header["metadata"], header["sha256"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(

@@ -108,7 +108,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         Weight used, as a fraction of lambda_max (median over windows and templates), if any.
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
-        bin without constant terms (it may be negative); ``seconds``; and what the trainer adds.
+        bin without constant terms (it may be negative); and what the trainer adds.
     converged_, n_iter_ : bool, int
         Whether training has settled, and its epochs.
     bin_size_, n_bins_ : float, int

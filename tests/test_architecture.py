@@ -41,7 +41,8 @@ MOST_FILES, MOST_LINES, MOST_AT_THE_TOP, MOST_FLOORS = 122, 26_000, 12, 12
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 450, 60, 8
 
 CORE = {"model", "solvers"}
-CORE_MAY_IMPORT = {"torch", "numba", "numpy", "spikecdl", *sys.stdlib_module_names}
+CORE_MAY_IMPORT = {"torch", "numba", "numpy", "threadpoolctl", "spikecdl"}
+CORE_MAY_IMPORT |= sys.stdlib_module_names
 NUMPY_ONLY = {"data", "io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"conversion", "estimator", "simulate", "evaluation", "baselines"}
 CONTAINERS_MEET_TORCH |= {"experiments", "cli"}

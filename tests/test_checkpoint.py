@@ -75,6 +75,15 @@ class TestModel:
         again = spikecdl.load(tmp_path / "model").fit(counts)
         assert same_bits(again.templates_, model.templates_)
 
+    @pytest.mark.parametrize("name", MODELS)
+    def test_same_fit_same_bytes(self, name, tmp_path):
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            MODELS[name]().fit(some_counts("binomial")).save(tmp_path / folder)
+        for file in ("model.safetensors", "model.json"):
+            one, two = (tmp_path / folder / file for folder in ("one", "two"))
+            assert one.read_bytes() == two.read_bytes()
+
     def test_another_process_finds_the_same_codes(self, tmp_path):
         counts = some_counts()
         model = quick().fit(counts)

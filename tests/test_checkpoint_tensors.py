@@ -56,6 +56,12 @@ class TestTensors:
         assert_same(read, tensors())
         assert metadata == METADATA
 
+    def test_same_content_same_bytes(self, path, tmp_path):
+        for number in range(8):
+            again = tmp_path / f"{number}.safetensors"
+            save_tensors(again, dict(reversed(tensors().items())), METADATA)
+            assert again.read_bytes() == path.read_bytes()
+
     def test_same_content_same_sha256(self, path, tmp_path):
         from safetensors import safe_open
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import fields
 
 import numpy as np
@@ -124,6 +125,33 @@ class TestThreads:
         assert torch.get_num_threads() == 2
         with threads.for_size(threads.SMALL):
             assert torch.get_num_threads() == 2
+
+    def test_other_threads_keep_theirs(self):
+        """Two fits at a time: the second begins in the first, and ends after it."""
+        seen, inside, done = {}, threading.Event(), threading.Event()
+
+        def first():
+            with threads.for_size(1):
+                seen["first"] = torch.get_num_threads()
+                inside.set()
+                done.wait(60)
+
+        def second():
+            seen["before"] = torch.get_num_threads()
+            with threads.for_size(1):
+                done.set()
+                other.join(60)
+                seen["second"] = torch.get_num_threads()
+            seen["after"] = torch.get_num_threads()
+
+        other, mine = threading.Thread(target=first), threading.Thread(target=second)
+        other.start()
+        assert inside.wait(60)
+        assert torch.get_num_threads() == 2
+        mine.start()
+        mine.join(60)
+        assert seen == {"first": 1, "before": 2, "second": 1, "after": 2}
+        assert torch.get_num_threads() == 2
 
     def test_restored_after_an_error(self):
         with pytest.raises(KeyError), threads.for_size(1):

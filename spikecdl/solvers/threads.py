@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +24,7 @@ def for_size(size: int) -> Iterator[None]:
     """Let torch use one thread for a small problem, and restore the number of threads after it.
 
     ``size`` is the number of observations times templates; from `SMALL` on, nothing is changed.
+    Other Python threads keep their numbers, so that fits can run side by side.
 
     Examples
     --------
@@ -30,18 +32,24 @@ def for_size(size: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    with _torch_threads(1 if size < SMALL else torch.get_num_threads()):
+    if size >= SMALL:
+        yield
+        return
+    with _one_thread():
         yield
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread in this Python thread; `torch.set_num_threads` is for all."""
+    torch.get_num_threads()  # a new Python thread takes its number at its first call
+    with _openmp().limit(limits=1):
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
@@ -63,12 +71,15 @@ def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device
         with torch.no_grad(), torch.autocast(kind, dtype, enabled=enabled):
             return function(item)
 
+    def call_alone(item: T) -> R:
+        with _one_thread():
+            return call(item)
+
     if kind != "cpu":
         yield from map(call, items)
         return
-    threads = torch.get_num_threads()
-    with _torch_threads(1), ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(call, items)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(call_alone, items)
 
 
 def in_parallel(work: Callable[[slice], None], n_windows: int, size: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -174,10 +173,9 @@ def alternate(
     Raises FloatingPointError if the loss is not finite.
     """
     while learned.epoch < n_epochs and not learned.converged:
-        began = time.perf_counter()
         new, measured = epoch(learned)
         number = learned.epoch + 1
-        record = {"epoch": number, **measured, "seconds": time.perf_counter() - began}
+        record = {"epoch": number, **measured}
         if not math.isfinite(record["loss"]):
             raise FloatingPointError(
                 f"the loss is {record['loss']} at epoch {number}; check the counts for outliers, "

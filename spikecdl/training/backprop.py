@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -66,9 +65,9 @@ class GradientSteps(Trainer):
         _restore(adam, learned.state)
         problem.generator.set_state(learned.state["generator"])
         while learned.epoch < problem.n_epochs:
-            began, number = time.perf_counter(), learned.epoch + 1
+            number = learned.epoch + 1
             loss = self._epoch(problem, model, level, adam, number)
-            record = {"epoch": number, "loss": loss, "seconds": time.perf_counter() - began}
+            record = {"epoch": number, "loss": loss}
             tensors = {k: v.detach().clone() for k, v in self._tensors(model).items()}
             state = {"baseline": level.detach().clone(), **_state(adam)}
             state["generator"] = problem.generator.get_state()
