@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spikecdl import __version__
+from spikecdl import __version__, config
 from spikecdl.files import write_bytes, write_json
-from spikecdl.training import Learned, Problem
+from spikecdl.training import Learned, OnEpoch, Problem
+from spikecdl.training.distributed import current_processes
+from spikecdl.training.steps import Steps
 
 _STATE = "state."  # prefix of tensors that only training needs
 _UNIT = "unit."  # prefix of tensors with a row per unit
+_STEP = "step."  # prefix of results of steps before the first epoch
+MOMENT = 1.0  # seconds between steps that are written
 
 
 def write_model(
@@ -67,7 +73,34 @@ def _split(
     return others, mine
 
 
-@dataclass(frozen=True)
+@contextmanager
+def kept(
+    path: str | Path | None, settings: Mapping[str, Any], problem: Problem, resume: bool
+) -> Iterator[tuple[Learned | None, OnEpoch]]:
+    """Keep a fit in a file, if there is a path.
+
+    Yields the state of training in that file, if any is to be resumed, and what writes a later one.
+    The steps of the problem are those in the file, and are written to it as they are taken.
+    Of several processes, the first writes.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of another fit.
+    """
+    if path is None:
+        yield None, lambda learned: None
+        return
+    file = Checkpoint(Path(path), _fingerprint(config.describe(settings), problem), problem.steps)
+    if resume and file.path.exists():
+        file.load(problem.data.baseline.device)
+    if current_processes().rank > 0:
+        yield file.learned, lambda learned: None
+        return
+    problem.steps.on_step = file.after_step
+    yield file.learned, file.after_epoch
+
+
 class Checkpoint:
     """The file that holds the state of a fit, and tells it from other fits.
 
@@ -76,56 +109,73 @@ class Checkpoint:
     path : Path
     fingerprint : str
         Digest of the settings and data of the fit.
+    steps : Steps
+        Steps before the first epoch.
     """
 
-    path: Path
-    fingerprint: str
+    def __init__(self, path: Path, fingerprint: str, steps: Steps) -> None:
+        self.path, self.fingerprint, self.steps = path, fingerprint, steps
+        self.learned: Learned | None = None
+        self._written = -math.inf
 
-    @classmethod
-    def of(cls, path: str | Path, settings: Mapping[str, Any], problem: Problem) -> Checkpoint:
-        """Return the checkpoint of a problem.
-
-        A fit may go on for more epochs than it was begun with.
-        """
-        kept = {name: value for name, value in settings.items() if name != "n_epochs"}
-        digest = hashlib.sha256(json.dumps(kept).encode())
-        for _, data in problem.data.parts():
-            for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
-                digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return cls(Path(path), digest.hexdigest())
-
-    def save(self, state: Learned) -> None:
+    def after_epoch(self, learned: Learned) -> None:
         """Write the state of training."""
+        self.learned = learned
+        self._save()
+
+    def after_step(self) -> None:
+        """Write the steps, unless they were written a moment ago."""
+        if time.monotonic() - self._written >= MOMENT:
+            self._save()
+
+    def _save(self) -> None:
+        learned = self.learned or Learned({})
         about = {
-            "epoch": state.epoch,
-            "history": state.history,
-            "converged": state.converged,
+            "epoch": learned.epoch,
+            "history": learned.history,
+            "converged": learned.converged,
+            "steps": [name for name, _ in self.steps.done],
             "fingerprint": self.fingerprint,
         }
-        more = _prefixed(_STATE, state.state) | _prefixed(_UNIT, state.unit_tensors)
-        save_tensors(self.path, state.tensors | more, about)
+        tensors = learned.tensors | _prefixed(_UNIT, learned.unit_tensors)
+        tensors |= _prefixed(_STATE, learned.state)
+        for number, (_, result) in enumerate(self.steps.done):
+            tensors |= _prefixed(f"{_STEP}{number}.", result)
+        save_tensors(self.path, tensors, about)
+        self._written = time.monotonic()
 
-    def load(self, device: torch.device) -> Learned | None:
-        """Return the state of training; None if there is no file.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, or of another fit.
-        """
-        if not self.path.exists():
-            return None
+    def load(self, device: torch.device) -> None:
+        """Read the state of training, if there has been an epoch, and the steps."""
         tensors, about = load_tensors(self.path)
         if about.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
                 "remove it, or resume with what it was made from"
             )
-        moved = {n: t.to(device) if t.is_floating_point() else t for n, t in tensors.items()}
-        moved, state = _split(moved, _STATE)
-        model, units = _split(moved, _UNIT)
-        return Learned(model, state, about["epoch"], about["history"], about["converged"], units)
+        # a generator stays on the CPU; copies are laid out in memory as they were
+        tensors = {
+            n: t.clone() if t.dtype == torch.uint8 else t.to(device, copy=True)
+            for n, t in tensors.items()
+        }
+        for number, name in enumerate(about["steps"]):
+            tensors, result = _split(tensors, f"{_STEP}{number}.")
+            self.steps.done.append((name, result))
+        tensors, state = _split(tensors, _STATE)
+        model, units = _split(tensors, _UNIT)
+        if about["epoch"]:
+            history, converged = about["history"], about["converged"]
+            self.learned = Learned(model, state, about["epoch"], history, converged, units)
+
+
+def _fingerprint(settings: Mapping[str, Any], problem: Problem) -> str:
+    """Return the digest of a fit, which may go on for more epochs than it was begun with."""
+    kept = {name: value for name, value in settings.items() if name != "n_epochs"}
+    digest = hashlib.sha256(json.dumps(kept).encode())
+    for _, data in problem.data.parts():
+        for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_tensors(

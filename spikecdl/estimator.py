@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, training, validation
-from spikecdl.checkpoint import Checkpoint, read_model, write_model
+from spikecdl.checkpoint import kept, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation import deviance
@@ -24,7 +24,7 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
-from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer, Weight, distributed
+from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer, Weight
 
 __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
@@ -184,7 +184,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         X : BinnedSpikes, array (trial, unit, bin) or array (trial, bin)
             Counts.
         checkpoint : path, optional
-            File that receives the state of training after every epoch, atomically.
+            File that receives the state of training, atomically: after every epoch, and about once
+            a second before the first.
         resume : bool
             Go on from that file if it exists; the result is that of an uninterrupted fit.
             ``n_epochs`` may be raised; all else must be the same.
@@ -207,23 +208,19 @@ class DCEA(TransformerMixin, BaseEstimator):
         rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         given, trainer = self._problem(counts, *rest), self._trainer()
-        if not self.family_.is_known:
-            self.family_ = training.family_of_first_fit(trainer, given, self.family_)
-            given = self._problem(counts, *rest)
-        problem = training.with_covariates(given)
-        file, settings = None, self.get_params(deep=False)
-        if checkpoint is not None:
-            file = Checkpoint.of(checkpoint, config.describe(settings), problem)
-        learned = file.load(problem.data.baseline.device) if file is not None and resume else None
+        with kept(checkpoint, self.get_params(deep=False), given, resume) as (learned, keep):
+            if not self.family_.is_known:
+                self.family_ = training.family_of_first_fit(trainer, given, self.family_)
+                given = replace(self._problem(counts, *rest), steps=given.steps)
+            problem = training.with_covariates(given)
 
-        def after_epoch(state: Learned) -> None:
-            if file is not None and distributed.current_processes().rank == 0:
-                file.save(state)
-            if on_epoch is not None:
-                on_epoch(state)
+            def after_epoch(state: Learned) -> None:
+                keep(state)
+                if on_epoch is not None:
+                    on_epoch(state)
 
-        with threads.for_size(problem.size):
-            learned = trainer.fit(problem, learned, after_epoch)
+            with threads.for_size(problem.size):
+                learned = trainer.fit(problem, learned, after_epoch)
         learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
         found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
@@ -376,6 +373,7 @@ class DCEA(TransformerMixin, BaseEstimator):
             weight=weight,
             n_epochs=validation.integer("n_epochs", self.epochs_at_most),
             generator=generator,
+            steps=training.Steps(generator),
         )
 
     def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:

@@ -26,6 +26,7 @@ from spikecdl import (
     Unrolled,
     checkpoint,
 )
+from spikecdl.training import initialization
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
@@ -187,6 +188,37 @@ class TestResume:
         assert [r["loss"] for r in model.history_] == [r["loss"] for r in whole.history_]
         assert model.converged_ == whole.converged_
 
+    @pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
+    def test_goes_on_from_every_step_before_the_first_epoch(self, family, tmp_path, monkeypatch):
+        """The shape of a negative binomial is estimated by a fit of its own."""
+        counts = some_counts()
+        long = {**LONG, "family": family}
+        whole = quick(**long).fit(counts)
+        whole.save(tmp_path / "whole")
+        monkeypatch.setattr(checkpoint, "MOMENT", 0.0)
+        rounds, save, written = counting(monkeypatch), checkpoint.save_tensors, []
+
+        def save_and_stop(path, tensors, about):
+            save(path, tensors, about)
+            written.append(about["epoch"])
+            raise Stop
+
+        file, model = tmp_path / "checkpoint", quick(**long)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_tensors", save_and_stop)
+            while not any(written):
+                with pytest.raises(Stop):
+                    model.fit(counts, checkpoint=file, resume=True)
+        n_steps = len(written) - 1
+        assert n_steps > 12
+        broken_off = len(rounds)
+        model.fit(counts, checkpoint=file, resume=True).save(tmp_path / "model")
+        assert len(rounds) == broken_off  # nothing before the first epoch was computed again
+        quick(**long).fit(counts)
+        assert broken_off == len(rounds) - broken_off  # nor was anything computed twice
+        for name in ("whole", "model"):
+            assert same_file(tmp_path / name, tmp_path / "whole")
+
     def test_untied_weights_too(self, tmp_path):
         file, counts = tmp_path / "checkpoint", some_counts("binomial")
         trainer = Unrolled(n_unrolled=8, tied=False, step=0.02, batch_size=3)
@@ -272,6 +304,24 @@ class TestResume:
         whole = quick(trainer=trainer, **LONG).fit(some_counts())
         assert same_bits(model.templates_, whole.templates_)
         assert same_bits(model.baseline_, whole.baseline_)
+
+
+def counting(monkeypatch) -> list[None]:
+    """Return a list that becomes longer with each candidate of an initialization."""
+    found, original = [], initialization.Initialization._rounds
+
+    def rounds(*arguments):
+        found.append(None)
+        return original(*arguments)
+
+    monkeypatch.setattr(initialization.Initialization, "_rounds", rounds)
+    return found
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two models are the same bytes."""
+    first, second = (path.with_suffix(".safetensors").read_bytes() for path in (one, other))
+    return first == second
 
 
 def environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ from spikecdl.training.covariates import with_covariates
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
 from spikecdl.training.posterior import certainty, completed, evidence
+from spikecdl.training.steps import Steps
 
 __all__ = [
     "COVARIATES",
@@ -38,6 +39,7 @@ __all__ = [
     "Observations",
     "OnEpoch",
     "Problem",
+    "Steps",
     "Trainer",
     "Unrolled",
     "Weight",

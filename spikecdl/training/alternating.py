@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -92,8 +93,8 @@ class Alternating(Trainer):
         """
         data, processes = problem.windows(), current_processes()
         if learned is None:
-            templates, level = self._initialize(problem, data)
-            tensors, state = {"templates": templates, "level": level}, {"baseline": data.baseline}
+            tensors = problem.steps("initialization", partial(self._initialize, problem, data))
+            state = {"baseline": data.baseline}
             learned = Learned(tensors, state, unit_tensors=dict(problem.unit_tensors))
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), max(1, int(data.mask.count_nonzero()))
@@ -138,13 +139,13 @@ class Alternating(Trainer):
                 baseline, events = found.baseline, found.events
         return events, baseline.reshape_as(problem.data.baseline)
 
-    def _initialize(self, problem: Problem, data: Observations) -> tuple[Tensor, Tensor]:
+    def _initialize(self, problem: Problem, data: Observations) -> dict[str, Tensor]:
         """Return the first templates, and the level of the penalty."""
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
         step = self.round(problem, data)
         choose = Initialization(problem, step, self.overcomplete, extra, self.tol)
         templates, level = choose(data)
-        return templates, torch.tensor(level)
+        return {"templates": templates, "level": torch.tensor(level)}
 
     def round(self, problem: Problem, data: Observations, level: float = 1.0) -> Round:
         """Return what makes one pass over codes and dictionary."""

@@ -18,6 +18,7 @@ from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
+from spikecdl.training.steps import Steps
 
 COVARIATES = "covariates"  # name of their coefficients among the tensors of units
 _FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
@@ -277,9 +278,9 @@ def lambda_max(
 class Problem:
     """Observations and the model to be learned from them.
 
-    ``length`` is in bins; ``weight`` sets the weight of the penalty; ``generator``, on the CPU, is
-    the only source of randomness.  ``unit_tensors`` are those of `Learned` for the units of these
-    data, in their order; before the fit there are the coefficients of covariates alone, if any.
+    ``length`` is in bins; ``weight`` sets that of the penalty; ``generator``, on the CPU, is all
+    randomness; ``steps`` are those before the first epoch.  ``unit_tensors`` are those of `Learned`
+    for these units, in their order; before the fit, coefficients of covariates alone.
     """
 
     data: Observations
@@ -290,6 +291,7 @@ class Problem:
     n_epochs: int
     generator: torch.Generator
     unit_tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
 
     @property
     def size(self) -> int:
@@ -438,10 +440,9 @@ class Trainer(ABC):
 
     def coded(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return what `encode` does in single precision, with tensors on any device."""
-        device = problem.data.baseline.device
+        moved = {n: value.to(problem.data.baseline.device) for n, value in tensors.items()}
         with threads.for_size(problem.size):
-            found = self.encode(problem, {n: value.to(device) for n, value in tensors.items()})
-        events, baseline = found
+            events, baseline = self.encode(problem, moved)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 
     def config(self) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from spikecdl.solvers.event_posterior import Prior, Sums
 
@@ -61,6 +63,16 @@ class EventModel:
         each = occupancy / length / max(1, amplitudes.size)
         rates = np.full(amplitudes.shape, each)
         return cls(templates, amplitudes, rates, baseline, np.full(count, _FIRST_SMOOTHNESS))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
+        """Return the model of which `as_tensors` made these."""
+        return cls(**{name: value.numpy() for name, value in tensors.items()})
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return its arrays as tensors."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: torch.from_numpy(value) for name, value in known.items()}
 
     def __len__(self) -> int:
         return len(self.templates)

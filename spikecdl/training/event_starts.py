@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import convolve1d
+from torch import Tensor
 
 from spikecdl.solvers.event_posterior import Found
 from spikecdl.solvers.losses import QUADRATIC
 from spikecdl.training.event_model import EventModel
+from spikecdl.training.steps import Steps
 from spikecdl.training.summation import Summation
 
 _TRIAL_STEPS = 5  # of EM, after which candidates are compared
@@ -19,7 +21,12 @@ _DAMPING = 1.5  # of the changes in a stretch
 
 
 def build(
-    counts: Summation, n_templates: int, length: int, n_starts: int, rng: np.random.Generator
+    counts: Summation,
+    n_templates: int,
+    length: int,
+    n_starts: int,
+    rng: np.random.Generator,
+    steps: Steps,
 ) -> tuple[EventModel, float]:
     """Add templates one at a time, each the best of several starts after some steps of EM.
 
@@ -28,7 +35,8 @@ def build(
     """
     extra = min(round(PADDING * length), counts.shape[2] - length)
     model = counts.without_events(length + extra)
-    for _ in range(n_templates):
+
+    def added() -> dict[str, Tensor]:
         new = _stretches(counts, model, n_starts, rng)
         starts = [
             model.joined(EventModel.of_templates(x[None], model.baseline, 0.3 / n_templates))
@@ -37,9 +45,13 @@ def build(
         tried = sorted(
             (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )
-        model, _ = max(
+        best, _ = max(
             (counts.climb(each, _STEPS) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
         )
+        return best.as_tensors()
+
+    for _ in range(n_templates):
+        model = EventModel.from_tensors(steps("template", added, rng))
     return counts.climb(model.cropped(length)[0], _LAST_STEPS)
 
 

@@ -29,8 +29,12 @@ def family_of_first_fit(trainer: Trainer, problem: Problem, family: Family) -> F
     Around a constant rate, events would be taken for variability of the counts.
     """
     problem = with_covariates(problem)
-    learned = trainer.fit(replace(problem, n_epochs=1), None, lambda state: None)
-    tensors = learned.model(problem.n_templates)
+    once = replace(problem, n_epochs=1)
+
+    def first_fit() -> dict[str, Tensor]:
+        return trainer.fit(once, None, lambda state: None).model(problem.n_templates)
+
+    tensors = problem.steps("first fit", first_fit)
     dictionary = ConvDictionary(tensors["templates"].to(problem.data.baseline.device))
     mean = problem.mean(dictionary, *trainer.coded(problem, tensors))
     return estimated_family(family, problem.data, mean)

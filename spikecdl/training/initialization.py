@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,20 @@ class _Candidate:
     baseline: Tensor
     level: float
     events: Events
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `of` takes."""
+        level = torch.tensor(self.level, dtype=torch.float64)
+        more = {"cost": self.cost, "templates": self.templates, "baseline": self.baseline}
+        return {**vars(self.events), **more, "level": level}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> _Candidate:
+        """Return the candidate of these tensors."""
+        rest = dict(tensors)
+        level = float(rest.pop("level"))
+        more = {name: rest.pop(name) for name in ("cost", "templates", "baseline")}
+        return cls(**more, level=level, events=Events(**rest))
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,8 @@ class Initialization:
         empty = _Candidate(none.amplitude, templates, seen.baseline, level, none)
         more = self._with_more(empty, seen, count + math.ceil(self.overcomplete * count))
         step = self._round(seen, level, count)
-        templates, baseline = prune(step, more.templates, seen.baseline, count, self._centred)
+        begin = (step, more.templates, seen.baseline)
+        templates, baseline = prune(*begin, count, self._centred, self.problem.steps)
         return self._run(replace(empty, templates=templates, baseline=baseline), seen, data)
 
     def _one_by_one(self, seen: Observations, data: Observations) -> _Candidate:
@@ -134,6 +150,10 @@ class Initialization:
 
     def _run(self, candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
         """Take two rounds on the bins that are seen, and note the cost of the others."""
+        run = partial(self._rounds, candidate, seen, data)
+        return _Candidate.of(self.problem.steps("rounds", lambda: run().tensors()))
+
+    def _rounds(self, candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
         step = self._round(seen, candidate.level, len(candidate.templates))
         first = step(self._centred(candidate.templates), candidate.baseline, self.tol)
         second = step(self._centred(first.templates), first.baseline, self.tol)

@@ -120,19 +120,31 @@ class Marginal(Trainer):
 
     def _search(self, problem: Problem, counts: Summation) -> Learned:
         """Return the most likely model of several starts."""
-        default, length = Alternating(), problem.length
+        default, length, steps = Alternating(), problem.length, problem.steps
         whole = replace(problem, n_epochs=default.default_epochs)
-        first = default.fit(whole, None, lambda state: None)
+
+        def alternating() -> dict[str, Tensor]:
+            found = default.fit(whole, None, lambda state: None)
+            return {**found.tensors, **found.unit_tensors}
+
+        units = steps("alternating", alternating)
+        tensors = {name: units.pop(name) for name in ("templates", "level")}
+        first = Learned(tensors, unit_tensors=units)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
         events = default.encode(problem, first.tensors)[0].to("cpu")
         templates = first.tensors["templates"].double().cpu().numpy()
         begun = with_amplitudes(templates, events, counts.start)
         begun = counts.with_coefficients(begun, known_coefficients(first))
-        model, _ = max(
-            counts.climb(begun, _STEPS),
-            build(counts, problem.n_templates, length, self.n_starts, rng),
-            key=lambda each: each[1],
-        )
+
+        def likeliest() -> dict[str, Tensor]:
+            found, _ = max(
+                counts.climb(begun, _STEPS),
+                build(counts, problem.n_templates, length, self.n_starts, rng, steps),
+                key=lambda each: each[1],
+            )
+            return found.as_tensors()
+
+        model = EventModel.from_tensors(steps("likeliest", likeliest, rng))
         width, n_chains = round(self.separation * length), self.overlap
         if n_chains is None:
             n_chains = 1 if chains_needed(events, length) == 1 else None

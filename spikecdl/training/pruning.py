@@ -6,9 +6,11 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from spikecdl.training.dictionary_update import Round
+from spikecdl.training.steps import Steps
 
 _FIRST_TOLS = (0.5, 0.3)  # tolerances of the first rounds, when templates are still noise
 _LOOSE_TOL = 0.5  # tolerance of codes that are only compared
@@ -21,6 +23,7 @@ def prune(
     baseline: Tensor,
     count: int,
     centred: Callable[[Tensor], Tensor],
+    steps: Steps,
 ) -> tuple[Tensor, Tensor]:
     """Remove templates one at a time, each time the one whose removal costs least.
 
@@ -39,19 +42,37 @@ def prune(
         Number of templates that remain.
     centred : callable
         Moves templates to the middle of their bins before a round.
+    steps : Steps
+        Each removal is one.
     """
     roles = [c % count for c in range(len(templates))]
     removal_costs = [0.0] * len(roles)
-    for tol in _FIRST_TOLS:
-        found = _with_signs(step, roles)(centred(templates), baseline, tol)
-        templates, baseline = found.templates, found.baseline
-    while len(roles) > count:
-        templates = centred(templates)
-        worst = _cheapest(_with_signs(step, roles), templates, baseline, roles, removal_costs)
+
+    def first_rounds() -> dict[str, Tensor]:
+        now, level = templates, baseline
+        for tol in _FIRST_TOLS:
+            found = _with_signs(step, roles)(centred(now), level, tol)
+            now, level = found.templates, found.baseline
+        return {"templates": now, "baseline": level}
+
+    def removal() -> dict[str, Tensor]:
+        now, costs = centred(templates), list(removal_costs)
+        worst = _cheapest(_with_signs(step, roles), now, baseline, roles, costs)
         others = [c for c in range(len(roles)) if c != worst]
-        removal_costs, roles = [removal_costs[c] for c in others], [roles[c] for c in others]
-        found = _with_signs(step, roles)(templates[others], baseline, _TOL)
-        templates, baseline = found.templates, found.baseline
+        left = [roles[c] for c in others]
+        found = _with_signs(step, left)(now[others], baseline, _TOL)
+        return {
+            **{"templates": found.templates, "baseline": found.baseline},
+            "roles": torch.tensor(left),
+            "removal_costs": torch.tensor([costs[c] for c in others], dtype=torch.float64),
+        }
+
+    known = steps("first rounds", first_rounds)
+    templates, baseline = known["templates"], known["baseline"]
+    while len(roles) > count:
+        known = steps("removal", removal)
+        templates, baseline = known["templates"], known["baseline"]
+        roles, removal_costs = known["roles"].tolist(), known["removal_costs"].tolist()
     if step.penalty.signs_differ:
         templates = templates[sorted(range(count), key=roles.__getitem__)]
     return templates, baseline

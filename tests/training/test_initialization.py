@@ -18,6 +18,7 @@ from spikecdl.training.initialization import (
     initial_templates,
 )
 from spikecdl.training.pruning import prune
+from spikecdl.training.steps import Steps
 
 LENGTH = 20
 
@@ -127,7 +128,7 @@ def test_thinning_leaves_the_templates_that_made_the_data():
     more = torch.cat([noise[:3], waves()[:1], noise[3:]])
     more = more / more.flatten(1).norm(dim=1)[:, None, None]
     step = Round(data, L1(), UniversalThreshold(0.6), True, 2, 0.0, 300)
-    templates, baseline = prune(step, more, data.baseline, 2, lambda templates: templates)
+    templates, baseline = prune(step, more, data.baseline, 2, lambda templates: templates, Steps())
     assert templates.shape == (2, 1, LENGTH)
     assert baseline.shape == data.baseline.shape
     alike = likeness(templates)
@@ -155,5 +156,5 @@ def test_parts_are_solved_as_the_whole(monkeypatch):
 def test_thinning_to_as_many_takes_none_away():
     data = problem()
     step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
-    templates, _ = prune(step, waves(), data.baseline, 2, lambda templates: templates)
+    templates, _ = prune(step, waves(), data.baseline, 2, lambda templates: templates, Steps())
     assert (likeness(templates).diagonal() > 0.95).all()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spikecdl import DCEA, BinnedSpikes, Gaussian, Marginal, NotConvergedWarning, load
+from spikecdl import DCEA, BinnedSpikes, Gaussian, Marginal, NotConvergedWarning, checkpoint, load
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
@@ -157,6 +157,32 @@ def test_resumed_fit_is_the_uninterrupted_one(tmp_path):
     fit_quietly(stopped, counts, checkpoint=file)
     stopped.set_params(n_epochs=None).fit(counts, checkpoint=file, resume=True)
     np.testing.assert_array_equal(stopped.templates_, whole.templates_)
+
+
+def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
+    counts, file = CASES["slow"].draw(0, 20), tmp_path / "fit.safetensors"
+    model = DCEA(2, 0.4, trainer=Marginal(n_starts=2, overlap=1), n_epochs=1, random_state=0)
+    fit_quietly(model, counts).save(tmp_path / "whole")
+    monkeypatch.setattr(checkpoint, "MOMENT", 0.0)
+    save, names = checkpoint.save_tensors, []
+
+    def save_and_stop(path, tensors, about):
+        save(path, tensors, about)
+        names.append(about["steps"][-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_tensors", save_and_stop)
+    for _ in range(200):
+        with pytest.raises(KeyboardInterrupt):
+            fit_quietly(model, counts, checkpoint=file, resume=True)
+        if names[-1] == "likeliest":
+            break
+    assert names[-4:] == ["alternating", "template", "template", "likeliest"]
+    assert len(set(names)) < len(names)
+    monkeypatch.setattr(checkpoint, "save_tensors", save)
+    fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
+    whole, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "again"))
+    assert again.read_bytes() == whole.read_bytes()
 
 
 ODD = np.random.default_rng(0).poisson(0.3, (6, 2, 60))
