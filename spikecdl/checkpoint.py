@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import __version__, config
-from spikecdl.files import write_bytes, write_json
+from spikecdl.files import locked, remove_leftovers, write_bytes, write_json
 from spikecdl.training import Learned, OnEpoch, Problem
 from spikecdl.training.distributed import current_processes
 from spikecdl.training.steps import Steps
@@ -86,19 +86,21 @@ def kept(
     Raises
     ------
     ValueError
-        If the file is damaged, or of another fit.
+        If the file is damaged, of another fit, or in use by another process.
     """
     if path is None:
         yield None, lambda learned: None
         return
-    file = Checkpoint(Path(path), _fingerprint(config.describe(settings), problem), problem.steps)
-    if resume and file.path.exists():
-        file.load(problem.data.baseline.device)
+    path, device = Path(path), problem.data.baseline.device
+    file = Checkpoint(path, _fingerprint(config.describe(settings), problem), problem.steps)
     if current_processes().rank > 0:
-        yield file.learned, lambda learned: None
+        yield file.load(device) if resume else None, lambda learned: None
         return
-    problem.steps.on_step = file.after_step
-    yield file.learned, file.after_epoch
+    with locked(path.with_name(f".{path.name}.lock"), f"`checkpoint` (={str(path)!r})"):
+        remove_leftovers(path)
+        learned = file.load(device) if resume else None
+        problem.steps.on_step = file.after_step
+        yield learned, file.after_epoch
 
 
 class Checkpoint:
@@ -144,8 +146,10 @@ class Checkpoint:
         save_tensors(self.path, tensors, about)
         self._written = time.monotonic()
 
-    def load(self, device: torch.device) -> None:
-        """Read the state of training, if there has been an epoch, and the steps."""
+    def load(self, device: torch.device) -> Learned | None:
+        """Read the steps, and return the state of training if there has been an epoch."""
+        if not self.path.exists():
+            return None
         tensors, about = load_tensors(self.path)
         if about.get("fingerprint") != self.fingerprint:
             raise ValueError(
@@ -165,6 +169,7 @@ class Checkpoint:
         if about["epoch"]:
             history, converged = about["history"], about["converged"]
             self.learned = Learned(model, state, about["epoch"], history, converged, units)
+        return self.learned
 
 
 def _fingerprint(settings: Mapping[str, Any], problem: Problem) -> str:

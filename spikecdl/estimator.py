@@ -196,7 +196,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         ------
         ValueError
             If an argument or a count is out of range, the template is longer than the window, or
-            a checkpoint is damaged or of another fit.
+            a checkpoint is damaged, of another fit, or in use by another process.
         FloatingPointError
             If the loss stops being finite.
         """

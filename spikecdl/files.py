@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,48 @@ def replacing(
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes away from ``what``, by a lock on the file ``path``.
+
+    The operating system frees the lock when the process ends, however it ends.  Raises ValueError
+    if another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{what} is in use by {_holder(path)}; wait until it ends, or choose another"
+        ) from None
+    try:
+        started = datetime.now().astimezone().isoformat(" ", "seconds")
+        path.write_text(f"process {os.getpid()} on {platform.node()}, since {started}", "utf-8")
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes it with the lock
+            path.unlink()
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Return what `locked` has written about the process that holds a lock."""
+    with suppress(OSError):
+        return path.read_text("utf-8") or "another process"
+    return "another process"
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove files of `replacing` for this path, from processes that were killed.
+
+    No other process may be writing the file.
+    """
+    for file in path.parent.glob(f".{glob.escape(path.stem)}-????????.*"):
+        file.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

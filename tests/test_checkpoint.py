@@ -278,6 +278,23 @@ class TestResume:
         with pytest.raises(ValueError, match="damaged"):
             quick().fit(some_counts(), checkpoint=file, resume=True)
 
+    def test_in_use_is_refused(self, tmp_path):
+        file, counts = tmp_path / "checkpoint", some_counts()
+
+        def on_epoch(state):
+            with pytest.raises(ValueError, match=r"`checkpoint` .* is in use by process"):
+                quick().fit(counts, checkpoint=file)
+            raise Stop
+
+        with pytest.raises(Stop):
+            quick().fit(counts, checkpoint=file, on_epoch=on_epoch)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+    def test_what_a_killed_write_has_left_is_removed(self, tmp_path):
+        (tmp_path / ".fit-0123abcd.tmp").write_bytes(b"half")
+        quick().fit(some_counts(), checkpoint=tmp_path / "fit.safetensors")
+        assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
+
     def test_a_model_is_no_checkpoint(self, tmp_path):
         quick().fit(some_counts()).save(tmp_path / "model")
         with pytest.raises(ValueError, match="of another fit"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spikecdl.files import replacing, write_bytes, write_json
+from spikecdl.files import locked, remove_leftovers, replacing, write_bytes, write_json
 
 
 def fail_half_way(path: Path, error: BaseException) -> None:
@@ -79,6 +79,53 @@ class TestReplacing:
     def test_a_folder_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="is a folder; name a file in it"):
             write_bytes(tmp_path, b"")
+
+
+class TestLocked:
+    """One process at a time."""
+
+    def test_the_second_is_refused_and_told_of_the_first(self, tmp_path):
+        path = tmp_path / ".lock"
+        with locked(path, "`out`"):
+            with (
+                pytest.raises(ValueError, match=rf"`out` is in use by process {os.getpid()} on "),
+                locked(path, "`out`"),
+            ):
+                pytest.fail("both have it")
+            assert path.exists()
+        assert not path.exists()
+        with locked(path, "`out`"):
+            pass
+
+    def test_of_a_process_that_was_killed_is_void(self, tmp_path):
+        path = tmp_path / ".lock"
+        program = (
+            "import os, sys, time, pathlib; from spikecdl.files import locked\n"
+            "with locked(pathlib.Path(sys.argv[1]), 'it'):\n"
+            "    print('has it', flush=True); time.sleep(99)"
+        )
+        command = [sys.executable, "-c", program, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline() == b"has it\n"
+            with pytest.raises(ValueError, match=f"process {other.pid} on"), locked(path, "it"):
+                pytest.fail("both have it")
+            other.kill()
+        assert path.exists()
+        with locked(path, "it"):
+            assert f"process {os.getpid()} " in path.read_text()
+
+    def test_leftovers_are_of_one_file(self, tmp_path):
+        names = [
+            ".a-0123abcd.tmp",
+            ".a-0123abcd.nwb",
+            ".ab-0123abcd.tmp",
+            "a-0123abcd.tmp",
+            "a.tmp",
+        ]
+        for name in names:
+            (tmp_path / name).write_bytes(b"")
+        remove_leftovers(tmp_path / "a.safetensors")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
 
 
 class TestJson:

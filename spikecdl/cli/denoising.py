@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from spikecdl.cli import outputs
-from spikecdl.cli.options import Device, Json, Seed, argument, flag, option
+from spikecdl.cli.options import Device, Json, Overwrite, Seed, argument, flag, option
 
 _SEVERAL = ("--peaks", "--methods")
 
@@ -63,6 +63,7 @@ def image(
     ] = None,
     precision: Precision = "single",
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Denoise a frame, or each frame of a stack.
@@ -80,6 +81,7 @@ def image(
     one_of("model", model, pretrained.MODELS)
     frames = checked("counts", images.read_images(file), whole=True)
     images.check_target(out, len(frames), file)
+    outputs.new_file(out, overwrite)
     used = max(map(estimate_peak, frames)) if peak is None else peak
     path = weights if weights is not None else pretrained.find(model, used)
     denoiser = PoissonDenoiser.read(path, peak=peak, precision=precision, device=device)
@@ -123,6 +125,7 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     resume: Annotated[bool, flag("--resume", "Continue a training that was killed.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Train a network on clean images.
@@ -131,6 +134,7 @@ def train(
     .json.
     """
     from spikecdl.denoise import PoissonDenoiser, images, pretrained
+    from spikecdl.files import remove_leftovers
 
     clean = list(images.read_folder(folder).values())
     if leave_out >= len(clean):
@@ -140,22 +144,23 @@ def train(
     settings |= {"crop": crop, "zoom": zoom, "learning_rate": rate, "loss": loss}
     settings |= {"precision": precision, "device": device, "random_state": seed}
     denoiser = PoissonDenoiser(peak, model, **settings)
-    checkpoint = out / f"{model}.checkpoint"
-    out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    with outputs.epochs_shown("training", as_json) as show:
+    checkpoint, peaks = out / f"{model}.checkpoint", pretrained.peaks_of(model, peak)
+    path = outputs.new_file(out / pretrained.file_name(model, peaks), overwrite)
+    with outputs.claimed(out):
+        remove_leftovers(checkpoint)
+        began = time.perf_counter()
+        with outputs.epochs_shown("training", as_json) as show:
 
-        def on_epoch(done: int, loss: float) -> None:
-            show(f"epoch {done}: {-10 * math.log10(loss):.2f} dB in training", done, epochs)
+            def on_epoch(done: int, loss: float) -> None:
+                show(f"epoch {done}: {-10 * math.log10(loss):.2f} dB in training", done, epochs)
 
-        denoiser.fit(kept, start=start, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
-    seconds = time.perf_counter() - began
-    found = _validated(denoiser, clean[len(kept) :], seed)
-    about = {"images": str(folder), "n_images": len(kept), "seconds": round(seconds)}
-    about |= {"validation_psnr": found, **_origin(denoiser, start)}
-    path = out / pretrained.file_name(model, denoiser.peaks_)
-    denoiser.save(path, about)
-    checkpoint.unlink()
+            denoiser.fit(kept, start=start, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
+        seconds = time.perf_counter() - began
+        found = _validated(denoiser, clean[len(kept) :], seed)
+        about = {"images": str(folder), "n_images": len(kept), "seconds": round(seconds)}
+        about |= {"validation_psnr": found, **_origin(denoiser, start)}
+        denoiser.save(path, about)
+        checkpoint.unlink()
     lines = [
         f"{denoiser.network_.n_parameters:,} parameters, {epochs} epochs of {len(kept)} images in "
         f"{seconds:.0f} s; weights in {path}",
@@ -206,6 +211,7 @@ def benchmark(
     precision: Precision = "single",
     seed: Seed = 0,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods on clean images with drawn counts.
@@ -238,7 +244,7 @@ def benchmark(
         "seconds": round(time.perf_counter() - began),
     }
     if out is not None:
-        with outputs.results_folder(out, folder) as unfinished:
+        with outputs.results_folder(out, folder, overwrite) as unfinished:
             table.to_csv(unfinished / "table.csv", index=False)
             bench.comparison(test).savefig(unfinished / "figure.png", dpi=150)
             write_json(unfinished / "summary.json", about)

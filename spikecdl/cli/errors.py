@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,6 +39,8 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
     the warnings of other packages are shown.
     """
     options = _options(app, arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
 
     def show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if debug or category.__module__.startswith("spikecdl"):
@@ -55,6 +59,11 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
         if message:
             _say(message, options)
     return code
+
+
+def _interrupt(*received: Any) -> None:
+    """End as after Ctrl-C, with all in order."""
+    raise KeyboardInterrupt
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

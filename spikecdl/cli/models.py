@@ -90,6 +90,7 @@ def fit(
     resume: Annotated[
         bool, flag("--resume", "Continue from the checkpoint of an interrupted fit.")
     ] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Learn templates from a recording and write results to --out.
@@ -128,7 +129,7 @@ def fit(
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             _held_out(model, selected, folds, lambda fold: None)
             return
-        with outputs.results_folder(out, file) as unfinished:
+        with outputs.results_folder(out, file, overwrite) as unfinished:
             selected = selection.count(read(file), bin)
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             _check_repeats(folds, bootstrap, model, selected)
@@ -232,6 +233,7 @@ def demo(
     out: options.Out = Path("spikecdl-demo"),
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Fit the recording that comes with spikecdl, as a check.
@@ -240,7 +242,8 @@ def demo(
     """
     from spikecdl import datasets
 
-    more: dict[str, Any] = {"seed": seed, "device": device, "as_json": as_json}
+    more: dict[str, Any] = {"seed": seed, "device": device}
+    more |= {"overwrite": overwrite, "as_json": as_json}
     fit(datasets.demo(), out, 0.05, 0.001, 3, "binomial", pool_trials=True, **more)
 
 
@@ -255,6 +258,7 @@ def apply(
     trials: options.Trials = None,
     table: options.Table = "trials",
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the events of a fitted model in another recording.
@@ -267,7 +271,7 @@ def apply(
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
     selection = Selection(pool_trials, align, window, units, trials, table)
     working = outputs.working("finding events", as_json)
-    with outputs.results_folder(out, file) as unfinished, working:
+    with outputs.results_folder(out, file, overwrite) as unfinished, working:
         selected, parts, about = _scored(model, file, selection, device)
         outputs.write_results(unfinished, selected, parts, about)
     outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
@@ -361,6 +365,7 @@ def experiment(
         Path | None, option("FOLDER", "Recordings, for the experiments that need them.")
     ] = None,
     seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Run an experiment, with comparison methods.
@@ -377,7 +382,7 @@ def experiment(
         quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
     )
     began = time.perf_counter()
-    with outputs.results_folder(out, data or Path()) as unfinished:
+    with outputs.results_folder(out, data or Path(), overwrite) as unfinished:
         result = experiments.run(name, settings)
         about = {
             "command": outputs.command_line(),

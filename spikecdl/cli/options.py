@@ -35,6 +35,9 @@ def argument(metavar: str, help: str) -> Any:
 
 
 Out = Annotated[Path, option("FOLDER", "Folder for the results; created if it is missing.")]
+Overwrite = Annotated[
+    bool, flag("--overwrite", "Replace what an earlier run has written to --out.")
+]
 Json = Annotated[bool, flag("--json", "Print JSON and nothing else.")]
 Device = Annotated[str, option("NAME", "auto (a GPU if there is one), cpu or cuda.")]
 Seed = Annotated[int, option("NUMBER", "Random seed: same seed, same result.", min=0)]

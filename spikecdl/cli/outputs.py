@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -18,40 +19,99 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
 
-_SUMMARY, _RESULTS, _UNFINISHED = "summary.json", "results.nwb", ".unfinished"
+_SUMMARY, _RESULTS = "summary.json", "results.nwb"
+_RUN = ".run-"  # begins the name of a folder of results that are not in place
 _PICTURES = {"templates", "rates", "codes"}
+#: What commands write to their folder; that of an earlier run is removed when new results come.
+_NAMES = {
+    *(_SUMMARY, _RESULTS, "model.safetensors", "model.json", "report.html", "bands.npz"),
+    *("selection.csv", "selection.png", "table.csv", *(f"{name}.png" for name in _PICTURES)),
+}
 
 
 @contextmanager
-def results_folder(out: Path, source: Path) -> Iterator[Path]:
+def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
     """Make a folder for results, and yield a folder in it where they are written first.
 
-    All results take their place together at the end, the summary last. After an error the folder
-    is as it was, except for a checkpoint; an empty folder that was made here is removed. Raises
-    ValueError if the folder cannot be written to, or if results would replace the data, ``source``.
+    One process at a time has the folder.  All results take their place together at the end, the
+    summary last, and results of an earlier run go.  After an error the folder is as it was, except
+    for a checkpoint; an empty folder that was made here is removed.
+
+    Raises ValueError if the folder cannot be written to, is in use, or holds results that are not
+    to be overwritten; or if results would replace the data, ``source``.
     """
     if (out / _RESULTS).exists() and source.exists() and source.samefile(out / _RESULTS):
         raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
-    unfinished = out / _UNFINISHED
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a fit that was killed
-        try:
-            unfinished.mkdir(parents=True)
-        except OSError as error:
-            raise ValueError(
-                f"`out` (={str(out)!r}) cannot be written to: {error.strerror}; choose another "
-                "folder"
-            ) from None
-        yield unfinished
-        (out / _SUMMARY).unlink(missing_ok=True)
-        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == _SUMMARY):
-            os.replace(file, out / file.name)
+        with claimed(out):
+            if complete.exists():  # a run that was killed while its results took their place
+                _put_in_place(complete)
+            for leftover in out.glob(f"{_RUN}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            held = sorted(name for name in _NAMES if (out / name).exists())
+            if held and not overwrite:
+                raise ValueError(
+                    f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, or "
+                    "replace them with --overwrite"
+                )
+            unfinished.mkdir()
+            try:
+                yield unfinished
+                os.replace(unfinished, complete)
+                _put_in_place(complete)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for folder in made:
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def claimed(out: Path) -> AbstractContextManager[None]:
+    """Make a folder, if it is missing, and keep other processes away from it; see `locked`.
+
+    Raises ValueError if it cannot be written to, or is in use.
+    """
+    from spikecdl.files import locked
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(
+            f"`out` (={str(out)!r}) cannot be written to: {error.strerror}; choose another folder"
+        ) from None
+    return locked(out / ".lock", f"`out` (={str(out)!r})")
+
+
+def _put_in_place(complete: Path) -> None:
+    """Move results to the folder above, the summary last, in place of those of an earlier run.
+
+    If the process is killed, another can do the rest.
+    """
+    out = complete.parent
+
+    def summary_last(name: str) -> tuple[bool, str]:
+        return name == _SUMMARY, name
+
+    if (complete / _SUMMARY).exists() and (out / _SUMMARY).exists():  # of the earlier run
+        for name in sorted(_NAMES, key=summary_last):
+            (out / name).unlink(missing_ok=True)
+    for name in sorted(os.listdir(complete), key=summary_last):
+        os.replace(complete / name, out / name)
+    complete.rmdir()
+
+
+def new_file(out: Path, overwrite: bool) -> Path:
+    """Return the path of a file to write; ValueError if it exists and is not to be overwritten."""
+    if out.exists() and not overwrite:
+        raise ValueError(
+            f"`out` (={str(out)!r}) exists; choose another file, or replace it with --overwrite"
+        )
+    return out
 
 
 def write_results(

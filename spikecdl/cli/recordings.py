@@ -79,6 +79,7 @@ def simulate(
     ] = None,
     layout: options.Layout = "shared",
     seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Simulate a recording with known templates and events.
@@ -89,6 +90,7 @@ def simulate(
     from spikecdl.io import write_nwb
     from spikecdl.model.families import from_text
 
+    outputs.new_file(out, overwrite)
     counts = simulators.simulate(
         from_text(family),
         _templates(templates),

@@ -72,6 +72,7 @@ def select(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare numbers and lengths of templates on held-out trials.
@@ -98,7 +99,7 @@ def select(
         random_state=seed,
     )
     selection = Selection(pool_trials, align, window, units, trials, table)
-    with outputs.results_folder(out, file) as unfinished:
+    with outputs.results_folder(out, file, overwrite) as unfinished:
         selected = selection.count(read(file), bin)
         model.set_params(trainer=options.trainer(trainer, model, selected.counts))
         with outputs.epochs_shown("dividing the trials", as_json) as update:

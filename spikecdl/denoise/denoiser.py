@@ -202,7 +202,7 @@ class PoissonDenoiser(BaseEstimator):
         clean = [clean_image(image, number) for number, image in enumerate(images)]
         if not clean:
             raise ValueError("`images` is empty; give at least one clean image")
-        peaks = model.peaks if self.peak is None else (validation.positive("peak", self.peak),)
+        peaks = pretrained.peaks_of(self.model, self.peak)
         network = model.build(clean, max(peaks), generator)
         if start is not None:
             other = self.read(start)

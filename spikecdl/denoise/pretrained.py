@@ -62,6 +62,12 @@ MODELS = {
 }
 
 
+def peaks_of(model: str, peak: float | None) -> tuple[float, ...]:
+    """Return the largest expected counts that a model is trained for; None: its own."""
+    own = MODELS[validation.one_of("model", model, MODELS)].peaks
+    return own if peak is None else (validation.positive("peak", peak),)
+
+
 def file_name(model: str, peaks: Sequence[float]) -> str:
     """Return the file name of weights, such as ``uc-4.safetensors``."""
     return f"{model}-{peaks[0]:g}{_SUFFIX}" if len(peaks) == 1 else f"{model}{_SUFFIX}"

@@ -39,7 +39,7 @@ def commands(settings: Settings) -> Iterator[Row]:
 
 def _fit(file: Path, options: list[str], out: str) -> None:
     """Run the command in this process."""
-    arguments = ["fit", str(file), *_OPTIONS, *options, "--out", out]
+    arguments = ["fit", str(file), *_OPTIONS, *options, "--overwrite", "--out", out]
     result = CliRunner().invoke(app, arguments)
     if result.exit_code:
         raise RuntimeError(result.output) from result.exception

@@ -168,7 +168,7 @@ def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
 def test_a_truth_that_cannot_be_compared_is_left_out(sims, tmp_path, only_summary):
     joint = ["fit", sims["pooled"], "--layout", "joint", *FIT, "--epochs", 1, "--out", tmp_path]
     assert "recovery" not in succeeded(run(*joint, "--json")).json
-    assert "true template" not in succeeded(run(*joint)).out
+    assert "true template" not in succeeded(run(*joint, "--overwrite")).out
 
 
 SETTINGS = {
@@ -221,7 +221,7 @@ def test_folds_can_be_left_out(sims, tmp_path, only_summary):
     outcome = succeeded(run(*command, "--folds", 0, "--json"))
     assert outcome.json["held_out"] == {"n_folds": 0, "why": None}
     assert "Nothing was held out" in outcome.json["verdict"][0]
-    refused = run(*command, "--folds", 1)
+    refused = run(*command, "--folds", 1, "--overwrite")
     assert refused.code == 2
     assert "`--folds` (=1) must be at least 2" in refused.err
 
@@ -250,7 +250,8 @@ def test_a_silent_unit_is_a_dash_or_a_number(tmp_path, only_summary):
     outcome = succeeded(run(*command))
     assert "nan" not in outcome.out
     assert "no events were found" in outcome.err
-    assert succeeded(run(*command, "--json")).json["events_per_template"] == [0]
+    again = succeeded(run(*command, "--overwrite", "--json"))
+    assert again.json["events_per_template"] == [0]
 
 
 def test_demo_checks_itself(sims, tmp_path, monkeypatch):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from commands import ENVIRONMENT, FIT, run, succeeded
+import pytest
+from commands import ENVIRONMENT, FILES, FIT, SIMULATE, run, succeeded
 
 import spikecdl
 from spikecdl.cli import outputs
@@ -22,7 +25,8 @@ def test_an_error_while_writing_leaves_a_folder_as_it_was(sims, tmp_path, monkey
         raise OSError(28, "No space left on device", str(tmp_path / "report.html"))
 
     monkeypatch.setattr("spikecdl.report.write_report", full)
-    outcome = run("fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path)
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path]
+    outcome = run(*command, "--overwrite")
     assert outcome.code == 2
     assert "No space left on device" in outcome.err
     names = {path.name for path in tmp_path.iterdir()}
@@ -78,7 +82,8 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_ends_a_process_with_130(sims, tmp_path):
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_kill_ends_a_process_with_130(sims, tmp_path, signal_sent):
     out = tmp_path / "out"
     line = ["fit", sims["pooled"], "--length", "0.02", "--bin", "0.002", "--epochs", "100000"]
     line += ["--trainer", "unrolled", "--out", out]
@@ -88,7 +93,7 @@ def test_ctrl_c_ends_a_process_with_130(sims, tmp_path):
         until = time.monotonic() + 240  # code may have to be compiled first, on a busy machine
         while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal_sent)
         try:
             said, told = process.communicate(timeout=120)
         finally:
@@ -97,3 +102,123 @@ def test_ctrl_c_ends_a_process_with_130(sims, tmp_path):
     assert told.endswith("spikecdl: interrupted\n")
     assert "Traceback" not in told
     assert [path.name for path in out.iterdir()] == ["checkpoint.safetensors"]
+
+
+QUICK = ["--pool-trials", *FIT, "--epochs", 1, "--folds", 0]
+
+
+@pytest.mark.parametrize("command", ["fit", "apply", "select", "experiment"])
+def test_results_are_replaced_if_asked_only(command, sims, fitted, tmp_path, monkeypatch):
+    (tmp_path / "results.nwb").write_text("old")
+    lines = {
+        "fit": ["fit", sims["pooled"], *QUICK],
+        "apply": ["apply", fitted[0], sims["pooled"]],
+        "select": ["select", sims["pooled"], "--length", 0.02, "--bin", 0.002],
+        "experiment": ["experiment", "sea"],
+    }
+    outcome = run(*lines[command], "--out", tmp_path)
+    assert outcome.code == 2
+    assert f"`--out` (='{tmp_path}') holds results (results.nwb); choose" in outcome.err
+    assert "replace them with --overwrite" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["results.nwb"]
+
+
+def test_a_file_is_replaced_if_asked_only(tmp_path):
+    out = tmp_path / "sim.nwb"
+    succeeded(run(*SIMULATE, "--out", out))
+    before = out.read_bytes()
+    outcome = run(*SIMULATE, "--seed", 2, "--out", out)
+    assert outcome.code == 2
+    assert f"`--out` (='{out}') exists; choose another file, or replace it" in outcome.err
+    assert out.read_bytes() == before
+    succeeded(run(*SIMULATE, "--seed", 2, "--out", out, "--overwrite"))
+    assert out.read_bytes() != before
+
+
+def test_nothing_of_an_earlier_run_is_left_among_new_results(sims, tmp_path):
+    for name in ("bands.npz", "selection.csv", "summary.json", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    succeeded(run("fit", sims["pooled"], *QUICK, "--out", tmp_path, "--overwrite"))
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "mine.txt"}
+
+
+def test_what_a_killed_run_has_left_is_removed(sims, tmp_path, only_summary):
+    """It was killed in a write of the checkpoint, or of the results."""
+    (tmp_path / ".run-123").mkdir()
+    (tmp_path / ".run-123" / "model.json").write_text("half")
+    (tmp_path / ".checkpoint-0123abcd.tmp").write_text("half")
+    (tmp_path / ".lock").write_text("process 123 on somewhere, since long ago")
+    (tmp_path / ".checkpoint.safetensors.lock").write_text("process 123 on somewhere")
+    succeeded(run("fit", sims["pooled"], *QUICK, "--out", tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.parametrize("n_moves", range(8))
+def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypatch):
+    """The next run completes it: no folder holds the results of two."""
+
+    class Killed(BaseException):
+        """The process is gone."""
+
+    def results(text: str) -> None:
+        with outputs.results_folder(tmp_path, tmp_path / "data", overwrite=True) as folder:
+            for name in ("model.json", "results.nwb", "summary.json"):
+                (folder / name).write_text(text)
+
+    def limited(function):
+        def call(*arguments, **more):
+            calls.append(None)
+            if len(calls) > n_moves:
+                raise Killed
+            return function(*arguments, **more)
+
+        return call
+
+    results("old")
+    (tmp_path / "bands.npz").write_text("old")
+    with monkeypatch.context() as patch:
+        calls = []
+        unlink, replace = Path.unlink, outputs.os.replace
+        patch.setattr(outputs.os, "replace", limited(replace))
+        patch.setattr(
+            Path,
+            "unlink",
+            lambda path, **more: (
+                limited(unlink)(path, **more)
+                if path.name in outputs._NAMES and path.exists()
+                else unlink(path, **more)
+            ),
+        )
+        with pytest.raises(Killed):
+            results("new")
+    with pytest.raises(KeyError), outputs.results_folder(tmp_path, tmp_path / "data", True):
+        raise KeyError
+    kept = "new" if n_moves > 0 else "old"
+    names = {"model.json", "results.nwb", "summary.json"} | (
+        {"bands.npz"} if n_moves == 0 else set()
+    )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, kept
+    )
+
+
+def test_two_fits_cannot_have_one_folder(sims, tmp_path):
+    """The second is refused at once, by the process and start of the first."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "spikecdl", "fit", sims["pooled"], *QUICK]
+    command = [*map(str, command), "--trainer", "unrolled", "--epochs", "100000", "--out", str(out)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as first:
+        try:
+            until = time.monotonic() + 240
+            while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            outcome = run("fit", sims["pooled"], *QUICK, "--out", out)
+            files = sorted(path.name for path in out.iterdir() if path.suffix != ".tmp")
+        finally:
+            first.kill()
+    assert outcome.code == 2
+    assert f"`--out` (='{out}') is in use by process {first.pid} on " in outcome.err
+    assert re.search(r", since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*; wait until it ends", outcome.err)
+    assert f".run-{first.pid}" in files
+    succeeded(run("fit", sims["pooled"], *QUICK, "--out", out))  # the lock of the killed is void
+    assert {path.name for path in out.iterdir()} == FILES
