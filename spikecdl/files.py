@@ -13,23 +13,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+_LIMIT = "SPIKECDL_MAX_GB"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """Return the path, or raise FileNotFoundError if nothing is there."""
+    """Return the path of a file or folder.
+
+    Raises FileNotFoundError if nothing is there, and ValueError for a pipe or device, which may
+    never end.
+    """
     target = Path(path)
     if not target.exists():
         raise FileNotFoundError(f"there is no file or folder {str(target)!r}")
+    if not (target.is_file() or target.is_dir()):
+        raise ValueError(f"{target}: a pipe, socket or device, not a file; copy it to a file")
     return target
 
 
 def starts_with(path: Path | str, signature: bytes) -> bool:
     """Return whether ``path`` is a file that begins with these bytes."""
     try:
-        with Path(path).open("rb") as file:
+        with existing(path).open("rb") as file:
             return file.read(len(signature)) == signature
-    except (OSError, ValueError):  # a folder, or not a path
+    except (OSError, ValueError):  # a folder or pipe, or not a path
         return False
 
 
@@ -45,6 +52,35 @@ def reading(path: Path, kind: str) -> Iterator[None]:
             f"{path} cannot be read as {kind}; it may be damaged or cut short "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the file that data come from, if it is one, before any ValueError about them."""
+    try:
+        yield
+    except ValueError as error:
+        if not (source and Path(source).exists()):
+            raise
+        raise ValueError(f"{source}: {error}") from error
+
+
+def memory_limit(size: int) -> int:
+    """Return the bytes that the values in a file of ``size`` bytes may take in memory.
+
+    They are half a gigabyte, or as many as SPIKECDL_MAX_GB in the environment says, besides 100
+    times the file's own size.
+    """
+    return int(1e9 * float(os.environ.get(_LIMIT, 0.5))) + 100 * size
+
+
+def check_memory(declared: int, size: int, name: str) -> None:
+    """Raise if a file of ``size`` bytes declares more than `memory_limit` when ``name`` is read."""
+    if declared > (limit := memory_limit(size)):
+        raise ValueError(
+            f"with {name}, it declares {declared / 1e9:.3g} GB in a file of {size / 1e9:.2g} GB, "
+            f"above the limit of {limit / 1e9:.3g} GB; set {_LIMIT} higher if you trust it"
+        )
 
 
 def replaceable(path: str | os.PathLike[str], source: str = "") -> Path:

@@ -39,6 +39,7 @@ def fit(
     units: options.Units = None,
     trials: options.Trials = None,
     table: options.Table = "trials",
+    follow_links: options.FollowLinks = False,
     layout: options.Layout = "shared",
     weight: Annotated[
         float | None,
@@ -99,7 +100,6 @@ def fit(
     `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
     from spikecdl.estimator import DCEA
-    from spikecdl.io import read
     from spikecdl.model.families import from_text
     from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary, verdict
@@ -120,17 +120,17 @@ def fit(
         device=device,
         random_state=seed,
     )
-    selection = Selection(pool_trials, align, window, units, trials, table)
+    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
     checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
-            selected = selection.count(read(file), bin)
+            selected = selection.count(selection.read(file), bin)
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             _held_out(model, selected, folds, lambda fold: None)
             return
         with outputs.results_folder(out, file, overwrite) as unfinished:
-            selected = selection.count(read(file), bin)
+            selected = selection.count(selection.read(file), bin)
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             _check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
@@ -257,6 +257,7 @@ def apply(
     units: options.Units = None,
     trials: options.Trials = None,
     table: options.Table = "trials",
+    follow_links: options.FollowLinks = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -269,7 +270,7 @@ def apply(
 
     if (out / "model.safetensors").exists():
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
-    selection = Selection(pool_trials, align, window, units, trials, table)
+    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
     working = outputs.working("finding events", as_json)
     with outputs.results_folder(out, file, overwrite) as unfinished, working:
         selected, parts, about = _scored(model, file, selection, device)
@@ -286,6 +287,7 @@ def evaluate(
     units: options.Units = None,
     trials: options.Trials = None,
     table: options.Table = "trials",
+    follow_links: options.FollowLinks = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -298,7 +300,7 @@ def evaluate(
     """
     from spikecdl.report import summary
 
-    selection = Selection(pool_trials, align, window, units, trials, table)
+    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
     with outputs.working("finding events, scoring hidden bins", as_json):
         *_, about = _scored(model, file, selection, device)
     outputs.show(about, summary.score_lines(about), as_json)
@@ -313,6 +315,7 @@ def compare(
     pool_trials: options.Pool = False,
     units: options.Units = None,
     trials: options.Trials = None,
+    follow_links: options.FollowLinks = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -322,7 +325,7 @@ def compare(
     """
     from spikecdl.report import summary
 
-    selection = Selection(pool_trials, units=units, trials=trials)
+    selection = Selection(pool_trials, units=units, trials=trials, follow_links=follow_links)
     with outputs.working("finding events", as_json):
         _, _, parts = _decomposed(model, truth, selection, device)
     if parts.counts.truth is None:
@@ -337,10 +340,9 @@ def _decomposed(
     """Return a saved model, what was selected from a file, and the decomposition of its counts."""
     from spikecdl.data import SpikeTrains
     from spikecdl.estimator import load
-    from spikecdl.io import read
 
     model = load(path).set_params(device=device)
-    data = read(file)
+    data = selection.read(file)
     selected = selection.count(data, model.bin_size_ if isinstance(data, SpikeTrains) else None)
     return model, selected, model.decompose(selected.counts)
 

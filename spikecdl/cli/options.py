@@ -76,6 +76,9 @@ Trainer = Annotated[
         "limit of infinitely many layers; or auto: marginal for single trials, else alternating.",
     ),
 ]
+FollowLinks = Annotated[
+    bool, flag("--follow-links", "Read data that an HDF5 file keeps in other files.")
+]
 Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]
 Align = Annotated[
     str | None, option("COLUMN", "Column of times to align windows to; needs --window.")
@@ -143,6 +146,13 @@ class Selection:
     units: str | None = None
     trials: str | None = None
     table: str = "trials"
+    follow_links: bool = False
+
+    def read(self, file: Path) -> SpikeTrains | BinnedSpikes:
+        """Return what a file holds."""
+        from spikecdl import io
+
+        return io.read(file, follow_links=self.follow_links)
 
     def count(self, data: SpikeTrains | BinnedSpikes, bin_size: float | None) -> Selected:
         """Count spikes in bins; data that are binned already keep their bins.

@@ -19,7 +19,11 @@ _FEW = 5  # values of a column listed
 _LONGEST = 30  # characters of a value
 
 
-def inspect(file: options.File, as_json: options.Json = False) -> None:
+def inspect(
+    file: options.File,
+    follow_links: options.FollowLinks = False,
+    as_json: options.Json = False,
+) -> None:
     """Show what a recording holds, and suggest --bin and --length.
 
     Lists units with their rates, trials with their columns, and the observed time.
@@ -27,7 +31,7 @@ def inspect(file: options.File, as_json: options.Json = False) -> None:
     from spikecdl.data import SpikeTrains
     from spikecdl.io import read
 
-    data = read(file)
+    data = read(file, follow_links=follow_links)
     about, lines = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
     title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
     outputs.show(about, [title, *lines], as_json)

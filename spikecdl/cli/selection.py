@@ -60,6 +60,7 @@ def select(
     units: options.Units = None,
     trials: options.Trials = None,
     table: options.Table = "trials",
+    follow_links: options.FollowLinks = False,
     layout: options.Layout = "shared",
     history: options.History = None,
     history_sign: options.HistorySign = "negative",
@@ -85,7 +86,6 @@ def select(
     from spikecdl.config import describe
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.selection import select as search
-    from spikecdl.io import read
     from spikecdl.model.families import from_text
     from spikecdl.report.summary import data_summary, versions
     from spikecdl.solvers.threads import n_threads
@@ -98,9 +98,9 @@ def select(
         device=device,
         random_state=seed,
     )
-    selection = Selection(pool_trials, align, window, units, trials, table)
+    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
     with outputs.results_folder(out, file, overwrite) as unfinished:
-        selected = selection.count(read(file), bin)
+        selected = selection.count(selection.read(file), bin)
         model.set_params(trainer=options.trainer(trainer, model, selected.counts))
         with outputs.epochs_shown("dividing the trials", as_json) as update:
             found = search(

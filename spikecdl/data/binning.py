@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
+from math import lcm, prod
 from typing import Any
 
 import numpy as np
 
 from spikecdl.data.binned import blocks
+from spikecdl.data.times import in_ranges
 from spikecdl.validation import positive
 
 COMMON_RATES = (
@@ -27,6 +28,7 @@ COMMON_RATES = (
 
 _SAMPLE = 2000  # spikes that `infer_clock_rate` looks at
 _FINE = 10**9  # least ticks per second where the recording's clock is not known
+_MOST_BINS, _BINS_PER_SPIKE = 2**27, 10_000  # that are counted at once
 _LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
 
 
@@ -116,7 +118,7 @@ def count_spikes(
     """
     longest = int(n_bins.max())
     stops = starts + _first_tick(n_bins, clock)
-    spike, trial = _in_ranges(np.searchsorted(ticks, starts), np.searchsorted(ticks, stops))
+    spike, trial = in_ranges(np.searchsorted(ticks, starts), np.searchsorted(ticks, stops))
     index = trial * longest + clock.bins(ticks[spike] - starts[trial])
     return np.bincount(index, minlength=starts.size * longest).reshape(starts.size, longest)
 
@@ -135,13 +137,36 @@ def observed_bins(
     first = intervals[np.r_[True, apart], 0] if len(intervals) else intervals[:, 0]
     last = intervals[np.r_[apart, True], 1] if len(intervals) else intervals[:, 1]
     stops = starts + _first_tick(n_bins, clock)
-    which, trial = _in_ranges(np.searchsorted(last, starts), np.searchsorted(first, stops))
+    which, trial = in_ranges(np.searchsorted(last, starts), np.searchsorted(first, stops))
     begin = np.clip(-clock.bins(starts[trial] - first[which]), 0, None)
     end = np.minimum(clock.bins(last[which] - starts[trial]), n_bins[trial])
     whole = end > begin
     np.add.at(edges, (trial[whole], begin[whole]), 1)
     np.add.at(edges, (trial[whole], end[whole]), -1)
     return edges.cumsum(axis=1)[:, :-1] > 0
+
+
+def check_size(
+    shape: tuple[int, int, int],
+    times: Sequence[np.ndarray],
+    starts: np.ndarray,
+    durations: np.ndarray,
+) -> None:
+    """Raise if there are far more bins than spikes, as a few damaged times can ask for.
+
+    ``shape`` is (trial, unit, bin); spikes count once for each of the windows (trial,), all in
+    seconds, that they are in.
+    """
+    inside = (np.searchsorted(t, starts + durations) - np.searchsorted(t, starts) for t in times)
+    asked = prod(shape) + sum(int(number.sum()) for number in inside)
+    n_spikes = sum(t.size for t in times)
+    most = _MOST_BINS + _BINS_PER_SPIKE * n_spikes
+    if asked > most:
+        raise ValueError(
+            f"{shape[0]} windows of {shape[2]} bins are too many for {n_spikes} spikes of "
+            f"{shape[1]} units ({asked:.3g} numbers, above the limit of {most:.3g}); check the "
+            "times, or use larger bins or fewer trials or units"
+        )
 
 
 def holds_two_spikes(
@@ -152,7 +177,7 @@ def holds_two_spikes(
     close = np.flatnonzero(np.diff(ticks) * clock.width.denominator < clock.width.numerator)
     one, other = ticks[close], ticks[close + 1]
     stops = first + _first_tick(clock.bins(clock.ticks(durations)), clock)
-    pair, trial = _in_ranges(np.searchsorted(one, first), np.searchsorted(one, stops))
+    pair, trial = in_ranges(np.searchsorted(one, first), np.searchsorted(one, stops))
     bins = (clock.bins(spikes[pair] - first[trial]) for spikes in (one, other))
     return bool(np.equal(*bins).any())
 
@@ -160,13 +185,6 @@ def holds_two_spikes(
 def _first_tick(bins: np.ndarray, clock: Clock) -> np.ndarray:
     """Return the first whole tick that is not before the left edge of each bin."""
     return -(-bins.astype(np.int64) * clock.width.numerator // clock.width.denominator)
-
-
-def _in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return every index in the ranges ``low[i]:high[i]``, and the range each belongs to."""
-    sizes = np.maximum(high - low, 0)
-    owner = np.repeat(np.arange(low.size), sizes)
-    return np.arange(owner.size) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes), owner
 
 
 #: Makes an array of zeros of this name, shape and dtype, in memory or in a file.

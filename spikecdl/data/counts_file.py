@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data import hdf5
 from spikecdl.data.binned import BinnedSpikes, blocks
 from spikecdl.data.truth import Truth
-from spikecdl.files import HDF5_SIGNATURE, existing, reading, replacing, starts_with
+from spikecdl.files import existing, replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -41,7 +42,7 @@ class CountsFile:
         in_one_piece.set_alloc_time(h5d.ALLOC_TIME_EARLY)
         with h5py.File(self._path, "r+") as file:
             file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
-        with h5py.File(self._path, "r") as file:
+        with hdf5.opened(self._path, "counts in HDF5") as file:
             self._arrays.append(_mapped(self._path, file[name], "r+"))
         return self._arrays[-1]
 
@@ -102,9 +103,7 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
     path = existing(path)
     if not is_counts_file(path):
         raise ValueError(f"{path}: not a file of counts that spikecdl wrote")
-    import h5py
-
-    with reading(path, "counts in HDF5"), h5py.File(path, "r") as file:
+    with hdf5.opened(path, "counts in HDF5") as file:
         counts = _mapped(path, file["counts"])
         every = np.broadcast_to(True, counts.shape)
         mask = _mapped(path, file["mask"]) if "mask" in file else every
@@ -124,12 +123,7 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 
 def is_counts_file(path: Path) -> bool:
     """Return whether a file is of this format."""
-    if not starts_with(path, HDF5_SIGNATURE):
-        return False
-    import h5py
-
-    with reading(path, "HDF5"), h5py.File(path, "r") as file:
-        return file.attrs.get("kind") == _KIND
+    return hdf5.kind(path) == _KIND
 
 
 def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:
@@ -146,4 +140,4 @@ def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:
 
 
 def _header(group: h5py.Group) -> dict[str, Any]:
-    return json.loads(group["header"].asstr()[()])
+    return json.loads(hdf5.values(group["header"]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.binning import Allocate, Clock, bin_spikes, holds_two_spikes
+from spikecdl.data.binning import Allocate, Clock, bin_spikes, check_size, holds_two_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.times import (
     Windows,
@@ -24,7 +24,7 @@ from spikecdl.data.times import (
     spike_arrays,
 )
 from spikecdl.data.truth import Truth
-from spikecdl.files import replacing
+from spikecdl.files import naming, replacing
 from spikecdl.validation import counted, distinct, one_of, positive
 
 if TYPE_CHECKING:
@@ -260,7 +260,8 @@ class SpikeTrains:
         ------
         ValueError
             If a column, unit, trial or table does not exist (the message lists what does), a
-            window holds no whole bin, or a window is wholly outside the recording.
+            window holds no whole bin, or a window is wholly outside the recording; if windows hold
+            more than 10,000 bins for each spike, and more than 134 million.
 
         Examples
         --------
@@ -270,58 +271,63 @@ class SpikeTrains:
         array([[[1, 0, 0]]], dtype=int32)
         """
         positive("bin_size", bin_size, "seconds")
-        chosen = self._unit_positions(units)
-        rows = self._table(table)
-        windows = Windows.of(table, rows, trials, align, window)
-        windows.check_inside(self.t_start, self.t_stop)
-        times = [self.times[i] for i in chosen]
-        observed = [self.observed[i] for i in chosen]
-        edges = [windows.starts, windows.durations]
-        clock = Clock.for_bins(bin_size, self.clock_rate, [*edges, *times, *observed])
-        n_bins = clock.bins(clock.ticks(windows.durations))
-        if not n_bins.all():
-            trial = windows.ids[int(np.argmin(n_bins))]
-            raise ValueError(
-                f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}; use "
-                "smaller bins (in seconds) or a longer window"
-            )
-        truth = None
-        if table == "trials" and self.truth is not None:
-            truth = self.truth.select(windows.rows, chosen)
-        if truth is not None:  # a joint template may have no part in these units
-            starts = rows["start_time"].to_numpy(dtype=float)[windows.rows]
-            truth = truth.shift(windows.starts - starts, windows.durations)
+        with naming(self.source):
+            chosen = self._unit_positions(units)
+            rows = self._table(table)
+            windows = Windows.of(table, rows, trials, align, window)
+            windows.check_inside(self.t_start, self.t_stop)
+            times = [self.times[i] for i in chosen]
+            observed = [self.observed[i] for i in chosen]
+            edges = [windows.starts, windows.durations]
+            clock = Clock.for_bins(bin_size, self.clock_rate, [*edges, *times, *observed])
+            n_bins = clock.bins(clock.ticks(windows.durations))
+            if not n_bins.all():
+                trial = windows.ids[int(np.argmin(n_bins))]
+                raise ValueError(
+                    f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}; use "
+                    "smaller bins (in seconds) or a longer window"
+                )
+            truth = None
+            if table == "trials" and self.truth is not None:
+                truth = self.truth.select(windows.rows, chosen)
+            if truth is not None:  # a joint template may have no part in these units
+                starts = rows["start_time"].to_numpy(dtype=float)[windows.rows]
+                truth = truth.shift(windows.starts - starts, windows.durations)
 
-        timed = ["start_time" if align is None else align, *["stop_time"] * (window is None)]
-        every = Windows.of(table, rows.dropna(subset=timed), None, align, window)
-        in_all = (every.starts, every.durations, clock)
-        several = any(holds_two_spikes(unit, *in_all) for unit in self.times)
+            timed = ["start_time" if align is None else align, *["stop_time"] * (window is None)]
+            every = Windows.of(table, rows.dropna(subset=timed), None, align, window)
+            in_all = (every.starts, every.durations, clock)
+            shape = (len(n_bins), len(chosen), int(n_bins.max()))
+            check_size(shape, self.times, every.starts, every.durations)
+            several = any(holds_two_spikes(unit, *in_all) for unit in self.times)
 
-        def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
-            parts = (times, observed, windows.starts, n_bins, clock)
-            counts, mask = bin_spikes(*parts, allocate, dtype)
-            if not mask.any():
-                raise ValueError("no bin of any window lies wholly inside the observed intervals")
-            return BinnedSpikes(
-                counts=counts,
-                mask=mask,
-                bin_size=float(bin_size),
-                t_start=windows.offset,
-                unit_ids=tuple(self.unit_ids[i] for i in chosen),
-                trial_ids=windows.ids,
-                n_pooled=mask.view(np.int8),
-                sub_bins=max(1, round(bin_size / 1e-3)) if several or counts.max() > 1 else 1,
-                trial_starts=windows.starts,
-                source=self.source,
-                truth=truth,
-            )
+            def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
+                parts = (times, observed, windows.starts, n_bins, clock)
+                counts, mask = bin_spikes(*parts, allocate, dtype)
+                if not mask.any():
+                    raise ValueError(
+                        "no bin of any window lies wholly inside the observed intervals"
+                    )
+                return BinnedSpikes(
+                    counts=counts,
+                    mask=mask,
+                    bin_size=float(bin_size),
+                    t_start=windows.offset,
+                    unit_ids=tuple(self.unit_ids[i] for i in chosen),
+                    trial_ids=windows.ids,
+                    n_pooled=mask.view(np.int8),
+                    sub_bins=max(1, round(bin_size / 1e-3)) if several or counts.max() > 1 else 1,
+                    trial_starts=windows.starts,
+                    source=self.source,
+                    truth=truth,
+                )
 
-        if file is None:
-            return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
-        with replacing(file, self.source) as temporary:
-            stored = CountsFile(temporary)
-            stored.finish(binned(stored.allocate))
-        return read_counts(file)
+            if file is None:
+                return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
+            with replacing(file, self.source) as temporary:
+                stored = CountsFile(temporary)
+                stored.finish(binned(stored.allocate))
+            return read_counts(file)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         chosen = self.unit_ids if units is None else units

@@ -158,10 +158,19 @@ def union(intervals: np.ndarray) -> np.ndarray:
 
 def intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the time that two sets of sorted disjoint intervals share, as such a set."""
-    start = np.maximum(one[:, None, 0], other[None, :, 0])
-    stop = np.minimum(one[:, None, 1], other[None, :, 1])
-    common = np.stack([start, stop], axis=-1)[start < stop]
-    return common[np.argsort(common[:, 0])]
+    first = np.searchsorted(other[:, 1], one[:, 0], "right")
+    last = np.searchsorted(other[:, 0], one[:, 1])
+    which, match = in_ranges(first, last)
+    start = np.maximum(one[match, 0], other[which, 0])
+    stop = np.minimum(one[match, 1], other[which, 1])
+    return np.stack([start, stop], axis=-1)[start < stop]
+
+
+def in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return every index in the ranges ``low[i]:high[i]``, and the range each belongs to."""
+    sizes = np.maximum(high - low, 0)
+    owner = np.repeat(np.arange(low.size), sizes)
+    return np.arange(owner.size) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes), owner
 
 
 # Tables of trials and other intervals

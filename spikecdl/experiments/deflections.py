@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spikecdl import datasets
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, hdf5
 from spikecdl.io import read_nwb
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ BIN_SIZE = 0.005  # seconds
 ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
 TOLERANCE = 0.01  # seconds
 _SAMPLE = 1e-3  # seconds, of the displacement
+_DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"
 _N_FIRST = 30  # trials that the follow-up paper fits, of 50
 _RANDOM_DRAWS = 500  # sets of events at random times
 
@@ -51,8 +52,6 @@ class Recording:
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
     """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
-    import h5py
-
     for name in names:
         if folder is None:
             spikes = datasets.fetch_whisker([name])[name]
@@ -65,8 +64,8 @@ def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Rec
                     "`data` out to download the recordings"
                 )
             spikes = read_nwb(path)
-            with h5py.File(path, "r") as file:
-                trials = file["stimulus/presentation/whisker_displacement/data"]
+            with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
+                trials = file[_DISPLACEMENT]
                 displacement = trials[: round(3 / _SAMPLE)]
         binned = displacement.reshape(-1, round(BIN_SIZE / _SAMPLE)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
@@ -39,30 +38,45 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Reader:
-    """A format: its name, whether a path is of that format, and the function that reads it."""
+    """A format: its name, whether a path is of that format, and the function that reads it.
+
+    The function takes ``follow_links`` if ``has_links``: if such a file may name other files.
+    """
 
     name: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Any], SpikeTrains | BinnedSpikes]
+    read: Callable[..., SpikeTrains | BinnedSpikes]
+    has_links: bool = False
 
 
 READERS = (
     Reader("npz", lambda path: path.suffix == ".npz", read_npz),
     Reader("counts in HDF5", is_counts_file, read_counts),
-    Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb),
-    Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb),
+    Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb, True),
+    Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb, True),
     Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
-    Reader("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo),
+    Reader("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, True),
 )
 
 
-def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
+def read(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTrains | BinnedSpikes:
     """Read a recording, or binned data, from a file or folder in a format that `READERS` lists.
+
+    Parameters
+    ----------
+    path : path_like
+    follow_links : bool
+        Whether an HDF5 file may have its data in other files (external links, external storage,
+        virtual datasets): a file of unknown origin could name any file that you can read.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If nothing is there; if no reader knows the format, the file is damaged or has no spikes.
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If no reader knows the format; if the file is damaged, no regular file, or has no spikes;
+        if it names other files, or these are missing; or if it declares more than it can hold, or
+        more than 0.5 GB (SPIKECDL_MAX_GB in the environment) and 100 times its size.
 
     Examples
     --------
@@ -75,6 +89,7 @@ def read(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     path = existing(path)
     for reader in READERS:
         if reader.recognises(path):
-            return reader.read(path)
+            links = {"follow_links": follow_links} if reader.has_links else {}
+            return reader.read(path, **links)
     names = ", ".join(reader.name for reader in READERS)
     raise ValueError(f"{path} is of no format that can be read: {names}")

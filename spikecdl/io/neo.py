@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import SpikeTrains
+from spikecdl.data import SpikeTrains, hdf5
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.files import existing, reading
 from spikecdl.io.nwb_read import read_nwb
@@ -25,7 +25,7 @@ _OBSERVED = "spikecdl_observed"  # annotation of trains
 _OWN_NOTES = ("unit_id", _OBSERVED, "nix_name")
 
 
-def read_neo(source: Any) -> SpikeTrains:
+def read_neo(source: Any, *, follow_links: bool = False) -> SpikeTrains:
     """Read spike trains from Neo objects, or from a file in a format that Neo reads.
 
     Segments keep their times if these do not overlap, and are laid end to end from 0 otherwise.
@@ -40,6 +40,8 @@ def read_neo(source: Any) -> SpikeTrains:
     ----------
     source : path_like, Block, Segment, SpikeTrain or sequence of SpikeTrain
         A path is read with the first of Neo's readers for its extension that finds spikes.
+    follow_links : bool
+        As in `spikecdl.read`, for paths of HDF5 files.
 
     Raises
     ------
@@ -60,7 +62,10 @@ def read_neo(source: Any) -> SpikeTrains:
     if isinstance(source, str | os.PathLike):
         path = existing(source)
         if path.suffix == ".nwb":
-            return read_nwb(path)
+            return read_nwb(path, follow_links=follow_links)
+        if path.is_file() and hdf5.names(path):
+            with hdf5.opened(path, "HDF5", follow_links=follow_links):
+                pass  # what it says of itself is as it should be
         with reading(path, "a format that Neo knows"):
             return _spike_trains(_segments_in(path), str(source))
     segments = source.segments if isinstance(source, neo.Block) else [source]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.files import existing, reading, replacing, starts_with
-from spikecdl.validation import listed
+from spikecdl.files import check_memory, existing, reading, replacing, starts_with
+from spikecdl.validation import listed, one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +85,8 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     if not starts_with(path, b"PK"):
         raise ValueError(f"{path}: not an npz archive, or cut short")
     with reading(path, "npz"), path.open("rb") as file:
+        with zipfile.ZipFile(path) as members:
+            _check_sizes(members, path.stat().st_size)
         with np.load(file, allow_pickle=False) as archive:
             if _HEADER in archive:
                 return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))
@@ -97,10 +102,25 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
             )
 
 
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise if the members of an archive, or the arrays in them, declare too much."""
+    read_header = {1: read_array_header_1_0, 2: read_array_header_2_0}
+    declared = 0
+    for member in archive.infolist():
+        n_bytes = member.file_size
+        if member.filename.endswith(".npy"):
+            with archive.open(member) as file:
+                shape, _, dtype = read_header[read_magic(file)[0]](file)
+            n_bytes = max(n_bytes, math.prod(shape) * dtype.itemsize)
+        declared += n_bytes
+        check_memory(declared, size, member.filename)
+
+
 def _read_own(
     header: dict[str, Any], archive: Mapping[str, np.ndarray], source: str
 ) -> SpikeTrains | BinnedSpikes:
-    kind, truth = header.pop("kind"), header.pop("truth", None)
+    kind = one_of("kind", header.pop("kind"), ("BinnedSpikes", "SpikeTrains"))
+    truth = header.pop("truth", None)
     tables = {name: _unpack(name, kept, archive) for name, kept in header.pop("tables").items()}
     if truth is not None:
         parts = [name for name in archive if name.startswith("truth/")]

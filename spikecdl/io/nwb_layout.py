@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import BinnedSpikes
+from spikecdl.data import BinnedSpikes, hdf5
 from spikecdl.validation import plain
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ _DESCRIPTIONS = {
 def read_table(group: h5py.Group, leave_out: Collection[str] = (), n_rows: int = 0) -> pd.DataFrame:
     """Read a table with its ids as index and its columns in the order of ``colnames``.
 
-    Columns of references and of compound types are left out.  ``n_rows`` is the number of rows if
-    there is neither a column nor ``id``.
+    Columns of references and of compound types are left out.  More than 100 columns are in the
+    order of their names.  ``n_rows`` is the number of rows if there is neither a column nor ``id``.
     """
     import pandas as pd
 
@@ -40,7 +40,7 @@ def read_table(group: h5py.Group, leave_out: Collection[str] = (), n_rows: int =
     indices = [f"{name}_index" for name in stored]
     order = [
         n.decode(errors="replace") if isinstance(n, bytes) else str(n)
-        for n in group.attrs.get("colnames", ())
+        for n in hdf5.attribute(group, "colnames", ())
     ]
     columns: dict[str, Any] = {}
     for name in dict.fromkeys([*order, *stored]):
@@ -62,7 +62,7 @@ def _read_column(group: h5py.Group, name: str) -> Any:
 
     Ragged columns whose rows all have exactly one value are given as plain values.
     """
-    values = read_values(group[name])
+    values = hdf5.values(group[name])
     index = f"{name}_index"
     if index not in group:
         return values if np.ndim(values) == 1 else list(values)
@@ -72,17 +72,10 @@ def _read_column(group: h5py.Group, name: str) -> Any:
     return [row[0] for row in values] if all(len(row) == 1 for row in values) else values
 
 
-def read_values(dataset: h5py.Dataset) -> Any:
-    """Read a dataset; text as a list of str."""
-    import h5py
-
-    if h5py.check_string_dtype(dataset.dtype) is not None:
-        return dataset.asstr(errors="replace")[...].tolist()
-    return np.asarray(dataset)
-
-
 def split(values: Any, index: np.ndarray, name: str) -> list[Any]:
     """Cut values into rows; ``index`` holds the end of each row."""
+    if index.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold whole numbers, not {index.dtype}")
     ends = index.astype(np.int64)
     if np.any(np.diff(ends, prepend=0) < 0) or (ends[-1] if ends.size else 0) != len(values):
         raise ValueError(f"{name} does not rise to the {len(values)} values it cuts into rows")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,23 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
+from spikecdl.data import BinnedSpikes, SpikeTrains, Truth, hdf5
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.times import intersection, union
 from spikecdl.data.truth import EVENT_COLUMNS
-from spikecdl.files import HDF5_SIGNATURE, existing, reading, starts_with
 from spikecdl.io import nwb_layout
-from spikecdl.io.nwb_layout import has_series, read_series, read_table, read_values, split
+from spikecdl.io.nwb_layout import has_series, read_series, read_table, split
 
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
 
-_NOT_READ = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd")
+_WAVEFORMS = ("waveforms", "waveforms_index", "waveform_mean", "waveform_sd")
+_NOT_COLUMNS = ("spike_times", "obs_intervals", *_WAVEFORMS)
 _MODULE = f"processing/{nwb_layout.MODULE}"
+_PARTS = ("units", "intervals", "general/notes", _MODULE)
 
 
-def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
+def read_nwb(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTrains:
     """Read spike trains from an NWB file or an HDF5 file with the same groups.
 
     It reads the units table with its observation intervals and columns (but no waveforms), the
@@ -46,8 +46,7 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     ``clock_rate`` comes from the ``resolution`` of the spike times; without it, it is the first
     common sampling rate that fits them.  ``truth`` is there for simulated files.
 
-    Errors are those of `spikecdl.read`.  Damaged HDF5 can make the C library hang; read files of
-    doubtful origin in a child process with a time limit.
+    Errors, and ``follow_links``, are those of `spikecdl.read`.
 
     Examples
     --------
@@ -58,16 +57,16 @@ def read_nwb(path: str | os.PathLike[str]) -> SpikeTrains:
     >>> read_nwb(path)
     SpikeTrains(2 units, 3 spikes, 0 to 1 s)
     """
-    with _opened(path) as file:
+    with _opened(path, follow_links) as file:
         if "units" not in file or "spike_times" not in file["units"]:
             raise ValueError(f"no units table with spike_times; the file has {_contents(file)}")
         return _spike_trains(file, str(path))
 
 
-def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
+def read_binned_nwb(path: str | os.PathLike[str], *, follow_links: bool = False) -> BinnedSpikes:
     """Read the counts or real-valued signal that `write_nwb` wrote as ``binned_signal``.
 
-    Errors are those of `spikecdl.read`.
+    Errors, and ``follow_links``, are those of `spikecdl.read`.
 
     Examples
     --------
@@ -78,7 +77,7 @@ def read_binned_nwb(path: str | os.PathLike[str]) -> BinnedSpikes:
     >>> read_binned_nwb(path)
     BinnedSpikes(2 trials, 1 unit, 3 bins of 0.01 s, real-valued)
     """
-    with _opened(path) as file:
+    with _opened(path, follow_links) as file:
         module = file.get(_MODULE, {})
         if not has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
@@ -104,26 +103,15 @@ def nwb_content(path: Path) -> str | None:
 
     Any other file that is called .nwb counts as "spikes", so that `read_nwb` says what is wrong.
     """
-    found = "spikes" if path.suffix == ".nwb" else None
-    if not starts_with(path, HDF5_SIGNATURE):
-        return found
-    with _opened(path) as file:
-        if "units" in file:
-            return "spikes"
-        return "binned" if has_series(file.get(_MODULE, {}), "binned_signal") else found
+    if "units" in hdf5.names(path):
+        return "spikes"
+    if {"binned_signal", "binned_signal_0"} & hdf5.names(path, _MODULE):
+        return "binned"
+    return "spikes" if path.suffix == ".nwb" else None
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a file to read it; any error while it is read names it."""
-    import h5py
-
-    path = existing(path)
-    with reading(path, "NWB"):
-        if path.is_dir() or not h5py.is_hdf5(path):
-            raise ValueError("not an HDF5 file, so not NWB, or cut short")
-        with h5py.File(path, "r") as file:
-            yield file
+def _opened(path: str | os.PathLike[str], follow_links: bool) -> AbstractContextManager[h5py.File]:
+    return hdf5.opened(path, "NWB", _PARTS, _WAVEFORMS, follow_links)
 
 
 def _contents(file: h5py.File) -> str:
@@ -136,7 +124,7 @@ def _contents(file: h5py.File) -> str:
 def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     units = file["units"]
     index = units.get("spike_times_index")
-    table = read_table(units, leave_out=_NOT_READ, n_rows=1 if index is None else len(index))
+    table = read_table(units, leave_out=_NOT_COLUMNS, n_rows=1 if index is None else len(index))
     times = [np.sort(t) for t in _per_unit(units, "spike_times", len(table))]
     table = _named_rows(table, "unit_id")
     tables = {
@@ -196,7 +184,7 @@ def _named_rows(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _clock_rate(spike_times: h5py.Dataset, times: list[np.ndarray]) -> float | None:
-    resolution = float(spike_times.attrs.get("resolution", np.nan))
+    resolution = float(hdf5.attribute(spike_times, "resolution", np.nan))
     if not resolution > 0:
         return infer_clock_rate(times)
     return float(Fraction(1 / resolution).limit_denominator(10**4))
@@ -225,6 +213,6 @@ def _truth(file: h5py.File) -> Truth | None:
 def _notes(file: h5py.File) -> dict[str, Any]:
     """Read the JSON that `write_nwb` keeps in the file's notes."""
     try:
-        return json.loads(read_values(file["general/notes"]))
-    except (KeyError, TypeError, ValueError):
+        return json.loads(hdf5.values(file["general/notes"]))
+    except (KeyError, RecursionError, TypeError, ValueError):
         raise ValueError("general/notes hold no JSON, as spikecdl writes it") from None

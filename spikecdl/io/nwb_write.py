@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth, hdf5
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.files import HDF5_SIGNATURE, replacing, starts_with
 from spikecdl.io.nwb_layout import (
@@ -18,7 +19,6 @@ from spikecdl.io.nwb_layout import (
     add_intervals,
     add_table,
     ragged,
-    read_values,
     rows_and_columns,
 )
 from spikecdl.validation import listed
@@ -59,8 +59,9 @@ def write_nwb(
     table ``windows`` says where each lies.
 
     Ids that are not integers are kept in a column ``unit_id`` or ``trial_id``; names that NWB keeps
-    for itself get an underscore.  If ``source`` is an NWB file, its session, subject and
-    experimenter are carried over; otherwise they are given as unknown.
+    for itself get an underscore.  If ``source`` is an NWB file that can be read without following
+    links, its session, subject and experimenter are carried over; otherwise they are given as
+    unknown.
 
     Parameters
     ----------
@@ -240,8 +241,9 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
     }
     subject = {"subject_id": unknown, "description": f"{unknown} subject", **_UNKNOWN_SUBJECT}
     if starts_with(source, HDF5_SIGNATURE):
-        known_session, known_subject = _session_of(source)
-        session, subject = session | known_session, known_subject or subject
+        with suppress(ValueError):  # one that names other files, say
+            known_session, known_subject = _session_of(source)
+            session, subject = session | known_session, known_subject or subject
     file = NWBFile(
         session_description=f"Written by spikecdl; the data come from {source or 'arrays'}",
         identifier=str(uuid.uuid4()),
@@ -255,17 +257,16 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
 
 def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what an NWB file says of its session and its subject."""
-    import h5py
     import pandas as pd
 
     def texts(group: Any, names: tuple[str, ...]) -> dict[str, Any]:
-        found = ((name, read_values(group[name])) for name in names if name in group)
+        found = ((name, hdf5.values(group[name])) for name in names if name in group)
         return {name: value for name, value in found if value}
 
-    with h5py.File(source, "r") as file:
+    with hdf5.opened(source, "NWB", ("session_start_time", "general")) as file:
         general = file.get("general", {})
         session = texts(general, _SESSION)
         if "session_start_time" in file:
-            start = pd.Timestamp(str(read_values(file["session_start_time"]))).to_pydatetime()
+            start = pd.Timestamp(str(hdf5.values(file["session_start_time"]))).to_pydatetime()
             session["session_start_time"] = start if start.tzinfo else start.astimezone()
         return session, texts(general.get("subject", {}), _SUBJECT)

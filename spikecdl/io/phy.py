@@ -96,7 +96,7 @@ def _vector(folder: Path, name: str) -> np.ndarray:
 def _sample_rate(folder: Path) -> float:
     """Find ``sample_rate = <number>`` in params.py without running it."""
     path = folder / "params.py"
-    tree = ast.parse(path.read_text(errors="replace")) if path.exists() else ast.Module([], [])
+    tree = ast.parse(path.read_text(errors="replace")) if path.is_file() else ast.Module([], [])
     for node in tree.body:
         if isinstance(node, ast.Assign) and "sample_rate" in map(ast.unparse, node.targets):
             return float(ast.literal_eval(node.value))
@@ -110,7 +110,7 @@ def _cluster_table(folder: Path, clusters: np.ndarray) -> pd.DataFrame:
     table = pd.DataFrame(index=pd.Index(clusters))
     for path in sorted(folder.glob("cluster_*.tsv")):
         with reading(Path(path.name), "a table"):
-            part = pd.read_csv(path, sep="\t")
+            part = pd.read_csv(existing(path), sep="\t")
         key = next((name for name in ("cluster_id", "id") if name in part), None)
         if key is None:
             raise ValueError(f"{path.name} has no column cluster_id, only {list(part.columns)}")

@@ -1,0 +1,326 @@
+"""The one way in which HDF5 files are read: what a file says of itself is checked first.
+
+A file may name other files, declare more than it holds, or be damaged such that the HDF5 library
+never returns.  `opened` refuses all three before any value is read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl.files import check_memory, existing, reading
+
+if TYPE_CHECKING:
+    import h5py
+
+_OBJECT = 100  # bytes of a Python object
+_BLOCK = 64  # texts that are read at once: each may be as long as the file
+_DEPTH, _MOST = 3, 10**6  # levels of groups, and datasets in them, that are read
+_FEW = 100  # values of an attribute: each text may be as long as the file
+_HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike[str],
+    called: str,
+    parts: Collection[str] = ("/",),
+    leave_out: Collection[str] = (),
+    follow_links: bool = False,
+) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read it; any error until it is closed names the file.
+
+    Parameters
+    ----------
+    path : path_like
+    called : str
+        What such a file is called in errors.
+    parts : collection of str
+        The groups and datasets that will be read; default: all.
+    leave_out : collection of str
+        Names of datasets in them that will not be read.
+    follow_links : bool
+        Whether data may be in other files, which must exist and are read, too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If it is no regular file, not HDF5, or damaged; if it names other files, or these are
+        missing; or if what is to be read is not all stored, or would take more memory than
+        `memory_limit`.
+    """
+    import h5py
+
+    path = existing(path)
+    with reading(path, called):
+        if path.is_dir() or not h5py.is_hdf5(path):
+            raise ValueError(f"not an HDF5 file, so not {called}, or cut short")
+        with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
+            _check_links(file, path, follow_links, set())
+            if not follow_links:
+                _check_sizes(file, path, parts, leave_out)
+                yield file
+        if follow_links:  # the library opens the other files
+            with h5py.File(path, "r") as file:
+                _check_sizes(file, path, parts, leave_out)
+                yield file
+
+
+@contextmanager
+def _peeked(path: Path) -> Iterator[h5py.File | None]:
+    """Open a file to see what it is; None if it is not HDF5."""
+    import h5py
+
+    if not (path.is_file() and h5py.is_hdf5(path)):
+        yield None
+        return
+    with reading(path, "HDF5"), _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
+        yield file
+
+
+def names(path: Path, group: str = "/") -> set[str]:
+    """Return what a group of an HDF5 file holds; nothing if there is no such file or group."""
+    from h5py import h5g, h5l, h5o
+
+    with _peeked(path) as file:
+        inside = None if file is None else file.id
+        for part in filter(None, group.encode().split(b"/")):
+            if inside is None or part not in list(inside):
+                return set()
+            here = inside.links.get_info(part).type == h5l.TYPE_HARD
+            found = h5o.open(inside, part) if here else None
+            inside = found if isinstance(found, h5g.GroupID) else None
+        return {name.decode(errors="replace") for name in inside or ()}
+
+
+def kind(path: Path) -> str:
+    """Return the attribute ``kind`` of an HDF5 file; "" if there is none or it is not HDF5."""
+    with _peeked(path) as file:
+        return "" if file is None else str(attribute(file, "kind", ""))
+
+
+def values(dataset: h5py.Dataset) -> Any:
+    """Read a dataset: numbers as an array, text as a (nested) list of str.
+
+    Raises ValueError if the texts take more memory than `memory_limit`.
+    """
+    import h5py
+
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    source = dataset.asstr(errors="replace") if is_text else dataset
+    if dataset.dtype.kind != "O" or dataset.ndim == 0:
+        found = source[()]
+        return found.tolist() if is_text and dataset.ndim else found
+    size, used, flat = dataset.file.id.get_filesize(), 0, list[Any]()
+    for row in np.ndindex(dataset.shape[:-1]):
+        for first in range(0, dataset.shape[-1], _BLOCK):
+            part = source[(*row, slice(first, first + _BLOCK))].tolist()
+            used += sum(map(len, part))
+            check_memory(used, size, f"the values of {dataset.name}")
+            flat += part
+    return flat if dataset.ndim == 1 else np.reshape(np.array(flat, object), dataset.shape).tolist()
+
+
+def attribute(thing: Any, name: str, default: Any) -> Any:
+    """Read an attribute of a group or dataset: a number or text, or up to 100 of them.
+
+    The default is returned if there is none, or more.
+    """
+    from h5py import h5a
+
+    if name not in thing.attrs or math.prod(h5a.open(thing.id, name.encode()).shape) > _FEW:
+        return default
+    return thing.attrs[name]
+
+
+class _Guarded(io.RawIOBase):
+    """A file of which the HDF5 library gets no collection of texts that it would not return from.
+
+    A collection (global heap) is a list of objects, each of which says how far away the next is;
+    the library goes round for ever if that is 0 or beyond the end.  See "Disk Format: Level 1E -
+    Global Heap" in the HDF5 File Format Specification, version 3.0.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._at, self._checked = 0, set[int]()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, len(self._map))[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        first, end = max(0, self._at - len(_HEAP)), self._at + len(buffer) + len(_HEAP)
+        while (first := self._map.find(_HEAP, first, end)) >= 0:
+            if first not in self._checked:
+                self._check_heap(first)
+                self._checked.add(first)
+            first += 1
+        part = self._map[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._map.close()
+        super().close()
+
+    def _check_heap(self, start: int) -> None:
+        def number(at: int, n_bytes: int) -> int:
+            return int.from_bytes(self._map[at : at + n_bytes], "little")
+
+        end, at = start + number(start + 8, 8), start + 16
+        while at + 16 <= end <= len(self._map):
+            index, size = number(at, 2), number(at + 8, 8)
+            step = 16 + -(-size // 8) * 8 if index else size
+            if step < 16:
+                break
+            at += step
+        if not end - 16 < at <= end <= len(self._map):
+            raise ValueError("its texts are damaged; use another copy of the file")
+
+
+def _check_links(file: h5py.File, path: Path, follow: bool, seen: set[Path]) -> None:
+    """Refuse other files that a file names; if they are followed, those that are not there."""
+    if file.id.get_create_plist().get_sizes() != (8, 8):
+        raise ValueError("its addresses have other than 8 bytes; write the file anew")
+    seen.add(path.resolve())
+    for name, (how, *sources) in _elsewhere(file):
+        if not follow:
+            raise ValueError(
+                f"{name} is {how}: its values are in other files ({sources[0][0].decode()!r}); use "
+                "`follow_links` if you trust the file"
+            )
+        for source in sources:
+            _check_source(name, path, seen, *source)
+
+
+def _check_source(name: str, path: Path, seen: set[Path], file: bytes, inside: bytes | int) -> None:
+    """Raise unless another file holds an object, or has as many bytes."""
+    import h5py
+
+    found = path if file == b"." else path.parent / os.fsdecode(file)
+    if isinstance(inside, int):  # the library looks for these in the working folder
+        found = Path(os.fsdecode(file))
+    there = found.is_file()
+    if there and isinstance(inside, int):
+        there = found.stat().st_size >= inside
+    elif there:
+        if found.resolve() not in seen:
+            with _Guarded(found) as guarded, h5py.File(guarded, "r") as other:
+                _check_links(other, found, True, seen)
+        with h5py.File(found, "r") as other:
+            there = inside in other
+    if not there:
+        raise ValueError(f"the values of {name} are missing: they should be in {str(found)!r}")
+
+
+def _elsewhere(file: h5py.File) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield what has its values in other files: its name, how, and pairs of file and object."""
+    from h5py import h5d, h5g, h5l, h5o
+
+    groups, seen = [("", h5o.open(file.id, b"/"))], set[int]()
+    while groups:
+        above, group = groups.pop()
+        for part in group:
+            name = f"{above}/{part.decode(errors='replace')}"
+            kind = group.links.get_info(part).type
+            if kind == h5l.TYPE_EXTERNAL:
+                yield name, ("an external link", group.links.get_val(part))
+            elif kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+                raise ValueError(f"{name} is a link of an unknown kind; write the file anew")
+            thing = h5o.open(group, part) if kind == h5l.TYPE_HARD else None
+            if thing is None or (address := h5o.get_info(thing).addr) in seen:
+                continue
+            seen.add(address)
+            if isinstance(thing, h5g.GroupID):
+                groups.append((name, thing))
+            elif isinstance(thing, h5d.DatasetID) and (how := _storage(thing)):
+                yield name, how
+
+
+def _storage(dataset: h5py.h5d.DatasetID) -> tuple[Any, ...]:
+    """Return how a dataset is stored in other files, and pairs of file and object; () if not."""
+    from h5py import h5d
+
+    how = dataset.get_create_plist()
+    if how.get_layout() == h5d.VIRTUAL:
+        virtual = range(how.get_virtual_count())
+        files = (how.get_virtual_filename(i).encode() for i in virtual)
+        objects = (how.get_virtual_dsetname(i).encode() for i in virtual)
+        return (
+            "a virtual dataset",
+            *(zip(files, objects, strict=True) if virtual else [(b"", b"")]),
+        )
+    if n_files := how.get_external_count():
+        n_bytes = math.prod(dataset.shape) * dataset.get_type().get_size()
+        parts = (how.get_external(i) for i in range(n_files))
+        return ("stored externally", *((f, at + min(size, n_bytes)) for f, at, size in parts))
+    return ()
+
+
+def _check_sizes(
+    file: h5py.File, path: Path, parts: Collection[str], leave_out: Collection[str]
+) -> None:
+    """Refuse what declares values that are not stored, and more than fit in memory."""
+    size, declared = path.stat().st_size, 0
+    for number, dataset in enumerate(d for part in parts for d in _datasets(file.get(part))):
+        if dataset.name.rpartition("/")[2] not in leave_out:
+            declared += _declared(dataset, size)
+            check_memory(declared, size, dataset.name)
+        if number > _MOST:
+            raise ValueError(f"it holds more than {_MOST} datasets; write fewer and larger ones")
+
+
+def _datasets(thing: Any, depth: int = 0) -> Iterator[h5py.Dataset]:
+    """Yield a dataset, or those of a group, as often as there are links to them."""
+    import h5py
+
+    if isinstance(thing, h5py.Dataset):
+        yield thing
+    elif isinstance(thing, h5py.Group) and depth <= _DEPTH:
+        for name in thing:
+            yield from _datasets(thing.get(name), depth + 1)
+
+
+def _declared(dataset: h5py.Dataset, size: int) -> int:
+    """Return the bytes of memory that a dataset takes; raise unless it is all in the file."""
+    n, item = math.prod(dataset.shape or (0,)), dataset.id.get_type().get_size()
+    is_stored, chunk = True, 0
+    if n and dataset.chunks is not None:
+        chunk = math.prod(dataset.chunks) * item
+        n_chunks = math.prod(
+            -(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True)
+        )
+        is_stored = dataset.id.get_num_chunks() >= n_chunks
+    elif n and not dataset.external and not dataset.is_virtual:
+        stored = dataset.id.get_storage_size()
+        is_stored = n * item <= stored <= size
+    if not is_stored:
+        raise ValueError(
+            f"{dataset.name} declares {n} values, but not all of them are stored in the file; use "
+            "another copy"
+        )
+    is_object = dataset.dtype.kind in "OS" or dataset.name.endswith("_index")
+    return n * (max(item, 8) + _OBJECT * is_object) + chunk
