@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import platform
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,22 +100,56 @@ def replaceable(path: str | os.PathLike[str], source: str = "") -> Path:
     return target
 
 
+class DiskFullError(OSError):
+    """There is no space left on a disk, or no more that one may use."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error comes from a full disk; libraries raise many kinds."""
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def filling(path: Path, target: Path, n_bytes: int = 0) -> Iterator[None]:
+    """Turn any error of a full disk, while ``path`` is written, into one that names ``target``.
+
+    The `DiskFullError` says how many bytes are needed: ``n_bytes``, if they are known, and else
+    those that the file or folder has by then, or more.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        written = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+        free = shutil.disk_usage(path.parent).free + written
+        needed = f"{n_bytes:,} bytes" if n_bytes else f"more than {written:,} bytes"
+        text = f"{needed} are needed, {free:,} are free; free some, or write to another disk"
+        raise DiskFullError(errno.ENOSPC, f"no space left: {text}", str(target)) from error
+
+
 @contextmanager
 def replacing(
-    path: str | os.PathLike[str], source: str = "", suffix: str = ".tmp"
+    path: str | os.PathLike[str], source: str = "", suffix: str = ".tmp", n_bytes: int = 0
 ) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path``; the file written there replaces ``path``.
 
     It does so in one step, after it is on disk, and only if the block raises nothing: others see
-    the old file or the whole new one.  Raises as `replaceable`.
+    the old file or the whole new one.  Raises as `replaceable` and `filling`.
     """
     target = replaceable(path, source)
     temporary = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with filling(temporary, target, n_bytes):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -162,7 +198,7 @@ def remove_leftovers(path: Path) -> None:
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file with `replacing`."""
-    with replacing(path) as temporary:
+    with replacing(path, n_bytes=len(content)) as temporary:
         temporary.write_bytes(content)
 
 

@@ -16,7 +16,7 @@ app = typer.Typer(
     name="spikecdl",
     help="Learn templates (short waveforms of firing-rate change) from spike trains.",
     epilog="Exit codes: 0 success; 1 a bug in spikecdl; 2 an error in the command line or the "
-    "data; 130 interrupted.",
+    "data, or a full disk; 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     add_completion=False,
     rich_markup_mode=None,

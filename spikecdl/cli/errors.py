@@ -14,6 +14,8 @@ from typing import Any
 
 import typer
 
+from spikecdl.files import is_disk_full
+
 SUCCESS, BUG, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 _PACKAGE = Path(__file__).parents[1]
@@ -77,6 +79,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         known = error.filename is not None and error.strerror is not None
         text = f"{error.strerror}: {str(error.filename)!r}" if known else str(error)
         return MISUSE, f"error: {text}"
+    if is_disk_full(error):
+        return MISUSE, f"error: a disk that is written to has no space left: {error}"
     if isinstance(error, _EXPECTED) and _raised_here(error):
         return MISUSE, f"error: {error}"
     if not isinstance(error, Exception):

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spikecdl.files import filling, locked, write_json
+
 if TYPE_CHECKING:
     from spikecdl.cli.options import Selected
     from spikecdl.data import Decomposition
@@ -58,7 +60,8 @@ def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
                 )
             unfinished.mkdir()
             try:
-                yield unfinished
+                with filling(unfinished, out):
+                    yield unfinished
                 os.replace(unfinished, complete)
                 _put_in_place(complete)
             finally:
@@ -74,8 +77,6 @@ def claimed(out: Path) -> AbstractContextManager[None]:
 
     Raises ValueError if it cannot be written to, or is in use.
     """
-    from spikecdl.files import locked
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
@@ -130,7 +131,6 @@ def write_results(
     import numpy as np
 
     from spikecdl import plots, report
-    from spikecdl.files import write_json
     from spikecdl.io import write_nwb
 
     if model is None:
