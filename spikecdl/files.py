@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _LIMIT = "SPIKECDL_MAX_GB"
+_SEAL = b"\nSHA-256 of all before this line, written by spikecdl: "
+SEAL_LENGTH = len(_SEAL) + 65  # bytes that `seal` appends
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -85,6 +88,40 @@ def check_memory(declared: int, size: int, name: str) -> None:
         )
 
 
+def sha256(path: Path, n_bytes: int | None = None) -> str:
+    """Return the SHA-256 of a file, or of its first bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size if n_bytes is None else n_bytes
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, 2**22))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def seal(path: Path) -> None:
+    """Append the SHA-256 of a file to it, for `has_seal`.
+
+    HDF5 and zip end before their file does, so that readers of these formats pass over it; the
+    HDF5 library removes it from a file that it changes.
+    """
+    line = _SEAL + sha256(path).encode() + b"\n"
+    with path.open("ab") as file:
+        file.write(line)
+
+
+def has_seal(path: Path) -> bool:
+    """Return whether a file has a checksum of `seal`; ValueError if the file has changed since."""
+    start = max(0, path.stat().st_size - SEAL_LENGTH)
+    with path.open("rb") as file:
+        file.seek(start)
+        line = file.read()
+    if _SEAL[:16] not in line:
+        return False
+    if line != _SEAL + sha256(path, start).encode() + b"\n":
+        raise ValueError("it is damaged or cut short: its SHA-256 does not match; use another copy")
+    return True
+
+
 def replaceable(path: str | os.PathLike[str], source: str = "") -> Path:
     """Return a path that a file can be written to.
 
@@ -135,18 +172,25 @@ def filling(path: Path, target: Path, n_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def replacing(
-    path: str | os.PathLike[str], source: str = "", suffix: str = ".tmp", n_bytes: int = 0
+    path: str | os.PathLike[str],
+    source: str = "",
+    suffix: str = ".tmp",
+    n_bytes: int = 0,
+    sealed: bool = False,
 ) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path``; the file written there replaces ``path``.
 
-    It does so in one step, after it is on disk, and only if the block raises nothing: others see
-    the old file or the whole new one.  Raises as `replaceable` and `filling`.
+    It does so in one step, after it is on disk, with a checksum if it is to be ``sealed``, and only
+    if the block raises nothing: others see the old file or the whole new one.  Raises as
+    `replaceable` and `filling`.
     """
     target = replaceable(path, source)
     temporary = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
         with filling(temporary, target, n_bytes):
             yield temporary
+            if sealed:
+                seal(temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)

@@ -1,13 +1,16 @@
-"""First guesses of bin size and template length, from the distances between a unit's spikes."""
+"""First guesses of bin size and template length, and values of a recording that look wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from spikecdl.data import SpikeTrains
+from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, union
+from spikecdl.validation import counted, listed
 
 _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
 _STEPS = 500  # farthest distances: 0.5 and 5 seconds
@@ -23,6 +26,11 @@ _RARE, _OFTEN = 0.5, 6.0  # pairs at short distances, relative to those at most 
 _SHORT, _BURST = 5, 12  # steps: not taken for a template; in which the excess of bursts halves
 _FAR = np.arange(100, 250)  # steps: where an excess on a slower scale shows its slope
 _ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
+
+_FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
+_TINY = 1e-6  # seconds: no clock is finer
+_SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
+_ON_CLOCK = 0.9  # of the spikes: the others are questioned
 
 #: What `Suggestion.short` means.
 SHORT_DISTANCES = {
@@ -96,6 +104,66 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
     return Suggestion(
         bin_size, length, _round(lengths[1])[1] if lengths[1:] else None, short, history
     )
+
+
+def questions(spikes: SpikeTrains) -> list[str]:
+    """Return what looks wrong in a recording, one sentence each, as after damage to its file.
+
+    Asked are spikes, and ends of the recording, ten times as late as the session lasts (its trials,
+    or 99 % of the spikes), or as far before 0; spikes between 0 and a microsecond, outside the
+    observed intervals, ten in one tick of the clock, or off a clock that nine tenths of all are
+    on; units above 1 kHz; and trials a hundred times as long as the median.
+
+    Examples
+    --------
+    >>> questions(SpikeTrains.from_arrays([[1e-300, 0.5, 0.7]], observed=(0.0, 1.0)))
+    ['1 spike between 0 and 1 microsecond (of unit 0)']
+    """
+    rate = spikes.clock_rate or infer_clock_rate(spikes.times, _ON_CLOCK)
+    ends = np.empty(0)
+    if spikes.trials is not None:
+        ends = spikes.trials["stop_time"].dropna().to_numpy(dtype=float)
+    known = ends if ends.size else np.abs(np.concatenate(spikes.times))
+    session = float(np.quantile(known, 0.99)) if known.size else 0.0
+    far, tick = _FAR_BEYOND * session, 1 / (rate or 1 / _TINY)
+
+    def crowded(times: np.ndarray) -> np.ndarray:
+        return times[_SAME_TICK - 1 :] - times[: 1 - _SAME_TICK] < tick
+
+    asked: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        f"far outside the session of {session:g} s": lambda t, _: np.abs(t) > far,
+        "between 0 and 1 microsecond": lambda t, _: (t != 0) & (np.abs(t) < _TINY),
+        "outside the observed intervals": lambda t, observed: ~_inside(t, observed),
+        f"with {_SAME_TICK - 1} more in the same tick of the clock": lambda t, _: crowded(t),
+    }
+    if rate is not None:
+        asked[f"off the clock of {rate:g} Hz"] = lambda t, _: ~on_clock(t, rate)
+    found = []
+    trains = list(zip(spikes.unit_ids, spikes.times, spikes.observed, strict=True))
+    for what, of in asked.items():
+        number = {unit: int(of(times, observed).sum()) for unit, times, observed in trains}
+        units = [unit for unit in number if number[unit]]
+        if units:
+            of_units = f"of unit{'s' * (len(units) > 1)} {listed(units)}"
+            found.append(f"{counted(sum(number.values()), 'spike')} {what} ({of_units})")
+    for name, edge in (("begins", spikes.t_start), ("ends", spikes.t_stop)):
+        if abs(edge) > far > 0:
+            found.append(f"the recording {name} at {edge:g} s, the session ends at {session:g} s")
+    fast = [unit for unit, mean in zip(spikes.unit_ids, spikes.rates, strict=True) if mean > _FAST]
+    if fast:
+        found.append(f"units above {_FAST:g} Hz: {listed(fast)}")
+    if spikes.trials is not None:
+        lengths = (spikes.trials["stop_time"] - spikes.trials["start_time"]).dropna()
+        long = lengths.index[lengths > _LONG_TRIAL * lengths.median()]
+        if len(long):
+            found.append(f"trials {_LONG_TRIAL:g} times as long as the median: {listed(long)}")
+    return found
+
+
+def _inside(times: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return which times are in one of sorted intervals (interval, 2), edges included."""
+    which = np.searchsorted(observed[:, 0], times, "right") - 1
+    return (which >= 0) & (times <= np.r_[observed[:, 1], -np.inf][which])
 
 
 def _round(length: float) -> tuple[float, float]:

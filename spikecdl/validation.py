@@ -100,6 +100,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def printable(text: str) -> str:
+    """Return a line without characters that could control a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def listed(values: Sequence[Any], most: int = 5) -> str:
     """Return the first few values as text, with "..." for the others."""
     more = ", ..." if len(values) > most else ""

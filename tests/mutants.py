@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ from recordings import assert_same_counts, assert_same_recording
 
 import spikecdl
 from spikecdl.data import BinnedSpikes, SpikeTrains
+from spikecdl.files import SEAL_LENGTH
 
 SECONDS, BYTES = 10.0, 2**30  # limits of one file: time, and memory beyond that of the process
 _BIN_SIZE = 0.01
+
+Damage = Callable[[bytearray, np.random.Generator], bytes]
 
 
 def _flip(content: bytearray, generator: np.random.Generator, within: int) -> bytes:
@@ -138,22 +141,32 @@ def _address_space() -> int:
     return pages * resource.getpagesize()
 
 
-def damaged(
-    path: Path, n: int, kind: Callable[[bytearray, np.random.Generator], bytes], seed: int = 0
-) -> Counter[str]:
+def damaged_files(path: Path, n: int, kind: Damage, folder: Path) -> Iterator[Path]:
+    """Yield ``n`` files damaged in this way, one at a time."""
+    content = path.read_bytes()
+    for i in range(n):
+        mutant = folder / f"{kind.__name__}{i}{path.suffix}"
+        mutant.write_bytes(kind(bytearray(content), np.random.default_rng(i)))
+        yield mutant
+        mutant.unlink()
+
+
+def damaged(path: Path, n: int, kind: Damage) -> Counter[str]:
     """Return how often each outcome came of ``n`` files damaged in this way."""
-    original, content = spikecdl.read(path), path.read_bytes()
-    counts: Counter[str] = Counter()
+    original, counts = spikecdl.read(path), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(n):
-            mutant = Path(folder, f"{kind.__name__}{i}{path.suffix}")
-            mutant.write_bytes(kind(bytearray(content), np.random.default_rng([seed, i])))
+        for mutant in damaged_files(path, n, kind, Path(folder)):
             said, error = outcome(mutant, original)
             counts[said] += 1
             if said not in ("refused", "same"):
-                print(said, path.stem, mutant.name, error, file=sys.stderr)
-            mutant.unlink()
+                print(said, path.name, mutant.name, error, file=sys.stderr)
     return counts
+
+
+def unsealed(path: Path) -> Path:
+    """Take the checksum from a file."""
+    path.write_bytes(path.read_bytes()[:-SEAL_LENGTH])
+    return path
 
 
 def in_a_process(*arguments: object) -> Any:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from spikecdl import simulate
 from spikecdl.data import SpikeTrains
+from spikecdl.datasets import demo
 from spikecdl.io import read
-from spikecdl.suggestions import suggest
+from spikecdl.suggestions import questions, suggest
 
 
 def bursts(length: float, duration: float = 200.0, seed: int = 0) -> np.ndarray:
@@ -135,3 +137,47 @@ def test_simulated_events():
 def test_whiskers_deflected_every_eighth_of_a_second(shared_data, name):
     found = suggest(read(shared_data / "whisker_thalamus" / f"{name}.nwb"))
     assert (found.bin_size, found.length) == (0.005, 0.125)
+
+
+def poisson_trains() -> list[np.ndarray]:
+    """Two units at 10 Hz, for 100 s, on a clock of 30 kHz."""
+    ticks = np.random.default_rng(0).integers(1, 3_000_000, (2, 1000))
+    return [np.unique(unit) / 30_000 for unit in ticks]
+
+
+def changed(unit: int, values: ArrayLike, **parts) -> SpikeTrains:
+    """The same with more spikes of a unit."""
+    times = poisson_trains()
+    times[unit] = np.sort(np.r_[times[unit], values])
+    observed = (float(min(0.0, times[unit][0])), float(max(100.0, times[unit][-1])))
+    given = {"observed": observed, "duplicates": "keep", **parts}
+    return SpikeTrains.from_arrays(times, **given)
+
+
+TRIALS = [[float(start), start + 1.0] for start in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("spikes", "words"),
+    [
+        (changed(1, [5000.0]), ("1 spike far outside the session of 99", "(of unit 1)", "ends at")),
+        (changed(1, [2000.0], trials=TRIALS), ("far outside the session of 99",)),
+        (changed(0, [-4000.0]), ("far outside", "(of unit 0)", "begins at -4000 s")),
+        (changed(0, [1e-300]), ("1 spike between 0 and 1 microsecond (of unit 0)",)),
+        (changed(1, [0.5] * 1000), ("with 9 more in the same tick of the clock (of unit 1)",)),
+        (changed(0, [0.25e-5 + 7]), ("1 spike off the clock of 30000 Hz",)),
+        (changed(0, [], observed=(0.0, 50.0)), ("outside the observed intervals (of units 0, 1)",)),
+        (changed(0, np.arange(300_000) / 3000), ("units above 1000 Hz: 0",)),
+        (changed(0, [], trials=[*TRIALS[:50], [50.0, 5e4]]), ("as long as the median: 50",)),
+    ],
+)
+def test_questions_about_what_looks_wrong(spikes, words):
+    asked = questions(spikes)
+    assert all(any(word in question for question in asked) for word in words), asked
+
+
+def test_no_questions_about_recordings_that_are_right():
+    for spikes in (read(demo()), changed(0, []), changed(0, [], trials=TRIALS)):
+        assert questions(spikes) == []
+    assert questions(SpikeTrains.from_arrays([[]], observed=(0.0, 1.0))) == []
+    assert questions(SpikeTrains.from_arrays([bursts(0.1)])) == []

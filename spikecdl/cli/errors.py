@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from spikecdl.files import is_disk_full
+from spikecdl.validation import printable
 
 SUCCESS, BUG, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
@@ -99,7 +100,7 @@ def _say(message: str, options: Mapping[str, str]) -> None:
         return f"`{options.get(_ARGUMENTS.get(name, name), found[1])}`"
 
     line = re.sub(r"`(\w+)`", as_typed, " ".join(message.split()))
-    print(f"spikecdl: {line}", file=sys.stderr)
+    print(f"spikecdl: {printable(line)}", file=sys.stderr)
 
 
 def _options(app: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikecdl.files import filling, locked, write_json
+from spikecdl.validation import printable
 
 if TYPE_CHECKING:
     from spikecdl.cli.options import Selected
@@ -155,7 +156,8 @@ def write_results(
 
 def show(summary: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
     """Print a summary as one JSON document, or the lines that describe it."""
-    print(json.dumps(summary, indent=2, allow_nan=False) if as_json else "\n".join(lines))
+    text = "\n".join(map(printable, lines))
+    print(json.dumps(summary, indent=2, allow_nan=False) if as_json else text)
 
 
 def command_line() -> str:

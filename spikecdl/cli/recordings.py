@@ -26,13 +26,21 @@ def inspect(
 ) -> None:
     """Show what a recording holds, and suggest --bin and --length.
 
-    Lists units with their rates, trials with their columns, and the observed time.
+    Lists units with their rates, trials with their columns, and the observed time. Asks about
+    values that look wrong, as after damage to the file.
     """
     from spikecdl.data import SpikeTrains
+    from spikecdl.files import has_seal
     from spikecdl.io import read
 
     data = read(file, follow_links=follow_links)
     about, lines = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
+    checked = file.is_file() and has_seal(file)  # readers have compared it
+    about |= {"fingerprint": data.fingerprint, "checksum": checked}
+    lines.append(
+        f"fingerprint of the data: {data.fingerprint[:16]} "
+        + ("(the file's checksum is right)" if checked else "(the file has no checksum)")
+    )
     title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
     outputs.show(about, [title, *lines], as_json)
 
@@ -168,9 +176,9 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
 
 def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
     """Describe spike trains, as values and as lines."""
-    from spikecdl.suggestions import SHORT_DISTANCES, history_option, suggest
+    from spikecdl.suggestions import SHORT_DISTANCES, history_option, questions, suggest
 
-    best = suggest(data)
+    best, asked = suggest(data), questions(data)
     units = [
         {
             "id": unit,
@@ -191,6 +199,7 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
         "truth": data.truth is not None,
         "trials": trials,
         "intervals": intervals,
+        "questions": asked,
         "suggested": {
             **{"bin": best.bin_size, "length": best.length, "other_length": best.other_length},
             **{"short_distances": best.short, "history": best.history},
@@ -218,6 +227,7 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
             f"{SHORT_DISTANCES[best.short]}: with single trials, "
             f"{history_option(best.short, best.history)}"
         )
+    lines += [f"is this right? {question}" for question in asked]
     return about, lines
 
 

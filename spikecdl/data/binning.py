@@ -62,7 +62,7 @@ class Clock:
         if size <= 0:
             raise ValueError(f"`bin_size` (={bin_size!r}) must be at least 1e-9, in seconds")
         latest = max((float(np.abs(t).max()) for t in times if t.size), default=0.0)
-        if clock_rate is not None and all(on_clock(t, clock_rate) for t in times):
+        if clock_rate is not None and all(on_clock(t, clock_rate).all() for t in times):
             rate = Fraction(clock_rate).limit_denominator(10**6)
             clock = cls(rate, size * rate)
             if latest * rate * clock.width.denominator < _LARGEST:
@@ -85,16 +85,16 @@ class Clock:
         return ticks * self.width.denominator // self.width.numerator
 
 
-def on_clock(times: np.ndarray, clock_rate: float) -> bool:
-    """Return whether every time (s) is a whole number of ticks, up to rounding of the float."""
+def on_clock(times: np.ndarray, clock_rate: float) -> np.ndarray:
+    """Return which times (s) are a whole number of ticks, up to rounding of the float."""
     ticks = np.asarray(times, dtype=float) * clock_rate
-    return bool(np.all(np.abs(ticks - np.rint(ticks)) <= 1e-3 + 4 * np.spacing(np.abs(ticks))))
+    return np.abs(ticks - np.rint(ticks)) <= 1e-3 + 4 * np.spacing(np.abs(ticks))
 
 
-def infer_clock_rate(times: Iterable[np.ndarray]) -> float | None:
+def infer_clock_rate(times: Iterable[np.ndarray], share: float = 1.0) -> float | None:
     """Return the first of `COMMON_RATES` (Hz) on whose ticks a sample of all units' spikes lies.
 
-    None if no rate fits or there are no spikes.
+    None if there are no spikes, or no rate fits this ``share`` of them.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def infer_clock_rate(times: Iterable[np.ndarray]) -> float | None:
     sample = merged[:: max(1, merged.size // _SAMPLE)]
     if sample.size == 0:
         return None
-    return next((rate for rate in COMMON_RATES if on_clock(sample, rate)), None)
+    return next((r for r in COMMON_RATES if np.mean(on_clock(sample, r)) >= share), None)
 
 
 def count_spikes(

@@ -75,7 +75,7 @@ def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSp
     BinnedSpikes(1 trial, 1 unit, 3 bins of 0.005 s, 2 spikes)
     """
     needed = {"counts": True, "mask": not counts.mask.all(), "n_pooled": counts.n_pooled.max() > 1}
-    with replacing(path, counts.source) as temporary:
+    with replacing(path, counts.source, sealed=True) as temporary:
         file = CountsFile(temporary)
         for name in filter(needed.get, needed):
             array = getattr(counts, name)

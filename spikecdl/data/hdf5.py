@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.files import check_memory, existing, reading
+from spikecdl.files import check_memory, existing, has_seal, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -56,9 +56,9 @@ def opened(
     FileNotFoundError
         If nothing is there.
     ValueError
-        If it is no regular file, not HDF5, or damaged; if it names other files, or these are
-        missing; or if what is to be read is not all stored, or would take more memory than
-        `memory_limit`.
+        If it is not HDF5, or damaged; if its checksum is not that of the file; if it names other
+        files, or these are missing; or if what is to be read is not all stored, or would take more
+        memory than `memory_limit`.
     """
     import h5py
 
@@ -66,6 +66,7 @@ def opened(
     with reading(path, called):
         if path.is_dir() or not h5py.is_hdf5(path):
             raise ValueError(f"not an HDF5 file, so not {called}, or cut short")
+        has_seal(path)
         with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
             _check_links(file, path, follow_links, set())
             if not follow_links:

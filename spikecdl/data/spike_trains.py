@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,6 +208,15 @@ class SpikeTrains:
         return float(max((o[-1, 1] for o in self.observed if len(o)), default=0.0))
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the units' names, spikes and observed intervals: the same for any file."""
+        digest = hashlib.sha256(json.dumps(self.unit_ids).encode())
+        for rows in (*self.times, *self.observed):
+            digest.update(len(rows).to_bytes(8, "little"))
+            digest.update(rows.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    @property
     def rates(self) -> np.ndarray:
         """Mean rate of each unit over its observed time, in Hz (unit,); nan if never observed."""
         rates = np.full(self.n_units, np.nan)
@@ -324,7 +335,7 @@ class SpikeTrains:
 
             if file is None:
                 return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
-            with replacing(file, self.source) as temporary:
+            with replacing(file, self.source, sealed=True) as temporary:
                 stored = CountsFile(temporary)
                 stored.finish(binned(stored.allocate))
             return read_counts(file)

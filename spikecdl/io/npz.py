@@ -13,7 +13,15 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.files import check_memory, existing, reading, replacing, starts_with
+from spikecdl.files import (
+    SEAL_LENGTH,
+    check_memory,
+    existing,
+    has_seal,
+    reading,
+    replacing,
+    starts_with,
+)
 from spikecdl.validation import listed, one_of
 
 if TYPE_CHECKING:
@@ -62,8 +70,10 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
         arrays |= {f"truth/{name}": array for name, array in data.truth.arrays().items()}
     header["tables"] = {name: _pack(name, frame, arrays) for name, frame in tables.items()}
     arrays[_HEADER] = np.array(json.dumps(header))
-    with replacing(path, data.source) as temporary, temporary.open("wb") as file:
+    with replacing(path, data.source, sealed=True) as temporary, temporary.open("wb+") as file:
         np.savez_compressed(file, **arrays)
+        file.seek(-2, os.SEEK_END)
+        file.write(SEAL_LENGTH.to_bytes(2, "little"))  # the checksum is the archive's comment
 
 
 def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
@@ -85,6 +95,7 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     if not starts_with(path, b"PK"):
         raise ValueError(f"{path}: not an npz archive, or cut short")
     with reading(path, "npz"), path.open("rb") as file:
+        has_seal(path)
         with zipfile.ZipFile(path) as members:
             _check_sizes(members, path.stat().st_size)
         with np.load(file, allow_pickle=False) as archive:

@@ -91,7 +91,7 @@ def write_nwb(
 
     if not isinstance(data, SpikeTrains | BinnedSpikes):
         raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
-    with replacing(path, data.source, ".nwb") as temporary:
+    with replacing(path, data.source, ".nwb", sealed=True) as temporary:
         file = _new_file(data.source, simulated=data.truth is not None)
         notes: dict[str, Any] = {}
         if isinstance(data, SpikeTrains):

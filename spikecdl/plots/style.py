@@ -71,9 +71,10 @@ def colour(number: int) -> str:
 
 
 def short(name: int | str) -> str:
-    """Name of a unit or trial, shortened to fit beside a panel."""
+    """Name of a unit or trial, shortened to fit beside a panel, as text and not as mathematics."""
     text = str(name)
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    return text.replace("$", r"\$")
 
 
 def unit_title(name: int | str) -> str:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.bands import Bands
 
 _DPI = 150
-_LABELS = {"bin_size": "bin size (s)", "sha256": "fingerprint (SHA-256)"}
+_LABELS = {
+    "bin_size": "bin size (s)",
+    "sha256": "SHA-256 of the file",
+    "fingerprint": "fingerprint of the data",
+}
 
 
 def draw_figures(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl import validation
+from spikecdl.files import sha256
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -179,13 +179,13 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
 
 
 def data_summary(counts: BinnedSpikes, family: str | Family, source: Path) -> dict[str, Any]:
-    """Describe the counts, with the SHA-256 of their file (of the counts if it is a folder)."""
+    """Describe the counts, with the SHA-256 of their file, unless it is a folder."""
     from spikecdl.model.families import FAMILIES, Family
 
-    content = np.memmap(source, mode="r").data if source.is_file() else counts.counts.tobytes()
     summary = {
         "source": str(source),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": sha256(source) if source.is_file() else None,
+        "fingerprint": counts.fingerprint,
         **dict(zip(("n_trials", "n_units", "n_bins"), counts.shape, strict=True)),
         "bin_size": counts.bin_size,
         "n_pooled": int(counts.n_pooled.max()),

@@ -19,13 +19,13 @@ def test_warnings_are_one_line_and_name_options(sims, tmp_path, only_summary):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_warnings_of_others_are_for_debug_only(sims, monkeypatch, debug):
-    monkeypatch.setattr("spikecdl.io.read", lambda path: (warnings.warn("old"), read(path))[1])  # noqa: B028
+    monkeypatch.setattr("spikecdl.io.read", lambda path, **_: (warnings.warn("old"), read(path))[1])  # noqa: B028
     outcome = succeeded(run("inspect", sims["pooled"], *["--debug"] * debug))
     assert ("old" in outcome.err) == debug
 
 
 def test_a_bug_is_told_from_a_mistake(sims, monkeypatch):
-    def broken(path):
+    def broken(path, **_):
         raise RuntimeError("out of\ncheese")
 
     monkeypatch.setattr("spikecdl.io.read", broken)

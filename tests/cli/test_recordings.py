@@ -66,3 +66,15 @@ def test_inspect_shows_bins_and_columns(sims, tmp_path):
         "...\n",
     ):
         assert line in text
+
+
+def test_inspect_asks_about_what_looks_wrong(tmp_path):
+    times = {"\x1b]0;title\x07": [1e-300, 0.25, 0.5]}
+    spikecdl.write_nwb(tmp_path / "r.nwb", spikecdl.SpikeTrains.from_arrays(times))
+    outcome = succeeded(run("inspect", tmp_path / "r.nwb"))
+    assert "is this right? 1 spike between 0 and 1 microsecond" in outcome.out
+    assert "the file's checksum is right" in outcome.out
+    assert "\x1b" not in outcome.out
+    about = succeeded(run("inspect", tmp_path / "r.nwb", "--json")).json
+    assert about["fingerprint"] == spikecdl.read(tmp_path / "r.nwb").fingerprint
+    assert len(about["questions"]) == 1

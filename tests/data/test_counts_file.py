@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from fits import some_counts
+from mutants import unsealed
 from recordings import assert_same_counts, make_counts, make_recording
 
 from spikecdl import BinnedSpikes, SpikeTrains, read, read_counts, write_counts
@@ -174,6 +175,7 @@ class TestDamage:
     def test_a_mask_of_other_numbers(self, tmp_path):
         path = tmp_path / "a.h5"
         write_counts(path, make_counts())
+        unsealed(path)
         with h5py.File(path) as file:
             offset = file["mask"].id.get_offset()
         content = bytearray(path.read_bytes())

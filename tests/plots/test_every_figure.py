@@ -46,7 +46,7 @@ CASES = {
     "two-sided": {"two_sided": True},
     "bins for seconds": {"bin_size": 1.0},
     "one bin": {"length": 1, "bins": 1, "n_events": 1},
-    "long names": {"unit_ids": ("<b>$unit_1$ with a very long name</b>", "µ")},
+    "odd names": {"unit_ids": ("<b>$unit_1$ with a very long name</b>", r"$\µ$")},
 }
 
 

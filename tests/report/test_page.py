@@ -27,7 +27,10 @@ NAMES = ["templates", "rates", "codes", "decomposition", "ks", "training"]
 SUMMARY = {
     "command": "spikecdl fit recording.nwb --templates 2",
     "settings": {"n_templates": 2, "penalty_weight": None, "window": (0.0, 0.6), "pool": True},
-    "data": {"source": "folder/recording.nwb", "sha256": "ab12" * 16, "bin_size": 0.005},
+    "data": {
+        **{"source": "folder/recording.nwb", "sha256": "ab12" * 16, "fingerprint": "cd34" * 16},
+        "bin_size": 0.005,
+    },
     "versions": {"spikecdl": "0.1.0", "torch": "2.9"},
     "seed": 17,
     "hidden_bins_deviance_explained": 0.0987,
@@ -188,7 +191,8 @@ def test_report_says_what_was_found(tmp_path):
     assert facts["layout"] == "shared"
     assert facts["seed"] == "17"
     assert facts["torch"] == "2.9"
-    assert facts["fingerprint (SHA-256)"] == "ab12" * 16
+    assert facts["SHA-256 of the file"] == "ab12" * 16
+    assert facts["fingerprint of the data"] == "cd34" * 16
     assert facts["bin size (s)"] == "0.005"
     assert facts["penalty weight"] == "default"
     assert facts["window"] == "0, 0.6"
