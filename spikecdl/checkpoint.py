@@ -47,7 +47,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], 
     if not file.exists():
         raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
     tensors, content = load_tensors(file)
-    if "fitted" not in content:
+    if not isinstance(content, dict) or "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
     return *_split(tensors, _UNIT), content
 
@@ -236,7 +236,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if _digest(tensors, text) != expected:
         raise ValueError(f"`{path}` is damaged: its SHA-256 does not match; use another copy")
-    return tensors, json.loads(text)
+    try:
+        return tensors, json.loads(text)
+    except RecursionError:
+        raise ValueError(f"`{path}` is not a file written by spikecdl: nested too deep") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:

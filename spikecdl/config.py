@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,10 +11,20 @@ import numpy as np
 import torch
 
 from spikecdl import validation
-from spikecdl.model.covariates import History
+from spikecdl.model.covariates import Drift, History
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
-from spikecdl.training import TRAINERS, Fraction, Trainer, UniversalThreshold, Weight
+from spikecdl.training import (
+    COVARIATES,
+    TRAINERS,
+    Fraction,
+    Learned,
+    Trainer,
+    UniversalThreshold,
+    Weight,
+)
+
+_MOST_LAGS = 1_000_000  # of a history in a file
 
 _REGISTRIES: dict[str, Mapping[str, type]] = {
     "family": FAMILIES,
@@ -113,6 +124,73 @@ def member(name: str, described: Mapping[str, Any]) -> Any:
     config = dict(described)
     kind = validation.one_of(name, config.pop("name"), _REGISTRIES[name])
     return _REGISTRIES[name][kind](**config)
+
+
+def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the attributes of a model in a file: ``names``, its family, baselines and units."""
+    found = dict(values)
+    found["family_"] = member("family", found["family_"])
+    found["baseline_"] = np.array(found["baseline_"], float)
+    found["unit_ids_"] = tuple(found["unit_ids_"])
+    if unknown := found.keys() - {*names, "family_", "baseline_", "unit_ids_"}:
+        raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
+    return found
+
+
+def check_model(model: Any, names: Collection[str]) -> None:
+    """Raise unless the arguments and attributes of a model that was read agree with its tensors.
+
+    ``names`` are those of the arguments in the file.  Nothing is computed from them: it may have
+    been made to take all time or memory.
+    """
+    if set(names) != model.get_params(deep=False).keys():
+        raise ValueError(f"its settings {sorted(names)} are not those of this version")
+    weight(model.penalty_weight)
+    validation.one_of("device", str(model.device).split(":")[0], ("auto", "cpu", "cuda"))
+    validation.integer("n_epochs", model.epochs_at_most)
+    validation.positive("bin_size", model.bin_size)
+    if model.random_state is not None:
+        generator(model.random_state)
+    for name, base in {"family": Family, "penalty": Penalty, "trainer": Trainer}.items():
+        validation.member(name, getattr(model, name), _REGISTRIES[name], base)  # type: ignore[type-abstract]
+    for name in ("penalty_weight_", "_absolute_weight"):
+        if getattr(model, name) is not None:
+            validation.real(name, getattr(model, name))
+    n_templates = validation.integer("n_templates", model.n_templates)
+    bin_size = validation.positive("bin_size_", model.bin_size_)
+    bins = template_bins(
+        model.template_length, bin_size, validation.integer("n_bins_", model.n_bins_)
+    )
+    n_units = len(validation.distinct("unit_ids_", model.unit_ids_, len(model.unit_ids_)))
+    n_channels = {"shared": 1, "joint": n_units}[model.layout]
+    validation.shaped("templates", model.templates_, (n_templates, n_channels, model.n_bins_))
+    validation.shaped("baseline_", model.baseline_, (len(model.baseline_), n_units))
+    arrays = {"baseline_": model.baseline_, "unit_rate_": np.array(model.unit_rate_, float)}
+    if bins != model.n_bins_ or arrays["unit_rate_"].size not in (0, n_units):
+        raise ValueError("its settings and what was learned are of different models")
+    learned = Learned(model.tensors_, unit_tensors=model.unit_tensors_)
+    arrays |= learned.model(n_templates) | learned.of_units(n_units)
+    for name, values in arrays.items():
+        if not torch.as_tensor(values).isfinite().all():
+            raise ValueError(f"{name} has values that are not finite numbers")
+    _check_covariates(model, bin_size, n_units)
+
+
+def _check_covariates(model: Any, bin_size: float, n_units: int) -> None:
+    """Raise unless coefficients are as many as history and drift have."""
+    past, columns = history(model.history), 0
+    start, stop, _ = (
+        validation.real("_time_span", value) for value in map(float, model._time_span)
+    )
+    if past is not None:
+        n_lags = past.seconds / bin_size
+        if n_lags > _MOST_LAGS:
+            raise ValueError(f"`history` (={past.seconds:g}) has more than {_MOST_LAGS:,} lags")
+        columns += min(math.floor(n_lags + 1e-6), past.n_basis)
+    if model.drift is not None:
+        columns += Drift(model.drift, start, stop).n_columns
+    found = model.unit_tensors_.get(COVARIATES, torch.empty(n_units, 0))
+    validation.shaped("covariates", found, (n_units, columns))
 
 
 def _plain(name: str, value: Any) -> Any:

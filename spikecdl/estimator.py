@@ -18,6 +18,7 @@ from spikecdl.checkpoint import kept, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation import deviance
+from spikecdl.files import reading
 from spikecdl.model.covariates import Drift, History
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
@@ -436,13 +437,14 @@ def load(path: str | Path) -> DCEA:
     FileNotFoundError
         If there is no such model.
     ValueError
-        If the file is damaged, or not of a model.
+        If the file is damaged, or not of a model, or its parts contradict each other.
     """
     tensors, unit_tensors, content = read_model(path)
-    model = DCEA(**config.restore(content["settings"]))
-    for name, value in content["fitted"].items():
-        setattr(model, name, config.member("family", value) if name == "family_" else value)
-    model.tensors_, model.unit_tensors_ = tensors, unit_tensors
-    model.templates_ = tensors["templates"].numpy()
-    model.baseline_, model.unit_ids_ = np.array(model.baseline_), tuple(model.unit_ids_)
+    with reading(Path(path), "a model"):
+        model = DCEA(**config.restore(content["settings"]))
+        for name, value in config.attributes(content["fitted"], _FITTED).items():
+            setattr(model, name, value)
+        model.tensors_, model.unit_tensors_ = tensors, unit_tensors
+        model.templates_ = tensors["templates"].numpy()
+        config.check_model(model, content["settings"])
     return model

@@ -340,6 +340,7 @@ def test_command_line(tmp_path):
     assert about["settings"]["drift"] == 3.0
     assert about["history_filter"]["lags"] == [0.005, 0.01, 0.015, 0.02]
     assert "By which factor a spike changes" in (out / "report.html").read_text("utf-8")
-    failed = run("fit", str(file), "--out", str(out), *fit.split(), "--pool-trials", "--folds", "0")
+    more = ["--pool-trials", "--folds", "0", "--overwrite"]
+    failed = run("fit", str(file), "--out", str(out), *fit.split(), *more)
     assert failed.code == 2
     assert "needs counts of single trials, but up to 6 are pooled" in failed.err
