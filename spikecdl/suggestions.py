@@ -16,7 +16,7 @@ _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
 _STEPS = 500  # farthest distances: 0.5 and 5 seconds
 _SMOOTH = 5  # steps of the running mean
 _PEAK = 25  # steps that a peak, or a pause between peaks, may last
-_MOST_SPIKES = 20_000  # of a unit that are used
+_MOST_SPIKES, _MOST_NEIGHBOURS = 20_000, 2000  # of a unit, and of a spike, that are used
 _ROUND_SIZES = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # bin sizes, in seconds
 _BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
 _FEWEST_PAIRS = 5  # a smaller expected number gets the standard error of this one
@@ -142,15 +142,14 @@ def questions(spikes: SpikeTrains) -> list[str]:
     trains = list(zip(spikes.unit_ids, spikes.times, spikes.observed, strict=True))
     for what, of in asked.items():
         number = {unit: int(of(times, observed).sum()) for unit, times, observed in trains}
-        units = [unit for unit in number if number[unit]]
-        if units:
+        if units := [unit for unit in number if number[unit]]:
             of_units = f"of unit{'s' * (len(units) > 1)} {listed(units)}"
             found.append(f"{counted(sum(number.values()), 'spike')} {what} ({of_units})")
     for name, edge in (("begins", spikes.t_start), ("ends", spikes.t_stop)):
         if abs(edge) > far > 0:
             found.append(f"the recording {name} at {edge:g} s, the session ends at {session:g} s")
-    fast = [unit for unit, mean in zip(spikes.unit_ids, spikes.rates, strict=True) if mean > _FAST]
-    if fast:
+    rates = zip(spikes.unit_ids, spikes.rates, strict=True)
+    if fast := [unit for unit, mean in rates if mean > _FAST]:
         found.append(f"units above {_FAST:g} Hz: {listed(fast)}")
     if spikes.trials is not None:
         lengths = (spikes.trials["stop_time"] - spikes.trials["start_time"]).dropna()
@@ -240,7 +239,7 @@ def _trials(spikes: SpikeTrains) -> np.ndarray:
 def _distances(times: np.ndarray, stretch: np.ndarray, step: float) -> np.ndarray:
     """Count the pairs of sorted spikes within a stretch by their distance, in steps."""
     found = np.zeros(_STEPS)
-    for apart in range(1, times.size):
+    for apart in range(1, min(times.size, _MOST_NEIGHBOURS)):
         distance = ((times[apart:] - times[:-apart]) / step + 1e-6).astype(int)
         near = (distance < _STEPS) & (stretch[apart:] == stretch[:-apart])
         if not near.any():

@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import neo  # noqa: F401  here, so that not every child imports it
 import numpy as np
 from recordings import assert_same_counts, assert_same_recording
 
 import spikecdl
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.files import SEAL_LENGTH
+from spikecdl.io import read
 
 SECONDS, BYTES = 10.0, 2**30  # limits of one file: time, and memory beyond that of the process
 _BIN_SIZE = 0.01
@@ -123,7 +125,7 @@ def _in_child(write_end: int, path: Path, original: SpikeTrains | BinnedSpikes |
 
 
 def _compared(path: Path, original: SpikeTrains | BinnedSpikes | None) -> str:
-    data = spikecdl.read(path)
+    data = read(path)
     if isinstance(data, SpikeTrains):
         data.bin(_BIN_SIZE)
     if original is None:
@@ -153,7 +155,7 @@ def damaged_files(path: Path, n: int, kind: Damage, folder: Path) -> Iterator[Pa
 
 def damaged(path: Path, n: int, kind: Damage) -> Counter[str]:
     """Return how often each outcome came of ``n`` files damaged in this way."""
-    original, counts = spikecdl.read(path), Counter[str]()
+    original, counts = read(path), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         for mutant in damaged_files(path, n, kind, Path(folder)):
             said, error = outcome(mutant, original)
@@ -173,7 +175,7 @@ def in_a_process(*arguments: object) -> Any:
     """Run this program, and return what it found."""
     command = [sys.executable, __file__, *map(str, arguments)]
     paths = [str(Path(__file__).parent), str(Path(spikecdl.__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SPIKECDL_MAX_GB": "0.1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

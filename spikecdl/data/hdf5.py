@@ -10,14 +10,16 @@ import io
 import math
 import mmap
 import os
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.files import check_memory, existing, has_seal, reading
+from spikecdl.files import check_memory, existing, has_seal, memory_limit, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -26,6 +28,7 @@ _OBJECT = 100  # bytes of a Python object
 _BLOCK = 64  # texts that are read at once: each may be as long as the file
 _DEPTH, _MOST = 3, 10**6  # levels of groups, and datasets in them, that are read
 _FEW = 100  # values of an attribute: each text may be as long as the file
+_MOST_DEFLATED = 1032  # bytes that deflate can make of one
 _HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins
 
 
@@ -39,26 +42,13 @@ def opened(
 ) -> Iterator[h5py.File]:
     """Open an HDF5 file to read it; any error until it is closed names the file.
 
-    Parameters
-    ----------
-    path : path_like
-    called : str
-        What such a file is called in errors.
-    parts : collection of str
-        The groups and datasets that will be read; default: all.
-    leave_out : collection of str
-        Names of datasets in them that will not be read.
-    follow_links : bool
-        Whether data may be in other files, which must exist and are read, too.
+    ``called`` is what such a file is called in errors.  ``parts`` are the groups and datasets that
+    will be read, but for the datasets of the names ``leave_out``.  With ``follow_links``, data may
+    be in other files, which must exist.
 
-    Raises
-    ------
-    FileNotFoundError
-        If nothing is there.
-    ValueError
-        If it is not HDF5, or damaged; if its checksum is not that of the file; if it names other
-        files, or these are missing; or if what is to be read is not all stored, or would take more
-        memory than `memory_limit`.
+    Raises FileNotFoundError if nothing is there, and ValueError if it is not HDF5, or damaged; if
+    its checksum is not that of the file; if it names other files, or these are missing; or if what
+    is to be read is not all stored, or would take more memory than `memory_limit`.
     """
     import h5py
 
@@ -145,7 +135,7 @@ def attribute(thing: Any, name: str, default: Any) -> Any:
     return thing.attrs[name]
 
 
-class _Guarded(io.RawIOBase):
+class _Guarded(io.FileIO):
     """A file of which the HDF5 library gets no collection of texts that it would not return from.
 
     A collection (global heap) is a list of objects, each of which says how far away the next is;
@@ -154,34 +144,22 @@ class _Guarded(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._at, self._checked = 0, set[int]()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, len(self._map))[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
+        super().__init__(path)
+        self._map = mmap.mmap(self.fileno(), 0, access=mmap.ACCESS_READ)
+        self._checked = set[int]()
 
     def readinto(self, buffer: Any) -> int:
-        first, end = max(0, self._at - len(_HEAP)), self._at + len(buffer) + len(_HEAP)
+        at = self.tell()
+        first, end = max(0, at - len(_HEAP)), at + len(buffer) + len(_HEAP)
         while (first := self._map.find(_HEAP, first, end)) >= 0:
             if first not in self._checked:
                 self._check_heap(first)
                 self._checked.add(first)
             first += 1
-        part = self._map[self._at : self._at + len(buffer)]
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+        part = self._map[at : at + len(buffer)]
+        buffer[:] = part.ljust(len(buffer), b"\0")  # beyond the end, as the library does
+        self.seek(at + len(buffer))
+        return len(buffer)
 
     def close(self) -> None:
         self._map.close()
@@ -210,8 +188,8 @@ def _check_links(file: h5py.File, path: Path, follow: bool, seen: set[Path]) -> 
     for name, (how, *sources) in _elsewhere(file):
         if not follow:
             raise ValueError(
-                f"{name} is {how}: its values are in other files ({sources[0][0].decode()!r}); use "
-                "`follow_links` if you trust the file"
+                f"{name} is {how}: its values are in other files "
+                f"({os.fsdecode(sources[0][0])!r}); use `follow_links` if you trust the file"
             )
         for source in sources:
             _check_source(name, path, seen, *source)
@@ -270,15 +248,11 @@ def _storage(dataset: h5py.h5d.DatasetID) -> tuple[Any, ...]:
         virtual = range(how.get_virtual_count())
         files = (how.get_virtual_filename(i).encode() for i in virtual)
         objects = (how.get_virtual_dsetname(i).encode() for i in virtual)
-        return (
-            "a virtual dataset",
-            *(zip(files, objects, strict=True) if virtual else [(b"", b"")]),
-        )
-    if n_files := how.get_external_count():
-        n_bytes = math.prod(dataset.shape) * dataset.get_type().get_size()
-        parts = (how.get_external(i) for i in range(n_files))
-        return ("stored externally", *((f, at + min(size, n_bytes)) for f, at, size in parts))
-    return ()
+        return ("a virtual dataset", *(list(zip(files, objects, strict=True)) or [(b"", b"")]))
+    n_bytes = math.prod(dataset.shape or (0,)) * dataset.get_type().get_size()
+    parts = [how.get_external(i) for i in range(how.get_external_count())]
+    sources = ((file, start + min(size, n_bytes)) for file, start, size in parts)
+    return ("stored externally", *sources) if parts else ()
 
 
 def _check_sizes(
@@ -286,42 +260,73 @@ def _check_sizes(
 ) -> None:
     """Refuse what declares values that are not stored, and more than fit in memory."""
     size, declared = path.stat().st_size, 0
-    for number, dataset in enumerate(d for part in parts for d in _datasets(file.get(part))):
-        if dataset.name.rpartition("/")[2] not in leave_out:
-            declared += _declared(dataset, size)
-            check_memory(declared, size, dataset.name)
+    found = chain.from_iterable(_datasets(f"/{p.strip('/')}", file.get(p)) for p in parts)
+    for number, (name, dataset) in enumerate(found):
+        if name.rpartition("/")[2] not in leave_out:
+            declared += _declared(name, dataset, size)
+            check_memory(declared, size, name)
         if number > _MOST:
             raise ValueError(f"it holds more than {_MOST} datasets; write fewer and larger ones")
 
 
-def _datasets(thing: Any, depth: int = 0) -> Iterator[h5py.Dataset]:
-    """Yield a dataset, or those of a group, as often as there are links to them."""
+def _datasets(name: str, thing: Any, depth: int = 0) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield a dataset, or those of a group, with each of the names that link to them."""
     import h5py
 
     if isinstance(thing, h5py.Dataset):
-        yield thing
+        yield name, thing
     elif isinstance(thing, h5py.Group) and depth <= _DEPTH:
-        for name in thing:
-            yield from _datasets(thing.get(name), depth + 1)
+        for part in thing:
+            yield from _datasets(f"{name.rstrip('/')}/{part}", thing.get(part), depth + 1)
 
 
-def _declared(dataset: h5py.Dataset, size: int) -> int:
+def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:
     """Return the bytes of memory that a dataset takes; raise unless it is all in the file."""
     n, item = math.prod(dataset.shape or (0,)), dataset.id.get_type().get_size()
     is_stored, chunk = True, 0
     if n and dataset.chunks is not None:
         chunk = math.prod(dataset.chunks) * item
-        n_chunks = math.prod(
-            -(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True)
-        )
+        steps = zip(dataset.shape, dataset.chunks, strict=True)
+        n_chunks = math.prod(-(-length // step) for length, step in steps)
         is_stored = dataset.id.get_num_chunks() >= n_chunks
+        _check_chunks(name, dataset, chunk, size)
     elif n and not dataset.external and not dataset.is_virtual:
-        stored = dataset.id.get_storage_size()
-        is_stored = n * item <= stored <= size
+        is_stored = dataset.id.get_storage_size() >= n * item
+        is_stored &= (dataset.id.get_offset() or 0) + n * item <= size
     if not is_stored:
         raise ValueError(
-            f"{dataset.name} declares {n} values, but not all of them are stored in the file; use "
-            "another copy"
+            f"{name} declares {n} values, but not all of them are stored; use another copy"
         )
-    is_object = dataset.dtype.kind in "OS" or dataset.name.endswith("_index")
+    is_object = dataset.dtype.kind in "OS" or name.endswith("_index")
     return n * (max(item, 8) + _OBJECT * is_object) + chunk
+
+
+def _check_chunks(name: str, dataset: h5py.Dataset, n_bytes: int, size: int) -> None:
+    """Raise if a chunk could be unpacked to far more than its ``n_bytes``.
+
+    The library unpacks a chunk to its end, whatever it declares.
+    """
+    from h5py import h5z
+
+    how = dataset.id.get_create_plist()
+    filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+    if filters.count(h5z.FILTER_DEFLATE) > 1:
+        raise ValueError(f"{name} is compressed more than once; write the file anew")
+    large = []
+    most = memory_limit(size) // _MOST_DEFLATED
+
+    def look(chunk: Any) -> None:
+        if chunk.size > most:
+            large.append(chunk.chunk_offset)
+
+    if h5z.FILTER_DEFLATE not in filters:
+        return
+    position = filters.index(h5z.FILTER_DEFLATE)
+    dataset.id.chunk_iter(look)
+    for offset in large:
+        mask, packed = dataset.id.read_direct_chunk(offset)
+        if (
+            not mask >> position & 1
+            and len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes
+        ):
+            raise ValueError(f"a chunk of {name} holds more than it declares")
