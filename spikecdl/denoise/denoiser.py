@@ -17,7 +17,7 @@ from spikecdl.denoise import pretrained
 from spikecdl.denoise.frames import checked, clean_image, estimate_peak, in_known_light
 from spikecdl.denoise.networks import ImageNetwork
 from spikecdl.denoise.training import Crops, Schedule, Training
-from spikecdl.files import write_json
+from spikecdl.files import reading, write_json
 
 
 class PoissonDenoiser(BaseEstimator):
@@ -142,9 +142,10 @@ class PoissonDenoiser(BaseEstimator):
                 f"`{path}` is not of a denoiser; give weights that `denoise train` wrote"
             )
         denoiser = cls(peak, model, precision=precision, device=device)
-        denoiser.network_ = pretrained.MODELS[model].restore(metadata["settings"])
-        denoiser.network_.copy_weights(tensors)
-        denoiser.peaks_ = tuple(metadata["peaks"])
+        with reading(Path(path), "a denoiser"):
+            denoiser.network_ = pretrained.MODELS[model].restore(metadata["settings"])
+            denoiser.network_.copy_weights(tensors)
+            denoiser.peaks_ = tuple(metadata["peaks"])
         return denoiser
 
     def fit(

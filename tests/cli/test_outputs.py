@@ -135,6 +135,13 @@ def test_a_file_is_replaced_if_asked_only(tmp_path):
     assert out.read_bytes() != before
 
 
+def test_same_command_same_model(sims, fitted, tmp_path):
+    command = ["fit", sims["pooled"], "--family", "binomial", "--pool-trials", *FIT]
+    succeeded(run(*command, "--folds", 0, "--out", tmp_path))
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / name).read_bytes() == (fitted[0] / name).read_bytes()
+
+
 def test_nothing_of_an_earlier_run_is_left_among_new_results(sims, tmp_path):
     for name in ("bands.npz", "selection.csv", "summary.json", "mine.txt"):
         (tmp_path / name).write_text("old")

@@ -9,6 +9,7 @@ from photographs import camera
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from spikecdl.checkpoint import load_tensors, save_tensors
 from spikecdl.denoise import PoissonDenoiser, UnusualLightWarning
 from spikecdl.evaluation.metrics import psnr
 
@@ -122,6 +123,16 @@ class TestFit:
         assert again.model == model
         assert again.peaks_ == (3.0,)
         np.testing.assert_array_equal(again.predict(counts), rates)
+
+    def test_weights_that_contradict_their_settings_are_refused(self, trained, tmp_path):
+        path = tmp_path / "weights.safetensors"
+        trained.save(path)
+        tensors, metadata = load_tensors(path)
+        for change in ({"n_templates": 10**12}, {"n_templates": -1}, {"length": "x"}, {"x": 1}):
+            settings = {**metadata["settings"], **change}
+            save_tensors(path, tensors, {**metadata, "settings": settings})
+            with pytest.raises(ValueError, match="weights.safetensors"):
+                PoissonDenoiser.read(path)
 
     def test_same_seed_same_bits(self, trained):
         again, other = (quick(random_state=seed).fit(small_images(1)) for seed in (0, 1))
