@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -327,6 +328,25 @@ RECORDINGS = [
     ),
 ]
 
+BINNED = [
+    Row(
+        f"{name}: {words}",
+        lambda parts={name: value}: replace(BinnedSpikes.from_array(COUNTS), **parts),
+        f"`{name}`; {words}",
+        error,
+    )
+    for name, value, words, error in [
+        ("bin_size", 1e-320, "1e-320; 1e-9 to 1e9", ValueError),
+        ("bin_size", 1e308, "1e+308; 1e-9 to 1e9", ValueError),
+        ("sub_bins", 10**18, "1000000000000000000; at most", ValueError),
+        ("n_pooled", COUNTS * 0 + 2**62, "`sub_bins`; at most", ValueError),
+        ("n_pooled", COUNTS * 0 + 1.5, "float64", TypeError),
+        ("counts", COUNTS * 1j, "complex128", TypeError),
+        ("counts", COUNTS.astype(str), "<U21", TypeError),
+        ("trial_starts", np.array(["a"] * 6), "<U1", TypeError),
+    ]
+]
+
 FILES = [
     Row("no such file", lambda tmp: spikecdl.read(tmp / "x.nwb"), "x.nwb", FileNotFoundError),
     Row(
@@ -400,7 +420,9 @@ def check(error: BaseException, words: str) -> None:
     assert len(message) < 500
 
 
-@pytest.mark.parametrize("row", [*FITS, *RECORDINGS, *SIMULATIONS], ids=lambda row: row.what)
+@pytest.mark.parametrize(
+    "row", [*FITS, *RECORDINGS, *BINNED, *SIMULATIONS], ids=lambda row: row.what
+)
 def test_values(row):
     with pytest.raises(row.error) as caught:
         row.call()

@@ -16,6 +16,9 @@ from spikecdl.validation import counted, distinct, integer, positive, real, shap
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
 _BLOCK = 2**20  # numbers that are held in memory at once
+_FINEST = 1e-9  # seconds
+_MOST_TRIALS = 2**31  # Bernoulli trials per bin
+_KINDS = {"counts": "iuf", "n_pooled": "iu", "trial_starts": "f"}  # of dtypes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,9 +74,14 @@ class BinnedSpikes:
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
-        positive("bin_size", self.bin_size, "seconds")
+        if not _FINEST <= positive("bin_size", self.bin_size, "seconds") <= 1 / _FINEST:
+            raise ValueError(f"`bin_size` (={self.bin_size}) must be from 1e-9 to 1e9, in seconds")
         real("t_start", self.t_start, "seconds")
         integer("sub_bins", self.sub_bins)
+        for name, kinds in _KINDS.items():
+            dtype = getattr(self, name).dtype
+            if dtype.kind not in kinds or dtype.itemsize > 8:
+                raise TypeError(f"`{name}` must be numbers of at most 64 bits, not {dtype}")
         _check_counts(self.counts)
         for name in ("mask", "n_pooled"):
             shaped(name, getattr(self, name), self.shape, "counts")
@@ -86,6 +94,10 @@ class BinnedSpikes:
                 raise ValueError("`mask` must be boolean, and counts 0 where it is False")
             if not np.array_equal(self.n_pooled[block] > 0, mask):
                 raise ValueError("`n_pooled` must be positive where `mask` is True, else 0")
+        if (most := int(self.n_pooled.max()) * self.sub_bins) > _MOST_TRIALS:
+            raise ValueError(
+                f"`n_pooled` times `sub_bins` (={most}) must be at most {_MOST_TRIALS}"
+            )
 
     @classmethod
     def from_array(

@@ -241,11 +241,13 @@ class Payload:
         return os.system, ("touch payload-ran",)
 
 
-def own_npz(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+def own_npz(
+    change: Callable[[dict[str, Any]], Any], data: SpikeTrains | BinnedSpikes | None = None
+) -> Callable[[Path], None]:
     """An archive as `write_npz` writes it, with a changed header."""
 
     def make(path: Path) -> None:
-        write_npz(path, SpikeTrains.from_arrays([[0.1, 0.2]], trials=[[0.0, 1.0]]))
+        write_npz(path, data or SpikeTrains.from_arrays([[0.1, 0.2]], trials=[[0.0, 1.0]]))
         with np.load(path) as archive:
             arrays = dict(archive)
         header = json.loads(str(arrays["spikecdl"]))
@@ -253,6 +255,11 @@ def own_npz(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         np.savez(path, **(arrays | {"spikecdl": np.array(json.dumps(header))}))
 
     return make
+
+
+def binned_npz(**header: Any) -> Callable[[Path], None]:
+    counts = BinnedSpikes.from_array([[0, 1, 1]], 0.005)
+    return own_npz(lambda h: h.update(header), counts)
 
 
 def phy(**files: bytes | None) -> Callable[[Path], None]:
@@ -374,6 +381,9 @@ ROWS = {
     "g2.npz": Row("kind", own_npz(lambda h: h.update(kind="os.system")), "g2.npz"),
     "g3.npz": Row("ids", own_npz(lambda h: h.update(unit_ids=[{}])), "g3.npz"),
     "g4.npz": Row("columns", own_npz(lambda h: h["tables"]["trials"].update(columns=["x"])), "g4"),
+    "g4a.npz": Row("binned by 1e-320 s", binned_npz(bin_size=1e-320), "g4a.npz; `bin_size`"),
+    "g4b.npz": Row("trials beyond count", binned_npz(sub_bins=10**30), "g4b.npz; `sub_bins`"),
+    "g4c.npz": Row("ids of lists", binned_npz(unit_ids=[[1]]), "g4c.npz"),
     "g5.h5": Row(
         "counts in chunks", counts(lambda f: anew(f, "counts", (1, 1, 9), int, chunks=True)), "g5"
     ),
