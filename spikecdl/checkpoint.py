@@ -110,7 +110,7 @@ class Checkpoint:
     ----------
     path : Path
     fingerprint : str
-        Digest of the settings and data of the fit.
+        Digest of the version, settings and data of the fit.
     steps : Steps
         Steps before the first epoch.
     """
@@ -153,8 +153,8 @@ class Checkpoint:
         tensors, about = load_tensors(self.path)
         if about.get("fingerprint") != self.fingerprint:
             raise ValueError(
-                f"`checkpoint` ({self.path}) is of another fit (settings, seed or data differ); "
-                "remove it, or resume with what it was made from"
+                f"`checkpoint` ({self.path}) is of another fit (settings, seed, data or version "
+                "differ); remove it, or resume with what it was made from"
             )
         # a generator stays on the CPU; copies are laid out in memory as they were
         tensors = {
@@ -175,7 +175,7 @@ class Checkpoint:
 def _fingerprint(settings: Mapping[str, Any], problem: Problem) -> str:
     """Return the digest of a fit, which may go on for more epochs than it was begun with."""
     kept = {name: value for name, value in settings.items() if name != "n_epochs"}
-    digest = hashlib.sha256(json.dumps(kept).encode())
+    digest = hashlib.sha256(json.dumps([__version__, kept]).encode())
     for _, data in problem.data.parts():
         for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
             digest.update(str(tuple(tensor.shape)).encode())

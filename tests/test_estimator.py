@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -342,6 +344,19 @@ class TestResults:
             model = quick(penalty_weight=None).set_params(family="binomial").fit(y)
             assert np.isfinite(model.predict(y)).all()
             assert not model.transform(y).any()
+
+    def test_two_fits_in_threads_give_the_bits_of_one(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            alone = quick().fit(some_counts()).transform(some_counts())
+            with ThreadPoolExecutor(2) as pool:
+                found = [pool.submit(quick().fit, some_counts()) for _ in range(4)]
+            assert torch.get_num_threads() == 2
+            for each in found:
+                assert same_bits(each.result().transform(some_counts()), alone)
+        finally:
+            torch.set_num_threads(before)
 
     def test_threads_are_as_they_were(self, monkeypatch):
         used = []

@@ -67,7 +67,7 @@ class EventModel:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
         """Return the model of which `as_tensors` made these."""
-        return cls(**{name: value.numpy() for name, value in tensors.items()})
+        return cls(**{name: value.cpu().numpy() for name, value in tensors.items()})
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return its arrays as tensors."""

@@ -91,10 +91,10 @@ class Marginal(Trainer):
             learned = self._search(problem, counts)
 
         def epoch(before: Learned) -> Epoch:
-            model = to_model(before.tensors, before.state["baseline"].numpy())
+            model = to_model(before.tensors, before.state["baseline"].cpu().numpy())
             coefficients = before.unit_tensors.get(COVARIATES)
             if coefficients is not None:
-                model = replace(model, coefficients=coefficients.double().numpy())
+                model = replace(model, coefficients=coefficients.double().cpu().numpy())
             if before.tensors["overlap"] == 1:
                 model, _ = counts.climb(model, _STEPS_PER_EPOCH)
             sums, found = counts.sum(model)
