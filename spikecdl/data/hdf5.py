@@ -156,8 +156,9 @@ class _Guarded(io.FileIO):
                 self._check_heap(first)
                 self._checked.add(first)
             first += 1
-        part = self._map[at : at + len(buffer)]
-        buffer[:] = part.ljust(len(buffer), b"\0")  # beyond the end, as the library does
+        with memoryview(self._map)[at : at + len(buffer)] as part:
+            buffer[: len(part)] = part
+            buffer[len(part) :] = bytes(len(buffer) - len(part))  # beyond the end
         self.seek(at + len(buffer))
         return len(buffer)
 
