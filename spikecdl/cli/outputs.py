@@ -53,7 +53,7 @@ def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
                 _put_in_place(complete)
             for leftover in out.glob(f"{_RUN}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            held = sorted(name for name in _NAMES if (out / name).exists())
+            held = [n for n in (_SUMMARY, *sorted(_NAMES)) if (out / n).exists()]
             if held and not overwrite:
                 raise ValueError(
                     f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, or "
