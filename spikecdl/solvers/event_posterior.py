@@ -19,29 +19,51 @@ from spikecdl.solvers.losses import Loss, fill_row, value
 from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
+_NEVER = -1e30  # log weight of what cannot be
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
 
 
 class Prior(NamedTuple):
     """Log probabilities of each chain: that an event (chain, template, amplitude) begins in a bin,
     and that none does (chain,).
+
+    Events of one template that are in different chains begin at least ``distance`` bins apart.
     """
 
     log_start: np.ndarray
     log_idle: np.ndarray
+    distance: int = 0
 
 
 class Sums(NamedTuple):
     """Sums over windows, and over chains.
 
     The expected number of events (template, amplitude), that of free bins in which none began (1,),
-    and derivatives by templates.
+    and derivatives by templates: expected ones, or with several chains those at the events drawn.
     """
 
     number: np.ndarray
     free: np.ndarray
     first: np.ndarray
     second: np.ndarray
+
+
+class Drawn(NamedTuple):
+    """Events that were drawn; no chains if there are none.
+
+    ``signal`` (chain, window, row, bin) is what they add to the predictor; ``kind`` (chain, window,
+    bin) is -1, or where an event begins its template times the number of amplitudes plus its
+    amplitude.
+    """
+
+    signal: np.ndarray
+    kind: np.ndarray
+
+    @classmethod
+    def nothing(cls, n_chains: int, shape: tuple[int, int, int]) -> Drawn:
+        """Return chains without events, of windows with a shape (window, row, bin)."""
+        kind = np.full((n_chains, shape[0], shape[2]), -1, np.int32)
+        return cls(np.zeros((n_chains, *shape)), kind)
 
 
 class Found(NamedTuple):
@@ -51,16 +73,16 @@ class Found(NamedTuple):
     last chain, plus the log probability of the events of the others; ``residual`` and ``curvature``
     (window, row, bin) are the expected derivatives of the log likelihood by the predictor;
     ``posterior`` (window, template, amplitude, onset) is the probability of each event, summed over
-    chains, or has no windows if it is not asked for; ``signal`` (chain, window, row, bin) is that
-    of the events drawn, or has no chains; ``joint`` (window,) is the log probability of the counts
-    and of these events, in whatever chains they are, or 0 if none are drawn.
+    chains, or has no windows if it is not asked for; ``drawn`` are the events drawn; ``joint``
+    (window,) is the log probability of the counts and of these events, in whatever chains they are,
+    or 0 if none are drawn.
     """
 
     evidence: np.ndarray
     residual: np.ndarray
     curvature: np.ndarray
     posterior: np.ndarray
-    signal: np.ndarray
+    drawn: Drawn
     joint: np.ndarray
 
 
@@ -107,7 +129,7 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
     n_onsets = n_bins - length + 1
     weights = np.empty((n_templates, n_amplitudes, n_onsets))
     total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
-    kind, base = np.empty(n_bins, np.int64), np.empty((n_rows, n_bins))
+    base = np.empty((n_rows, n_bins))
     log_prior, begins = np.zeros(len(uniform)), np.zeros(n_bins, np.bool_)
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     for i in range(span[0], span[1]):
@@ -119,23 +141,27 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
             of_others = 0.0
             for other in range(len(uniform)):
                 if other != chain:
-                    base += found.signal[other, i]
+                    base += found.drawn.signal[other, i]
                     of_others += log_prior[other]
             fill_ratios(window, base, model, weights)
             for c in range(n_templates):
                 for j in range(n_amplitudes):
                     weights[c, j] += prior.log_start[chain, c, j]
+            for other in range(len(uniform)):
+                if other != chain:
+                    _exclude(weights, found.drawn.kind[other, i], prior.distance)
             ratio = fill_forward(flat, prior.log_idle[chain], total, forward)
             found.evidence[i] = ratio - value(window, base) + of_others
             fill_backward(prior.log_idle[chain], total, backward)
             if len(uniform):
+                kind = found.drawn.kind[chain, i]
                 n_idle = sample(
                     flat, prior.log_idle[chain], total, forward, uniform[chain, i], kind
                 )
                 log_prior[chain] = n_idle * prior.log_idle[chain]
-                found.signal[chain, i] = 0.0
+                found.drawn.signal[chain, i] = 0.0
                 log_prior[chain] += _add_signal(
-                    found.signal[chain, i], model, kind, prior.log_start[chain]
+                    found.drawn.signal[chain, i], model, kind, prior.log_start[chain]
                 )
             sums.free[0] += free_bins(prior.log_idle[chain], n_onsets, forward, backward)
             to_posterior(flat, forward, backward)
@@ -144,23 +170,49 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
             for c in range(n_templates):
                 for j in range(n_amplitudes):
                     sums.number[c, j] += weights[c, j].sum()
-            add_derivatives(window, base, model, weights, derivatives, per_bin)
+            if len(uniform) < 2:
+                add_derivatives(window, base, model, weights, derivatives, per_bin)
             if len(uniform):
-                begins |= kind >= 0
+                begins |= found.drawn.kind[chain, i] >= 0
         if n_templates and not len(uniform):
             continue
         base[:] = z[i]
         for chain in range(len(uniform)):
-            base += found.signal[chain, i]
+            base += found.drawn.signal[chain, i]
         if len(uniform) != 1:  # derivatives at the events drawn, or without events
             for n in range(n_rows):
                 of_row = (window.a[n], window.b[n], base[n])
                 fill_row(loss.kind, *of_row, found.residual[i, n], found.curvature[i, n])
+            for chain in range(len(uniform)):
+                _add_of_drawn(derivatives, model, found.drawn.kind[chain, i])
         found.joint[i] = log_prior.sum() - value(window, base)
         if len(uniform):
             found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
         else:
             found.evidence[i] = found.joint[i]
+
+
+@njit(cache=True, error_model="numpy")
+def _exclude(weights, kind, distance):
+    """Forbid onsets nearer than a distance to those of the same template in another chain."""
+    n_amplitudes = weights.shape[1]
+    for s in range(kind.size if distance else 0):
+        if kind[s] >= 0:
+            weights[kind[s] // n_amplitudes, :, max(0, s - distance + 1) : s + distance] = _NEVER
+
+
+@njit(cache=True, error_model="numpy")
+def _add_of_drawn(derivatives, model, kind):
+    """Add the derivatives by templates at the events drawn."""
+    length, n_amplitudes = model.taps.shape[2], model.amplitudes.shape[1]
+    for s in range(kind.size):
+        if kind[s] >= 0:
+            c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
+            amplitude = model.amplitudes[c, j]
+            for n in range(model.taps.shape[1]):
+                bins = slice(s, s + length)
+                add_multiple(derivatives.first[c, n], amplitude, derivatives.residual[n, bins])
+                add_multiple(derivatives.second[c, n], amplitude**2, derivatives.curvature[n, bins])
 
 
 @njit(cache=True, error_model="numpy")

@@ -24,6 +24,8 @@ from spikecdl.solvers.losses import (
 from spikecdl.solvers.operators import add_multiple, dot, fill_scores
 
 _NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
+_ROUNDING = 1e-9
+_LARGEST_LOG = 600.0  # of a product of numbers
 _HOPELESS = -20.0  # log-likelihood ratio below which only a bound of it is computed
 
 
@@ -103,6 +105,8 @@ def fill_ratios(loss, z, model, ratios):
         constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
     if constant:
         _fill_constant(loss, z, model, ratios)
+    elif loss.kind == LOGISTIC and _have_one_exposure(loss):
+        _fill_logistic(loss, z, model, ratios)
     else:
         _fill_varying(loss, z, model, ratios)
 
@@ -149,13 +153,77 @@ def _fill_exponential(loss, z, model, ratios):
         fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual, mean[n])
     flat = ratios.reshape(n_templates * n_amplitudes, n_onsets)
     fill_scores(growth, mean, 0, n_onsets, flat)
-    score = np.empty(n_onsets)
-    for c in range(n_templates):
+    _add_scores(loss, model, ratios)
+
+
+@njit(cache=True, error_model="numpy")
+def _add_scores(loss, model, ratios):
+    """Add the correlation of counts and template, times the amplitude."""
+    taps, amplitudes = model
+    score = np.empty(ratios.shape[2])
+    for c in range(len(taps)):
         score[:] = 0.0
-        for n in range(n_rows):
+        for n in range(taps.shape[1]):
             _correlate_counts(loss.a[n], taps[c, n], score)
-        for i in range(n_amplitudes):
+        for i in range(amplitudes.shape[1]):
             add_multiple(ratios[c, i], amplitudes[c, i], score)
+
+
+@njit(cache=True, error_model="numpy")
+def _have_one_exposure(loss):
+    """Return whether the exposure a + b of each row is the same in all bins that are observed."""
+    for n in range(len(loss.a)):
+        most = (loss.a[n] + loss.b[n]).max()
+        for t in range(loss.a.shape[1]):
+            exposure = loss.a[n, t] + loss.b[n, t]
+            if exposure != 0.0 and abs(exposure - most) > _ROUNDING * most:
+                return False
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_logistic(loss, z, model, ratios):
+    """Fill in the ratios of a logistic loss whose rows have one exposure each.
+
+    An event multiplies the odds of a bin by E = exp(a h), and 1 + exp(z) by 1 - p + p E, where p is
+    the logistic function of z.  The logarithm is taken of the product over bins.
+    """
+    taps, amplitudes = model
+    n_templates, n_amplitudes, n_onsets = ratios.shape
+    length = taps.shape[2]
+    up, down, product = np.empty(z.shape[1]), np.empty(z.shape[1]), np.empty(n_onsets)
+    ratios[:] = 0.0
+    for n in range(len(z)):
+        most = (loss.a[n] + loss.b[n]).max()
+        for t in range(z.shape[1]):
+            small = exp(-abs(z[n, t]))
+            up[t] = (1.0 if z[n, t] >= 0 else small) / (1.0 + small)
+            down[t] = (small if z[n, t] >= 0 else 1.0) / (1.0 + small)
+            if loss.a[n, t] + loss.b[n, t] == 0.0:
+                up[t], down[t] = 0.0, 1.0
+        for c in range(n_templates):
+            for i in range(n_amplitudes):
+                largest = np.abs(amplitudes[c, i] * taps[c, n]).max()
+                together = max(1, min(length, int(_LARGEST_LOG / max(largest, 1e-9))))
+                for first in range(0, length, together):
+                    product[:] = 1.0
+                    for k in range(first, min(length, first + together)):
+                        odds = exp(amplitudes[c, i] * taps[c, n, k])
+                        _multiply(product, down[k : k + n_onsets], up[k : k + n_onsets], odds)
+                    _subtract_log(ratios[c, i], most, product)
+    _add_scores(loss, model, ratios)
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _multiply(product, down, up, odds):
+    for s in range(product.size):
+        product[s] *= down[s] + up[s] * odds
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _subtract_log(out, weight, product):
+    for s in range(out.size):
+        out[s] -= weight * np.log(product[s])
 
 
 @njit(cache=True, error_model="numpy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class EventModel:
         Precision of the second differences of each template.
     coefficients : ndarray, shape (unit, column), optional
         Of the covariates of the data, if any.
+    n_chains : int
+        Most events at a time.
+    distance : int
+        Least bins between the onsets of events of one template, if events overlap.
     perturbation : ndarray, shape (template, channel, bin), optional
         Added to the gradient of the log prior of the templates; see `perturbed`.
     """
@@ -51,6 +56,8 @@ class EventModel:
     baseline: np.ndarray
     smoothness: np.ndarray
     coefficients: np.ndarray | None = None
+    n_chains: int = 1
+    distance: int = 0
     perturbation: np.ndarray | None = None
 
     @classmethod
@@ -67,12 +74,13 @@ class EventModel:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
         """Return the model of which `as_tensors` made these."""
-        return cls(**{name: value.cpu().numpy() for name, value in tensors.items()})
+        known = {name: value.cpu().numpy() for name, value in tensors.items()}
+        return cls(**{name: x if x.ndim else int(x) for name, x in known.items()})
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """Return its arrays as tensors."""
+        """Return its arrays and numbers as tensors."""
         known = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: torch.from_numpy(value) for name, value in known.items()}
+        return {name: torch.as_tensor(value) for name, value in known.items()}
 
     def __len__(self) -> int:
         return len(self.templates)
@@ -87,16 +95,18 @@ class EventModel:
         shares = np.ones((1, len(self))) if chains is None else chains
         rates = shares[:, :, None] * self.rates
         idle = np.maximum(1.0 - rates.sum((1, 2)), 1e-6)
-        return Prior(np.log(np.maximum(rates, 1e-30)), np.log(idle))
+        return Prior(np.log(np.maximum(rates, 1e-30)), np.log(idle), self.distance)
 
     def take(self, index: Sequence[int] | np.ndarray) -> EventModel:
         """Keep some templates."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _OF_TEMPLATES})
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in _OF_TEMPLATES}
+        return replace(self, **parts)
 
     def joined(self, other: EventModel) -> EventModel:
         """Add the templates of another model."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
-        return replace(self, **{name: np.concatenate(pair) for name, pair in pairs.items()})
+        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return replace(self, **parts)
 
     def padded(self, n_bins: int) -> EventModel:
         """Return the model with templates longer by bins of zeros at both ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
-from spikecdl.training.overlap import chains_needed, learn_overlapping
+from spikecdl.training.overlap import FEW, choose_overlap, learn_overlapping
 from spikecdl.training.posterior import (
     known_coefficients,
     of_problem,
@@ -45,15 +46,18 @@ class Marginal(Trainer):
     common to all trials of a unit.
 
     EM begins from templates that are added one at a time, and from those of `Alternating`; the
-    higher likelihood is kept.  Where the events of `Alternating` overlap, two or three chains are
-    sampled, if they make counts and events together more probable.
+    higher likelihood is kept.  Where the events of `Alternating` overlap, several chains are
+    sampled, from these events on, if they make counts and events together more probable.
 
     Parameters
     ----------
     n_starts : int
         Stretches of the data that each new template is tried from.
     overlap : int, optional
-        Most events at a time; 1: events do not overlap.  None: chosen by probability.
+        Most events at a time; 1: events do not overlap.  None: chosen by probability, 1 or 3.
+    distance : float, optional
+        Least distance between the onsets of overlapping events of one template, in template
+        lengths.  None: chosen by probability, among 1, 1/2 and 1/4.
     separation : float
         An event's probability is that it begins within this fraction of the template's length.
 
@@ -71,6 +75,7 @@ class Marginal(Trainer):
 
     n_starts: int = 6
     overlap: int | None = None
+    distance: float | None = None
     separation: float = 0.125
     name: ClassVar[str] = "marginal"
     default_epochs: ClassVar[int] = 30
@@ -79,6 +84,8 @@ class Marginal(Trainer):
     def __post_init__(self) -> None:
         validation.integer("n_starts", self.n_starts)
         validation.non_negative("separation", self.separation)
+        if self.distance is not None:
+            validation.non_negative("distance", self.distance)
         if self.overlap is not None:
             validation.integer("overlap", self.overlap)
 
@@ -95,7 +102,7 @@ class Marginal(Trainer):
             coefficients = before.unit_tensors.get(COVARIATES)
             if coefficients is not None:
                 model = replace(model, coefficients=coefficients.double().cpu().numpy())
-            if before.tensors["overlap"] == 1:
+            if model.n_chains == 1:
                 model, _ = counts.climb(model, _STEPS_PER_EPOCH)
             sums, found = counts.sum(model)
             record = {
@@ -103,7 +110,7 @@ class Marginal(Trainer):
                 "objective": -float(found.evidence.sum()) - model.log_density(counts.scale),
                 "n_events": round(float(sums.number.sum())),
             }
-            return _learned(model, before.tensors), record
+            return _learned(model, before.tensors["level"]), record
 
         return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
 
@@ -111,9 +118,9 @@ class Marginal(Trainer):
         """Return the events of posterior probability 1/2 or more, and the baseline."""
         counts, eta = Summation(problem.data), problem.data.baseline
         model = counts.fit_baseline(of_problem(counts, problem, tensors))
-        n_chains = int(tensors["overlap"])
         width = round(self.separation * problem.length)
-        events = to_events(posterior(counts, model, width, n_chains).table)
+        start = None if model.n_chains == 1 else _found(problem, tensors, model)
+        events = to_events(posterior(counts, model, width, start).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
         return events.to(eta.device), eta
@@ -135,8 +142,16 @@ class Marginal(Trainer):
         templates = first.tensors["templates"].double().cpu().numpy()
         begun = with_amplitudes(templates, events, counts.start)
         begun = counts.with_coefficients(begun, known_coefficients(first))
+        distance = None if self.distance is None else round(self.distance * length)
+
+        def with_overlap() -> dict[str, Tensor]:
+            if self.overlap is None:
+                return choose_overlap(counts, begun, events, rng, FEW, True).as_tensors()
+            return replace(begun, n_chains=self.overlap, distance=distance or 0).as_tensors()
 
         def likeliest() -> dict[str, Tensor]:
+            if model.n_chains > 1:
+                return learn_overlapping(counts, model, events, rng, distance).as_tensors()
             found, _ = max(
                 counts.climb(begun, _STEPS),
                 build(counts, problem.n_templates, length, self.n_starts, rng, steps),
@@ -144,24 +159,25 @@ class Marginal(Trainer):
             )
             return found.as_tensors()
 
+        model = EventModel.from_tensors(steps("overlap", with_overlap, rng))
         model = EventModel.from_tensors(steps("likeliest", likeliest, rng))
-        width, n_chains = round(self.separation * length), self.overlap
-        if n_chains is None:
-            n_chains = 1 if chains_needed(events, length) == 1 else None
-        if n_chains != 1:
-            exact = to_events(posterior(counts, model, width).table)
-            model, n_chains = learn_overlapping(counts, model, exact, n_chains, rng)
-        tensors = {"overlap": torch.tensor(n_chains), "level": first.tensors["level"]}
-        return _learned(model, tensors)
+        return _learned(model, first.tensors["level"])
 
 
-def _learned(model: EventModel, more: dict[str, Tensor]) -> Learned:
-    """Return the state of training at a model, with further tensors of it."""
+def _found(problem: Problem, tensors: Mapping[str, Tensor], model: EventModel) -> Events:
+    """Return the events that alternating training finds for the templates of a model."""
+    templates = to_tensors(model)["templates"].to(problem.data.baseline)
+    events, _ = Alternating().encode(problem, {**tensors, "templates": templates})
+    return events.to("cpu")
+
+
+def _learned(model: EventModel, level: Tensor) -> Learned:
+    """Return the state of training at a model; the level is that of the penalty at its start."""
     units = {}
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
     baseline = {"baseline": torch.from_numpy(model.baseline)}
-    return Learned(more | to_tensors(model), baseline, unit_tensors=units)
+    return Learned({"level": level} | to_tensors(model), baseline, unit_tensors=units)
 
 
 def _refuse_penalty(problem: Problem) -> None:

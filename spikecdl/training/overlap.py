@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spikecdl.solvers.event_list import list_events, to_events
+from spikecdl.solvers.event_posterior import Drawn
 from spikecdl.solvers.events import Events
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import PADDING
@@ -16,10 +17,14 @@ from spikecdl.training.summation import Summation
 
 _STEP_DECAY = 0.7  # of the steps of the model (Robbins and Monro 1951)
 MOST_CHAINS = 3
+_WARMEST = 0.4  # power of the likelihood in the first sweep
 _MOST_EVENTS = 0.98  # that the chains must hold
-_FEW = (10, 10)  # sweeps that say enough to go on
+FEW = (10, 10)  # sweeps that say enough to go on
+_LAST = (40, 40)  # that end a fit
+_LONG, _RUNS = (40, 15), 4  # of each run of the posterior, and runs
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
+_DISTANCES = (1.0, 0.5, 0.25)  # of onsets of one template, in lengths, among which one is chosen
 _LEAST_NATS, _LEAST_GAIN = 10.0, 0.01
 
 
@@ -29,47 +34,51 @@ class Sampled:
 
     ``posterior`` (window, template, amplitude, onset) is the probability of events; ``signal``
     (window, channel, bin) that of the events of the last sweep; ``evidence`` (window,) a lower
-    bound of the log likelihood: the sum over the configurations that were drawn; ``joint`` the mean
-    log probability of the counts and the events drawn.
+    bound of the log likelihood: the sum over the configurations that were drawn; ``joint``
+    (window,) the mean log probability of the counts and the events drawn.
     """
 
     model: EventModel
     posterior: np.ndarray
     signal: np.ndarray
     evidence: np.ndarray
-    joint: float
+    joint: np.ndarray
 
 
 def sample_events(
     counts: Summation,
     model: EventModel,
     start: Events,
-    n_chains: int,
     rng: np.random.Generator,
     learn: bool,
-    sweeps: tuple[int, int] = (20, 40),
+    sweeps: tuple[int, int],
 ) -> Sampled:
-    """Sample the events of several chains, from a list of events on, and learn the model with them.
+    """Sample the events of the chains of a model, from a list of events on, and learn it with them.
 
-    Each chain is drawn given the others (forward filtering, backward sampling).  The templates,
-    rates and baselines take a step after each sweep, whole in the burn-in (the first number of
-    ``sweeps``) and of decreasing size in those that are averaged (the second)
+    Each chain is drawn given the others (forward filtering, backward sampling).  In the burn-in,
+    the first number of ``sweeps``, the likelihood has a power that rises to 1, so that
+    configurations still change (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).  The templates,
+    rates and baselines take a step after each sweep, whole in the burn-in and of decreasing size in
+    the sweeps that are averaged, the second number
     (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann. Stat. 27, 1999).
     """
-    signal = _signals(counts, model, start, n_chains)
+    n_chains = model.n_chains
+    warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
+    chains = _in_chains(counts, model, start)
     shares = np.full((n_chains, len(model)), 1 / n_chains)
     posterior: np.ndarray | None = None
     drawn: list[np.ndarray] = []
-    joint: list[float] = []
+    joint = np.zeros(counts.shape[0])
     burn_in, averaged = sweeps
     for sweep in range(burn_in + averaged):
         keep = sweep >= burn_in
         uniform = rng.random((n_chains, counts.shape[0], counts.shape[2]))
-        sums, found = counts.sum(model, keep, signal, uniform, shares)
+        some = counts if keep else counts.tempered(warm[sweep])
+        sums, found = some.sum(model, keep, chains, uniform, shares)
         if keep:
             posterior = found.posterior if posterior is None else posterior + found.posterior
             drawn.append(found.evidence.copy())
-            joint.append(float(found.joint.sum()))
+            joint += found.joint / averaged
         if learn:
             step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
             model = model.updated(sums, counts.scale, True, n_chains, step)
@@ -77,7 +86,25 @@ def sample_events(
             model = counts.with_new_baseline(model, found, step)
     assert posterior is not None
     evidence = _bound(np.array(drawn))
-    return Sampled(model, posterior / averaged, signal.sum(0), evidence, float(np.mean(joint)))
+    return Sampled(model, posterior / averaged, chains.signal.sum(0), evidence, joint)
+
+
+def average_runs(
+    counts: Summation, model: EventModel, start: Events, rng: np.random.Generator
+) -> Sampled:
+    """Sample events several times from the same start, and average over the runs.
+
+    A run may stay in a configuration that others do not find.  In each window it has the weight of
+    the joint probability that it reached; the signal is that of one run, drawn by weight.
+    """
+    runs = [sample_events(counts, model, start, rng, False, _LONG) for _ in range(_RUNS)]
+    joint = np.stack([run.joint for run in runs])
+    weight = np.exp(joint - np.logaddexp.reduce(joint))
+    posterior = sum(w[:, None, None, None] * x.posterior for w, x in zip(weight, runs, strict=True))
+    chosen = (weight.cumsum(0) < rng.random(len(weight[0]))).sum(0).clip(max=_RUNS - 1)
+    signal = np.stack([runs[run].signal[window] for window, run in enumerate(chosen)])
+    evidence = np.logaddexp.reduce([run.evidence for run in runs]) - np.log(_RUNS)
+    return Sampled(model, np.asarray(posterior), signal, evidence, (weight * joint).sum(0))
 
 
 def choose_overlap(
@@ -87,50 +114,72 @@ def choose_overlap(
     rng: np.random.Generator,
     sweeps: tuple[int, int],
     learn: bool,
-) -> int:
-    """Return how many chains of events, at most `MOST_CHAINS`, explain the counts.
+) -> EventModel:
+    """Return the model with one chain of events, or with several, and the distance of onsets.
 
-    One chain more must raise the joint log probability of counts and events, by 1 % of what
-    events gain.
+    Several chains must raise the joint log probability of counts and events by 1 % of what events
+    gain over one.  ``learn`` says whether the model may change before it is judged.
     """
-    best, chosen = sample_events(counts, model, start, 1, rng, False, sweeps).joint, 1
-    least = max(_LEAST_NATS, _LEAST_GAIN * (best - counts.evidence(model.take([])).sum()))
-    while chosen < MOST_CHAINS:
-        joint = sample_events(counts, model, start, chosen + 1, rng, learn, sweeps).joint
-        if joint < best + least:
-            break
-        best, chosen = joint, chosen + 1
-    return chosen
+    model = replace(model, n_chains=1, distance=0)
+    if chains_needed(start, model.length) == 1:
+        return model
+    best = float(sample_events(counts, model, start, rng, False, sweeps).joint.sum())
+    several = replace(model, n_chains=MOST_CHAINS)
+    several, joint = choose_distance(counts, several, start, rng, sweeps, learn)
+    return several if joint > best + _least_gain(counts, model, best) else model
+
+
+def choose_distance(
+    counts: Summation,
+    model: EventModel,
+    start: Events,
+    rng: np.random.Generator,
+    sweeps: tuple[int, int] = (5, 5),
+    learn: bool = False,
+) -> tuple[EventModel, float]:
+    """Return the model with the largest distance that explains the counts, and its probability.
+
+    A smaller one must raise the joint log probability by 1 % of what events gain.
+    """
+    tried = [replace(model, distance=round(part * model.length)) for part in _DISTANCES]
+    joint = [sample_events(counts, m, start, rng, learn, sweeps).joint.sum() for m in tried]
+    enough = max(joint) - _least_gain(counts, model, max(joint))
+    first = next(number for number, value in enumerate(joint) if value >= enough)
+    return tried[first], float(joint[first])
+
+
+def _least_gain(counts: Summation, model: EventModel, joint: float) -> float:
+    """Return the gain in log probability that more freedom must bring."""
+    return max(_LEAST_NATS, _LEAST_GAIN * (joint - float(counts.evidence(model.take([])).sum())))
 
 
 def learn_overlapping(
     counts: Summation,
     model: EventModel,
     start: Events,
-    n_chains: int | None,
     rng: np.random.Generator,
-) -> tuple[EventModel, int]:
-    """Learn the model with several chains of events; None: as many as explain the counts.
+    distance: int | None = None,
+) -> EventModel:
+    """Learn a model whose events overlap, from a list of events on.
 
-    As in `build`, templates are learned longer than they are, and cropped.
+    As in `build`, templates are learned longer than they are, and cropped.  A ``distance`` of None
+    is chosen anew after each round.
     """
-    if n_chains is None:
-        n_chains = choose_overlap(counts, model, start, rng, _FEW, True)
-    if n_chains == 1:
-        return model, 1
     length = model.length
     extra = min(round(PADDING / 2 * length), (counts.shape[2] - length) // 2)
     events = start
     for _ in range(_ROUNDS):
-        sampled = sample_events(counts, model, events, n_chains, rng, True, _FEW)
+        sampled = sample_events(counts, model, events, rng, True, FEW)
         events = _moved(_listed(sampled), -extra, counts.shape[2] - length - 2 * extra)
         padded = sampled.model.padded(extra)
-        sampled = sample_events(counts, padded, events, n_chains, rng, True, _FEW)
+        sampled = sample_events(counts, padded, events, rng, True, FEW)
         model, begin = sampled.model.cropped(length)
         events = _listed(sampled)
         late = torch.from_numpy(begin)[events.template]
         events = _moved(events, late, counts.shape[2] - length)
-    return sample_events(counts, model, events, n_chains, rng, True).model, n_chains
+        if distance is None:
+            model, _ = choose_distance(counts, model, events, rng)
+    return sample_events(counts, model, events, rng, True, _LAST).model
 
 
 def _listed(sampled: Sampled) -> Events:
@@ -170,16 +219,18 @@ def _assign(events: Events, length: int, n_chains: int) -> np.ndarray:
     return chain
 
 
-def _signals(counts: Summation, model: EventModel, events: Events, n_chains: int) -> np.ndarray:
-    """Return the signal (chain, window, channel, bin) of listed events."""
-    signal = np.zeros((n_chains, *counts.shape))
-    chain = _assign(events, model.length, n_chains)
+def _in_chains(counts: Summation, model: EventModel, events: Events) -> Drawn:
+    """Put listed events into chains, with their nearest amplitudes."""
+    drawn = Drawn.nothing(model.n_chains, counts.shape)
+    chain = _assign(events, model.length, model.n_chains)
     listed = (x.numpy() for x in (events.window, events.template, events.onset, events.amplitude))
     for k, w, c, s, size in zip(chain, *listed, strict=True):
         if k >= 0:
-            nearest = model.amplitudes[c][np.abs(model.amplitudes[c] - size).argmin()]
-            signal[k, w, :, s : s + model.length] += nearest * model.templates[c]
-    return signal
+            nearest = np.abs(model.amplitudes[c] - size).argmin()
+            change = model.amplitudes[c, nearest] * model.templates[c]
+            drawn.signal[k, w, :, s : s + model.length] += change
+            drawn.kind[k, w, s] = c * model.amplitudes.shape[1] + nearest
+    return drawn
 
 
 def _bound(drawn: np.ndarray) -> np.ndarray:

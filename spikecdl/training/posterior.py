@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from spikecdl.solvers.event_list import describe_events, list_events, to_events
+from spikecdl.solvers.event_posterior import Drawn
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.overlap import chains_needed, choose_overlap, sample_events
+from spikecdl.training.overlap import average_runs, choose_overlap
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
-_SWEEPS = (15, 30)  # of sampling
 _STEPS = 8  # of EM that fit rates of events to given templates
 
 
@@ -44,8 +44,8 @@ def posterior(
     counts: Summation,
     model: EventModel,
     width: int,
-    n_chains: int = 1,
-    listed: Events | None = None,
+    start: Events | None = None,
+    describe: bool = False,
 ) -> Posterior:
     """Return the posterior of events; a few windows at a time.
 
@@ -55,10 +55,10 @@ def posterior(
     model : EventModel
     width : int
         The probability of an event is that it begins at most so many bins from its onset.
-    n_chains : int
-        Most events at a time; above 1 events are sampled, from those listed or those of one chain.
-    listed : Events, optional
-        Describe these events; None: list those of probability 1/2 or more.
+    start : Events, optional
+        With which sampling begins where events overlap; None: with those of one chain.
+    describe : bool
+        Whether to describe these events; if not, those of probability 1/2 or more are listed.
     """
     n_windows, _, n_bins = counts.shape
     each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
@@ -66,25 +66,23 @@ def posterior(
     for first in range(0, n_windows, each):
         last = min(first + each, n_windows)
         some = counts.take(slice(first, last))
-        if n_chains > 1:
-            if listed is None:
+        begun = None if start is None else start.within(first, last)
+        if model.n_chains > 1:
+            if begun is None:
                 alone = some.sum(model, keep_posterior=True)[1].posterior
                 found_alone = list_events(alone, model.amplitudes, width, _LEAST_PROBABILITY)
                 begun = to_events(found_alone)
-            else:
-                begun = listed.within(first, last)
-            sampled = sample_events(some, model, begun, n_chains, rng, False, _SWEEPS)
+            sampled = average_runs(some, model, begun, rng)
             chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
         else:
-            drawn = np.zeros((1, *some.shape))
+            drawn = Drawn.nothing(1, some.shape)
             uniform = rng.random((1, last - first, n_bins))
             of_windows = some.sum(model, True, drawn, uniform)[1]
-            chance, signal, evidence = of_windows.posterior, drawn[0], of_windows.evidence
-        if listed is None:
+            chance, signal, evidence = of_windows.posterior, drawn.signal[0], of_windows.evidence
+        if begun is None or not describe:
             table = list_events(chance, model.amplitudes, width, _LEAST_PROBABILITY)
         else:
-            mine = listed.within(first, last)
-            places = (x.numpy() for x in (mine.window, mine.template, mine.onset))
+            places = (x.numpy() for x in (begun.window, begun.template, begun.onset))
             table = describe_events(chance, model.amplitudes, width, *places)
         table[:, 0] += first
         found.append((table, signal, evidence))
@@ -139,12 +137,11 @@ def event_rates(
     begun = with_amplitudes(templates, events, counts.start)
     begun = counts.with_coefficients(begun, known_coefficients(problem))
     model = counts.climb(begun, _STEPS, learn_templates=False)[0].normalized()
-    new = {name: value.float() for name, value in to_tensors(model).items()}
+    model = choose_overlap(counts, model, events, np.random.default_rng(0), (1, 1), False)
+    new = to_tensors(model)
     del new["templates"], new["smoothness"]
-    overlap = 1
-    if chains_needed(events, model.length) > 1:
-        overlap = choose_overlap(counts, model, events, np.random.default_rng(0), (1, 1), False)
-    return new | {"overlap": torch.tensor(overlap)}, model.baseline.tolist()
+    new = {name: x.float() if x.is_floating_point() else x for name, x in new.items()}
+    return new, model.baseline.tolist()
 
 
 def _some_trials(data: Observations, events: Events) -> tuple[Observations, Events]:
@@ -184,7 +181,7 @@ def evidence(
     model = of_problem(counts, problem, tensors)
     model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
     width = round(_NEAR * model.length)
-    found = posterior(counts, model, width, int(tensors["overlap"]))
+    found = posterior(counts, model, width)
     gain = found.evidence - counts.evidence(model.take([]))
     eta = torch.from_numpy(counts.predictor(model) + counts.shift)
     none = [
@@ -213,8 +210,7 @@ def _certainty(
 ) -> tuple[np.ndarray, np.ndarray]:
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
-    n_chains = int(tensors["overlap"])
-    found = posterior(counts, model, round(_NEAR * model.length), n_chains, events)
+    found = posterior(counts, model, round(_NEAR * model.length), events, describe=True)
     eta = torch.from_numpy(counts.predictor(model) + counts.shift + found.signal)
     mean = [some.family.mean(eta[part]) for part, some in data.rows().to("cpu").parts()]
     shape = (len(data.y), -1, data.y.shape[-1])
@@ -226,6 +222,8 @@ def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:
     names = ("templates", "event_amplitudes", "event_rates")
     templates, amplitudes, rates = (tensors[name].double().cpu().numpy() for name in names)
     model = EventModel.of_templates(templates, baseline)
+    overlap, distance = int(tensors["overlap"]), int(tensors.get("distance", 0))
+    model = replace(model, n_chains=overlap, distance=distance)
     if "smoothness" in tensors:
         model = replace(model, smoothness=tensors["smoothness"].double().cpu().numpy())
     sizes = np.median(np.abs(amplitudes), axis=1)
@@ -241,4 +239,6 @@ def to_tensors(model: EventModel) -> dict[str, Tensor]:
         "event_amplitudes": torch.from_numpy(unit.amplitudes),
         "event_rates": torch.from_numpy(unit.rates),
         "smoothness": torch.from_numpy(unit.smoothness),
+        "overlap": torch.tensor(unit.n_chains),
+        "distance": torch.tensor(unit.distance),
     }

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spikecdl.solvers.event_posterior import Found, Sums, sum_events
+from spikecdl.solvers.event_posterior import Drawn, Found, Sums, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.base import Observations
@@ -68,6 +68,12 @@ class Summation:
             some.covariates = self.covariates.map(lambda rows: rows[windows])
         return some
 
+    def tempered(self, power: float) -> Summation:
+        """Return the same counts, whose likelihood is raised to a power."""
+        some = copy(self)
+        some.loss = Loss(self.loss.kind, power * self.loss.a, power * self.loss.b)
+        return some
+
     def predictor(self, model: EventModel) -> np.ndarray:
         """Return the argument of the loss without events (window, channel, bin)."""
         z = model.baseline[self.unit][..., None] + self.offset
@@ -83,13 +89,13 @@ class Summation:
         self,
         model: EventModel,
         keep_posterior: bool = False,
-        signal: np.ndarray | None = None,
+        drawn: Drawn | None = None,
         uniform: np.ndarray | None = None,
         chains: np.ndarray | None = None,
     ) -> tuple[Sums, Found]:
         """Sum over events; return the sums over windows, and what was found in each.
 
-        See `sum_events` for ``signal`` and ``uniform``, with which events are drawn.
+        See `sum_events` for ``uniform``, with which events are drawn anew.
         """
         n_onsets = self.shape[2] - model.length + 1
         n_kept = self.shape[0] if keep_posterior else 0
@@ -98,7 +104,7 @@ class Summation:
             np.zeros(self.shape),
             np.zeros(self.shape),
             np.zeros((n_kept, *model.amplitudes.shape, n_onsets)),
-            np.zeros((0, *self.shape)) if signal is None else signal,
+            Drawn.nothing(0, self.shape) if drawn is None else drawn,
             np.zeros(self.shape[0]),
         )
         templates = Templates(np.ascontiguousarray(model.templates), model.amplitudes)

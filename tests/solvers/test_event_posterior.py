@@ -10,7 +10,7 @@ import torch
 
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.solvers.event_list import describe_events, list_events
-from spikecdl.solvers.event_posterior import Found, Prior, sum_events
+from spikecdl.solvers.event_posterior import Drawn, Found, Prior, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 
@@ -42,6 +42,12 @@ def n_idle(events):
     """Count the bins in which an event could have begun and none did."""
     covered = {s + k for *_, s in events for k in range(LENGTH)}
     return len(set(range(N_BINS - LENGTH + 1)) - covered)
+
+
+def too_near(events, others, distance):
+    """Whether two chains have events of one template that begin within a distance."""
+    pairs = product(events, others)
+    return any(c == d and abs(s - t) < distance for (c, _, s), (d, _, t) in pairs)
 
 
 def brute_force(family, y, mask, eta0):
@@ -82,7 +88,7 @@ def compute(family, y, mask, eta0, **more):
         np.zeros_like(z),
         np.zeros_like(z),
         np.zeros((1, 2, 2, N_BINS - LENGTH + 1)),
-        more.pop("signal", np.zeros((0, *z.shape))),
+        more.pop("drawn", Drawn.nothing(0, z.shape)),
         np.zeros(1),
     )
     return sum_events(arrays, z, TEMPLATES, PRIOR, found, **more), found
@@ -121,20 +127,22 @@ def test_draws_have_the_posterior_probabilities():
             y,
             torch.ones_like(y),
             eta0,
-            signal=np.zeros((1, 1, 1, N_BINS)),
+            drawn=Drawn.nothing(1, (1, 1, N_BINS)),
             uniform=rng.random((1, 1, N_BINS)),
         )
-        drawn += found.signal[0, 0, 0] != 0
+        drawn += found.drawn.signal[0, 0, 0] != 0
     begins = found.posterior[0].sum((0, 1))
     covered = np.convolve(begins, np.ones(LENGTH))
     np.testing.assert_allclose(drawn / 2000, covered, atol=0.04)
 
 
-def test_two_chains_sample_the_model_in_which_events_overlap():
-    """The product of two chains is summed by brute force."""
+@pytest.mark.parametrize("distance", [0, 2])
+def test_two_chains_sample_the_model_in_which_events_overlap(distance):
+    """The product of two chains, without pairs that are too near, is summed by brute force."""
     y = torch.tensor([0.0, 3, 4, 2, 0, 1, 2, 4, 0], dtype=torch.float64)
     eta0, rng = np.full(N_BINS, -0.4), np.random.default_rng(0)
     prior = Prior(np.log(RATES / 2)[None].repeat(2, 0), np.log(1 - RATES.sum() / 2).repeat(2))
+    prior = prior._replace(distance=distance)
     listed = list(paths())
     signals, priors = np.zeros((len(listed), N_BINS)), np.zeros(len(listed))
     for row, events in enumerate(listed):
@@ -144,17 +152,18 @@ def test_two_chains_sample_the_model_in_which_events_overlap():
             priors[row] += prior.log_start[0, c, i]
     eta = eta0 + signals[:, None] + signals
     logs = priors[:, None] + priors + (y.numpy() * eta - np.exp(eta)).sum(-1)
+    logs[[[too_near(a, b, distance) for a in listed] for b in listed]] = -np.inf
     weight = np.exp(logs - np.logaddexp.reduce(logs, axis=None))
     expected = (weight[..., None] * (signals[:, None] + signals)).sum((0, 1))
     loss = Loss(LOSSES["exponential"], y.numpy()[None, None], np.ones((1, 1, N_BINS)))
-    z, signal, mean = np.full((1, 1, N_BINS), -0.4), np.zeros((2, 1, 1, N_BINS)), 0.0
+    z, drawn, mean = np.full((1, 1, N_BINS), -0.4), Drawn.nothing(2, (1, 1, N_BINS)), 0.0
     found = Found(
-        np.zeros(1), np.zeros_like(z), np.zeros_like(z), np.zeros((0, 2, 2, 7)), signal, np.zeros(1)
+        np.zeros(1), np.zeros_like(z), np.zeros_like(z), np.zeros((0, 2, 2, 7)), drawn, np.zeros(1)
     )
     bound = set()
     for _ in range(4000):
         sum_events(loss, z, TEMPLATES, prior, found, rng.random((2, 1, N_BINS)))
-        mean = mean + signal.sum((0, 1, 2)) / 4000
+        mean = mean + drawn.signal.sum((0, 1, 2)) / 4000
         bound.add(round(float(found.evidence[0]), 6))
     np.testing.assert_allclose(mean, expected, atol=0.05)
     # the sum over configurations that were drawn comes close to the sum over all, from below
