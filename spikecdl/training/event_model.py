@@ -74,8 +74,9 @@ class EventModel:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
         """Return the model of which `as_tensors` made these."""
-        known = {name: value.cpu().numpy() for name, value in tensors.items()}
-        return cls(**{name: x if x.ndim else int(x) for name, x in known.items()})
+        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+        known: dict[str, Any] = {name: x if x.ndim else int(x) for name, x in arrays.items()}
+        return cls(**known)
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return its arrays and numbers as tensors."""
@@ -90,12 +91,20 @@ class EventModel:
         """Bins of a template."""
         return self.templates.shape[2]
 
-    def prior(self, chains: np.ndarray | None = None) -> Prior:
-        """Return the log probabilities of chains (chain, template) that have shares of events."""
-        shares = np.ones((1, len(self))) if chains is None else chains
-        rates = shares[:, :, None] * self.rates
+    def prior(self, n_chains: int = 1) -> Prior:
+        """Return the log probabilities of chains that share the events."""
+        rates = np.tile(self.rates / n_chains, (n_chains, 1, 1))
         idle = np.maximum(1.0 - rates.sum((1, 2)), 1e-6)
         return Prior(np.log(np.maximum(rates, 1e-30)), np.log(idle), self.distance)
+
+    def prior_without_overlap(self) -> Prior:
+        """Return the log probabilities of one chain that stands for all, of which one is busy.
+
+        An event may be in each of them, and the others are idle while it lasts.
+        """
+        idle = self.prior(self.n_chains).log_idle[:1]
+        start = self.prior().log_start + (self.n_chains - 1) * self.length * idle
+        return Prior(start, self.n_chains * idle)
 
     def take(self, index: Sequence[int] | np.ndarray) -> EventModel:
         """Keep some templates."""

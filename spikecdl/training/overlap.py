@@ -34,7 +34,8 @@ class Sampled:
 
     ``posterior`` (window, template, amplitude, onset) is the probability of events; ``signal``
     (window, channel, bin) that of the events of the last sweep; ``evidence`` (window,) a lower
-    bound of the log likelihood: the sum over the configurations that were drawn; ``joint``
+    bound of the log likelihood: the sum over the configurations that were drawn, or over all in
+    which no events overlap; ``joint``
     (window,) the mean log probability of the counts and the events drawn.
     """
 
@@ -65,7 +66,6 @@ def sample_events(
     n_chains = model.n_chains
     warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
     chains = _in_chains(counts, model, start)
-    shares = np.full((n_chains, len(model)), 1 / n_chains)
     posterior: np.ndarray | None = None
     drawn: list[np.ndarray] = []
     joint = np.zeros(counts.shape[0])
@@ -74,7 +74,7 @@ def sample_events(
         keep = sweep >= burn_in
         uniform = rng.random((n_chains, counts.shape[0], counts.shape[2]))
         some = counts if keep else counts.tempered(warm[sweep])
-        sums, found = some.sum(model, keep, chains, uniform, shares)
+        sums, found = some.sum(model, keep, chains, uniform, model.prior(n_chains))
         if keep:
             posterior = found.posterior if posterior is None else posterior + found.posterior
             drawn.append(found.evidence.copy())
@@ -103,7 +103,8 @@ def average_runs(
     posterior = sum(w[:, None, None, None] * x.posterior for w, x in zip(weight, runs, strict=True))
     chosen = (weight.cumsum(0) < rng.random(len(weight[0]))).sum(0).clip(max=_RUNS - 1)
     signal = np.stack([runs[run].signal[window] for window, run in enumerate(chosen)])
-    evidence = np.logaddexp.reduce([run.evidence for run in runs]) - np.log(_RUNS)
+    apart = counts.sum(model, prior=model.prior_without_overlap())[1].evidence
+    evidence = np.max([apart, *(run.evidence for run in runs)], axis=0)
     return Sampled(model, np.asarray(posterior), signal, evidence, (weight * joint).sum(0))
 
 
@@ -123,7 +124,7 @@ def choose_overlap(
     model = replace(model, n_chains=1, distance=0)
     if chains_needed(start, model.length) == 1:
         return model
-    best = float(sample_events(counts, model, start, rng, False, sweeps).joint.sum())
+    best = float(sample_events(counts, model, start, rng, learn, sweeps).joint.sum())
     several = replace(model, n_chains=MOST_CHAINS)
     several, joint = choose_distance(counts, several, start, rng, sweeps, learn)
     return several if joint > best + _least_gain(counts, model, best) else model

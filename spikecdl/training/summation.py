@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spikecdl.solvers.event_posterior import Drawn, Found, Sums, sum_events
+from spikecdl.solvers.event_posterior import Drawn, Found, Prior, Sums, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.base import Observations
@@ -91,11 +91,12 @@ class Summation:
         keep_posterior: bool = False,
         drawn: Drawn | None = None,
         uniform: np.ndarray | None = None,
-        chains: np.ndarray | None = None,
+        prior: Prior | None = None,
     ) -> tuple[Sums, Found]:
         """Sum over events; return the sums over windows, and what was found in each.
 
-        See `sum_events` for ``uniform``, with which events are drawn anew.
+        See `sum_events` for ``uniform``, with which events are drawn anew; a ``prior`` of None is
+        that of one chain.
         """
         n_onsets = self.shape[2] - model.length + 1
         n_kept = self.shape[0] if keep_posterior else 0
@@ -109,9 +110,8 @@ class Summation:
         )
         templates = Templates(np.ascontiguousarray(model.templates), model.amplitudes)
         z, per_bin = self.predictor(model), self.covariates is not None
-        return sum_events(
-            self.loss, z, templates, model.prior(chains), found, uniform, per_bin
-        ), found
+        prior = prior or model.prior()
+        return sum_events(self.loss, z, templates, prior, found, uniform, per_bin), found
 
     def without_events(self, length: int) -> EventModel:
         """Return the model of no templates, with the most likely constant rates."""

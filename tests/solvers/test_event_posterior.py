@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 import torch
 
+from spikecdl import BinnedSpikes, conversion
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.event_posterior import Drawn, Found, Prior, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
+from spikecdl.training.event_model import EventModel
+from spikecdl.training.summation import Summation
 
 N_BINS, LENGTH = 9, 3
 TEMPLATES = Templates(
@@ -169,6 +172,31 @@ def test_two_chains_sample_the_model_in_which_events_overlap(distance):
     # the sum over configurations that were drawn comes close to the sum over all, from below
     evidence = np.logaddexp.reduce(logs, axis=None)
     assert evidence - 0.3 < np.logaddexp.reduce(list(bound)) < evidence + 1e-6
+
+
+def test_events_of_all_chains_that_do_not_overlap_are_summed_in_one():
+    baseline = np.array([[-0.4]])
+    model = EventModel(*TEMPLATES, RATES, baseline, np.ones(2), n_chains=2)
+    prior, listed = model.prior(2), list(paths())
+    y = np.array([0.0, 3, 4, 2, 0, 1, 2, 4, 0])
+    apart = []
+    for first, second in product(listed, listed):
+        begun = [(s, c, i) for c, i, s in first + second]
+        if any(abs(s - t) < LENGTH for (s, *_), (t, *_) in combinations(begun, 2)):
+            continue
+        log, eta = (n_idle(first) + n_idle(second)) * prior.log_idle[0], np.full(N_BINS, -0.4)
+        for s, c, i in begun:
+            log += prior.log_start[0, c, i]
+            eta[s : s + LENGTH] += TEMPLATES.amplitudes[c, i] * TEMPLATES.taps[c, 0]
+        apart.append(log + (y * eta - np.exp(eta)).sum())
+    counts = BinnedSpikes.from_array(y[None, None].astype(int), 0.01)
+    data = conversion.observe(
+        counts, Poisson(), conversion.LAYOUTS["shared"], "learned", torch.device("cpu")
+    )
+    found = Summation(data).sum(model, prior=model.prior_without_overlap())[1]
+    # from below: at the window's end, where no event could begin, other chains are idle at no cost
+    evidence = np.logaddexp.reduce(apart)
+    assert evidence - 0.15 < found.evidence[0] < evidence
 
 
 def test_events_are_listed_with_their_moments():
