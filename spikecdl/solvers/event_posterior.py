@@ -155,14 +155,11 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
             fill_backward(prior.log_idle[chain], total, backward)
             if len(uniform):
                 kind = found.drawn.kind[chain, i]
-                n_idle = sample(
-                    flat, prior.log_idle[chain], total, forward, uniform[chain, i], kind
-                )
-                log_prior[chain] = n_idle * prior.log_idle[chain]
-                found.drawn.signal[chain, i] = 0.0
-                log_prior[chain] += _add_signal(
-                    found.drawn.signal[chain, i], model, kind, prior.log_start[chain]
-                )
+                idle = prior.log_idle[chain]
+                n_idle = sample(flat, idle, total, forward, uniform[chain, i], kind)
+                signal, start = found.drawn.signal[chain, i], prior.log_start[chain]
+                log_prior[chain] = n_idle * idle + _fill_signal(signal, model, kind, start)
+                begins |= kind >= 0
             sums.free[0] += free_bins(prior.log_idle[chain], n_onsets, forward, backward)
             to_posterior(flat, forward, backward)
             if len(found.posterior):
@@ -172,19 +169,13 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                     sums.number[c, j] += weights[c, j].sum()
             if len(uniform) < 2:
                 add_derivatives(window, base, model, weights, derivatives, per_bin)
-            if len(uniform):
-                begins |= found.drawn.kind[chain, i] >= 0
         if n_templates and not len(uniform):
             continue
         base[:] = z[i]
         for chain in range(len(uniform)):
             base += found.drawn.signal[chain, i]
-        if len(uniform) != 1:  # derivatives at the events drawn, or without events
-            for n in range(n_rows):
-                of_row = (window.a[n], window.b[n], base[n])
-                fill_row(loss.kind, *of_row, found.residual[i, n], found.curvature[i, n])
-            for chain in range(len(uniform)):
-                _add_of_drawn(derivatives, model, found.drawn.kind[chain, i])
+        if len(uniform) != 1:
+            _derive_at_drawn(window, base, model, found.drawn.kind[:, i], derivatives)
         found.joint[i] = log_prior.sum() - value(window, base)
         if len(uniform):
             found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
@@ -202,25 +193,29 @@ def _exclude(weights, kind, distance):
 
 
 @njit(cache=True, error_model="numpy")
-def _add_of_drawn(derivatives, model, kind):
-    """Add the derivatives by templates at the events drawn."""
+def _derive_at_drawn(window, base, model, kinds, found):
+    """Fill in derivatives by the predictor at the events drawn; add those by templates."""
+    for n in range(len(base)):
+        of_row = (window.a[n], window.b[n], base[n])
+        fill_row(window.kind, *of_row, found.residual[n], found.curvature[n])
     length, n_amplitudes = model.taps.shape[2], model.amplitudes.shape[1]
-    for s in range(kind.size):
-        if kind[s] >= 0:
-            c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
-            amplitude = model.amplitudes[c, j]
-            for n in range(model.taps.shape[1]):
-                bins = slice(s, s + length)
-                add_multiple(derivatives.first[c, n], amplitude, derivatives.residual[n, bins])
-                add_multiple(derivatives.second[c, n], amplitude**2, derivatives.curvature[n, bins])
+    for kind in kinds:
+        for s in range(kind.size):
+            if kind[s] >= 0:
+                c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
+                size, bins = model.amplitudes[c, j], slice(s, s + length)
+                for n in range(len(base)):
+                    add_multiple(found.first[c, n], size, found.residual[n, bins])
+                    add_multiple(found.second[c, n], size**2, found.curvature[n, bins])
 
 
 @njit(cache=True, error_model="numpy")
-def _add_signal(signal, model, kind, log_start):
-    """Add the templates of the events drawn; return the log probability that they begin."""
+def _fill_signal(signal, model, kind, log_start):
+    """Fill in the templates of the events drawn; return the log probability that they begin."""
     taps, amplitudes = model
     length, n_amplitudes = taps.shape[2], amplitudes.shape[1]
     total = 0.0
+    signal[:] = 0.0
     for s in range(kind.size):
         if kind[s] >= 0:
             c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
