@@ -1,5 +1,5 @@
 from . import baselines, datasets, denoise, io, plots, report, simulate, suggestions
-from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth
+from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth, concatenate, of_recording
 from .denoise import PoissonDenoiser
 from .estimator import DCEA, NotConvergedWarning, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
@@ -55,6 +55,7 @@ __all__ = [
     "UnrolledEncoder",
     "bands",
     "baselines",
+    "concatenate",
     "crossvalidation",
     "datasets",
     "denoise",
@@ -63,6 +64,7 @@ __all__ = [
     "io",
     "load",
     "metrics",
+    "of_recording",
     "plots",
     "read",
     "read_counts",

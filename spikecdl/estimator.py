@@ -16,7 +16,7 @@ from torch import Tensor
 from spikecdl import config, conversion, training, validation
 from spikecdl.checkpoint import kept, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
-from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
 from spikecdl.files import reading
 from spikecdl.model.covariates import Drift, History
@@ -183,7 +183,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : BinnedSpikes, array (trial, unit, bin) or array (trial, bin)
-            Counts.
+            Counts; or those of several recordings, a list or a mapping by name: see `concatenate`.
         checkpoint : path, optional
             File that receives the state of training, atomically: after every epoch, and about once
             a second before the first.
@@ -249,7 +249,7 @@ class DCEA(TransformerMixin, BaseEstimator):
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         found = (self._dictionary(), *self._encode(problem))
-        shape = counts.shape if isinstance(X, BinnedSpikes) else np.shape(X)
+        shape = counts.shape if inputs.are_binned(X) else np.shape(X)
         return problem.mean(*found).cpu().numpy().reshape(shape)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -346,14 +346,14 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Return checked counts, which must match the fit unless ``reset``."""
-        if not isinstance(X, BinnedSpikes):
-            X = conversion.checked_array(X, self, reset)
-        counts = conversion.as_counts(X, self.bin_size)
+        if not inputs.are_binned(X):
+            X = inputs.checked_array(X, self, reset)
+        counts = inputs.as_counts(X, self.bin_size, self.layout)
         if reset:
             return counts
         check_is_fitted(self, "templates_")
         units = self.unit_ids_ if self.layout == "joint" else None
-        conversion.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
+        inputs.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
         return counts
 
     def _problem(
@@ -393,7 +393,7 @@ class DCEA(TransformerMixin, BaseEstimator):
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""
-        rows = conversion.unit_rows(counts, self.unit_ids_, tuple(self.unit_tensors_))
+        rows = inputs.unit_rows(counts, self.unit_ids_, tuple(self.unit_tensors_))
         units = {n: t[rows].to(problem.data.baseline.device) for n, t in self.unit_tensors_.items()}
         return training.with_covariates(replace(problem, unit_tensors=units))
 

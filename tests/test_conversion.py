@@ -8,7 +8,8 @@ import torch
 from scipy.special import logit
 
 from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, Poisson
-from spikecdl.conversion import LAYOUTS, as_counts, hide, observe, rates, with_sub_bins
+from spikecdl.conversion import LAYOUTS, hide, observe, rates, with_sub_bins
+from spikecdl.data.inputs import as_counts
 from spikecdl.model.families import FAMILIES
 
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))

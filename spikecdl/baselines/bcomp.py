@@ -16,7 +16,7 @@ from torch import Tensor
 from spikecdl import config, conversion, validation
 from spikecdl.baselines.psth import binned
 from spikecdl.baselines.pursuit import Rule, pursue
-from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation.deviance import decompose
 from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
@@ -186,7 +186,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
     def _found(self, counts: BinnedSpikes) -> tuple[Observations, Events, Tensor]:
         """Check counts against the fit; return observations, their events and baseline."""
         check_is_fitted(self)
-        conversion.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
+        inputs.check_like_fit(binned(counts), self.bin_size_, self.n_bins_, None)
         data = observed(counts, self.family, self.baseline)
         return data, *self._pursue(data)
 

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from spikecdl import conversion, validation
-from spikecdl.data import BinnedSpikes
+from spikecdl.data import BinnedSpikes, inputs
 
 Self = TypeVar("Self", bound="PerUnit")
 
@@ -51,7 +51,7 @@ class PerUnit(BaseEstimator, ABC):
                 f"the counts have the units {counts.unit_ids}, the fit {self.unit_ids_}; select "
                 "the units of the fit, in their order"
             )
-        conversion.check_like_fit(counts, self.bin_size_, 1, None)
+        inputs.check_like_fit(counts, self.bin_size_, 1, None)
         return self._predict(counts)
 
     @abstractmethod

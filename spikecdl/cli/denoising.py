@@ -244,7 +244,7 @@ def benchmark(
         "seconds": round(time.perf_counter() - began),
     }
     if out is not None:
-        with outputs.results_folder(out, folder, overwrite) as unfinished:
+        with outputs.results_folder(out, [folder], overwrite) as unfinished:
             table.to_csv(unfinished / "table.csv", index=False)
             bench.comparison(test).savefig(unfinished / "figure.png", dpi=150)
             write_json(unfinished / "summary.json", about)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selected, Selection, argument, flag, option
+from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
+    from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
@@ -27,7 +28,7 @@ Model = Annotated[Path, argument("MODEL", "Folder that a fit wrote to, or its mo
 
 
 def fit(
-    file: options.File,
+    files: options.Files,
     out: options.Out,
     length: Annotated[float, option("SECONDS", "Length of the templates, in whole bins.")],
     bin: options.Bin = None,
@@ -94,9 +95,10 @@ def fit(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Learn templates from a recording and write results to --out.
+    """Learn templates from recordings and write results to --out.
 
-    Writes the model, summary.json, figures, results.nwb and report.html. Times are in seconds.
+    Several recordings share the templates. Writes the model, summary.json, figures, results.nwb (of
+    each recording) and report.html. Times are in seconds.
     `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
     from spikecdl.estimator import DCEA
@@ -124,13 +126,14 @@ def fit(
     checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
-            selected = selection.count(selection.read(file), bin)
+            selected = Recordings.read(selection, files, bin, layout).whole
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             _held_out(model, selected, folds, lambda fold: None)
             return
-        with outputs.results_folder(out, file, overwrite) as unfinished:
-            selected = selection.count(selection.read(file), bin)
+        with outputs.results_folder(out, files, overwrite) as unfinished:
+            recordings = Recordings.read(selection, files, bin, layout)
+            selected = recordings.whole
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             _check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
@@ -151,26 +154,33 @@ def fit(
                 found = _bands(model, selected, bootstrap, update)
             with outputs.working("writing results", as_json):
                 parts = model.decompose(selected.counts)
-                about = fit_summary(model, parts, file, held_out, found)
+                each = recordings.found(model)
+                about = fit_summary(model, parts, recordings.sources, held_out, found)
                 about["settings"] |= selection.described()
-                about["data"] |= _short_distances(selected.data)
+                about["data"] |= _short_distances(recordings)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
-                about["verdict"] = verdict(about)
-                outputs.write_results(unfinished, selected, parts, about, model, found)
+                about |= recordings.summary(each) | {"verdict": verdict(about)}
+                more = (model, found, recordings.written(each))
+                outputs.write_results(unfinished, selected, parts, about, *more)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
 
 
-def _short_distances(data: SpikeTrains | BinnedSpikes) -> dict[str, Any]:
-    """Return what rules the shortest distances between spikes, and the history to use for it."""
+def _short_distances(recordings: Recordings) -> dict[str, Any]:
+    """Return what rules the shortest distances between spikes, and the history to use for it.
+
+    Of the first recording in which something does.
+    """
     from spikecdl.data import SpikeTrains
     from spikecdl.suggestions import suggest
 
-    if not isinstance(data, SpikeTrains):
+    every = [one.data for one in recordings.each.values()]
+    found = [suggest(data) for data in every if isinstance(data, SpikeTrains)]
+    if not found:
         return {}
-    found = suggest(data)
-    return {"short_distances": found.short, "suggested_history": found.history}
+    first = next((one for one in found if one.short is not None), found[0])
+    return {"short_distances": first.short, "suggested_history": first.history}
 
 
 def _held_out(
@@ -244,7 +254,7 @@ def demo(
 
     more: dict[str, Any] = {"seed": seed, "device": device}
     more |= {"overwrite": overwrite, "as_json": as_json}
-    fit(datasets.demo(), out, 0.05, 0.001, 3, "binomial", pool_trials=True, **more)
+    fit([datasets.demo()], out, 0.05, 0.001, 3, "binomial", pool_trials=True, **more)
 
 
 def apply(
@@ -272,7 +282,7 @@ def apply(
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
     selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
     working = outputs.working("finding events", as_json)
-    with outputs.results_folder(out, file, overwrite) as unfinished, working:
+    with outputs.results_folder(out, [file], overwrite) as unfinished, working:
         selected, parts, about = _scored(model, file, selection, device)
         outputs.write_results(unfinished, selected, parts, about)
     outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
@@ -384,7 +394,7 @@ def experiment(
         quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
     )
     began = time.perf_counter()
-    with outputs.results_folder(out, data or Path(), overwrite) as unfinished:
+    with outputs.results_folder(out, [data or Path()], overwrite) as unfinished:
         result = experiments.run(name, settings)
         about = {
             "command": outputs.command_line(),

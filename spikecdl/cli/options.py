@@ -52,6 +52,10 @@ Family = Annotated[
 File = Annotated[
     Path, argument("FILE", "Recording: NWB, npz, a Phy folder, or any format that Neo reads.")
 ]
+Files = Annotated[
+    list[Path],
+    argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads."),
+]
 Bin = Annotated[float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")]
 History = Annotated[
     float | None,
@@ -125,7 +129,7 @@ def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
     plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
     single = counts.is_counts and counts.n_pooled.max() <= 1 and model.layout == "shared"
-    return "marginal" if plain and single and counts.counts.size <= _MANY else "alternating"
+    return "marginal" if plain and single and counts.mask.sum() <= _MANY else "alternating"
 
 
 class Selected(NamedTuple):

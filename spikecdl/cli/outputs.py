@@ -18,7 +18,7 @@ from spikecdl.validation import printable
 
 if TYPE_CHECKING:
     from spikecdl.cli.options import Selected
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
 
@@ -32,8 +32,18 @@ _NAMES = {
 }
 
 
+def results_of(recording: str) -> str:
+    """Return the name of the file with the results of one of several recordings."""
+    return f"results-{recording}.nwb"
+
+
+def _names(out: Path) -> list[str]:
+    """Return the names that results in a folder have, or may have."""
+    return sorted(_NAMES | {path.name for path in out.glob(results_of("*"))})
+
+
 @contextmanager
-def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
+def results_folder(out: Path, sources: Sequence[Path], overwrite: bool) -> Iterator[Path]:
     """Make a folder for results, and yield a folder in it where they are written first.
 
     One process at a time has the folder.  All results take their place together at the end, the
@@ -41,9 +51,13 @@ def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
     for a checkpoint; an empty folder that was made here is removed.
 
     Raises ValueError if the folder cannot be written to, is in use, or holds results that are not
-    to be overwritten; or if results would replace the data, ``source``.
+    to be overwritten; or if results would replace the data, ``sources``.
     """
-    if (out / _RESULTS).exists() and source.exists() and source.samefile(out / _RESULTS):
+    results = [
+        out / name for name in _names(out) if name.endswith(".nwb") and (out / name).exists()
+    ]
+    known = [source for source in sources if source.exists()]
+    if any(source.samefile(result) for source in known for result in results):
         raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
@@ -53,7 +67,7 @@ def results_folder(out: Path, source: Path, overwrite: bool) -> Iterator[Path]:
                 _put_in_place(complete)
             for leftover in out.glob(f"{_RUN}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            held = [n for n in (_SUMMARY, *sorted(_NAMES)) if (out / n).exists()]
+            held = [n for n in (_SUMMARY, *_names(out)) if (out / n).exists()]
             if held and not overwrite:
                 raise ValueError(
                     f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, or "
@@ -100,7 +114,7 @@ def _put_in_place(complete: Path) -> None:
         return name == _SUMMARY, name
 
     if (complete / _SUMMARY).exists() and (out / _SUMMARY).exists():  # of the earlier run
-        for name in sorted(_NAMES, key=summary_last):
+        for name in sorted(_names(out), key=summary_last):
             (out / name).unlink(missing_ok=True)
     for name in sorted(os.listdir(complete), key=summary_last):
         os.replace(complete / name, out / name)
@@ -123,10 +137,12 @@ def write_results(
     summary: Mapping[str, Any],
     model: DCEA | None = None,
     bands: Bands | None = None,
+    each: Mapping[str, tuple[SpikeTrains | BinnedSpikes, Decomposition]] | None = None,
 ) -> None:
     """Write figures, the recording with its decomposition, and the summary.
 
-    Given the model that was fitted, write it, its report and its bands, too.
+    Given the model that was fitted, write it, its report and its bands, too.  ``each`` of several
+    recordings, by name, is written with its own decomposition.
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -150,7 +166,10 @@ def write_results(
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
     for name in _PICTURES & pictures.keys():
         (folder / f"{name}.png").write_bytes(pictures[name])
-    write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
+    for name, (data, found) in (each or {}).items():
+        write_nwb(folder / results_of(name), data, decomposition=found)
+    if not each:
+        write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
     write_json(folder / _SUMMARY, summary)
 
 

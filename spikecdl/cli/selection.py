@@ -99,7 +99,7 @@ def select(
         random_state=seed,
     )
     selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
-    with outputs.results_folder(out, file, overwrite) as unfinished:
+    with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
         model.set_params(trainer=options.trainer(trainer, model, selected.counts))
         with outputs.epochs_shown("dividing the trials", as_json) as update:

@@ -1,8 +1,17 @@
 """Containers: spike trains, counts in bins, what a simulator knows and what a model finds."""
 
 from spikecdl.data.binned import BinnedSpikes
+from spikecdl.data.recordings import concatenate, of_recording
 from spikecdl.data.results import Decomposition
 from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS, Truth
 
-__all__ = ["LAYOUTS", "BinnedSpikes", "Decomposition", "SpikeTrains", "Truth"]
+__all__ = [
+    "LAYOUTS",
+    "BinnedSpikes",
+    "Decomposition",
+    "SpikeTrains",
+    "Truth",
+    "concatenate",
+    "of_recording",
+]

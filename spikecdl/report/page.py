@@ -13,7 +13,7 @@ import numpy as np
 
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
-from spikecdl.report.summary import number
+from spikecdl.report.summary import number, recording_rows
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def write_report(
     counts, joint = decomposition.counts, decomposition.layout == "joint"
     exposure = (counts.mask.any(axis=1) if joint else counts.mask).sum() * counts.bin_size
     source = summary.get("data", {}).get("source") or counts.source
-    name = Path(str(source)).name if source else "spike counts"
+    name = ", ".join(Path(file).name for file in str(source).split(", ")) or "spike counts"
     settings = {"family": decomposition.family.name, "layout": decomposition.layout}
     if summary.get("seed") is not None:
         settings["seed"] = summary["seed"]
@@ -152,6 +152,7 @@ def write_report(
         sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
         expected=summary.get("bands", {}).get("template_errors"),
+        recordings=recording_rows(summary.get("recordings", {})),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,
         joint=joint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ _FDR = 0.1  # false discovery rate of the events that are said to be kept
 def fit_summary(
     model: DCEA,
     decomposition: Decomposition,
-    source: Path,
+    source: Path | Sequence[Path],
     held_out: CrossValidated | str | None = None,
     bands: Bands | None = None,
 ) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def fit_summary(
         A fitted model.
     decomposition : Decomposition
         Made by ``model.decompose(counts)`` from the counts that were fitted.
-    source : Path
-        File or folder that the data come from; a file is identified by its SHA-256.
+    source : Path or sequence of Path
+        File or folder that the data come from, or several; a file is identified by its SHA-256.
     held_out : CrossValidated or str, optional
         Made by `spikecdl.crossvalidation.cross_validate`; or why nothing was held out.
     bands : Bands, optional
@@ -81,7 +81,9 @@ def fit_summary(
     return summary
 
 
-def score_summary(model: DCEA, decomposition: Decomposition, source: Path) -> dict[str, Any]:
+def score_summary(
+    model: DCEA, decomposition: Decomposition, source: Path | Sequence[Path]
+) -> dict[str, Any]:
     """Summarize data, versions and scores of any counts; parameters as for `fit_summary`."""
     from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
@@ -178,13 +180,16 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
     }
 
 
-def data_summary(counts: BinnedSpikes, family: str | Family, source: Path) -> dict[str, Any]:
-    """Describe the counts, with the SHA-256 of their file, unless it is a folder."""
+def data_summary(
+    counts: BinnedSpikes, family: str | Family, source: Path | Sequence[Path]
+) -> dict[str, Any]:
+    """Describe the counts, with the SHA-256 of their file, unless it is a folder or several."""
     from spikecdl.model.families import FAMILIES, Family
 
+    files = (source,) if isinstance(source, Path) else tuple(source)
     summary = {
-        "source": str(source),
-        "sha256": sha256(source) if source.is_file() else None,
+        "source": ", ".join(map(str, files)),
+        "sha256": sha256(files[0]) if len(files) == 1 and files[0].is_file() else None,
         "fingerprint": counts.fingerprint,
         **dict(zip(("n_trials", "n_units", "n_bins"), counts.shape, strict=True)),
         "bin_size": counts.bin_size,
@@ -217,6 +222,7 @@ def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     weight = summary["penalty_weight_fraction"]
     return [
         *score_lines(summary),
+        *_recording_lines(summary.get("recordings", {})),
         *_held_out_lines(summary["held_out"]),
         *(_bands_lines(**summary["bands"]) if "bands" in summary else ()),
         *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
@@ -244,6 +250,37 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(_history_line(**summary["history_filter"]))
     missed = summary["data"]["n_pooled"] == 1 and summary["event_probabilities"] is None
     return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), missed)
+
+
+def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was found in each of several recordings, a row each; texts and numbers."""
+    rows = []
+    for name, about in recordings.items():
+        tested = [unit["inside"] for unit in about.get("time_rescaling_per_unit", {}).values()]
+        tested = [inside for inside in tested if inside is not None]
+        rows.append(
+            {
+                "name": name,
+                "trials": max(about["data"]["n_pooled"], about["data"]["n_trials"]),
+                "units": about["data"]["n_units"],
+                "spikes": about["data"].get("n_spikes"),
+                "events": " + ".join(map(str, about["events_per_template"])),
+                "explained": about["deviance_explained"],
+                "hidden": about["hidden_bins_deviance_explained"],
+                "inside": f"{sum(tested)} of {len(tested)}" if tested else "–",
+            }
+        )
+    return rows
+
+
+def _recording_lines(recordings: Mapping[str, Any]) -> list[str]:
+    """Describe what was found in each of several recordings."""
+    return [
+        f"  {row['name']}: {counted(row['trials'], 'trial')}, {counted(row['units'], 'unit')}, "
+        f"events {row['events']}, deviance explained {_decimals(row['explained'])} (hidden bins "
+        f"{_decimals(row['hidden'])}), units within the band: {row['inside']}"
+        for row in recording_rows(recordings)
+    ]
 
 
 def _probability_lines(found: Mapping[str, Any] | None) -> list[str]:
@@ -315,7 +352,8 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
         f"{data['n_bins']} bins of {_milliseconds(data['bin_size'])}",
         *([counted(data["n_spikes"], "spike")] if "n_spikes" in data else ()),
     ]
-    lines = [f"{Path(data['source']).name}: {', '.join(parts)}"]
+    files = ", ".join(Path(file).name for file in data["source"].split(", "))
+    lines = [f"{files}: {', '.join(parts)}"]
     if "bernoulli_trials_per_bin" in data:
         text = f"M = {counted(data['bernoulli_trials_per_bin'], 'Bernoulli trial')} per bin"
         if sub_bins > 1:

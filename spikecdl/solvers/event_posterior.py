@@ -97,7 +97,8 @@ def sum_events(
 ) -> Sums:
     """Sum over the events of all windows; fill in ``found`` and return the sums.
 
-    ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
+    Windows in which nothing was observed are left out: what is found there is 0.  ``z`` (window,
+    row, bin) is the predictor without events.  Where it is constant, the derivatives
     of all bins of a window are in its first, unless ``per_bin``.  ``uniform`` (chain, window, bin),
     random numbers, make a sweep of blocked Gibbs sampling: the events of each chain are drawn given
     those of the others, whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-
@@ -134,6 +135,8 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     for i in range(span[0], span[1]):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
+        if not (np.any(window.a) or np.any(window.b)):
+            continue  # nothing was observed
         derivatives = Derivatives(sums.first, sums.second, found.residual[i], found.curvature[i])
         begins[:] = False
         for chain in range(max(1, len(uniform)) if n_templates else 0):

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
-from spikecdl.training.base import PART, Observations, Problem, Trainer
+from spikecdl.training.base import Problem, Trainer
 from spikecdl.training.covariates import with_covariates
+from spikecdl.training.observations import PART, Observations
 
 
 def estimated_family(family: Family, data: Observations, mean: Tensor) -> Family:

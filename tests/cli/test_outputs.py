@@ -168,7 +168,7 @@ def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypa
         """The process is gone."""
 
     def results(text: str) -> None:
-        with outputs.results_folder(tmp_path, tmp_path / "data", overwrite=True) as folder:
+        with outputs.results_folder(tmp_path, [tmp_path / "data"], overwrite=True) as folder:
             for name in ("model.json", "results.nwb", "summary.json"):
                 (folder / name).write_text(text)
 
@@ -198,7 +198,7 @@ def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypa
         )
         with pytest.raises(Killed):
             results("new")
-    with pytest.raises(KeyError), outputs.results_folder(tmp_path, tmp_path / "data", True):
+    with pytest.raises(KeyError), outputs.results_folder(tmp_path, [tmp_path / "data"], True):
         raise KeyError
     kept = "new" if n_moves > 0 else "old"
     names = {"model.json", "results.nwb", "summary.json"} | (

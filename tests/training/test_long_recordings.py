@@ -17,7 +17,7 @@ from spikecdl.model.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
 
-PART = "spikecdl.training.base.PART"
+PART = "spikecdl.training.observations.PART"
 MODELS = {
     **{family: {"family": family} for family in sorted(FAMILIES)},
     **{name: {"trainer": name} for name in ("unrolled", "implicit")},
@@ -123,9 +123,9 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import spikecdl
-from spikecdl.training import base
+from spikecdl.training import observations
 
-base.PART = int(sys.argv[2])
+observations.PART = int(sys.argv[2])
 y = np.random.default_rng(0).poisson(0.01, (50, 2, 10_000)).astype(np.int16)
 y[:, 0, 5000:5010] += 2
 counts = spikecdl.write_counts(sys.argv[1], spikecdl.BinnedSpikes.from_array(y))

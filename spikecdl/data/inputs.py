@@ -1,0 +1,97 @@
+"""What estimators accept as counts, and whether they match those of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spikecdl import validation
+from spikecdl.data.binned import BinnedSpikes
+from spikecdl.data.recordings import concatenate
+
+
+def check_shape(X: Any) -> None:
+    """Raise unless an array is (trial, unit, bin) or (trial, bin), of real numbers."""
+    values = X if hasattr(X, "shape") else np.asarray(X)
+    if values.ndim not in (2, 3):
+        raise ValueError(
+            f"`X` {values.shape} must have shape (trial, unit, bin), or (trial, bin) for one "
+            "unit. Reshape your data: one window x is x[None]"
+        )
+    if np.iscomplexobj(values):
+        raise ValueError("Complex data not supported: counts are real numbers")
+
+
+def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
+    """Check an array as scikit-learn does; its values are checked with the counts."""
+    from sklearn.utils.validation import check_array, validate_data
+
+    check_shape(X)
+    array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=estimator)
+    if array.ndim == 2:  # bins are features
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return array
+
+
+def are_binned(X: Any) -> bool:
+    """Whether these are `BinnedSpikes`, of one or several recordings, and not an array."""
+    each = X.values() if isinstance(X, Mapping) else X if isinstance(X, list | tuple) else ()
+    return isinstance(X, BinnedSpikes) or any(isinstance(part, BinnedSpikes) for part in each)
+
+
+def as_counts(X: Any, bin_size: float, layout: str = "shared") -> BinnedSpikes:
+    """Return counts as `BinnedSpikes`; a (trial, bin) array has one unit.
+
+    Those of several recordings are put together; see `concatenate`.
+    """
+    if are_binned(X):
+        return X if isinstance(X, BinnedSpikes) else concatenate(X, layout)
+    array = np.asarray(X)
+    if array.dtype.kind == "i" and array.min(initial=0) < 0:
+        array = array.astype(float)  # a signal, not counts
+    return BinnedSpikes.from_array(array, validation.positive("bin_size", bin_size))
+
+
+def check_like_fit(
+    counts: BinnedSpikes, bin_size: float, n_bins: int, channels: tuple[int | str, ...] | None
+) -> None:
+    """Raise unless the counts have the bin size, enough bins, and the units of the templates."""
+    if not np.isclose(counts.bin_size, bin_size, rtol=1e-9):
+        raise ValueError(
+            f"`bin_size` of the counts (={counts.bin_size:g}) must be that of the fit "
+            f"({bin_size:g}); bin the spikes again"
+        )
+    if counts.n_bins < n_bins:
+        raise ValueError(
+            f"the windows have {counts.n_bins} bins, fewer than a template ({n_bins}); use longer "
+            "windows"
+        )
+    units = counts.unit_ids
+    if channels is not None and len(units) != len(channels):
+        raise ValueError(
+            f"the counts have {len(units)} units, the joint templates {len(channels)}; select the "
+            "units of the fit"
+        )
+    if channels is not None and units != channels and set(units) == set(channels):
+        raise ValueError(
+            f"the units of the counts {units} are in another order than those of the joint "
+            f"templates {channels}; select them in that order"
+        )
+
+
+def unit_rows(
+    counts: BinnedSpikes, known: tuple[int | str, ...], learned: tuple[str, ...]
+) -> list[int]:
+    """Return the position of each unit among those of the fit, which must all be there.
+
+    If nothing was ``learned`` of single units, any units will do, and there are no positions.
+    """
+    unknown = [unit for unit in counts.unit_ids if learned and unit not in known]
+    if unknown:
+        raise ValueError(
+            f"unit {unknown[0]!r} was not in the fit, which has learned the "
+            f"{' and the '.join(learned)} of each unit; select units of the fit"
+        )
+    return [known.index(unit) for unit in counts.unit_ids] if learned else []

@@ -1,0 +1,171 @@
+"""`Observations`: windows of counts as the model sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spikecdl.model.covariates import Covariates
+from spikecdl.model.families import Family
+from spikecdl.model.penalties import Penalty
+
+_FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
+PART = 2**22  # numbers in memory at once, as floats
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Windows of counts as the model sees them.
+
+    Counts stay integers as they are stored, in memory or in a file.  `parts` converts a few trials
+    at a time to the precision and device of the baseline, so that memory does not grow with the
+    number of trials.
+
+    Parameters
+    ----------
+    y : tensor, shape (trial, unit, channel, bin)
+        Observations.  Shared layout: one channel; joint layout: one unit whose channels are the
+        recorded units.
+    mask : tensor of bool, same shape
+        False where nothing was observed.
+    family : Family
+        With every parameter known.
+    baseline : tensor of real numbers, shape (trial, unit, channel, 1) or that of ``y``
+        Linear predictor without events, including the offset of covariates.
+    learn_baseline : bool
+        Whether the constant level of each window is to be fitted with the templates.
+    shown : tensor of bool, shape (bin,), optional
+        False in bins that are hidden, as if nothing had been observed there.
+    covariates : Covariates, optional
+        Spike history and drift, whose coefficients are to be fitted with the templates.
+    """
+
+    y: Tensor
+    mask: Tensor
+    family: Family
+    baseline: Tensor
+    learn_baseline: bool
+    shown: Tensor | None = None
+    covariates: Covariates | None = None
+
+    def take(self, index: Tensor | slice) -> Observations:
+        """Keep some of the trials."""
+        return self._map(lambda tensor: tensor[index])
+
+    def load(self) -> Observations:
+        """Return real numbers, in the precision and on the device of the baseline."""
+        mask = self.mask.to(self.baseline.device)
+        return replace(
+            self,
+            y=self.y.to(self.baseline),
+            mask=mask if self.shown is None else mask & self.shown.to(mask.device),
+            family=self.family.map(lambda values: values.to(self.baseline)),
+            shown=None,
+        )
+
+    def parts(self, copies: int = 1) -> Iterator[tuple[slice, Observations]]:
+        """Yield the slice of each part of the trials, and the part, loaded.
+
+        A part has about `PART` numbers in all when ``copies`` are made of each.
+        """
+        count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))
+        for first in range(0, len(self.y), count):
+            part = slice(first, min(first + count, len(self.y)))
+            yield part, self.take(part).load()
+
+    @property
+    def is_one_part(self) -> bool:
+        """Whether all observations fit in one part."""
+        return self.y.numel() <= PART
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the arithmetic."""
+        return self.baseline.dtype
+
+    @property
+    def level_precision(self) -> float:
+        """Precision of the normal prior of each window's level; infinite if it is not learned.
+
+        The standard deviation is the family's `eta_scale`, or with drift, which explains how
+        windows differ, a fifth of it.
+        """
+        if not self.learn_baseline:
+            return math.inf
+        return (_FEWER_LEVELS if self.drifts else 1.0) / self.family.eta_scale**2
+
+    @property
+    def drifts(self) -> bool:
+        """Whether a drift explains how windows differ."""
+        return self.covariates is not None and self.covariates.drift is not None
+
+    def rows(self) -> Observations:
+        """Lay trials and units along one window axis: (window, channel, bin)."""
+        return self._map(lambda tensor: tensor.flatten(0, -3))
+
+    def rows_of(self, part: slice) -> tuple[int, int]:
+        """Return the first row of some trials, and the first row after them."""
+        rows = math.prod(self.y.shape[1:-2])
+        return rows * part.start, rows * part.stop
+
+    def totals(self) -> Tensor:
+        """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
+        sums = []
+        for _, some in self.rows().parts():
+            both = torch.stack([some.y, some.family.exposure(some.y)])
+            both = torch.where(some.mask, both, 0)
+            sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
+        return torch.cat(sums, 1).reshape(2, *self.y.shape[:-1], 1)
+
+    def mean_baseline(self) -> Tensor:
+        """Return the linear predictor of the mean rate of every window, or with drift every unit.
+
+        Counts have one spike added, in the exposure of one spike at the unit's rate (with half a
+        spike added), so that silent windows stay finite.  A signal not observed has the mean of its
+        unit.
+        """
+        family, sums = self.family, self.totals()
+        total, exposure = sums.to(self.dtype)
+        all_total, all_exposure = sums.sum(1, keepdim=True).to(self.dtype)
+        if not family.integer_valued:
+            unit = all_total / all_exposure.clamp(min=1)
+            return family.link(torch.where(exposure > 0, total / exposure.clamp(min=1), unit))
+        unit = (all_total + 0.5) / (all_exposure + 1)
+        if self.drifts:
+            return family.link_rate(unit).expand_as(total).clone()
+        return family.link_rate((total + 1) / (exposure + 1 / unit))
+
+    def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
+        """Return the penalty of some trials; weights are one number or have trials first."""
+        return penalty.map(lambda weight: weight[part] if weight.ndim else weight)
+
+    def group_size(self, penalty: Penalty) -> int:
+        """Return how many neighbouring rows the penalty groups: the units of a trial, or 1."""
+        return self.y.shape[-3] if penalty.grouped else 1
+
+    def to(self, target: torch.dtype | torch.device | str) -> Observations:
+        """Change the precision of real numbers, or move to a device."""
+        real = isinstance(target, torch.dtype)
+        return self._map(lambda t: t.to(target) if t.is_floating_point() or not real else t)
+
+    def cost(self, eta: Tensor) -> Tensor:
+        """Return the negative log likelihood, up to a constant, of the observed bins."""
+        return torch.where(self.mask, self.family.cost(self.y, eta), 0).sum()
+
+    def residual(self, eta: Tensor) -> Tensor:
+        """Return its derivative with respect to ``-eta``, zero where nothing was observed."""
+        return torch.where(self.mask, self.family.residual(self.y, eta), 0)
+
+    def _map(self, change) -> Observations:  # type: ignore[no-untyped-def]
+        return replace(
+            self,
+            y=change(self.y),
+            mask=change(self.mask),
+            family=self.family.map(change),
+            baseline=change(self.baseline),
+            covariates=None if self.covariates is None else self.covariates.map(change),
+        )
