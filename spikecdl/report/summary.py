@@ -73,6 +73,9 @@ def fit_summary(
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
+    starts = _starts(model, decomposition)
+    if starts is not None:
+        summary["starts"] = starts
     if bands is not None:
         about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
         summary["bands"] = {**about, "template_errors": bands.errors.tolist()}
@@ -121,6 +124,17 @@ def score_summary(
             for row in rescaling.table().itertuples()
         }
     return summary
+
+
+def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
+    """Compare the templates with those of the second best start, if training kept them."""
+    from spikecdl.evaluation.template_metrics import template_error
+
+    tensors = model.tensors_
+    if "other_start" not in tensors:
+        return None
+    found = template_error(tensors["other_start"].numpy(), decomposition.templates)
+    return {"template_errors": found.errors.tolist(), "gap_nats": float(tensors["start_gap"])}
 
 
 def _event_probabilities(decomposition: Decomposition) -> dict[str, Any] | None:
@@ -224,6 +238,7 @@ def fit_lines(summary: Mapping[str, Any]) -> list[str]:
         *score_lines(summary),
         *_recording_lines(summary.get("recordings", {})),
         *_held_out_lines(summary["held_out"]),
+        *(_starts_lines(**summary["starts"]) if "starts" in summary else ()),
         *(_bands_lines(**summary["bands"]) if "bands" in summary else ()),
         *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
         f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
@@ -323,6 +338,14 @@ def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
             f"rate, standard error {gain_error}"
         )
     return lines
+
+
+def _starts_lines(template_errors: list[float], gap_nats: float) -> list[str]:
+    errors = ", ".join(map(_decimals, template_errors))
+    return [
+        f"another start of the search ended {number(gap_nats)} nats lower; error between its "
+        f"templates and these: {errors}"
+    ]
 
 
 def _bands_lines(n_bootstrap: int, level: float, template_errors: list[float]) -> list[str]:

@@ -9,6 +9,7 @@ from spikecdl.suggestions import SHORT_DISTANCES, history_option
 
 _FEW_EVENTS = 10
 _FAR_ABOVE = 3.0  # in-sample deviance explained, as a multiple of the held-out one
+_NEAR = 10.0  # nats between two starts, of which either may be right
 _DIFFERENT = 0.5  # mean error between templates of folds, above which they are other shapes
 
 
@@ -18,7 +19,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     Doubts are: not better than a constant rate on held-out data by two standard errors, in the
     evidence or, without it, in the deviance explained;
     fewer than 10 events of a template; in-sample scores far above held-out ones; templates that
-    differ between folds (mean error above 0.5); nothing held out; bursts or refractoriness, of
+    differ between folds (mean error above 0.5), or between starts that are within 10 nats; nothing
+    held out; bursts or refractoriness, of
     single trials fitted without history.
 
     Parameters
@@ -38,6 +40,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     held_out = summary.get("held_out", {"n_folds": 0})
     doubts = [
         *(_of_folds(summary, held_out) if held_out["n_folds"] else [_nothing_held_out(held_out)]),
+        *_of_starts(**summary.get("starts", {"template_errors": [], "gap_nats": 0.0})),
         *_of_events(summary["events_per_template"]),
         *_of_short_distances(summary),
     ]
@@ -81,6 +84,16 @@ def _of_folds(summary: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterat
             f"{held_out['n_folds']} folds (mean error up to {worst:.2f}; below 0.2 two shapes look "
             "the same): the data do not determine it. Try other seeds, fewer templates or more "
             "data."
+        )
+
+
+def _of_starts(template_errors: Sequence[float], gap_nats: float) -> Iterator[str]:
+    apart = [number for number, error in enumerate(template_errors) if error > _DIFFERENT]
+    if apart and gap_nats < _NEAR:
+        yield (
+            f"{_templates(apart)} differ{'s' * (len(apart) == 1)} between two starts of the search "
+            f"(error up to {max(template_errors):.2f}) that explain the data almost equally well "
+            f"({gap_nats:.1f} nats apart): use fewer templates or more data."
         )
 
 

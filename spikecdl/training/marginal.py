@@ -31,6 +31,8 @@ from spikecdl.training.summation import Summation
 
 _STEPS = 60  # of EM from a start
 _STEPS_PER_EPOCH = 10
+# tensors: templates of the second best start, and how much lower its objective is, in nats
+OTHER_START, START_GAP = "other_start", "start_gap"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Marginal(Trainer):
     common to all trials of a unit.
 
     EM begins from templates that are added one at a time, and from those of `Alternating`; the
-    higher likelihood is kept.  Where the events of `Alternating` overlap, several chains are
-    sampled, from these events on, if they make counts and events together more probable.
+    higher likelihood is kept, and how far the two agree is in the summary of a fit.  Where the
+    events of `Alternating` overlap, several chains are sampled, from these events on, if they make
+    counts and events together more probable.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ class Marginal(Trainer):
                 "objective": -float(found.evidence.sum()) - model.log_density(counts.scale),
                 "n_events": round(float(sums.number.sum())),
             }
-            return _learned(model, before.tensors["level"]), record
+            return _learned(model, before.tensors), record
 
         return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
 
@@ -152,16 +155,17 @@ class Marginal(Trainer):
         def likeliest() -> dict[str, Tensor]:
             if model.n_chains > 1:
                 return learn_overlapping(counts, model, events, rng, distance).as_tensors()
-            found, _ = max(
-                counts.climb(begun, _STEPS),
-                build(counts, problem.n_templates, length, self.n_starts, rng, steps),
-                key=lambda each: each[1],
-            )
-            return found.as_tensors()
+            added = build(counts, problem.n_templates, length, self.n_starts, rng, steps)
+            two = [counts.climb(begun, _STEPS), added]
+            (best, highest), (other, lower) = sorted(two, key=lambda each: -each[1])
+            templates = to_tensors(other)["templates"]
+            gap = torch.tensor(highest - lower, dtype=torch.float64)
+            return {**best.as_tensors(), OTHER_START: templates, START_GAP: gap}
 
         model = EventModel.from_tensors(steps("overlap", with_overlap, rng))
-        model = EventModel.from_tensors(steps("likeliest", likeliest, rng))
-        return _learned(model, first.tensors["level"])
+        found = steps("likeliest", likeliest, rng)
+        more = {name: found.pop(name) for name in (OTHER_START, START_GAP) if name in found}
+        return _learned(EventModel.from_tensors(found), first.tensors | more)
 
 
 def _found(problem: Problem, tensors: Mapping[str, Tensor], model: EventModel) -> Events:
@@ -171,13 +175,14 @@ def _found(problem: Problem, tensors: Mapping[str, Tensor], model: EventModel) -
     return events.to("cpu")
 
 
-def _learned(model: EventModel, level: Tensor) -> Learned:
-    """Return the state of training at a model; the level is that of the penalty at its start."""
+def _learned(model: EventModel, before: Mapping[str, Tensor]) -> Learned:
+    """Return the state of training at a model, with what the search has left."""
+    left = {name: before[name] for name in ("level", OTHER_START, START_GAP) if name in before}
     units = {}
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
     baseline = {"baseline": torch.from_numpy(model.baseline)}
-    return Learned({"level": level} | to_tensors(model), baseline, unit_tensors=units)
+    return Learned(left | to_tensors(model), baseline, unit_tensors=units)
 
 
 def _refuse_penalty(problem: Problem) -> None:

@@ -118,16 +118,20 @@ def choose_overlap(
 ) -> EventModel:
     """Return the model with one chain of events, or with several, and the distance of onsets.
 
-    Several chains must raise the joint log probability of counts and events by 1 % of what events
-    gain over one.  ``learn`` says whether the model may change before it is judged.
+    The lower bound of the evidence of two chains must be above the exact evidence of one by 1 % of
+    what events gain.  ``learn`` says whether the model may change before it is judged.
     """
     model = replace(model, n_chains=1, distance=0)
     if chains_needed(start, model.length) == 1:
         return model
-    best = float(sample_events(counts, model, start, rng, learn, sweeps).joint.sum())
+    alone = counts.climb(model, sum(sweeps))[0] if learn else model
+    one = float(counts.evidence(alone).sum())
+    two = replace(model, n_chains=2, distance=round(_DISTANCES[-1] * model.length))
+    bound = sample_events(counts, two, start, rng, learn, sweeps).evidence.sum()
+    if bound < one + _least_gain(counts, model, one):
+        return model
     several = replace(model, n_chains=MOST_CHAINS)
-    several, joint = choose_distance(counts, several, start, rng, sweeps, learn)
-    return several if joint > best + _least_gain(counts, model, best) else model
+    return choose_distance(counts, several, start, rng, sweeps, learn)
 
 
 def choose_distance(
@@ -137,21 +141,21 @@ def choose_distance(
     rng: np.random.Generator,
     sweeps: tuple[int, int] = (5, 5),
     learn: bool = False,
-) -> tuple[EventModel, float]:
-    """Return the model with the largest distance that explains the counts, and its probability.
+) -> EventModel:
+    """Return the model with the largest distance of onsets that explains the counts.
 
-    A smaller one must raise the joint log probability by 1 % of what events gain.
+    A smaller one must raise the evidence, or its bound, by 1 % of what events gain.
     """
     tried = [replace(model, distance=round(part * model.length)) for part in _DISTANCES]
-    joint = [sample_events(counts, m, start, rng, learn, sweeps).joint.sum() for m in tried]
-    enough = max(joint) - _least_gain(counts, model, max(joint))
-    first = next(number for number, value in enumerate(joint) if value >= enough)
-    return tried[first], float(joint[first])
+    bound = [sample_events(counts, m, start, rng, learn, sweeps).evidence.sum() for m in tried]
+    enough = max(bound) - _least_gain(counts, model, max(bound))
+    return next(m for m, value in zip(tried, bound, strict=True) if value >= enough)
 
 
-def _least_gain(counts: Summation, model: EventModel, joint: float) -> float:
-    """Return the gain in log probability that more freedom must bring."""
-    return max(_LEAST_NATS, _LEAST_GAIN * (joint - float(counts.evidence(model.take([])).sum())))
+def _least_gain(counts: Summation, model: EventModel, evidence: float) -> float:
+    """Return the gain in evidence that more freedom must bring."""
+    none = float(counts.evidence(model.take([])).sum())
+    return max(_LEAST_NATS, _LEAST_GAIN * (evidence - none))
 
 
 def learn_overlapping(
@@ -179,7 +183,7 @@ def learn_overlapping(
         late = torch.from_numpy(begin)[events.template]
         events = _moved(events, late, counts.shape[2] - length)
         if distance is None:
-            model, _ = choose_distance(counts, model, events, rng)
+            model = choose_distance(counts, model, events, rng)
     return sample_events(counts, model, events, rng, True, _LAST).model
 
 

@@ -38,6 +38,11 @@ def test_a_good_fit_gets_one_calm_sentence():
         ({}, {"evidence_gain": 0.01, "evidence_gain_error": 0.006}, "Nothing was found that"),
         ({"deviance_explained": 0.83}, {}, "(0.830) is far above that of held-out data (0.100)"),
         ({"events_per_template": [50, 9]}, {}, "Template 1 has fewer than 10 events"),
+        (
+            {"starts": {"template_errors": [0.1, 0.8], "gap_nats": 3.0}},
+            {},
+            "Template 1 differs between two starts",
+        ),
         ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
         ({}, {"template_errors": [[0.1, 0.6], [0.2, 0.7]]}, "Template 1 differs between the 3"),
         (
