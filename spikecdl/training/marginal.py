@@ -19,6 +19,7 @@ from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Probl
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
 from spikecdl.training.overlap import FEW, choose_overlap, learn_overlapping
+from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
 from spikecdl.training.posterior import (
     known_coefficients,
     of_problem,
@@ -94,6 +95,9 @@ class Marginal(Trainer):
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         _refuse_penalty(problem)
+        spikes = spikes_of(problem.data) if problem.data.learn_baseline else None
+        if spikes is not None and self.overlap is None and self.distance is None:
+            return fit_population(problem, spikes, learned, on_epoch)
         counts = Summation(problem.data)
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
         null = -float(counts.evidence(counts.without_events(problem.length)).sum())
@@ -119,9 +123,13 @@ class Marginal(Trainer):
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return the events of posterior probability 1/2 or more, and the baseline."""
-        counts, eta = Summation(problem.data), problem.data.baseline
+        width, eta = round(self.separation * problem.length), problem.data.baseline
+        if (known := population(problem.data, tensors)) is not None:
+            table = event_table(*known, width)
+            level = torch.from_numpy(known[1].baseline)[:, None].expand(eta.shape)
+            return to_events(table).to(eta.device), level.to(eta)
+        counts = Summation(problem.data)
         model = counts.fit_baseline(of_problem(counts, problem, tensors))
-        width = round(self.separation * problem.length)
         start = None if model.n_chains == 1 else _found(problem, tensors, model)
         events = to_events(posterior(counts, model, width, start).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)

@@ -17,6 +17,12 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.overlap import average_runs, choose_overlap
+from spikecdl.training.population_events import (
+    drawn_mean,
+    event_table,
+    evidence_per_window,
+    population,
+)
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
@@ -130,6 +136,8 @@ def event_rates(
     Returns the tensors of the event model that ``tensors`` lacks, and the baselines.  Rates are
     fitted from those of the trainer's events on.
     """
+    if (known := population(problem.data, tensors)) is not None:
+        return {}, [known[1].baseline.tolist()]
     data, events = _some_trials(problem.data, events.to("cpu"))
     counts = Summation(data)
     if "event_rates" in tensors:
@@ -178,6 +186,10 @@ def evidence(
     data = problem.data
     if "event_rates" not in tensors:
         data.family.scalar_loss(data.y[:1])  # says what is missing
+    if (known := population(data, tensors, levels)) is not None:
+        ratio, baseline = evidence_per_window(*known), known[1].baseline
+        predictor = torch.from_numpy(baseline)[:, None].expand(data.y.shape)
+        return (ratio + _log_prob(data, predictor.flatten(0, 1)))[:, None]
     counts = Summation(data)
     model = of_problem(counts, problem, tensors)
     model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
@@ -185,11 +197,16 @@ def evidence(
     found = posterior(counts, model, width)
     gain = found.evidence - counts.evidence(model.take([]))
     eta = torch.from_numpy(counts.predictor(model) + counts.shift)
-    none = [
+    return (gain + _log_prob(data, eta)).reshape(len(data.y), -1)
+
+
+def _log_prob(data: Observations, eta: Tensor) -> np.ndarray:
+    """Return the log likelihood (window,) of a linear predictor (window, channel, bin)."""
+    found = [
         torch.where(some.mask, some.family.log_prob(some.y.double(), eta[part]), 0).sum((1, 2))
         for part, some in data.rows().to("cpu").parts()
     ]
-    return (gain + torch.cat(none).numpy()).reshape(len(data.y), -1)
+    return torch.cat(found).numpy()
 
 
 def certainty(
@@ -209,6 +226,9 @@ def certainty(
 def _certainty(
     data: Observations, tensors: dict[str, Tensor], events: Events
 ) -> tuple[np.ndarray, np.ndarray]:
+    if (known := population(data, tensors)) is not None:
+        width = round(_NEAR * known[1].length)
+        return event_table(*known, width, events), drawn_mean(*known)
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
     found = posterior(counts, model, round(_NEAR * model.length), events, describe=True)

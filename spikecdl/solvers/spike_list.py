@@ -1,0 +1,133 @@
+"""Spikes as a list, and what templates and events make of them, one visit per spike, compiled.
+
+Most bins of single units are empty.  With a constant baseline the log-likelihood ratio of an event
+of template h and amplitude a that begins in bin s is
+
+.. math:: a \\sum_{(n, t):\\, s \\le t < s + L} h_{n, t - s}
+          - \\sum_n e^{\\mu_n} \\sum_k (e^{a h_{n,k}} - 1)
+
+where the first sum is over spikes: unit n, bin t.  Each spike adds the row of its unit, reversed,
+to the onsets of the events that would cover it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from spikecdl.solvers.operators import add_multiple
+from spikecdl.solvers.threads import in_parallel
+
+N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
+
+
+class SpikeList(NamedTuple):
+    """Units of spikes in order of their bins; windows follow each other.
+
+    ``unit`` (spike,) of the spikes in bin t are those from ``first[t]`` up to ``first[t + 1]``; a
+    count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.
+    """
+
+    first: np.ndarray
+    unit: np.ndarray
+    shape: tuple[int, int, int]
+
+    def totals(self) -> np.ndarray:
+        """Return the number of spikes of each unit."""
+        return np.bincount(self.unit, minlength=self.shape[1])
+
+    def stretches(self, starts: np.ndarray, n_bins: int) -> SpikeList:
+        """Return stretches of so many bins as windows, given the first bin of each."""
+        counts = np.diff(self.first)
+        bins = (starts[:, None] + np.arange(n_bins)).ravel()
+        first = np.concatenate([[0], np.cumsum(counts[bins])])
+        spans = [self.unit[self.first[s] : self.first[s + n_bins]] for s in starts]
+        return SpikeList(first, np.concatenate(spans), (len(starts), self.shape[1], n_bins))
+
+
+def list_spikes(counts: np.ndarray, part: int = 2**24) -> SpikeList:
+    """List the spikes of counts (window, unit, bin), reading about ``part`` counts at a time."""
+    n_windows, n_units, n_bins = counts.shape
+    size = max(1, part // max(1, n_units))
+    number, units = [np.zeros(1, np.int64)], []
+    for window in range(n_windows):
+        for begin in range(0, n_bins, size):
+            block = np.ascontiguousarray(counts[window, :, begin : begin + size].T)
+            number.append(block.sum(1, dtype=np.int64))
+            where = np.flatnonzero(block)
+            each = block.ravel()[where].astype(np.int64)
+            units.append(np.repeat((where % n_units).astype(np.int32), each))
+    unit = np.concatenate(units) if units else np.zeros(0, np.int32)
+    return SpikeList(np.cumsum(np.concatenate(number)), unit, counts.shape)
+
+
+def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
+    """Return the sum over spikes (onset, template) of the templates (template, unit, bin).
+
+    Onsets are numbered through all windows; those of events that would not end in their window
+    mean nothing.
+    """
+    n_bins = len(spikes.first) - 1
+    rows = np.ascontiguousarray(templates[:, :, ::-1].transpose(1, 2, 0))
+    found = np.zeros((n_bins, len(templates)))
+    edges = np.arange(N_PARTS + 1) * n_bins // N_PARTS
+
+    def work(numbers: slice) -> None:
+        for p in range(numbers.start, numbers.stop):
+            _add_scores(spikes.first, spikes.unit, rows, edges[p], edges[p + 1], found)
+
+    in_parallel(work, N_PARTS, len(spikes.unit) * templates[:, 0].size)
+    return found
+
+
+def spikes_under(spikes: SpikeList, weight: np.ndarray, length: int) -> np.ndarray:
+    """Return the sums over spikes (template, unit, bin) of ``weight`` (onset, template).
+
+    Each spike adds the weight of the onset that is so many bins before it.
+    """
+    n_bins, n_templates = weight.shape
+    shape = (N_PARTS, spikes.shape[1], length, n_templates)
+    rows, edges = np.zeros(shape), np.arange(N_PARTS + 1) * n_bins // N_PARTS
+
+    def work(numbers: slice) -> None:
+        for p in range(numbers.start, numbers.stop):
+            _add_weights(spikes.first, spikes.unit, weight, edges[p], edges[p + 1], rows[p])
+
+    in_parallel(work, N_PARTS, len(spikes.unit) * n_templates * length)
+    return np.ascontiguousarray(rows.sum(0)[:, ::-1].transpose(2, 0, 1))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _add_scores(first, unit, rows, begin, end, found):
+    """Add to the scores of the onsets from ``begin`` up to ``end``."""
+    length, n_templates = rows.shape[1:]
+    flat = rows.reshape(len(rows), -1)
+    out = found.reshape(-1)
+    for t in range(begin, min(end + length - 1, first.size - 1)):
+        low, high = max(begin, t - length + 1), min(end, t + 1)
+        skip = (length - 1 - t + low) * n_templates
+        size = (high - low) * n_templates
+        target = out[low * n_templates : high * n_templates]
+        for j in range(first[t], first[t + 1]):
+            add_multiple(target, 1.0, flat[unit[j], skip : skip + size])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _add_weights(first, unit, weight, begin, end, rows):
+    """Add to the rows of units the weights of onsets before their spikes in some bins."""
+    length, n_templates = rows.shape[1:]
+    flat, source = rows.reshape(len(rows), -1), weight.reshape(-1)
+    last = -length  # onset of the last weight that is not zero
+    for s in range(max(0, begin - length + 1), end):
+        for c in range(n_templates):
+            if weight[s, c] != 0.0:
+                last = s
+        if s < begin or s - last >= length:
+            continue
+        low = max(0, s - length + 1)
+        skip = (length - 1 - s + low) * n_templates
+        values = source[low * n_templates : (s + 1) * n_templates]
+        for j in range(first[s], first[s + 1]):
+            add_multiple(flat[unit[j], skip:], 1.0, values)

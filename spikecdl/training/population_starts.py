@@ -1,0 +1,209 @@
+"""Starts of EM for populations: from many stretches of a bounded part of the recording."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from scipy.ndimage import convolve1d
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from spikecdl.solvers.spike_list import SpikeList, scores, spikes_under
+from spikecdl.training.population import PopulationModel, climb, null_baseline
+from spikecdl.training.steps import Steps
+
+N_STARTS = 3
+_LEAST_GAIN = 20.0  # nats, that a template must add
+_FEWEST_UNITS = 2  # of a template; one unit alone is no sequence
+_MOST_BINS = 30_000  # that starts are found in
+_BLOCK = 20  # template lengths of its pieces
+_PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
+_STRETCHES = 12  # per template, drawn from
+_CROWD = 10  # times as many
+_ROUNDS, _OCCUPANCY = 6, 0.15  # of sharpening, and the share of the time that is averaged
+_SURPLUS = 3  # candidates per template that are learned together
+_ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 8, 12, 2, 6, 40  # steps of EM
+
+
+def unusual_part(spikes: SpikeList, length: int) -> SpikeList:
+    """Return a bounded part of the spikes as windows, chosen where the population is most active.
+
+    All of a short recording is returned.
+    """
+    n_windows, _, n_bins = spikes.shape
+    size = min(n_bins, _BLOCK * length)
+    if n_windows * n_bins <= max(_MOST_BINS, size):
+        return spikes
+    each = n_bins // size
+    starts = np.arange(n_windows)[:, None] * n_bins + np.arange(each) * size
+    active = _activity(spikes, length)
+    highest = np.array([active[s : s + size - length + 1].max() for s in starts.ravel()])
+    number = max(1, _MOST_BINS // size)
+    chosen = np.sort(np.argsort(-highest, kind="stable")[:number])
+    return spikes.stretches(starts.ravel()[chosen], size)
+
+
+def build(
+    spikes: SpikeList, n_templates: int, length: int, rng: np.random.Generator
+) -> tuple[PopulationModel, float]:
+    """Return templates learned from a start, and the objective.
+
+    Stretches far from each other are sharpened and learned alone; the best, more than asked, are
+    learned together, and those of which the loss costs least are left out one by one.  They are
+    learned longer than asked and cropped to the bins of most energy, which fixes their shift.
+    """
+    longer = min(length + round(_PADDING * length), spikes.shape[2])
+    first = _sharpened(spikes, _stretches(spikes, longer, _STRETCHES * n_templates, rng))
+    null = null_baseline(spikes)
+    alone = [
+        climb(spikes, PopulationModel.of_templates(each[None], null, _OCCUPANCY), _ALONE)
+        for each in first
+    ]
+    alone.sort(key=lambda each: -each[1])
+    model = alone[0][0]
+    for other, _ in alone[1 : _SURPLUS * n_templates]:
+        model = model.joined(other)
+    model, _ = climb(spikes, model, _TOGETHER)
+    while len(model) > n_templates:
+        rests = [np.delete(np.arange(len(model)), c) for c in range(len(model))]
+        tried = [climb(spikes, model.take(rest), _WITHOUT) for rest in rests]
+        model, _ = max(tried, key=lambda each: each[1])
+        model, _ = climb(spikes, model, _AFTER)
+    return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
+
+
+def search(
+    spikes: SpikeList,
+    n_templates: int,
+    length: int,
+    rng: np.random.Generator,
+    steps: Steps,
+) -> dict[str, Tensor]:
+    """Return the most likely model of several starts, as tensors, and their ``agreement``.
+
+    That is the mean similarity of its templates with those of the other starts: 1 if all starts
+    have learned the same.  A template of a single unit, or one that hardly raises the evidence less
+    the cost of its prior, becomes zero and has no events.
+    """
+    part = unusual_part(spikes, length)
+    found = []
+    for number in range(N_STARTS):
+
+        def start() -> dict[str, Tensor]:
+            model, value = build(part, n_templates, length, rng)
+            return model.as_tensors() | {"value": torch.tensor(value)}
+
+        found.append(steps(f"start {number + 1} of {N_STARTS}", start, rng))
+    found.sort(key=lambda each: -float(each["value"]))
+    models = [PopulationModel.from_tensors(each) for each in found]
+    similar = [_similarity(models[0].templates, each.templates) for each in models[1:]]
+    model = _with_evidence(part, models[0], float(found[0]["value"]))
+    return model.as_tensors() | {"agreement": torch.tensor(float(np.mean(similar)))}
+
+
+def _with_evidence(spikes: SpikeList, model: PopulationModel, value: float) -> PopulationModel:
+    """Take the events of templates without which the objective is hardly lower."""
+    for c in range(len(model)):
+        without = model.without_events([c])
+        _, other = climb(spikes, without, _WITHOUT, with_pairs=True)
+        n_units = np.count_nonzero(np.abs(model.templates[c]).max(1))
+        if value - other < _LEAST_GAIN or n_units < _FEWEST_UNITS:
+            model, value = without, other
+    return model
+
+
+def _similarity(templates: np.ndarray, others: np.ndarray) -> float:
+    """Return the mean cosine of templates and the others most like them, one to one, shifted."""
+    size = 2 * templates.shape[2]
+    spectra = [np.fft.rfft(each, size, axis=2) for each in (templates, others)]
+    products = np.einsum("auf,buf->abf", spectra[0], spectra[1].conj())
+    norms = [np.linalg.norm(each, axis=(1, 2)) for each in (templates, others)]
+    highest = np.fft.irfft(products, size, axis=2).max(2)
+    cosine = highest / np.maximum(np.outer(*norms), 1e-12)
+    return float(cosine[linear_sum_assignment(-cosine)].mean())
+
+
+def _activity(spikes: SpikeList, length: int) -> np.ndarray:
+    """Return the number of spikes in the template's length from each bin on, minus one at ends."""
+    n_windows, _, n_bins = spikes.shape
+    total = np.append(spikes.first, np.full(length, spikes.first[-1]))
+    active = (total[length : length + n_windows * n_bins] - spikes.first[:-1]).astype(float)
+    active.reshape(n_windows, n_bins)[:, n_bins - length + 1 :] = -1.0
+    return active
+
+
+def _stretches(spikes: SpikeList, length: int, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Return stretches of much activity, far from each other by lagged correlation, as templates.
+
+    They are drawn as the first centres of k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    """
+    active, picked = _activity(spikes, length), []
+    for _ in range(_CROWD * number):
+        s = int(active.argmax())
+        if active[s] < 0:
+            break
+        picked.append(s)
+        active[max(0, s - length // 2) : s + length // 2 + 1] = -1.0
+    cut, mean = spikes.stretches(np.array(picked), length), np.exp(null_baseline(spikes))[:, None]
+    counts = np.zeros((len(picked), length, spikes.shape[1]))
+    np.add.at(counts.reshape(-1, spikes.shape[1]), (_bins(cut), cut.unit), 1.0)
+    smooth = convolve1d(counts.transpose(0, 2, 1), _kernel(length), axis=2, mode="constant")
+    spectrum = np.fft.rfft((smooth - mean) / np.sqrt(mean), 2 * length, axis=2)
+    norms = np.sqrt(np.square((smooth - mean) / np.sqrt(mean)).sum((1, 2)))
+    chosen: list[int] = []
+    distance = np.ones(len(picked))
+    for _ in range(min(number, len(picked))):
+        chance = np.square(np.maximum(distance, 1e-9))
+        chance[chosen] = 0.0
+        chosen.append(int(rng.choice(len(picked), p=chance / chance.sum())))
+        products = np.fft.irfft((spectrum * spectrum[chosen[-1]].conj()).sum(1), axis=1).max(1)
+        distance = np.minimum(distance, 1 - products / norms / norms[chosen[-1]])
+    return np.log((smooth[chosen] + 0.5 * mean) / (1.5 * mean))
+
+
+def _bins(spikes: SpikeList) -> np.ndarray:
+    """Return the bin of each spike."""
+    return np.repeat(np.arange(len(spikes.first) - 1), np.diff(spikes.first))
+
+
+def _kernel(length: int) -> np.ndarray:
+    kernel = np.hanning(max(length // 8, 3) + 2)[1:-1]
+    return kernel / kernel.sum()
+
+
+def _sharpened(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
+    """Replace each template by the mean of the stretches most like it, a few times.
+
+    A single stretch is mostly noise.  So many stretches are averaged that they cover a given share
+    of the time; changes no larger than their standard error are taken away.
+    """
+    n_windows, _, n_bins = spikes.shape
+    length = templates.shape[2]
+    number = max(3, round(_OCCUPANCY * n_windows * n_bins / length))
+    kernel, mean = _kernel(length), np.exp(null_baseline(spikes))[:, None]
+    width = 1 / np.square(kernel).sum()
+    expected = mean * number * width
+    for _ in range(_ROUNDS):
+        score = scores(spikes, templates)
+        picked = np.zeros_like(score)
+        for column, marks in zip(score.T, picked.T, strict=True):
+            _mark_highest(np.argsort(-column), n_bins, length, number, marks)
+        found = convolve1d(spikes_under(spikes, picked, length), kernel, axis=2, mode="nearest")
+        change = np.log((found * width + 1.0) / (expected + 1.0))
+        noise = 1 / np.maximum(np.square(change) * (expected + 1.0), 1e-9)
+        templates = change * np.maximum(0.0, 1 - noise)
+    return templates
+
+
+@njit(cache=True, error_model="numpy")
+def _mark_highest(order, n_bins, length, number, picked):
+    """Mark the onsets that come first in an order, at least half a template apart."""
+    taken = np.zeros(order.size, np.bool_)
+    for s in order:
+        if not taken[s] and s % n_bins <= n_bins - length:
+            picked[s] = 1.0
+            number -= 1
+            taken[max(0, s - length // 2) : s + length // 2 + 1] = True
+            if number == 0:
+                break

@@ -1,0 +1,63 @@
+"""Rows of templates under their prior, against dense matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spikecdl.solvers.smooth_rows import RowPrior, Rows, roughness, second_differences, update_rows
+
+LIMITS = (100.0, 1e-3, 1e6)
+
+
+def dense(length):
+    bends = np.diff(np.eye(length), n=2, axis=0)
+    return bends.T @ bends
+
+
+@pytest.mark.parametrize("length", [3, 4, 12])
+def test_a_step_is_that_of_newton_under_the_prior(length):
+    rng = np.random.default_rng(0)
+    row, slope = rng.normal(size=(2, length))
+    curvature, alpha = 0.1 + rng.random((2, length))
+    tau, found = 3.0, np.empty((1, 2))
+    root = np.sqrt(alpha)
+    prior = root[:, None] * (np.eye(length) + tau * dense(length)) * root
+    covariance = np.linalg.inv(prior + np.diag(curvature))
+    expected = row + covariance @ (slope - prior @ row)
+    rows, variance = row[None].copy(), np.empty((1, length))
+    new = alpha[None].copy()
+    bends = second_differences(length)
+    prior_of_rows = RowPrior(bends, tau, length, LIMITS)
+    update_rows(Rows(rows, variance, new), slope[None], curvature[None], prior_of_rows, found)
+    np.testing.assert_allclose(rows[0], expected)
+    np.testing.assert_allclose(variance[0], np.diag(covariance))
+    divergence = np.trace(prior @ covariance) + expected @ prior @ expected - length
+    divergence -= np.linalg.slogdet(prior)[1] + np.linalg.slogdet(covariance)[1]
+    assert found[0, 0] == pytest.approx(-divergence / 2)
+    known = length - np.trace(covariance @ prior)
+    factor = np.clip(known / (expected @ prior @ expected), 0.2, 5)
+    np.testing.assert_allclose(new[0], alpha * factor)
+
+
+def test_roughness_is_a_trace():
+    length, tau = 12, 3.0
+    smooth = tau * dense(length)
+    expected = np.trace(smooth @ np.linalg.inv(np.eye(length) + smooth))
+    assert roughness(second_differences(length), tau) == pytest.approx(expected)
+
+
+def test_rows_without_a_signal_shrink_and_others_stay():
+    rng, length = np.random.default_rng(0), 20
+    truth = np.zeros((2, length))
+    truth[0] = 3 * np.exp(-0.5 * np.square((np.arange(length) - 8) / 2))
+    rows, variance, found = np.zeros((2, length)), np.empty((2, length)), np.empty((2, 2))
+    alpha, curvature = np.ones((2, length)), np.full((2, length), 25.0)
+    data = truth + rng.normal(size=truth.shape) / 5
+    bends = second_differences(length)
+    for _ in range(60):
+        slope = curvature * (data - rows)
+        prior = RowPrior(bends, 1.0, 2, LIMITS)
+        update_rows(Rows(rows, variance, alpha), slope, curvature, prior, found)
+    assert np.abs(rows[0] - truth[0]).max() < 0.6
+    assert np.square(rows[1]).sum() < 0.2 * np.square(data[1]).sum()

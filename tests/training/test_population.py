@@ -1,0 +1,154 @@
+"""Templates with a row per unit, events of a population summed out."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from populations import BIN, population, sequences, shuffled
+
+from spikecdl import DCEA, BinnedSpikes, NotConvergedWarning, Poisson, load
+from spikecdl.evaluation.metrics import recovery
+from spikecdl.solvers.spike_list import list_spikes
+from spikecdl.training.base import Observations
+from spikecdl.training.event_model import EventModel
+from spikecdl.training.population import (
+    RELATIVE_AMPLITUDES,
+    PopulationModel,
+    fit_baseline,
+    null_baseline,
+    sum_events,
+)
+from spikecdl.training.population_starts import unusual_part
+from spikecdl.training.summation import Summation
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    counts = population(random_state=0)
+    return counts, DCEA(2, 0.5, layout="joint", trainer="marginal", random_state=0).fit(counts)
+
+
+def test_sequences_and_events_are_found(fitted):
+    counts, model = fitted
+    parts = model.decompose(counts)
+    found = recovery(parts, 0.05)
+    assert found.templates.max < 0.6
+    assert found.events.hit_rate > 0.9
+    assert found.events.false_alarm_rate < 0.05
+    own = 1 - parts.events()["probability"].mean()
+    assert abs(own - found.events.false_alarm_rate) < 0.05
+    assert model.history_[-1]["agreement"] > 0.5
+
+
+def test_most_units_that_take_no_part_have_a_row_of_zeros(fitted):
+    counts, model = fitted
+    size = np.linalg.norm(model.templates_, axis=2)
+    order = recovery(model.decompose(counts)).templates.assignment
+    takes_part = np.linalg.norm(counts.truth.templates, axis=2)[np.argsort(order)] > 0
+    assert (size[~takes_part] == 0).mean() > 0.7
+    assert (size[takes_part] > 0).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_units_shuffled_in_time_give_no_template(fitted):
+    counts, _ = fitted
+    model = DCEA(2, 0.5, layout="joint", trainer="marginal", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        model.fit(shuffled(counts))
+    assert len(model.decompose(shuffled(counts)).events()) == 0
+
+
+def test_a_saved_model_gives_the_same_bits(fitted, tmp_path):
+    counts, model = fitted
+    model.save(tmp_path)
+    again = load(tmp_path)
+    np.testing.assert_array_equal(again.transform(counts), model.transform(counts))
+    np.testing.assert_array_equal(again.evidence(counts), model.evidence(counts))
+
+
+def test_events_drawn_make_the_counts_that_there_are(fitted):
+    counts, model = fitted
+    mean = model.decompose(counts).drawn_mean
+    assert mean.sum() == pytest.approx(counts.counts.sum(), rel=0.05)
+
+
+def test_sums_without_overlap_are_those_of_dense_counts():
+    rng = np.random.default_rng(0)
+    counts, templates = rng.poisson(0.05, (3, 6, 200)), sequences(rng, 6, 8.0, 0.7)
+    spikes = list_spikes(counts)
+    model = PopulationModel.of_templates(templates, null_baseline(spikes))
+    listed = sum_events(spikes, model, with_pairs=False)
+    y = torch.from_numpy(counts)[:, None].float()
+    level = torch.from_numpy(model.baseline).float()[None, None, :, None].expand(3, 1, 6, 1)
+    dense = Summation(Observations(y, y >= 0, Poisson(), level, True))
+    same = EventModel(
+        templates,
+        np.tile(RELATIVE_AMPLITUDES, (2, 1)),
+        model.rates,
+        model.baseline[None],
+        np.ones(2),
+    )
+    sums, found = dense.sum(same, keep_posterior=True)
+    gain = found.evidence - dense.evidence(same.take([]))
+    np.testing.assert_allclose(listed.evidence, gain, atol=1e-6)
+    posterior = listed.posterior.reshape(3, 200, 2)[:, :151].transpose(0, 2, 1)
+    np.testing.assert_allclose(posterior, found.posterior.sum(2), atol=1e-5)
+    np.testing.assert_allclose(listed.number, sums.number, atol=1e-3)
+
+
+def test_overlapping_events_are_both_found():
+    rng = np.random.default_rng(0)
+    templates = sequences(rng, 60, 10.0, 0.6)
+    level = np.log(np.full(60, 0.02))
+    eta = np.tile(level[:, None], (1, 400))
+    for c, s in ((0, 100), (1, 120)):
+        eta[:, s : s + 50] += templates[c]
+    spikes = list_spikes(rng.poisson(np.exp(eta))[None])
+    model = PopulationModel.of_templates(templates, level)
+    posterior = sum_events(spikes, model, with_pairs=True).posterior
+    assert posterior[95:106, 0].sum() > 0.9
+    assert posterior[115:126, 1].sum() > 0.9
+
+
+def test_the_part_that_starts_look_at_is_bounded():
+    counts = population(5, 2000.0, n_events=3)
+    spikes = list_spikes(counts.counts)
+    part = unusual_part(spikes, 50)
+    assert part.shape[0] * part.shape[2] <= 30_000
+    assert unusual_part(list_spikes(counts.counts[..., :9000]), 50).shape == (1, 5, 9000)
+
+
+def test_baselines_are_those_outside_events():
+    counts = population(40, 150.0, n_events=30, random_state=1)
+    truth = counts.truth
+    spikes = list_spikes(counts.counts)
+    size = truth.events["amplitude"].iloc[0]
+    model = PopulationModel.of_templates(size * truth.templates, null_baseline(spikes))
+    found = np.exp(fit_baseline(spikes, model).baseline) / BIN
+    assert np.abs(found / truth.baseline[0] - 1).mean() < 0.1
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+    counts = population(20, 30.0, n_events=6, n_windows=3, random_state=2)
+    evidence = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        model = DCEA(1, 0.5, layout="joint", trainer="marginal", n_epochs=1, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConvergedWarning)
+            evidence.append(model.fit(counts).evidence(counts))
+    np.testing.assert_array_equal(*evidence)
+
+
+def test_partly_observed_counts_are_summed_in_dense_form(fitted):
+    counts, model = fitted
+    counts = BinnedSpikes.from_array(counts.counts[..., :3000], counts.bin_size)
+    mask = counts.mask.copy()
+    mask[..., :100] = False
+    some = replace(counts, counts=np.where(mask, counts.counts, 0), mask=mask, n_pooled=mask * 1)
+    assert model.transform(some).shape == model.transform(counts).shape
