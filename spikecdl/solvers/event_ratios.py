@@ -73,11 +73,12 @@ def constant_row(kind, a, b, z):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _change(z, move, out):
-    """Fill in the change of softplus from z to z + move."""
-    before = softplus(z)
+def _change(kind, z, move, out):
+    """Fill in the change of the softplus, or of the exponential, from z to z + move."""
+    before = softplus(z) if kind == LOGISTIC else exp(z)
     for k in range(move.size):
-        out[k] = softplus(z + move[k]) - before
+        after = softplus(z + move[k]) if kind == LOGISTIC else exp(z + move[k])
+        out[k] = after - before
 
 
 @njit(cache=True, error_model="numpy")
@@ -97,14 +98,13 @@ def _correlate_counts(counts, vector, out):
 @njit(cache=True, error_model="numpy")
 def fill_ratios(loss, z, model, ratios):
     """Fill in the log-likelihood ratio (template, amplitude, onset) of an event in one window."""
-    if loss.kind == EXPONENTIAL:
-        _fill_exponential(loss, z, model, ratios)
-        return
     constant = True
     for n in range(len(z)):
         constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
     if constant:
         _fill_constant(loss, z, model, ratios)
+    elif loss.kind == EXPONENTIAL:
+        _fill_exponential(loss, z, model, ratios)
     elif loss.kind == LOGISTIC and _have_one_exposure(loss):
         _fill_logistic(loss, z, model, ratios)
     else:
@@ -113,26 +113,21 @@ def fill_ratios(loss, z, model, ratios):
 
 @njit(cache=True, error_model="numpy")
 def _fill_constant(loss, z, model, ratios):
-    """Fill in the ratios of a logistic loss where nothing but the counts varies."""
+    """Fill in the ratios where nothing but the counts varies."""
     taps, amplitudes = model
-    n_templates, n_amplitudes, n_onsets = ratios.shape
-    length = taps.shape[2]
-    change, move = np.empty(length), np.empty(length)
+    n_templates, n_amplitudes, _ = ratios.shape
+    change = np.empty(taps.shape[2])
     ratios[:] = 0.0
     for n in range(len(z)):
         _, exposure, q = constant_row(loss.kind, loss.a[n], loss.b[n], z[n])
         for c in range(n_templates):
             for i in range(n_amplitudes):
-                for k in range(length):
-                    move[k] = amplitudes[c, i] * taps[c, n, k]
-                _change(z[n, 0], move, change)
-                lost = exposure * change.sum()
-                out = ratios[c, i]
-                for s in range(n_onsets):
-                    out[s] -= lost
+                _change(loss.kind, z[n, 0], amplitudes[c, i] * taps[c, n], change)
+                ratios[c, i] -= exposure * change.sum()
                 if q != 0.0:
-                    add_multiple(move, -q, change)
-                _correlate_counts(loss.a[n], move, out)
+                    change *= -q
+                    _correlate_counts(loss.a[n], change, ratios[c, i])
+    _add_scores(loss, model, ratios)
 
 
 @njit(cache=True, error_model="numpy")

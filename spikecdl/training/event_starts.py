@@ -14,7 +14,7 @@ from spikecdl.training.summation import Summation
 
 _TRIAL_STEPS = 5  # of EM, after which candidates are compared
 _FINALISTS = 2
-_STEPS, _LAST_STEPS = 20, 60  # of EM, with longer templates, and with those of the length asked
+_STEPS, _LAST_STEPS = 10, 60  # of EM, with longer templates, and with those of the length asked
 PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
 _CROWD = 10  # stretches among which each start is drawn
 _DAMPING = 1.5  # of the changes in a stretch
@@ -45,10 +45,9 @@ def build(
         tried = sorted(
             (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )
-        best, _ = max(
-            (counts.climb(each, _STEPS) for each, _ in tried[:_FINALISTS]), key=lambda each: each[1]
-        )
-        return best.as_tensors()
+        finalists = (counts.climb(each, _STEPS) for each, _ in tried[:_FINALISTS])
+        best, _ = max(finalists, key=lambda each: each[1])
+        return counts.climb(best, _STEPS)[0].as_tensors()
 
     for _ in range(n_templates):
         model = EventModel.from_tensors(steps("template", added, rng))

@@ -18,7 +18,7 @@ from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import build
-from spikecdl.training.overlap import FEW, choose_overlap, learn_overlapping
+from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping
 from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
 from spikecdl.training.posterior import (
     known_coefficients,
@@ -32,6 +32,7 @@ from spikecdl.training.summation import Summation
 
 _STEPS = 60  # of EM from a start
 _STEPS_PER_EPOCH = 10
+_FAR = 30.0  # nats below the other start, from where a start is given up
 # tensors: templates of the second best start, and how much lower its objective is, in nats
 OTHER_START, START_GAP = "other_start", "start_gap"
 
@@ -157,15 +158,17 @@ class Marginal(Trainer):
 
         def with_overlap() -> dict[str, Tensor]:
             if self.overlap is None:
-                return choose_overlap(counts, begun, events, rng, FEW, True).as_tensors()
+                return choose_overlap(counts, begun, events, rng, ENOUGH, True).as_tensors()
             return replace(begun, n_chains=self.overlap, distance=distance or 0).as_tensors()
 
         def likeliest() -> dict[str, Tensor]:
             if model.n_chains > 1:
                 return learn_overlapping(counts, model, events, rng, distance).as_tensors()
             added = build(counts, problem.n_templates, length, self.n_starts, rng, steps)
-            two = [counts.climb(begun, _STEPS), added]
-            (best, highest), (other, lower) = sorted(two, key=lambda each: -each[1])
+            begin = counts.climb(model, _STEPS_PER_EPOCH)
+            if begin[1] > added[1] - _FAR:
+                begin = counts.climb(begin[0], _STEPS)
+            (best, highest), (other, lower) = sorted([begin, added], key=lambda each: -each[1])
             templates = to_tensors(other)["templates"]
             gap = torch.tensor(highest - lower, dtype=torch.float64)
             return {**best.as_tensors(), OTHER_START: templates, START_GAP: gap}

@@ -19,7 +19,7 @@ _STEP_DECAY = 0.7  # of the steps of the model (Robbins and Monro 1951)
 MOST_CHAINS = 3
 _WARMEST = 0.4  # power of the likelihood in the first sweep
 _MOST_EVENTS = 0.98  # that the chains must hold
-FEW = (10, 10)  # sweeps that say enough to go on
+FEW, ENOUGH = (10, 10), (20, 20)  # sweeps that say enough to go on, and to choose the overlap
 _LAST = (40, 40)  # that end a fit
 _LONG, _RUNS = (40, 15), 4  # of each run of the posterior, and runs
 _ROUNDS = 2  # of longer templates
@@ -118,8 +118,8 @@ def choose_overlap(
 ) -> EventModel:
     """Return the model with one chain of events, or with several, and the distance of onsets.
 
-    The lower bound of the evidence of two chains must be above the exact evidence of one by 1 % of
-    what events gain.  ``learn`` says whether the model may change before it is judged.
+    The lower bound of the evidence of two chains must be clearly above the exact evidence of one.
+    ``learn`` says whether the model may change before it is judged.
     """
     model = replace(model, n_chains=1, distance=0)
     if chains_needed(start, model.length) == 1:
@@ -128,8 +128,8 @@ def choose_overlap(
     one = float(counts.evidence(alone).sum())
     two = replace(model, n_chains=2, distance=round(_DISTANCES[-1] * model.length))
     bound = sample_events(counts, two, start, rng, learn, sweeps).evidence.sum()
-    if bound < one + _least_gain(counts, model, one):
-        return model
+    if bound < one + _LEAST_NATS:
+        return alone
     several = replace(model, n_chains=MOST_CHAINS)
     return choose_distance(counts, several, start, rng, sweeps, learn)
 
@@ -148,14 +148,9 @@ def choose_distance(
     """
     tried = [replace(model, distance=round(part * model.length)) for part in _DISTANCES]
     bound = [sample_events(counts, m, start, rng, learn, sweeps).evidence.sum() for m in tried]
-    enough = max(bound) - _least_gain(counts, model, max(bound))
-    return next(m for m, value in zip(tried, bound, strict=True) if value >= enough)
-
-
-def _least_gain(counts: Summation, model: EventModel, evidence: float) -> float:
-    """Return the gain in evidence that more freedom must bring."""
     none = float(counts.evidence(model.take([])).sum())
-    return max(_LEAST_NATS, _LEAST_GAIN * (evidence - none))
+    enough = max(bound) - max(_LEAST_NATS, _LEAST_GAIN * (max(bound) - none))
+    return next(m for m, value in zip(tried, bound, strict=True) if value >= enough)
 
 
 def learn_overlapping(
