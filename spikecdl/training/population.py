@@ -120,6 +120,13 @@ class PopulationModel:
         templates[index] = variance[index] = cost[index] = 0.0
         return replace(self, rates=rates, templates=templates, variance=variance, cost=cost)
 
+    def padded(self, n_bins: int) -> PopulationModel:
+        """Return the model with templates longer by bins of zeros at both ends."""
+        width = ((0, 0), (0, 0), (n_bins, n_bins))
+        longer = {name: np.pad(getattr(self, name), width) for name in ("templates", "variance")}
+        shrinkage = np.pad(self.shrinkage, width, constant_values=_FIRST_SHRINKAGE)
+        return replace(self, **longer, shrinkage=shrinkage)
+
     def cropped(self, length: int) -> tuple[PopulationModel, np.ndarray]:
         """Cut templates to their bins of most energy; return where each begins, too."""
         energy = np.pad(np.square(self.templates).sum(1).cumsum(-1), ((0, 0), (1, 0)))

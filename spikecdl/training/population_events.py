@@ -28,6 +28,7 @@ from spikecdl.training.population import (
 from spikecdl.training.population_starts import search
 
 _STEPS_PER_EPOCH = 5
+_OF_STARTS = ("agreement", "gap", "other")  # see `search`
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 
 
@@ -58,7 +59,7 @@ def fit_population(
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
         found = search(spikes, problem.n_templates, problem.length, rng, problem.steps)
         model = PopulationModel.from_tensors(found)
-        learned = _learned(model, found["agreement"])
+        learned = _learned(model, {name: found[name] for name in _OF_STARTS})
 
     def epoch(before: Learned) -> Epoch:
         model = PopulationModel.from_tensors(before.state)
@@ -71,12 +72,12 @@ def fit_population(
             "n_events": round(float(sums.number.sum())),
             "agreement": float(before.state["agreement"]),
         }
-        return _learned(model, before.state["agreement"]), record
+        return _learned(model, {name: before.state[name] for name in _OF_STARTS}), record
 
     return alternate(epoch, learned, problem.n_epochs, -null, on_epoch)
 
 
-def _learned(model: PopulationModel, agreement: Tensor) -> Learned:
+def _learned(model: PopulationModel, starts: dict[str, Tensor]) -> Learned:
     norms = _norms(model)
     flat = np.full_like(model.templates, 1e-9 * model.templates[0].size ** -0.5)
     unit = np.where(norms[:, None, None] > 1e-9, model.templates, flat) / norms[:, None, None]
@@ -90,7 +91,9 @@ def _learned(model: PopulationModel, agreement: Tensor) -> Learned:
         "distance": torch.tensor(0),
         "level": torch.tensor(1.0),
     }
-    return Learned(tensors, model.as_tensors() | {"agreement": agreement})
+    if float(starts["other"].square().sum((1, 2)).min()) > 0:  # compared in reports
+        tensors |= {"other_start": starts["other"], "start_gap": starts["gap"]}
+    return Learned(tensors, model.as_tensors() | starts)
 
 
 def known_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> PopulationModel | None:

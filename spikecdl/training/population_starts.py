@@ -19,10 +19,13 @@ _FEWEST_UNITS = 2  # of a template; one unit alone is no sequence
 _MOST_BINS = 30_000  # that starts are found in
 _BLOCK = 20  # template lengths of its pieces
 _PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
-_STRETCHES = 12  # per template, drawn from
+_STRETCHES = 24  # per template, drawn from
 _CROWD = 10  # times as many
-_ROUNDS, _OCCUPANCY = 6, 0.15  # of sharpening, and the share of the time that is averaged
+_AVERAGED = (3, 4, 6, 8, 12, 16, 24, 32)  # stretches, in the rounds of sharpening
+_OCCUPANCY = 0.15  # of the time by a template that is learned alone
+_SHARPEST = 5  # candidates per template that are learned alone
 _SURPLUS = 3  # candidates per template that are learned together
+_ALIKE = 0.5  # cosine of templates that are the same
 _ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 8, 12, 2, 6, 40  # steps of EM
 
 
@@ -49,27 +52,33 @@ def build(
 ) -> tuple[PopulationModel, float]:
     """Return templates learned from a start, and the objective.
 
-    Stretches far from each other are sharpened and learned alone; the best, more than asked, are
-    learned together, and those of which the loss costs least are left out one by one.  They are
-    learned longer than asked and cropped to the bins of most energy, which fixes their shift.
+    Stretches far from each other are sharpened; the most distinct are learned alone, and the best,
+    more than asked, together; those of which the loss costs least are left out one by one.  They
+    are learned longer than asked and cropped to the bins of most energy, which fixes their shift.
     """
     longer = min(length + round(_PADDING * length), spikes.shape[2])
     first = _sharpened(spikes, _stretches(spikes, longer, _STRETCHES * n_templates, rng))
+    first = first[np.argsort(-_skewness(spikes, first), kind="stable")]
+    first = first[_distinct(first, _SHARPEST * n_templates)]
     null = null_baseline(spikes)
     alone = [
         climb(spikes, PopulationModel.of_templates(each[None], null, _OCCUPANCY), _ALONE)
         for each in first
     ]
     alone.sort(key=lambda each: -each[1])
+    templates = np.concatenate([each.templates for each, _ in alone])
+    chosen = _distinct(templates, _SURPLUS * n_templates)
     model = alone[0][0]
-    for other, _ in alone[1 : _SURPLUS * n_templates]:
-        model = model.joined(other)
+    for c in chosen[1:]:
+        model = model.joined(alone[c][0])
     model, _ = climb(spikes, model, _TOGETHER)
     while len(model) > n_templates:
         rests = [np.delete(np.arange(len(model)), c) for c in range(len(model))]
         tried = [climb(spikes, model.take(rest), _WITHOUT) for rest in rests]
         model, _ = max(tried, key=lambda each: each[1])
         model, _ = climb(spikes, model, _AFTER)
+    extra = min(length // 2, (spikes.shape[2] - longer) // 2)  # for those that begin or end late
+    model, _ = climb(spikes, model.padded(extra), _AFTER)
     return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
 
 
@@ -80,11 +89,12 @@ def search(
     rng: np.random.Generator,
     steps: Steps,
 ) -> dict[str, Tensor]:
-    """Return the most likely model of several starts, as tensors, and their ``agreement``.
+    """Return the most likely model of several starts as tensors, with what the starts say of it.
 
-    That is the mean similarity of its templates with those of the other starts: 1 if all starts
-    have learned the same.  A template of a single unit, or one that hardly raises the evidence less
-    the cost of its prior, becomes zero and has no events.
+    ``other`` are the templates of the second best start, and ``gap`` how much lower its objective
+    is (nats); ``agreement`` is the mean similarity of its templates with those of the other starts:
+    1 if all starts have learned the same.  A template of a single unit, or one that hardly raises
+    the evidence less the cost of its prior, becomes zero and has no events.
     """
     part = unusual_part(spikes, length)
     found = []
@@ -97,9 +107,12 @@ def search(
         found.append(steps(f"start {number + 1} of {N_STARTS}", start, rng))
     found.sort(key=lambda each: -float(each["value"]))
     models = [PopulationModel.from_tensors(each) for each in found]
+    values = [float(each["value"]) for each in found]
     similar = [_similarity(models[0].templates, each.templates) for each in models[1:]]
-    model = _with_evidence(part, models[0], float(found[0]["value"]))
-    return model.as_tensors() | {"agreement": torch.tensor(float(np.mean(similar)))}
+    model = _with_evidence(part, models[0], values[0])
+    more = {"agreement": float(np.mean(similar)), "gap": values[0] - values[1]}
+    known = {name: torch.tensor(value) for name, value in more.items()}
+    return model.as_tensors() | known | {"other": found[1]["templates"]}
 
 
 def _with_evidence(spikes: SpikeList, model: PopulationModel, value: float) -> PopulationModel:
@@ -113,15 +126,29 @@ def _with_evidence(spikes: SpikeList, model: PopulationModel, value: float) -> P
     return model
 
 
+def _distinct(templates: np.ndarray, most: int) -> list[int]:
+    """Return the first of the templates that are not much like one before."""
+    cosine, chosen = _cosines(templates, templates), [0]
+    for c in range(1, len(templates)):
+        if len(chosen) < most and (cosine[c, chosen] < _ALIKE).all():
+            chosen.append(c)
+    return chosen
+
+
 def _similarity(templates: np.ndarray, others: np.ndarray) -> float:
-    """Return the mean cosine of templates and the others most like them, one to one, shifted."""
+    """Return the mean cosine of templates and the others most like them, one to one."""
+    cosine = _cosines(templates, others)
+    return float(cosine[linear_sum_assignment(-cosine)].mean())
+
+
+def _cosines(templates: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the cosine of each pair of templates (template, other), at the best shift."""
     size = 2 * templates.shape[2]
     spectra = [np.fft.rfft(each, size, axis=2) for each in (templates, others)]
     products = np.einsum("auf,buf->abf", spectra[0], spectra[1].conj())
     norms = [np.linalg.norm(each, axis=(1, 2)) for each in (templates, others)]
     highest = np.fft.irfft(products, size, axis=2).max(2)
-    cosine = highest / np.maximum(np.outer(*norms), 1e-12)
-    return float(cosine[linear_sum_assignment(-cosine)].mean())
+    return highest / np.maximum(np.outer(*norms), 1e-12)
 
 
 def _activity(spikes: SpikeList, length: int) -> np.ndarray:
@@ -175,16 +202,14 @@ def _kernel(length: int) -> np.ndarray:
 def _sharpened(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
     """Replace each template by the mean of the stretches most like it, a few times.
 
-    A single stretch is mostly noise.  So many stretches are averaged that they cover a given share
-    of the time; changes no larger than their standard error are taken away.
+    A single stretch is mostly noise.  More and more stretches are averaged, so that few are wrong
+    at any time; changes no larger than their standard error are taken away.
     """
-    n_windows, _, n_bins = spikes.shape
-    length = templates.shape[2]
-    number = max(3, round(_OCCUPANCY * n_windows * n_bins / length))
+    n_bins, length = spikes.shape[2], templates.shape[2]
     kernel, mean = _kernel(length), np.exp(null_baseline(spikes))[:, None]
     width = 1 / np.square(kernel).sum()
-    expected = mean * number * width
-    for _ in range(_ROUNDS):
+    for number in _AVERAGED:
+        expected = mean * number * width
         score = scores(spikes, templates)
         picked = np.zeros_like(score)
         for column, marks in zip(score.T, picked.T, strict=True):
@@ -194,6 +219,13 @@ def _sharpened(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
         noise = 1 / np.maximum(np.square(change) * (expected + 1.0), 1e-9)
         templates = change * np.maximum(0.0, 1 - noise)
     return templates
+
+
+def _skewness(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
+    """Return the skewness (template,) of scores: large where some stretches are much alike."""
+    score = scores(spikes, templates)
+    score = (score - score.mean(0)) / np.maximum(score.std(0), 1e-9)
+    return (score**3).mean(0)
 
 
 @njit(cache=True, error_model="numpy")
