@@ -400,7 +400,7 @@ def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], missed: bool) ->
     rejected = sum(found["p_holm"] < _LEVEL for found in tested.values())
     lines = [
         f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
-        "band of given rates (Kolmogorov-Smirnov); "
+        "band (Kolmogorov-Smirnov); "
         f"{rejected or 'none'} rejected after Holm's correction"
     ]
     if len(tested) <= _MANY_UNITS:
