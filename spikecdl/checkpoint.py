@@ -177,7 +177,8 @@ def _fingerprint(settings: Mapping[str, Any], problem: Problem) -> str:
     kept = {name: value for name, value in settings.items() if name != "n_epochs"}
     digest = hashlib.sha256(json.dumps([__version__, kept]).encode())
     for _, data in problem.data.parts():
-        for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline):
+        limits = () if data.onsets is None else (data.onsets,)
+        for tensor in (data.y, data.mask, data.family.exposure(data.y), data.baseline, *limits):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

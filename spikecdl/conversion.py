@@ -15,7 +15,7 @@ from spikecdl import validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.covariates import Covariates, Drift, History
 from spikecdl.model.families import Family
-from spikecdl.training import Observations, estimated_family
+from spikecdl.training import Observations, Trainer, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
 
@@ -174,6 +174,29 @@ def observe(
         return data
     mean = family.mean(eta).flatten(0, -3).expand(-1, -1, y.shape[-1])
     return replace(data, family=estimated_family(family, data, mean))
+
+
+def near_times(
+    data: Observations, counts: BinnedSpikes, length: int, trainer: Trainer
+) -> Observations:
+    """Return the observations with the onsets of events that the counts allow, if not any.
+
+    Raises ValueError if there are none, or if the trainer does not keep to them.
+    """
+    if counts.onsets is None:
+        return data
+    if not trainer.takes_onsets:
+        raise ValueError(
+            f"`trainer` (={trainer.name!r}) lets events begin anywhere, but these counts allow "
+            "some onsets only (`BinnedSpikes.near`); use trainer='alternating' or 'marginal'"
+        )
+    known = torch.from_numpy(counts.onsets[:, : counts.n_bins - length + 1].copy())
+    if not known.any():
+        raise ValueError(
+            f"no template of {length} bins that begins where events may ends in its window; use "
+            "longer windows or shorter templates"
+        )
+    return replace(data, onsets=known[:, None, None].expand(-1, data.y.shape[1], -1, -1))
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:

@@ -317,9 +317,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         history = config.history(self.history)
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
-        return (
-            history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_).cpu().numpy()
-        )
+        filters = history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_)
+        return filters.cpu().numpy()
 
     @property
     def history_lags_(self) -> np.ndarray:
@@ -366,8 +365,9 @@ class DCEA(TransformerMixin, BaseEstimator):
     ) -> Problem:
         model = (self.family_, self._layout(), self.baseline, config.device(self.device))
         drift = None if self.drift is None else Drift(self.drift, *self._time_span)
+        data = conversion.observe(counts, *model, hidden, config.history(self.history), drift)
         return Problem(
-            data=conversion.observe(counts, *model, hidden, config.history(self.history), drift),
+            data=conversion.near_times(data, counts, length, self._trainer()),
             n_templates=validation.integer("n_templates", self.n_templates),
             length=length,
             penalty=validation.member("penalty", self.penalty, PENALTIES, Penalty),

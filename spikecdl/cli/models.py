@@ -41,6 +41,8 @@ def fit(
     trials: options.Trials = None,
     table: options.Table = "trials",
     follow_links: options.FollowLinks = False,
+    events: options.Events = None,
+    within: options.Within = None,
     layout: options.Layout = "shared",
     weight: Annotated[
         float | None,
@@ -122,7 +124,9 @@ def fit(
         device=device,
         random_state=seed,
     )
-    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
+    selection = Selection(
+        pool_trials, align, window, units, trials, table, follow_links, events, within
+    )
     checkpoint = out / "checkpoint.safetensors"
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
@@ -140,10 +144,7 @@ def fit(
             with outputs.epochs_shown("finding initial templates", as_json) as update:
 
                 def on_epoch(state: Learned) -> None:
-                    record = state.history[-1]
-                    events = f", {record['n_events']} events" if "n_events" in record else ""
-                    line = f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
-                    update(line, state.epoch, model.epochs_at_most)
+                    update(_epoch(state), state.epoch, model.epochs_at_most)
 
                 def on_fold(fold: int) -> None:
                     update(f"without fold {fold + 1} of {folds}", fold, folds)
@@ -165,6 +166,13 @@ def fit(
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
+
+
+def _epoch(state: Learned) -> str:
+    """Describe the latest epoch."""
+    record = state.history[-1]
+    events = f", {record['n_events']} events" if "n_events" in record else ""
+    return f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
 
 
 def _short_distances(recordings: Recordings) -> dict[str, Any]:
@@ -268,6 +276,8 @@ def apply(
     trials: options.Trials = None,
     table: options.Table = "trials",
     follow_links: options.FollowLinks = False,
+    events: options.Events = None,
+    within: options.Within = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -280,7 +290,9 @@ def apply(
 
     if (out / "model.safetensors").exists():
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
-    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
+    selection = Selection(
+        pool_trials, align, window, units, trials, table, follow_links, events, within
+    )
     working = outputs.working("finding events", as_json)
     with outputs.results_folder(out, [file], overwrite) as unfinished, working:
         selected, parts, about = _scored(model, file, selection, device)
@@ -298,6 +310,8 @@ def evaluate(
     trials: options.Trials = None,
     table: options.Table = "trials",
     follow_links: options.FollowLinks = False,
+    events: options.Events = None,
+    within: options.Within = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -310,7 +324,9 @@ def evaluate(
     """
     from spikecdl.report import summary
 
-    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
+    selection = Selection(
+        pool_trials, align, window, units, trials, table, follow_links, events, within
+    )
     with outputs.working("finding events, scoring hidden bins", as_json):
         *_, about = _scored(model, file, selection, device)
     outputs.show(about, summary.score_lines(about), as_json)

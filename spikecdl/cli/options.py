@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 _MANY = 2_000_000  # bins above which marginal training would take long
 _SHOWN = 10  # units listed in an error
-_OF_TIMES = ("align", "window", "trials", "table")  # options that need spike times
+_OF_TIMES = (
+    "align",
+    "window",
+    "trials",
+    "table",
+    "events",
+    "within",
+)  # options that need spike times
 
 
 def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -110,6 +117,19 @@ Layout = Annotated[
 ]
 Table = Annotated[str, option("NAME", "Table of intervals whose rows are the trials.")]
 
+Events = Annotated[
+    str | None,
+    option(
+        "TABLE.COLUMN",
+        "Let events begin only near the times in a column of a table, as in trials.cue; needs "
+        "--within.",
+    ),
+]
+Within = Annotated[
+    tuple[float, float] | None,
+    option("START STOP", "When events may begin, in seconds after the times of --events."),
+]
+
 
 def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None:
     """Return the history that options ask for, if any."""
@@ -151,6 +171,8 @@ class Selection:
     trials: str | None = None
     table: str = "trials"
     follow_links: bool = False
+    events: str | None = None
+    within: tuple[float, float] | None = None
 
     def read(self, file: Path) -> SpikeTrains | BinnedSpikes:
         """Return what a file holds."""
@@ -167,9 +189,14 @@ class Selection:
         from spikecdl.data import SpikeTrains
 
         units = _named_units(self.units, data.unit_ids)
-        windows = {name: getattr(self, name) for name in _OF_TIMES}
+        if (self.events is None) != (self.within is None):
+            raise ValueError(
+                f"`events` (={self.events!r}) and `within` (={self.within!r}) need each other; "
+                "give both, or none"
+            )
         if not isinstance(data, SpikeTrains):
-            for name, value in windows.items():
+            for name in _OF_TIMES:
+                value = getattr(self, name)
                 if value != getattr(type(self), name):
                     raise ValueError(
                         f"`{name}` (={value!r}) needs spike times; the file holds bins"
@@ -187,12 +214,35 @@ class Selection:
                 "`bin` (=None) must be given, in seconds; `spikecdl inspect` suggests one"
             )
         else:
-            single = data.bin(bin_size, units=units, **windows)
+            windows = {"align": self.align, "window": self.window, "trials": self.trials}
+            single = data.bin(bin_size, units=units, table=self.table, **windows)  # type: ignore
+            if self.events is not None and self.within is not None:
+                single = single.near(_times(data, self.events), *self.within)
         return Selected(data, single.pool() if self.pool_trials else single, single)
 
     def described(self) -> dict[str, Any]:
         """Return the options as values that JSON can hold."""
-        return {**vars(self), "window": self.window and list(self.window)}
+        pairs = {name: getattr(self, name) for name in ("window", "within")}
+        return {**vars(self), **{name: pair and list(pair) for name, pair in pairs.items()}}
+
+
+def _times(data: SpikeTrains, text: str) -> Any:
+    """Return the times, in seconds, in a column of a table that an option names."""
+    from pandas.api.types import is_numeric_dtype
+
+    table, _, column = text.partition(".")
+    known = [
+        f"{name}.{of}"
+        for name, rows in data.tables.items()
+        for of in rows
+        if is_numeric_dtype(rows[of])
+    ]
+    if text not in known:
+        raise ValueError(
+            f"`events` (={text!r}) must name a table and a column of times, which are "
+            f"{', '.join(known) or 'none'}"
+        )
+    return data.tables[table][column].dropna().to_numpy(dtype=float)
 
 
 def _named_units(text: str | None, known: Sequence[int | str]) -> list[int | str] | None:

@@ -61,6 +61,8 @@ def select(
     trials: options.Trials = None,
     table: options.Table = "trials",
     follow_links: options.FollowLinks = False,
+    events: options.Events = None,
+    within: options.Within = None,
     layout: options.Layout = "shared",
     history: options.History = None,
     history_sign: options.HistorySign = "negative",
@@ -98,7 +100,9 @@ def select(
         device=device,
         random_state=seed,
     )
-    selection = Selection(pool_trials, align, window, units, trials, table, follow_links)
+    selection = Selection(
+        pool_trials, align, window, units, trials, table, follow_links, events, within
+    )
     with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
         model.set_params(trainer=options.trainer(trainer, model, selected.counts))

@@ -50,6 +50,8 @@ class BinnedSpikes:
         Path or description of where the data come from.
     truth : Truth or None
         What the simulator knows, for simulated data.
+    onsets : ndarray of bool, shape (trial, bin), or None
+        Where events may begin; None: anywhere.  See `near`; files do not keep them.
 
     Examples
     --------
@@ -71,9 +73,13 @@ class BinnedSpikes:
     trial_starts: np.ndarray
     source: str = ""
     truth: Truth | None = None
+    onsets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
+        if self.onsets is not None:
+            store(self, "onsets")
+            shaped("onsets", self.onsets, (self.shape[0], self.shape[2]), "counts")
         if not _FINEST <= positive("bin_size", self.bin_size, "seconds") <= 1 / _FINEST:
             raise ValueError(f"`bin_size` (={self.bin_size}) must be from 1e-9 to 1e9, in seconds")
         real("t_start", self.t_start, "seconds")
@@ -234,8 +240,12 @@ class BinnedSpikes:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the counts, the mask, the bin size and the names: the same for any file."""
+        """SHA-256 of the counts, the mask, the bin size and the names: the same for any file.
+
+        Also of ``onsets``, if there are any.
+        """
         digest = hashlib.sha256(json.dumps(self.header()).encode())
+        digest.update(b"" if self.onsets is None else self.onsets.tobytes())
         for block in blocks(self.shape):
             counts = self.counts[block].astype("<i8" if self.is_counts else "<f8")
             digest.update(counts.tobytes())
@@ -270,7 +280,50 @@ class BinnedSpikes:
             trial_ids=self.trial_ids if is_single else ("pooled",),
             trial_starts=self.trial_starts if is_single else np.array([np.nan]),
             truth=None if self.truth is None else self.truth.pool(),
+            onsets=None if self.onsets is None else np.any(self.onsets, axis=0, keepdims=True),
         )
+
+    def near(self, times: Any, start: float, stop: float) -> BinnedSpikes:
+        """Let events begin only near known times.
+
+        Parameters
+        ----------
+        times : array_like
+            Times in the recording, in seconds, such as those of stimuli.
+        start, stop : float
+            Templates may begin in bins that lie, at least in part, from ``start`` to ``stop`` after
+            one of the times, in seconds.
+
+        Raises
+        ------
+        ValueError
+            If ``trial_starts`` are not known, a number is not finite, ``stop`` is before ``start``,
+            or none of the bins is near a time.
+
+        Examples
+        --------
+        >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0, 0]], trial_starts=[10.0])
+        >>> counts.near([11.5], 0.0, 1.0).onsets
+        array([[False,  True,  True, False, False]])
+        """
+        if real("stop", stop, "seconds") < real("start", start, "seconds"):
+            raise ValueError(f"`stop` (={stop:g}) must not be before `start` (={start:g})")
+        if not np.isfinite(self.trial_starts).all():
+            raise ValueError("`trial_starts` must be known, in seconds, to find times in trials")
+        known = np.sort(np.ravel(np.asarray(times, dtype=float)))
+        if not np.isfinite(known).all():
+            raise ValueError("`times` must be finite, in seconds")
+        edges = self.trial_starts[:, None] + self.bin_size * np.arange(self.n_bins)
+        slack = 1e-6 * self.bin_size
+        first = np.searchsorted(known, edges - stop - slack)
+        after = np.searchsorted(known, edges + self.bin_size - start - slack)
+        onsets = np.asarray(after > first)
+        if not onsets.any():
+            raise ValueError(
+                f"`times`: none of {len(known)} is so near a trial that an event may begin there "
+                f"from {start:g} to {stop:g} s after it"
+            )
+        return replace(self, onsets=onsets)
 
     def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
         """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
@@ -293,6 +346,7 @@ class BinnedSpikes:
             trial_ids=tuple(self.trial_ids[i] for i in rows),
             trial_starts=self.trial_starts[rows],
             truth=None if self.truth is None else self.truth.select(rows, columns),
+            onsets=None if self.onsets is None else self.onsets[rows],
         )
 
 

@@ -69,6 +69,7 @@ def concatenate(
     mask = np.zeros(shape, bool)
     pooled = any(part.n_pooled.max() > 1 for part in every)
     n_pooled = np.zeros(shape, np.int32) if pooled else mask.view(np.int8)
+    onsets = np.zeros((n_trials, n_bins), bool)
     trial = unit = 0
     for part in every:
         rows, columns = slice(trial, trial + len(part)), slice(unit, unit + part.n_units)
@@ -76,6 +77,7 @@ def concatenate(
         counts[where], mask[where] = part.counts, part.mask
         if pooled:
             n_pooled[where] = part.n_pooled
+        onsets[rows, : part.n_bins] = True if part.onsets is None else part.onsets
         trial, unit = trial + len(part), unit + (0 if joint else part.n_units)
     return BinnedSpikes(
         counts=counts,
@@ -88,6 +90,7 @@ def concatenate(
         sub_bins=max(part.sub_bins for part in every),
         trial_starts=np.concatenate([part.trial_starts for part in every]),
         source=", ".join(dict.fromkeys(part.source for part in every)),
+        onsets=None if all(part.onsets is None for part in every) else onsets,
     )
 
 

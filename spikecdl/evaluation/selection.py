@@ -238,7 +238,8 @@ class _Store:
         settings = config.describe(model.get_params(deep=False))
         text = json.dumps([settings, division, counts.header()], sort_keys=True, default=str)
         self.digest = hashlib.sha256(text.encode())
-        for array in (counts.counts, counts.n_pooled):
+        limits = () if counts.onsets is None else (counts.onsets,)
+        for array in (counts.counts, counts.n_pooled, *limits):
             self.digest.update(np.ascontiguousarray(array).tobytes())
 
     def each(

@@ -34,7 +34,8 @@ def _add_exp(total, row, highest):
 def fill_forward(weights, log_idle, total, forward):
     """Fill in the forward log weights (bin + 1,); return the log of the sum over all events.
 
-    ``weights`` (kind of event, onset) are log weights; their sums over kinds go into ``total``.
+    ``weights`` (kind of event, onset) and ``log_idle`` (onset,) are log weights of the events that
+    begin in a bin, and of none; sums over kinds go into ``total``.
     """
     n_kinds, n_onsets = weights.shape
     n_bins = forward.size - 1
@@ -49,7 +50,7 @@ def fill_forward(weights, log_idle, total, forward):
         total[s] = highest[s] + np.log(total[s])
     forward[0] = 0.0
     for t in range(1, n_bins + 1):
-        forward[t] = forward[t - 1] + (log_idle if t <= n_onsets else 0.0)
+        forward[t] = forward[t - 1] + (log_idle[t - 1] if t <= n_onsets else 0.0)
         if t >= length:
             forward[t] = _log_add(forward[t], forward[t - length] + total[t - length])
     return forward[n_bins]
@@ -62,7 +63,7 @@ def fill_backward(log_idle, total, backward):
     length = n_bins - total.size + 1
     backward[n_bins] = 0.0
     for t in range(n_bins - 1, -1, -1):
-        backward[t] = backward[t + 1] + (log_idle if t < total.size else 0.0)
+        backward[t] = backward[t + 1] + (log_idle[t] if t < total.size else 0.0)
         if t + length <= n_bins:
             backward[t] = _log_add(backward[t], backward[t + length] + total[t])
 
@@ -87,7 +88,8 @@ def free_bins(log_idle, n_onsets, forward, backward):
     """Return the expected number of idle bins in which an event could have begun."""
     total, evidence = 0.0, forward[-1]
     for t in range(n_onsets):
-        total += exp(min(forward[t] + log_idle + backward[t + 1] - evidence, 0.0))
+        if log_idle[t] < 0.0:
+            total += exp(min(forward[t] + log_idle[t] + backward[t + 1] - evidence, 0.0))
     return total
 
 
@@ -95,21 +97,21 @@ def free_bins(log_idle, n_onsets, forward, backward):
 def sample(weights, log_idle, total, forward, uniform, kind):
     """Draw the events of a window backward; fill in the kind that begins in each bin, or -1.
 
-    ``uniform`` (bin,) are random numbers from 0 to 1.  Returns the number of idle bins in
-    which an event could have begun.
+    ``uniform`` (bin,) are random numbers from 0 to 1.  Returns the log weight of the bins in which
+    no event begins.
     """
     n_kinds, n_onsets = weights.shape
     n_bins = forward.size - 1
     length = n_bins - n_onsets + 1
     kind[:] = -1
-    t, n_idle = n_bins, 0
+    t, of_idle = n_bins, 0.0
     while t > 0:
-        could_begin = t <= n_onsets
-        idle = exp(forward[t - 1] + (log_idle if could_begin else 0.0) - forward[t])
+        here = log_idle[t - 1] if t <= n_onsets else 0.0
+        idle = exp(forward[t - 1] + here - forward[t])
         draw = uniform[t - 1]
         if t < length or draw < idle:
             t -= 1
-            n_idle += could_begin
+            of_idle += here
             continue
         t -= length
         left = (draw - idle) / (1.0 - idle)
@@ -118,4 +120,4 @@ def sample(weights, log_idle, total, forward, uniform, kind):
             if left < 0 or j == n_kinds - 1:
                 kind[t] = j
                 break
-    return n_idle
+    return of_idle

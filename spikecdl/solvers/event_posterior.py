@@ -94,15 +94,17 @@ def sum_events(
     found: Found,
     uniform: np.ndarray | None = None,
     per_bin: bool = False,
+    onsets: np.ndarray | None = None,
 ) -> Sums:
     """Sum over the events of all windows; fill in ``found`` and return the sums.
 
     Windows in which nothing was observed are left out: what is found there is 0.  ``z`` (window,
-    row, bin) is the predictor without events.  Where it is constant, the derivatives
-    of all bins of a window are in its first, unless ``per_bin``.  ``uniform`` (chain, window, bin),
-    random numbers, make a sweep of blocked Gibbs sampling: the events of each chain are drawn given
-    those of the others, whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-
-    Computer Studies 42, 1995).
+    row, bin) is the predictor without events.  Where it is constant, the derivatives of all bins of
+    a window are in its first, unless ``per_bin``.  ``uniform`` (chain, window, bin), random
+    numbers, make a sweep of blocked Gibbs sampling: the events of each chain are drawn given those
+    of the others, whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-
+    Computer Studies 42, 1995).  Events begin where ``onsets`` (window, onset) are True; None:
+    anywhere.
     """
     shape = (N_PARTS, *model.taps.shape)
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
@@ -110,7 +112,8 @@ def sum_events(
     edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
     draws = np.empty((0, len(z), z.shape[2])) if uniform is None else uniform
 
-    given = (loss, z, model, prior)
+    where = np.ones((len(z), 0), bool) if onsets is None else onsets
+    given = (loss, z, model, prior, where)
 
     def work(numbers: slice) -> None:
         for p in range(numbers.start, numbers.stop):
@@ -124,13 +127,13 @@ def sum_events(
 @njit(cache=True, error_model="numpy", nogil=True)
 def _sum_windows(span, given, found, uniform, sums, per_bin):
     """Sum over the events of the windows of a span."""
-    loss, z, model, prior = given
+    loss, z, model, prior, onsets = given
     n_templates, n_rows, length = model.taps.shape
     n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
     n_onsets = n_bins - length + 1
     weights = np.empty((n_templates, n_amplitudes, n_onsets))
     total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
-    base = np.empty((n_rows, n_bins))
+    base, idle = np.empty((n_rows, n_bins)), np.empty(n_onsets)
     log_prior, begins = np.zeros(len(uniform)), np.zeros(n_bins, np.bool_)
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     for i in range(span[0], span[1]):
@@ -147,23 +150,20 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                     base += found.drawn.signal[other, i]
                     of_others += log_prior[other]
             fill_ratios(window, base, model, weights)
-            for c in range(n_templates):
-                for j in range(n_amplitudes):
-                    weights[c, j] += prior.log_start[chain, c, j]
+            _add_prior(weights, idle, prior, chain, onsets[i])
             for other in range(len(uniform)):
                 if other != chain:
                     _exclude(weights, found.drawn.kind[other, i], prior.distance)
-            ratio = fill_forward(flat, prior.log_idle[chain], total, forward)
+            ratio = fill_forward(flat, idle, total, forward)
             found.evidence[i] = ratio - value(window, base) + of_others
-            fill_backward(prior.log_idle[chain], total, backward)
+            fill_backward(idle, total, backward)
             if len(uniform):
                 kind = found.drawn.kind[chain, i]
-                idle = prior.log_idle[chain]
-                n_idle = sample(flat, idle, total, forward, uniform[chain, i], kind)
+                of_idle = sample(flat, idle, total, forward, uniform[chain, i], kind)
                 signal, start = found.drawn.signal[chain, i], prior.log_start[chain]
-                log_prior[chain] = n_idle * idle + _fill_signal(signal, model, kind, start)
+                log_prior[chain] = of_idle + _fill_signal(signal, model, kind, start)
                 begins |= kind >= 0
-            sums.free[0] += free_bins(prior.log_idle[chain], n_onsets, forward, backward)
+            sums.free[0] += free_bins(idle, n_onsets, forward, backward)
             to_posterior(flat, forward, backward)
             if len(found.posterior):
                 found.posterior[i] += weights
@@ -184,6 +184,18 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
             found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
         else:
             found.evidence[i] = found.joint[i]
+
+
+@njit(cache=True, error_model="numpy")
+def _add_prior(weights, idle, prior, chain, onsets):
+    """Add the log probabilities that events begin, and fill in those that none does (onset,)."""
+    for c in range(weights.shape[0]):
+        for j in range(weights.shape[1]):
+            weights[c, j] += prior.log_start[chain, c, j]
+    idle[:] = prior.log_idle[chain]
+    for s in range(onsets.size):
+        if not onsets[s]:
+            weights[:, :, s], idle[s] = _NEVER, 0.0
 
 
 @njit(cache=True, error_model="numpy")

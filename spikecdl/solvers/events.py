@@ -126,6 +126,12 @@ class Events:
         onset = (moment / total).round().long()[cluster]
         return replace(self, onset=onset)._summed()
 
+    def moved_to(self, onsets: Tensor) -> Events:
+        """Move events to the last onset before them where events may begin, (window, onset)."""
+        places = torch.arange(onsets.shape[-1], device=onsets.device).expand_as(onsets)
+        last = torch.where(onsets, places, 0).cummax(-1).values
+        return replace(self, onset=last[self.window, self.onset])._summed()
+
     def _summed(self) -> Events:
         """Add up events of one window, template and onset, and sort them."""
         cells, owner = self._cell(self.window).unique(return_inverse=True)

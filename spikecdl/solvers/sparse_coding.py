@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ def sparse_code(
     tol: float = 1e-3,
     max_iter: int = 3000,
     start: Tensor | None = None,
+    onsets: Tensor | None = None,
     method: str = "auto",
 ) -> SparseCode:
     r"""Minimise penalised negative log likelihood over the codes, window by window.
@@ -98,6 +99,8 @@ def sparse_code(
         Iterations at the most.
     start : tensor, optional
         Codes to start from, shape of the result.
+    onsets : tensor of bool, shape (window, *onsets) or (trial, unit, *onsets), optional
+        Where codes may differ from zero; the same for units that the penalty couples.
     method : {"auto", "working_set", "fista"}
         Auto: the working set wherever it applies.
 
@@ -120,6 +123,11 @@ def sparse_code(
     batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
     windows = Windows.of(y, family, dictionary, penalty, baseline, mask)
     codes = _first_codes(windows, dictionary, start)
+    allowed = None
+    if onsets is not None:
+        axes = dictionary.axes
+        allowed = onsets.reshape(*codes.shape[: -1 - axes], *codes.shape[-axes:])
+        codes = codes * allowed.unsqueeze(-1 - axes)
     fits = _fits(windows, dictionary)
     if method == "working_set" and not fits:
         raise ValueError(
@@ -128,8 +136,13 @@ def sparse_code(
             'units and onsets; use "fista"'
         )
     if fits and method != "fista":
-        codes, violation, n_iter = _compiled(windows, codes, dictionary, tol, max_iter)
+        given = (windows, codes, allowed, dictionary)
+        codes, violation, n_iter = _compiled(*given, tol, max_iter)
     else:
+        if allowed is not None:  # elsewhere the weight is infinite
+            weight = torch.as_tensor(windows.penalty.weight).to(codes)
+            weight = weight.where(allowed.unsqueeze(-1 - dictionary.axes), torch.inf)
+            windows = replace(windows, penalty=windows.penalty.with_weight(weight))
         codes, violation, n_iter = _fista(windows, codes, dictionary, tol, max_iter)
     converged = bool((violation <= tol).all())
     return SparseCode(
@@ -156,7 +169,12 @@ def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | N
 
 
 def _compiled(
-    windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
+    windows: Windows,
+    codes: Tensor,
+    allowed: Tensor | None,
+    dictionary: ConvDictionary,
+    tol: float,
+    max_iter: int,
 ) -> tuple[Tensor, Tensor, int]:
     """Solve every window on its own, in compiled code."""
     from spikecdl.solvers import working_set
@@ -171,8 +189,8 @@ def _compiled(
         torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
         (windows.penalty.project(signs)[:, 0] > 0, windows.penalty.project(-signs)[:, 0] < 0),
         codes,
-        tol,
-        max_iter,
+        None if allowed is None else allowed.reshape(len(codes), -1, codes.shape[-1])[:, 0],
+        (tol, max_iter),
     )
 
 

@@ -82,8 +82,8 @@ def solve(
     weight: Tensor,
     signs: tuple[Tensor, Tensor],
     start: Tensor,
-    tol: float,
-    max_iter: int,
+    onsets: Tensor | None,
+    limits: tuple[float, int],
 ) -> tuple[Tensor, Tensor, int]:
     """Solve windows, divided among threads.
 
@@ -100,10 +100,11 @@ def solve(
         Whether codes may be positive, and negative.
     start : tensor, shape (window, [unit,] template, onset)
         Codes to start from; without the unit axis, the penalty is the l1 norm.
-    tol : float
-        Violation of the optimality conditions that is accepted, relative to the weight.
-    max_iter : int
-        Largest number of rounds.
+    onsets : tensor of bool, shape (window, onset), optional
+        Where codes may differ from zero; None: everywhere.
+    limits : float and int
+        Violation of the optimality conditions that is accepted, relative to the weight, and largest
+        number of rounds.
 
     Returns
     -------
@@ -112,9 +113,10 @@ def solve(
     shape = (len(start), -1, offset.shape[-1])
     a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a, loss.b, offset))
     codes, full, weights = (as_array(t) for t in (start, templates, weight))
-    low = full.astype(np.float32 if tol >= _SINGLE_FROM else np.float64)
+    low = full.astype(np.float32 if limits[0] >= _SINGLE_FROM else np.float64)
     up, down = (sign.numpy() for sign in signs)
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
+    where = np.ones((len(a), 0), bool) if onsets is None else onsets.contiguous().numpy()
 
     def work(part: slice) -> None:
         _solve_windows(
@@ -122,8 +124,8 @@ def solve(
             eta[part],
             (full, low),
             Weights(weights[part], up, down),
-            (tol, max_iter),
-            codes[part],
+            limits,
+            (codes[part], where[part]),
             (violation[part], rounds[part]),
         )
 
@@ -134,22 +136,23 @@ def solve(
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _solve_windows(loss, offset, templates, penalty, limits, codes, certificate):
-    """Solve every window, from ``codes`` and into them."""
-    violation, rounds = certificate
+def _solve_windows(loss, offset, templates, penalty, limits, solution, certificate):
+    """Solve every window, from codes and into them; ``solution`` also says where they may be."""
+    (codes, onsets), (violation, rounds) = solution, certificate
     for i in range(len(codes)):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
         weights = Weights(penalty.weight[i], penalty.up, penalty.down)
-        violation[i], rounds[i] = _solve(window, offset[i], templates, weights, limits, codes[i])
+        of_window = (codes[i], onsets[i])
+        violation[i], rounds[i] = _solve(window, offset[i], templates, weights, limits, of_window)
 
 
 @njit(cache=True, error_model="numpy")
-def _solve(loss, offset, templates, penalty, limits, codes):
-    """Solve one window, from ``codes`` and into them; return the violation and the rounds.
+def _solve(loss, offset, templates, penalty, limits, solution):
+    """Solve one window, from codes and into them; return the violation and the rounds.
 
     ``templates`` come twice: in double precision, and in that of the scores.
     """
-    (full, low), (tol, max_iter) = templates, limits
+    (full, low), (tol, max_iter), (codes, onsets) = templates, limits, solution
     single, length = codes.ndim == 2, full.shape[2]
     effort = _SINGLE if single else _GROUPS
     events = _listed(codes)
@@ -160,7 +163,7 @@ def _solve(loss, offset, templates, penalty, limits, codes):
     scan = _new_scan(codes, low)
     worst = 0.0
     for rounds in range(max_iter + 1):
-        _renew(scan, low, state.residual, penalty)
+        _renew(scan, low, state.residual, penalty, onsets)
         worst = max(_worst_event(scan.score, events, penalty), scan.largest.max() - 1.0)
         if worst <= tol or rounds == max_iter:
             break
@@ -255,8 +258,11 @@ def _new_scan(codes, templates):
 
 
 @njit(cache=True, error_model="numpy")
-def _renew(scan, templates, residual, penalty):
-    """Compute the scores, and what follows from them, in the blocks that are stale."""
+def _renew(scan, templates, residual, penalty, onsets):
+    """Compute the scores, and what follows from them, in the blocks that are stale.
+
+    No code may differ from zero where ``onsets``, if there are any, are False.
+    """
     n_channels, n_onsets = templates.shape[1], scan.ratio.size
     rounded, score = residual.astype(templates.dtype), _by_unit(scan.score)
     begin, end = next_stale(scan.stale, 0)
@@ -266,6 +272,8 @@ def _renew(scan, templates, residual, penalty):
             rows = rounded[u * n_channels : (u + 1) * n_channels]
             fill_scores(templates, rows, first, last, score[u])
         _rate(scan.score, penalty, first, last, scan.ratio, scan.owner)
+        if onsets.size:
+            scan.ratio[first:last] *= onsets[first:last]
         for block in range(begin, end):
             scan.largest[block] = scan.ratio[block * BLOCK : (block + 1) * BLOCK].max()
         begin, end = next_stale(scan.stale, end)

@@ -79,6 +79,7 @@ class Alternating(Trainer):
     max_iter: int = 300
     name: ClassVar[str] = "alternating"
     default_epochs: ClassVar[int] = 10
+    takes_onsets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("overcomplete", "padding", "separation", "smoothness"):

@@ -66,6 +66,9 @@ class UniversalThreshold(Weight):
     ) -> Penalty:
         spread = score_spread(dictionary, data, baseline)
         n_onsets = data.y.shape[-1] - dictionary.support[0] + 1
+        allowed = data.onsets_of(dictionary.support[0])
+        if allowed is not None:  # of the window that has most
+            n_onsets = int(allowed.sum(-1).max())
         threshold = penalty.universal_threshold(spread, spread.shape[-2] * n_onsets)
         return penalty.with_weight(self.level * threshold)
 
@@ -111,8 +114,10 @@ def lambda_max(
     """Return the smallest weight for which all codes of these observations are zero."""
     highest = []
     for part, some in data.parts(len(dictionary.templates)):
-        residual = some.residual(baseline[part].expand_as(some.y))
-        highest.append(penalty.lambda_max(dictionary.adjoint(residual)))
+        score = dictionary.adjoint(some.residual(baseline[part].expand_as(some.y)))
+        allowed = some.onsets_of(dictionary.support[0])
+        score = score if allowed is None else score * allowed.unsqueeze(-2)
+        highest.append(penalty.lambda_max(score))
     return torch.stack(highest).max()
 
 
@@ -268,6 +273,8 @@ class Trainer(ABC):
     name: ClassVar[str]
     default_epochs: ClassVar[int]
     uses_penalty: ClassVar[bool] = True
+    #: Whether `fit` and `encode` keep events to `Observations.onsets`.
+    takes_onsets: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:

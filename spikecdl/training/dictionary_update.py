@@ -270,8 +270,9 @@ class Round:
                 begun = start.within(first, last).to_codes((last - first, *shape))
                 begun = begun.reshape(*some.y.shape[:-2], *shape)
             model = (some.family, dictionary, weighed, baseline[part].to(some.y.dtype), some.mask)
-            limits = {"tol": tol, "max_iter": self.max_iter}
-            codes = sparse_code(some.y, *model, **limits, start=begun).codes  # type: ignore[arg-type]
+            allowed = some.onsets_of(templates.shape[-1])
+            given = {"tol": tol, "max_iter": self.max_iter, "start": begun, "onsets": allowed}
+            codes = sparse_code(some.y, *model, **given).codes  # type: ignore[arg-type]
             found.append(Events.from_codes(codes.flatten(0, -3)).later(first))
             value += float(weighed(codes))
         return Solved(Events.joined(found), penalty, value)
@@ -292,6 +293,8 @@ class Round:
         """Merge and select the events of the penalised solution, and refit without the penalty."""
         penalty = solved.penalty
         events = solved.events.merge(self.separation, self.data.group_size(penalty))
+        allowed = self.data.rows().onsets_of(templates.shape[-1])
+        events = events if allowed is None else events.moved_to(allowed)
         gains = event_gains(self.data, templates, events, baseline, penalty)
         events = events.take(gains.alone > 1)
         for _ in range(_N_SELECTIONS):

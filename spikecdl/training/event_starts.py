@@ -69,9 +69,10 @@ def _stretches(
     if counts.loss.kind != QUADRATIC:
         change = np.log1p(np.maximum(change, 1 / _DAMPING - 1.6))
     everywhere = number - number // 2 if len(model) else number
-    picked = _draw(energy, length, everywhere, rng)
+    onsets = counts.onsets_of(length)
+    picked = _draw(energy, length, everywhere, onsets, rng)
     if len(picked) < number:
-        picked += _draw(energy * (busy < 0.5), length, number - len(picked), rng)
+        picked += _draw(energy * (busy < 0.5), length, number - len(picked), onsets, rng)
     return np.stack([change[w, :, s : s + length] for w, s in picked])
 
 
@@ -83,11 +84,16 @@ def _occupancy(found: Found, length: int) -> np.ndarray:
 
 
 def _draw(
-    energy: np.ndarray, length: int, number: int, rng: np.random.Generator
+    energy: np.ndarray,
+    length: int,
+    number: int,
+    onsets: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> list[tuple[int, int]]:
     """Draw windows and first bins of stretches, those of much energy more often."""
     total = np.pad(energy.sum(1), ((0, 0), (1, 0))).cumsum(-1)
     total = total[:, length:] - total[:, :-length]
+    total = total if onsets is None else total * onsets
     order = np.argsort(-total, axis=None, kind="stable")[: 4 * _CROWD * number]
     chance = np.exp(-np.arange(len(order)) / (_CROWD * number))
     number = min(number, len(order))

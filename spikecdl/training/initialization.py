@@ -269,7 +269,7 @@ def initial_templates(
     ``n_templates`` of ``length`` bins, (template, channel, bin), of unit norm.
     """
     peaks = [
-        _peaks(_standardised_residual(some, eta[part], length), length)
+        _peaks(_standardised_residual(some, eta[part], length), length, some.onsets_of(length))
         for part, some in data.parts()
     ]
     energy, stretches = map(torch.cat, zip(*peaks, strict=True))
@@ -311,9 +311,13 @@ def _taper(length: int, like: Tensor) -> Tensor:
     return (torch.minimum(bins, length - bins) / (0.06 * length)).clamp(max=1)
 
 
-def _peaks(signal: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the stretches of most energy, at most half overlapping, and their energies."""
+def _peaks(signal: Tensor, length: int, onsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the stretches of most energy, at most half overlapping, and their energies.
+
+    They begin where ``onsets`` (window, onset), if there are any, are True.
+    """
     energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, onset)
+    energy = energy if onsets is None else energy * onsets
     best = F.max_pool1d(energy[:, None], length | 1, 1, length // 2)[:, 0]
     stands_out = (energy == best) & (energy > 0)
     window, onset = (stands_out if stands_out.any() else energy == best).nonzero(as_tuple=True)

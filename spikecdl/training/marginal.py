@@ -84,6 +84,7 @@ class Marginal(Trainer):
     separation: float = 0.125
     name: ClassVar[str] = "marginal"
     default_epochs: ClassVar[int] = 30
+    takes_onsets: ClassVar[bool] = True
     uses_penalty: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

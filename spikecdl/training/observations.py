@@ -42,6 +42,8 @@ class Observations:
         False in bins that are hidden, as if nothing had been observed there.
     covariates : Covariates, optional
         Spike history and drift, whose coefficients are to be fitted with the templates.
+    onsets : tensor of bool, shape (trial, unit, 1, onset), optional
+        Where templates of the length asked may begin; None: anywhere.
     """
 
     y: Tensor
@@ -51,6 +53,7 @@ class Observations:
     learn_baseline: bool
     shown: Tensor | None = None
     covariates: Covariates | None = None
+    onsets: Tensor | None = None
 
     def take(self, index: Tensor | slice) -> Observations:
         """Keep some of the trials."""
@@ -112,6 +115,12 @@ class Observations:
         rows = math.prod(self.y.shape[1:-2])
         return rows * part.start, rows * part.stop
 
+    def onsets_of(self, length: int) -> Tensor | None:
+        """Return where templates of some length may begin, (..., onset); see `earlier`."""
+        if self.onsets is None:
+            return None
+        return earlier(self.onsets[..., 0, :], self.y.shape[-1] - length + 1)
+
     def totals(self) -> Tensor:
         """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
         sums = []
@@ -168,4 +177,14 @@ class Observations:
             family=self.family.map(change),
             baseline=change(self.baseline),
             covariates=None if self.covariates is None else self.covariates.map(change),
+            onsets=None if self.onsets is None else change(self.onsets),
         )
+
+
+def earlier(onsets: Tensor, n_onsets: int) -> Tensor:
+    """Return where longer templates, which have ``n_onsets`` in a window, may begin (..., onset).
+
+    Anywhere from which, cut to the length asked, they can begin where they may.
+    """
+    reach = onsets.shape[-1] - n_onsets
+    return onsets.unfold(-1, reach + 1, 1).any(-1) if reach > 0 else onsets

@@ -36,10 +36,11 @@ def spikes_of(data: Observations) -> SpikeList | None:
     """Return the spikes of a population whose events can be summed from a list of them.
 
     Those are counts in the joint layout, observed everywhere, of a family with an exponential loss,
-    with baselines that are constant but for events.  None for others.
+    with baselines that are constant but for events, which may begin anywhere.  None for others.
     """
     joint = data.y.shape[1] == 1 and data.y.shape[2] > 1
     constant = data.covariates is None and data.shown is None and data.baseline.shape[-1] == 1
+    constant = constant and data.onsets is None
     if not (joint and constant and data.family.is_compiled and data.family.integer_valued):
         return None
     one = data.family.map(lambda values: values[:1, :1, :1, :1])

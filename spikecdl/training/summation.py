@@ -14,6 +14,7 @@ from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.base import Observations
 from spikecdl.training.event_model import EventModel
+from spikecdl.training.observations import earlier
 
 _LARGEST_STEP = 0.5  # of a baseline
 _NULL_STEPS = 12  # of Newton's method for constant rates
@@ -53,6 +54,7 @@ class Summation:
                 self.start[unit] = eta[self.unit == unit, :, 0].mean(0)
             eta = np.zeros_like(eta)
         self.offset, self.shift = eta - shift, shift
+        self.onsets = None if rows.onsets is None else rows.onsets[:, 0]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,6 +66,7 @@ class Summation:
         some = copy(self)
         some.loss = Loss(self.loss.kind, self.loss.a[windows], self.loss.b[windows])
         some.offset, some.unit = self.offset[windows], self.unit[windows]
+        some.onsets = None if self.onsets is None else self.onsets[windows]
         if self.covariates is not None:
             some.covariates = self.covariates.map(lambda rows: rows[windows])
         return some
@@ -110,8 +113,14 @@ class Summation:
         )
         templates = Templates(np.ascontiguousarray(model.templates), model.amplitudes)
         z, per_bin = self.predictor(model), self.covariates is not None
-        prior = prior or model.prior()
-        return sum_events(self.loss, z, templates, prior, found, uniform, per_bin), found
+        prior, where = prior or model.prior(), self.onsets_of(model.length)
+        return sum_events(self.loss, z, templates, prior, found, uniform, per_bin, where), found
+
+    def onsets_of(self, length: int) -> np.ndarray | None:
+        """Return where templates of some length may begin (window, onset); None: anywhere."""
+        if self.onsets is None:
+            return None
+        return earlier(self.onsets, self.shape[2] - length + 1).contiguous().numpy()
 
     def without_events(self, length: int) -> EventModel:
         """Return the model of no templates, with the most likely constant rates."""

@@ -23,6 +23,7 @@ TEMPLATES = Templates(
 )
 RATES = np.array([[0.05, 0.03], [0.02, 0.08]])
 PRIOR = Prior(np.log(RATES)[None], np.log([1 - RATES.sum()]))
+ANYWHERE = range(N_BINS - LENGTH + 1)
 FAMILIES = [Poisson(), Binomial(n_trials=4), NegativeBinomial(shape=2.0), Gaussian(scale=0.7)]
 
 
@@ -41,10 +42,10 @@ def paths():
     yield from rest(0, [])
 
 
-def n_idle(events):
+def n_idle(events, onsets=ANYWHERE):
     """Count the bins in which an event could have begun and none did."""
     covered = {s + k for *_, s in events for k in range(LENGTH)}
-    return len(set(range(N_BINS - LENGTH + 1)) - covered)
+    return len(set(onsets) - covered)
 
 
 def too_near(events, others, distance):
@@ -53,16 +54,18 @@ def too_near(events, others, distance):
     return any(c == d and abs(s - t) < distance for (c, _, s), (d, _, t) in pairs)
 
 
-def brute_force(family, y, mask, eta0):
+def brute_force(family, y, mask, eta0, onsets=ANYWHERE):
     """Return log evidence, event probabilities, and derivatives by templates and predictor."""
     found = []
     for events in paths():
+        if not {s for *_, s in events} <= set(onsets):
+            continue
         eta = eta0.copy()
         for c, i, s in events:
             eta[s : s + LENGTH] += TEMPLATES.amplitudes[c, i] * TEMPLATES.taps[c, 0]
         eta_t = torch.from_numpy(eta)
         log = -(family.cost(y, eta_t) * mask).sum().item()
-        log += n_idle(events) * float(PRIOR.log_idle[0])
+        log += n_idle(events, onsets) * float(PRIOR.log_idle[0])
         log += sum(float(PRIOR.log_start[0, c, i]) for c, i, _ in events)
         slope = (family.residual(y, eta_t) * mask).numpy()
         found.append((log, events, slope))
@@ -76,7 +79,7 @@ def brute_force(family, y, mask, eta0):
         for c, i, s in events:
             posterior[c, i, s] += weight
             first[c] += weight * TEMPLATES.amplitudes[c, i] * slope[s : s + LENGTH]
-    free = sum(p * n_idle(events) for p, (_, events, _) in zip(chance, found, strict=True))
+    free = sum(p * n_idle(events, onsets) for p, (_, events, _) in zip(chance, found, strict=True))
     return evidence, posterior, first, residual, free
 
 
@@ -119,6 +122,31 @@ def test_sums_are_those_over_every_chain_of_events(family, varying):
     np.testing.assert_allclose(found.residual[0, 0].sum(), residual.sum(), atol=1e-6)
     if varying == "baseline":
         np.testing.assert_allclose(found.residual[0, 0], residual, atol=1e-6)
+
+
+@pytest.mark.parametrize("onsets", [(2, 3), (0, 4, 6)])
+def test_events_begin_only_where_they_may(onsets):
+    y = torch.tensor([0.0, 3, 1, 0, 0, 1, 2, 4, 0], dtype=torch.float64)
+    eta0, ones = np.full(N_BINS, -0.4), torch.ones_like(y)
+    allowed = np.isin(ANYWHERE, onsets)[None]
+    sums, found = compute(Poisson(), y, ones, eta0, onsets=allowed)
+    evidence, posterior, first, _, free = brute_force(Poisson(), y, ones, eta0, onsets)
+    np.testing.assert_allclose(found.evidence, evidence, rtol=1e-8)
+    np.testing.assert_allclose(found.posterior[0], posterior, atol=1e-8)
+    np.testing.assert_allclose(sums.free, free, rtol=1e-8)
+    np.testing.assert_allclose(sums.first[:, 0], first, atol=1e-6)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        drawn, uniform = Drawn.nothing(1, (1, 1, N_BINS)), rng.random((1, 1, N_BINS))
+        compute(Poisson(), y, ones, eta0, drawn=drawn, uniform=uniform, onsets=allowed)
+        assert set(np.flatnonzero(drawn.kind[0, 0] >= 0)) <= set(onsets)
+
+
+def test_windows_in_which_nothing_was_observed_have_no_events():
+    y = torch.zeros(N_BINS, dtype=torch.float64)
+    sums, found = compute(Poisson(), y, torch.zeros_like(y), np.full(N_BINS, -0.4))
+    assert sums.number.sum() == sums.free.sum() == found.evidence.sum() == 0
+    assert not found.posterior.any()
 
 
 def test_draws_have_the_posterior_probabilities():

@@ -298,3 +298,21 @@ class TestModel:
             noise = rng.normal(size=width) * np.sqrt(1 - correlation)
             factor[j, j : j + width] = correlation + noise
         return factor @ factor.T
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_codes_are_zero_where_events_may_not_begin(grouped):
+    task = groups("poisson") if grouped else problem("poisson", windows=4)
+    windows = task.y.shape[:1] if grouped else task.y.shape[:-2]
+    n_onsets = task.dictionary.code_shape(task.y.shape[-1:])[-1]
+    onsets = torch.rand(*windows, n_onsets, generator=torch.Generator().manual_seed(1)) < 0.3
+    onsets = onsets[:, None].expand(-1, task.y.shape[1], -1) if grouped else onsets
+    found = {m: solution(task, method=m, onsets=onsets) for m in ("working_set", "fista")}
+    for solved in found.values():
+        assert solved.converged
+        assert (solved.codes != 0).any()
+        assert not solved.codes[~onsets.unsqueeze(-2).expand_as(solved.codes)].any()
+    one, other = (solved.codes for solved in found.values())
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    free = solution(task).codes
+    assert (free[~onsets.unsqueeze(-2).expand_as(free)] != 0).any()
