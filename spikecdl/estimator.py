@@ -407,10 +407,10 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.tensors_, eta = training.completed(problem, tensors, events)
         self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, eta)
         self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
-        level = float(self.tensors_.get("level", 1.0))
-        used, absolute = problem.weight_used(self._dictionary(), level)
-        self.penalty_weight_ = used if self._trainer().uses_penalty else None
-        self._absolute_weight = absolute if isinstance(problem.weight, training.Fraction) else None
+        uses, level = self._trainer().uses_penalty, float(self.tensors_.get("level", 1.0))
+        used = problem.weight_used(self._dictionary(), level) if uses else (None, None)
+        self.penalty_weight_: float | None = used[0]
+        self._absolute_weight = used[1] if isinstance(problem.weight, training.Fraction) else None
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch
         self.converged_, self.history_ = learned.converged, learned.history

@@ -72,14 +72,31 @@ def build(
     for c in chosen[1:]:
         model = model.joined(alone[c][0])
     model, _ = climb(spikes, model, _TOGETHER)
+    model = _reduced(spikes, model, n_templates)
+    extra = min(length // 2, (spikes.shape[2] - longer) // 2)  # for those that begin or end late
+    model, _ = climb(spikes, model.padded(extra), _AFTER)
+    return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
+
+
+def _reduced(spikes: SpikeList, model: PopulationModel, n_templates: int) -> PopulationModel:
+    """Leave out templates one by one, each time that of which the loss costs least."""
     while len(model) > n_templates:
         rests = [np.delete(np.arange(len(model)), c) for c in range(len(model))]
         tried = [climb(spikes, model.take(rest), _WITHOUT) for rest in rests]
         model, _ = max(tried, key=lambda each: each[1])
         model, _ = climb(spikes, model, _AFTER)
-    extra = min(length // 2, (spikes.shape[2] - longer) // 2)  # for those that begin or end late
-    model, _ = climb(spikes, model.padded(extra), _AFTER)
-    return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
+    return model
+
+
+def _combined(
+    spikes: SpikeList, models: list[PopulationModel], n_templates: int
+) -> tuple[PopulationModel, float]:
+    """Return the best templates of several models, learned together, and the objective."""
+    model = models[0]
+    for other in models[1:]:
+        model = model.joined(other)
+    model = _reduced(spikes, model.take(_distinct(model.templates, len(model))), n_templates)
+    return climb(spikes, model, _LAST, with_pairs=True)
 
 
 def search(
@@ -109,7 +126,11 @@ def search(
     models = [PopulationModel.from_tensors(each) for each in found]
     values = [float(each["value"]) for each in found]
     similar = [_similarity(models[0].templates, each.templates) for each in models[1:]]
-    model = _with_evidence(part, models[0], values[0])
+    best, value = models[0], values[0]
+    combined, other = _combined(part, models, n_templates)
+    if other > value and len(combined) == n_templates:
+        best, value = combined, other
+    model = _with_evidence(part, best, value)
     more = {"agreement": float(np.mean(similar)), "gap": values[0] - values[1]}
     known = {name: torch.tensor(value) for name, value in more.items()}
     return model.as_tensors() | known | {"other": found[1]["templates"]}
