@@ -26,6 +26,7 @@ from spikecdl.training.population_events import (
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
+_RUNS = 4  # of the sampler, for probabilities; a bound of the evidence takes one
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
@@ -53,6 +54,7 @@ def posterior(
     width: int,
     start: Events | None = None,
     describe: bool = False,
+    n_runs: int = _RUNS,
 ) -> Posterior:
     """Return the posterior of events; a few windows at a time.
 
@@ -66,6 +68,8 @@ def posterior(
         With which sampling begins where events overlap; None: with those of one chain.
     describe : bool
         Whether to describe these events; if not, those of probability 1/2 or more are listed.
+    n_runs : int
+        Runs of the sampler where events overlap, over which probabilities are averaged.
     """
     n_windows, _, n_bins = counts.shape
     each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
@@ -79,7 +83,7 @@ def posterior(
                 alone = some.sum(model, keep_posterior=True)[1].posterior
                 found_alone = list_events(alone, model.amplitudes, width, _LEAST_PROBABILITY)
                 begun = to_events(found_alone)
-            sampled = average_runs(some, model, begun, rng)
+            sampled = average_runs(some, model, begun, rng, n_runs)
             chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
         else:
             drawn = Drawn.nothing(1, some.shape)
@@ -194,7 +198,7 @@ def evidence(
     model = of_problem(counts, problem, tensors)
     model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
     width = round(_NEAR * model.length)
-    found = posterior(counts, model, width)
+    found = posterior(counts, model, width, n_runs=1)
     gain = found.evidence - counts.evidence(model.take([]))
     eta = torch.from_numpy(counts.predictor(model) + counts.shift)
     return (gain + _log_prob(data, eta)).reshape(len(data.y), -1)
