@@ -57,6 +57,8 @@ class Alternating(Trainer):
         Violation of optimality at which codes are accepted, relative to the penalty weight.
     max_iter : int
         Largest number of iterations of a coding step.
+    most_bins : int
+        Observed bins that the initialization uses; of more, random windows.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Alternating(Trainer):
     smoothness: float = 0.0
     tol: float = 0.1
     max_iter: int = 300
+    most_bins: int = 120_000
     name: ClassVar[str] = "alternating"
     default_epochs: ClassVar[int] = 10
     takes_onsets: ClassVar[bool] = True
@@ -86,6 +89,7 @@ class Alternating(Trainer):
             validation.non_negative(name, getattr(self, name))
         validation.positive("tol", self.tol)
         validation.integer("max_iter", self.max_iter)
+        validation.integer("most_bins", self.most_bins)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Train, or go on from the state of an earlier run.
@@ -144,7 +148,7 @@ class Alternating(Trainer):
         """Return the first templates, and the level of the penalty."""
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
         step = self.round(problem, data)
-        choose = Initialization(problem, step, self.overcomplete, extra, self.tol)
+        choose = Initialization(problem, step, self.overcomplete, extra, self.tol, self.most_bins)
         templates, level = choose(data)
         return {"templates": templates, "level": torch.tensor(level)}
 

@@ -15,6 +15,7 @@ from spikecdl.training.summation import Summation
 _TRIAL_STEPS = 5  # of EM, after which candidates are compared
 _FINALISTS = 2
 _STEPS, _LAST_STEPS = 10, 60  # of EM, with longer templates, and with those of the length asked
+ENOUGH_BINS = 30_000  # to compare candidates in
 PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
 _CROWD = 10  # stretches among which each start is drawn
 _DAMPING = 1.5  # of the changes in a stretch
@@ -30,8 +31,9 @@ def build(
 ) -> tuple[EventModel, float]:
     """Add templates one at a time, each the best of several starts after some steps of EM.
 
-    Templates are learned longer than asked and cropped to the bins of most energy, which fixes
-    their shift.  Returns the model and its objective.
+    Starts are compared on evenly spaced windows, as few as hold `ENOUGH_BINS`.  Templates are
+    learned longer than asked and cropped to the bins of most energy, which fixes their shift.
+    Returns the model and its objective.
     """
     extra = min(round(PADDING * length), counts.shape[2] - length)
     model = counts.without_events(length + extra)
@@ -43,12 +45,13 @@ def build(
             for x in new
         ]
         tried = sorted(
-            (counts.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
+            (part.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )
-        finalists = (counts.climb(each, _STEPS) for each, _ in tried[:_FINALISTS])
+        finalists = (part.climb(each, _STEPS) for each, _ in tried[:_FINALISTS])
         best, _ = max(finalists, key=lambda each: each[1])
         return counts.climb(best, _STEPS)[0].as_tensors()
 
+    part = counts.take(slice(None, None, counts.spacing(ENOUGH_BINS)))
     for _ in range(n_templates):
         model = EventModel.from_tensors(steps("template", added, rng))
     return counts.climb(model.cropped(length)[0], _LAST_STEPS)

@@ -17,7 +17,6 @@ from spikecdl.training.dictionary_update import Round
 from spikecdl.training.pruning import prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
-MOST_BINS = 120_000  # observed bins that an initialization uses
 _STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
 _LEAST_EVIDENCE = 0.1  # nats
 _LEAST_CLUSTERS = 30  # sums of costs from which a standard error is estimated
@@ -73,6 +72,8 @@ class Initialization:
         Bins learned beyond the length asked; templates are cropped to the bins of most energy.
     tol : float
         Tolerance of codes.
+    most_bins : int
+        Observed bins that are used; of more, random windows.
     """
 
     problem: Problem
@@ -80,10 +81,11 @@ class Initialization:
     overcomplete: float
     extra: int
     tol: float
+    most_bins: int
 
     def __call__(self, data: Observations) -> tuple[Tensor, float]:
         """Return templates (template, channel, bin), and the level."""
-        data = _subset(data, self.problem.generator)
+        data = _subset(data, self.most_bins, self.problem.generator)
         seen = replace(data, mask=data.mask & ~_hidden(data))
         if data.learn_baseline and not data.drifts:
             level = data.baseline + (seen.mean_baseline() - data.mean_baseline())
@@ -249,11 +251,11 @@ def _hidden(data: Observations) -> Tensor:
     return (first + torch.arange(n_bins, device=data.y.device)) % _HIDE_EVERY == 0
 
 
-def _subset(data: Observations, generator: torch.Generator) -> Observations:
-    """Choose random trials, at most `MOST_BINS` observed bins of them."""
+def _subset(data: Observations, most_bins: int, generator: torch.Generator) -> Observations:
+    """Choose random trials, at most ``most_bins`` observed bins of them."""
     n_trials = len(data.y)
     per_trial = max(1, int(data.mask.count_nonzero()) // n_trials)
-    keep = max(1, MOST_BINS // per_trial)
+    keep = max(1, most_bins // per_trial)
     if keep >= n_trials:
         return data.load()
     index = torch.randperm(n_trials, generator=generator)[:keep].sort().values

@@ -17,7 +17,7 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.event_starts import build
+from spikecdl.training.event_starts import ENOUGH_BINS, build
 from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping
 from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
 from spikecdl.training.posterior import (
@@ -140,7 +140,8 @@ class Marginal(Trainer):
 
     def _search(self, problem: Problem, counts: Summation) -> Learned:
         """Return the most likely model of several starts."""
-        default, length, steps = Alternating(), problem.length, problem.steps
+        n_bins = counts.loss.a.size // counts.spacing(ENOUGH_BINS)
+        default, length, steps = Alternating(most_bins=n_bins), problem.length, problem.steps
         whole = replace(problem, n_epochs=default.default_epochs)
 
         def alternating() -> dict[str, Tensor]:

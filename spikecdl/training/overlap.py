@@ -12,7 +12,7 @@ from spikecdl.solvers.event_list import list_events, to_events
 from spikecdl.solvers.event_posterior import Drawn
 from spikecdl.solvers.events import Events
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.event_starts import PADDING
+from spikecdl.training.event_starts import ENOUGH_BINS, PADDING
 from spikecdl.training.summation import Summation
 
 _STEP_DECAY = 0.7  # of the steps of the model (Robbins and Monro 1951)
@@ -25,7 +25,6 @@ _LONG = (40, 15)  # of each run of the posterior
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
 _DISTANCES = (1.0, 0.5, 0.25)  # of onsets of one template, in lengths, among which one is chosen
-_MOST_BINS = 30_000  # that decide whether events overlap
 _LEAST_NATS, _LEAST_GAIN = 10.0, 0.01
 
 
@@ -125,7 +124,7 @@ def choose_overlap(
     model = replace(model, n_chains=1, distance=0)
     if chains_needed(start, model.length) == 1:
         return model
-    every = max(1, counts.shape[0] * counts.shape[2] // _MOST_BINS)
+    every = counts.spacing(ENOUGH_BINS)
     counts = counts.take(slice(None, None, every))
     start = start.take(start.window % every == 0)
     start = replace(start, window=start.window // every)

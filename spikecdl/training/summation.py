@@ -61,6 +61,11 @@ class Summation:
         """Windows, channels and bins."""
         return self.loss.a.shape  # type: ignore[return-value]
 
+    def spacing(self, enough: int) -> int:
+        """Return the largest spacing of windows that leaves at least so many bins."""
+        n_windows, _, n_bins = self.shape
+        return max(1, n_windows * n_bins // enough)
+
     def take(self, windows: np.ndarray | slice) -> Summation:
         """Keep some windows."""
         some = copy(self)

@@ -271,10 +271,11 @@ def test_templates_of_different_shapes_are_told_apart():
     assert found.events.false_alarm_rate < 0.2
 
 
-def test_large_data_are_raced_on_some_of_their_trials(monkeypatch):
-    monkeypatch.setattr("spikecdl.training.initialization.MOST_BINS", 1000)
+def test_large_data_are_initialized_on_some_of_their_trials():
     counts = some_counts(trials=20)
-    one, other = (quick(n_epochs=4).fit(counts) for _ in range(2))
+    one, other = (
+        quick(n_epochs=4, trainer=Alternating(most_bins=1000)).fit(counts) for _ in range(2)
+    )
     assert same_bits(one.templates_, other.templates_)
     assert recovery(one.decompose(counts)).templates.max < 0.2
 
