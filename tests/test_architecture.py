@@ -47,7 +47,16 @@ NUMPY_ONLY = {"data", "io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"conversion", "estimator", "simulate", "evaluation", "baselines"}
 CONTAINERS_MEET_TORCH |= {"experiments", "cli"}
 
-SLOW_TO_IMPORT = {"h5py", "matplotlib", "neo", "pandas", "pynwb", "quantities", "sklearn"}
+SLOW_TO_IMPORT = {
+    "h5py",
+    "matplotlib",
+    "neo",
+    "pandas",
+    "pynapple",
+    "pynwb",
+    "quantities",
+    "sklearn",
+}
 SLOW_TO_IMPORT |= {"pooch", "requests", "skimage", "pywt", "PIL", "tifffile"}
 # their base class comes from there
 AT_MODULE_LEVEL = {(name, "sklearn") for name in ("estimator", "baselines", "denoise")}

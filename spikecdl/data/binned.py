@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spikecdl.data.labelled import values_of
 from spikecdl.data.truth import Truth, store
 from spikecdl.validation import counted, distinct, integer, positive, real, shaped
 
@@ -109,10 +110,10 @@ class BinnedSpikes:
     def from_array(
         cls,
         counts: Any,
-        bin_size: float = 1.0,
+        bin_size: float | None = None,
         *,
         mask: Any = None,
-        t_start: float = 0.0,
+        t_start: float | None = None,
         unit_ids: Sequence[int | str] | None = None,
         trial_ids: Sequence[int | str] | None = None,
         n_pooled: Any = 1,
@@ -123,15 +124,22 @@ class BinnedSpikes:
     ) -> BinnedSpikes:
         """Make `BinnedSpikes` of a (trial, unit, bin) array, or of (trial, bin) for one unit.
 
+        Arrays of other libraries that name their axes are put in this order: a DataArray of xarray
+        with dimensions trial, unit and time (whose coordinates, left edges of bins in seconds, give
+        ``t_start`` and ``bin_size``), a TsdFrame of pynapple (time, unit), with a trial for each
+        epoch of its time support and times at the centres of bins, a BinnedSpikeTrain of elephant,
+        and a sparse array of scipy (unit, bin).
+
         Parameters
         ----------
         counts : array_like
             Floats that are all whole and not negative are counts and become integers; other floats
             are a signal.  A read-only array of int16 or wider is not copied, unless masked.
-        bin_size : float
-            Seconds per bin; with the default of 1, all times are in bins.
+        bin_size : float, optional
+            Seconds per bin.  Default: what the array says, else 1: all times are in bins.
         mask : array_like of bool, optional
             True where observed; counts elsewhere become 0, and may be NaN.  Default: all observed.
+            In the order trial, unit, bin.
         unit_ids, trial_ids : sequence, optional
             Default: 0, 1, 2, ...
         n_pooled : int or array_like
@@ -144,16 +152,28 @@ class BinnedSpikes:
         Raises
         ------
         ValueError, TypeError
-            If the array is empty, not 2-D or 3-D, or holds anything but finite numbers or counts.
+            If the array is empty, not 2-D or 3-D, or holds anything but finite numbers or counts;
+            if names of its axes are not known, or ``bin_size`` is not that of the array.
         """
-        array = np.asarray(counts)
+        array, known = values_of(counts)
+        asked = None if bin_size is None else positive("bin_size", bin_size, "seconds")
+        size = known.get("bin_size", asked or 1.0)
+        if asked is not None and abs(asked / size - 1) > 1e-6:
+            raise ValueError(
+                f"`bin_size` (={asked:g}) must be {size:g}, or left out: the array has bins of "
+                "that size"
+            )
+        if mask is not None:
+            mask = np.array(values_of(mask).array, dtype=bool)
+        if "mask" in known:
+            mask = known["mask"] if mask is None else known["mask"] & mask
         if array.dtype.kind not in "biuf":
             raise TypeError(f"`counts` must hold real numbers, not {array.dtype}")
         if mask is None:
             array = array.copy() if array.flags.writeable else array
             mask = np.broadcast_to(True, array.shape)
         else:
-            array, mask = array.copy(), np.array(mask, dtype=bool)
+            array = array.copy()
             shaped("mask", mask, array.shape, "counts")
             array[~mask] = 0
         if array.ndim == 2:
@@ -164,14 +184,18 @@ class BinnedSpikes:
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
         if pooled.ndim in (1, 2):
             pooled = pooled.reshape(len(pooled), 1, -1)
-        starts = np.full(len(array), np.nan) if trial_starts is None else trial_starts
+
+        def known_or(name: str, given: Any, default: Any) -> Any:
+            return known.get(name, default) if given is None else given
+
+        starts = known_or("trial_starts", trial_starts, np.full(len(array), np.nan))
         return cls(
             counts=_as_integers(array),
             mask=mask,
-            bin_size=positive("bin_size", bin_size, "seconds"),
-            t_start=real("t_start", t_start, "seconds"),
-            unit_ids=tuple(range(array.shape[1]) if unit_ids is None else unit_ids),
-            trial_ids=tuple(range(array.shape[0]) if trial_ids is None else trial_ids),
+            bin_size=size,
+            t_start=real("t_start", known_or("t_start", t_start, 0.0), "seconds"),
+            unit_ids=tuple(known_or("unit_ids", unit_ids, range(array.shape[1]))),
+            trial_ids=tuple(known_or("trial_ids", trial_ids, range(array.shape[0]))),
             n_pooled=mask.view(np.int8) if np.array_equal(pooled, 1) else np.where(mask, pooled, 0),
             sub_bins=sub_bins,
             trial_starts=np.array(starts, dtype=float),

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
+from spikecdl.data.labelled import labelled, values_of
 from spikecdl.data.recordings import concatenate
+from spikecdl.data.spike_trains import SpikeTrains
 
 
 def check_shape(X: Any) -> None:
@@ -36,7 +39,17 @@ def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
 
 
 def are_binned(X: Any) -> bool:
-    """Whether these are `BinnedSpikes`, of one or several recordings, and not an array."""
+    """Whether these are counts that say what their axes are, of one or several recordings.
+
+    They are `BinnedSpikes`, or such as a DataArray of xarray.  TypeError for times of spikes.
+    """
+    if isinstance(X, SpikeTrains):
+        raise TypeError(
+            "`X` is SpikeTrains, whose spikes are not counted yet; use `X.bin(bin_size)`, with "
+            "bin_size in seconds, and its `align` and `window` if trials are not used whole"
+        )
+    if labelled(X) is not None and not issparse(X):  # which scikit-learn refuses
+        return True
     each = X.values() if isinstance(X, Mapping) else X if isinstance(X, list | tuple) else ()
     return isinstance(X, BinnedSpikes) or any(isinstance(part, BinnedSpikes) for part in each)
 
@@ -46,8 +59,12 @@ def as_counts(X: Any, bin_size: float, layout: str = "shared") -> BinnedSpikes:
 
     Those of several recordings are put together; see `concatenate`.
     """
+    if isinstance(X, BinnedSpikes):
+        return X
+    if labelled(X) is not None:
+        return BinnedSpikes.from_array(X, values_of(X).known.get("bin_size", bin_size))
     if are_binned(X):
-        return X if isinstance(X, BinnedSpikes) else concatenate(X, layout)
+        return concatenate(X, layout)
     array = np.asarray(X)
     if array.dtype.kind == "i" and array.min(initial=0) < 0:
         array = array.astype(float)  # a signal, not counts

@@ -166,6 +166,38 @@ class Decomposition:
             )
         return table[table["q_value"] <= fdr].reset_index(drop=True)
 
+    def intervals(self, fdr: float | None = None) -> pd.DataFrame:
+        """Return the events as intervals of the recording, from onset to end of the template.
+
+        They are the rows of `events` in the order of their time, with ``start_time`` and
+        ``stop_time`` (s, in the time of the recording) before the other columns: a table that
+        `SpikeTrains` takes among its ``intervals``, and `spikecdl.to_pynapple` where intervals do
+        not overlap.
+
+        Parameters
+        ----------
+        fdr : float, optional
+            As in `events`.
+
+        Raises
+        ------
+        ValueError
+            If it is not known when the windows begin, as for pooled trials; as `events` does.
+        """
+        if not np.isfinite(self.counts.trial_starts).all():
+            raise ValueError(
+                "`trial_starts` of the counts are not known (trials are pooled, or come from an "
+                "array), so events have no time in the recording; use `events`"
+            )
+        events = self.events(fdr)
+        begins = dict(zip(self.counts.trial_ids, self.counts.trial_starts, strict=True))
+        start = events["trial"].map(begins).to_numpy(dtype=float) - self.counts.t_start
+        start = np.round(start + events["time"].to_numpy(), 12)
+        stop = np.round(start + self.counts.bin_size * self.templates.shape[-1], 12)
+        events.insert(0, "stop_time", stop)
+        events.insert(0, "start_time", start)
+        return events.sort_values("start_time", kind="stable", ignore_index=True)
+
     @cached_property
     def _computed(self) -> Certainty:
         assert self.certainty is not None

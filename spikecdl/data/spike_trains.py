@@ -14,6 +14,7 @@ import numpy as np
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.binning import Allocate, Clock, bin_spikes, check_size, holds_two_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
+from spikecdl.data.labelled import is_a
 from spikecdl.data.times import (
     Windows,
     as_observed,
@@ -130,16 +131,19 @@ class SpikeTrains:
         Parameters
         ----------
         times : sequence of array_like, or mapping of unit id to array_like
-            Spike times of each unit, in seconds.
+            Spike times of each unit, in seconds; or a TsGroup of pynapple, whose time support is
+            ``observed`` and whose metadata are ``units`` unless these are given.
         unit_ids : sequence of int or str, optional
             Default: the mapping's keys, or 0, 1, 2, ...
         observed : array_like, optional
-            One (start, stop) pair or an (interval, 2) array for all units, or an array or None for
-            each.  None: from 0 (from the earliest time if that is negative, or so late that most
-            of the interval would be empty) to the latest time of spikes, trials and intervals.
+            One (start, stop) pair, an (interval, 2) array, a table or an IntervalSet of pynapple
+            for all units, or an array or None for each.  None: from 0 (from the earliest time if
+            that is negative, or so late that most of the interval would be empty) to the latest
+            time of spikes, trials and intervals.
         trials, intervals, units, clock_rate, truth, source
             As in the class; a table may also be a mapping of columns, and one of trials or
-            intervals an array of shape (interval, 2) in seconds.
+            intervals an array of shape (interval, 2) in seconds or an IntervalSet of pynapple.
+            Its columns may also be ``start`` and ``end``.
         sort : bool
             Whether to sort each unit's times; by default unsorted times are an error.
         duplicates : {"error", "keep"}
@@ -160,6 +164,12 @@ class SpikeTrains:
         """
         import pandas as pd
 
+        if is_a(times, "pynapple", "TsGroup"):
+            observed = times.time_support if observed is None else observed  # type: ignore
+            units = times.metadata.drop(columns="rate") if units is None else units  # type: ignore
+            if unit_ids is None and "unit_id" in units:
+                unit_ids, units = list(units["unit_id"]), units.drop(columns="unit_id")
+            units = units if len(units.columns) else None
         ids, arrays = spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
         trial_table = None if trials is None else as_table("trials", trials)
         tables = {name: as_table(name, table) for name, table in (intervals or {}).items()}

@@ -16,6 +16,8 @@ from spikecdl.validation import listed, one_of, plain, real
 if TYPE_CHECKING:
     import pandas as pd
 
+_RENAMED = {"start": "start_time", "end": "stop_time"}  # columns of tables, as pynapple has them
+
 # Spikes
 
 
@@ -28,6 +30,7 @@ def spike_arrays(
         unit_ids = list(times) if unit_ids is None else unit_ids
         times = times.values()
     times = list(times) if np.iterable(times) and not isinstance(times, str) else [times]
+    times = [t.times() if callable(getattr(t, "times", None)) else t for t in times]  # pynapple
     if any(np.ndim(t) != 1 for t in times):
         raise TypeError("`times` must hold one 1-D array per unit; wrap a single unit in a list")
     ids = tuple(range(len(times)) if unit_ids is None else unit_ids)
@@ -121,10 +124,16 @@ def as_observed(
 
     The whole recording takes the place of None; see `SpikeTrains.from_arrays`.
     """
+    import pandas as pd
+
     if not times:
         return ()
     if observed is None:
         return (_whole_recording(times, tables),) * len(times)
+    if isinstance(observed, pd.DataFrame) or hasattr(observed, "as_dataframe"):
+        table = as_table("observed", observed)
+        check_columns("observed", table, "start_time", "stop_time")
+        return (table[["start_time", "stop_time"]].to_numpy(dtype=float),) * len(times)
     if any(part is None or np.ndim(part) == 2 for part in observed):
         parts = (_whole_recording(times, tables) if part is None else part for part in observed)
         return tuple(np.array(part, dtype=float).reshape(-1, 2) for part in parts)
@@ -156,6 +165,16 @@ def union(intervals: np.ndarray) -> np.ndarray:
     return np.array(joined).reshape(-1, 2)
 
 
+def end_to_end(spans: np.ndarray) -> np.ndarray:
+    """Return what to add to the times of each part of a recording (part, 2), to put it in order.
+
+    Nothing if no part begins before the one ahead of it ends; else they follow each other from 0.
+    """
+    if not np.any(spans[1:, 0] < spans[:-1, 1]):
+        return np.zeros(len(spans))
+    return np.r_[0.0, np.cumsum(np.diff(spans))[:-1]] - spans[:, 0]
+
+
 def intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the time that two sets of sorted disjoint intervals share, as such a set."""
     first = np.searchsorted(other[:, 1], one[:, 0], "right")
@@ -177,11 +196,18 @@ def in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def as_table(name: str, table: Any) -> pd.DataFrame:
-    """Return a frame, a mapping of columns or an (interval, 2) array as a new DataFrame."""
+    """Return a frame, a mapping of columns or an (interval, 2) array as a new DataFrame.
+
+    So with an IntervalSet of pynapple.  Columns ``start`` and ``end`` are renamed, unless there are
+    ``start_time`` and ``stop_time``.
+    """
     import pandas as pd
 
+    if hasattr(table, "as_dataframe"):
+        table = table.as_dataframe()
     if isinstance(table, pd.DataFrame | Mapping):
-        return pd.DataFrame(table).copy()
+        frame = pd.DataFrame(table).copy()
+        return frame.rename(columns={o: n for o, n in _RENAMED.items() if n not in frame})
     array = np.array(table, dtype=float)
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(

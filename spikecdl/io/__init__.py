@@ -1,6 +1,7 @@
 """Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz, counts.
 
-A new format is one module with its reader and one line in `READERS`, which `read` asks in order.
+A new format is one module with its reader and one line in `READERS`, which `read` asks in order; a
+new kind of object is one line in `CONVERTERS`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,32 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.files import existing
+from spikecdl.io.interop import (
+    CONVERTERS,
+    Converter,
+    completed,
+    convert,
+    from_table,
+    to_pynapple,
+)
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.phy import read_phy
+from spikecdl.io.spikeinterface import is_spikeinterface_folder, read_spikeinterface
 
 __all__ = [
+    "CONVERTERS",
     "READERS",
+    "Converter",
     "Reader",
+    "from_table",
     "read",
     "read_binned_nwb",
     "read_counts",
@@ -29,7 +43,9 @@ __all__ = [
     "read_npz",
     "read_nwb",
     "read_phy",
+    "read_spikeinterface",
     "to_neo",
+    "to_pynapple",
     "write_counts",
     "write_npz",
     "write_nwb",
@@ -55,16 +71,33 @@ READERS = (
     Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb, True),
     Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb, True),
     Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
+    Reader("sorting or analyzer of spikeinterface", is_spikeinterface_folder, read_spikeinterface),
     Reader("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, True),
 )
 
 
-def read(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTrains | BinnedSpikes:
-    """Read a recording, or binned data, from a file or folder in a format that `READERS` lists.
+def read(
+    source: Any,
+    *,
+    observed: Any = None,
+    trials: Any = None,
+    bin_size: float | None = None,
+    follow_links: bool = False,
+) -> SpikeTrains | BinnedSpikes:
+    """Read a recording or counts: a file or folder of `READERS`, or an object of `CONVERTERS`.
+
+    These are objects of pynapple, spikeinterface, Neo, elephant, pandas, xarray and scipy.
 
     Parameters
     ----------
-    path : path_like
+    source : path_like or object
+        Path; or a mapping of units to spike times in seconds, a TsGroup (pynapple), a BaseSorting
+        or SortingAnalyzer (spikeinterface), a Block, Segment, SpikeTrain or list of these (Neo), a
+        DataFrame with the columns ``unit`` and ``time``.  Counts: see `BinnedSpikes.from_array`.
+    observed, trials : optional
+        As in `SpikeTrains.from_arrays`, in place of what the source knows.
+    bin_size : float, optional
+        Seconds per bin of arrays of counts that do not say it.
     follow_links : bool
         Whether an HDF5 file may have its data in other files (external links, external storage,
         virtual datasets): a file of unknown origin could name any file that you can read.
@@ -73,6 +106,8 @@ def read(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTr
     ------
     FileNotFoundError
         If nothing is there.
+    TypeError
+        If an object is of no kind that can be converted.
     ValueError
         If no reader knows the format; if the file is damaged, no regular file, or has no spikes;
         if it names other files, or these are missing; or if it declares more than it can hold, or
@@ -85,11 +120,17 @@ def read(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTr
     >>> write_nwb(path, SpikeTrains.from_arrays([[0.1, 0.25]], observed=(0.0, 1.0)))
     >>> read(path)
     SpikeTrains(1 unit, 2 spikes, 0 to 1 s)
+    >>> read({"a": [0.1, 0.25], "b": [0.2]}, trials=[[0.0, 0.5], [0.5, 1.0]])
+    SpikeTrains(2 units, 3 spikes, 0 to 1 s, 2 trials)
     """
-    path = existing(path)
+    asked = {"observed": observed, "trials": trials, "bin_size": bin_size}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if not isinstance(source, str | os.PathLike):
+        return convert(source, given)
+    path = existing(source)
     for reader in READERS:
         if reader.recognises(path):
             links = {"follow_links": follow_links} if reader.has_links else {}
-            return reader.read(path, **links)
+            return completed(reader.read(path, **links), given)
     names = ", ".join(reader.name for reader in READERS)
     raise ValueError(f"{path} is of no format that can be read: {names}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from spikecdl.data import SpikeTrains, hdf5
 from spikecdl.data.binning import infer_clock_rate
+from spikecdl.data.times import end_to_end
 from spikecdl.files import existing, reading
 from spikecdl.io.nwb_read import read_nwb
 from spikecdl.validation import plain
@@ -244,9 +245,7 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
     if not segments:
         raise ValueError("there are no spike trains in the Neo objects")
     spans = np.array([segment.span for segment in segments])
-    offsets = np.zeros(len(segments))
-    if np.any(spans[1:, 0] < spans[:-1, 1]):
-        offsets = np.r_[0.0, np.cumsum(np.diff(spans))[:-1]] - spans[:, 0]
+    offsets = end_to_end(spans)
     units: dict[int | str, list[tuple[np.ndarray, np.ndarray]]] = {}
     about: dict[int | str, dict[str, Any]] = {}
     tables: dict[str, list[pd.DataFrame]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import neo
 import numpy as np
 import pytest
@@ -34,6 +36,16 @@ def write_nix(path):
         file.write_block(to_neo(make_recording()))
 
 
+def write_sorting(folder):
+    folder.mkdir()
+    about = {"sampling_frequency": 30_000.0, "unit_ids": [4], "num_segments": 1}
+    (folder / "numpysorting_info.json").write_text(json.dumps(about))
+    names = ("sample_index", "unit_index", "segment_index")
+    spikes = np.zeros(1, [(name, "int64") for name in names])
+    spikes["sample_index"] = 30
+    np.save(folder / "spikes.npy", spikes)
+
+
 # one example for each reader: what to call the file, and how to write it
 EXAMPLES = {
     "npz": ("a.npz", lambda path: write_npz(path, make_recording())),
@@ -41,6 +53,7 @@ EXAMPLES = {
     "counts in HDF5": ("a.h5", lambda path: write_counts(path, make_counts())),
     "NWB or NWB-style HDF5": ("a.nwb", lambda path: write_nwb(path, make_recording())),
     "Phy or Kilosort folder": ("sorted", write_phy),
+    "sorting or analyzer of spikeinterface": ("sorted", write_sorting),
     "one of Neo's formats": ("a.nix", write_nix),
 }
 

@@ -1,0 +1,138 @@
+"""Arrays of other libraries that say what their axes are, as arrays (trial, unit, bin)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spikecdl.validation import listed, plain
+
+_AXES = ("trial", "unit", "time")
+_NAMES = {  # of the axes, in the singular or plural
+    **{"trial": "trial", "repeat": "trial", "epoch": "trial"},
+    **{"unit": "unit", "neuron": "unit", "cell": "unit", "cluster": "unit"},
+    **{"time": "time", "bin": "time"},
+}
+
+
+class Values(NamedTuple):
+    """Values (trial, unit, bin), and other arguments of `BinnedSpikes.from_array` that are known.
+
+    ``bin_size`` is not among them if the array does not say it.
+    """
+
+    array: np.ndarray
+    known: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A class of another library, and the function that turns its objects into `Values`."""
+
+    library: str
+    name: str
+    values: Callable[[Any], Values]
+
+
+def is_a(value: Any, library: str, *names: str) -> bool:
+    """Return whether a value is of a class of a library, which need not be installed for that."""
+    return any(
+        kind.__module__.partition(".")[0] == library and kind.__name__ in names
+        for kind in type(value).__mro__
+    )
+
+
+def labelled(value: Any) -> Labelled | None:
+    """Return the member of `LABELLED` that a value is an object of, if any."""
+    return next((one for one in LABELLED if is_a(value, one.library, one.name)), None)
+
+
+def values_of(array: Any) -> Values:
+    """Return the values of an array, in its own order if nothing says what its axes are."""
+    kind = labelled(array)
+    return Values(np.asarray(array), {}) if kind is None else kind.values(array)
+
+
+def _of_xarray(array: Any) -> Values:
+    axes = [_NAMES.get(str(name).lower().removesuffix("s")) for name in array.dims]
+    if None in axes or len(set(axes)) < len(axes) or "time" not in axes or len(axes) == 1:
+        raise ValueError(
+            f"dimensions {array.dims} of the DataArray must be named trial, unit and time; use its "
+            "`rename`, or pass its `values` in the order (trial, unit, bin)"
+        )
+    order = sorted(range(len(axes)), key=lambda i: _AXES.index(str(axes[i])))
+    values = array.values.transpose(order)
+    for i, axis in enumerate(_AXES):
+        if axis not in axes:
+            values = np.expand_dims(values, i)
+    ids = dict(zip(axes, array.dims, strict=True))
+    known: dict[str, Any] = {}
+    for axis in ("trial", "unit"):
+        if axis in ids and ids[axis] in array.coords:
+            known[f"{axis}_ids"] = [plain(v) for v in array.coords[ids[axis]].values]
+    if ids["time"] in array.coords:
+        edges = array.coords[ids["time"]].values
+        if edges.dtype.kind not in "iuf":
+            raise TypeError(
+                f"coordinate {ids['time']!r} must be numbers, in seconds, not {edges.dtype}"
+            )
+        if (size := _spacing(edges, str(ids["time"]))) is not None:
+            known |= {"t_start": float(edges[0]), "bin_size": size}
+    return Values(values, known)
+
+
+def _of_frame(frame: Any) -> Values:
+    """Turn a TsdFrame (time, unit), or a Tsd of one unit, into a trial for each of its epochs."""
+    times, values = np.asarray(frame.t, dtype=float), np.asarray(frame.d)
+    values = values.reshape(len(times), -1)
+    epochs = ((times >= start) & (times <= stop) for start, stop in np.asarray(frame.time_support))
+    held = {epoch: part for epoch, part in enumerate(epochs) if part.any()}
+    parts = list(held.values())
+    sizes = [size for p in parts if (size := _spacing(times[p], "the times", 1e-3)) is not None]
+    if not sizes or np.ptp(sizes) > 1e-3 * sizes[0]:
+        raise ValueError("the times of each epoch must be evenly spaced, in bins of one size")
+    size, longest = sizes[0], max(int(part.sum()) for part in parts)
+    array = np.zeros((len(parts), values.shape[1], longest), values.dtype)
+    mask = np.zeros(array.shape, dtype=bool)
+    for trial, part in enumerate(parts):
+        array[trial, :, : part.sum()] = values[part].T
+        mask[trial, :, : part.sum()] = True
+    starts = [round(times[part][0] - size / 2, 9) for part in parts]
+    known = {"bin_size": size, "mask": mask, "trial_starts": starts, "trial_ids": list(held)}
+    if hasattr(frame, "columns"):
+        known["unit_ids"] = [plain(column) for column in frame.columns]
+    return Values(array, known)
+
+
+def _of_elephant(binned: Any) -> Values:
+    size, start = (round(float(t.rescale("s")), 12) for t in (binned.bin_size, binned.t_start))
+    return Values(binned.to_array()[None], {"bin_size": size, "trial_starts": [start]})
+
+
+def _of_sparse(matrix: Any) -> Values:
+    if matrix.ndim != 2:
+        raise ValueError(f"a sparse array {matrix.shape} must be (unit, bin)")
+    return Values(matrix.toarray()[None], {})
+
+
+LABELLED = (
+    Labelled("xarray", "DataArray", _of_xarray),
+    Labelled("pynapple", "TsdFrame", _of_frame),
+    Labelled("pynapple", "Tsd", _of_frame),
+    Labelled("elephant", "BinnedSpikeTrain", _of_elephant),
+    Labelled("scipy", "_spbase", _of_sparse),
+)
+
+
+def _spacing(times: np.ndarray, name: str, tolerance: float = 1e-6) -> float | None:
+    """Return the distance between neighbours, None of a single one; ValueError if it varies."""
+    steps = np.diff(times)
+    if not steps.size:
+        return None
+    size = float(times[-1] - times[0]) / steps.size
+    if not size > 0 or np.any(np.abs(steps - size) > max(tolerance * size, 1e-9)):
+        raise ValueError(f"{name} must rise in even steps, not {listed(times.tolist())}")
+    return float(f"{size:.9g}")
