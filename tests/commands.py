@@ -20,7 +20,7 @@ SIMULATE = (
 FIT = "--length 0.02 --bin 0.002 --epochs 3".split()
 FILES = {
     *("model.safetensors", "model.json", "summary.json", "results.nwb", "report.html"),
-    *("templates.png", "rates.png", "codes.png"),
+    *("templates.png", "events.png", "rates.png", "codes.png"),
 }
 
 #: For a process of its own, which finds the package where this one did.
@@ -66,6 +66,8 @@ def succeeded(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def write_only_summary(folder: Path, selected: Any, parts: Any, summary: Any, *more: Any) -> None:
+def write_only_summary(
+    folder: Path, selected: Any, parts: Any, summary: Any, *more: Any, **options: Any
+) -> None:
     """Replace `outputs.write_results` where figures and the other files do not matter."""
     (folder / "summary.json").write_text(json.dumps(summary))

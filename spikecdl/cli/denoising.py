@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from spikecdl.cli import outputs
-from spikecdl.cli.options import Device, Json, Overwrite, Seed, argument, flag, option
+from spikecdl.cli.options import (
+    Device,
+    Format,
+    Json,
+    Overwrite,
+    Picture,
+    Seed,
+    argument,
+    flag,
+    option,
+)
 
 _SEVERAL = ("--peaks", "--methods")
 
@@ -211,6 +221,7 @@ def benchmark(
     precision: Precision = "single",
     seed: Seed = 0,
     device: Device = "auto",
+    format: Format = Picture.PNG,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -224,6 +235,7 @@ def benchmark(
     from spikecdl.denoise import benchmark as bench
     from spikecdl.denoise import images
     from spikecdl.files import write_json
+    from spikecdl.plots import save
     from spikecdl.report.summary import versions
 
     try:
@@ -246,6 +258,6 @@ def benchmark(
     if out is not None:
         with outputs.results_folder(out, [folder], overwrite) as unfinished:
             table.to_csv(unfinished / "table.csv", index=False)
-            bench.comparison(test).savefig(unfinished / "figure.png", dpi=150)
+            save(bench.comparison(test), unfinished / f"figure.{format.value}")
             write_json(unfinished / "summary.json", about)
     outputs.show(about, [*bench.images_in_words(table), "", *bench.in_words(table)], as_json)

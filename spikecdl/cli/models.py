@@ -94,6 +94,7 @@ def fit(
     resume: Annotated[
         bool, flag("--resume", "Continue from the checkpoint of an interrupted fit.")
     ] = False,
+    format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -161,7 +162,7 @@ def fit(
                 about["data"] |= _short_distances(recordings)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
                 about |= recordings.summary(each) | {"verdict": verdict(about)}
-                more = (model, found, recordings.written(each))
+                more = (model, found, recordings.written(each), format)
                 outputs.write_results(unfinished, selected, parts, about, *more)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
@@ -279,12 +280,14 @@ def apply(
     events: options.Events = None,
     within: options.Within = None,
     device: options.Device = "auto",
+    format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the events of a fitted model in another recording.
 
-    Writes summary.json, rates.png, codes.png and results.nwb to --out. Uses the model's bin size.
+    Writes summary.json, figures of rates, codes and events, and results.nwb to --out. Uses the
+    model's bin size.
     """
     from spikecdl.report import summary
 
@@ -296,7 +299,7 @@ def apply(
     working = outputs.working("finding events", as_json)
     with outputs.results_folder(out, [file], overwrite) as unfinished, working:
         selected, parts, about = _scored(model, file, selection, device)
-        outputs.write_results(unfinished, selected, parts, about)
+        outputs.write_results(unfinished, selected, parts, about, format=format)
     outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
 
 
@@ -393,6 +396,7 @@ def experiment(
         Path | None, option("FOLDER", "Recordings, for the experiments that need them.")
     ] = None,
     seed: options.Seed = 0,
+    format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -420,5 +424,5 @@ def experiment(
             "seed": seed,
             "seconds": round(time.perf_counter() - began, 3),
         }
-        found = result.write(unfinished, about)
+        found = result.write(unfinished, about, format.value)
     outputs.show(found, [*result.findings, f"results in {out}/"], as_json)

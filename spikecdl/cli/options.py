@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -26,6 +27,14 @@ _OF_TIMES = (
 )  # options that need spike times
 
 
+class Picture(str, Enum):
+    """Formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
+
 def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
     """Describe an option that takes a value."""
     return typer.Option(*names, metavar=metavar, help=help, **more)
@@ -46,6 +55,9 @@ Overwrite = Annotated[
     bool, flag("--overwrite", "Replace what an earlier run has written to --out.")
 ]
 Json = Annotated[bool, flag("--json", "Print JSON and nothing else.")]
+Format = Annotated[
+    Picture, option("NAME", "Of the figures: png; pdf or svg, whose text can be edited.")
+]
 Device = Annotated[str, option("NAME", "auto (a GPU if there is one), cpu or cuda.")]
 Seed = Annotated[int, option("NUMBER", "Random seed: same seed, same result.", min=0)]
 Family = Annotated[

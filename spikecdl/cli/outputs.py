@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spikecdl.cli.options import Picture
 from spikecdl.files import filling, locked, write_json
 from spikecdl.validation import printable
 
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 _SUMMARY, _RESULTS = "summary.json", "results.nwb"
 _RUN = ".run-"  # begins the name of a folder of results that are not in place
-_PICTURES = {"templates", "rates", "codes"}
+_PICTURES = {"templates", "events", "population", "rates", "codes"}
 #: What commands write to their folder; that of an earlier run is removed when new results come.
 _NAMES = {
     *(_SUMMARY, _RESULTS, "model.safetensors", "model.json", "report.html", "bands.npz"),
-    *("selection.csv", "selection.png", "table.csv", *(f"{name}.png" for name in _PICTURES)),
+    *("selection.csv", "table.csv"),
+    *(f"{name}.{kind.value}" for name in _PICTURES | {"selection"} for kind in Picture),
 }
 
 
@@ -138,6 +140,7 @@ def write_results(
     model: DCEA | None = None,
     bands: Bands | None = None,
     each: Mapping[str, tuple[SpikeTrains | BinnedSpikes, Decomposition]] | None = None,
+    format: Picture = Picture.PNG,
 ) -> None:
     """Write figures, the recording with its decomposition, and the summary.
 
@@ -153,19 +156,18 @@ def write_results(
     if model is None:
         figures = {"rates": plots.rates_figure(parts, selected.single_trials)}
         figures["codes"] = plots.codes(parts)[0].figure
+        figures["events"] = plots.event_figure(parts, selected.single_trials)
     else:
         figures = report.draw_figures(model, parts, selected.single_trials, bands)
-    pictures = {}
-    for name, figure in figures.items():
-        pictures[name] = report.png(figure)
+    for figure in figures.values():
         plt.close(figure)
+    for name in sorted(_PICTURES & figures.keys()):
+        plots.save(figures[name], folder / f"{name}.{format.value}")
     if model is not None:
         model.save(folder)
-        report.write_report(folder / "report.html", parts, pictures, summary)
+        report.write_report(folder / "report.html", parts, figures, summary)
     if bands is not None:
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
-    for name in _PICTURES & pictures.keys():
-        (folder / f"{name}.png").write_bytes(pictures[name])
     for name, (data, found) in (each or {}).items():
         write_nwb(folder / results_of(name), data, decomposition=found)
     if not each:

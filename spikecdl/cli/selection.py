@@ -75,6 +75,7 @@ def select(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -127,7 +128,7 @@ def select(
                 "versions": versions(),
                 **_described(found, folds),
             }
-            _write(unfinished, found, about)
+            _write(unfinished, found, about, format)
     shutil.rmtree(out / _FITS, ignore_errors=True)
     outputs.show(about, [*_lines(found, folds), f"results in {out}/"], as_json)
 
@@ -145,19 +146,17 @@ def _described(found: Found, n_folds: int) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, found: Found, about: dict[str, Any]) -> None:
+def _write(folder: Path, found: Found, about: dict[str, Any], format: options.Picture) -> None:
     """Write table, figure and summary."""
     import matplotlib.pyplot as plt
 
     from spikecdl import plots
     from spikecdl.files import write_json
-    from spikecdl.report import png
 
     found.table().to_csv(folder / "selection.csv", index=False)
-    figure = plt.figure(figsize=(5.2, 3.6), layout="constrained")
-    plots.selection(found, ax=figure.subplots())
-    (folder / "selection.png").write_bytes(png(figure))
-    plt.close(figure)
+    panel = plots.selection(found)
+    plots.save(panel, folder / f"selection.{format.value}")
+    plt.close(panel.figure)
     write_json(folder / "summary.json", about)
 
 

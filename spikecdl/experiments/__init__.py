@@ -85,12 +85,14 @@ class Result:
     findings: list[str]
     more: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
-    def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Write CSV, PNG and ``summary.json``, with settings, findings and ``about``; return it."""
+    def write(self, folder: Path, about: Mapping[str, Any], format: str = "png") -> dict[str, Any]:
+        """Write tables, figures and ``summary.json``, of settings, findings and ``about``."""
+        from spikecdl.plots import save
+
         for name, table in {"table": self.table, **self.more}.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         for name, figure in self.figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            save(figure, folder / f"{name}.{format}")
         summary = {**about, "settings": self.settings, "findings": self.findings}
         write_json(folder / "summary.json", summary)
         return summary

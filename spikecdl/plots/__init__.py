@@ -1,24 +1,31 @@
 """Figures of spikes, fitted rates, templates and codes.
 
-Every function draws on the axes that it is given, or on a new figure, and returns the axes. Times
-are in seconds, in bins for plain arrays. Arguments of the wrong type raise TypeError; units or
-trials that do not exist, and the wrong number of axes, raise ValueError.
+Every function draws on the axes that it is given, as ``ax=`` or ``axes=``, or on a new figure of
+the width of one or two columns of a journal, and returns the axes; `save` writes them to a file.
+Times are in seconds, in bins for plain arrays. Arguments of the wrong type raise TypeError; units
+or trials that do not exist, and the wrong number of axes, raise ValueError.
 """
 
 from spikecdl.plots.decompositions import codes, decomposition
 from spikecdl.plots.diagnostics import autocorrelation, history, ks, selection, training_curve
+from spikecdl.plots.event_rasters import event_figure, event_raster, population_raster
 from spikecdl.plots.rates import raster, rate, rates_figure
+from spikecdl.plots.style import save
 from spikecdl.plots.template_panels import templates
 
 __all__ = [
     "autocorrelation",
     "codes",
     "decomposition",
+    "event_figure",
+    "event_raster",
     "history",
     "ks",
+    "population_raster",
     "raster",
     "rate",
     "rates_figure",
+    "save",
     "selection",
     "templates",
     "training_curve",

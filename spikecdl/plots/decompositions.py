@@ -21,7 +21,11 @@ _FEW_SPIKES = 3  # in one bin; more are drawn as a histogram, not as marks
 
 @style.styled
 def codes(
-    decomposition: Decomposition, *, units: Sequence[int] | None = None, axes: Any = None
+    decomposition: Decomposition,
+    *,
+    units: Sequence[int] | None = None,
+    ax: Any = None,
+    axes: Any = None,
 ) -> np.ndarray:
     """Draw events as stems at their onsets, with a panel per unit and a row per trial.
 
@@ -35,7 +39,7 @@ def codes(
         Made by ``model.decompose(counts)``.
     units : sequence of int, optional
         Positions of the units. Default: the first six. The joint layout has one panel for all.
-    axes : array of Axes, shape (unit,), optional
+    ax, axes : array of Axes, shape (unit,), optional
         Where to draw; (1,) in the joint layout.
 
     Examples
@@ -47,36 +51,36 @@ def codes(
     >>> ax.get_title(loc="left")
     'unit 0 · tallest stem ...'
     """
-    from matplotlib.lines import Line2D
-
     style.check_type("decomposition", decomposition, Decomposition)
     counts, trials = decomposition.counts, len(decomposition.counts)
     joint = decomposition.layout == "joint"
     shown = [0] if joint else style.shown_units(units, counts.n_units, _MOST_PANELS)
     columns = min(len(shown), 3 if trials > 1 else 1)
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
-    width = 7.2 if columns == 1 else 3.7 * columns
-    grid = style.wrapped(axes, len(shown), columns, (width, height), sharex=True)
+    given = style.given_axes(ax, axes)
+    size = (style.PAGE, height)
+    grid = style.wrapped(given, len(shown), columns, size, sharex=True)
     opacity = _opacity(decomposition)
-    for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
-        _draw_codes(ax, decomposition, unit, opacity[:, unit])
-        if position + columns >= len(shown) or axes is not None:
-            ax.set_xlabel(style.time_label(counts.bin_size))
-    if axes is None:
-        figure, n_templates = grid[0].figure, len(decomposition.templates)
-        lines = [
-            Line2D([], [], color=style.colour(k), label=f"template {k}") for k in range(n_templates)
-        ]
-        most = max(1, int(figure.get_figwidth() / 1.2))
-        figure.legend(handles=lines, loc="outside upper right", ncols=min(n_templates, most))
+    for position, (panel, unit) in enumerate(zip(grid, shown, strict=True)):
+        _draw_codes(panel, decomposition, unit, opacity[:, unit])
+        if position + columns >= len(shown) or given is not None:
+            panel.set_xlabel(style.time_label(counts.bin_size))
+    if given is None:
+        figure = grid[0].figure
+        style.legend_of_templates(figure, len(decomposition.templates))
         if units is None and not joint:
-            style.say_left_out(figure, len(shown), counts.n_units)
+            style.title_above(figure, style.left_out(len(shown), counts.n_units))
     return grid
 
 
 @style.styled
 def decomposition(
-    decomposition: Decomposition, trial: int = 0, unit: int = 0, *, axes: Any = None
+    decomposition: Decomposition,
+    trial: int = 0,
+    unit: int = 0,
+    *,
+    ax: Any = None,
+    axes: Any = None,
 ) -> np.ndarray:
     """Draw the counts and fitted rate of one window, and below what each template adds to eta.
 
@@ -88,7 +92,7 @@ def decomposition(
         Made by ``model.decompose(counts)``.
     trial, unit : int
         Positions of the window.
-    axes : array of Axes, shape (1 + template,), optional
+    ax, axes : array of Axes, shape (1 + template,), optional
         Where to draw the rate and what each template adds.
 
     Examples
@@ -106,27 +110,27 @@ def decomposition(
     n_templates, counts = len(decomposition.templates), decomposition.counts
     style.check_position("trial", trial, len(counts))
     style.check_position("unit", unit, counts.n_units)
-    size, ratios = (7.2, 2.1 + 0.95 * n_templates), [2.2, *[1] * n_templates]
-    shape = (1 + n_templates, 1)
-    grid = style.axes_array(axes, shape, size, sharex=True, height_ratios=ratios)[:, 0]
+    size, ratios = (style.PAGE, 1.9 + 0.85 * n_templates), [2.2, *[1] * n_templates]
+    layout, given = {"sharex": True, "height_ratios": ratios}, style.given_axes(ax, axes)
+    grid = style.axes_array(given, (1 + n_templates, 1), size, **layout)[:, 0]
     _draw_window(grid[0], decomposition, trial, unit)
     added = decomposition.contributions[trial, unit]
     events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
     low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
     margin = 0.12 * ((high - low) or 1.0)
     middle, marker = counts.times + counts.bin_size / 2, "o" if counts.n_bins == 1 else ""
-    for k, ax in enumerate(grid[1:]):
+    for k, panel in enumerate(grid[1:]):
         onsets, colour = counts.times[np.flatnonzero(events[k])], style.colour(k)
-        style.shade(ax, counts, ~counts.mask[trial, unit])
-        ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-        ax.fill_between(middle, added[k], color=colour, alpha=0.25, linewidth=0)
-        ax.plot(middle, added[k], color=colour, marker=marker)
+        style.shade(panel, counts, ~counts.mask[trial, unit])
+        panel.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+        panel.fill_between(middle, added[k], color=colour, alpha=0.25, linewidth=0)
+        panel.plot(middle, added[k], color=colour, marker=marker)
         width = style.thin(len(onsets), 4.5)
-        ax.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=width, zorder=3)
-        ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-        style.tidy(ax)
-        ax.set_title(f"added by template {k}", fontsize=8.5, pad=3)
-        ax.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
+        panel.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=width, zorder=3)
+        panel.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        style.tidy(panel)
+        panel.set_title(f"added by template {k}", pad=3)
+        panel.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
     grid[-1].set_xlabel(style.time_label(counts.bin_size))
     return grid
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
     from spikecdl.evaluation.selection import Selection
 
+_SIZE = (style.COLUMN, 2.3)
 _MOST_PANELS = 9
 _MOST_CURVES = 4  # with their names; of more units the median is drawn
 _MOST_POINTS = 1000  # of a curve
@@ -24,7 +25,11 @@ _MOST_POINTS = 1000  # of a curve
 
 @style.styled
 def ks(
-    rescaling: TimeRescaling, *, units: Sequence[int] | None = None, axes: Any = None
+    rescaling: TimeRescaling,
+    *,
+    units: Sequence[int] | None = None,
+    ax: Any = None,
+    axes: Any = None,
 ) -> np.ndarray:
     """Draw the distribution of each unit's rescaled intervals against the model's.
 
@@ -38,7 +43,7 @@ def ks(
         Made by ``spikecdl.goodness_of_fit.time_rescaling(model, counts)``.
     units : sequence of int, optional
         Positions of the units. Default: the first nine.
-    axes : array of Axes, shape (unit,), optional
+    ax, axes : array of Axes, shape (unit,), optional
         Where to draw.
 
     Examples
@@ -50,12 +55,16 @@ def ks(
     >>> ax.get_title(loc="left"), ax.texts[0].get_text()
     ('unit 0', 'distance 0.033\\ninside')
     """
-    return _panels(rescaling, units, axes, 2.9, _draw_ks)
+    return _panels(rescaling, units, style.given_axes(ax, axes), 2.5, _draw_ks)
 
 
 @style.styled
 def autocorrelation(
-    rescaling: TimeRescaling, *, units: Sequence[int] | None = None, axes: Any = None
+    rescaling: TimeRescaling,
+    *,
+    units: Sequence[int] | None = None,
+    ax: Any = None,
+    axes: Any = None,
 ) -> np.ndarray:
     """Draw the autocorrelation of each unit's rescaled intervals, zero under a correct model.
 
@@ -71,11 +80,11 @@ def autocorrelation(
     >>> ax.get_xlabel()
     'lag (intervals)'
     """
-    return _panels(rescaling, units, axes, 2.2, _draw_autocorrelation)
+    return _panels(rescaling, units, style.given_axes(ax, axes), 1.9, _draw_autocorrelation)
 
 
 @style.styled
-def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
+def history(source: DCEA | Decomposition, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw by which factor a spike changes the rate of its unit afterwards, a curve per unit.
 
     For the binomial family, it is the odds of a spike that change by this factor.  Of many units,
@@ -85,7 +94,7 @@ def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
     ----------
     source : DCEA or Decomposition
         A model that was fitted with ``history``, or its decomposition of counts.
-    ax : Axes, optional
+    ax, axes : Axes, optional
         Where to draw.
 
     Examples
@@ -105,7 +114,7 @@ def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
         bin_size, units = getattr(source, "bin_size_", 1.0), getattr(source, "unit_ids_", ())
     if filters is None:
         raise ValueError("`source` has no history; fit a model with `history`, in seconds")
-    panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
     step = 1.0 if style.in_bins(bin_size) else 1000 * bin_size
     lags = step * np.arange(1, 1 + filters.shape[1])
     if len(units) <= _MOST_CURVES:
@@ -126,7 +135,7 @@ def history(source: DCEA | Decomposition, *, ax: Axes | None = None) -> Axes:
 
 
 @style.styled
-def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
+def training_curve(model: DCEA, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw the loss of a fitted model after each epoch.
 
     Examples
@@ -141,7 +150,7 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model)
-    panel = style.axes_array(ax, (1, 1), (5.2, 2.8))[0, 0]
+    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
     points = [(entry["epoch"], entry["loss"]) for entry in model.history_]
     marker = "o" if len(points) < 30 else ""
     panel.plot(*zip(*points, strict=True), color=style.PALETTE[0], marker=marker, markersize=3.5)
@@ -155,7 +164,7 @@ def training_curve(model: DCEA, *, ax: Axes | None = None) -> Axes:
 
 
 @style.styled
-def selection(found: Selection, *, ax: Axes | None = None) -> Axes:
+def selection(found: Selection, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw the evidence of each candidate below that of the best, with its standard error.
 
     Differences are paired over trials. A ring marks the recommended candidate: the simplest whose
@@ -177,7 +186,7 @@ def selection(found: Selection, *, ax: Axes | None = None) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     table = found.table()
-    panel = style.axes_array(ax, (1, 1), (5.2, 3.2))[0, 0]
+    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
     none, some = (table[table["template_length"].isna() == left] for left in (True, False))
     curves = [("none", none)] * bool(len(none)) + [
         (f"{length:g}", rows) for length, rows in some.groupby("template_length")
@@ -203,7 +212,7 @@ def selection(found: Selection, *, ax: Axes | None = None) -> Axes:
 def _panels(
     rescaling: TimeRescaling,
     units: Sequence[int] | None,
-    axes: Any,
+    axes: np.ndarray | None,
     height: float,
     draw: Callable[[Axes, TimeRescaling, int], None],
 ) -> np.ndarray:
@@ -214,7 +223,7 @@ def _panels(
     n_units = len(rescaling.unit_ids)
     shown = style.shown_units(units, n_units, _MOST_PANELS)
     columns = min(len(shown), 3)
-    grid = style.wrapped(axes, len(shown), columns, (3.0 * columns, height), sharex=True)
+    grid = style.wrapped(axes, len(shown), columns, (2.4 * columns, height), sharex=True)
     for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
         draw(ax, rescaling, unit)
         ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
@@ -224,7 +233,7 @@ def _panels(
         if axes is None and position + columns < len(shown):
             ax.set_xlabel("")
     if axes is None and units is None:
-        style.say_left_out(grid[0].figure, len(shown), n_units)
+        style.title_above(grid[0].figure, style.left_out(len(shown), n_units))
     return grid
 
 

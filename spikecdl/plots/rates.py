@@ -21,6 +21,8 @@ _MANY_UNITS = 20  # more are drawn without lines between them
 _MOST_BINS = 800  # of a histogram
 _FEWEST_SPIKES = 2  # in a bin of a histogram, on average
 _FEWEST_BINS = 60  # of a histogram of counts without a fit
+_LONG_IN_TEMPLATES = 100  # a longer window shows no shape of an event
+_SHOWN_IN_TEMPLATES = 20  # lengths of a template that are drawn of it
 _LONG = 1000  # bins; units with longer windows are drawn in one column
 
 
@@ -31,7 +33,8 @@ def raster(
     *,
     align: str | None = None,
     window: tuple[float, float] | None = None,
-    ax: Axes | None = None,
+    ax: Any = None,
+    axes: Any = None,
 ) -> Axes:
     """Draw a mark per spike, with a row per trial; unobserved time is hatched.
 
@@ -48,7 +51,7 @@ def raster(
         Column of the trials table that time is relative to (spike trains only).
     window : (float, float), optional
         Start and stop relative to the alignment, in seconds (spike trains only).
-    ax : Axes, optional
+    ax, axes : Axes, optional
         Where to draw.
 
     Examples
@@ -71,8 +74,8 @@ def raster(
     else:
         counts = spikes if unit is None else spikes.select(units=[unit])
     height = float(np.clip(1.2 + 0.02 * len(counts) * counts.n_units, 2.4, 9))
-    panel = style.axes_array(ax, (1, 1), (7.2, height))[0, 0]
-    _draw_raster(panel, counts)
+    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), (style.PAGE, height))[0, 0]
+    draw_raster(panel, counts)
     panel.set_xlabel(style.time_label(counts.bin_size))
     return panel
 
@@ -83,6 +86,7 @@ def rate(
     unit: int = 0,
     *,
     spikes: SpikeTrains | BinnedSpikes | None = None,
+    ax: Any = None,
     axes: Any = None,
 ) -> np.ndarray:
     """Draw the raster of a unit, and below it the histogram of its spikes with the fitted rate.
@@ -101,8 +105,8 @@ def rate(
         Source of the raster. Default: the counts; no raster if they are pooled over trials. Spike
         trains are aligned as the counts were, which must know when their trials start (pooled ones
         do not); ValueError if they cannot be aligned or have other units.
-    axes : array of Axes, optional
-        Two axes (raster, rate), or one without a raster; the same is returned.
+    ax, axes : array of Axes, optional
+        Two axes (raster, rate), or one for the rate alone; the same is returned.
 
     Examples
     --------
@@ -114,11 +118,13 @@ def rate(
     """
     rates = rates_of(source)
     style.check_position("unit", unit, rates.counts.n_units)
-    trials = _single_trials(rates.counts, unit, spikes)
-    heights = _heights(trials, 1.9)
-    shape, size = (len(heights), 1), (7.2, 0.7 + sum(heights))
-    grid = style.axes_array(axes, shape, size, sharex=True, height_ratios=heights)[:, 0]
-    _draw_unit(grid, rates, unit, trials, _merged_bins(rates, [unit]))
+    trials, given = _single_trials(rates.counts, unit, spikes), style.given_axes(ax, axes)
+    if given is not None and given.size == 1:
+        trials = None
+    heights = panel_heights(trials, 1.7)
+    size, layout = (style.PAGE, 0.6 + sum(heights)), {"sharex": True, "height_ratios": heights}
+    grid = style.axes_array(given, (len(heights), 1), size, **layout)[:, 0]
+    draw_unit(grid, rates, unit, trials, merged_bins(rates, [unit]))
     style.legend_above(grid[-1])
     return grid
 
@@ -128,8 +134,12 @@ def rates_figure(
     source: Decomposition | BinnedSpikes,
     spikes: SpikeTrains | BinnedSpikes | None = None,
     max_units: int = 9,
+    window: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw `rate` for the first units, as a new figure.
+
+    In windows of more than 100 times the length of a template, where the shape of an event could
+    not be seen, the stretch of 20 times its length with most events is drawn. The title says so.
 
     Parameters
     ----------
@@ -137,6 +147,8 @@ def rates_figure(
         As for `rate`.
     max_units : int
         Largest number of units to draw; the title says if there are more.
+    window : (float, float), optional
+        Start and stop of the stretch to draw, in seconds; ``(-inf, inf)`` for all.
 
     Examples
     --------
@@ -147,25 +159,29 @@ def rates_figure(
     """
     rates = rates_of(source)
     shown = range(min(rates.counts.n_units, max_units))
+    start, stop, about = stretch(source, window, shown)
+    whole, rates = rates.counts, rates.cut(start, stop)
+    if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
+        spikes = cut(spikes, start, stop)
     columns = 1 if rates.counts.n_bins > _LONG else min(len(shown), 3)
     blocks = -(-len(shown) // columns)  # rows of units
     sources = [_single_trials(rates.counts, unit, spikes) for unit in shown]
-    merge = _merged_bins(rates, shown)
-    heights = _heights(sources[0], 1.9 if blocks == 1 else 1.5)
+    merge = merged_bins(rates, shown)
+    heights = panel_heights(sources[0], 1.7 if blocks == 1 else 1.2)
     rows = len(heights)
-    size = (7.2 if columns == 1 else 4.0 * columns, 0.4 + (0.6 + sum(heights)) * blocks)
+    size = (style.PAGE, 0.4 + (0.6 + sum(heights)) * blocks)
     layout = {"sharex": "col", "height_ratios": heights * blocks}
     grid = style.axes_array(None, (blocks * rows, columns), size, **layout)
     panels = grid.reshape(blocks, rows, columns).swapaxes(1, 2).reshape(-1, rows)
     for unit, axes, trials in zip(shown, panels, sources, strict=False):
-        _draw_unit(axes, rates, unit, trials, merge)
-        style.time_axis(axes[-1], rates.counts, ticks=8 if columns == 1 else 5)
+        draw_unit(axes, rates, unit, trials, merge)
+        style.time_axis(axes[-1], rates.counts, ticks=8 if columns == 1 else 4)
     for spare in panels[len(shown) :].ravel():
         spare.remove()
     figure = grid[0, 0].figure
     handles, labels = grid[-1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
-    style.say_left_out(figure, len(shown), rates.counts.n_units)
+    style.title_above(figure, style.left_out(len(shown), whole.n_units), about)
     return figure
 
 
@@ -185,6 +201,103 @@ class Rates(NamedTuple):
         if self.is_signal:
             return "signal"
         return "spikes per bin" if style.in_bins(self.counts.bin_size) else "rate (Hz)"
+
+    def cut(self, start: int, stop: int) -> Rates:
+        """Return the bins from ``start`` to ``stop``."""
+        fit = None if self.fit is None else self.fit[..., start:stop]
+        counts, data = cut(self.counts, start, stop), self.data[..., start:stop]
+        return self._replace(counts=counts, data=data, fit=fit)
+
+    def around(
+        self, unit: int, trial: np.ndarray, first: np.ndarray, span: tuple[int, int]
+    ) -> Rates:
+        """Return the windows of a unit from ``span[0]`` to ``span[1]`` bins after each bin."""
+        counts = around(self.counts, unit, trial, first, span)
+        at = np.clip(first[:, None] + np.arange(*span), 0, self.counts.n_bins - 1)
+
+        def taken(values: np.ndarray | None) -> Any:
+            if values is None:
+                return None
+            return np.where(counts.mask[:, 0], values[trial[:, None], unit, at], np.nan)[:, None]
+
+        baseline = None if self.baseline is None else self.baseline[trial, unit][:, None]
+        more = {"data": taken(self.data), "fit": taken(self.fit), "baseline": baseline}
+        return self._replace(counts=counts, **more)
+
+
+def around(
+    counts: BinnedSpikes,
+    unit: int,
+    trial: np.ndarray,
+    first: np.ndarray,
+    span: tuple[int, int],
+    names: Any = None,
+) -> BinnedSpikes:
+    """Return the counts of a unit in a window around each of some bins, a trial for each."""
+    bins = first[:, None] + np.arange(*span)
+    at = trial[:, None], unit, np.clip(bins, 0, counts.n_bins - 1)
+    mask = counts.mask[at] & (bins >= 0) & (bins < counts.n_bins)
+    return BinnedSpikes(
+        counts=np.where(mask, counts.counts[at], 0)[:, None],
+        mask=mask[:, None],
+        bin_size=counts.bin_size,
+        t_start=span[0] * counts.bin_size,
+        unit_ids=(counts.unit_ids[unit],),
+        trial_ids=tuple(range(len(trial)) if names is None else names.tolist()),
+        n_pooled=np.where(mask, counts.n_pooled[at], 0)[:, None],
+        sub_bins=counts.sub_bins,
+        trial_starts=np.full(len(trial), np.nan),
+    )
+
+
+def cut(counts: BinnedSpikes, start: int, stop: int) -> BinnedSpikes:
+    """Return the bins from ``start`` to ``stop`` of counts."""
+    return replace(
+        counts,
+        counts=counts.counts[..., start:stop],
+        mask=counts.mask[..., start:stop],
+        n_pooled=counts.n_pooled[..., start:stop],
+        t_start=float(counts.times[start]),
+        trial_starts=counts.trial_starts + start * counts.bin_size,
+        truth=None,
+        onsets=None,
+    )
+
+
+def stretch(
+    source: Decomposition | BinnedSpikes,
+    window: tuple[float, float] | None,
+    units: Sequence[int],
+    trials: slice = slice(None),
+) -> tuple[int, int, str]:
+    """Return the first bin to draw and the one after the last, and what to say about them.
+
+    That is all bins or, in long windows, those with most events of the units.
+    """
+    counts = source.counts if isinstance(source, Decomposition) else source
+    unit_of_time = "bins" if style.in_bins(counts.bin_size) else "s"
+    if window is not None:
+        edges, slack = style.edges(counts), 1e-6 * counts.bin_size
+        shown = np.flatnonzero((edges[1:] > window[0] + slack) & (edges[:-1] < window[1] - slack))
+        if not len(shown):
+            raise ValueError(
+                f"`window` (={tuple(window)!r}) must hold bins, which are from {edges[0]:g} to "
+                f"{edges[-1]:g} {unit_of_time}"
+            )
+        return int(shown[0]), int(shown[-1]) + 1, ""
+    if not isinstance(source, Decomposition):
+        return 0, counts.n_bins, ""
+    length = source.templates.shape[2]
+    if counts.n_bins <= _LONG_IN_TEMPLATES * length:
+        return 0, counts.n_bins, ""
+    chosen = [0] if source.layout == "joint" else list(units)
+    events = np.count_nonzero(source.codes[trials, chosen], axis=(0, 1, 2))
+    n_bins = _SHOWN_IN_TEMPLATES * length
+    before = np.append(0, np.cumsum(events))
+    within = before[n_bins - length + 1 :] - before[: len(before) - (n_bins - length + 1)]
+    start = int(within.argmax())
+    part, whole = (f"{n * counts.bin_size:.4g} {unit_of_time}" for n in (n_bins, counts.n_bins))
+    return start, start + n_bins, f"the {part} of {whole} with most events"
 
 
 def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
@@ -241,18 +354,22 @@ def _single_trials(
     return replace(fine, t_start=counts.t_start)
 
 
-def _draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
-    """Draw a row per trial and unit, without a label of time."""
+def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
+    """Draw a row per trial and unit, a signal as an image, without a label of time."""
     trials, units, _ = counts.shape
     values = counts.counts.swapaxes(0, 1).reshape(trials * units, -1)
     unseen = ~counts.mask.swapaxes(0, 1).reshape(values.shape)
     style.shade(ax, counts, unseen, rows=range(len(values)))
-    row, at = np.nonzero(values)
-    times = counts.times[at] + counts.bin_size / 2
-    darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
-    width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
-    colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
-    ax.vlines(times, row - 0.42, row + 0.42, colors=colours, linewidth=width)
+    if counts.is_counts:
+        row, at = np.nonzero(values)
+        times = counts.times[at] + counts.bin_size / 2
+        darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
+        width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
+        colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
+        ax.vlines(times, row - 0.42, row + 0.42, colors=colours, linewidth=width)
+    else:
+        shown, borders = np.ma.array(values, mask=unseen), np.arange(len(values) + 1) - 0.5
+        ax.pcolormesh(style.edges(counts), borders, shown, cmap="Greys", rasterized=True)
     style.time_axis(ax, counts)
     if units == 1:
         style.row_axis(ax, counts.trial_ids)
@@ -268,12 +385,12 @@ def _draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
     style.tidy(ax)
 
 
-def _heights(trials: BinnedSpikes | None, height: float) -> list[float]:
+def panel_heights(trials: BinnedSpikes | None, height: float) -> list[float]:
     """Heights in inches of a raster, if there is one, and of the histogram."""
     return [height] if trials is None else [float(np.clip(0.06 * len(trials), 0.5, 1.5)), height]
 
 
-def _draw_unit(
+def draw_unit(
     axes: np.ndarray, rates: Rates, unit: int, trials: BinnedSpikes | None, merge: int
 ) -> None:
     """Draw the raster of a unit, if there are ``trials``, and its histogram with the fit."""
@@ -282,7 +399,7 @@ def _draw_unit(
     if trials is None:
         ax.set_title(style.unit_title(counts.unit_ids[unit]))
     else:
-        _draw_raster(top[0], trials)
+        draw_raster(top[0], trials)
         top[0].tick_params(labelbottom=False)
     starts = np.arange(0, counts.n_bins, merge)
     times = style.edges(counts)[[*starts, -1]]
@@ -307,7 +424,7 @@ def _draw_unit(
     style.tidy(ax)
 
 
-def _merged_bins(rates: Rates, units: Sequence[int]) -> int:
+def merged_bins(rates: Rates, units: Sequence[int]) -> int:
     """Number of bins to average: enough spikes in each bin of the histogram, not too many bins."""
     counts = rates.counts
     crowded = -(-counts.n_bins // _MOST_BINS)

@@ -1,9 +1,11 @@
-"""The look of all figures: colours, sizes, labels, axes, and how unobserved time is drawn."""
+"""The look of all figures: colours, sizes, labels, axes, unobserved time, and files of them."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +25,11 @@ DATA = "#A9AFB5"
 MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
 DASHES = (0, (4, 3))
+COLUMN, PAGE = 3.5, 7.2  # widths in inches: of one column of a journal, and of two
 BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8}  # of histograms
 
 _LONGEST_NAME = 16
-_TICK = 0.17  # height of a tick label, in inches
+_TICK = 0.15  # height of a tick label, in inches
 _CROWD = 120  # lines of full width that stay apart in a panel
 
 _RC: dict[str, Any] = {
@@ -35,19 +38,19 @@ _RC: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.07,
     "figure.constrained_layout.w_pad": 0.07,
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 8,
+    "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
-    "axes.titlepad": 6,
-    "axes.labelsize": 9,
+    "axes.titlepad": 5,
+    "axes.labelsize": 8,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.8,
     "axes.xmargin": 0,
     "text.color": INK,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 7.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.3,
+    "lines.linewidth": 1.2,
     "lines.solid_joinstyle": "round",
     "hatch.linewidth": 0.5,
 }
@@ -59,6 +62,57 @@ def _package_style() -> Iterator[None]:
 
     with matplotlib.rc_context(_RC):
         yield
+
+
+# Text stays text: TrueType fonts in PDF, and no outlines of letters in SVG.
+_FILE: dict[str, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "spikecdl"}
+_NO_DATE: dict[str, dict[str, None]] = {
+    "png": {},
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+}
+
+
+def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) -> None:
+    """Save a figure for a paper: text in PDF and SVG can be edited, and no date is written.
+
+    Parameters
+    ----------
+    drawn : Figure, Axes or array of Axes
+        What a function of this module returned.
+    file : path or binary file
+        Its suffix is the format, unless ``format`` is given: png, pdf, svg, or another one that
+        matplotlib knows (ValueError if it does not).
+    format : str, optional
+        The format of a binary file.
+    dpi : float
+        Dots per inch of what is not drawn as lines.
+
+    Examples
+    --------
+    >>> import io
+    >>> from spikecdl.plots import raster, save
+    >>> from spikecdl.data import BinnedSpikes
+    >>> picture = io.BytesIO()
+    >>> save(raster(BinnedSpikes.from_array([[0, 1, 0, 1]])), picture, format="svg")
+    >>> b"<text" in picture.getvalue()
+    True
+    """
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    first = drawn if isinstance(drawn, Figure) else np.ravel(np.asarray(drawn, dtype=object))[0]
+    check_type("drawn", first, Figure, Axes)
+    figure = first if isinstance(first, Figure) else first.figure
+    kind = format or Path(file).suffix[1:]
+    content = io.BytesIO()
+    with matplotlib.rc_context(_FILE):
+        figure.savefig(content, format=kind, dpi=dpi, metadata=_NO_DATE.get(kind))
+    if hasattr(file, "write"):
+        file.write(content.getvalue())
+    else:
+        Path(file).write_bytes(content.getvalue())
 
 
 styled = _package_style()
@@ -109,22 +163,40 @@ def shown_units(units: Sequence[int] | None, n_units: int, most: int) -> list[in
     return [check_position("units", unit, n_units) for unit in units]
 
 
+def given_axes(ax: Any, axes: Any) -> np.ndarray | None:
+    """Return the axes of the arguments `ax` and `axes` of a figure, which mean the same, if any."""
+    from matplotlib.axes import Axes
+
+    if ax is not None and axes is not None:
+        raise ValueError("`ax` and `axes` are both given; give one of them")
+    if ax is None and axes is None:
+        return None
+    name, value = ("axes", axes) if ax is None else ("ax", ax)
+    found = np.atleast_1d(np.asarray(value, dtype=object))
+    for each in found.flat:
+        if not isinstance(each, Axes):
+            raise TypeError(f"`{name}` ({type(each).__name__}) must be matplotlib Axes, or several")
+    return found
+
+
 def axes_array(
-    axes: Any, shape: tuple[int, int], size: tuple[float, float], **layout: Any
+    axes: np.ndarray | None, shape: tuple[int, int], size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
     """Return the given axes, or those of a new figure of that size, as an array of that shape."""
     if axes is None:
         import matplotlib.pyplot as plt
 
         return plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
-    given = np.atleast_1d(np.asarray(axes, dtype=object))
-    if given.size != shape[0] * shape[1]:
-        raise ValueError(f"`axes` must hold {shape[0] * shape[1]} axes, not {given.size}")
-    return given.reshape(shape)
+    if axes.size != shape[0] * shape[1]:
+        raise ValueError(
+            f"`axes` must hold {shape[0] * shape[1]} axes, not {axes.size}; make them with "
+            f"plt.subplots({shape[0]}, {shape[1]})"
+        )
+    return axes.reshape(shape)
 
 
 def wrapped(
-    axes: Any, count: int, columns: int, size: tuple[float, float], **layout: Any
+    axes: np.ndarray | None, count: int, columns: int, size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
     """Return ``count`` given axes, or panels of a new figure, in rows of that size."""
     if axes is not None:
@@ -141,7 +213,7 @@ def wrapped(
 def tidy(ax: Axes) -> None:
     """Remove the upper and right spines and set the look of the ticks."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8.5, length=3, width=0.8, color=MUTED, labelcolor=INK)
+    ax.tick_params(labelsize=7.5, length=3, width=0.8, color=MUTED, labelcolor=INK)
 
 
 def legend_above(ax: Axes) -> None:
@@ -151,10 +223,25 @@ def legend_above(ax: Axes) -> None:
     ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), **look)
 
 
-def say_left_out(figure: Figure, shown: int, count: int) -> None:
-    """Write above a figure how many of the units it shows, if not all."""
-    if shown < count:
-        figure.suptitle(f"first {shown} of {count} units", x=0.01, ha="left", fontsize=9)
+def legend_of_templates(figure: Figure, count: int) -> None:
+    """Name the colours of templates above a figure."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour(k), label=f"template {k}") for k in range(count)]
+    most = max(1, int(figure.get_figwidth() / 1.2))
+    figure.legend(handles=lines, loc="outside upper right", ncols=min(count, most))
+
+
+def left_out(shown: int, count: int) -> str:
+    """How many of the units a figure shows, if not all."""
+    return f"first {shown} of {count} units" if shown < count else ""
+
+
+def title_above(figure: Figure, *parts: str) -> None:
+    """Write above a figure what it shows, if there is something to say."""
+    if any(parts):
+        text = " · ".join(filter(None, parts))
+        figure.suptitle(text, x=0.01, ha="left", fontsize=_RC["axes.titlesize"])
 
 
 def say_why_empty(ax: Axes, why: str) -> None:
@@ -172,9 +259,9 @@ def in_bins(bin_size: float) -> bool:
     return bin_size == 1.0
 
 
-def time_label(bin_size: float) -> str:
-    """Label of the time axis of a window."""
-    return f"time ({'bins' if in_bins(bin_size) else 's'})"
+def time_label(bin_size: float, origin: str = "") -> str:
+    """Label of the time axis of a window, which may begin at an onset or a peak."""
+    return f"time{f' from {origin}' * bool(origin)} ({'bins' if in_bins(bin_size) else 's'})"
 
 
 def edges(counts: BinnedSpikes) -> np.ndarray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from spikecdl.estimator import DCEA
 
+_FEW_UNITS = 8  # of joint templates that are drawn as curves
 _GAINS = 2.0 ** np.arange(-10, 11)  # marked on the right
 
 
@@ -30,6 +31,17 @@ class _Match(NamedTuple):
     error: float
 
 
+class _Rate(NamedTuple):
+    """The baseline rate of a unit in Hz, and the factor by which a change of eta multiplies it."""
+
+    baseline: float
+    gain: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, change: np.ndarray) -> np.ndarray:
+        """Return the rate after changes of eta."""
+        return self.baseline * self.gain(change)
+
+
 class _Sheet(NamedTuple):
     """Templates to draw, the true template of each, and labels."""
 
@@ -39,6 +51,7 @@ class _Sheet(NamedTuple):
     names: list[str]
     label: str
     gain: Callable[[np.ndarray], np.ndarray] | None
+    rates: list[_Rate]  # of each unit in the joint layout; empty where there are none
     unit_ids: tuple[int | str, ...]
     step: float  # bin size in ms; 1 if times are in bins
     time_label: str
@@ -51,12 +64,15 @@ def templates(
     *,
     bands: Bands | None = None,
     sort_units: bool = False,
+    image: bool | None = None,
+    ax: Any = None,
     axes: Any = None,
 ) -> np.ndarray:
-    """Draw templates over time: curves in the shared layout, images (unit, time) in the joint one.
+    """Draw templates over time, as curves or, for many units in the joint layout, as images.
 
     For a decomposition, templates are the change of eta in an event of median size; an axis on the
-    right shows this as a multiple of the baseline rate. For a model, they have unit norm.
+    right shows this as a multiple of the baseline rate. Curves of joint templates are the rate of
+    each unit during such an event. For a model, templates have unit norm.
 
     Parameters
     ----------
@@ -72,8 +88,11 @@ def templates(
         are blank where the pointwise band holds zero.
     sort_units : bool
         In the joint layout, sort units by the time of their largest value in the first template.
-    axes : array of Axes, shape (template,), optional
-        Where to draw; (2, template) in the joint layout with a truth, which has the second row.
+    image : bool, optional
+        In the joint layout, whether to draw images (unit, time). Default: of more than eight units.
+    ax, axes : array of Axes, shape (template,), optional
+        Where to draw; in the joint layout (unit, template) for curves, and (2, template) for images
+        with a truth, which has the second row.
 
     Examples
     --------
@@ -83,8 +102,16 @@ def templates(
     >>> templates(model)[0].get_ylabel(), templates(model.decompose(counts))[0].get_ylabel()
     ('template (unit norm)', 'change of log rate')
     """
-    sheet = _sheet(source, truth, bands)
-    return _curves(sheet, axes) if source.layout == "shared" else _images(sheet, sort_units, axes)
+    sheet, given = _sheet(source, truth, bands), style.given_axes(ax, axes)
+    if source.layout == "shared":
+        return _curves(sheet, given)
+    units = np.arange(len(sheet.unit_ids))
+    if sort_units:
+        units = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
+    as_image = len(units) > _FEW_UNITS if image is None else image
+    if as_image:
+        return _images(sheet, units, "unit (by time of peak)" if sort_units else "unit", given)
+    return _curves_of_units(sheet, units, given)
 
 
 def _sheet(
@@ -95,7 +122,7 @@ def _sheet(
     from spikecdl.estimator import DCEA
 
     style.check_type("source", source, Decomposition, DCEA)
-    label, gain = "template (unit norm)", None
+    label, gain, rates = "template (unit norm)", None, []
     if isinstance(source, Decomposition):
         shapes, counts = source.templates, source.counts
         bin_size, unit_ids = counts.bin_size, counts.unit_ids
@@ -105,7 +132,7 @@ def _sheet(
         names = [f"template {k} · {text}" for k, text in enumerate(events)]
         if table["n_events"].any():
             label = f"change of {source.family.eta_name}"  # type: ignore[union-attr]
-            gain = gain_of(source)
+            gain, rates = gain_of(source), _rates(source)
     else:
         check_is_fitted(source)
         shapes, bin_size = source.templates_, source.bin_size_
@@ -115,7 +142,22 @@ def _sheet(
     step, unit = (1.0, "bins") if style.in_bins(bin_size) else (1e3 * bin_size, "ms")
     size, time_label = scale[:, None, None], f"time from onset ({unit})"
     ends = [(size * low, size * high) for low, high in _ends(bands, shapes)]
-    return _Sheet(size * shapes, matches, ends, names, label, gain, unit_ids, step, time_label)
+    shown = size * shapes
+    return _Sheet(shown, matches, ends, names, label, gain, rates, unit_ids, step, time_label)
+
+
+def _rates(source: Decomposition) -> list[_Rate]:
+    """Return the rates of the units of joint templates, if all are known; none of a signal."""
+    if source.layout != "joint" or not source.family.integer_valued:
+        return []
+    gains = [gain_of(source, unit) for unit in range(source.counts.n_units)]
+    seen = np.where(source.counts.mask.any(axis=-1), source.baseline, np.nan)
+    if np.isnan(seen).all(axis=0).any() or any(gain is None for gain in gains):
+        return []
+    medians = np.nanmedian(seen, axis=0)
+    if not all(np.isfinite(gain(0.0)) for gain in gains if gain is not None):
+        return []
+    return [_Rate(*each) for each in zip(medians.tolist(), gains, strict=True)]  # type: ignore[arg-type]
 
 
 def _ends(bands: Bands | None, shapes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -154,26 +196,16 @@ def _matches(
     return found
 
 
-def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
+def _curves(sheet: _Sheet, axes: np.ndarray | None) -> np.ndarray:
     count, _, length = sheet.templates.shape
-    columns = count if count <= 4 or axes is not None else 3
-    size = (max(4.4, 2.7 * columns + 0.6), 2.5)
+    columns = count if count <= 3 or axes is not None else 3
+    size = (min(1.5 + 2.0 * columns, style.PAGE), 2.1)
     grid = style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
     for k, (ax, title) in enumerate(zip(grid, sheet.names, strict=True)):
         ax.set_xlim(0, length * sheet.step)
         ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-        marker = "o" if length == 1 else ""
-        times = (np.arange(length) + 0.5) * sheet.step
-        for low, high in sheet.bands:
-            ax.fill_between(times, low[k, 0], high[k, 0], color=style.colour(k), alpha=0.2, lw=0)
-        ax.plot(times, sheet.templates[k, 0], color=style.colour(k), lw=2, marker=marker)
-        match = sheet.matches[k]
-        if match is not None:
-            line = {"linewidth": 1.1, "linestyle": (0, (4, 2.5)), "marker": marker and "x"}
-            times = (match.shift + np.arange(match.template.shape[-1]) + 0.5) * sheet.step
-            ax.plot(times, match.template[0], color=style.INK, **line)
-            title += f"\nerror {match.error:.2f} (dashed: truth)"
-        ax.set_title(title)
+        _curve(ax, sheet, k, 0, np.asarray)
+        ax.set_title(title + _error(sheet.matches[k]))
         if k + columns >= count:
             ax.set_xlabel(sheet.time_label)
         if k % columns == 0:
@@ -182,6 +214,71 @@ def _curves(sheet: _Sheet, axes: Any) -> np.ndarray:
         if sheet.gain is not None and (k % columns == columns - 1 or k == count - 1):
             _gain_axis(ax, sheet.gain)
     return grid
+
+
+def _curves_of_units(sheet: _Sheet, units: np.ndarray, axes: np.ndarray | None) -> np.ndarray:
+    """Draw a row of panels per unit and a column per template, in rates if these are known."""
+    count, _, length = sheet.templates.shape
+    size = (min(1.5 + 2.0 * count, style.PAGE), 0.6 + 0.75 * len(units))
+    grid = style.axes_array(axes, (len(units), count), size, sharex=True, sharey="row")
+    label = "rate (Hz)" if sheet.rates else sheet.label
+    for row, unit in zip(grid, units, strict=True):
+        rate = sheet.rates[unit] if sheet.rates else None
+        for k, ax in enumerate(row):
+            if rate is None:
+                ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+            else:
+                style.baseline(ax, rate.baseline)
+            _curve(ax, sheet, k, unit, rate or np.asarray)
+            ax.set_xlim(0, length * sheet.step)
+            ax.locator_params(axis="y", nbins=3)
+            style.tidy(ax)
+        if rate is not None:
+            for ax in row:
+                ax.set_ylim(bottom=0)
+        row[0].set_ylabel(style.unit_title(sheet.unit_ids[unit]))
+    for k, title in enumerate(_titles(sheet)):
+        grid[0, k].set_title(title + _error(sheet.matches[k]))
+        grid[-1, k].set_xlabel(sheet.time_label)
+    if axes is None:
+        grid[0, 0].figure.align_ylabels(grid[:, 0])
+        grid[0, 0].figure.supylabel(label, fontsize=8)
+    else:
+        grid[0, 0].set_ylabel(f"{grid[0, 0].get_ylabel()}\n{label}")
+    return grid
+
+
+def _curve(
+    ax: Axes, sheet: _Sheet, k: int, unit: int, shown: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Draw a template in one unit, with its bands and the truth, all changed by ``shown``."""
+    length, colour = sheet.templates.shape[2], style.colour(k)
+    marker = "o" if length == 1 else ""
+    times = (np.arange(length) + 0.5) * sheet.step
+    for low, high in sheet.bands:
+        ends = shown(low[k, unit]), shown(high[k, unit])
+        ax.fill_between(times, *ends, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(times, shown(sheet.templates[k, unit]), color=colour, linewidth=1.8, marker=marker)
+    match = sheet.matches[k]
+    if match is not None:
+        line: dict[str, Any] = {
+            "linewidth": 1.1,
+            "linestyle": (0, (4, 2.5)),
+            "marker": marker and "x",
+        }
+        times = (match.shift + np.arange(match.template.shape[-1]) + 0.5) * sheet.step
+        ax.plot(times, shown(match.template[unit]), color=style.INK, **line)
+
+
+def _error(match: _Match | None) -> str:
+    """Second line of the title of a template that is drawn with its truth."""
+    return "" if match is None else f"\nerror {match.error:.2f} (dashed: truth)"
+
+
+def _titles(sheet: _Sheet) -> list[str]:
+    """Return titles of templates side by side, in two lines if there are many."""
+    many = len(sheet.names) > 3
+    return [name.replace(" · ", "\n") if many else name for name in sheet.names]
 
 
 def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -200,19 +297,16 @@ def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
     names = [f"×{gain:g}" if gain >= 1 else f"×1/{1 / gain:g}" for gain in marks[kept]]
     right.set_yticks(positions[kept], labels=names)
     right.set_ylabel("rate / baseline rate")
-    right.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
+    right.tick_params(labelsize=7.5, length=3, width=0.8, color=style.MUTED)
 
 
-def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
+def _images(sheet: _Sheet, order: np.ndarray, label: str, axes: np.ndarray | None) -> np.ndarray:
     count, units, length = sheet.templates.shape
-    order = np.arange(units)
-    if sort_units:
-        order = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
     rows = 1 + any(match is not None for match in sheet.matches)
-    size = (max(4.4, 2.6 * count + 1.0), 0.6 + rows * (1.9 + 0.025 * min(units, 60)))
+    size = (min(1.6 + 1.9 * count, style.PAGE), 0.5 + rows * (1.9 + 0.025 * min(units, 60)))
     grid = style.axes_array(axes, (rows, count), size, sharex=True, sharey=True)
     top = float(np.abs(sheet.templates).max()) or 1.0
-    for k, name in enumerate(sheet.names):
+    for k, name in enumerate(_titles(sheet)):
         shown = sheet.templates[k]
         for low, high in sheet.bands[-1:]:
             shown = np.where((low[k] <= 0) & (high[k] >= 0), 0.0, shown)
@@ -226,14 +320,14 @@ def _images(sheet: _Sheet, sort_units: bool, axes: Any) -> np.ndarray:
             grid[1, k].set_axis_off()
         grid[-1, k].set_xlabel(sheet.time_label)
     for ax in grid[:, 0]:
-        ax.set_ylabel("unit (by time of peak)" if sort_units else "unit")
+        ax.set_ylabel(label)
     every = -(-units // 12)
     ids = [style.short(sheet.unit_ids[i]) for i in order[::every]]
     grid[0, 0].set_yticks(np.arange(0, units, every), labels=ids)
     grid[0, 0].set_xlim(0, length * sheet.step)
     bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8.5, length=3, width=0.8, color=style.MUTED)
+    bar.ax.tick_params(labelsize=7.5, length=3, width=0.8, color=style.MUTED)
     return grid if rows == 2 else grid[0]
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
 
-_DPI = 150
+_DPI = 200
+_WIDTH = 130  # pixels of the page for each inch of a figure
 _LABELS = {
     "bin_size": "bin size (s)",
     "sha256": "SHA-256 of the file",
@@ -39,9 +40,10 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """Draw all figures of a fit, and return them by name; none is shown or left open.
 
-    They are ``templates``, ``rates``, ``codes``, ``decomposition`` (of the window with most
-    spikes), ``history`` (if the model has one), ``ks`` (counts only) and ``training``. If the
-    counts hold a truth with the model's bins and layout, it is drawn over the templates.
+    They are ``templates``, ``events`` (spikes around them), ``population`` (in the joint layout),
+    ``rates``, ``codes``, ``decomposition`` (of the window with most spikes), ``history`` (if the
+    model has one), ``ks`` (counts only) and ``training``. If the counts hold a truth with the
+    model's bins and layout, it is drawn over the templates.
 
     Parameters
     ----------
@@ -60,18 +62,25 @@ def draw_figures(
     >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
     >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
     >>> list(draw_figures(model, model.decompose(counts)))
-    ['templates', 'rates', 'codes', 'decomposition', 'ks', 'training']
+    ['templates', 'events', 'rates', 'codes', 'decomposition', 'ks', 'training']
     """
     import matplotlib.pyplot as plt
 
     from spikecdl import plots
+    from spikecdl.data import BinnedSpikes
     from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
     counts = decomposition.counts
     window = np.unravel_index(np.abs(counts.counts).sum(axis=-1).argmax(), counts.shape[:2])
     templates = plots.templates(decomposition, _truth(decomposition), bands=bands)
+    trials = spikes if isinstance(spikes, BinnedSpikes) else None
     figures = {
         "templates": templates.flat[0].figure,
+        "events": plots.event_figure(decomposition, trials),
+    }
+    if decomposition.layout == "joint":
+        figures["population"] = plots.population_raster(decomposition, int(window[0])).figure
+    figures |= {
         "rates": plots.rates_figure(decomposition, spikes),
         "codes": plots.codes(decomposition)[0].figure,
         "decomposition": plots.decomposition(decomposition, *map(int, window))[0].figure,
@@ -88,9 +97,9 @@ def draw_figures(
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file, at 150 dots per inch."""
+    """Return a figure as the content of a PNG file, at 200 dots per inch."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    style.save(figure, buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 
@@ -226,4 +235,4 @@ def _embedded(name: str, figure: Figure | bytes) -> dict[str, str]:
     content = png(figure) if isinstance(figure, Figure) else figure
     pixels = int.from_bytes(content[16:20], "big")  # the width stands first in the header
     data = base64.b64encode(content).decode("ascii")
-    return {"name": name, "data": data, "width": f"{100 * pixels / _DPI:.0f}"}
+    return {"name": name, "data": data, "width": f"{_WIDTH * pixels / _DPI:.0f}"}

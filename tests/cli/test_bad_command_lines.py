@@ -36,6 +36,7 @@ LINES = {
     "template longer than trials": ("FIT --length 9", "`--length` (=9, longer 200 bins"),
     "zero templates": ("FIT --templates 0", "`--templates` (=0) at least 1"),
     "zero epochs": ("FIT --epochs 0", "`--epochs` (=0) at least 1"),
+    "unknown format": ("FIT --format gif", "'--format' 'gif' is not one of 'png', 'pdf', 'svg'"),
     "negative seed": ("FIT --seed -1", "--seed 0"),
     "lambda of 1": ("FIT --lambda 1", "`--lambda` (=1.0) below 1"),
     "unknown family": ("FIT --family bernoulli", "`--family` (='bernoulli') binomial"),

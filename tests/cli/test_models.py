@@ -120,7 +120,7 @@ def test_the_report_holds_the_numbers_of_the_summary(fitted):
         assert f"{value:.3f}" in page
     assert all(html.escape(sentence) in page for sentence in about["verdict"])
     assert about["data"]["sha256"] in page
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 7
     assert "http://" not in page
 
 
@@ -152,7 +152,8 @@ def test_what_is_printed_are_the_numbers_of_the_summary(fitted):
 def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
     command = ["fit", sims[name], "--length", 0.02, "--epochs", 2, *options, "--out", tmp_path]
     about = succeeded(run(*command, "--json")).json
-    assert {path.name for path in tmp_path.iterdir()} == FILES
+    population = {"population.png"} if name == "joint" else set()
+    assert {path.name for path in tmp_path.iterdir()} == FILES | population
     assert about == json.loads((tmp_path / "summary.json").read_text())
     unit = "bin" if name == "gaussian" else "spike"
     assert any(f"bits per {unit} above" in line for line in fit_lines(about))
@@ -309,7 +310,7 @@ def test_apply_finds_the_same_events_as_the_fit(fitted, sims, tmp_path):
 
     out = tmp_path / "applied"
     outcome = succeeded(run("apply", fitted[0], sims["pooled"], "--pool-trials", "--out", out))
-    names = {"summary.json", "rates.png", "codes.png", "results.nwb"}
+    names = {"summary.json", "rates.png", "codes.png", "events.png", "results.nwb"}
     assert {path.name for path in out.iterdir()} == names
     tables = []
     for folder in (fitted[0], out):
@@ -320,6 +321,17 @@ def test_apply_finds_the_same_events_as_the_fit(fitted, sims, tmp_path):
     said = json.loads((fitted[0] / "summary.json").read_text())
     assert about["deviance_explained"] == said["deviance_explained"]
     assert f"{about['deviance_explained']:.3f}" in outcome.out
+
+
+def test_figures_in_a_format_for_papers_go_with_the_next_results(fitted, sims, tmp_path):
+    command = ["apply", fitted[0], sims["pooled"], "--pool-trials", "--out", tmp_path]
+    succeeded(run(*command, "--format", "svg"))
+    names = ("rates", "codes", "events")
+    assert all("<text" in (tmp_path / f"{name}.svg").read_text() for name in names)
+    assert not list(tmp_path.glob("*.png"))
+    succeeded(run(*command, "--format", "pdf", "--overwrite"))
+    assert {path.name for path in tmp_path.glob("*.pdf")} == {f"{name}.pdf" for name in names}
+    assert not list(tmp_path.glob("*.svg"))
 
 
 def test_evaluate_takes_some_trials(fitted, sims):

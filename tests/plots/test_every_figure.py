@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +33,8 @@ FIGURES = {
     "templates": plots.templates,
     "codes": plots.codes,
     "decomposition": plots.decomposition,
+    "events": plots.event_raster,
+    "event figure": plots.event_figure,
 }
 
 
@@ -56,6 +61,7 @@ LEFT_OUT = {
     "raster of all": {"one of each", "no events", "two-sided", "long", "never observed", "pooled"},
     "rate of counts": {"few", "no events", "two-sided", "many trials", "never observed"},
     "rate": {"one of each", "many units", "many trials", "two-sided", "bins for seconds", "pooled"},
+    "event figure": {"one bin", "many trials", "two-sided", "pooled", "masked", "one of each"},
     "templates": {"masked", "never observed", "pooled", "many trials", "long"},
 }
 DRAWN = [(c, f) for c in CASES for f in FIGURES if c not in LEFT_OUT.get(f, ())]
@@ -69,10 +75,10 @@ def test_every_figure_of_every_case(case, figure):
     drawing.draw_without_rendering()  # as errors of text and layout come only then
     labels = {ax.get_xlabel() for ax in axes} - {""}
     unit = "bins" if case == "bins for seconds" else "ms" if figure == "templates" else "s"
-    word = "time from onset" if figure == "templates" else "time"
+    word = "time from onset" if figure in ("templates", "events", "event figure") else "time"
     assert labels == {f"{word} ({unit})"}
-    assert all(ax.get_ylabel() for ax in axes) or figure == "templates"
-    assert axes[0].get_ylabel()
+    assert all(ax.get_ylabel() for ax in axes) or figure in ("templates", "event figure", "events")
+    assert axes[0].get_ylabel() or case == "no events"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,7 +88,7 @@ def test_goodness_of_fit_of_every_case(case):
         axes = draw(result)
         axes[0].figure.draw_without_rendering()
         assert {ax.get_xlabel() for ax in axes} - {""} == {label}
-        assert axes[0].get_ylabel()
+        assert axes[0].get_ylabel() or case == "no events"
         assert len(axes) == min(len(result.unit_ids), 9)
         assert ("first 9 of 50 units" == axes[0].figure.get_suptitle()) == (case == "many units")
 
@@ -102,29 +108,64 @@ def test_every_family_and_layout(family, layout):
     assert drawn[0][-1].get_ylabel() == ("signal" if family == "gaussian" else "rate (Hz)")
 
 
+def joint(decomposition):
+    return made_up(layout="joint")
+
+
+def fitted_model(decomposition):
+    return fitted()[0]
+
+
+def counts_of(decomposition):
+    return decomposition.counts
+
+
+def with_history(decomposition):
+    filters = np.full((decomposition.counts.n_units, 3), -1.0)
+    object.__setattr__(decomposition, "history_filter", filters)
+    return decomposition
+
+
+def same(decomposition):
+    return decomposition
+
+
 ON_AXES = {
-    "raster": (1, lambda d, m, axes: plots.raster(d.counts, ax=axes)),
-    "rate": (2, lambda d, m, axes: plots.rate(d, axes=axes)),
-    "templates": (2, lambda d, m, axes: plots.templates(d, axes=axes)),
-    "model templates": (2, lambda d, m, axes: plots.templates(m, axes=axes)),
-    "codes": (2, lambda d, m, axes: plots.codes(d, axes=axes)),
-    "decomposition": (3, lambda d, m, axes: plots.decomposition(d, axes=axes)),
-    "training": (1, lambda d, m, axes: plots.training_curve(m, ax=axes)),
-    "ks": (2, lambda d, m, axes: plots.ks(rescaled(d), axes=axes)),
-    "autocorrelation": (2, lambda d, m, axes: plots.autocorrelation(rescaled(d), axes=axes)),
+    "raster": (1, plots.raster, counts_of),
+    "rate": (2, plots.rate, same),
+    "templates": (2, plots.templates, same),
+    "model templates": (2, plots.templates, fitted_model),
+    "codes": (2, plots.codes, same),
+    "decomposition": (3, plots.decomposition, same),
+    "training": (1, plots.training_curve, fitted_model),
+    "history": (1, plots.history, with_history),
+    "ks": (2, plots.ks, rescaled),
+    "autocorrelation": (2, plots.autocorrelation, rescaled),
+    "events": (2, plots.event_raster, same),
+    "population": (1, plots.population_raster, joint),
 }
 
 
+@pytest.mark.parametrize("word", ["ax", "axes"])
 @pytest.mark.parametrize("name", ON_AXES)
-def test_axes_in_axes_out(name):
-    count, draw = ON_AXES[name]
-    model, _ = fitted()
+def test_axes_in_axes_out(name, word):
+    count, draw, source = ON_AXES[name]
     figure, axes = plt.subplots(count)
-    drawn = axes_of(draw(made_up(), model, axes))
+    drawn = axes_of(draw(source(made_up()), **{word: axes}))
     assert all(a is b for a, b in zip(drawn, axes_of(axes), strict=True))
     assert plt.get_fignums() == [figure.number]
-    with pytest.raises(ValueError, match=f"`axes` must hold {count} axes, not 4"):
-        draw(made_up(), model, plt.subplots(4)[1])
+    with pytest.raises(ValueError, match=rf"`axes` must hold {count} axes, not 4; make them with"):
+        draw(source(made_up()), **{word: plt.subplots(4)[1]})
+    with pytest.raises(ValueError, match="`ax` and `axes` are both given; give one of them"):
+        draw(source(made_up()), ax=axes, axes=axes)
+    with pytest.raises(TypeError, match=rf"`{word}` \(Figure\) must be matplotlib Axes"):
+        draw(source(made_up()), **{word: figure})
+
+
+def test_one_of_two_axes_is_for_the_rate_alone():
+    for draw in (plots.rate, plots.event_raster):
+        (only,) = draw(made_up(), ax=plt.subplots()[1])
+        assert only.get_ylabel() == "rate (Hz)"
 
 
 def test_the_callers_settings_stay_as_they_were():
@@ -175,3 +216,36 @@ def test_wrong_types_are_refused():
 def test_wrong_values_are_refused(draw, message):
     with pytest.raises(ValueError, match=message):
         draw(made_up())
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_saved_figure_has_text_that_can_be_edited_and_always_the_same_bytes(kind, tmp_path):
+    drawn = plots.codes(made_up(unit_ids=("first unit", "second")))
+    files = [tmp_path / f"{number}.{kind}" for number in range(2)]
+    for file in files:
+        plots.save(drawn, file)
+    plots.save(drawn[0], buffer := io.BytesIO(), format=kind)
+    one, two = (file.read_bytes() for file in files)
+    assert one == two == buffer.getvalue()
+    start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[kind]
+    assert one.startswith(start)
+    if kind == "svg":
+        assert re.search(rb"<text[^>]*>unit first unit", one)
+    if kind == "pdf":
+        assert b"/Type3" not in one.replace(b" ", b"")  # letters as drawings
+        assert b"/TrueType" in one or b"/CIDFontType2" in one
+
+
+def test_what_cannot_be_saved(tmp_path):
+    with pytest.raises(TypeError, match=r"`drawn` \(str\) must be Figure or Axes"):
+        plots.save("figure", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="'xyz' is not supported"):
+        plots.save(plots.raster(made_up().counts), tmp_path / "a.xyz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_fit_one_or_two_columns_of_a_journal():
+    parts, many = made_up(), made_up("poisson", "joint", units=12, n_templates=6, n_pooled=9)
+    for draw in FIGURES.values():
+        for source in (parts, many):
+            assert axes_of(draw(source))[0].figure.get_figwidth() in (3.5, 5.5, 7.2)

@@ -8,10 +8,13 @@ from decompositions import made_up
 from drawings import NO_EVENTS, fitted, title
 from matplotlib.colors import to_rgb
 
+import spikecdl
 from spikecdl import plots
 from spikecdl.data import Decomposition, Truth
+from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import rate_gain, template_error, template_table
+from spikecdl.evaluation.template_metrics import gain_of
 from spikecdl.model.families import FAMILIES
 
 
@@ -82,7 +85,7 @@ def test_an_estimate_upside_down_is_not_turned_to_please():
 
 
 def test_joint_templates_are_images_of_units_over_time():
-    parts = made_up(layout="joint", units=5)
+    parts = made_up(layout="joint", units=9)
     grid = plots.templates(parts, parts.templates[::-1])
     assert grid.shape == (2, 2)
     sizes = template_table(parts)["amplitude"]
@@ -96,6 +99,48 @@ def test_joint_templates_are_images_of_units_over_time():
     order = [int(text.get_text()) for text in by_peak[0].get_yticklabels()]
     peaks = np.abs(parts.templates[0]).argmax(axis=1)
     assert (np.diff(peaks[order]) >= 0).all()
+
+
+@pytest.mark.parametrize("family", ["poisson", "binomial", "gaussian"])
+def test_joint_templates_of_few_units_are_curves_of_their_rates(family):
+    parts = made_up(family, "joint", units=3)
+    grid = plots.templates(parts, parts.templates, bands=bands_of(parts, 0.01))
+    assert grid.shape == (3, 2)
+    sizes = template_table(parts)["amplitude"]
+    for unit, k in np.ndindex(3, 2):
+        change = sizes[k] * parts.templates[k, unit]
+        gain = gain_of(parts, unit)
+        level = np.median(parts.baseline[:, unit])
+        expected = change if gain is None else level * gain(change)
+        curve, truth = [artist for artist in grid[unit, k].lines if len(artist.get_xdata()) == 12]
+        np.testing.assert_allclose(curve.get_ydata(), expected)
+        np.testing.assert_allclose(truth.get_ydata(), expected)
+        low, high = grid[unit, k].get_ylim()
+        assert low <= expected.min()
+        assert expected.max() <= high
+        *_, band = [mesh.get_paths()[0].vertices[:, 1] for mesh in grid[unit, k].collections]
+        assert (band.min(), band.max()) != (expected.min(), expected.max())
+        assert band.min() <= expected.min()
+        assert band.max() >= expected.max()
+    label = "change of signal" if family == "gaussian" else "rate (Hz)"
+    assert grid[0, 0].figure.get_supylabel() == label
+    assert [ax.get_ylabel() for ax in grid[:, 0]] == ["unit 0", "unit 1", "unit 2"]
+    assert plots.templates(parts, image=True).shape == (2,)
+    order = [ax.get_ylabel() for ax in plots.templates(parts, sort_units=True)[:, 0]]
+    peaks = np.abs(parts.templates[0]).argmax(axis=1)
+    assert (np.diff(peaks[[int(name[-1]) for name in order]]) >= 0).all()
+
+
+def test_joint_templates_of_a_model_are_curves_of_unit_norm():
+    parts = made_up("poisson", "joint", n_pooled=20, bins=60)
+    model = spikecdl.DCEA(1, 0.06, layout="joint", trainer="alternating", n_epochs=1)
+    with pytest.warns(NotConvergedWarning):
+        model.fit(parts.counts)
+    grid = plots.templates(model)
+    for unit in range(2):
+        curve = grid[unit, 0].lines[-1]
+        np.testing.assert_allclose(curve.get_ydata(), model.templates_[0, unit])
+    assert grid[0, 0].figure.get_supylabel() == "template (unit norm)"
 
 
 def test_a_truth_of_other_bins_is_refused():
@@ -124,8 +169,8 @@ def test_bands_lie_around_curves_at_the_size_of_the_events():
 
 
 def test_images_are_blank_where_the_band_holds_zero():
-    parts = made_up(layout="joint", units=5)
-    found = bands_of(parts, 0.1)
+    parts = made_up(layout="joint", units=9)
+    found = bands_of(parts, 0.05)
     for k, ax in enumerate(plots.templates(parts, bands=found)):
         shown = ax.collections[0].get_array()
         clear = (found.lower[k] > 0) | (found.upper[k] < 0)

@@ -23,7 +23,7 @@ from spikecdl.model.families import FAMILIES
 from spikecdl.report import draw_figures, png, write_report
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
-NAMES = ["templates", "rates", "codes", "decomposition", "ks", "training"]
+NAMES = ["templates", "events", "rates", "codes", "decomposition", "ks", "training"]
 SUMMARY = {
     "command": "spikecdl fit recording.nwb --templates 2",
     "settings": {"n_templates": 2, "penalty_weight": None, "window": (0.0, 0.6), "pool": True},
@@ -127,7 +127,7 @@ def test_report_of_a_fit_is_one_file_with_its_pictures(tmp_path, figures):
         png = base64.b64decode(content, validate=True)
         width, height = struct.unpack(">II", png[16:24])
         assert png[:8] == b"\x89PNG\r\n\x1a\n"
-        assert width == pytest.approx(1.5 * int(image["width"]), abs=2)
+        assert width / 200 == pytest.approx(int(image["width"]) / 130, abs=0.02)  # inches
         assert height > 200
         assert image["alt"].startswith(f"{name}: ")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
@@ -323,4 +323,4 @@ def test_figures_that_are_pictures_already(tmp_path):
         for name, picture in (("figure.html", figure), ("bytes.html", png(figure)))
     )
     assert drawn == again
-    assert 'width="400"' in drawn
+    assert 'width="520"' in drawn

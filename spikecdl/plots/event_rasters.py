@@ -1,0 +1,300 @@
+"""Spikes around the events of templates, and of a population sorted by its templates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikecdl import validation
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.plots import rates, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = {"onset": "time", "peak": "peak_time"}  # of the table of events
+_ORDERS = ("amplitude", "probability", "time")
+_MOST_ROWS = 400  # of a raster of events
+_MOST_UNITS, _MOST_TEMPLATES = 3, 3  # of a figure
+
+
+@style.styled
+def event_raster(
+    decomposition: Decomposition,
+    template: int = 0,
+    unit: int = 0,
+    *,
+    align: str = "onset",
+    sort: str = "amplitude",
+    window: tuple[float, float] | None = None,
+    spikes: BinnedSpikes | None = None,
+    ax: Any = None,
+    axes: Any = None,
+) -> np.ndarray:
+    """Draw the spikes of a unit around the events of a template, a row each, and their histogram.
+
+    Events are those of the unit, or of the population in the joint layout. Below the raster are the
+    mean rate around the events (PSTH), the mean of the fitted rate there, and the baseline. Time
+    outside the trial is hatched like other unobserved time. Bins are averaged as in `rate`.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    template, unit : int
+        Positions of the template and the unit.
+    align : {"onset", "peak"}
+        Time zero: where the template begins, or where it is largest (see `Decomposition.events`).
+    sort : {"amplitude", "probability", "time"}
+        Order of the rows: the largest or most probable event on top, or the first one.
+        Probabilities raise ValueError if the decomposition has none.
+    window : (float, float), optional
+        Start and stop relative to time zero, in seconds. Default: from half the length of a
+        template before to one and a half after it.
+    spikes : BinnedSpikes, optional
+        Single trials of counts that are pooled: each event then has a row for each of them.
+    ax, axes : array of Axes, optional
+        Two axes (raster, rate), or one for the rate alone; the same is returned.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> above, below = event_raster(model.decompose(counts))
+    >>> above.get_ylabel(), below.get_xlabel()
+    ('event', 'time from onset (bins)')
+    """
+    style.check_type("decomposition", decomposition, Decomposition)
+    validation.one_of("align", align, _COLUMNS)
+    validation.one_of("sort", sort, _ORDERS)
+    if spikes is not None:
+        style.check_type("spikes", spikes, BinnedSpikes)
+    style.check_position("template", template, len(decomposition.templates))
+    style.check_position("unit", unit, decomposition.counts.n_units)
+    given = style.given_axes(ax, axes)
+    heights = [1.5, 1.2] if given is None or given.size > 1 else [1.2]
+    size, layout = (style.COLUMN, 0.6 + sum(heights)), {"sharex": True, "height_ratios": heights}
+    grid = style.axes_array(given, (len(heights), 1), size, **layout)[:, 0]
+    trial, first, bins = _windows(decomposition, template, unit, align, sort, window)
+    _draw(grid, decomposition, unit, trial, first, bins, spikes)
+    for panel in grid:
+        panel.axvline(0, color=style.colour(template), linewidth=1.2, zorder=1.9)
+    about = validation.counted(len(trial), "event")
+    name = style.unit_title(decomposition.counts.unit_ids[unit])
+    grid[0].set_title(f"{name} · template {template} · {about}")
+    grid[-1].set_xlabel(style.time_label(decomposition.counts.bin_size, align))
+    if given is None and len(trial):
+        style.legend_above(grid[-1])
+    return grid
+
+
+@style.styled
+def event_figure(decomposition: Decomposition, spikes: BinnedSpikes | None = None) -> Figure:
+    """Draw `event_raster` for the first three templates, and the three units of most events.
+
+    In the joint layout, they are the units in which the template is largest.
+
+    Parameters
+    ----------
+    decomposition, spikes
+        As for `event_raster`.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> len(event_figure(model.decompose(counts)).axes)
+    2
+    """
+    style.check_type("decomposition", decomposition, Decomposition)
+    n_templates = min(len(decomposition.templates), _MOST_TEMPLATES)
+    n_units = min(decomposition.counts.n_units, _MOST_UNITS)
+    heights = [0.9, 0.9] if n_units > 1 else [1.4, 1.2]
+    size = (style.PAGE if n_templates > 1 else style.COLUMN, 0.5 + n_units * (0.7 + sum(heights)))
+    layout = {"height_ratios": heights * n_units, "sharex": True}
+    grid = style.axes_array(None, (2 * n_units, n_templates), size, **layout)
+    for template in range(n_templates):
+        for row, unit in enumerate(_units_of(decomposition, template)[:n_units]):
+            pair = grid[2 * row : 2 * row + 2, template]
+            event_raster(decomposition, template, unit, spikes=spikes, axes=pair)
+            pair[0].tick_params(labelbottom=False)
+    for panel in grid[:, 1:].ravel():
+        panel.set_ylabel("")
+    for panel in grid[:-1].ravel():
+        panel.set_xlabel("")
+    figure = grid[0, 0].figure
+    handles, labels = grid[1, 0].get_legend_handles_labels()
+    names = [label.partition(" (")[0] for label in labels]  # panels have bins of their own
+    figure.legend(handles, names, loc="outside lower right", ncols=max(len(handles), 1))
+    shown = [(n_templates, len(decomposition.templates), "template")]
+    shown += [(n_units, decomposition.counts.n_units, "unit")]
+    parts = [
+        f"{few} of {validation.counted(all_, name)}" for few, all_, name in shown if few < all_
+    ]
+    style.title_above(figure, *parts)
+    return figure
+
+
+@style.styled
+def population_raster(
+    decomposition: Decomposition,
+    trial: int = 0,
+    *,
+    window: tuple[float, float] | None = None,
+    ax: Any = None,
+    axes: Any = None,
+) -> Axes:
+    """Draw the spikes of a population, with units sorted by its joint templates, and the events.
+
+    Units are sorted by the template that is largest in them, then by the time when it is; a bar in
+    the colour of the template is beside them. Triangles above mark the onsets of events, and lines
+    through the rows the times at which an event is largest in each unit.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Of the joint layout; ValueError if not.
+    trial : int
+        Position of the trial.
+    window : (float, float), optional
+        Start and stop, in seconds. Default: the trial or, if it is longer than 100 times a
+        template, the stretch of 20 times its length with most events; the title says so.
+    ax, axes : Axes, optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(0.1, (4, 3, 100))
+    >>> counts[:, :, 40:45] += 2
+    >>> model = DCEA(n_templates=1, template_length=10, layout="joint", random_state=0).fit(counts)
+    >>> population_raster(model.decompose(counts)).get_ylabel()
+    'unit (by template and time of peak)'
+    """
+    style.check_type("decomposition", decomposition, Decomposition)
+    style.check_position("trial", trial, len(decomposition.counts))
+    if decomposition.layout != "joint":
+        raise ValueError(
+            f"`decomposition` (layout {decomposition.layout!r}) must be of the joint layout, in "
+            "which templates order the units; use `raster` and `codes`"
+        )
+    start, stop, about = rates.stretch(decomposition, window, (), slice(trial, trial + 1))
+    counts = rates.cut(decomposition.counts.select(trials=[trial]), start, stop)
+    favourite, latency, order = _sorted_units(decomposition)
+    height = float(np.clip(1.2 + 0.045 * len(order), 2.2, 7))
+    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), (style.PAGE, height))[0, 0]
+    rates.draw_raster(panel, counts.select(units=order))
+    above, beside = panel.get_xaxis_transform(), panel.get_yaxis_transform()
+    for k, codes in enumerate(decomposition.codes[trial, 0]):
+        rows = np.flatnonzero(favourite[order] == k)
+        look: dict[str, Any] = {"color": style.colour(k), "clip_on": False}
+        bars = np.full(len(rows), -0.006)
+        panel.vlines(bars, rows - 0.5, rows + 0.5, transform=beside, linewidth=3, **look)
+        onsets = np.flatnonzero(codes[start:stop]) + start
+        times = decomposition.counts.times[onsets]
+        size = style.thin(len(onsets), 4.5)
+        panel.plot(times, np.full(len(times), 1.02), "v", transform=above, markersize=size, **look)
+        delays = (latency[order][rows] + 0.5) * counts.bin_size
+        for time in times if len(rows) else ():
+            panel.plot(time + delays, rows, color=style.colour(k), linewidth=1, alpha=0.7)
+    style.time_axis(panel, counts)
+    panel.tick_params(axis="y", pad=7)
+    panel.set(
+        xlabel=style.time_label(counts.bin_size), ylabel="unit (by template and time of peak)"
+    )
+    name = f"trial {style.short(counts.trial_ids[0])}" if len(decomposition.counts) > 1 else ""
+    panel.set_title(" · ".join(filter(None, (name, about))), pad=12)
+    if ax is None and axes is None:
+        style.legend_of_templates(panel.figure, len(decomposition.templates))
+    return panel
+
+
+def _windows(
+    decomposition: Decomposition,
+    template: int,
+    unit: int,
+    align: str,
+    sort: str,
+    window: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Return trial and aligned bin of each event, in the order of rows, and the bins around it."""
+    if sort == "probability" and decomposition.certainty is None:
+        raise ValueError(
+            "`sort` (='probability') needs probabilities of events, which this decomposition "
+            "lacks; use 'amplitude' or 'time'"
+        )
+    bin_size, length = decomposition.counts.bin_size, decomposition.templates.shape[2]
+    trial, channel, number, onset = np.nonzero(decomposition.codes)
+    table = decomposition.events(probabilities=sort == "probability")
+    shift = np.rint((table[_COLUMNS[align]] - table["time"]).to_numpy() / bin_size).astype(int)
+    keys = -np.abs(table[sort].to_numpy()) if sort != "time" else np.arange(len(table))
+    joint = decomposition.layout == "joint"
+    chosen = np.flatnonzero((number == template) & (joint | (channel == unit)))
+    chosen = chosen[np.argsort(keys[chosen], kind="stable")]
+    span = (-(length // 2), length + length // 2)
+    if window is not None:
+        span = tuple(int(np.rint(edge / bin_size)) for edge in window)  # type: ignore[assignment]
+        if not span[0] < span[1]:
+            raise ValueError(
+                f"`window` (={tuple(window)!r}) must be at least a bin of {bin_size:g}"
+            )
+    return trial[chosen], (onset + shift)[chosen], span
+
+
+def _draw(
+    grid: np.ndarray,
+    decomposition: Decomposition,
+    unit: int,
+    trial: np.ndarray,
+    first: np.ndarray,
+    span: tuple[int, int],
+    spikes: BinnedSpikes | None,
+) -> None:
+    """Draw the raster, if there are two axes, and the histogram with the fitted rate."""
+    if not len(trial):
+        for panel in grid:
+            style.say_why_empty(panel, "no events")
+            panel.set(xlim=np.array(span) * decomposition.counts.bin_size, yticks=[])
+            style.tidy(panel)
+        return
+    found = rates.rates_of(decomposition)
+    around = found.around(unit, trial, first, span)
+    rows = None
+    if len(grid) > 1:
+        source = found.counts
+        if spikes is not None and len(spikes) > len(source) and spikes.n_bins == source.n_bins:
+            spikes = spikes.select(units=[spikes.unit_ids.index(source.unit_ids[unit])])
+            unit, source = 0, spikes
+            first = np.repeat(first, len(spikes))
+            trial = np.tile(np.arange(len(spikes)), len(trial))
+        every = -(-len(trial) // _MOST_ROWS)
+        some = np.arange(0, len(trial), every)
+        rows = rates.around(source, unit, trial[some], first[some], span, some + 1)
+    rates.draw_unit(grid, around, 0, rows, rates.merged_bins(around, [0]))
+    if rows is not None:
+        each = "event" if len(trial) == len(around.counts) else "event, trial"
+        grid[0].set_ylabel(each if every == 1 else f"{each} (1 of {every})")
+
+
+def _units_of(decomposition: Decomposition, template: int) -> list[int]:
+    """Return the positions of units, beginning with those that a template matters most to."""
+    if decomposition.layout == "joint":
+        weight = np.abs(decomposition.templates[template]).max(axis=1)
+    else:
+        weight = np.count_nonzero(decomposition.codes[:, :, template], axis=(0, 2))
+    return np.argsort(-weight, kind="stable").tolist()
+
+
+def _sorted_units(decomposition: Decomposition) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the template that is largest in each unit (-1: none), when it is, and the order."""
+    sizes = np.abs(decomposition.templates)  # (template, unit, bin)
+    peaks = sizes.max(axis=2)
+    favourite = np.where(peaks.max(axis=0) > 0, peaks.argmax(axis=0), -1)
+    units = np.arange(sizes.shape[1])
+    latency = sizes[favourite, units].argmax(axis=1)
+    last = np.where(favourite < 0, len(sizes), favourite)
+    return favourite, latency, np.lexsort((latency, last))
