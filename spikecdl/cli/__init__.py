@@ -11,6 +11,7 @@ import typer
 import spikecdl
 from spikecdl.cli import denoising, models, recordings, selection
 from spikecdl.cli.errors import run
+from spikecdl.cli.options import Grouped
 
 app = typer.Typer(
     name="spikecdl",
@@ -18,7 +19,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 success; 1 a bug in spikecdl; 2 an error in the command line or the "
     "data, or a full disk; 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -42,11 +42,18 @@ def _every_command(
     pass
 
 
-for command in (
-    *(models.demo, recordings.inspect, models.fit, selection.select, models.apply),
-    *(models.evaluate, models.compare, recordings.simulate, models.experiment),
+for command, kind in (
+    (models.demo, None),
+    (recordings.inspect, None),
+    (models.fit, Grouped),
+    (selection.select, selection.WithLists),
+    (models.apply, None),
+    (models.evaluate, None),
+    (models.compare, None),
+    (recordings.simulate, None),
+    (models.experiment, None),
 ):
-    app.command(cls=selection.WithLists if command is selection.select else None)(command)
+    app.command(cls=kind)(command)
 app.add_typer(denoising.app)
 
 

@@ -23,6 +23,7 @@ from spikecdl.cli.options import (
     flag,
     option,
 )
+from spikecdl.cli.progress import shown
 
 _SEVERAL = ("--peaks", "--methods")
 
@@ -159,10 +160,11 @@ def train(
     with outputs.claimed(out):
         remove_leftovers(checkpoint)
         began = time.perf_counter()
-        with outputs.epochs_shown("training", as_json) as show:
+        with shown("training", as_json) as progress:
 
             def on_epoch(done: int, loss: float) -> None:
-                show(f"epoch {done}: {-10 * math.log10(loss):.2f} dB in training", done, epochs)
+                text = f"epoch {done} of {epochs}, {-10 * math.log10(loss):.2f} dB in training"
+                progress(text, done, epochs)
 
             denoiser.fit(kept, start=start, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
         seconds = time.perf_counter() - began

@@ -6,21 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from spikecdl.cli import options, outputs
+from spikecdl.cli import fitting, options, outputs
 from spikecdl.cli.options import Selected, Selection, argument, flag, option
+from spikecdl.cli.progress import Progress, shown
 from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
-    from spikecdl.evaluation.bands import Bands
-    from spikecdl.evaluation.crossvalidation import CrossValidated
-    from spikecdl.training import Learned
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -30,9 +27,11 @@ Model = Annotated[Path, argument("MODEL", "Folder that a fit wrote to, or its mo
 def fit(
     files: options.Files,
     out: options.Out,
-    length: Annotated[float, option("SECONDS", "Length of the templates, in whole bins.")],
+    length: Annotated[
+        float, option("SECONDS", "Length of the templates, in whole bins.", group=options.MODEL)
+    ],
     bin: options.Bin = None,
-    templates: Annotated[int, option("NUMBER", "Number of templates.")] = 1,
+    templates: Annotated[int, option("NUMBER", "Number of templates.", group=options.MODEL)] = 1,
     family: options.Family = "poisson",
     pool_trials: options.Pool = False,
     align: options.Align = None,
@@ -51,16 +50,34 @@ def fit(
             "Penalty weight as a fraction of lambda_max, above which there are no events. "
             "Default: chosen from the noise and by held-out likelihood.",
             "--lambda",
+            group=options.MODEL,
         ),
     ] = None,
-    penalty: Annotated[str, option("NAME", "l1; or group_l1: units fire together.")] = "l1",
-    sign: Annotated[str, option("NAME", "Amplitudes: positive, negative or both.")] = "positive",
+    penalty: Annotated[
+        str,
+        option(
+            "NAME",
+            "l1; or group_l1: units fire together.",
+            group=options.MODEL,
+            values="l1 group_l1",
+        ),
+    ] = "l1",
+    sign: Annotated[
+        str,
+        option(
+            "NAME",
+            "Amplitudes: positive, negative or both.",
+            group=options.MODEL,
+            values="positive negative both",
+        ),
+    ] = "positive",
     baseline: Annotated[
         str,
         option(
             "HOW",
             "learned; START:STOP, the mean rate between these times of each window; a rate in Hz; "
             "or a rate for each unit, as in 8,5.5,12.",
+            group=options.MODEL,
         ),
     ] = "learned",
     history: options.History = None,
@@ -69,7 +86,10 @@ def fit(
     drift: options.Drift = None,
     trainer: options.Trainer = "auto",
     epochs: Annotated[
-        int | None, option("NUMBER", "Largest number of epochs. Default: the trainer's.")
+        int | None,
+        option(
+            "NUMBER", "Largest number of epochs. Default: the trainer's.", group=options.TRAINING
+        ),
     ] = None,
     folds: Annotated[
         int,
@@ -78,6 +98,7 @@ def fit(
             "Parts of the trials that are held out in turn, each for another fit that is scored "
             "on it. 0: none.",
             min=0,
+            group=options.TRAINING,
         ),
     ] = 3,
     bootstrap: Annotated[
@@ -87,12 +108,14 @@ def fit(
             "Resamples of the trials (200, say) from which bands of the templates are computed. "
             "0: none.",
             min=0,
+            group=options.TRAINING,
         ),
     ] = 0,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     resume: Annotated[
-        bool, flag("--resume", "Continue from the checkpoint of an interrupted fit.")
+        bool,
+        flag("--resume", "Continue from the checkpoint of an interrupted fit.", options.TRAINING),
     ] = False,
     format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
@@ -118,7 +141,7 @@ def fit(
         layout=layout,
         penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
         penalty_weight=weight,
-        baseline=_baseline(baseline),
+        baseline=fitting.baseline(baseline),
         history=options.past(history, history_sign, history_common),
         drift=drift,
         n_epochs=epochs,
@@ -134,118 +157,35 @@ def fit(
             selected = Recordings.read(selection, files, bin, layout).whole
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
-            _held_out(model, selected, folds, lambda fold: None)
+            fitting.held_out(model, selected, folds, Progress("not shown"))
             return
         with outputs.results_folder(out, files, overwrite) as unfinished:
             recordings = Recordings.read(selection, files, bin, layout)
             selected = recordings.whole
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
-            _check_repeats(folds, bootstrap, model, selected)
+            fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
-            with outputs.epochs_shown("finding initial templates", as_json) as update:
-
-                def on_epoch(state: Learned) -> None:
-                    update(_epoch(state), state.epoch, model.epochs_at_most)
-
-                def on_fold(fold: int) -> None:
-                    update(f"without fold {fold + 1} of {folds}", fold, folds)
-
+            with shown("choosing a start", as_json) as progress:
+                on_epoch = fitting.epochs_told(model, progress)
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
                 seconds = round(time.perf_counter() - began, 3)
-                held_out = _held_out(model, selected, folds, on_fold)
-                found = _bands(model, selected, bootstrap, update)
-            with outputs.working("writing results", as_json):
+                held_out = fitting.held_out(model, selected, folds, progress)
+                found = fitting.bands(model, selected, bootstrap, progress)
+                progress.begin("finding events")
                 parts = model.decompose(selected.counts)
                 each = recordings.found(model)
+                progress.begin("scoring")
                 about = fit_summary(model, parts, recordings.sources, held_out, found)
                 about["settings"] |= selection.described()
-                about["data"] |= _short_distances(recordings)
+                about["data"] |= fitting.short_distances(recordings)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
                 about |= recordings.summary(each) | {"verdict": verdict(about)}
                 more = (model, found, recordings.written(each), format)
+                progress.begin("writing results")
                 outputs.write_results(unfinished, selected, parts, about, *more)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
     outputs.show(about, lines, as_json)
-
-
-def _epoch(state: Learned) -> str:
-    """Describe the latest epoch."""
-    record = state.history[-1]
-    events = f", {record['n_events']} events" if "n_events" in record else ""
-    return f"epoch {state.epoch}: loss {record['loss']:.5g}{events}"
-
-
-def _short_distances(recordings: Recordings) -> dict[str, Any]:
-    """Return what rules the shortest distances between spikes, and the history to use for it.
-
-    Of the first recording in which something does.
-    """
-    from spikecdl.data import SpikeTrains
-    from spikecdl.suggestions import suggest
-
-    every = [one.data for one in recordings.each.values()]
-    found = [suggest(data) for data in every if isinstance(data, SpikeTrains)]
-    if not found:
-        return {}
-    first = next((one for one in found if one.short is not None), found[0])
-    return {"short_distances": first.short, "suggested_history": first.history}
-
-
-def _held_out(
-    model: DCEA, selected: Selected, n_folds: int, on_fold: Callable[[int], None]
-) -> CrossValidated | str | None:
-    """Return the scores of folds that a model was not fitted to, or why there are none."""
-    from spikecdl.evaluation.crossvalidation import divide
-
-    if n_folds == 0:
-        return None
-    try:
-        folds = divide(selected.counts, model.family, n_folds, selected.single_trials)
-    except ValueError as error:
-        return str(error)
-    return folds.fit(model, on_fold)
-
-
-def _check_repeats(folds: int, bootstrap: int, model: DCEA, selected: Selected) -> None:
-    """Raise before the fit if there would be no scores of folds or no bands after it."""
-    from spikecdl.evaluation.bands import check_resamples
-    from spikecdl.validation import integer
-
-    if folds:
-        integer("folds", folds, minimum=2)
-    if bootstrap:
-        check_resamples(bootstrap, model, selected.counts)
-
-
-def _bands(
-    model: DCEA, selected: Selected, n: int, update: Callable[[str, int, int | None], None]
-) -> Bands | None:
-    """Return the bands of the templates, if they are asked for."""
-    from spikecdl.evaluation.bands import bands
-
-    def on_resample(number: int) -> None:
-        if (number + 1) % max(1, n // 10) == 0:
-            update(f"resample {number + 1} of {n}", number + 1, n)
-
-    return bands(model, selected.counts, n, on_resample=on_resample) if n else None
-
-
-def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
-    """Return the baseline that an option means."""
-    if text == "learned":
-        return text
-    try:
-        if ":" in text:
-            start, stop = text.split(":")
-            return float(start), float(stop)
-        rates = [float(rate) for rate in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"`baseline` (={text!r}) must be learned, START:STOP in seconds, or rates in Hz "
-            "separated by commas"
-        ) from None
-    return rates if len(rates) > 1 else rates[0]
 
 
 def demo(
@@ -296,8 +236,8 @@ def apply(
     selection = Selection(
         pool_trials, align, window, units, trials, table, follow_links, events, within
     )
-    working = outputs.working("finding events", as_json)
-    with outputs.results_folder(out, [file], overwrite) as unfinished, working:
+    progress = shown("finding events, scoring them", as_json)
+    with outputs.results_folder(out, [file], overwrite) as unfinished, progress:
         selected, parts, about = _scored(model, file, selection, device)
         outputs.write_results(unfinished, selected, parts, about, format=format)
     outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
@@ -330,7 +270,7 @@ def evaluate(
     selection = Selection(
         pool_trials, align, window, units, trials, table, follow_links, events, within
     )
-    with outputs.working("finding events, scoring hidden bins", as_json):
+    with shown("finding events, scoring hidden bins", as_json):
         *_, about = _scored(model, file, selection, device)
     outputs.show(about, summary.score_lines(about), as_json)
 
@@ -355,7 +295,7 @@ def compare(
     from spikecdl.report import summary
 
     selection = Selection(pool_trials, units=units, trials=trials, follow_links=follow_links)
-    with outputs.working("finding events", as_json):
+    with shown("finding events", as_json):
         _, _, parts = _decomposed(model, truth, selection, device)
     if parts.counts.truth is None:
         raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
@@ -389,7 +329,7 @@ def _scored(
 
 
 def experiment(
-    name: Annotated[str, argument("NAME", _EXPERIMENTS)],
+    name: Annotated[str, argument("NAME", _EXPERIMENTS, " ".join(EXPERIMENTS))],
     out: options.Out,
     quick: Annotated[bool, flag("--quick", "Run a small version, in under two minutes.")] = False,
     data: Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
@@ -35,37 +36,95 @@ class Picture(str, Enum):
     SVG = "svg"
 
 
-def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
-    """Describe an option that takes a value."""
+#: Headings of the help, in its order; options without one are under the last.
+DATA, WINDOWS, MODEL, TRAINING, OUTPUT = "Data", "Windows", "Model", "Training", "Output"
+_HEADINGS = ("Arguments", DATA, WINDOWS, MODEL, TRAINING, OUTPUT, "Options")
+
+
+class Grouped(TyperCommand):
+    """Command with many options, which its help shows in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            is_argument = parameter.param_type_name == "argument"
+            heading = getattr(parameter, "rich_help_panel", None) or _HEADINGS[-1]
+            if record is not None:
+                groups[_HEADINGS[0] if is_argument else heading].append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def option(
+    metavar: str, help: str, *names: str, group: str | None = None, values: str = "", **more: Any
+) -> Any:
+    """Describe an option that takes a value; a shell completes those of ``values``."""
+    more |= {"autocompletion": _completion(values), "rich_help_panel": group}
     return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
-def flag(name: str, help: str) -> Any:
+def flag(name: str, help: str, group: str | None = None) -> Any:
     """Describe an option that takes no value."""
-    return typer.Option(name, help=help)
+    return typer.Option(name, help=help, rich_help_panel=group)
 
 
-def argument(metavar: str, help: str) -> Any:
-    """Describe an argument."""
-    return typer.Argument(metavar=metavar, help=help)
+def argument(metavar: str, help: str, values: str = "") -> Any:
+    """Describe an argument; a file or folder must be there."""
+    complete = _completion(values)
+    return typer.Argument(metavar=metavar, help=help, callback=_existing, autocompletion=complete)
 
 
-Out = Annotated[Path, option("FOLDER", "Folder for the results; created if it is missing.")]
+def _completion(values: str) -> Callable[[str], list[str]] | None:
+    """Return what lists the values that begin with what was typed; None without values."""
+
+    def beginning(incomplete: str) -> list[str]:
+        return [value for value in values.split() if value.startswith(incomplete)]
+
+    return beginning if values else None
+
+
+def _existing(value: Any) -> Any:
+    """Return the value of an argument; ValueError if it is a path that leads nowhere.
+
+    That is said here, before torch is imported.
+    """
+    for path in value if isinstance(value, list) else [value]:
+        if isinstance(path, Path) and not path.exists():
+            raise ValueError(f"there is no file or folder {str(path)!r}")
+    return value
+
+
+Out = Annotated[
+    Path, option("FOLDER", "Folder for the results; created if it is missing.", group=OUTPUT)
+]
 Overwrite = Annotated[
-    bool, flag("--overwrite", "Replace what an earlier run has written to --out.")
+    bool, flag("--overwrite", "Replace what an earlier run has written to --out.", group=OUTPUT)
 ]
-Json = Annotated[bool, flag("--json", "Print JSON and nothing else.")]
+Json = Annotated[bool, flag("--json", "Print JSON and nothing else.", group=OUTPUT)]
 Format = Annotated[
-    Picture, option("NAME", "Of the figures: png; pdf or svg, whose text can be edited.")
+    Picture,
+    option("NAME", "Of the figures: png; pdf or svg, whose text can be edited.", group=OUTPUT),
 ]
-Device = Annotated[str, option("NAME", "auto (a GPU if there is one), cpu or cuda.")]
-Seed = Annotated[int, option("NUMBER", "Random seed: same seed, same result.", min=0)]
+Device = Annotated[
+    str,
+    option(
+        "NAME", "auto (a GPU if there is one), cpu or cuda.", group=TRAINING, values="auto cpu cuda"
+    ),
+]
+Seed = Annotated[
+    int, option("NUMBER", "Random seed: same seed, same result.", min=0, group=TRAINING)
+]
 Family = Annotated[
     str,
     option(
         "NAME",
         "binomial, poisson, negative_binomial or gaussian; parameters after a colon, as in "
         "gaussian:scale=2.5 or negative_binomial:shape=3.",
+        group=MODEL,
+        values="binomial poisson negative_binomial gaussian",
     ),
 ]
 File = Annotated[
@@ -75,21 +134,35 @@ Files = Annotated[
     list[Path],
     argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads."),
 ]
-Bin = Annotated[float | None, option("SECONDS", "Bin size. Required unless the file holds bins.")]
+Bin = Annotated[
+    float | None, option("SECONDS", "Bin size. Required unless the file holds bins.", group=DATA)
+]
 History = Annotated[
     float | None,
-    option("SECONDS", "How far back a unit's own spikes change its rate. Single trials only."),
+    option(
+        "SECONDS",
+        "How far back a unit's own spikes change its rate. Single trials only.",
+        group=MODEL,
+    ),
 ]
 HistorySign = Annotated[
     str,
-    option("NAME", "negative: a spike can only lower the rate; both: raise it, too (bursts)."),
+    option(
+        "NAME",
+        "negative: a spike can only lower the rate; both: raise it, too (bursts).",
+        group=MODEL,
+        values="negative both",
+    ),
 ]
 HistoryCommon = Annotated[
-    bool, flag("--history-common", "One history filter for all units, not one for each.")
+    bool,
+    flag("--history-common", "One history filter for all units, not one for each.", group=MODEL),
 ]
 Drift = Annotated[
     float | None,
-    option("SECONDS", "Time between the knots of a slow log rate. Single trials only."),
+    option(
+        "SECONDS", "Time between the knots of a slow log rate. Single trials only.", group=MODEL
+    ),
 ]
 Trainer = Annotated[
     str,
@@ -97,14 +170,19 @@ Trainer = Annotated[
         "NAME",
         "alternating; marginal, with events summed out; unrolled, as in the paper; implicit, its "
         "limit of infinitely many layers; or auto: marginal for single trials, else alternating.",
+        group=TRAINING,
+        values="auto alternating marginal unrolled implicit",
     ),
 ]
 FollowLinks = Annotated[
-    bool, flag("--follow-links", "Read data that an HDF5 file keeps in other files.")
+    bool, flag("--follow-links", "Read data that an HDF5 file keeps in other files.", group=DATA)
 ]
-Pool = Annotated[bool, flag("--pool-trials", "Sum the counts of each unit over trials.")]
+Pool = Annotated[
+    bool, flag("--pool-trials", "Sum the counts of each unit over trials.", group=WINDOWS)
+]
 Align = Annotated[
-    str | None, option("COLUMN", "Column of times to align windows to; needs --window.")
+    str | None,
+    option("COLUMN", "Column of times to align windows to; needs --window.", group=WINDOWS),
 ]
 Window = Annotated[
     tuple[float, float] | None,
@@ -112,12 +190,19 @@ Window = Annotated[
         "START STOP",
         "Edges of the windows in seconds, relative to --align or the start of each trial. "
         "Default: whole trials.",
+        group=WINDOWS,
     ),
 ]
-Units = Annotated[str | None, option("IDS", "Units to use, as in 3,7,12. Default: all.")]
+Units = Annotated[
+    str | None, option("IDS", "Units to use, as in 3,7,12. Default: all.", group=DATA)
+]
 Trials = Annotated[
     str | None,
-    option("QUERY", "Trials to use, by their columns: \"split == 'train'\". Default: all."),
+    option(
+        "QUERY",
+        "Trials to use, by their columns: \"split == 'train'\". Default: all.",
+        group=WINDOWS,
+    ),
 ]
 Layout = Annotated[
     str,
@@ -125,9 +210,13 @@ Layout = Annotated[
         "NAME",
         "shared: all units have the same waveforms, each unit its own events; joint: each unit has "
         "its own waveforms, all units the same events.",
+        group=MODEL,
+        values="shared joint",
     ),
 ]
-Table = Annotated[str, option("NAME", "Table of intervals whose rows are the trials.")]
+Table = Annotated[
+    str, option("NAME", "Table of intervals whose rows are the trials.", group=WINDOWS)
+]
 
 Events = Annotated[
     str | None,
@@ -135,11 +224,16 @@ Events = Annotated[
         "TABLE.COLUMN",
         "Let events begin only near the times in a column of a table, as in trials.cue; needs "
         "--within.",
+        group=WINDOWS,
     ),
 ]
 Within = Annotated[
     tuple[float, float] | None,
-    option("START STOP", "When events may begin, in seconds after the times of --events."),
+    option(
+        "START STOP",
+        "When events may begin, in seconds after the times of --events.",
+        group=WINDOWS,
+    ),
 ]
 
 

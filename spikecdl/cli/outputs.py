@@ -1,4 +1,4 @@
-"""What a command writes and shows: a folder of results, progress, and the final summary."""
+"""What a command writes and shows: a folder of results, and the final summary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,33 +184,3 @@ def show(summary: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> Non
 def command_line() -> str:
     """Return the command that is running."""
     return shlex.join(["spikecdl", *sys.argv[1:]])
-
-
-@contextmanager
-def epochs_shown(first: str, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show a bar on a terminal, or lines in a log; yields a function of text, epoch and last epoch.
-
-    Both go to standard error; ``first`` is shown before the first epoch.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task(first, total=None)
-
-        def update(text: str, epoch: int, last: int | None) -> None:
-            progress.update(task, description=text, total=last, completed=epoch)
-            if not quiet and not console.is_terminal:
-                console.print(text, highlight=False)
-
-        yield update
-        progress.update(task, total=1, completed=1)
-
-
-def working(what: str, quiet: bool) -> AbstractContextManager[Any]:
-    """Show on a terminal what is going on."""
-    from rich.console import Console
-
-    return nullcontext() if quiet else Console(stderr=True).status(what)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer.core
-
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selection, option
+from spikecdl.cli.progress import shown
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _LISTS = ("--templates", "--length")
 _FITS = "fits"  # folder of finished fits, which a run that was interrupted goes on from
 
 
-class WithLists(typer.core.TyperCommand):
+class WithLists(options.Grouped):
     """Command with options that take several numbers: "--templates 0 1 2", or "0,1,2"."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -48,9 +47,14 @@ def joined(arguments: Sequence[str]) -> list[str]:
 def select(
     file: options.File,
     out: options.Out,
-    length: Annotated[str, option("SECONDS ...", "Lengths of the templates, in whole bins.")],
+    length: Annotated[
+        str, option("SECONDS ...", "Lengths of the templates, in whole bins.", group=options.MODEL)
+    ],
     templates: Annotated[
-        str, option("NUMBER ...", "Numbers of templates; 0 stands for a constant rate.")
+        str,
+        option(
+            "NUMBER ...", "Numbers of templates; 0 stands for a constant rate.", group=options.MODEL
+        ),
     ] = "0 1 2 3",
     bin: options.Bin = None,
     family: options.Family = "poisson",
@@ -69,9 +73,18 @@ def select(
     history_common: options.HistoryCommon = False,
     drift: options.Drift = None,
     trainer: options.Trainer = "auto",
-    folds: Annotated[int, option("NUMBER", "Parts of the trials that are held out in turn.")] = 3,
+    folds: Annotated[
+        int,
+        option("NUMBER", "Parts of the trials that are held out in turn.", group=options.TRAINING),
+    ] = 3,
     jobs: Annotated[
-        int | None, option("NUMBER", "Processes at work. Default: one for each core.", min=1)
+        int | None,
+        option(
+            "NUMBER",
+            "Processes at work. Default: one for each core.",
+            min=1,
+            group=options.TRAINING,
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -107,7 +120,7 @@ def select(
     with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
         model.set_params(trainer=options.trainer(trainer, model, selected.counts))
-        with outputs.epochs_shown("dividing the trials", as_json) as update:
+        with shown("fitting candidates without a part of the data", as_json) as progress:
             found = search(
                 *(model, selected.counts, _numbers("templates", templates, int)),
                 _numbers("length", length, float),
@@ -115,10 +128,10 @@ def select(
                 single_trials=selected.single_trials,
                 n_jobs=jobs or n_threads(),
                 folder=out / _FITS,
-                on_fit=update,
+                on_fit=progress,
             )
         best = found.recommended
-        with outputs.working(f"fitting {best} to all trials", as_json):
+        with shown(f"fitting {best} to all trials", as_json):
             if best.n_templates:
                 best.model(model).fit(selected.counts).save(unfinished)
             about = {

@@ -47,6 +47,60 @@ def test_fit_has_the_options_that_were_promised():
         assert f"--{name}" in text
 
 
+@pytest.mark.parametrize("command", ["fit", "select"])
+def test_options_are_in_groups(command):
+    text = run(command, "--help").out
+    groups = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE))
+    expected = ["Arguments", "Data", "Windows", "Model", "Training", "Output", "Options"]
+    assert list(groups) == expected
+    places = {"units": "Data", "align": "Windows", "family": "Model", "folds": "Training"}
+    for option, group in {**places, "out": "Output", "help": "Options"}.items():
+        assert f"--{option} " in groups[group]
+    assert re.findall(r"^  (--?\w+)", groups["Options"], re.MULTILINE) == ["-h"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("ev", ["evaluate"]),
+        ("fit --fam", ["--family"]),
+        ("fit --family p", ["poisson"]),
+        ("fit --format ", ["png", "pdf", "svg"]),
+        ("experiment w", ["whisker"]),
+    ],
+)
+def test_a_shell_completes(typed, completed):
+    words = {"COMP_WORDS": f"spikecdl {typed}", "COMP_CWORD": str(len(typed.split(" ")))}
+    environment = {**ENVIRONMENT, **words, "_SPIKECDL_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", "from spikecdl.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == completed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fit nowhere.nwb --length 0.1 --bin 0.01 --out OUT",
+        "select nowhere.nwb --length 0.1 --bin 0.01 --out OUT",
+        "apply nowhere nowhere.nwb --out OUT",
+        "inspect nowhere.nwb",
+        "denoise nowhere.png --out OUT",
+    ],
+)
+def test_a_missing_file_is_said_before_anything_heavy_is_imported(line, tmp_path):
+    words = line.replace("OUT", str(tmp_path / "out")).split()
+    code = (
+        "import sys, spikecdl.cli\n"
+        f"sys.argv = ['spikecdl', *{words}]\n"
+        "try: spikecdl.cli.main()\n"
+        f"except SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
+    )
+    done = python("-c", code)
+    assert done.stdout.strip() == "2 []"
+    assert re.fullmatch(r"spikecdl: error: there is no file or folder 'nowhere.*'\n", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, spikecdl.cli\n"

@@ -137,8 +137,7 @@ def test_what_is_printed_are_the_numbers_of_the_summary(fitted):
         outcome.out
     )
     assert f"results in {folder}/" in outcome.out
-    epochs = r"(epoch \d+: loss [-\d.e+]+, \d+ events?\n)+(.*warning.*\n)?"
-    assert re.fullmatch(rf"{epochs}(without fold \d of 3\n)+", outcome.err)
+    assert re.fullmatch(r"(.*warning.*\n)?", outcome.err)  # no progress in less than ten seconds
 
 
 @pytest.mark.parametrize(
@@ -371,7 +370,6 @@ def test_bands_are_written_drawn_and_said(sims, tmp_path):
     assert templates == pytest.approx(load(tmp_path).templates_)
     error = about["bands"]["template_errors"][0]
     assert f"expected error of each template: {error:.3f} (0 is perfect" in outcome.out
-    assert "resample 20 of 20" in outcome.err
     assert f"{error:.2f}" in (tmp_path / "report.html").read_text()
 
 

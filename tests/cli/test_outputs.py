@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from commands import ENVIRONMENT, FILES, FIT, SIMULATE, run, succeeded
 
 import spikecdl
-from spikecdl.cli import outputs
+from spikecdl.cli import outputs, progress
 from spikecdl.io import read
 
 
@@ -50,15 +49,11 @@ def test_resume_completes_a_fit_that_was_interrupted(sims, tmp_path, monkeypatch
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = succeeded(run(*command, "--out", whole, "--json")).json
 
-    @contextlib.contextmanager
-    def interrupting(first, quiet):
-        def update(text, epoch, last):
-            raise KeyboardInterrupt  # after the first
-
-        yield update
+    def interrupted(*state):
+        raise KeyboardInterrupt  # after the first epoch
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "epochs_shown", interrupting)
+        patch.setattr(progress.Progress, "__call__", interrupted)
         outcome = run(*command, "--out", cut)
     assert outcome == (130, "", "spikecdl: interrupted\n")
     assert [path.name for path in cut.iterdir()] == ["checkpoint.safetensors"]

@@ -1,0 +1,130 @@
+"""What a long command does, how far it is and how long is left: on standard error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TextIO
+
+_TICK = 0.5  # seconds between updates of a terminal
+_PAUSE = 10.0  # seconds between lines where there is no terminal
+
+
+class State(NamedTuple):
+    """How far a stage is: what is done of it, when that was, and what had been done at first."""
+
+    stage: str
+    began: float
+    detail: str = ""
+    done: int = 0
+    total: int | None = None
+    latest: float = 0.0
+    first: tuple[int, float] | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of the stage is done, if it is known."""
+        return None if self.total is None else self.done / max(self.total, 1)
+
+    def left(self, now: float) -> float | None:
+        """Seconds that the rest will take at the pace until now, if it is known."""
+        if self.total is None or self.first is None or self.done <= self.first[0]:
+            return None
+        pace = (self.latest - self.first[1]) / (self.done - self.first[0])
+        return max(pace * (self.total - self.done) - (now - self.latest), 0.0)
+
+    def text(self, now: float) -> str:
+        """Say the stage, how far it is, how long it has taken and how long is left at most."""
+        what = f"{self.stage}: {self.detail}" if self.detail else self.stage
+        left = self.left(now)
+        rest = "" if left is None else f", at most {duration(left)} left"
+        return f"{what} ({duration(now - self.began)}{rest})"
+
+
+class Progress:
+    """The stage that a command is in; `shown` shows it.
+
+    Call it with a text, how much of the stage is done, and how much there is (None: not known).
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.begin(stage)
+
+    def begin(self, stage: str) -> None:
+        """Begin a stage."""
+        self.state = State(stage, time.monotonic())
+
+    def __call__(self, detail: str, done: int, total: int | None) -> None:
+        """Say how far the stage is."""
+        now = time.monotonic()
+        first = self.state.first or (done, now)
+        self.state = State(self.state.stage, self.state.began, detail, done, total, now, first)
+
+    def __str__(self) -> str:
+        return self.state.text(time.monotonic())
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Examples
+    --------
+    >>> duration(3.2), duration(75), duration(7500)
+    ('3 s', '1 min 15 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+@contextmanager
+def shown(stage: str, quiet: bool) -> Iterator[Progress]:
+    """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
+
+    Where there is no terminal, each stage that takes a while has a line, and short ones have none.
+    """
+    progress, over = Progress(stage), threading.Event()
+    thread = threading.Thread(target=_show, args=(progress, over), daemon=True)
+    if not quiet:
+        thread.start()
+    try:
+        yield progress
+    finally:
+        over.set()
+        if not quiet:
+            thread.join()
+
+
+def _show(progress: Progress, over: threading.Event) -> None:
+    """Show progress until it is over, or standard error is closed."""
+    stream = sys.stderr
+    with suppress(OSError, ValueError):
+        _show_bar(progress, over, stream) if stream.isatty() else _print(progress, over, stream)
+
+
+def _print(progress: Progress, over: threading.Event, stream: TextIO) -> None:
+    while not over.wait(_PAUSE):
+        print(progress, file=stream, flush=True)
+
+
+def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns: tuple[Any, ...] = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+    console = Console(file=stream)
+    with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(str(progress), total=None)
+        while True:
+            fraction = progress.state.fraction
+            total = None if fraction is None else 1.0
+            bar.update(task, description=str(progress), total=total, completed=fraction or 0.0)
+            bar.refresh()
+            if over.wait(_TICK):
+                return

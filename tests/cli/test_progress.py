@@ -1,0 +1,91 @@
+"""Progress of long commands: what, how far, how long is left, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+
+import pytest
+from commands import FIT, run, succeeded
+
+from spikecdl.cli import progress
+from spikecdl.cli.progress import State, shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_left_follows_from_the_pace_until_now():
+    state = State("training", began=0.0)
+    assert state.text(65.0) == "training (1 min 5 s)"
+    state = state._replace(detail="epoch 5 of 9", done=5, total=9, first=(1, 10.0), latest=50.0)
+    assert state.left(50.0) == 40.0  # ten seconds each
+    assert state.left(55.0) == 35.0
+    assert state.left(200.0) == 0.0
+    assert state.text(55.0) == "training: epoch 5 of 9 (55 s, at most 35 s left)"
+    assert state.fraction == 5 / 9
+    for unknown in (state._replace(total=None), state._replace(done=1), state._replace(first=None)):
+        assert unknown.left(55.0) is None
+
+
+def wait_for(text: str, stream: io.StringIO) -> None:
+    """Wait until this is in what was written, at most for ten seconds."""
+    end = time.monotonic() + 10
+    while text not in stream.getvalue():
+        assert time.monotonic() < end, stream.getvalue()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(progress, "_PAUSE", 0.02)
+    monkeypatch.setattr(progress, "_TICK", 0.02)
+
+
+def test_lines_where_there_is_no_terminal(quick, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with shown("choosing a start", quiet=False) as at:
+        wait_for("choosing a start (0 s)\n", stream)
+        at.begin("training")
+        at("epoch 3", 3, 10)
+        wait_for("training: epoch 3 (0 s)\n", stream)
+    with shown("nothing to see", quiet=True):
+        time.sleep(0.05)
+    assert "nothing" not in stream.getvalue()
+
+
+def test_a_bar_on_a_terminal(quick, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    with shown("choosing a start", quiet=False) as at:
+        wait_for("choosing a start", stream)
+        at.begin("training")
+        for epoch in range(3):
+            at(f"epoch {epoch} of 3", epoch, 3)
+            wait_for(f"epoch {epoch} of 3", stream)
+    assert "s left" in stream.getvalue()
+    assert "━" in stream.getvalue()
+
+
+def test_errors_and_interruptions_end_it(quick, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with pytest.raises(KeyboardInterrupt), shown("training", quiet=False):
+        raise KeyboardInterrupt
+    before = stream.getvalue()
+    time.sleep(0.1)
+    assert stream.getvalue() == before
+    with shown("training", quiet=False):
+        stream.close()  # as if its reader had gone
+        time.sleep(0.1)
+
+
+def test_every_stage_of_a_fit_is_said(quick, sims, tmp_path):
+    command = ["fit", sims["poisson"], *FIT, "--trainer", "alternating", "--bootstrap", 20]
+    outcome = succeeded(run(*command, "--out", tmp_path))
+    said = {re.split(r"[:(]", line)[0].strip() for line in outcome.err.splitlines()}
+    stages = {"choosing a start", "fitting without a part of the data", "writing results"}
+    assert stages | {"fitting to resampled trials"} <= said
