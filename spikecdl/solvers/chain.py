@@ -18,10 +18,13 @@ from numba import njit
 from spikecdl.solvers.losses import exp, log1p
 
 
+_LEAST = -30.0  # log of a ratio below which the smaller term is left out
+
+
 @njit(cache=True, error_model="numpy", inline="always")
-def _log_add(x, y):
-    """Return log(exp(x) + exp(y))."""
-    return max(x, y) + log1p(exp(-abs(x - y)))
+def log_add(x, y):
+    """Return log(exp(x) + exp(y)), most quickly where y is negligible."""
+    return x if y < x + _LEAST else max(x, y) + log1p(exp(-abs(x - y)))
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -52,7 +55,7 @@ def fill_forward(weights, log_idle, total, forward):
     for t in range(1, n_bins + 1):
         forward[t] = forward[t - 1] + (log_idle[t - 1] if t <= n_onsets else 0.0)
         if t >= length:
-            forward[t] = _log_add(forward[t], forward[t - length] + total[t - length])
+            forward[t] = log_add(forward[t], forward[t - length] + total[t - length])
     return forward[n_bins]
 
 
@@ -65,7 +68,7 @@ def fill_backward(log_idle, total, backward):
     for t in range(n_bins - 1, -1, -1):
         backward[t] = backward[t + 1] + (log_idle[t] if t < total.size else 0.0)
         if t + length <= n_bins:
-            backward[t] = _log_add(backward[t], backward[t + length] + total[t])
+            backward[t] = log_add(backward[t], backward[t + length] + total[t])
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)

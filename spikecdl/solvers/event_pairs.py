@@ -18,7 +18,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from spikecdl.solvers.losses import exp, log1p
+from spikecdl.solvers.chain import log_add
+from spikecdl.solvers.losses import exp
 from spikecdl.solvers.spike_list import N_PARTS
 from spikecdl.solvers.threads import in_parallel
 
@@ -26,12 +27,6 @@ _LEAST = -30.0  # log weight, relative to the sum, below which a term is left ou
 _LIVE = -8.0  # log weight below which an event is in no pair
 _NEGLIGIBLE = -14.0  # log probability of an event that says nothing
 _HOPELESS = -40.0  # log weight that need not be exact
-
-
-@njit(cache=True, error_model="numpy", inline="always")
-def _log_add(x, y):
-    """Return log(exp(x) + exp(y))."""
-    return x if y < x + _LEAST else max(x, y) + log1p(exp(-abs(x - y)))
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -88,7 +83,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
         total, s = forward[t - 1], t - length
         if s >= 0:
             alone = -log_idle if with_pairs else covered[s]
-            total = _log_add(total, forward[s] + _log_sum(weight[s]) + alone)
+            total = log_add(total, forward[s] + _log_sum(weight[s]) + alone)
             if live[s]:
                 for lag in range(1, min(length, s + 1)):
                     if live[s - lag]:
@@ -96,7 +91,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
                         for b in range(n_templates):
                             for c in range(n_templates):
                                 term = before + weight[s - lag, b] + weight[s, c]
-                                total = _log_add(total, term - crowding[b, c, lag])
+                                total = log_add(total, term - crowding[b, c, lag])
         forward[t] = total
 
 
@@ -134,7 +129,7 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
         posterior[t] = 0.0
         if t < n_onsets:
             alone = -log_idle if with_pairs else covered[t]
-            total = _log_add(total, _log_sum(weight[t]) + alone + backward[t + length])
+            total = log_add(total, _log_sum(weight[t]) + alone + backward[t + length])
             alone += forward[t] + backward[t + length] - evidence
             for c in range(n_templates):
                 posterior[t, c] = _chance(weight[t, c] + alone)
@@ -146,7 +141,7 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
                         for b in range(n_templates):
                             for c in range(n_templates):
                                 term = after + weight[t, b] + weight[s, c] - crowding[b, c, lag]
-                                total = _log_add(total, term)
+                                total = log_add(total, term)
                                 chance = _chance(forward[t] + term - evidence)
                                 if chance > 0.0:
                                     pairs[b, c, lag] += chance
