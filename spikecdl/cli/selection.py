@@ -182,7 +182,8 @@ def _lines(found: Found, n_folds: int) -> list[str]:
         text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
         lines.append(text + "  recommended" * row.recommended)
     folds = f"{counted(n_folds, 'fold')} of {found.how}"
-    return [*lines, f"recommended: the simplest within one standard error of the best ({folds})"]
+    rule = "the simplest within one standard error, or three nats in all, of the best"
+    return [*lines, f"recommended: {rule} ({folds})"]
 
 
 def _numbers(name: str, text: str, kind: type) -> list[Any]:

@@ -63,6 +63,7 @@ class Candidate:
         return clone(other).set_params(n_templates=self.n_templates, template_length=length)
 
 
+_LEAST_NATS = 3.0  # in all trials together, for which a candidate is worth more templates
 _Key = tuple[Candidate, int]  # and the number of a fold
 
 
@@ -95,10 +96,12 @@ class Selection:
 
     @property
     def recommended(self) -> Candidate:
-        """The simplest candidate within one standard error of the best.
+        """The simplest candidate within one standard error, or three nats in all, of the best.
 
         The standard error is that of the paired difference.  Simple is fewer templates first, then
-        shorter ones (Breiman et al., *Classification and Regression Trees*, 1984).
+        shorter ones (Breiman et al., *Classification and Regression Trees*, 1984).  Three nats, a
+        factor of 20, are the least that speaks strongly for a model (Kass and Raftery, J. Am. Stat.
+        Assoc. 90, 1995).
         """
         return self.candidates[int(np.argmax(self.table()["recommended"]))]
 
@@ -119,7 +122,8 @@ class Selection:
             rows.append((*vars(candidate).values(), value, error, difference, its_error))
         columns = [*vars(candidate), "evidence", "standard_error", "difference", "difference_error"]
         table = pd.DataFrame(rows, columns=columns)
-        close = table["difference"] >= -table["difference_error"].fillna(0)
+        enough = _LEAST_NATS / self.n_spikes.sum()
+        close = table["difference"] >= -np.maximum(table["difference_error"].fillna(0), enough)
         return table.assign(recommended=np.arange(len(table)) == int(np.argmax(close)))
 
 

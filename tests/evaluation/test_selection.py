@@ -39,7 +39,7 @@ class Pretender(BaseEstimator):
         return self
 
     def evidence(self, counts, per_unit=False):
-        bonus = {1: -5.0, 2: 10.0, 3: 10.0}[self.n_templates] + 0.01 * self.template_length
+        bonus = {1: -5.0, 2: 10.0, 3: 10.0}[self.n_templates] + 0.1 * self.template_length
         return self.null_.evidence(counts, per_unit) + bonus
 
 
@@ -115,6 +115,10 @@ class TestRecommended:
         assert (
             selection(trials, trials + [9, 10, 11, 10], candidates=(NONE, ONE)).recommended == ONE
         )
+
+    @pytest.mark.parametrize(("gain", "best"), [(0.7, NONE), (0.8, ONE)])
+    def test_a_gain_below_three_nats_is_none_however_small_its_error(self, gain, best):
+        assert selection([0, 0, 0, 0], [gain] * 4, candidates=(NONE, ONE)).recommended == best
 
     def test_nothing_is_recommended_where_nothing_is_better(self):
         assert selection([0, 0, 0, 0], [1, -1, 1, -1], candidates=(NONE, ONE)).recommended == NONE
