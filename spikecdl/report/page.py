@@ -13,6 +13,7 @@ import numpy as np
 
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
+from spikecdl.report.interactive import parts_of_page
 from spikecdl.report.summary import number, recording_rows
 from spikecdl.validation import counted
 
@@ -111,8 +112,9 @@ def write_report(
 ) -> Path:
     """Write a self-contained HTML report of a fit, and return its path.
 
-    The file needs no network and no other file. If the counts hold a truth with the model's bins
-    and layout, the report gives the error of each template.
+    The file needs no network and no other file. It has the verdict first, then a part to look
+    closer, with JavaScript: time can be zoomed, and trial, unit and template chosen. If the counts
+    hold a truth with the model's bins and layout, the report gives the error of each template.
 
     Parameters
     ----------
@@ -167,6 +169,7 @@ def write_report(
         joint=joint,
         in_bins=style.in_bins(counts.bin_size),
         figures=[_embedded(name, figure) for name, figure in figures.items()],
+        interactive=parts_of_page(decomposition),
         tables=[(heading, _rows(values)) for heading, values in tables.items() if values],
     )
     target = Path(path)
