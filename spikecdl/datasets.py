@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -15,6 +16,7 @@ import numpy as np
 
 from spikecdl import validation
 from spikecdl.data import SpikeTrains
+from spikecdl.io import read_nwb
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,7 +69,9 @@ def fetch_whisker(
     names : sequence of str
         Keys of `WHISKER`; those of "dir3" have two units, those of "dir16" one.
     folder : path, optional
-        Where the original files are kept.  Default: the user's cache.
+        Where the original files are kept.  Default: ``whisker_thalamus`` in the folder that the
+        environment variable SPIKECDL_DATA names, or else in the user's cache.  A recording that
+        lies there as ``dir3_stim2.nwb`` or the like is read from that file.
 
     Returns
     -------
@@ -107,7 +111,19 @@ def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndar
     return trials / 10
 
 
+def _shelf(folder: str | Path | None) -> Path:
+    """Return the folder of the whisker data."""
+    from pooch import os_cache
+
+    if folder is not None:
+        return Path(folder)
+    return Path(os.environ.get("SPIKECDL_DATA") or os_cache("spikecdl")) / "whisker_thalamus"
+
+
 def _whisker(name: str, folder: str | Path | None) -> SpikeTrains:
+    converted = _shelf(folder) / f"{name}.nwb"
+    if converted.exists():
+        return read_nwb(converted)
     times, splits = [], []
     for unit in WHISKER[name]:
         y, is_train = _recorded(name, unit, "y", folder)
@@ -136,9 +152,7 @@ def _recorded(
     name: str, unit: str, variable: str, folder: str | Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a variable of all trials (trial, bin), and which trials are for training."""
-    from pooch import os_cache
-
-    shelf = os_cache("spikecdl") / "whisker_thalamus" if folder is None else Path(folder)
+    shelf = _shelf(folder)
     stem = f"data/Explicit Stimulus/{unit}/Stim{name[-1]}/"
     contents = [_matlab(stem + file, shelf) for file in _PARTS]
     known = contents[1] | contents[0]

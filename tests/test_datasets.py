@@ -145,6 +145,15 @@ class TestFetch:
         shown = datasets.whisker_displacement("dir16_stim2", tmp_path)
         np.testing.assert_array_equal(shown, np.tile(STIMULUS / 10, (TRIALS, 1)))
 
+    def test_a_converted_copy_is_read_instead(self, one, tmp_path, monkeypatch):
+        server, *_ = one
+        spikes = datasets.fetch_whisker(["dir16_stim2"], tmp_path)["dir16_stim2"]
+        (tmp_path / "whisker_thalamus").mkdir()
+        write_nwb(tmp_path / "whisker_thalamus" / "dir16_stim2.nwb", spikes)
+        server.stop()
+        monkeypatch.setenv("SPIKECDL_DATA", str(tmp_path))
+        assert_same_recording(datasets.fetch_whisker(["dir16_stim2"])["dir16_stim2"], spikes)
+
     def test_the_second_time_needs_no_connection(self, one, tmp_path):
         server, paths, *_ = one
         known(paths[0], hashlib.sha256(server.files[paths[0]]).hexdigest())

@@ -14,7 +14,10 @@ import spikecdl
 from spikecdl.model.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")])
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS, *ROOT.glob("datasets/*.md")])
+#: Pages that the build makes of notebooks.
+TUTORIALS = [ROOT / "docs" / "tutorials" / f"{n.stem}.md" for n in ROOT.glob("tutorials/*.ipynb")]
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -34,21 +37,64 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         path = unquote(target.split("#")[0])
         if path and "://" not in target:
-            assert (page.parent / path).exists(), f"{page.name} links to {target}"
+            file = (page.parent / path).resolve()
+            of_notebook = re.sub(r"-\d+\.png$", ".md", str(file))
+            known = file.exists() or Path(of_notebook) in TUTORIALS
+            assert known, f"{page.name} links to {target}"
 
 
 def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
-    listed = re.findall(r"^  - .*: (\S+\.md)$", menu, re.MULTILINE)
-    assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md"))
+    listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", menu, re.MULTILINE)
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in [*DOCS, *TUTORIALS]]
+    assert sorted(listed) == sorted(pages)
 
 
 def test_the_reference_names_things_that_exist():
-    page = (ROOT / "docs" / "api.md").read_text("utf-8")
-    targets = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
-    assert targets
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    targets = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
     for target in targets:
         pkgutil.resolve_name(target)
+    shown = {target.removeprefix("spikecdl.") for target in targets}
+    elsewhere = set(spikecdl.io.__all__) | {"PoissonDenoiser"}  # in `io` and `denoise`
+    assert set(spikecdl.__all__) <= shown | elsewhere
+
+
+def recipes() -> dict[str, str]:
+    """Code of each section of the page of recipes; the first belongs to all."""
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    sections = re.split(r"^##? ", text, flags=re.MULTILINE)[1:]
+    code = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return {s.splitlines()[0]: "\n".join(code.findall(s)) for s in sections}
+
+
+@pytest.fixture(scope="module")
+def common_to_recipes():
+    namespace = {}
+    exec(compile(recipes()["Recipes"], "recipes.md", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.filterwarnings("ignore:The .copy. argument in Quantity")  # elephant, of Neo
+@pytest.mark.parametrize("name", [name for name in recipes() if name != "Recipes"])
+def test_recipe_runs(name, common_to_recipes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = recipes()[name]
+    for library in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
+        pytest.importorskip(library)
+    if "pynapple" in code:
+        pytest.importorskip("pynapple")
+    namespace = dict(common_to_recipes)
+    exec(compile(code, "recipes.md", "exec"), namespace)
+    again, spikes = namespace["again"], namespace["spikes"]
+    if name == "Phy and Kilosort":
+        assert again.n_units == 2
+    elif isinstance(again, spikecdl.SpikeTrains):
+        assert sum(map(len, again.times)) == sum(map(len, spikes.times))
+        assert len(again.trials) == len(spikes.trials)
+    else:
+        assert again.counts.sum() == spikes.bin(0.002).counts.sum()
 
 
 @pytest.mark.parametrize("page", ["model.md", "choosing.md"])

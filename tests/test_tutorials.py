@@ -1,7 +1,9 @@
-"""The tutorials run from top to bottom, and open as notebooks."""
+"""The tutorials run from top to bottom anywhere, and are the same as script and as notebook."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,26 +11,54 @@ import pytest
 jupytext = pytest.importorskip("jupytext")
 nbformat = pytest.importorskip("nbformat")
 
-TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "tutorials").glob("*.py"))
+NAMES = [path.stem for path in SCRIPTS]
 
 
 def test_there_are_tutorials():
-    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04", "05"]
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, len(NAMES) + 1)]
+    assert sorted(path.stem for path in (ROOT / "tutorials").glob("*.ipynb")) == NAMES
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_opens_as_a_notebook(path: Path):
-    notebook = jupytext.read(path)
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_notebook_and_script_are_the_same(script: Path):
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(notebook)
-    kinds = {cell.cell_type for cell in notebook.cells}
-    assert kinds == {"code", "markdown"}
+    one, other = (
+        [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in source.cells]
+        for source in (jupytext.read(script), notebook)
+    )
+    assert one == other, "run: jupytext --sync tutorials/*.py"
+    assert {kind for kind, *_ in one} == {"code", "markdown"}
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear all outputs, and save"
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs(path: Path, request: pytest.FixtureRequest):
-    if path.stem.startswith("04"):
-        request.getfixturevalue("shared_data")  # which it reads, or else downloads
-    namespace = {"__name__": "__main__", "__file__": str(path)}
-    for cell in jupytext.read(path).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, path.name, "exec"), namespace)
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_notebook_can_install_the_package(script: Path):
+    """Its first code cell does, where the package is missing, as on Colab."""
+    setup = next(cell for cell in jupytext.read(script).cells if cell.cell_type == "code")
+    assert setup.metadata["tags"] == ["setup"]
+    assert re.search(r'^    %pip install .*"spikecdl.* @ git\+https://', setup.source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tutorial_is_in_the_gallery_and_in_the_menu(name: str):
+    gallery = (ROOT / "docs" / "tutorials" / "index.md").read_text("utf-8")
+    assert f"({name}.md)" in gallery
+    assert f"({name}-" in gallery, "a figure"
+    assert f"tutorials/{name}.md\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_tutorial_runs_outside_the_checkout(
+    script: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if "fetch_whisker" in script.read_text("utf-8"):  # which would download it
+        monkeypatch.setenv("SPIKECDL_DATA", str(request.getfixturevalue("shared_data")))
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for cell in jupytext.read(script).cells:
+        if cell.cell_type == "code" and "setup" not in cell.metadata.get("tags", ()):
+            exec(compile(cell.source, script.name, "exec"), namespace)
+    assert os.listdir(tmp_path) == []

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -17,6 +20,13 @@
 # trials each. Three templates, which change the log odds of a spike, recur at random times on a
 # baseline of 8 Hz; the times are the same in every trial of a unit. The fit gets the spike counts
 # and nothing else.
+
+# %% tags=["setup"]
+import importlib.util
+
+if importlib.util.find_spec("spikecdl") is None:  # as on Colab
+    print("Installing spikecdl ...")
+    # %pip install --quiet "spikecdl @ git+https://github.com/spikecdl/spikecdl"
 
 # %%
 import matplotlib.pyplot as plt

@@ -130,10 +130,12 @@ def search(
     combined, other = _combined(part, models, n_templates)
     if other > value and len(combined) == n_templates:
         best, value = combined, other
-    model = _with_evidence(part, best, value)
+    model, second = (
+        _filled(m, n_templates) for m in (_with_evidence(part, best, value), models[1])
+    )
     more = {"agreement": float(np.mean(similar)), "gap": values[0] - values[1]}
     known = {name: torch.tensor(value) for name, value in more.items()}
-    return model.as_tensors() | known | {"other": found[1]["templates"]}
+    return model.as_tensors() | known | {"other": torch.from_numpy(second.templates)}
 
 
 def _with_evidence(spikes: SpikeList, model: PopulationModel, value: float) -> PopulationModel:
@@ -145,6 +147,12 @@ def _with_evidence(spikes: SpikeList, model: PopulationModel, value: float) -> P
         if value - other < _LEAST_GAIN or n_units < _FEWEST_UNITS:
             model, value = without, other
     return model
+
+
+def _filled(model: PopulationModel, n_templates: int) -> PopulationModel:
+    """Add templates of zeros without events, where fewer were found than asked for."""
+    missing = np.arange(n_templates - len(model))
+    return model.joined(model.take(0 * missing).without_events(missing)) if missing.size else model
 
 
 def _distinct(templates: np.ndarray, most: int) -> list[int]:

@@ -53,6 +53,14 @@ def test_most_units_that_take_no_part_have_a_row_of_zeros(fitted):
     assert (size[takes_part] > 0).mean() > 0.95
 
 
+def test_templates_beyond_those_that_are_there_are_zero_and_have_no_events():
+    counts = population(20, 10.0, peak=30.0, n_events=3, n_windows=4)
+    model = DCEA(6, 0.5, layout="joint", trainer="marginal", random_state=0).fit(counts)
+    assert model.templates_.shape == (6, 20, 50)
+    assert set(model.decompose(counts).events()["template"]) == {0, 1}
+    assert np.isfinite(model.evidence(counts)).all()
+
+
 @pytest.mark.slow
 def test_units_shuffled_in_time_give_no_template(fitted):
     counts, _ = fitted

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -17,6 +20,13 @@
 # initialization: a square, a V and a cosine, in groups of 30 trials. `spikecdl experiment binomial`
 # repeats this, and compares the default fit with the paper's own training. Here it runs on few
 # groups and two seeds, which takes a minute; the command runs 1,000 groups and ten seeds.
+
+# %% tags=["setup"]
+import importlib.util
+
+if importlib.util.find_spec("spikecdl") is None:  # as on Colab
+    print("Installing spikecdl ...")
+    # %pip install --quiet "spikecdl @ git+https://github.com/spikecdl/spikecdl"
 
 # %%
 import matplotlib.pyplot as plt

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,12 +21,17 @@
 # they can check what it finds. `spikecdl experiment whisker` does this for all recordings, with
 # more comparison methods.
 #
-# The recordings are published and are downloaded once (GPL-2.0-or-later; Temereanca, Brown and
-# Simons 2008), unless there is a copy beside the checkout.
+# The recordings are published (Temereanca, Brown and Simons, 2008; GPL-2.0-or-later). They are
+# downloaded once and kept.
+
+# %% tags=["setup"]
+import importlib.util
+
+if importlib.util.find_spec("spikecdl") is None:  # as on Colab
+    print("Installing spikecdl ...")
+    # %pip install --quiet "spikecdl @ git+https://github.com/spikecdl/spikecdl"
 
 # %%
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -32,10 +40,8 @@ from spikecdl import heldout, plots
 from spikecdl.baselines import GLM, PSTH, Basis, onsets
 from spikecdl.evaluation.goodness_of_fit import rescale
 
-here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
 name = "dir3_stim2"
-copy = here.parents[1] / "shared" / "data" / "whisker_thalamus" / f"{name}.nwb"
-spikes = spikecdl.read(copy) if copy.exists() else spikecdl.datasets.fetch_whisker([name])[name]
+spikes = spikecdl.datasets.fetch_whisker([name])[name]
 spikes
 
 # %% [markdown]

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -17,6 +20,13 @@
 # model is the one for spikes: an exponential family whose log rate is a sum of templates, now in
 # two dimensions. The networks here were trained beforehand on clean photographs. This tutorial
 # needs scikit-image (`pip install "spikecdl[images]"`).
+
+# %% tags=["setup"]
+import importlib.util
+
+if importlib.util.find_spec("spikecdl") is None:  # as on Colab
+    print("Installing spikecdl ...")
+    # %pip install --quiet "spikecdl[images] @ git+https://github.com/spikecdl/spikecdl"
 
 # %%
 import matplotlib.pyplot as plt

@@ -1,0 +1,120 @@
+"""Hook of MkDocs: each notebook of ``tutorials/`` becomes a page with the output of its cells.
+
+Notebooks are executed in an empty folder, several at a time.  What was executed is kept in
+``.cache/tutorials`` until the notebook or the package changes, so that `mkdocs serve` is quick.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / ".cache" / "tutorials"
+DATA = ROOT.parent / "shared" / "data"
+LOG = logging.getLogger("mkdocs.hooks.tutorials")
+
+COLAB = "https://colab.research.google.com/github/spikecdl/spikecdl/blob/main/tutorials"
+GITHUB = "https://github.com/spikecdl/spikecdl/blob/main/tutorials"
+LAUNCH = """\
+[Open in Colab]({colab}/{stem}.ipynb){{ .md-button .md-button--primary }}
+[Download the notebook]({stem}.ipynb){{ .md-button download="{stem}.ipynb" }}
+[See it on GitHub]({github}/{stem}.ipynb){{ .md-button }}
+"""
+NOT_EXECUTED = """\
+!!! warning "Without figures"
+    The recording of this tutorial could not be downloaded when this page was built.
+"""
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> None:
+    """Add pages, figures and the notebooks themselves."""
+    paths = sorted((ROOT / "tutorials").glob("*.ipynb"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, notebook in zip(paths, pool.map(executed, paths), strict=True):
+            text, figures = page(path.stem, notebook)
+            files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+            for name, png in figures.items():
+                files.append(File.generated(config, f"tutorials/{name}", content=png))
+            source = str(path)
+            files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=source))
+
+
+def executed(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook with the output of its cells; without, if its data cannot be had."""
+    notebook = nbformat.read(path, as_version=4)
+    sources = [path, *sorted((ROOT / "spikecdl").rglob("*.py"))]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    kept = CACHE / f"{path.stem}-{key}.ipynb"
+    if kept.exists():
+        return nbformat.read(kept, as_version=4)
+    LOG.info("executing %s", path.name)
+    environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **os.environ}
+    if DATA.is_dir():
+        environment.setdefault("SPIKECDL_DATA", str(DATA))
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            startup_timeout=300,
+            resources={"metadata": {"path": folder}},
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
+        try:
+            client.execute(env=environment)
+        except CellExecutionError as error:
+            if error.ename != "ConnectionError":
+                raise
+            LOG.info("%s is shown without figures: %s", path.name, error.evalue)
+            return notebook
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for stale in CACHE.glob(f"{path.stem}-*.ipynb"):
+        stale.unlink()
+    nbformat.write(notebook, kept)
+    return notebook
+
+
+def page(stem: str, notebook: nbformat.NotebookNode) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, and its figures by name."""
+    title, *rest = notebook.cells
+    heading, _, introduction = title.source.partition("\n")
+    parts = [heading, LAUNCH.format(stem=stem, colab=COLAB, github=GITHUB), introduction]
+    figures: dict[str, bytes] = {}
+    for cell in rest:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        if "setup" in cell.metadata.get("tags", ()):
+            continue
+        parts.append(f"```python\n{cell.source}\n```")
+        for output in cell.outputs:
+            parts.append(shown(output, figures, f"{stem}-{len(figures) + 1}.png"))
+    if not any(cell.get("execution_count") for cell in rest):
+        parts.insert(2, NOT_EXECUTED)
+    return "\n\n".join(parts) + "\n", figures
+
+
+def shown(output: nbformat.NotebookNode, figures: dict[str, bytes], name: str) -> str:
+    """Return an output as Markdown: a figure, a table, or text."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        figures[name] = base64.b64decode(data["image/png"])
+        return f"![Figure of this step]({name})"
+    if "text/html" in data:
+        html = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.DOTALL)
+        table = re.sub(r'<table border="1" class="dataframe">', "<table>", html)
+        return f'<div class="dataframe">{table}</div>'
+    text = output.get("text") or data.get("text/plain", "")
+    return f"``` {{ .text .output }}\n{text.rstrip()}\n```"
