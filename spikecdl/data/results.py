@@ -123,7 +123,8 @@ class Decomposition:
 
         - ``probability`` that an event of the template begins within an eighth of its length of
           this time, given the templates and the rates of events (see `Marginal`);
-        - ``amplitude_sd`` and ``time_sd``, posterior standard deviations, given that there is one;
+        - ``amplitude_sd`` and ``time_sd``, posterior standard deviations, given that there is one,
+          and ``time`` is the posterior mean, which lies between bins;
         - ``q_value``, the smallest false discovery rate at which the event is kept: the mean of
           1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003).
 
@@ -151,10 +152,11 @@ class Decomposition:
             self.codes[trial, unit, template, onset],
         )
         table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
-        peak = np.square(self.templates).sum(1).argmax(1)
-        table["peak_time"] = table["time"] + self.counts.bin_size * peak[template]
+        peak = self.counts.bin_size * np.square(self.templates).sum(1).argmax(1)[template]
+        table["peak_time"] = table["time"] + peak
         if self.certainty is not None and (probabilities or fdr is not None):
             table = table.assign(**self._certain)
+            table["peak_time"] = table["time"] + peak
         if fdr is None:
             return table
         if not 0 < real("fdr", fdr) < 1:
@@ -211,12 +213,13 @@ class Decomposition:
     @cached_property
     def _certain(self) -> dict[str, np.ndarray]:
         """Columns of the events that say how sure they are."""
-        *_, probability, _, time_sd, _, amplitude_sd = self._computed.table.T
+        *_, probability, time, time_sd, _, amplitude_sd = self._computed.table.T
         order = np.argsort(-probability, kind="stable")
         rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
         q_value = np.empty(len(order))
         q_value[order] = rate
         return {
+            "time": self.counts.times[0] + self.counts.bin_size * time,
             "probability": probability,
             "amplitude_sd": amplitude_sd,
             "time_sd": time_sd * self.counts.bin_size,

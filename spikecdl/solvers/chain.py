@@ -17,7 +17,6 @@ from numba import njit
 
 from spikecdl.solvers.losses import exp, log1p
 
-
 _LEAST = -30.0  # log of a ratio below which the smaller term is left out
 
 

@@ -11,6 +11,9 @@ from spikecdl.solvers.events import Events
 #: Columns of a table of events, with times in bins.
 COLUMNS = tuple("window template onset probability time time_sd amplitude amplitude_sd".split())
 
+_IMPOSSIBLE = 1e-12  # probability of an onset that says nothing of its neighbours
+_PARTS = 5  # of a bin, in which times are averaged
+
 
 def to_events(table: np.ndarray) -> Events:
     """Return the events of a table (event, column), with their mean amplitudes."""
@@ -25,7 +28,8 @@ def list_events(posterior, amplitudes, width, least):
 
     An event's probability is that one of the template begins at most ``width`` bins from the
     onset where this probability is highest.  The columns of the list are `COLUMNS`: the onset is
-    the nearest bin; times and amplitudes are means and standard deviations, given the event.
+    the nearest bin; times, which lie between bins, and amplitudes are means and standard
+    deviations, given the event.
     Events are sorted by window, template and onset.
     """
     n_windows, n_templates, n_amplitudes, n_onsets = posterior.shape
@@ -69,18 +73,43 @@ def describe_events(posterior, amplitudes, width, window, template, onset):
 
 
 @njit(cache=True, error_model="numpy")
+def _between_bins(begins, s):
+    """Return the mean density of a bin relative to its middle, and moments of the time in it.
+
+    The log density is the parabola through the probabilities of the bin and its neighbours.
+    """
+    if not 0 < s < begins.size - 1 or min(begins[s - 1], begins[s], begins[s + 1]) < _IMPOSSIBLE:
+        return 1.0, float(s), float(s * s)
+    before, here, after = np.log(begins[s - 1]), np.log(begins[s]), np.log(begins[s + 1])
+    slope, bend = (after - before) / 2, after - 2 * here + before
+    total, first, second = 0.0, 0.0, 0.0
+    for k in range(_PARTS):
+        late = (k + 0.5) / _PARTS - 0.5
+        density = np.exp(late * (slope + bend * late / 2))
+        total += density
+        first += density * (s + late)
+        second += density * (s + late) ** 2
+    return total / _PARTS, first / total, second / total
+
+
+@njit(cache=True, error_model="numpy")
 def _describe(posterior, amplitudes, begins, low, high, row):
     """Fill in onset, probability and moments of an event between two onsets."""
     total = max(begins[low:high].sum(), 1e-300)
-    onset, square, size, size_square = 0.0, 0.0, 0.0, 0.0
+    onset, time, square, finer = 0.0, 0.0, 0.0, 0.0
+    size, size_square = 0.0, 0.0
     for s in range(low, high):
         share = begins[s] / total
         onset += share * s
-        square += share * s * s
+        each, first, second = _between_bins(begins, s)
+        finer += share * each
+        time += share * each * first
+        square += share * each * second
         for a in range(amplitudes.size):
             part = posterior[a, s] / total if begins[s] > 0 else 0.0
             size += part * amplitudes[a]
             size_square += part * amplitudes[a] ** 2
     row[2], row[3] = np.rint(onset), min(total, 1.0)
-    row[4], row[5] = onset, np.sqrt(max(square - onset * onset, 0.0))
+    time, square = time / max(finer, 1e-300), square / max(finer, 1e-300)
+    row[4], row[5] = time, np.sqrt(max(square - time * time, 0.0))
     row[6], row[7] = size, np.sqrt(max(size_square - size * size, 0.0))
