@@ -79,7 +79,7 @@ def _per_bin(counts: BinnedSpikes, data: Observations) -> tuple[Tensor, Family, 
     """
     layout = LAYOUTS["shared" if data.y.shape[2] == 1 else "joint"]
     trials = torch.from_numpy(layout.expand(trials_everywhere(counts))[0, ..., :1].astype(float))
-    one = data.to("cpu").to(torch.float64).take(slice(1)).load()
+    one = data.take(slice(1)).between(slice(1)).to("cpu").to(torch.float64).load()
     family = one.family.map(lambda values: values[0, ..., :1])
     return one.y[0, ..., :1], family, trials
 
@@ -271,14 +271,14 @@ def baseline_rates(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
 ) -> np.ndarray:
     """Return baselines as rates (trial, unit), averaged over observed bins; 0 if there are none."""
-    rows, n_pooled, means = data.rows(), layout.rows(counts.n_pooled), []
-    eta, per_trial = baseline.flatten(0, -3), _count_per_rate(counts, data.family)
-    for part, some in rows.parts():
-        mean = some.family.mean(eta[part].expand_as(some.y)).cpu().numpy()
-        mask = some.mask.cpu().numpy()
-        rate = np.divide(mean, n_pooled[part] * per_trial, out=np.zeros(mean.shape), where=mask)
-        means.append(rate.sum(-1) / mask.sum(-1).clip(min=1))
-    return np.concatenate(means).reshape(counts.shape[:2])
+    rows, n_pooled = replace(data, baseline=baseline).rows(), layout.rows(counts.n_pooled)
+    per_trial, sums = _count_per_rate(counts, data.family), np.zeros((2, *n_pooled.shape[:2]))
+    for part, bins, some in rows.pieces():
+        mean = some.family.mean(some.baseline.expand_as(some.y)).cpu().numpy()
+        mask, exposure = some.mask.cpu().numpy(), n_pooled[part][..., bins] * per_trial
+        rate = np.divide(mean, exposure, out=np.zeros(mean.shape), where=mask)
+        sums[:, part] += rate.sum(-1), mask.sum(-1)
+    return (sums[0] / sums[1].clip(min=1)).reshape(counts.shape[:2])
 
 
 def _as_tensor(values: np.ndarray) -> Tensor:
@@ -348,13 +348,14 @@ def _count_per_rate(counts: BinnedSpikes, family: Family) -> float:
 def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
     """Refuse observed counts outside the support of the family; name the first."""
     stored = layout.rows(counts.counts)
-    for part, some in data.rows().parts():
+    for part, bins, some in data.rows().pieces():
         wrong = (some.family.invalid(some.y)[0] & some.mask).cpu().numpy()
         if data.family.integer_valued:
-            wrong |= stored[part] > _EXACT
+            wrong |= stored[part][..., bins] > _EXACT
         if not wrong.any():
             continue
-        window, channel, bin_ = (int(i[0]) for i in np.nonzero(wrong))
+        window, channel, at = (int(i[0]) for i in np.nonzero(wrong))
+        bin_ = bins.start + at
         row = (part.start + window) * wrong.shape[1] + channel
         trial, unit = divmod(row, counts.n_units)
         value = counts.counts[trial, unit, bin_]
@@ -364,8 +365,8 @@ def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
         )
         if data.family.integer_valued and value > _EXACT:
             raise ValueError(f"{which} is above {_EXACT}, the largest exact in single precision")
-        family = some.family.map(lambda values: values[window, channel, bin_])  # noqa: B023
-        _, support = family.invalid(some.y[window, channel, bin_])
+        family = some.family.map(lambda values: values[window, channel, at])  # noqa: B023
+        _, support = family.invalid(some.y[window, channel, at])
         remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"
         if value < 0:
             remedy = "use the Gaussian family for a real-valued signal"
@@ -377,15 +378,18 @@ def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
     """Refuse a varying number of pooled trials if the family does not account for it."""
     if counts.n_pooled.max() <= 1:
         return
-    n_pooled, lowest, highest = layout.rows(counts.n_pooled), [], []
-    for part, some in data.rows().parts():
-        exposure = some.family.exposure(some.y).cpu().numpy() / n_pooled[part].clip(min=1)
-        values, mask = np.stack([n_pooled[part], exposure]), some.mask.cpu().numpy()
-        lowest.append(np.where(mask, values, np.inf).min(-1))
-        highest.append(np.where(mask, values, -np.inf).max(-1))
+    n_pooled = layout.rows(counts.n_pooled)
+    lowest = np.full((2, *n_pooled.shape[:2]), np.inf)
+    highest = -lowest
+    for part, bins, some in data.rows().pieces():
+        pooled, mask = n_pooled[part][..., bins], some.mask.cpu().numpy()
+        exposure = some.family.exposure(some.y).cpu().numpy() / pooled.clip(min=1)
+        values = np.stack([pooled, exposure])
+        lowest[:, part] = np.minimum(lowest[:, part], np.where(mask, values, np.inf).min(-1))
+        highest[:, part] = np.maximum(highest[:, part], np.where(mask, values, -np.inf).max(-1))
     by_trial = (2, *counts.shape[:2])
-    pooled_least, least = np.concatenate(lowest, axis=1).reshape(by_trial).min(1)
-    pooled_most, most = np.concatenate(highest, axis=1).reshape(by_trial).max(1)
+    pooled_least, least = lowest.reshape(by_trial).min(1)
+    pooled_most, most = highest.reshape(by_trial).max(1)
     varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
     if varies.any():
         unit = int(varies.argmax())

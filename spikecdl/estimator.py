@@ -289,8 +289,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         events, baseline = self._encode(problem)
         codes = problem.codes(events)
         found = (self._dictionary().templates.detach(), codes, baseline, problem.history_filter())
-        parts = deviance.decompose(counts, self._layout(), problem.data, *found)
-        return replace(parts, certainty=training.certainty(problem, self.tensors_, codes, baseline))
+        certainty = training.certainty(problem, self.tensors_, codes, baseline)
+        return deviance.decompose(counts, self._layout(), problem.data, *found, certainty)
 
     def save(self, path: str | Path) -> None:
         """Write the model (but no `RandomState`) as ``.safetensors`` and ``.json``; see `load`.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from spikecdl import BinnedSpikes
-from spikecdl.simulate import simulate
+from spikecdl import BinnedSpikes, read_counts
+from spikecdl.data import Truth
+from spikecdl.data.counts_file import CountsFile
+from spikecdl.simulate import random_events, simulate
 
 BIN, LENGTH = 0.01, 50  # seconds, and bins of a sequence
 BUMP = 3.0  # standard deviation of a unit's bump, in bins
@@ -47,6 +51,38 @@ def population(
         baseline=rng.gamma(8, rate / 8, n_units),
         random_state=random_state,
     )
+
+
+def in_a_file(
+    path: Path,
+    n_units: int,
+    duration: float,
+    rate: float = 3.0,
+    peak: float = 15.0,
+    part: float = 0.3,
+    n_events: int = 50,
+    random_state: int = 0,
+) -> BinnedSpikes:
+    """Draw counts as `population` does, unit by unit, into a file that may exceed the memory."""
+    rng, n_bins = np.random.default_rng(random_state), round(duration / BIN)
+    templates = sequences(rng, n_units, peak / rate, part)
+    baseline = rng.gamma(8, rate / 8, n_units)
+    shape = (1, 1, len(templates))
+    events = random_events(shape, n_bins - LENGTH + 1, LENGTH, 0.0, n_events, rng)
+    file = CountsFile(path)
+    counts = file.allocate("counts", (1, n_units, n_bins), np.int16)
+    covered = events["onset"].to_numpy()[:, None] + np.arange(LENGTH)
+    for unit in range(n_units):
+        eta = np.zeros(n_bins)
+        np.add.at(eta, covered, templates[events["template"], unit])
+        counts[0, unit] = rng.poisson(np.exp(eta) * (baseline[unit] * BIN))
+    norms = np.linalg.norm(templates, axis=(1, 2))
+    events = events.assign(unit=-1, amplitude=norms[events["template"]], time=events["onset"] * BIN)
+    unit_norm, rates = templates / norms[:, None, None], baseline[None]
+    truth = Truth(unit_norm, events, rates, BIN, "poisson", "joint", {"random_state": random_state})
+    drawn = BinnedSpikes.from_array(counts[..., :1], BIN, trial_starts=[0.0], truth=truth)
+    file.finish(drawn)
+    return read_counts(path)
 
 
 def shuffled(counts: BinnedSpikes, random_state: int = 0) -> BinnedSpikes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, store
+from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, read_only
 from spikecdl.validation import one_of, real, shaped
 
 if TYPE_CHECKING:
@@ -18,19 +18,52 @@ if TYPE_CHECKING:
 
     from spikecdl.model.families import Family
 
+T = TypeVar("T")
+
 
 class Certainty(NamedTuple):
     """How sure the events of a decomposition are.
 
     ``table`` (event, column) has the columns window, template, onset, probability, mean and
-    standard deviation of the onset in bins, and those of the amplitude; ``mean`` (trial, unit, bin)
-    are expected counts, given events drawn from their posterior.
+    standard deviation of the onset in bins, and those of the amplitude; ``mean`` returns expected
+    counts (trial, unit, bin), given events drawn from their posterior.
     """
 
     table: np.ndarray
-    mean: np.ndarray
+    mean: Callable[[], np.ndarray]
 
 
+class _Computed:
+    """A field that may be given as a function, which is called when it is first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        value = vars(instance)[self._name]
+        if callable(value):
+            value = instance.checked(self._name, value())
+            vars(instance)[self._name] = value
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self._name] = value
+
+
+def _computed(*names: str) -> Callable[[type[T]], type[T]]:
+    """Return a decorator of a dataclass that lets these fields be given as functions."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        for name in names:
+            setattr(cls, name, _Computed(name))
+        return cls
+
+    return decorate
+
+
+@_computed("rate", "contributions", "deviance_explained", "deviance_explained_per_unit")
 @dataclass(frozen=True, eq=False, repr=False)
 class Decomposition:
     """What a fitted model finds in a set of counts: the rate of each window in its parts.
@@ -46,7 +79,8 @@ class Decomposition:
     codes : ndarray, shape (trial, unit, template, code_bin)
         Amplitudes, one for each bin where a template can begin; one unit in the joint layout.
     rate : ndarray, shape (trial, unit, bin)
-        Fitted rate in Hz (for a real-valued signal, in its own unit).
+        Fitted rate in Hz (for a real-valued signal, in its own unit).  This, ``contributions`` and
+        the deviance explained may be given as functions, which are called when they are needed.
     baseline : ndarray, shape (trial, unit)
         Baseline in the unit of ``rate``.
     contributions : ndarray, shape (trial, unit, template, bin)
@@ -87,27 +121,38 @@ class Decomposition:
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
     history_filter: np.ndarray | None = None
-    certainty: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    certainty: Callable[[], tuple[np.ndarray, Callable[[], np.ndarray]]] | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
         check_templates(np.asarray(self.templates))
+        for name, value in list(vars(self).items()):
+            if name in self._shapes and not callable(value):
+                object.__setattr__(self, name, self.checked(name, value))
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         trials, units, bins = self.counts.shape
         count, _, length = np.shape(self.templates)
         joint = self.layout == "joint"
-        expected = {
+        shapes: dict[str, tuple[int, ...]] = {
             "templates": (count, units if joint else 1, length),
             "codes": (trials, 1 if joint else units, count, bins - length + 1),
             "rate": (trials, units, bins),
             "baseline": (trials, units),
             "contributions": (trials, units, count, bins),
+            "deviance_explained": (),
             "deviance_explained_per_unit": (units,),
         }
         if self.history_filter is not None:
-            expected["history_filter"] = (units, *np.shape(self.history_filter)[-1:])
-        store(self, *expected)
-        for name, shape in expected.items():
-            shaped(name, getattr(self, name), shape)
+            shapes["history_filter"] = (units, *np.shape(self.history_filter)[-1:])
+        return shapes
+
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value of a field, read-only, of the shape that it must have."""
+        found = read_only(value)
+        shaped(name, found, self._shapes[name])
+        return found if found.ndim else float(found)
 
     def __repr__(self) -> str:
         model = f"family={self.family.name!r}, layout={self.layout!r}"
@@ -208,7 +253,7 @@ class Decomposition:
     @property
     def drawn_mean(self) -> np.ndarray | None:
         """Expected counts (trial, unit, bin) given events drawn from their posterior, if known."""
-        return None if self.certainty is None else self._computed.mean
+        return None if self.certainty is None else self._computed.mean()
 
     @cached_property
     def _certain(self) -> dict[str, np.ndarray]:

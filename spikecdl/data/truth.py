@@ -150,9 +150,14 @@ class Truth:
 def store(target: object, *names: str) -> None:
     """Replace these attributes of a frozen dataclass by read-only arrays."""
     for name in names:
-        view = np.asarray(getattr(target, name)).view()
-        view.flags.writeable = False
-        object.__setattr__(target, name, view)
+        object.__setattr__(target, name, read_only(getattr(target, name)))
+
+
+def read_only(values: Any) -> np.ndarray:
+    """Return a read-only array that shares the memory of another."""
+    view = np.asarray(values).view()
+    view.flags.writeable = False
+    return view
 
 
 def check_templates(templates: np.ndarray) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,10 +178,18 @@ def log_likelihood(data: Observations, eta: Tensor) -> np.ndarray:
     return torch.cat(found).cpu().numpy()
 
 
-def deviances_per_unit(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
-    """Return the deviances (2, unit) summed over all observed bins; see `deviances`."""
-    parts = [deviances(some, eta[part], rate) for part, some in data.parts()]
-    return np.concatenate(parts, axis=1).sum(1).reshape(2, -1)
+def deviances_per_unit(
+    data: Observations, eta: Callable[[slice, slice], Tensor], rate: Tensor
+) -> np.ndarray:
+    """Return the deviances (2, unit) summed over all observed bins; see `deviances`.
+
+    ``eta`` returns the predictor (window, channel, bin) of some rows of the data, and their bins.
+    """
+    shape, rows = data.y.shape[:-1], data.rows()
+    lost, null = np.zeros((2, *rows.y.shape[:-1])), rate.expand(*shape, 1).flatten(0, 1)
+    for part, bins, some in rows.pieces():
+        lost[:, part] += deviances(some, eta(part, bins), null[part])
+    return lost.reshape(2, *shape).sum(1).reshape(2, -1)
 
 
 def of_hidden_bins(
@@ -196,11 +205,11 @@ def of_hidden_bins(
     import torch
 
     null = null_rate(seen.data, prior=0.5).expand(*seen.data.y.shape[:-1], 1).flatten(0, 1)
-    lost = np.zeros(2)
-    judged = replace(whole, shown=torch.from_numpy(hidden)).rows()
-    for part, some in judged.parts(seen.n_templates):
-        eta = seen.eta(*found, part)
-        lost += deviances(some, eta, null[part]).sum((1, 2))
+    lost, judged = np.zeros(2), torch.from_numpy(hidden)
+    for part, bins, some in whole.rows().pieces():
+        here = judged[bins].nonzero()[:, 0].to(some.y.device)
+        eta = seen.eta(*found, part, bins)[..., here]
+        lost += deviances(some.between(here), eta, null[part]).sum((1, 2))
     return lost
 
 
@@ -212,35 +221,53 @@ def decompose(
     codes: Tensor,
     baseline: Tensor,
     history_filter: Tensor | None = None,
+    certainty: Any = None,
 ) -> Decomposition:
     """Return codes, rates, the contribution of each template to eta, and the deviance explained.
 
     ``data`` are the counts as observations.  Shapes: templates (template, channel, bin), of unit l2
     norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``;
-    filter of the history (unit, lag), if any.
+    filter of the history (unit, lag), if any.  For ``certainty`` see `Decomposition`.
     """
     from spikecdl import conversion
     from spikecdl.data import Decomposition
     from spikecdl.model.dictionary import ConvDictionary
+    from spikecdl.solvers.events import Events
+    from spikecdl.training.base import predictor
 
-    parts = [
-        ConvDictionary(template[None])(codes[..., [c], :]).detach()
-        for c, template in enumerate(templates)
-    ]
-    eta = sum(parts) + baseline
-    lost = deviances_per_unit(data, eta, null_rate(data))
+    def parts() -> list[Tensor]:
+        each = enumerate(templates)
+        return [ConvDictionary(one[None])(codes[..., [c], :]).detach() for c, one in each]
+
+    def rate() -> np.ndarray:
+        eta = sum(parts()) + baseline
+        return conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family)
+
+    def contributions() -> np.ndarray:
+        return np.stack([layout.squeeze(part) for part in parts()], axis=2)
+
+    @cache
+    def lost() -> np.ndarray:
+        model = (ConvDictionary(templates), Events.from_codes(codes.flatten(0, 1)))
+        eta = partial(predictor, *model, baseline.flatten(0, 1), n_onsets=codes.shape[-1])
+        return deviances_per_unit(data, eta, null_rate(data))
+
+    computed: dict[str, Any] = {
+        "rate": rate,
+        "contributions": contributions,
+        "deviance_explained": lambda: fraction_explained(*lost().sum(1)),
+        "deviance_explained_per_unit": lambda: fraction_explained(*lost()),
+    }
     return Decomposition(
         counts=conversion.with_sub_bins(counts, data.family),
         templates=templates.cpu().numpy(),
         codes=codes.cpu().numpy(),
-        rate=conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family),
         baseline=conversion.baseline_rates(counts, layout, data, baseline),
-        contributions=np.stack([layout.squeeze(part) for part in parts], axis=2),
         family=data.family.per_trial(),
         layout=layout.name,
-        deviance_explained=float(fraction_explained(*lost.sum(1))),
-        deviance_explained_per_unit=fraction_explained(*lost),
         history_filter=None if history_filter is None else history_filter.cpu().numpy(),
+        certainty=certainty,
+        **computed,
     )
 
 

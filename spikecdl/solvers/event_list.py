@@ -41,19 +41,25 @@ def list_events(posterior, amplitudes, width, least):
             near = np.zeros(n_onsets)
             for s in range(n_onsets):
                 near[s] = begins[max(0, s - width) : s + width + 1].sum()
-            while True:
-                s = near.argmax()
-                if near[s] < least:
-                    break
-                low, high = max(0, s - width), min(n_onsets, s + width + 1)
-                if size == len(found):
-                    found = np.concatenate((found, np.empty_like(found)))
-                found[size, 0], found[size, 1] = i, c
-                _describe(posterior[i, c], amplitudes[c], begins, low, high, found[size])
-                size += 1
-                begins[low:high] = 0.0
-                for t in range(max(0, low - width), min(n_onsets, high + width)):
-                    near[t] = begins[max(0, t - width) : t + width + 1].sum()
+            begin = 0
+            while begin < n_onsets:  # stretches that share no event
+                end = begin + 1
+                while end < n_onsets and near[end - 1] > 0.0:
+                    end += 1
+                while True:
+                    s = begin + near[begin:end].argmax()
+                    if near[s] < least:
+                        break
+                    low, high = max(0, s - width), min(n_onsets, s + width + 1)
+                    if size == len(found):
+                        found = np.concatenate((found, np.empty_like(found)))
+                    found[size, 0], found[size, 1] = i, c
+                    _describe(posterior[i, c], amplitudes[c], begins, low, high, found[size])
+                    size += 1
+                    begins[low:high] = 0.0
+                    for t in range(max(0, low - width), min(n_onsets, high + width)):
+                        near[t] = begins[max(0, t - width) : t + width + 1].sum()
+                begin = end
             found[first:size] = found[first:size][np.argsort(found[first:size, 2])]
     return found[:size]
 
@@ -67,8 +73,10 @@ def describe_events(posterior, amplitudes, width, window, template, onset):
         i, c = window[j], template[j]
         low, high = max(0, onset[j] - width), min(n_onsets, onset[j] + width + 1)
         found[j, 0], found[j, 1] = i, c
-        _describe(posterior[i, c], amplitudes[c], posterior[i, c].sum(0), low, high, found[j])
+        some = posterior[i, c][:, low:high]
+        _describe(some, amplitudes[c], some.sum(0), 0, high - low, found[j])
         found[j, 2] = onset[j]
+        found[j, 4] += low
     return found
 
 

@@ -43,21 +43,22 @@ def _log_sum(values):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def fill_weights(score, fixed, amplitudes, weight):
+def fill_weights(score, fixed, n_bins, amplitudes, weight):
     """Fill in the log weight (onset, template) of events, summed over amplitudes.
 
-    ``fixed`` (template, amplitude) are the parts of the log weights that no spike changes.
+    ``fixed`` (phase, template, amplitude) are the parts of the log weights that no spike changes.
     """
     n_onsets, n_templates = weight.shape
     for s in range(n_onsets):
+        phase = s % n_bins % len(fixed)
         for c in range(n_templates):
             highest = -np.inf
             for i in range(amplitudes.size):
-                each = amplitudes[i] * score[s, c] + fixed[c, i]
+                each = amplitudes[i] * score[s, c] + fixed[phase, c, i]
                 highest = max(highest, each)
             total = 0.0 if highest > _HOPELESS else 1.0
             for i in range(amplitudes.size if highest > _HOPELESS else 0):
-                each = amplitudes[i] * score[s, c] + fixed[c, i]
+                each = amplitudes[i] * score[s, c] + fixed[phase, c, i]
                 if each > highest + _LEAST:
                     total += exp(each - highest)
             weight[s, c] = highest + np.log(total)
@@ -72,7 +73,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
     an event that begins there may be one of a pair.
     """
     n_bins, n_templates = weight.shape
-    length, n_onsets = crowding.shape[2], covered.size
+    n_phases, length, n_onsets = len(crowding), crowding.shape[3], covered.size
     for s in range(n_onsets):
         covered[s] = -log_idle * min(length, n_onsets - s)
         live[s] = False
@@ -88,10 +89,11 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
                 for lag in range(1, min(length, s + 1)):
                     if live[s - lag]:
                         before = forward[s - lag] - log_idle + covered[s]
+                        lost = crowding[(s - lag) % n_phases]
                         for b in range(n_templates):
                             for c in range(n_templates):
                                 term = before + weight[s - lag, b] + weight[s, c]
-                                total = log_add(total, term - crowding[b, c, lag])
+                                total = log_add(total, term - lost[b, c, lag])
         forward[t] = total
 
 
@@ -105,8 +107,9 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
         Log weights; those of events that would not end in the window are not used.
     log_idle : float
         Log probability that no event begins in a bin in which one could.
-    crowding : ndarray, shape (template, template, lag)
-        How much less likely pairs are; there are as many lags as bins of a template.
+    crowding : ndarray, shape (phase, template, template, lag)
+        How much less likely pairs are, by the phase of the first onset; there are as many lags as
+        bins of a template.
     posterior : ndarray, shape (bin, template)
         Receives the probability of every event.
     pairs : ndarray, shape (template, template, lag)
@@ -118,7 +121,7 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
         The log likelihood ratio, and the expected number of bins in which an event could begin.
     """
     n_bins, n_templates = weight.shape
-    length, with_pairs = crowding.shape[2], pairs.shape[2] > 0
+    n_phases, length, with_pairs = len(crowding), crowding.shape[3], pairs.shape[2] > 0
     n_onsets = n_bins - length + 1
     covered, live = np.empty(n_onsets), np.zeros(n_onsets, np.bool_)
     forward, backward = np.zeros(n_bins + 1), np.zeros(n_bins + 1)
@@ -138,9 +141,10 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
                     s = t + lag
                     if live[s]:
                         after = backward[s + length] - log_idle + covered[s]
+                        lost = crowding[t % n_phases]
                         for b in range(n_templates):
                             for c in range(n_templates):
-                                term = after + weight[t, b] + weight[s, c] - crowding[b, c, lag]
+                                term = after + weight[t, b] + weight[s, c] - lost[b, c, lag]
                                 total = log_add(total, term)
                                 chance = _chance(forward[t] + term - evidence)
                                 if chance > 0.0:
@@ -161,7 +165,7 @@ def draw_events(weight, log_idle, crowding, uniform, drawn):
     Pairs are possible.  ``uniform`` (bin,) are random numbers from 0 to 1.
     """
     n_bins, n_templates = weight.shape
-    length = crowding.shape[2]
+    n_phases, length = len(crowding), crowding.shape[3]
     n_onsets = n_bins - length + 1
     covered, live = np.empty(n_onsets), np.zeros(n_onsets, np.bool_)
     forward = np.zeros(n_bins + 1)
@@ -181,7 +185,7 @@ def draw_events(weight, log_idle, crowding, uniform, drawn):
                 for c in range(n_templates):
                     if left >= 0.0:
                         term = before + weight[s - lag, b] + weight[s, c]
-                        left -= _chance(term - crowding[b, c, lag])
+                        left -= _chance(term - crowding[(s - lag) % n_phases, b, c, lag])
                         if left < 0.0:
                             until = s - lag
                             drawn[s - lag, b] = drawn[s, c] = True
@@ -210,7 +214,7 @@ def sum_windows(
     n_windows, n_bins = shape
     evidence, free = np.zeros(n_windows), np.zeros(n_windows)
     posterior = np.zeros_like(weight)
-    pairs = np.zeros((N_PARTS, *crowding.shape[:2], crowding.shape[2] if with_pairs else 0))
+    pairs = np.zeros((N_PARTS, *crowding.shape[1:3], crowding.shape[3] if with_pairs else 0))
     edges = np.arange(N_PARTS + 1) * n_windows // N_PARTS
 
     def work(numbers: slice) -> None:

@@ -66,6 +66,10 @@ class Events:
         """Return the events with ``n_windows`` added to the number of each window."""
         return replace(self, window=self.window + n_windows)
 
+    def shifted(self, n_bins: int) -> Events:
+        """Return the events with ``n_bins`` added to each onset."""
+        return replace(self, onset=self.onset + n_bins)
+
     def without(self, template: int) -> Events:
         """Return the events of the other templates, renumbered without a gap."""
         rest = self.take(self.template != template)

@@ -21,18 +21,49 @@ from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
 N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
+ALL = np.ones(1, np.bool_)
 
 
 class SpikeList(NamedTuple):
     """Units of spikes in order of their bins; windows follow each other.
 
     ``unit`` (spike,) of the spikes in bin t are those from ``first[t]`` up to ``first[t + 1]``; a
-    count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.
+    count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.  Bin t of each
+    window is hidden, and holds no spikes, where ``shown`` (phase,) is False at t modulo its length.
     """
 
     first: np.ndarray
     unit: np.ndarray
     shape: tuple[int, int, int]
+    shown: np.ndarray = ALL
+
+    @property
+    def n_shown(self) -> int:
+        """Number of bins that are shown, of all windows."""
+        return self.shape[0] * int(np.resize(self.shown, self.shape[2]).sum())
+
+    def phases(self, onsets: np.ndarray) -> np.ndarray:
+        """Return the phase of onsets that are numbered through all windows."""
+        return onsets % self.shape[2] % len(self.shown)
+
+    def shown_under(self, length: int) -> np.ndarray:
+        """Return which bins of events are shown, by the phase of their onset (phase, bin)."""
+        period = len(self.shown)
+        return self.shown[(np.arange(period)[:, None] + np.arange(length)) % period]
+
+    def counts(self) -> np.ndarray:
+        """Return how many bins hold 0, 1, ... spikes (window, unit, count)."""
+        n_windows, n_units, n_bins = self.shape
+        window = np.repeat(np.arange(n_windows), np.diff(self.first[::n_bins]))
+        bin_ = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+        new = np.flatnonzero(np.diff(self.unit, prepend=-1) | np.diff(bin_, prepend=-1))
+        number = np.diff(np.append(new, len(self.unit)))
+        most = int(number.max(initial=0)) + 1
+        cell = (window[new] * n_units + self.unit[new]) * most + number
+        found = np.bincount(cell, minlength=n_windows * n_units * most)
+        found = found.reshape(n_windows, n_units, most)
+        found[..., 0] = self.n_shown // n_windows - found.sum(2)
+        return found
 
     def totals(self) -> np.ndarray:
         """Return the number of spikes of each unit."""
@@ -47,20 +78,14 @@ class SpikeList(NamedTuple):
         return SpikeList(first, np.concatenate(spans), (len(starts), self.shape[1], n_bins))
 
 
-def list_spikes(counts: np.ndarray, part: int = 2**24) -> SpikeList:
-    """List the spikes of counts (window, unit, bin), reading about ``part`` counts at a time."""
-    n_windows, n_units, n_bins = counts.shape
-    size = max(1, part // max(1, n_units))
-    number, units = [np.zeros(1, np.int64)], []
-    for window in range(n_windows):
-        for begin in range(0, n_bins, size):
-            block = np.ascontiguousarray(counts[window, :, begin : begin + size].T)
-            number.append(block.sum(1, dtype=np.int64))
-            where = np.flatnonzero(block)
-            each = block.ravel()[where].astype(np.int64)
-            units.append(np.repeat((where % n_units).astype(np.int32), each))
-    unit = np.concatenate(units) if units else np.zeros(0, np.int32)
-    return SpikeList(np.cumsum(np.concatenate(number)), unit, counts.shape)
+def list_spikes(counts: np.ndarray, shown: np.ndarray = ALL) -> SpikeList:
+    """List the spikes of counts (window, unit, bin) in the bins that are shown."""
+    first = np.zeros(counts.shape[0] * counts.shape[2] + 1, np.int64)
+    _count_spikes(counts, shown, first[1:])
+    np.cumsum(first, out=first)
+    unit = np.empty(first[-1], np.int32)
+    _fill_units(counts, shown, first[:-1].copy(), unit)
+    return SpikeList(first, unit, counts.shape, shown)
 
 
 def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
@@ -97,6 +122,30 @@ def spikes_under(spikes: SpikeList, weight: np.ndarray, length: int) -> np.ndarr
 
     in_parallel(work, N_PARTS, len(spikes.unit) * n_templates * length)
     return np.ascontiguousarray(rows.sum(0)[:, ::-1].transpose(2, 0, 1))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _count_spikes(counts, shown, total):
+    """Add the spikes of all units in each bin."""
+    n_windows, n_units, n_bins = counts.shape
+    for i in range(n_windows):
+        for n in range(n_units):
+            for t in range(n_bins):
+                if counts[i, n, t] and shown[t % shown.size]:
+                    total[i * n_bins + t] += int(counts[i, n, t])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _fill_units(counts, shown, free, unit):
+    """Fill in the unit of each spike, given where those of each bin begin, which is changed."""
+    n_windows, n_units, n_bins = counts.shape
+    for i in range(n_windows):
+        for n in range(n_units):
+            for t in range(n_bins):
+                if counts[i, n, t] and shown[t % shown.size]:
+                    for _ in range(int(counts[i, n, t])):
+                        unit[free[i * n_bins + t]] = n
+                        free[i * n_bins + t] += 1
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

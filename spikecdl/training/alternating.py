@@ -198,7 +198,8 @@ def alternate(
 
 def null_cost(data: Observations) -> float:
     """Return the cost without events."""
-    return sum(float(some.cost(some.baseline.expand_as(some.y))) for _, some in data.parts())
+    pieces = (some for *_, some in data.pieces())
+    return sum(float(some.cost(some.baseline.expand_as(some.y))) for some in pieces)
 
 
 def _settled(history: list[dict[str, Any]], null: float) -> bool:

@@ -168,12 +168,16 @@ class Problem:
         return torch.cat([some.family.mean(self.eta(*found, p).double()) for p, some in parts])
 
     def eta(
-        self, dictionary: ConvDictionary, events: Events, baseline: Tensor, part: slice
+        self,
+        dictionary: ConvDictionary,
+        events: Events,
+        baseline: Tensor,
+        part: slice,
+        bins: slice | None = None,
     ) -> Tensor:
-        """Return the linear predictor (window, channel, bin) of some windows."""
-        mine = events.within(part.start, part.stop)
-        codes = mine.to_codes((part.stop - part.start, *self.code_shape))
-        return dictionary(codes).detach() + baseline.flatten(0, 1)[part]
+        """Return the linear predictor (window, channel, bin) of some windows, and bins of them."""
+        bins = slice(0, self.data.y.shape[-1]) if bins is None else bins
+        return predictor(dictionary, events, baseline.flatten(0, 1), part, bins, self.code_shape[1])
 
     def weight_used(self, dictionary: ConvDictionary, level: float) -> tuple[float, float]:
         """Return the median weight at a level as a fraction of lambda_max, and itself.
@@ -190,6 +194,29 @@ class Problem:
     def windows(self) -> Observations:
         """Lay trials and units along one axis, unless the penalty needs them apart."""
         return self.data if self.penalty.grouped else self.data.rows()
+
+
+def predictor(
+    dictionary: ConvDictionary,
+    events: Events,
+    baseline: Tensor,
+    part: slice,
+    bins: slice,
+    n_onsets: int,
+) -> Tensor:
+    """Return the linear predictor (window, channel, bin) of some windows, and bins of them.
+
+    ``baseline`` has windows first, in which there are ``n_onsets``.
+    """
+    n_templates, _, length = dictionary.templates.shape
+    first, last = max(0, bins.start - length + 1), min(bins.stop, n_onsets)
+    mine = events.within(part.start, part.stop)
+    mine = mine.take((mine.onset >= first) & (mine.onset < last)).shifted(-first)
+    codes = mine.to_codes((part.stop - part.start, n_templates, last - first))
+    level = baseline[part]
+    level = level if level.shape[-1] == 1 else level[..., bins]
+    signal = dictionary(codes).detach()
+    return signal[..., bins.start - first : bins.stop - first] + level
 
 
 @dataclass

@@ -75,10 +75,31 @@ class Observations:
 
         A part has about `PART` numbers in all when ``copies`` are made of each.
         """
+        for part in self._slices(copies):
+            yield part, self.take(part).load()
+
+    def pieces(self) -> Iterator[tuple[slice, slice, Observations]]:
+        """Yield trials, bins and the loaded piece: parts of which long windows are cut as well.
+
+        For sums over bins; see `between`.
+        """
+        n_bins = self.y.shape[-1]
+        size = max(1, PART // math.prod(self.y.shape[1:-1]))
+        for part in self._slices(1):
+            for begin in range(0, n_bins, size):
+                bins = slice(begin, min(begin + size, n_bins))
+                yield part, bins, self.take(part).between(bins).load()
+
+    def between(self, bins: slice | Tensor) -> Observations:
+        """Keep some bins of every window, without covariates and onsets."""
+        n_bins, alone = self.y.shape[-1], replace(self, covariates=None, onsets=None)
+        found = alone._map(lambda t: t[..., bins] if t.shape[-1] == n_bins else t)
+        return found if self.shown is None else replace(found, shown=self.shown[bins])
+
+    def _slices(self, copies: int) -> Iterator[slice]:
         count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))
         for first in range(0, len(self.y), count):
-            part = slice(first, min(first + count, len(self.y)))
-            yield part, self.take(part).load()
+            yield slice(first, min(first + count, len(self.y)))
 
     @property
     def is_one_part(self) -> bool:
@@ -123,12 +144,14 @@ class Observations:
 
     def totals(self) -> Tensor:
         """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
-        sums = []
-        for _, some in self.rows().parts():
+        rows = self.rows()
+        shape, device = (2, *rows.y.shape[:-1], 1), self.baseline.device
+        sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        for part, _, some in rows.pieces():
             both = torch.stack([some.y, some.family.exposure(some.y)])
             both = torch.where(some.mask, both, 0)
-            sums.append(both.sum(-1, keepdim=True, dtype=torch.float64))
-        return torch.cat(sums, 1).reshape(2, *self.y.shape[:-1], 1)
+            sums[:, part] += both.sum(-1, keepdim=True, dtype=torch.float64)
+        return sums.reshape(2, *self.y.shape[:-1], 1)
 
     def mean_baseline(self) -> Tensor:
         """Return the linear predictor of the mean rate of every window, or with drift every unit.

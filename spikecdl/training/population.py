@@ -152,10 +152,12 @@ class PopulationSums(NamedTuple):
     """Sums over events.
 
     The log likelihood ratio (window,) over no events; scores, log weights and probabilities of
-    events (onset, template); the log weight (template, amplitude) of each amplitude but for the
-    score; expected numbers of events (template, amplitude), of pairs (template, template, lag), and
-    of bins in which an event could begin.
+    events (onset, template); the log weight (phase, template, amplitude) of each amplitude but for
+    the score; expected numbers of events (phase, template, amplitude), of pairs (template,
+    template, lag), and of bins in which an event could begin.  For phases see `SpikeList`.
     """
+
+    spikes: SpikeList
 
     evidence: np.ndarray
     score: np.ndarray
@@ -169,44 +171,54 @@ class PopulationSums(NamedTuple):
     def amplitudes(self, template: int) -> tuple[np.ndarray, np.ndarray]:
         """Return onsets of the possible events of a template, and the posterior of amplitudes."""
         at = np.flatnonzero(self.posterior[:, template])
-        log = self.score[at, template, None] * RELATIVE_AMPLITUDES + self.fixed[template]
-        chance = np.exp(log - self.weight[at, template, None])
-        return at, chance * self.posterior[at, template, None]
+        return at, self.shares(at, template) * self.posterior[at, template, None]
+
+    def shares(self, at: np.ndarray, template: int) -> np.ndarray:
+        """Return the posterior of amplitudes (onset, amplitude), given that events begin there."""
+        fixed = self.fixed[self.spikes.phases(at), template]
+        log = self.score[at, template, None] * RELATIVE_AMPLITUDES + fixed
+        return np.exp(log - self.weight[at, template, None])
 
 
-def lost(model: PopulationModel) -> np.ndarray:
-    """Return the spikes that events add (template, amplitude)."""
+def lost(model: PopulationModel, shown: np.ndarray) -> np.ndarray:
+    """Return the spikes that events add (phase, template, amplitude) in bins (phase, bin)."""
     mean = np.exp(model.baseline)
-    added = [(model.factor(a) - 1.0).sum(2) @ mean for a in RELATIVE_AMPLITUDES]
-    return np.stack(added, axis=-1)
+    added = [mean @ (model.factor(a) - 1.0) @ shown.T for a in RELATIVE_AMPLITUDES]
+    return np.stack(added, axis=-1).transpose(1, 0, 2)
 
 
-def crowding(model: PopulationModel) -> np.ndarray:
-    """Return how much less likely pairs of events are (template, template, lag)."""
+def crowding(model: PopulationModel, shown: np.ndarray) -> np.ndarray:
+    """Return how much less likely pairs of events are (phase, template, template, lag)."""
     change, length = model.factors(), model.length
-    weighted = change * np.exp(model.baseline)[:, None]
-    found = np.zeros((len(model), len(model), length))
-    for lag in range(length):
-        found[:, :, lag] = np.tensordot(
-            weighted[:, :, lag:], change[:, :, : length - lag], axes=((1, 2), (1, 2))
-        )
+    found = np.zeros((len(shown), len(model), len(model), length))
+    for some, seen in zip(found, shown, strict=True):
+        weighted = change * np.exp(model.baseline)[:, None] * seen
+        for lag in range(length):
+            some[:, :, lag] = np.tensordot(
+                weighted[:, :, lag:], change[:, :, : length - lag], axes=((1, 2), (1, 2))
+            )
     return found
 
 
 def sum_events(spikes: SpikeList, model: PopulationModel, with_pairs: bool) -> PopulationSums:
     """Sum over all events that the windows may hold."""
     n_windows, _, n_bins = spikes.shape
-    score, fixed = scores(spikes, model.templates), np.log(model.rates) - lost(model)
+    shown = spikes.shown_under(model.length)
+    score, fixed = scores(spikes, model.templates), np.log(model.rates) - lost(model, shown)
     weight = np.empty_like(score)
-    fill_weights(score, fixed, RELATIVE_AMPLITUDES, weight)
+    fill_weights(score, fixed, n_bins, RELATIVE_AMPLITUDES, weight)
     log_idle = float(np.log1p(-model.rates.sum()))
-    between = crowding(model) if with_pairs else np.zeros((len(model), len(model), model.length))
+    none = np.zeros((1, len(model), len(model), model.length))
+    between = crowding(model, shown) if with_pairs else none
     evidence, posterior, pairs, free = sum_windows(
         weight, (n_windows, n_bins), log_idle, between, with_pairs
     )
-    sums = PopulationSums(evidence, score, weight, posterior, fixed, fixed, pairs, free)
-    number = [sums.amplitudes(c)[1].sum(0) for c in range(len(model))]
-    return sums._replace(number=np.reshape(number, model.rates.shape))
+    number = np.zeros_like(fixed)
+    sums = PopulationSums(spikes, evidence, score, weight, posterior, fixed, number, pairs, free)
+    for c in range(len(model)):
+        at, chance = sums.amplitudes(c)
+        np.add.at(number[:, c], spikes.phases(at), chance)
+    return sums
 
 
 def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> PopulationModel:
@@ -222,10 +234,11 @@ def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> 
 
 
 def _new_rates(model: PopulationModel, sums: PopulationSums) -> np.ndarray:
-    number = sums.number.sum(1, keepdims=True)
+    by_amplitude = sums.number.sum(0)
+    number = by_amplitude.sum(1, keepdims=True)
     known = model.rates.sum(1, keepdims=True) > _NEVER
     rate = np.minimum((number + _FEWEST) / (sums.free + _FEWEST), _MOST_BUSY / model.length)
-    shares = (sums.number + _SPREAD_COUNT) / (sums.number + _SPREAD_COUNT).sum(1, keepdims=True)
+    shares = (by_amplitude + _SPREAD_COUNT) / (by_amplitude + _SPREAD_COUNT).sum(1, keepdims=True)
     return np.where(known, rate * shares, model.rates)
 
 
@@ -245,7 +258,7 @@ def _new_templates(
 ) -> PopulationModel:
     bends = second_differences(model.length)
     mean, crowd = np.exp(model.baseline)[:, None], _crowd(model, sums)
-    typical = model.mean_amplitude
+    typical, number = model.mean_amplitude, sums.number.sum(0)
     templates, variance = model.templates.copy(), model.variance.copy()
     shrinkage = model.shrinkage.copy()
     smoothness, cost = model.smoothness.copy(), model.cost.copy()
@@ -253,12 +266,12 @@ def _new_templates(
     width = max(1, round(_NEAR * model.length))
     for c in np.flatnonzero(model.rates.sum(1) > _NEVER):
         rows, found = templates[c], np.empty((templates.shape[1], 2))
-        terms = [*zip(RELATIVE_AMPLITUDES, sums.number[c], strict=True), (typical[c], crowd[c])]
+        terms = [*zip(RELATIVE_AMPLITUDES, number[c], strict=True), (typical[c], crowd[c])]
         for _ in range(_NEWTON_STEPS):
             slope, curvature = under[c].copy(), np.zeros_like(rows)
-            for amplitude, number in terms:
+            for amplitude, count in terms:
                 spread = amplitude**2 * variance[c] / 2
-                expected = mean * np.exp(amplitude * rows + spread) * number
+                expected = mean * np.exp(amplitude * rows + spread) * count
                 slope -= amplitude * expected
                 curvature += amplitude**2 * expected
             prior = RowPrior(bends, float(smoothness[c]), width, limits)
@@ -266,9 +279,9 @@ def _new_templates(
             update_rows(parts, slope, np.maximum(curvature, 0.0), prior, found)
         # rows that gain less than they cost are zero, until they gain more
         gain = (under[c] * rows).sum(1) + found[:, 0] - _ROW_COST
-        for amplitude, number in terms:
+        for amplitude, count in terms:
             factor = np.exp(amplitude * rows + amplitude**2 * variance[c] / 2)
-            gain -= ((factor - 1) * mean * number).sum(1)
+            gain -= ((factor - 1) * mean * count).sum(1)
         none = gain < 0
         rows[none] = variance[c, none] = 0.0
         cost[c] = (_ROW_COST - found[~none, 0]).sum()
@@ -286,11 +299,13 @@ def _new_templates(
 
 def _new_baseline(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> np.ndarray:
     """Return the most likely baselines: spikes over the time, counted by what events do to it."""
-    exposure = np.full(spikes.shape[1], float(spikes.shape[0] * spikes.shape[2]))
+    exposure = np.full(spikes.shape[1], float(spikes.n_shown))
+    shown = spikes.shown_under(model.length)
     for a, number in zip(RELATIVE_AMPLITUDES, sums.number.T, strict=True):
-        exposure += number @ (model.factor(a) - 1.0).sum(2)
-    if sums.pairs.size:
-        exposure += (_crowd(model, sums) * model.factors()).sum((0, 2)) / 2
+        exposure += np.einsum("cuk,cp,pk->u", model.factor(a) - 1.0, number, shown, optimize=True)
+    if sums.pairs.size:  # of any phase
+        crowd = _crowd(model, sums) * model.factors()
+        exposure += shown.mean() * crowd.sum((0, 2)) / 2
     return np.log((spikes.totals() + 0.5) / np.maximum(exposure + 1.0, 1.0))
 
 
@@ -323,7 +338,8 @@ def climb(
         if gained > 0:
             best, highest = model, value
         on_step(number, value)
-        if number >= _LEAST_STEPS and gained < max(_SETTLED, _SETTLED_RELATIVE * abs(value)):
+        settled = gained < max(_SETTLED, _SETTLED_RELATIVE * abs(value))
+        if number + 1 == most_steps or (number >= _LEAST_STEPS and settled):
             break
         model = updated(model, spikes, sums)
     return best, highest
@@ -337,13 +353,12 @@ def null_value(spikes: SpikeList) -> float:
 
 def null_baseline(spikes: SpikeList) -> np.ndarray:
     """Return the log of the mean count of each unit (unit,), with half a spike added."""
-    return np.log((spikes.totals() + 0.5) / (spikes.shape[0] * spikes.shape[2] + 1.0))
+    return np.log((spikes.totals() + 0.5) / (spikes.n_shown + 1.0))
 
 
 def no_events(spikes: SpikeList, model: PopulationModel) -> float:
     """Return the log likelihood of counts without events, up to a constant."""
-    bins = spikes.shape[0] * spikes.shape[2]
-    return float(spikes.totals() @ model.baseline - bins * np.exp(model.baseline).sum())
+    return float(spikes.totals() @ model.baseline - spikes.n_shown * np.exp(model.baseline).sum())
 
 
 def objective(spikes: SpikeList, model: PopulationModel, sums: PopulationSums) -> float:

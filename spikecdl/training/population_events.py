@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikecdl.model.families import Family
 from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.event_pairs import draw_events
 from spikecdl.solvers.events import Events
@@ -30,24 +31,39 @@ from spikecdl.training.population_starts import search
 _STEPS_PER_EPOCH = 5
 _OF_STARTS = ("agreement", "gap", "other")  # see `search`
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
+_LONGEST_PERIOD = 8  # of bins that are hidden in turn
 
 
 def spikes_of(data: Observations) -> SpikeList | None:
     """Return the spikes of a population whose events can be summed from a list of them.
 
-    Those are counts in the joint layout, observed everywhere, of a family with an exponential loss,
-    with baselines that are constant but for events, which may begin anywhere.  None for others.
+    Those are counts in the joint layout, observed everywhere or in bins that alternate with hidden
+    ones, of a family with an exponential loss, with baselines that are constant but for events,
+    which may begin anywhere.  None for others.
     """
     joint = data.y.shape[1] == 1 and data.y.shape[2] > 1
-    constant = data.covariates is None and data.shown is None and data.baseline.shape[-1] == 1
+    constant = data.covariates is None and data.baseline.shape[-1] == 1
     constant = constant and data.onsets is None
     if not (joint and constant and data.family.is_compiled and data.family.integer_valued):
         return None
     one = data.family.map(lambda values: values[:1, :1, :1, :1])
     kind, _, exposure, shift = one.scalar_loss(torch.ones(1, 1, 1, 1))
-    if kind != "exponential" or shift or not bool((exposure == 1).all()) or not data.mask.all():
+    if kind != "exponential" or shift or not bool((exposure == 1).all()):
         return None
-    return list_spikes(data.y[:, 0].cpu().numpy())
+    shown = _period(data)
+    return None if shown is None else list_spikes(data.y[:, 0].cpu().numpy(), shown)
+
+
+def _period(data: Observations) -> np.ndarray | None:
+    """Return which bins are shown (phase,) if that repeats in a few bins and is common to all."""
+    first = data.mask[:1, :1, :1]
+    if any(data.mask.stride()) and not bool((data.mask == first).all()):
+        return None
+    seen = first.flatten() if data.shown is None else first.flatten().cpu() & data.shown
+    shown = seen.cpu().numpy()
+    periods = range(1, min(_LONGEST_PERIOD, len(shown)) + 1)
+    found = (shown[:p] for p in periods if np.array_equal(shown, np.resize(shown[:p], len(shown))))
+    return next(found, None)
 
 
 def fit_population(
@@ -159,9 +175,14 @@ def event_table(
     return np.concatenate(tables)
 
 
-def evidence_per_window(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
-    """Return the log likelihood ratio (window,) of events summed out over no events."""
-    return sum_events(spikes, model, with_pairs=True).evidence
+def evidence_per_window(spikes: SpikeList, model: PopulationModel, family: Family) -> np.ndarray:
+    """Return the log likelihood (window,), with all constants, summed over events."""
+    ratio = sum_events(spikes, model, with_pairs=True).evidence
+    number = spikes.counts()
+    count = torch.arange(number.shape[2], dtype=torch.float64)
+    eta = torch.from_numpy(model.baseline)[:, None].expand(number.shape[1:])
+    log_prob = family.log_prob(count.expand_as(eta), eta).numpy()
+    return ratio + np.einsum("nuk,uk->n", number, log_prob)
 
 
 def drawn_mean(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
@@ -170,15 +191,15 @@ def drawn_mean(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
     sums, rng = sum_events(spikes, model, with_pairs=True), np.random.default_rng(0)
     eta = np.empty(spikes.shape)
     eta[:] = model.baseline[:, None]
-    between, log_idle = crowding(model), float(np.log1p(-model.rates.sum()))
+    between = crowding(model, spikes.shown_under(model.length))
+    log_idle = float(np.log1p(-model.rates.sum()))
     for window in range(n_windows):
         drawn = np.zeros((n_bins, len(model)), np.bool_)
         bins = slice(window * n_bins, (window + 1) * n_bins)
         draw_events(sums.weight[bins], log_idle, between, rng.random(n_bins), drawn)
         for c in range(len(model)):
             at = np.flatnonzero(drawn[:, c])
-            log = sums.score[bins][at, c, None] * RELATIVE_AMPLITUDES + sums.fixed[c]
-            chance = np.exp(log - sums.weight[bins][at, c, None]).cumsum(1)
+            chance = sums.shares(at + window * n_bins, c).cumsum(1)
             which = (rng.random((at.size, 1)) > chance[:, :-1]).sum(1)
             for s, amplitude in zip(at, RELATIVE_AMPLITUDES[which], strict=True):
                 eta[window, :, s : s + model.length] += amplitude * model.templates[c]

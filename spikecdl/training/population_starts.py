@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import torch
 from numba import njit
@@ -10,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from spikecdl.solvers.spike_list import SpikeList, scores, spikes_under
-from spikecdl.training.population import PopulationModel, climb, null_baseline
+from spikecdl.training.population import PopulationModel, climb, null_baseline, sum_events
 from spikecdl.training.steps import Steps
 
 N_STARTS = 3
@@ -19,11 +21,14 @@ _FEWEST_UNITS = 2  # of a template; one unit alone is no sequence
 _MOST_BINS = 30_000  # that starts are found in
 _BLOCK = 20  # template lengths of its pieces
 _PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
-_STRETCHES = 24  # per template, drawn from
-_CROWD = 10  # times as many
+_STRETCHES = 48  # drawn, for each template, from
+_CROWD = 3  # times as many
 _AVERAGED = (3, 4, 6, 8, 12, 16, 24, 32)  # stretches, in the rounds of sharpening
+_ADDED = 20.0  # stretches of the mean rate, added to those averaged
+_NOISE = 2.0  # squared standard errors, below which a change is taken away
 _OCCUPANCY = 0.15  # of the time by a template that is learned alone
 _SHARPEST = 5  # candidates per template that are learned alone
+_PROBABLE = 0.5  # events, near which no other template is sought
 _SURPLUS = 3  # candidates per template that are learned together
 _ALIKE = 0.5  # cosine of templates that are the same
 _ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 8, 12, 2, 6, 40  # steps of EM
@@ -52,30 +57,54 @@ def build(
 ) -> tuple[PopulationModel, float]:
     """Return templates learned from a start, and the objective.
 
-    Stretches far from each other are sharpened; the most distinct are learned alone, and the best,
-    more than asked, together; those of which the loss costs least are left out one by one.  They
-    are learned longer than asked and cropped to the bins of most energy, which fixes their shift.
+    Stretches far from each other are sharpened, and the most distinct learned alone; then the same
+    outside the events of the best, which would draw most stretches to them.  The best of all, more
+    than asked, are learned together, and those of which the loss costs least are left out one by
+    one.  They are learned longer than asked and cropped to the bins of most energy, which fixes
+    their shift.
     """
     longer = min(length + round(_PADDING * length), spikes.shape[2])
-    first = _sharpened(spikes, _stretches(spikes, longer, _STRETCHES * n_templates, rng))
-    first = first[np.argsort(-_skewness(spikes, first), kind="stable")]
-    first = first[_distinct(first, _SHARPEST * n_templates)]
-    null = null_baseline(spikes)
-    alone = [
-        climb(spikes, PopulationModel.of_templates(each[None], null, _OCCUPANCY), _ALONE)
-        for each in first
-    ]
-    alone.sort(key=lambda each: -each[1])
-    templates = np.concatenate([each.templates for each, _ in alone])
-    chosen = _distinct(templates, _SURPLUS * n_templates)
-    model = alone[0][0]
-    for c in chosen[1:]:
-        model = model.joined(alone[c][0])
-    model, _ = climb(spikes, model, _TOGETHER)
+    alone: list[tuple[PopulationModel, float]] = []
+    taken = np.zeros(len(spikes.first) - 1, np.bool_)
+    for _ in range(n_templates):
+        found = _alone(spikes, longer, rng, taken)
+        alone += found
+        taken |= _near_events(spikes, found[0][0]) if found else False
+    model, _ = climb(spikes, _best(alone, _SURPLUS * n_templates), _TOGETHER)
     model = _reduced(spikes, model, n_templates)
     extra = min(length // 2, (spikes.shape[2] - longer) // 2)  # for those that begin or end late
     model, _ = climb(spikes, model.padded(extra), _AFTER)
     return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
+
+
+def _best(alone: list[tuple[PopulationModel, float]], most: int) -> PopulationModel:
+    """Return the best models of one template as one model, those that are distinct."""
+    ranked = [model for model, _ in sorted(alone, key=lambda each: -each[1])]
+    chosen = _distinct(np.concatenate([model.templates for model in ranked]), most)
+    return reduce(PopulationModel.joined, [ranked[c] for c in chosen])
+
+
+def _alone(
+    spikes: SpikeList, length: int, rng: np.random.Generator, taken: np.ndarray
+) -> list[tuple[PopulationModel, float]]:
+    """Return models of one template, the best first, from stretches where no bin is taken."""
+    if taken[_activity(spikes, length) >= 0].all():
+        return []
+    first = _sharpened(spikes, _stretches(spikes, length, _STRETCHES, rng, taken), taken)
+    first = first[np.argsort(-_skewness(spikes, first), kind="stable")]
+    null, found = null_baseline(spikes), []
+    for c in _distinct(first, _SHARPEST):
+        model = PopulationModel.of_templates(first[c : c + 1], null, _OCCUPANCY)
+        found.append(climb(spikes, model, _ALONE))
+    return sorted(found, key=lambda each: -each[1])
+
+
+def _near_events(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
+    """Return the bins (bin,) less than half a template from the onset of a probable event."""
+    chance = sum_events(spikes, model, with_pairs=False).posterior.sum(1)
+    width = model.length // 2
+    near = np.convolve(chance, np.ones(2 * width + 1), mode="same")
+    return near > _PROBABLE
 
 
 def _reduced(spikes: SpikeList, model: PopulationModel, n_templates: int) -> PopulationModel:
@@ -92,9 +121,7 @@ def _combined(
     spikes: SpikeList, models: list[PopulationModel], n_templates: int
 ) -> tuple[PopulationModel, float]:
     """Return the best templates of several models, learned together, and the objective."""
-    model = models[0]
-    for other in models[1:]:
-        model = model.joined(other)
+    model = reduce(PopulationModel.joined, models)
     model = _reduced(spikes, model.take(_distinct(model.templates, len(model))), n_templates)
     return climb(spikes, model, _LAST, with_pairs=True)
 
@@ -189,12 +216,15 @@ def _activity(spikes: SpikeList, length: int) -> np.ndarray:
     return active
 
 
-def _stretches(spikes: SpikeList, length: int, number: int, rng: np.random.Generator) -> np.ndarray:
+def _stretches(
+    spikes: SpikeList, length: int, number: int, rng: np.random.Generator, taken: np.ndarray
+) -> np.ndarray:
     """Return stretches of much activity, far from each other by lagged correlation, as templates.
 
-    They are drawn as the first centres of k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    None begins in a bin that is ``taken``.  They are drawn as the first centres of k-means++
+    (Arthur and Vassilvitskii, SODA 2007).
     """
-    active, picked = _activity(spikes, length), []
+    active, picked = np.where(taken, -1.0, _activity(spikes, length)), []
     for _ in range(_CROWD * number):
         s = int(active.argmax())
         if active[s] < 0:
@@ -215,7 +245,7 @@ def _stretches(spikes: SpikeList, length: int, number: int, rng: np.random.Gener
         chosen.append(int(rng.choice(len(picked), p=chance / chance.sum())))
         products = np.fft.irfft((spectrum * spectrum[chosen[-1]].conj()).sum(1), axis=1).max(1)
         distance = np.minimum(distance, 1 - products / norms / norms[chosen[-1]])
-    return np.log((smooth[chosen] + 0.5 * mean) / (1.5 * mean))
+    return np.log((smooth[chosen] + _ADDED * mean) / ((1 + _ADDED) * mean))
 
 
 def _bins(spikes: SpikeList) -> np.ndarray:
@@ -224,29 +254,30 @@ def _bins(spikes: SpikeList) -> np.ndarray:
 
 
 def _kernel(length: int) -> np.ndarray:
-    kernel = np.hanning(max(length // 8, 3) + 2)[1:-1]
+    kernel = np.hanning(max(length // 7, 3) + 2)[1:-1]
     return kernel / kernel.sum()
 
 
-def _sharpened(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
-    """Replace each template by the mean of the stretches most like it, a few times.
+def _sharpened(spikes: SpikeList, templates: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Replace each template by the mean of the stretches most like it that are not ``taken``.
 
     A single stretch is mostly noise.  More and more stretches are averaged, so that few are wrong
-    at any time; changes no larger than their standard error are taken away.
+    at any time; changes not much larger than their standard error are taken away, and all are
+    small, so that silent bins do not outweigh coincident spikes.
     """
     n_bins, length = spikes.shape[2], templates.shape[2]
     kernel, mean = _kernel(length), np.exp(null_baseline(spikes))[:, None]
     width = 1 / np.square(kernel).sum()
     for number in _AVERAGED:
-        expected = mean * number * width
+        expected = mean * number
         score = scores(spikes, templates)
         picked = np.zeros_like(score)
         for column, marks in zip(score.T, picked.T, strict=True):
-            _mark_highest(np.argsort(-column), n_bins, length, number, marks)
+            _mark_highest(np.argsort(-column), n_bins, length, number, taken.copy(), marks)
         found = convolve1d(spikes_under(spikes, picked, length), kernel, axis=2, mode="nearest")
-        change = np.log((found * width + 1.0) / (expected + 1.0))
-        noise = 1 / np.maximum(np.square(change) * (expected + 1.0), 1e-9)
-        templates = change * np.maximum(0.0, 1 - noise)
+        change = np.log((found + _ADDED * mean) / (expected + _ADDED * mean))
+        excess = np.square(found - expected) * width / expected
+        templates = change * np.maximum(0.0, 1 - _NOISE / np.maximum(excess, 1e-9))
     return templates
 
 
@@ -258,9 +289,11 @@ def _skewness(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, error_model="numpy")
-def _mark_highest(order, n_bins, length, number, picked):
-    """Mark the onsets that come first in an order, at least half a template apart."""
-    taken = np.zeros(order.size, np.bool_)
+def _mark_highest(order, n_bins, length, number, taken, picked):
+    """Mark the onsets that come first in an order, at least half a template apart.
+
+    They are marked in ``taken`` with their surroundings.
+    """
     for s in order:
         if not taken[s] and s % n_bins <= n_bins - length:
             picked[s] = 1.0

@@ -191,9 +191,7 @@ def evidence(
     if "event_rates" not in tensors:
         data.family.scalar_loss(data.y[:1])  # says what is missing
     if (known := population(data, tensors, levels)) is not None:
-        ratio, baseline = evidence_per_window(*known), known[1].baseline
-        predictor = torch.from_numpy(baseline)[:, None].expand(data.y.shape)
-        return (ratio + _log_prob(data, predictor.flatten(0, 1)))[:, None]
+        return evidence_per_window(*known, data.family.per_trial())[:, None]
     counts = Summation(data)
     model = of_problem(counts, problem, tensors)
     model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
@@ -215,7 +213,7 @@ def _log_prob(data: Observations, eta: Tensor) -> np.ndarray:
 
 def certainty(
     problem: Problem, tensors: Mapping[str, Tensor], codes: Tensor, baseline: Tensor
-) -> Callable[[], tuple[np.ndarray, np.ndarray]] | None:
+) -> Callable[[], tuple[np.ndarray, Callable[[], np.ndarray]]] | None:
     """Return what computes the fields of `Certainty` of the non-zero codes.
 
     None for families without compiled cost.
@@ -229,17 +227,18 @@ def certainty(
 
 def _certainty(
     data: Observations, tensors: dict[str, Tensor], events: Events
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
     if (known := population(data, tensors)) is not None:
         width = round(_NEAR * known[1].length)
-        return event_table(*known, width, events), drawn_mean(*known)
+        return event_table(*known, width, events), partial(drawn_mean, *known)
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
     found = posterior(counts, model, round(_NEAR * model.length), events, describe=True)
     eta = torch.from_numpy(counts.predictor(model) + counts.shift + found.signal)
     mean = [some.family.mean(eta[part]) for part, some in data.rows().to("cpu").parts()]
     shape = (len(data.y), -1, data.y.shape[-1])
-    return found.table, torch.cat(mean).numpy().reshape(shape)
+    drawn = torch.cat(mean).numpy().reshape(shape)
+    return found.table, lambda: drawn
 
 
 def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:

@@ -21,6 +21,11 @@ def observations(y: np.ndarray, family, mask: np.ndarray | None = None) -> Obser
     return Observations(counts, seen.reshape(counts.shape), family, baseline, True)
 
 
+def piece(eta):
+    """Return what cuts a predictor (trial, unit, channel, bin) into pieces."""
+    return lambda rows, bins: eta.flatten(0, 1)[rows][..., bins]
+
+
 class TestPredictors:
     """Deviances of linear predictors against SciPy's likelihoods."""
 
@@ -44,7 +49,7 @@ class TestPredictors:
         per_unit = np.stack([self.y[:, i][mask[:, i]].mean() for i in range(2)])[:, None]
         best, model, null = (log_prob(self.y, m) for m in (self.y, mean, per_unit + 0 * mean))
         left, total = np.where(mask, best - model, 0), np.where(mask, best - null, 0)
-        found = deviance.deviances_per_unit(data, self.eta, deviance.null_rate(data))
+        found = deviance.deviances_per_unit(data, piece(self.eta), deviance.null_rate(data))
         expected = [2 * left.sum((0, 2)), 2 * total.sum((0, 2))]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -53,7 +58,7 @@ class TestPredictors:
         eta = torch.tensor([-60.0, 60.0, 30.0, -30.0]).reshape(1, 1, 1, 4)
         for family in (Binomial(n_trials=9), Poisson()):
             data = observations(y, family)
-            lost = deviance.deviances_per_unit(data, eta, deviance.null_rate(data))
+            lost = deviance.deviances_per_unit(data, piece(eta), deviance.null_rate(data))
             assert np.isfinite(lost).all()
 
     def test_half_a_spike_for_counts_only(self):

@@ -29,7 +29,8 @@ def enumerated(weight, crowding, with_pairs):
             go_on(t + LENGTH, alone + rest, [*events, (t, b)])
             for s in range(t + 1, min(t + LENGTH, n_onsets) if with_pairs else 0):
                 for c in range(N_TEMPLATES):
-                    both = alone + idle(t + 1, s) + weight[s, c] - crowding[b, c, s - t]
+                    both = alone + idle(t + 1, s) + weight[s, c]
+                    both -= crowding[t % len(crowding), b, c, s - t]
                     go_on(s + LENGTH, both, [*events, (t, b), (s, c)])
 
     go_on(0, 0.0, [])
@@ -45,7 +46,7 @@ def enumerated(weight, crowding, with_pairs):
 def window():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(N_BINS, N_TEMPLATES)) - 1
-    return weight, 2 * rng.random((N_TEMPLATES, N_TEMPLATES, LENGTH))
+    return weight, 2 * rng.random((2, N_TEMPLATES, N_TEMPLATES, LENGTH))
 
 
 @pytest.mark.parametrize("with_pairs", [False, True])
@@ -83,7 +84,7 @@ def test_windows_are_summed_apart(window):
 def test_scores_and_sums_of_spikes_are_correlations():
     rng = np.random.default_rng(0)
     counts, templates = rng.poisson(0.1, (2, 5, 100)), rng.normal(size=(3, 5, 10))
-    spikes = list_spikes(counts, part=50)
+    spikes = list_spikes(counts)
     assert spikes.totals().tolist() == counts.sum((0, 2)).tolist()
     found = scores(spikes, templates).reshape(2, 100, 3)[:, :91]
     patches = np.lib.stride_tricks.sliding_window_view(counts, 10, axis=2)

@@ -12,7 +12,7 @@ from commands import ENVIRONMENT
 from fits import quick, same_bits, some_counts
 
 from spikecdl import BinnedSpikes, History, Poisson, Unrolled, write_counts
-from spikecdl.conversion import LAYOUTS, observe
+from spikecdl.conversion import LAYOUTS, baseline_rates, observe
 from spikecdl.model.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
@@ -72,6 +72,26 @@ def test_parts_are_as_good_as_the_whole(name, monkeypatch):
     monkeypatch.setattr(PART, 700)  # three trials of one template
     for key, value in numbers(counts, name).items():
         np.testing.assert_allclose(value, whole[key], rtol=2e-3, atol=2e-3, err_msg=key)
+
+
+@each_model
+def test_pieces_of_windows_are_as_good_as_the_whole(name, monkeypatch):
+    counts = counts_for(name)
+    model = quick(**MODELS[name]).fit(counts)
+    whole, pieces = model.decompose(counts), model.decompose(counts)
+    explained, totals = (
+        whole.deviance_explained_per_unit,
+        model._fitted_problem(counts).data.totals(),
+    )
+    monkeypatch.setattr(PART, 33)  # a part of a window
+    np.testing.assert_allclose(pieces.deviance_explained_per_unit, explained, rtol=1e-5)
+    data = model._fitted_problem(counts).data
+    np.testing.assert_allclose(data.totals(), totals, rtol=1e-12)
+    baseline = baseline_rates(counts, LAYOUTS[model.layout], data, data.baseline)
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        baseline, baseline_rates(counts, LAYOUTS[model.layout], data, data.baseline), rtol=1e-6
+    )
 
 
 @each_model

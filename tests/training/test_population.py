@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from populations import BIN, population, sequences, shuffled
+from scipy import stats
 
 from spikecdl import DCEA, BinnedSpikes, NotConvergedWarning, Poisson, load
 from spikecdl.evaluation.metrics import recovery
@@ -85,15 +86,17 @@ def test_events_drawn_make_the_counts_that_there_are(fitted):
     assert mean.sum() == pytest.approx(counts.counts.sum(), rel=0.05)
 
 
-def test_sums_without_overlap_are_those_of_dense_counts():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("shown", [[True], [True, True, False, True]])
+def test_sums_without_overlap_are_those_of_dense_counts(shown):
+    rng, shown = np.random.default_rng(0), np.array(shown)
     counts, templates = rng.poisson(0.05, (3, 6, 200)), sequences(rng, 6, 8.0, 0.7)
-    spikes = list_spikes(counts)
+    spikes = list_spikes(counts, shown)
     model = PopulationModel.of_templates(templates, null_baseline(spikes))
     listed = sum_events(spikes, model, with_pairs=False)
+    seen = torch.from_numpy(np.resize(shown, 200))
     y = torch.from_numpy(counts)[:, None].float()
     level = torch.from_numpy(model.baseline).float()[None, None, :, None].expand(3, 1, 6, 1)
-    dense = Summation(Observations(y, y >= 0, Poisson(), level, True))
+    dense = Summation(Observations(y * seen, y >= 0, Poisson(), level, True, seen).load())
     same = EventModel(
         templates,
         np.tile(RELATIVE_AMPLITUDES, (2, 1)),
@@ -106,7 +109,37 @@ def test_sums_without_overlap_are_those_of_dense_counts():
     np.testing.assert_allclose(listed.evidence, gain, atol=1e-6)
     posterior = listed.posterior.reshape(3, 200, 2)[:, :151].transpose(0, 2, 1)
     np.testing.assert_allclose(posterior, found.posterior.sum(2), atol=1e-5)
-    np.testing.assert_allclose(listed.number, sums.number, atol=1e-3)
+    np.testing.assert_allclose(listed.number.sum(0), sums.number, atol=1e-3)
+
+
+def test_hidden_bins_are_expected_from_the_others(fitted):
+    counts, model = fitted
+    best = DCEA(1, 0.5, layout="joint", trainer="marginal", n_epochs=1, random_state=0)
+    assert model.score(counts) > 0.02
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        assert abs(best.fit(shuffled(counts)).score(shuffled(counts))) < 0.01
+
+
+def test_evidence_has_all_constants(fitted):
+    counts, model = fitted
+    few = BinnedSpikes.from_array(counts.counts[..., :60], counts.bin_size)
+    sums = few.counts.sum(2)[0]
+    known = np.array(model.unit_rate_[0])
+    alone = stats.poisson.logpmf(few.counts[0], known[:, None]).sum()
+    assert sums.max() > 1
+    assert model.evidence(few)[0] == pytest.approx(alone, abs=15)
+
+
+def test_rates_of_a_decomposition_are_computed_when_they_are_needed(fitted):
+    counts, model = fitted
+    parts = model.decompose(counts)
+    assert len(parts.events()) > 50
+    assert callable(vars(parts)["rate"])
+    assert callable(vars(parts)["contributions"])
+    eta = np.log(parts.baseline)[..., None] + parts.contributions.sum(2)
+    np.testing.assert_allclose(parts.rate, np.exp(eta), rtol=1e-4)
+    assert 0 < parts.deviance_explained < 1
 
 
 def test_overlapping_events_are_both_found():
