@@ -63,7 +63,8 @@ class Candidate:
         return clone(other).set_params(n_templates=self.n_templates, template_length=length)
 
 
-_LEAST_NATS = 3.0  # in all trials together, for which a candidate is worth more templates
+# of the difference in all trials, up to which the simpler candidate is as good
+_STANDARD_ERRORS, _LEAST_NATS = 2.0, 3.0
 _Key = tuple[Candidate, int]  # and the number of a fold
 
 
@@ -96,12 +97,13 @@ class Selection:
 
     @property
     def recommended(self) -> Candidate:
-        """The simplest candidate within one standard error, or three nats in all, of the best.
+        """The simplest candidate within two standard errors, or three nats, of the best.
 
-        The standard error is that of the paired difference.  Simple is fewer templates first, then
-        shorter ones (Breiman et al., *Classification and Regression Trees*, 1984).  Three nats, a
-        factor of 20, are the least that speaks strongly for a model (Kass and Raftery, J. Am. Stat.
-        Assoc. 90, 1995).
+        The standard error is that of the paired difference in all trials.  Simple is fewer
+        templates first, then shorter ones (as in the rule of Breiman et al., *Classification and
+        Regression Trees*, 1984, of one standard error, with which one more template than there are
+        is often a little better).  Three nats, a factor of 20, are the least that speaks strongly
+        for a model (Kass and Raftery, J. Am. Stat. Assoc. 90, 1995).
         """
         return self.candidates[int(np.argmax(self.table()["recommended"]))]
 
@@ -123,7 +125,8 @@ class Selection:
         columns = [*vars(candidate), "evidence", "standard_error", "difference", "difference_error"]
         table = pd.DataFrame(rows, columns=columns)
         enough = _LEAST_NATS / self.n_spikes.sum()
-        close = table["difference"] >= -np.maximum(table["difference_error"].fillna(0), enough)
+        error = _STANDARD_ERRORS * table["difference_error"].fillna(0)
+        close = table["difference"] >= -np.maximum(error, enough)
         return table.assign(recommended=np.arange(len(table)) == int(np.argmax(close)))
 
 

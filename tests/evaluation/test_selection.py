@@ -1,4 +1,4 @@
-"""Selection of templates: by paired held-out evidence, the simplest within one standard error."""
+"""Selection of templates: by paired held-out evidence, the simplest within two standard errors."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ class TestNullModel:
 
 
 class TestRecommended:
-    """The rule of one standard error, on paired differences."""
+    """The rule of two standard errors, on paired differences."""
 
-    def test_the_simplest_within_one_standard_error(self):
+    def test_the_simplest_within_two_standard_errors(self):
         found = selection([0, 0, 0, 0], [9, 11, 10, 10], [10, 10, 11, 10], [11, 9, 8, 12])
         assert found.recommended == ONE
         table = found.table()
@@ -115,6 +115,11 @@ class TestRecommended:
         assert (
             selection(trials, trials + [9, 10, 11, 10], candidates=(NONE, ONE)).recommended == ONE
         )
+
+    @pytest.mark.parametrize(("spread", "best"), [(4, NONE), (2, ONE)])
+    def test_a_gain_below_two_standard_errors_is_none(self, spread, best):
+        gain = 3 + spread * np.array([1, -1, 0.5, -0.5])
+        assert selection([0, 0, 0, 0], gain, candidates=(NONE, ONE)).recommended == best
 
     @pytest.mark.parametrize(("gain", "best"), [(0.7, NONE), (0.8, ONE)])
     def test_a_gain_below_three_nats_is_none_however_small_its_error(self, gain, best):
