@@ -1,5 +1,13 @@
 from . import baselines, datasets, denoise, io, plots, report, simulate, suggestions
-from .data import BinnedSpikes, Decomposition, SpikeTrains, Truth, concatenate, of_recording
+from .data import (
+    BinnedSpikes,
+    Decomposition,
+    SpikeTrains,
+    Truth,
+    concatenate,
+    of_recording,
+    shift_to_response,
+)
 from .denoise import PoissonDenoiser
 from .estimator import DCEA, NotConvergedWarning, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
@@ -77,6 +85,7 @@ __all__ = [
     "read_spikeinterface",
     "report",
     "select",
+    "shift_to_response",
     "simulate",
     "sparse_code",
     "suggestions",

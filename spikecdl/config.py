@@ -25,6 +25,11 @@ from spikecdl.training import (
 )
 
 _MOST_LAGS = 1_000_000  # of a history in a file
+_MOST_ONSETS = 2**40  # in a window
+_WINDOWS = {  # how windows were chosen, and the type of what says it
+    **{"align": str, "table": str, "events": str},
+    **{"window": tuple, "within": tuple, "pool_trials": bool},
+}
 
 _REGISTRIES: dict[str, Mapping[str, type]] = {
     "family": FAMILIES,
@@ -132,6 +137,7 @@ def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, A
     found["family_"] = member("family", found["family_"])
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
+    found["windows_"] = _windows(found.get("windows_", {}))
     if unknown := found.keys() - {*names, "family_", "baseline_", "unit_ids_"}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
@@ -161,6 +167,9 @@ def check_model(model: Any, names: Collection[str]) -> None:
     bins = template_bins(
         model.template_length, bin_size, validation.integer("n_bins_", model.n_bins_)
     )
+    n_onsets = validation.integer("_n_onsets", model._n_onsets)
+    if n_onsets > _MOST_ONSETS:
+        raise ValueError(f"`_n_onsets` (={n_onsets}) is more than a window holds")
     n_units = len(validation.distinct("unit_ids_", model.unit_ids_, len(model.unit_ids_)))
     n_channels = {"shared": 1, "joint": n_units}[model.layout]
     validation.shaped("templates", model.templates_, (n_templates, n_channels, model.n_bins_))
@@ -191,6 +200,19 @@ def _check_covariates(model: Any, bin_size: float, n_units: int) -> None:
         columns += Drift(model.drift, start, stop).n_columns
     found = model.unit_tensors_.get(COVARIATES, torch.empty(n_units, 0))
     validation.shaped("covariates", found, (n_units, columns))
+
+
+def _windows(values: Any) -> dict[str, Any]:
+    """Return how windows were chosen, from a file; raise if something is not of its type."""
+    if not isinstance(values, dict) or not set(values) <= _WINDOWS.keys():
+        raise ValueError(f"`windows_` must be a mapping with some of {sorted(_WINDOWS)}")
+    found = dict(values)
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) == 2:
+            value = found[name] = tuple(validation.real(name, edge) for edge in value)
+        if value is not None and not isinstance(value, _WINDOWS[name]):
+            raise ValueError(f"`{name}` of its windows (={value!r}) is of another type")
+    return found
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl import validation
+from spikecdl import config, training, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.covariates import Covariates, Drift, History
 from spikecdl.model.families import Family
-from spikecdl.training import Observations, Trainer, estimated_family
+from spikecdl.model.penalties import PENALTIES, Penalty
+from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
 
@@ -197,6 +198,36 @@ def near_times(
             "longer windows or shorter templates"
         )
     return replace(data, onsets=known[:, None, None].expand(-1, data.y.shape[1], -1, -1))
+
+
+def problem(
+    model: Any,
+    counts: BinnedSpikes,
+    weight: Weight,
+    length: int,
+    generator: torch.Generator,
+    hidden: np.ndarray | None = None,
+) -> Problem:
+    """Return the problem that a `DCEA` poses for counts, with bins where ``hidden`` (bin,) is True.
+
+    Templates have ``length`` bins.
+    """
+    trainer = validation.member("trainer", model.trainer, training.TRAINERS, Trainer)
+    layout = LAYOUTS[validation.one_of("layout", model.layout, LAYOUTS)]
+    drift = None if model.drift is None else Drift(model.drift, *model._time_span)
+    rest = (hidden, config.history(model.history), drift)
+    about = (model.family_, layout, model.baseline, config.device(model.device))
+    data = observe(counts, *about, *rest)
+    return Problem(
+        data=near_times(data, counts, length, trainer),
+        n_templates=validation.integer("n_templates", model.n_templates),
+        length=length,
+        penalty=validation.member("penalty", model.penalty, PENALTIES, Penalty),  # type: ignore[type-abstract]
+        weight=weight,
+        n_epochs=validation.integer("n_epochs", model.epochs_at_most),
+        generator=generator,
+        steps=training.Steps(generator),
+    )
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:

@@ -19,24 +19,24 @@ from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
 from spikecdl.files import reading
-from spikecdl.model.covariates import Drift, History
+from spikecdl.model.covariates import History
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.model.penalties import PENALTIES, Penalty
+from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
-from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer, Weight
+from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer
 
 __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
 _FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
 _FITTED = (
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
-    "n_iter_ history_ _time_span"
+    "n_iter_ history_ windows_ _time_span _n_onsets"
 ).split()
 
 
-class DCEA(TransformerMixin, BaseEstimator):
+class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     r"""Learn templates from counts: convolutional dictionary learning for exponential families.
 
     Counts of a window follow a family whose linear predictor is a baseline and a sparse sum of
@@ -114,6 +114,9 @@ class DCEA(TransformerMixin, BaseEstimator):
         Whether training has settled, and its epochs.
     bin_size_, n_bins_ : float, int
         Seconds per bin (1 for plain arrays), and bins of a template.
+    windows_ : dict
+        How windows were chosen, as far as `BinnedSpikes` say it (their ``windows``); the commands
+        `evaluate` and `apply` choose them likewise.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -208,11 +211,11 @@ class DCEA(TransformerMixin, BaseEstimator):
         self._time_span = conversion.time_span(counts)
         rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
-        given, trainer = self._problem(counts, *rest), self._trainer()
+        given, trainer = conversion.problem(self, counts, *rest), self._trainer()
         with kept(checkpoint, self.get_params(deep=False), given, resume) as (learned, keep):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(trainer, given, self.family_)
-                given = replace(self._problem(counts, *rest), steps=given.steps)
+                given = replace(conversion.problem(self, counts, *rest), steps=given.steps)
             problem = training.with_covariates(given)
 
             def after_epoch(state: Learned) -> None:
@@ -235,10 +238,23 @@ class DCEA(TransformerMixin, BaseEstimator):
         ndarray, shape (trial, template, onset)
             Amplitudes by onset, the bin in which a template begins, of which there are
             ``n_bins_ - 1`` fewer than bins.  (trial, unit, template, onset) for several units in
-            the shared layout.
+            the shared layout.  After ``set_output``: a table, one row per trial.
+
+        Examples
+        --------
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.pipeline import make_pipeline
+        >>> y = np.arange(20) % 2
+        >>> counts = np.random.default_rng(0).poisson(0.2, (20, 100))
+        >>> counts[y == 1, 30:35] += 3
+        >>> codes = DCEA(1, 10, random_state=0).set_output(transform="pandas")
+        >>> make_pipeline(codes, LogisticRegression()).fit(counts, y).score(counts, y)
+        1.0
         """
         problem = self._fitted_problem(self._counts(X))
         codes = problem.codes(self._encode(problem)[0]).cpu().numpy()
+        if self._gives_table:
+            return codes.reshape(len(codes), -1)
         return codes[:, 0] if codes.shape[1] == 1 else codes
 
     def predict(self, X: Any) -> np.ndarray:
@@ -352,36 +368,15 @@ class DCEA(TransformerMixin, BaseEstimator):
             return counts
         check_is_fitted(self, "templates_")
         units = self.unit_ids_ if self.layout == "joint" else None
-        inputs.check_like_fit(counts, self.bin_size_, self.n_bins_, units)
+        pooled = self.windows_.get("pool_trials", False)
+        inputs.check_like_fit(counts, self.bin_size_, self.n_bins_, units, pooled)
         return counts
-
-    def _problem(
-        self,
-        counts: BinnedSpikes,
-        weight: Weight,
-        length: int,
-        generator: torch.Generator,
-        hidden: np.ndarray | None = None,
-    ) -> Problem:
-        model = (self.family_, self._layout(), self.baseline, config.device(self.device))
-        drift = None if self.drift is None else Drift(self.drift, *self._time_span)
-        data = conversion.observe(counts, *model, hidden, config.history(self.history), drift)
-        return Problem(
-            data=conversion.near_times(data, counts, length, self._trainer()),
-            n_templates=validation.integer("n_templates", self.n_templates),
-            length=length,
-            penalty=validation.member("penalty", self.penalty, PENALTIES, Penalty),
-            weight=weight,
-            n_epochs=validation.integer("n_epochs", self.epochs_at_most),
-            generator=generator,
-            steps=training.Steps(generator),
-        )
 
     def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
         """Return the problem of coding counts with the learned templates, some bins hidden."""
         fixed = self._absolute_weight
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
-        problem = self._problem(counts, weight, self.n_bins_, torch.Generator(), hidden)
+        problem = conversion.problem(self, counts, weight, self.n_bins_, torch.Generator(), hidden)
         return self._with_units(problem, counts)
 
     def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
@@ -414,6 +409,8 @@ class DCEA(TransformerMixin, BaseEstimator):
         self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch
         self.converged_, self.history_ = learned.converged, learned.history
+        self.windows_ = inputs.windows_of(counts)
+        self._n_onsets = counts.n_bins - problem.length + 1
         return bool((events.amplitude != 0).any())
 
     def _dictionary(self) -> ConvDictionary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,25 @@ def real(name: str, value: float, unit: str = "") -> float:
     if not math.isfinite(number):
         raise ValueError(f"`{name}` (={value!r}) must be finite{_in(unit)}")
     return number
+
+
+_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
+
+
+def seconds(name: str, value: float | str) -> float:
+    """Return a positive time in seconds, from a number or from a text such as "5ms" or "0.5 s"."""
+    if not isinstance(value, str):
+        return positive(name, value, "seconds")
+    found = re.fullmatch(r"\s*([-+.\de]+?)\s*(s|ms|us|)\s*", value)
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if not number > 0 or not found:
+        raise ValueError(
+            f"`{name}` (={value!r}) must be a positive time in seconds, or with its unit: 5ms, 0.5s"
+        )
+    return number / _UNITS[found[2] or "s"]
 
 
 def integer(name: str, value: int, minimum: int = 1) -> int:

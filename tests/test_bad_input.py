@@ -277,9 +277,15 @@ RECORDINGS = [
     Row("bin size 0", lambda: recording().bin(0), "`bin_size` (=0); positive, in seconds"),
     Row(
         "bin longer than trials",
-        lambda: recording().bin(1.5),
+        lambda: recording().bin("1.5s"),
         "`bin_size` (=1.5); window of trial 0",
     ),
+    Row(
+        "bin size in milliseconds",
+        lambda: recording().bin(5),
+        "`bin_size` (=5) looks like milliseconds; give 0.005; '5s' if you mean seconds",
+    ),
+    Row("bin size in words", lambda: recording().bin("five"), "`bin_size` (='five'); 5ms, 0.5s"),
     Row(
         "missing column",
         lambda: recording().bin(0.1, align="go", window=(0, 1)),

@@ -46,6 +46,8 @@ FITTED = {
     "family_": [{"name": "unknown"}, 3, None],
     "penalty_weight_": ["x", float("nan")],
     "_absolute_weight": ["x", float("inf")],
+    "windows_": ["x", 3, None, {"align": 3}, {"window": [0.0, float("nan")]}, {"eval": "x"}],
+    "_n_onsets": [0, -3, "x", None, 1.5, 10**18],
     "_time_span": ["x", [0.0], [0.0, float("inf"), True]],
     "fit": [None],
     "transform": ["x"],

@@ -36,7 +36,7 @@ _ARGUMENTS = {
 
 
 def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
-    """Run a command, print each warning or error as one line, and return the exit code.
+    """Run a command, print each warning, once, or error as one line, and return the exit code.
 
     ``arguments`` are what follows ``spikecdl`` on the command line; with ``debug``, tracebacks and
     the warnings of other packages are shown.
@@ -45,8 +45,11 @@ def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
 
+    said = set()
+
     def show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-        if debug or category.__module__.startswith("spikecdl"):
+        if str(message) not in said and (debug or category.__module__.startswith("spikecdl")):
+            said.add(str(message))
             _say(f"warning: {message}", options)
 
     with warnings.catch_warnings():

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import fitting, options, outputs
-from spikecdl.cli.options import Selected, Selection, argument, flag, option
+from spikecdl.cli.applied import decomposed, scored
+from spikecdl.cli.options import Selection, argument, flag, option
 from spikecdl.cli.progress import Progress, shown
 from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from spikecdl.data import Decomposition
-    from spikecdl.estimator import DCEA
+    pass
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -28,7 +28,12 @@ def fit(
     files: options.Files,
     out: options.Out,
     length: Annotated[
-        float, option("SECONDS", "Length of the templates, in whole bins.", group=options.MODEL)
+        str,
+        option(
+            "SECONDS",
+            "Length of the templates, in whole bins; as in 0.125 or 125ms.",
+            group=options.MODEL,
+        ),
     ],
     bin: options.Bin = None,
     templates: Annotated[int, option("NUMBER", "Number of templates.", group=options.MODEL)] = 1,
@@ -85,6 +90,15 @@ def fit(
     history_common: options.HistoryCommon = False,
     drift: options.Drift = None,
     trainer: options.Trainer = "auto",
+    onset: Annotated[
+        float | None,
+        option(
+            "FRACTION",
+            "Let templates begin where they rise above this fraction of their largest change "
+            "(0.2, say), not where their window happens to lie.",
+            group=options.MODEL,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         option(
@@ -127,19 +141,18 @@ def fit(
     each recording) and report.html. Times are in seconds.
     `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
+    from spikecdl.data.results import shift_to_response
     from spikecdl.estimator import DCEA
     from spikecdl.model.families import from_text
-    from spikecdl.model.penalties import PENALTIES
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.training.distributed import joined
-    from spikecdl.validation import one_of
 
     model = DCEA(
         templates,
-        length,
+        options.seconds("length", length),
         from_text(family) if ":" in family else family,
         layout=layout,
-        penalty=PENALTIES[one_of("penalty", penalty, PENALTIES)](sign=sign),
+        penalty=options.penalty(penalty, sign),
         penalty_weight=weight,
         baseline=fitting.baseline(baseline),
         history=options.past(history, history_sign, history_common),
@@ -168,6 +181,8 @@ def fit(
             with shown("choosing a start", as_json) as progress:
                 on_epoch = fitting.epochs_told(model, progress)
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
+                if onset is not None:
+                    model = shift_to_response(model, onset)
                 seconds = round(time.perf_counter() - began, 3)
                 held_out = fitting.held_out(model, selected, folds, progress)
                 found = fitting.bands(model, selected, bootstrap, progress)
@@ -176,7 +191,7 @@ def fit(
                 each = recordings.found(model)
                 progress.begin("scoring")
                 about = fit_summary(model, parts, recordings.sources, held_out, found)
-                about["settings"] |= selection.described()
+                about["settings"] |= {"onset": onset, **selection.described()}
                 about["data"] |= fitting.short_distances(recordings)
                 about = {"command": outputs.command_line(), **about, "seconds": seconds}
                 about |= recordings.summary(each) | {"verdict": verdict(about)}
@@ -203,7 +218,7 @@ def demo(
 
     more: dict[str, Any] = {"seed": seed, "device": device}
     more |= {"overwrite": overwrite, "as_json": as_json}
-    fit([datasets.demo()], out, 0.05, 0.001, 3, "binomial", pool_trials=True, **more)
+    fit([datasets.demo()], out, "0.05", "0.001", 3, "binomial", pool_trials=True, **more)
 
 
 def apply(
@@ -219,6 +234,7 @@ def apply(
     follow_links: options.FollowLinks = False,
     events: options.Events = None,
     within: options.Within = None,
+    own_windows: options.OwnWindows = False,
     device: options.Device = "auto",
     format: options.Format = options.Picture.PNG,
     overwrite: options.Overwrite = False,
@@ -238,9 +254,10 @@ def apply(
     )
     progress = shown("finding events, scoring them", as_json)
     with outputs.results_folder(out, [file], overwrite) as unfinished, progress:
-        selected, parts, about = _scored(model, file, selection, device)
+        selected, parts, about = scored(model, file, selection, own_windows, device)
         outputs.write_results(unfinished, selected, parts, about, format=format)
-    outputs.show(about, [*summary.score_lines(about), f"results in {out}/"], as_json)
+    lines = [*about["windows"], *summary.score_lines(about), f"results in {out}/"]
+    outputs.show(about, lines, as_json)
 
 
 def evaluate(
@@ -255,6 +272,7 @@ def evaluate(
     follow_links: options.FollowLinks = False,
     events: options.Events = None,
     within: options.Within = None,
+    own_windows: options.OwnWindows = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -271,8 +289,8 @@ def evaluate(
         pool_trials, align, window, units, trials, table, follow_links, events, within
     )
     with shown("finding events, scoring hidden bins", as_json):
-        *_, about = _scored(model, file, selection, device)
-    outputs.show(about, summary.score_lines(about), as_json)
+        *_, about = scored(model, file, selection, own_windows, device)
+    outputs.show(about, [*about["windows"], *summary.score_lines(about)], as_json)
 
 
 def compare(
@@ -285,6 +303,7 @@ def compare(
     units: options.Units = None,
     trials: options.Trials = None,
     follow_links: options.FollowLinks = False,
+    own_windows: options.OwnWindows = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -296,36 +315,12 @@ def compare(
 
     selection = Selection(pool_trials, units=units, trials=trials, follow_links=follow_links)
     with shown("finding events", as_json):
-        _, _, parts = _decomposed(model, truth, selection, device)
+        found = decomposed(model, truth, selection, own_windows, device)
+    parts = found.parts
     if parts.counts.truth is None:
         raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
     about = {"model": str(model), "truth": str(truth), **summary.recovery_summary(parts, tolerance)}
-    outputs.show(about, summary.recovery_lines(about), as_json)
-
-
-def _decomposed(
-    path: Path, file: Path, selection: Selection, device: str
-) -> tuple[DCEA, Selected, Decomposition]:
-    """Return a saved model, what was selected from a file, and the decomposition of its counts."""
-    from spikecdl.data import SpikeTrains
-    from spikecdl.estimator import load
-
-    model = load(path).set_params(device=device)
-    data = selection.read(file)
-    selected = selection.count(data, model.bin_size_ if isinstance(data, SpikeTrains) else None)
-    return model, selected, model.decompose(selected.counts)
-
-
-def _scored(
-    path: Path, file: Path, selection: Selection, device: str
-) -> tuple[Selected, Decomposition, dict[str, Any]]:
-    """Return what was selected from a file, its decomposition by a saved model, and the summary."""
-    from spikecdl.report.summary import score_summary
-
-    model, selected, parts = _decomposed(path, file, selection, device)
-    about = {"command": outputs.command_line(), "model": str(path)}
-    scores = score_summary(model, parts, file)
-    return selected, parts, {**about, "settings": selection.described(), **scores}
+    outputs.show(about, [*found.lines, *summary.recovery_lines(about)], as_json)
 
 
 def experiment(

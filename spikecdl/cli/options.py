@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
+
+from spikecdl.validation import one_of, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
@@ -26,6 +28,9 @@ _OF_TIMES = (
     "events",
     "within",
 )  # options that need spike times
+
+
+_WINDOWS = ("pool_trials", *(name for name in _OF_TIMES if name != "trials"))
 
 
 class Picture(str, Enum):
@@ -135,7 +140,12 @@ Files = Annotated[
     argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads."),
 ]
 Bin = Annotated[
-    float | None, option("SECONDS", "Bin size. Required unless the file holds bins.", group=DATA)
+    str | None,
+    option(
+        "SECONDS",
+        "Bin size, as in 0.005 or 5ms. Required unless the file holds bins.",
+        group=DATA,
+    ),
 ]
 History = Annotated[
     float | None,
@@ -204,6 +214,14 @@ Trials = Annotated[
         group=WINDOWS,
     ),
 ]
+OwnWindows = Annotated[
+    bool,
+    flag(
+        "--own-windows",
+        "Use the windows that options name, or whole single trials, in place of those of the fit.",
+        group=WINDOWS,
+    ),
+]
 Layout = Annotated[
     str,
     option(
@@ -244,6 +262,13 @@ def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None
     return None if seconds is None else History(seconds, sign=sign, common=common)
 
 
+def penalty(name: str, sign: str) -> Any:
+    """Return the penalty that options ask for."""
+    from spikecdl.model.penalties import PENALTIES
+
+    return PENALTIES[one_of("penalty", name, PENALTIES)](sign=sign)
+
+
 def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:
     """Return the trainer that an option means.
 
@@ -280,13 +305,30 @@ class Selection:
     events: str | None = None
     within: tuple[float, float] | None = None
 
+    def like(self, fitted: Mapping[str, Any]) -> tuple[Selection, list[str]]:
+        """Return the selection with the windows of a fit, unless an option names others.
+
+        ``fitted`` are a model's ``windows_``; and the lines that say what is as in the fit, and
+        what is not.
+        """
+        usual = Selection()
+        known = {name: fitted.get(name, getattr(usual, name)) for name in _WINDOWS}
+        named = {n: getattr(self, n) for n in _WINDOWS if getattr(self, n) != getattr(usual, n)}
+        kept = {n: v for n, v in known.items() if n not in named and v != getattr(usual, n)}
+        other = [name for name, value in named.items() if value != known[name]]
+        lines = [f"as in the fit: {_options(kept)}"] if kept else []
+        if other:
+            before = _options({name: known[name] for name in other})
+            lines.append(f"not as in the fit ({before}): {_options({n: named[n] for n in other})}")
+        return replace(self, **kept), lines
+
     def read(self, file: Path) -> SpikeTrains | BinnedSpikes:
         """Return what a file holds."""
         from spikecdl import io
 
         return io.read(file, follow_links=self.follow_links)
 
-    def count(self, data: SpikeTrains | BinnedSpikes, bin_size: float | None) -> Selected:
+    def count(self, data: SpikeTrains | BinnedSpikes, bin_size: str | None) -> Selected:
         """Count spikes in bins; data that are binned already keep their bins.
 
         Raises ValueError if ``bin_size`` is missing or differs from the bins of the data, or if an
@@ -307,9 +349,10 @@ class Selection:
                     raise ValueError(
                         f"`{name}` (={value!r}) needs spike times; the file holds bins"
                     )
-            if bin_size is not None and abs(bin_size / data.bin_size - 1) > 1e-6:
+            asked = data.bin_size if bin_size is None else seconds("bin", bin_size)
+            if abs(asked / data.bin_size - 1) > 1e-6:
                 raise ValueError(
-                    f"`bin` (={bin_size:g}) must be {data.bin_size:g}, or left out: the file holds "
+                    f"`bin` (={bin_size}) must be {data.bin_size:g}, or left out: the file holds "
                     "bins of that size"
                 )
             single = data
@@ -324,12 +367,29 @@ class Selection:
             single = data.bin(bin_size, units=units, table=self.table, **windows)  # type: ignore
             if self.events is not None and self.within is not None:
                 single = single.near(_times(data, self.events), *self.within)
+                near = {"events": self.events, "within": self.within}
+                single = replace(single, windows={**(single.windows or {}), **near})
         return Selected(data, single.pool() if self.pool_trials else single, single)
 
     def described(self) -> dict[str, Any]:
         """Return the options as values that JSON can hold."""
         pairs = {name: getattr(self, name) for name in ("window", "within")}
         return {**vars(self), **{name: pair and list(pair) for name, pair in pairs.items()}}
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    """Return options as they are written on a command line."""
+    texts = []
+    for name, value in values.items():
+        option = f"--{name.replace('_', '-')}"
+        if value in (None, False):
+            texts.append(f"no {option}")
+        elif value is True:
+            texts.append(option)
+        else:
+            parts = [f"{edge:g}" for edge in value] if isinstance(value, tuple) else [str(value)]
+            texts.append(" ".join([option, *parts]))
+    return " ".join(texts)
 
 
 def _times(data: SpikeTrains, text: str) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selection, option
 from spikecdl.cli.progress import shown
-from spikecdl.validation import counted
+from spikecdl.validation import counted, seconds
 
 if TYPE_CHECKING:
     from spikecdl.evaluation.selection import Selection as Found
@@ -123,7 +124,7 @@ def select(
         with shown("fitting candidates without a part of the data", as_json) as progress:
             found = search(
                 *(model, selected.counts, _numbers("templates", templates, int)),
-                _numbers("length", length, float),
+                _numbers("length", length, partial(seconds, "length")),
                 n_folds=folds,
                 single_trials=selected.single_trials,
                 n_jobs=jobs or n_threads(),
@@ -186,7 +187,7 @@ def _lines(found: Found, n_folds: int) -> list[str]:
     return [*lines, f"recommended: {rule} ({folds})"]
 
 
-def _numbers(name: str, text: str, kind: type) -> list[Any]:
+def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
     """Return the numbers in a list separated by commas or blanks."""
     words = text.replace(",", " ").split()
     try:
@@ -199,4 +200,4 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?[\d.,]+(e-?\d+)?", word) is not None
+    return re.fullmatch(r"-?[\d.,]+(e-?\d+)?([mu]?s)?", word) is not None

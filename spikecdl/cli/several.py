@@ -29,7 +29,7 @@ class Recordings:
 
     @classmethod
     def read(
-        cls, selection: Selection, files: Sequence[Path], bin_size: float | None, layout: str
+        cls, selection: Selection, files: Sequence[Path], bin_size: str | None, layout: str
     ) -> Recordings:
         """Read files, and select from each; ValueError if they do not go together."""
         named = _names(files)

@@ -2,7 +2,7 @@
 
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.recordings import concatenate, of_recording
-from spikecdl.data.results import Decomposition
+from spikecdl.data.results import Decomposition, shift_to_response
 from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS, Truth
 
@@ -14,4 +14,5 @@ __all__ = [
     "Truth",
     "concatenate",
     "of_recording",
+    "shift_to_response",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,9 @@ class BinnedSpikes:
         What the simulator knows, for simulated data.
     onsets : ndarray of bool, shape (trial, bin), or None
         Where events may begin; None: anywhere.  See `near`; files do not keep them.
+    windows : mapping or None
+        How windows were chosen, if that is known: ``align``, ``window`` and ``table`` of
+        `SpikeTrains.bin`, and ``pool_trials``.  Models keep it, files do not.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class BinnedSpikes:
     source: str = ""
     truth: Truth | None = None
     onsets: np.ndarray | None = None
+    windows: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
@@ -305,6 +309,7 @@ class BinnedSpikes:
             trial_starts=self.trial_starts if is_single else np.array([np.nan]),
             truth=None if self.truth is None else self.truth.pool(),
             onsets=None if self.onsets is None else np.any(self.onsets, axis=0, keepdims=True),
+            windows={**(self.windows or {}), "pool_trials": True},
         )
 
     def near(self, times: Any, start: float, stop: float) -> BinnedSpikes:

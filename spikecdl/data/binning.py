@@ -18,7 +18,7 @@ import numpy as np
 
 from spikecdl.data.binned import blocks
 from spikecdl.data.times import in_ranges
-from spikecdl.validation import positive
+from spikecdl.validation import positive, seconds
 
 COMMON_RATES = (
     *(1000.0, 2000.0, 10000.0, 20000.0, 24414.0625, 25000.0, 30000.0),
@@ -30,6 +30,17 @@ _SAMPLE = 2000  # spikes that `infer_clock_rate` looks at
 _FINE = 10**9  # least ticks per second where the recording's clock is not known
 _MOST_BINS, _BINS_PER_SPIKE = 2**27, 10_000  # that are counted at once
 _LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
+
+
+def size_in_seconds(bin_size: float | str) -> float:
+    """Return a bin size in seconds; see `SpikeTrains.bin`."""
+    size = seconds("bin_size", bin_size)
+    if size >= 1 and not str(bin_size).endswith("s"):
+        raise ValueError(
+            f"`bin_size` (={size:g}) looks like milliseconds; give {size / 1000:g}, or '{size:g}s' "
+            "if you mean seconds"
+        )
+    return size
 
 
 @dataclass(frozen=True)

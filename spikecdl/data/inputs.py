@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,10 @@ from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.labelled import labelled, values_of
 from spikecdl.data.recordings import concatenate
 from spikecdl.data.spike_trains import SpikeTrains
+
+
+class PooledTrialsWarning(UserWarning):
+    """A model of counts that were summed over trials is given single trials."""
 
 
 def check_shape(X: Any) -> None:
@@ -72,9 +78,24 @@ def as_counts(X: Any, bin_size: float, layout: str = "shared") -> BinnedSpikes:
 
 
 def check_like_fit(
-    counts: BinnedSpikes, bin_size: float, n_bins: int, channels: tuple[int | str, ...] | None
+    counts: BinnedSpikes,
+    bin_size: float,
+    n_bins: int,
+    channels: tuple[int | str, ...] | None,
+    pooled: bool = False,
 ) -> None:
-    """Raise unless the counts have the bin size, enough bins, and the units of the templates."""
+    """Raise unless the counts have the bin size, enough bins, and the units of the templates.
+
+    Warns of single trials if those of the fit were ``pooled``.
+    """
+    if pooled and len(counts) > 1 and counts.n_pooled.max() <= 1:
+        warnings.warn(
+            f"the model was fitted to counts summed over trials, but these are {len(counts)} "
+            "single trials, in which it explains far less; sum them with `counts.pool()`, or fit "
+            "single trials",
+            PooledTrialsWarning,
+            stacklevel=4,
+        )
     if not np.isclose(counts.bin_size, bin_size, rtol=1e-9):
         raise ValueError(
             f"`bin_size` of the counts (={counts.bin_size:g}) must be that of the fit "
@@ -112,3 +133,39 @@ def unit_rows(
             f"{' and the '.join(learned)} of each unit; select units of the fit"
         )
     return [known.index(unit) for unit in counts.unit_ids] if learned else []
+
+
+def windows_of(counts: BinnedSpikes) -> dict[str, Any]:
+    """Return how the windows of a fit were chosen, as far as counts say it."""
+    pooled = {"pool_trials": True} if counts.n_pooled.max() > 1 else {}
+    return {**(counts.windows or {}), **pooled}
+
+
+class CodesAsTable:
+    """Base of estimators whose codes are a table after ``set_output``, one row per trial."""
+
+    layout: str
+    unit_ids_: tuple[int | str, ...]
+    templates_: np.ndarray
+    _n_onsets: int
+
+    @property
+    def _gives_table(self) -> bool:
+        """Whether ``set_output``, of the estimator or of scikit-learn, asks for a table."""
+        from sklearn import get_config
+
+        asked = getattr(self, "_sklearn_output_config", {})
+        return asked.get("transform", get_config()["transform_output"]) != "default"
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the columns of the table of codes, in the order of the codes.
+
+        They are named such as ``unit3_template0_bin12``, by the bin of the onset in windows as long
+        as those of the fit; without ``unit`` in the joint layout.
+        """
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self, "templates_")
+        rows = [""] if self.layout == "joint" else [f"unit{unit}_" for unit in self.unit_ids_]
+        places = itertools.product(rows, range(len(self.templates_)), range(self._n_onsets))
+        return np.array([f"{row}template{i}_bin{j}" for row, i, j in places], dtype=object)

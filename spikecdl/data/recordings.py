@@ -91,6 +91,7 @@ def concatenate(
         trial_starts=np.concatenate([part.trial_starts for part in every]),
         source=", ".join(dict.fromkeys(part.source for part in every)),
         onsets=None if all(part.onsets is None for part in every) else onsets,
+        windows=every[0].windows if all(p.windows == every[0].windows for p in every) else None,
     )
 
 

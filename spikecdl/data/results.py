@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, read_only
@@ -31,6 +33,81 @@ class Certainty(NamedTuple):
 
     table: np.ndarray
     mean: Callable[[], np.ndarray]
+
+
+def response_onsets(templates: np.ndarray, fraction: float = 0.2) -> np.ndarray:
+    r"""Return the bin of each template in which its response begins, shape (template,).
+
+    It begins after the last stretch of n bins, an eighth of the template, before its peak p in
+    which the change of the linear predictor, over all channels k, stays below a fraction f of the
+    largest one; a template is zero before its first bin:
+
+    .. math:: 1 + \max \{t < p : s_u < f s_p,\ t - n < u \le t\}, \qquad
+              s_t = \sqrt{\textstyle\sum_k h_{kt}^2}.
+
+    A change of sign is shorter than that, so a dip before a peak is part of the response; where
+    noise is never so small for so long, the response begins with the template.
+
+    Parameters
+    ----------
+    templates : ndarray, shape (template, channel, bin)
+    fraction : float
+        Above 0, below 1.
+
+    Examples
+    --------
+    >>> response_onsets(np.array([[[0.0, 0.05, 0.4, 0.9]]]))
+    array([2])
+    """
+    if not 0 < real("fraction", fraction) < 1:
+        raise ValueError(f"`fraction` (={fraction!r}) must lie between 0 and 1")
+    size = np.sqrt(np.square(templates).sum(axis=1))
+    n = max(1, size.shape[1] // 8)
+    onsets = []
+    for row in size:
+        below = np.r_[np.full(n, True), row[: row.argmax()] < fraction * row.max()]
+        onsets.append(np.flatnonzero(sliding_window_view(below, n).all(axis=1))[-1])
+    return np.array(onsets)
+
+
+def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
+    """Return a `DCEA` whose templates begin where their response does, so that onsets are there.
+
+    What is before the response (see `spikecdl.data.results.response_onsets`) is dropped, and zeros
+    follow at the end; templates are of unit norm again.  All else is the same, and so is ``model``.
+
+    Parameters
+    ----------
+    model : DCEA
+        Fitted.
+    fraction : float
+        Of the largest change of a template, above which it has begun.
+
+    Raises
+    ------
+    ValueError
+        If ``fraction`` does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> import spikecdl
+    >>> y = np.random.default_rng(0).poisson(np.repeat([0.2, 3, 0.2], [30, 5, 65]), (20, 100))
+    >>> model = spikecdl.DCEA(1, 16, random_state=0).fit(y)
+    >>> response_onsets(model.templates_), response_onsets(shift_to_response(model).templates_)
+    (array([3]), array([0]))
+    """
+    moved = dict(model.tensors_)
+    lags = response_onsets(model.templates_, fraction)
+    for name, values in model.tensors_.items():
+        if values.shape == model.templates_.shape:  # what else belongs to each bin of a template
+            moved[name] = values.new_zeros(values.shape)
+            for i, lag in enumerate(lags):
+                moved[name][i, :, : values.shape[2] - lag] = values[i, :, lag:]
+    norms = moved["templates"].square().sum((1, 2), keepdim=True).sqrt()
+    moved["templates"] = moved["templates"] / norms.masked_fill(norms == 0, 1.0)  # if none is left
+    one = copy(model)
+    one.tensors_, one.templates_ = moved, moved["templates"].cpu().numpy()
+    return one
 
 
 class _Computed:
@@ -106,8 +183,8 @@ class Decomposition:
     ...                       np.ones((1, 1)), np.ones((1, 1, 1, 4)), Poisson(), "shared", 0.5,
     ...                       np.array([0.5]))
     >>> parts.events()
-       trial  unit  template  time  amplitude  peak_time
-    0      0     0         0  0.01        9.0       0.01
+       trial  unit  template  time  amplitude  response_time  peak_time
+    0      0     0         0  0.01        9.0           0.01       0.01
     """
 
     counts: BinnedSpikes
@@ -163,8 +240,10 @@ class Decomposition:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
         Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
-        ``time`` (onset of the template relative to the alignment, s), ``amplitude`` and
-        ``peak_time``, when the template is largest.  Families with a compiled cost add
+        ``time`` (onset relative to the alignment, s: where the window of the template begins),
+        ``amplitude``, ``response_time``, when the response begins (`response_onsets`), and
+        ``peak_time``, when the template is largest.  To have templates begin where their response
+        does: `shift_to_response`.  Families with a compiled cost add
 
         - ``probability`` that an event of the template begins within an eighth of its length of
           this time, given the templates and the rates of events (see `Marginal`);
@@ -197,11 +276,13 @@ class Decomposition:
             self.codes[trial, unit, template, onset],
         )
         table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
-        peak = self.counts.bin_size * np.square(self.templates).sum(1).argmax(1)[template]
-        table["peak_time"] = table["time"] + peak
+        peak = np.square(self.templates).sum(1).argmax(1)
+        later = {"response_time": response_onsets(self.templates), "peak_time": peak}
+        table = table.assign(**dict.fromkeys(later, np.nan))
         if self.certainty is not None and (probabilities or fdr is not None):
             table = table.assign(**self._certain)
-            table["peak_time"] = table["time"] + peak
+        for name, bins in later.items():
+            table[name] = table["time"] + self.counts.bin_size * bins[template]
         if fdr is None:
             return table
         if not 0 < real("fdr", fdr) < 1:

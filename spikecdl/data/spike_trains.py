@@ -6,13 +6,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.binning import Allocate, Clock, bin_spikes, check_size, holds_two_spikes
+from spikecdl.data.binning import (
+    Allocate,
+    Clock,
+    bin_spikes,
+    check_size,
+    holds_two_spikes,
+    size_in_seconds,
+)
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.labelled import is_a
 from spikecdl.data.times import (
@@ -239,7 +246,7 @@ class SpikeTrains:
 
     def bin(
         self,
-        bin_size: float,
+        bin_size: float | str,
         *,
         align: str | None = None,
         window: tuple[float, float] | None = None,
@@ -261,8 +268,9 @@ class SpikeTrains:
 
         Parameters
         ----------
-        bin_size : float
-            Seconds per bin.
+        bin_size : float or str
+            Seconds per bin, or a text with its unit, as in "5ms".  Numbers from 1 on are refused,
+            as they are likely to be milliseconds; "2s" says that they are not.
         align : str, optional
             Column of times (s) that windows are relative to; needs ``window``.  Default: each
             trial's start.
@@ -280,7 +288,8 @@ class SpikeTrains:
         Raises
         ------
         ValueError
-            If a column, unit, trial or table does not exist (the message lists what does), a
+            If ``bin_size`` looks like milliseconds; if a column, unit, trial or table does not
+            exist (the message lists what does), a
             window holds no whole bin, or a window is wholly outside the recording; if windows hold
             more than 10,000 bins for each spike, and more than 134 million.
 
@@ -291,7 +300,7 @@ class SpikeTrains:
         >>> spikes.bin(0.1, align="cue", window=(0.0, 0.3), trials="cue > 1").counts
         array([[[1, 0, 0]]], dtype=int32)
         """
-        positive("bin_size", bin_size, "seconds")
+        size = size_in_seconds(bin_size)
         with naming(self.source):
             chosen = self._unit_positions(units)
             rows = self._table(table)
@@ -300,12 +309,12 @@ class SpikeTrains:
             times = [self.times[i] for i in chosen]
             observed = [self.observed[i] for i in chosen]
             edges = [windows.starts, windows.durations]
-            clock = Clock.for_bins(bin_size, self.clock_rate, [*edges, *times, *observed])
+            clock = Clock.for_bins(size, self.clock_rate, [*edges, *times, *observed])
             n_bins = clock.bins(clock.ticks(windows.durations))
             if not n_bins.all():
                 trial = windows.ids[int(np.argmin(n_bins))]
                 raise ValueError(
-                    f"`bin_size` (={bin_size}) is longer than the window of trial {trial!r}; use "
+                    f"`bin_size` (={size:g}) is longer than the window of trial {trial!r}; use "
                     "smaller bins (in seconds) or a longer window"
                 )
             truth = None
@@ -332,15 +341,16 @@ class SpikeTrains:
                 return BinnedSpikes(
                     counts=counts,
                     mask=mask,
-                    bin_size=float(bin_size),
+                    bin_size=size,
                     t_start=windows.offset,
                     unit_ids=tuple(self.unit_ids[i] for i in chosen),
                     trial_ids=windows.ids,
                     n_pooled=mask.view(np.int8),
-                    sub_bins=max(1, round(bin_size / 1e-3)) if several or counts.max() > 1 else 1,
+                    sub_bins=max(1, round(size / 1e-3)) if several or counts.max() > 1 else 1,
                     trial_starts=windows.starts,
                     source=self.source,
                     truth=truth,
+                    windows=windows.chosen,
                 )
 
             if file is None:
@@ -348,7 +358,7 @@ class SpikeTrains:
             with replacing(file, self.source, sealed=True) as temporary:
                 stored = CountsFile(temporary)
                 stored.finish(binned(stored.allocate))
-            return read_counts(file)
+            return replace(read_counts(file), windows=windows.chosen)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         chosen = self.unit_ids if units is None else units

@@ -274,7 +274,7 @@ class Windows:
     """Stretches of a recording to count spikes in, one for each selected row of a table.
 
     Of each (trial,): id, row in the table, start and duration in seconds; of all: the start
-    relative to what they are aligned to.
+    relative to what they are aligned to, and how they were chosen.
     """
 
     ids: tuple[int | str, ...]
@@ -282,6 +282,7 @@ class Windows:
     starts: np.ndarray
     durations: np.ndarray
     offset: float
+    chosen: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -303,11 +304,13 @@ class Windows:
         anchors = _times(table, column)
         if window is None:
             check_columns(name, table, "stop_time")
-            return cls(ids, rows, anchors, _durations(table), 0.0)
+            chosen: dict[str, Any] = {"align": align, "window": None, "table": name}
+            return cls(ids, rows, anchors, _durations(table), 0.0, chosen)
         start, stop = (real("window", edge, "seconds") for edge in window)
         if stop <= start:
             raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
-        return cls(ids, rows, anchors + start, np.full(len(rows), stop - start), start)
+        chosen = {"align": align, "window": (start, stop), "table": name}
+        return cls(ids, rows, anchors + start, np.full(len(rows), stop - start), start, chosen)
 
     def check_inside(self, t_start: float, t_stop: float) -> None:
         """Raise if a window is wholly outside the recording."""

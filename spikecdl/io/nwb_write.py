@@ -7,6 +7,7 @@ import os
 import uuid
 from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from spikecdl.io.nwb_layout import (
     TimeAxis,
     add_intervals,
     add_table,
+    add_to_module,
     ragged,
     rows_and_columns,
 )
@@ -33,6 +35,7 @@ _EVENT_COLUMNS = {
     "template": "number of the template",
     "time": "onset of the template, in seconds from what the window is aligned to",
     "amplitude": "amplitude of the code",
+    "response_time": "when the template rises above a fifth of its largest change",
     "peak_time": "when the template is largest, in the time of its onset",
     "probability": "probability that the template begins here, given the fitted model",
     "amplitude_sd": "posterior standard deviation of the amplitude, given that there is an event",
@@ -174,9 +177,14 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
     axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
     events = parts.events()
+    ids: Any = list(counts.unit_ids)
+    ids = ids if all(isinstance(unit, int) for unit in ids) else list(map(str, ids))
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
         events = events.astype({"trial": str, "unit": str})
     _add_events(file, "events", f"Codes that are not zero ({fit})", events)
+    _add_event_series(file, axis, parts, events)
+    about = "unit of each column of fitted_rate and fitted_baseline"
+    add_table(file, "rate_columns", f"Units of the fit ({fit})", {"unit": (about, ids)})
     if parts.history_filter is not None:
         lags = counts.bin_size * np.arange(1, 1 + parts.history_filter.shape[1])
         columns = {
@@ -216,6 +224,33 @@ def _add_events(file: NWBFile, name: str, about: str, events: pd.DataFrame) -> N
         add_table(file, name, about, columns)
 
 
+def _add_event_series(
+    file: NWBFile, axis: TimeAxis, parts: Decomposition, events: pd.DataFrame
+) -> None:
+    """Add series of the events of each template, with their onsets on the time axis."""
+    from pynwb import TimeSeries
+
+    trial, unit, template, _ = np.nonzero(parts.codes)
+    times = axis.starts[trial] + events["time"].to_numpy() - parts.counts.t_start
+    values = {"amplitude": ("a.u.", events["amplitude"].to_numpy())}
+    if "probability" in events:
+        values["probability"] = ("1", events["probability"].to_numpy())
+    if parts.codes.shape[1] > 1:
+        values["column"] = ("1", unit)
+    for i in np.unique(template):
+        rows = np.flatnonzero(template == i)
+        rows = rows[np.argsort(times[rows], kind="stable")]
+        for name, (measure, data) in values.items():
+            series = TimeSeries(
+                name=f"events_{i}_{name}",
+                description=f"{name} of the events of template {i}, at their onsets",
+                data=data[rows],
+                timestamps=times[rows],
+                unit=measure,
+            )
+            add_to_module(file, series)
+
+
 def _numbers(values: np.ndarray) -> list[float | None]:
     """Return a vector for JSON, with None for nan."""
     return [value if np.isfinite(value) else None for value in values.tolist()]
@@ -245,7 +280,7 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
             known_session, known_subject = _session_of(source)
             session, subject = session | known_session, known_subject or subject
     file = NWBFile(
-        session_description=f"Written by spikecdl; the data come from {source or 'arrays'}",
+        session_description=f"Written by spikecdl; the data come from {_name_of(source)}",
         identifier=str(uuid.uuid4()),
         experiment_description="Spike trains and templates of firing-rate change found in them",
         keywords=["spike trains", "convolutional dictionary learning"],
@@ -253,6 +288,12 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
     )
     file.subject = Subject(**subject)
     return file
+
+
+def _name_of(source: str) -> str:
+    """Return where data come from, without the folders of a file: a file may be published."""
+    paths = map(PurePath, (source or "arrays").split(", "))
+    return ", ".join(path.name if path.is_absolute() else str(path) for path in paths)
 
 
 def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:

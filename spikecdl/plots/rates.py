@@ -66,7 +66,8 @@ def raster(
         style.check_position("unit", unit, spikes.n_units)
     if isinstance(spikes, SpikeTrains):
         ids = None if unit is None else [spikes.unit_ids[unit]]
-        counts = spikes.bin(_bin_size(spikes, window), align=align, window=window, units=ids)
+        size = f"{_bin_size(spikes, window)}s"
+        counts = spikes.bin(size, align=align, window=window, units=ids)
     elif not spikes.is_counts:
         raise ValueError("`spikes` must be counts; a real-valued signal has no spikes to draw")
     elif align is not None or window is not None:

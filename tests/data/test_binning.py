@@ -302,7 +302,7 @@ def test_pooling_trials_does_not_change_sub_bins():
         ({"bin_size": -0.1}, "must be positive"),
         ({"bin_size": float("nan")}, "must be finite"),
         ({"bin_size": 1e-12}, "must be at least 1e-9, in seconds"),
-        ({"bin_size": 3.0}, "`bin_size` (=3.0) is longer than the window of trial 10"),
+        ({"bin_size": "3s"}, "`bin_size` (=3) is longer than the window of trial 10"),
         ({"align": "cue"}, "`align` (='cue') needs a `window`"),
         ({"align": "go", "window": (0.0, 1.0)}, "lacks ['go']; it has ['start_time', 'stop_time'"),
         ({"align": "cue", "window": (0.0, 1.0)}, "column 'cue' has no time for trials [15];"),
@@ -350,3 +350,16 @@ def test_nothing_observed_is_refused():
     spikes = SpikeTrains.from_arrays([[0.3]], observed=[(0.0, 0.05), (0.95, 1.0)])
     with pytest.raises(ValueError, match="no bin of any window lies wholly inside"):
         spikes.bin(0.1)
+
+
+def test_a_bin_size_may_have_its_unit():
+    spikes = SpikeTrains.from_arrays([[0.1, 0.4, 1.25, 5.5]], observed=(0.0, 6.0))
+    same = {size: spikes.bin(size) for size in ("5ms", "5 ms", "0.005", "0.005s", "5000us", 0.005)}
+    assert {counts.bin_size for counts in same.values()} == {0.005}
+    assert spikes.bin("2s").counts.tolist() == [[[3, 0, 1]]]
+    for size in (1, 1.0, "2", np.float64(50)):
+        with pytest.raises(ValueError, match="looks like milliseconds; give 0.0"):
+            spikes.bin(size)
+    for size in ("-5ms", "0s", "ms", "1e", "5 minutes", ""):
+        with pytest.raises(ValueError, match="must be a positive time in seconds"):
+            spikes.bin(size)

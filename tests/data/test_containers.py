@@ -9,6 +9,7 @@ from recordings import make_counts, make_decomposition, make_recording, make_tru
 from sklearn.model_selection import KFold, train_test_split
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
+from spikecdl.data.results import response_onsets
 
 # SpikeTrains
 
@@ -421,7 +422,8 @@ def test_events_are_the_codes_that_are_not_zero(layout):
         [9, -1 if joint else "u9", 1, 0.0, 7.5],
     ]
     largest = np.square(parts.templates).sum(1).argmax(1)
-    expected = [[*row, row[3] + 0.01 * largest[row[2]]] for row in expected]
+    bins = np.stack([response_onsets(parts.templates), largest], axis=1)
+    expected = [[*row, *(row[3] + 0.01 * bins[row[2]])] for row in expected]
     assert events.to_numpy(dtype=object).tolist() == expected
 
 
@@ -432,7 +434,8 @@ def test_events_of_no_codes_is_an_empty_table():
     changed = {**vars(parts), "codes": codes}
     events = type(parts)(**changed).events()
     assert len(events) == 0
-    assert list(events.columns) == ["trial", "unit", "template", "time", "amplitude", "peak_time"]
+    names = ["trial", "unit", "template", "time", "amplitude", "response_time", "peak_time"]
+    assert list(events.columns) == names
 
 
 @pytest.mark.parametrize(

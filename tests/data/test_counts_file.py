@@ -70,14 +70,14 @@ class TestBinning:
     def test_truth_is_kept(self, tmp_path):
         drawn = some_counts("poisson")
         spikes = place_spikes(drawn, random_state=0)
-        stored = spikes.bin(1.0, file=tmp_path / "counts.h5")
+        stored = spikes.bin("1s", file=tmp_path / "counts.h5")
         assert stored.truth is not None
-        assert_same_counts(stored, spikes.bin(1.0))
+        assert_same_counts(stored, spikes.bin("1s"))
 
     def test_very_many_spikes_in_a_bin_need_wider_integers(self, tmp_path):
         times = np.sort(np.random.default_rng(0).uniform(0, 1, 40_000))
         spikes = SpikeTrains.from_arrays([times], observed=(0, 3))
-        stored = spikes.bin(1.0, file=tmp_path / "counts.h5")
+        stored = spikes.bin("1s", file=tmp_path / "counts.h5")
         assert stored.counts.dtype == np.int32
         assert stored.counts.ravel().tolist() == [40_000, 0, 0]
 

@@ -54,7 +54,7 @@ def test_a_train_is_observed_from_its_start_to_its_stop():
     ]
     spikes = read_neo(trains)
     assert [o.tolist() for o in spikes.observed] == [[[2.0, 4.0]], [[1.0, 5.0]]]
-    assert spikes.bin(1.0).mask[0].tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+    assert spikes.bin("1s").mask[0].tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: block_of([t]).segments[0], lambda t: [t]])

@@ -141,7 +141,7 @@ def test_invalid_times_are_not_observed(file, written):
     assert spikes.observed[0].tolist() == [[0.0, 1.0], [2.5, 3.5], [5.0, 6.0]]
     assert spikes.observed[1].tolist() == [[0.0, 1.0], [2.5, 3.5]]
     assert spikes.times[0].tolist() == [0.5, 1.5, 5.0]
-    assert spikes.bin(1.0).counts[0, 0].tolist() == [1, 0, 0, 0, 0, 1]
+    assert spikes.bin("1s").counts[0, 0].tolist() == [1, 0, 0, 0, 0, 1]
     assert "invalid_times" in spikes.intervals
 
 

@@ -24,8 +24,10 @@ from recordings import (
     make_truth,
 )
 
+from spikecdl import DCEA
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.io import read, read_binned_nwb, read_nwb, write_nwb
+from spikecdl.simulate import simulate
 
 
 def simulated(layout="shared", family="binomial"):
@@ -317,6 +319,59 @@ def test_binned_data_of_others_are_refused(tmp_path):
     write_nwb(path, make_recording())
     with pytest.raises(ValueError, match="no binned_signal; the file has .*units"):
         read_binned_nwb(path)
+
+
+def test_events_of_each_template_are_series(tmp_path):
+    recording = make_recording()
+    parts = make_decomposition(recording.bin(0.01, align="start_time", window=(0.0, 2.0)))
+    write_nwb(tmp_path / "r.nwb", recording, decomposition=parts)
+    assert_clean(tmp_path / "r.nwb")
+    starts = {10: 0.0, 11: 2.5, 15: 6.0}  # of the trials
+    with NWBHDF5IO(tmp_path / "r.nwb", "r") as io:
+        module = io.read().processing["ecephys"]
+        units = module["rate_columns"]["unit"][:]
+        for row in parts.events().itertuples():
+            series = module[f"events_{row.template}_amplitude"]
+            np.testing.assert_allclose(series.timestamps[:], starts[row.trial] + row.time)
+            np.testing.assert_allclose(series.data[:], row.amplitude)
+            assert units[module[f"events_{row.template}_column"].data[0]] == row.unit
+        assert "events_0_probability" not in module.data_interfaces  # this one has none
+
+
+def test_pynapple_loads_events_rates_and_units(tmp_path):
+    nap = pytest.importorskip("pynapple")
+    drawn = simulate("poisson", ["square"], n_units=2, same_events=True, random_state=0)
+    counts = drawn.pool()
+    model = DCEA(1, 0.05, "poisson", random_state=0).fit(counts)
+    parts = model.decompose(counts)
+    write_nwb(tmp_path / "r.nwb", counts, decomposition=parts)
+    file = nap.load_file(str(tmp_path / "r.nwb"))
+    events = parts.events()
+    for name in ("amplitude", "probability"):
+        series = file[f"events_0_{name}"]
+        assert isinstance(series, nap.Tsd)
+        expected = events[name][events["template"] == 0].to_numpy()
+        np.testing.assert_allclose(np.sort(series.d), np.sort(expected))
+    rate = file["fitted_rate"]
+    rate.set_info(unit=file.nwb.processing["ecephys"]["rate_columns"]["unit"][:])
+    assert list(rate["unit"]) == list(counts.unit_ids)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{}/private/rat.nwb", "the data come from rat.nwb"),
+        ("{0}/a.nwb, {0}/b.nwb", "the data come from a.nwb, b.nwb"),
+        ("DANDI 000123/sub-1", "the data come from DANDI 000123/sub-1"),
+        ("", "the data come from arrays"),
+    ],
+)
+def test_a_file_names_no_folders_of_this_machine(tmp_path, source, said):
+    path = tmp_path / "copy.nwb"
+    write_nwb(path, replace(make_recording(), source=source.format(tmp_path)))
+    with NWBHDF5IO(path, "r") as io:
+        assert io.read().session_description.endswith(said)
+    assert str(tmp_path).encode() not in path.read_bytes()
 
 
 @pytest.mark.slow
