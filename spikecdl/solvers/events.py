@@ -136,6 +136,16 @@ class Events:
         last = torch.where(onsets, places, 0).cummax(-1).values
         return replace(self, onset=last[self.window, self.onset])._summed()
 
+    def strongest(self, gain: Tensor, most: int | None) -> Tensor:
+        """Return whether each event is among the ``most`` of its window with the highest gain."""
+        if most is None or len(self) == 0:
+            return torch.ones_like(self.window, dtype=torch.bool)
+        order = gain.argsort(descending=True, stable=True)
+        order = order[self.window[order].argsort(stable=True)]
+        places = torch.arange(len(self), device=order.device)
+        first = torch.searchsorted(self.window[order].contiguous(), self.window[order].contiguous())
+        return torch.empty_like(order).index_put((order,), places - first) < most
+
     def _summed(self) -> Events:
         """Add up events of one window, template and onset, and sort them."""
         cells, owner = self._cell(self.window).unique(return_inverse=True)

@@ -52,7 +52,11 @@ class Alternating(Trainer):
     separation : float
         Events of one template closer than this fraction of its length are one event.
     smoothness : float
-        Weight of squared first differences of the templates.
+        Time constant of the smoothing of templates, as a fraction of their length.
+    nonnegative : bool
+        Keep templates from falling below zero, so that events do not lower the rate.
+    most_events : int, optional
+        Events kept in a window, those that gain most; None: all that gain enough.
     tol : float
         Violation of optimality at which codes are accepted, relative to the penalty weight.
     max_iter : int
@@ -77,6 +81,8 @@ class Alternating(Trainer):
     padding: float = 0.4
     separation: float = 0.125
     smoothness: float = 0.0
+    nonnegative: bool = False
+    most_events: int | None = None
     tol: float = 0.1
     max_iter: int = 300
     most_bins: int = 120_000
@@ -89,6 +95,13 @@ class Alternating(Trainer):
             validation.non_negative(name, getattr(self, name))
         validation.positive("tol", self.tol)
         validation.integer("max_iter", self.max_iter)
+        if self.most_events is not None:
+            validation.integer("most_events", self.most_events)
+            if not self.debias:
+                raise ValueError(
+                    f"`most_events` (={self.most_events}) selects events after debiasing; "
+                    "use debias=True"
+                )
         validation.integer("most_bins", self.most_bins)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
@@ -160,7 +173,9 @@ class Alternating(Trainer):
             weight=problem.weight.at(level),
             debias=self.debias,
             separation=round(self.separation * problem.length),
-            smoothness=self.smoothness,
+            smoothness=self.smoothness * problem.length,
+            nonnegative=self.nonnegative,
+            most_events=self.most_events,
             max_iter=self.max_iter,
         )
 

@@ -52,7 +52,7 @@ class Updater:
     .. math:: \min_{\|h_c\| = 1,\, a,\, \mu}
               -\log p\Bigl(y \mid \mu + \sum_e a_e\, h_{c(e)}(\cdot - t_e)\Bigr)
               + \sum_e \frac{a_e^2}{2 \sigma_{c(e)}^2} + \frac{\|\mu - \mu_0\|^2}{2 s^2}
-              + \frac{\rho}{2} \sum_c \|\nabla h_c\|^2
+              + \sum_c \frac{\rho_c}{2} \|\nabla h_c\|^2
 
     with :math:`\mu_0` the baseline of the observations and s the family's `eta_scale` (a fifth of
     it for :math:`\mu`, with drift).  The priors keep parameters finite where the data say little.
@@ -70,7 +70,11 @@ class Updater:
     penalty : Penalty
         Only its signs are used.
     smoothness : float
-        Weight :math:`\rho` of squared first differences, the template being zero outside.
+        Time constant of smoothing, in bins.  The weight :math:`\rho_c` of squared first differences
+        (a template is zero outside) is its square times the mean curvature of the cost by a bin, so
+        that a single bin spreads over its neighbours as :math:`e^{-|t|/\tau}`.
+    nonnegative : bool
+        Keep templates from falling below zero.
     max_iter : int
         Largest number of L-BFGS iterations.
     processes : Processes
@@ -80,6 +84,7 @@ class Updater:
     data: Observations
     penalty: Penalty
     smoothness: float = 0.0
+    nonnegative: bool = False
     max_iter: int = 3
     processes: Processes = field(default_factory=Processes)
 
@@ -115,7 +120,10 @@ class Updater:
 
         fit = fit_to(templates)
         if learn_templates and (fit.curvature > 0).any():
-            templates = _descend(fit_to, templates, fit, self.max_iter, self.smoothness)
+            weight = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
+            templates = _descend(
+                fit_to, templates, fit, self.max_iter, weight, 0.0 if self.nonnegative else None
+            )
             fit = fit_to(templates)
         return DictionaryUpdate(
             templates.to(device),
@@ -141,9 +149,15 @@ def _descend(
     templates: Tensor,
     fit: Fit,
     max_iter: int,
-    smoothness: float,
+    smoothness: Tensor,
+    lowest: float | None,
 ) -> Tensor:
-    """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each."""
+    """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each.
+
+    ``smoothness`` (template, 1, 1) is the weight of squared first differences; no bin of a template
+    falls below the ``lowest``, if there is one.
+    """
+    begin = templates if lowest is None else templates.clamp(min=lowest)
     scale = fit.curvature.clamp(min=1e-12)
     scale = scale.clamp(min=_LEAST_CURVATURE * scale.mean()).rsqrt()
     # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
@@ -161,13 +175,14 @@ def _descend(
         gradient = fit.gradient - smoothness * steps.diff(dim=-1)
         along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
         gradient = (gradient - along * unit) / norms * scale
-        value = fit.cost + fit.prior + smoothness * float(steps.square().sum()) / 2
+        value = fit.cost + fit.prior + float((smoothness * steps.square()).sum()) / 2
         return value, gradient.reshape(-1).numpy()
 
     found = minimize(
         objective,
-        (templates / scale).reshape(-1).numpy(),
+        (begin / scale).reshape(-1).numpy(),
         jac=True,
+        bounds=None if lowest is None else [(lowest, None)] * scale.numel(),
         method="L-BFGS-B",
         options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
     )
@@ -216,6 +231,10 @@ class Round:
         See `Updater`.
     max_iter : int
         Largest number of iterations of sparse coding.
+    nonnegative : bool
+        See `Updater`.
+    most_events : int, optional
+        Events kept in a window, those that gain most.
     processes : Processes
         Processes that share the windows: ``data`` is the part of this one, costs are of all.
     """
@@ -227,12 +246,15 @@ class Round:
     separation: int
     smoothness: float
     max_iter: int
+    nonnegative: bool = False
+    most_events: int | None = None
     processes: Processes = field(default_factory=Processes)
 
     @property
     def update(self) -> Updater:
         """Dictionary update on the data."""
-        return Updater(self.data, self.penalty, self.smoothness, processes=self.processes)
+        settings = (self.data, self.penalty, self.smoothness, self.nonnegative)
+        return Updater(*settings, processes=self.processes)
 
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> DictionaryUpdate:
         """Solve for the codes to a tolerance, then update templates, amplitudes and baseline."""
@@ -300,7 +322,7 @@ class Round:
         for _ in range(_N_SELECTIONS):
             fitted = self.update(templates, events, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
-            kept = gains.own > _LEAST_GAIN
+            kept = fitted.events.strongest(gains.own, self.most_events) & (gains.own > _LEAST_GAIN)
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self.update(templates, events, baseline, learn_templates=learn, shrink=not learn)
         return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))

@@ -124,3 +124,27 @@ def test_amplitudes_are_where_the_cost_with_its_priors_is_least(
         assert ((level.grad * spread).abs() < 0.15).all()
     else:
         torch.testing.assert_close(found.baseline, rows.baseline)
+
+
+def test_smoothness_is_a_time_constant_however_much_data_there_are():
+    """With four times the data the weight is four times as large, and templates are as smooth."""
+
+    def roughness(copies, time_constant):
+        rows, templates, events = problem(Gaussian(0.7), learn_baseline=False)
+        many = [value.repeat(copies, 1, 1) for value in (rows.y, rows.mask, rows.baseline)]
+        rows = Observations(*many[:2], rows.family, many[2], learn_baseline=False)
+        events = Events.joined([events.later(5 * copy) for copy in range(copies)])
+        update = Updater(rows, L1(), time_constant, max_iter=100)
+        return float(update(templates, events, rows.baseline).templates.diff().square().sum())
+
+    some = roughness(8, 1.5)
+    assert some < 0.5 * roughness(8, 0.0)
+    assert 0.7 < roughness(32, 1.5) / some < 1.4
+    assert roughness(32, 0.75) / some > 2  # the weight that was enough for a quarter of the data
+
+
+def test_nonnegative_templates_stay_so_where_data_pull_them_down():
+    rows, templates, events = problem(Gaussian(0.7))
+    found = Updater(rows, L1(), nonnegative=True, max_iter=50)(templates, events, rows.baseline)
+    assert templates.min() < 0 <= found.templates.min()
+    torch.testing.assert_close(found.templates.flatten(1).norm(dim=1), torch.ones(2).double())

@@ -122,7 +122,30 @@ class TestAlternating:
             templates = quick(trainer=trainer).fit(counts).templates_
             return np.square(np.diff(templates)).sum()
 
-        assert roughness(1e3) < roughness(0.0)
+        assert roughness(0.2) < 0.8 * roughness(0.0)
+
+    def test_nonnegative_templates_have_no_negative_bin(self):
+        counts = some_counts(trials=3)
+        free, kept = (
+            quick(trainer=Alternating(nonnegative=each)).fit(counts).templates_
+            for each in (False, True)
+        )
+        assert free.min() < 0 <= kept.min()
+        assert np.correlate(free[0, 0].clip(0), kept[0, 0], "full").max() > 0.7
+
+    def test_most_events_keeps_the_strongest(self):
+        counts = some_counts(trials=3)
+        every = quick().fit(counts)
+        one = quick(trainer=Alternating(most_events=1)).fit(counts)
+        codes, few = every.transform(counts), one.transform(counts)
+        assert (codes != 0).sum(-1).max() > 1
+        assert (few != 0).sum(-1).max() == 1
+        same = few.argmax(-1) == codes.argmax(-1)
+        assert same.mean() > 0.7
+
+    def test_most_events_needs_debiased_events(self):
+        with pytest.raises(ValueError, match=r"`most_events` \(=2\) selects events after debias"):
+            Alternating(most_events=2, debias=False)
 
 
 class TestUnrolled:
