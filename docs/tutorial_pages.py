@@ -27,11 +27,11 @@ DATA = ROOT.parent / "shared" / "data"
 LOG = logging.getLogger("mkdocs.hooks.tutorials")
 
 COLAB = "https://colab.research.google.com/github/spikecdl/spikecdl/blob/main/tutorials"
-GITHUB = "https://github.com/spikecdl/spikecdl/blob/main/tutorials"
+REPOSITORY = "https://github.com/spikecdl/spikecdl/blob/main"
 LAUNCH = """\
 [Open in Colab]({colab}/{stem}.ipynb){{ .md-button .md-button--primary }}
 [Download the notebook]({stem}.ipynb){{ .md-button download="{stem}.ipynb" }}
-[See it on GitHub]({github}/{stem}.ipynb){{ .md-button }}
+[See it on GitHub]({repository}/tutorials/{stem}.ipynb){{ .md-button }}
 """
 NOT_EXECUTED = """\
 !!! warning "Without figures"
@@ -52,16 +52,23 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
             files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=source))
 
 
+def kept(path: Path) -> Path:
+    """Return where a notebook is kept once it is executed, with this state of the package."""
+    sources = [path, *sorted((ROOT / "spikecdl").rglob("*.py"))]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return CACHE / f"{path.stem}-{key[:16]}.ipynb"
+
+
 def executed(path: Path) -> nbformat.NotebookNode:
     """Return a notebook with the output of its cells; without, if its data cannot be had."""
+    if kept(path).exists():
+        return nbformat.read(kept(path), as_version=4)
     notebook = nbformat.read(path, as_version=4)
-    sources = [path, *sorted((ROOT / "spikecdl").rglob("*.py"))]
-    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    kept = CACHE / f"{path.stem}-{key}.ipynb"
-    if kept.exists():
-        return nbformat.read(kept, as_version=4)
     LOG.info("executing %s", path.name)
-    environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **os.environ}
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of downloads; no widgets here
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)  # this state of the package
     if DATA.is_dir():
         environment.setdefault("SPIKECDL_DATA", str(DATA))
     with tempfile.TemporaryDirectory() as folder:
@@ -78,11 +85,11 @@ def executed(path: Path) -> nbformat.NotebookNode:
             if error.ename != "ConnectionError":
                 raise
             LOG.info("%s is shown without figures: %s", path.name, error.evalue)
-            return notebook
+            return nbformat.read(path, as_version=4)
     CACHE.mkdir(parents=True, exist_ok=True)
     for stale in CACHE.glob(f"{path.stem}-*.ipynb"):
         stale.unlink()
-    nbformat.write(notebook, kept)
+    nbformat.write(notebook, kept(path))
     return notebook
 
 
@@ -90,11 +97,12 @@ def page(stem: str, notebook: nbformat.NotebookNode) -> tuple[str, dict[str, byt
     """Return a notebook as Markdown, and its figures by name."""
     title, *rest = notebook.cells
     heading, _, introduction = title.source.partition("\n")
-    parts = [heading, LAUNCH.format(stem=stem, colab=COLAB, github=GITHUB), introduction]
+    parts = [heading, LAUNCH.format(stem=stem, colab=COLAB, repository=REPOSITORY), introduction]
     figures: dict[str, bytes] = {}
     for cell in rest:
         if cell.cell_type == "markdown":
-            parts.append(cell.source)
+            source = cell.source.replace(f"({REPOSITORY}/docs/", "(../")
+            parts.append(source.replace(".ipynb)", ".md)"))  # a link to another tutorial
             continue
         if "setup" in cell.metadata.get("tags", ()):
             continue
@@ -116,5 +124,7 @@ def shown(output: nbformat.NotebookNode, figures: dict[str, bytes], name: str) -
         html = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.DOTALL)
         table = re.sub(r'<table border="1" class="dataframe">', "<table>", html)
         return f'<div class="dataframe">{table}</div>'
+    if output.get("name") == "stderr":
+        LOG.warning("%s: a cell says %s", name.rpartition("-")[0], output["text"])
     text = output.get("text") or data.get("text/plain", "")
     return f"``` {{ .text .output }}\n{text.rstrip()}\n```"

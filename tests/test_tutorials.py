@@ -16,6 +16,15 @@ SCRIPTS = sorted((ROOT / "tutorials").glob("*.py"))
 NAMES = [path.stem for path in SCRIPTS]
 
 
+def was_built(script: Path) -> bool:
+    """Return whether the documentation shows the notebook as it comes out now."""
+    try:
+        from docs import tutorial_pages
+    except ImportError:  # without mkdocs
+        return False
+    return tutorial_pages.kept(script.with_suffix(".ipynb")).exists()
+
+
 def test_there_are_tutorials():
     assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, len(NAMES) + 1)]
     assert sorted(path.stem for path in (ROOT / "tutorials").glob("*.ipynb")) == NAMES
@@ -45,8 +54,7 @@ def test_notebook_can_install_the_package(script: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_tutorial_is_in_the_gallery_and_in_the_menu(name: str):
     gallery = (ROOT / "docs" / "tutorials" / "index.md").read_text("utf-8")
-    assert f"({name}.md)" in gallery
-    assert f"({name}-" in gallery, "a figure"
+    assert re.search(rf"\[!\[.+\]\(\S+\.png\)\]\({name}\.md\)", gallery), "a figure and a link"
     assert f"tutorials/{name}.md\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
@@ -54,6 +62,8 @@ def test_tutorial_is_in_the_gallery_and_in_the_menu(name: str):
 def test_tutorial_runs_outside_the_checkout(
     script: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    if was_built(script):
+        pytest.skip("mkdocs build has executed it, with this state of the package")
     if "fetch_whisker" in script.read_text("utf-8"):  # which would download it
         monkeypatch.setenv("SPIKECDL_DATA", str(request.getfixturevalue("shared_data")))
     monkeypatch.chdir(tmp_path)

@@ -58,8 +58,8 @@ counts
 counts.truth.events.head()
 
 # %% [markdown]
-# These are the spikes of one unit. A trial of 2 s has only about 20 of them, so no event is
-# visible by eye.
+# These are the spikes of one unit. A trial of 2 s has only about 20 of them: in a single trial, no
+# event is visible by eye.
 
 # %%
 plots.raster(counts, unit=0)

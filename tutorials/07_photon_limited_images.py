@@ -71,7 +71,7 @@ for ax, (name, image) in zip(axes, shown.items(), strict=True):
     ax.imshow(image, cmap="gray", vmin=0, vmax=peak)
     ax.set_title(name)
     ax.axis("off")
-figure
+plt.show()
 
 # %% [markdown]
 # ## The peak
@@ -98,7 +98,7 @@ for column, (frame, rate) in enumerate(zip(fading, restored, strict=True)):
         ax.imshow(image, cmap="gray", vmin=0, vmax=light)
         ax.axis("off")
     axes[0, column].set_title(f"peak {light:g}")
-figure
+plt.show()
 
 # %% [markdown]
 # ## What was learned
@@ -116,7 +116,7 @@ for ax, template in zip(axes.flat, templates[strongest], strict=True):
     largest = np.abs(template).max()
     ax.imshow(template, cmap="RdBu_r", vmin=-largest, vmax=largest)
     ax.axis("off")
-figure
+plt.show()
 
 # %% [markdown]
 # ## A network of your own

@@ -45,6 +45,7 @@ size = binomial.Size(
     n_epochs=12,
 )
 result = binomial.run(Options(), size)
+plt.close("all")  # figures are shown below, one by one
 
 # %% [markdown]
 # ## The data
@@ -119,9 +120,7 @@ small = ablations.Size(n_groups=30, n_seeds=2, n_unrolled=25, n_epochs=12)
 for experiment in (ablations.untied, ablations.mismatch):
     ablated = experiment(Options(), small)
     print(ablated.findings[0])
+plt.close("all")
 
 # %%
 ablated.figures["losses"]
-
-# %%
-plt.close("all")
