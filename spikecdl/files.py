@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spikecdl.validation import MissingExtraError
+
 _LIMIT = "SPIKECDL_MAX_GB"
 _SEAL = b"\nSHA-256 of all before this line, written by spikecdl: "
 SEAL_LENGTH = len(_SEAL) + 65  # bytes that `seal` appends
@@ -52,6 +54,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except MissingExtraError:
+        raise
     except Exception as error:  # h5py, neo and NumPy raise many kinds on damaged files
         raise ValueError(
             f"{path} cannot be read as {kind}; it may be damaged or cut short "

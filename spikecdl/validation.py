@@ -5,12 +5,30 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 T = TypeVar("T")
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """An optional library is not installed."""
+
+
+@contextmanager
+def extra(name: str, purpose: str) -> Iterator[None]:
+    """Import optional libraries in a block; `MissingExtraError` names the remedy if one is missing.
+
+    ``name`` is the extra of the package that has them, and ``purpose`` what needs them.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f'{purpose} needs {error.name}: pip install "spikecdl[{name}]"'
+        raise MissingExtraError(message, name=error.name) from None
 
 
 def positive(name: str, value: float, unit: str = "") -> float:

@@ -109,6 +109,33 @@ def test_one_version_everywhere():
     assert f"\n## [{spikecdl.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
+def test_the_readme_shows_its_figures_anywhere():
+    """PyPI has the README, not the files beside it."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    address = "https://raw.githubusercontent.com/spikecdl/spikecdl/main/"
+    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert images
+    for image in images:
+        assert image.startswith(address)
+        assert (ROOT / image.removeprefix(address)).exists()
+
+
+def test_errors_and_pages_name_extras_that_exist():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    sources = [*(ROOT / "spikecdl").rglob("*.py"), *PAGES]
+    named = {
+        name
+        for file in sources
+        for some in re.findall(
+            r"(?:spikecdl|\.)\[([a-z,]+)\]\"|\bextra\(\s*\"(\w+)\"", file.read_text()
+        )
+        for name in "".join(some).split(",")
+    }
+    assert {"images", "neo", "interop", "test"} <= named <= extras
+
+
 @pytest.fixture(scope="module")
 def registry():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")

@@ -15,12 +15,12 @@ from typing import Any
 import typer
 
 from spikecdl.files import is_disk_full
-from spikecdl.validation import printable
+from spikecdl.validation import MissingExtraError, printable
 
 SUCCESS, BUG, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 _PACKAGE = Path(__file__).parents[1]
-_EXPECTED = (ValueError, TypeError, FloatingPointError)
+_EXPECTED = (ValueError, TypeError, FloatingPointError, MissingExtraError)
 # ClickException, the base class of errors in the command line, of the Click that Typer uses.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[2]
 # Options of arguments with another name, without a leading "n_".

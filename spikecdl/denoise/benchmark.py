@@ -108,17 +108,13 @@ class Benchmark:
         """Return one row for every method, peak, image and draw.
 
         PSNR and SSIM are computed after scaling the largest value of the clean image to 1.  When a
-        method is done at a peak, ``say`` receives a line of text.  Raises ValueError if
+        method is done at a peak, ``say`` receives a line of text.  Raises ModuleNotFoundError if
         scikit-image is not installed.
         """
         import pandas as pd
 
-        try:
+        with validation.extra("images", "the comparison, for SSIM,"):
             from skimage.metrics import structural_similarity
-        except ImportError:
-            raise ValueError(
-                'the comparison needs scikit-image, for SSIM: pip install "spikecdl[images]"'
-            ) from None
         table = []
         for peak, name in itertools.product(self.peaks, self.methods):
             method = METHODS[name](self, peak)

@@ -11,6 +11,7 @@ import numpy as np
 
 from spikecdl.denoise.frames import checked
 from spikecdl.files import existing, reading, replaceable, replacing
+from spikecdl.validation import extra
 
 if TYPE_CHECKING:
     import tifffile
@@ -155,7 +156,8 @@ def _read_png(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    import tifffile
+    with extra("images", "TIFF"):
+        import tifffile
 
     with tifffile.TiffFile(path) as file:
         pages: Any = file.pages
@@ -220,7 +222,8 @@ def _check_one(n_frames: int) -> None:
 
 
 def _write_tiff(path: Path, images: np.ndarray, png_bits: int) -> None:
-    import tifffile
+    with extra("images", "TIFF"):
+        import tifffile
 
     tifffile.imwrite(path, images, photometric="minisblack")
 

@@ -73,13 +73,8 @@ class VST(FrameDenoiser):
         strength = default if self.strength is None else self.strength
         validation.positive("strength", strength)
         validation.integer("binning", self.binning)
-        try:
+        with validation.extra("images", f'`denoiser` (="{self.denoiser}")'):
             denoised = denoise(anscombe(summed(counts, self.binning)), float(strength))
-        except ImportError as error:
-            remedy = "PyWavelets" if error.name == "pywt" else '"spikecdl[images]"'
-            raise ImportError(
-                f'`denoiser` (="{self.denoiser}") needs {error.name}: pip install {remedy}'
-            ) from None
         rates = unbiased_inverse(denoised)
         if self.binning > 1:
             rates = rates / self.binning**2

@@ -14,7 +14,7 @@ from spikecdl.data.labelled import is_a, labelled
 from spikecdl.data.times import as_observed, as_table, check_columns, union
 from spikecdl.io.neo import read_neo
 from spikecdl.io.spikeinterface import read_spikeinterface
-from spikecdl.validation import listed, plain
+from spikecdl.validation import extra, listed, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,12 +163,8 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
     >>> group[0].t, list(group["unit_id"])  # doctest: +SKIP
     (array([0.1, 0.4]), ['a', 'b'])
     """
-    try:
+    with extra("interop", "an object of pynapple's"):
         import pynapple
-    except ImportError:
-        raise ModuleNotFoundError(
-            'pynapple is not installed: pip install "spikecdl[interop]"', name="pynapple"
-        ) from None
 
     if not isinstance(data, SpikeTrains):
         return _intervals(pynapple, as_table("data", data))

@@ -15,7 +15,7 @@ from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.times import end_to_end
 from spikecdl.files import existing, reading
 from spikecdl.io.nwb_read import read_nwb
-from spikecdl.validation import plain
+from spikecdl.validation import extra, plain
 
 if TYPE_CHECKING:
     import neo
@@ -46,8 +46,9 @@ def read_neo(source: Any, *, follow_links: bool = False) -> SpikeTrains:
 
     Raises
     ------
-    FileNotFoundError, TypeError
-        If there is no such file; if ``source`` is something else.
+    FileNotFoundError, TypeError, ModuleNotFoundError
+        If there is no such file; if ``source`` is something else; if Neo is not installed:
+        ``pip install "spikecdl[neo]"``.
     ValueError
         If no reader of Neo's finds spikes in the file, or units cannot be matched across segments.
 
@@ -58,7 +59,8 @@ def read_neo(source: Any, *, follow_links: bool = False) -> SpikeTrains:
     >>> read_neo(train)
     SpikeTrains(1 unit, 2 spikes, 0 to 1 s)
     """
-    import neo
+    with extra("neo", "what Neo reads"):
+        import neo
 
     if isinstance(source, str | os.PathLike):
         path = existing(source)
@@ -94,7 +96,8 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
     >>> block.segments[0].spiketrains[0].annotations["unit_id"]
     'a'
     """
-    import neo
+    with extra("neo", "an object of Neo's"):
+        import neo
 
     segment = neo.Segment(name=spikes.source)
     for unit in range(spikes.n_units):
@@ -108,7 +111,8 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
 
 def neo_readers(path: Path) -> list[Any]:
     """Return Neo's readers for a path that give spikes and run no code from the file."""
-    import neo
+    with extra("neo", f"{path.name!r}, of no format that is read without Neo,"):
+        import neo
 
     try:
         candidates = neo.list_candidate_ios(path)

@@ -127,7 +127,8 @@ def _sheet(
         shapes, counts = source.templates, source.counts
         bin_size, unit_ids = counts.bin_size, counts.unit_ids
         table = template_table(source)
-        scale = table["amplitude"].fillna(table["amplitude"].median()).fillna(1.0).to_numpy()
+        sizes = table["amplitude"]  # nan without events
+        scale = sizes.fillna(sizes.dropna().median()).fillna(1.0).to_numpy()
         events = [counted(n, "event") if n else "no events" for n in table["n_events"]]
         names = [f"template {k} · {text}" for k, text in enumerate(events)]
         if table["n_events"].any():

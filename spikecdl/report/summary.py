@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,10 @@ def versions() -> dict[str, str]:
     """Return the versions of spikecdl, Python and the libraries that results depend on."""
     import spikecdl
 
-    installed = {name: metadata.version(name) for name in _LIBRARIES}
+    installed = {}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):  # Neo is optional
+            installed[name] = metadata.version(name)
     return {"spikecdl": spikecdl.__version__, "python": platform.python_version(), **installed}
 
 

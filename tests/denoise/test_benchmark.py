@@ -98,7 +98,7 @@ def test_wrong_settings(settings, message):
 
 def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
-    with pytest.raises(ValueError, match=r"needs scikit-image.*spikecdl\[images\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs skimage.*spikecdl\[images\]"):
         made().run(print)
 
 

@@ -154,7 +154,7 @@ def test_bad_settings(settings_, message):
         ("skimage", "tv", 'pip install "spikecdl[images]"'),
         ("skimage", "nlm", 'pip install "spikecdl[images]"'),
         ("skimage", "wavelet", 'pip install "spikecdl[images]"'),
-        ("pywt", "wavelet", "pip install PyWavelets"),
+        ("pywt", "wavelet", 'pip install "spikecdl[images]"'),
     ],
 )
 def test_what_is_missing_is_named(missing, denoiser, remedy, monkeypatch):
