@@ -240,8 +240,8 @@ Events = Annotated[
     str | None,
     option(
         "TABLE.COLUMN",
-        "Let events begin only near the times in a column of a table, as in trials.cue; needs "
-        "--within.",
+        "Let events begin only near the times in a column of a table, as in trials.cue, or of a "
+        "series in the NWB file, as in stimulus/presentation/tones; needs --within.",
         group=WINDOWS,
     ),
 ]
@@ -393,9 +393,13 @@ def _options(values: Mapping[str, Any]) -> str:
 
 
 def _times(data: SpikeTrains, text: str) -> Any:
-    """Return the times, in seconds, in a column of a table that an option names."""
+    """Return the times, in seconds, in a column or in a series of the file that an option names."""
     from pandas.api.types import is_numeric_dtype
 
+    from spikecdl.io import read_nwb_times
+
+    if "/" in text:
+        return read_nwb_times(data.source, text)
     table, _, column = text.partition(".")
     known = [
         f"{name}.{of}"
@@ -406,7 +410,8 @@ def _times(data: SpikeTrains, text: str) -> Any:
     if text not in known:
         raise ValueError(
             f"`events` (={text!r}) must name a table and a column of times, which are "
-            f"{', '.join(known) or 'none'}"
+            f"{', '.join(known) or 'none'}; or the path of a series or column in the NWB file, as "
+            "in stimulus/presentation/tones"
         )
     return data.tables[table][column].dropna().to_numpy(dtype=float)
 

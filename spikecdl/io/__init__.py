@@ -25,7 +25,7 @@ from spikecdl.io.interop import (
 )
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
-from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb
+from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.phy import read_phy
 from spikecdl.io.spikeinterface import is_spikeinterface_folder, read_spikeinterface
@@ -42,6 +42,7 @@ __all__ = [
     "read_neo",
     "read_npz",
     "read_nwb",
+    "read_nwb_times",
     "read_phy",
     "read_spikeinterface",
     "to_neo",

@@ -98,6 +98,42 @@ def read_binned_nwb(path: str | os.PathLike[str], *, follow_links: bool = False)
         )
 
 
+def read_nwb_times(
+    path: str | os.PathLike[str], name: str, *, follow_links: bool = False
+) -> np.ndarray:
+    """Read the time stamps of a time series, or a column of times, of an NWB file.
+
+    ``name`` is its path in the file: that of a time series that has ``timestamps``, such as
+    "stimulus/presentation/tones", or of a column, such as "processing/behavior/licks/start_time".
+    Returns times (event,) in seconds from the session's reference time, as `BinnedSpikes.near`
+    takes them; missing ones (nan) are left out.
+
+    Raises ValueError if there is no such series or column; other errors, and ``follow_links``, are
+    those of `spikecdl.read`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from spikecdl.io import write_nwb
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "cues.nwb")
+    >>> cues = {"start_time": [0.25, 0.75], "stop_time": [0.3, 0.8]}
+    >>> spikes = SpikeTrains.from_arrays([[0.1]], observed=(0.0, 1.0), intervals={"cues": cues})
+    >>> write_nwb(path, spikes)
+    >>> read_nwb_times(path, "intervals/cues/start_time")
+    array([0.25, 0.75])
+    """
+    name = name.strip("/")
+    with hdf5.opened(path, "NWB", (name, f"{name}/timestamps"), (), follow_links) as file:
+        found = file.get(f"{name}/timestamps", file.get(name))
+        if np.ndim(found) != 1 or getattr(found, "dtype", np.dtype("O")).kind not in "iuf":
+            raise ValueError(
+                f"`name` (={name!r}) must be the path of a time series with timestamps, or of a "
+                f"column of times; the file has {_contents(file)}"
+            )
+        times = np.asarray(found, dtype=float)
+    return times[~np.isnan(times)]
+
+
 def nwb_content(path: Path) -> str | None:
     """Return "spikes" or "binned" for an NWB(-style) file, by what is in it; else None.
 

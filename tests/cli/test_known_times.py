@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import FIT, run, succeeded
 
-from spikecdl import SpikeTrains, read, write_nwb
+from spikecdl import SpikeTrains, read, read_nwb_times, write_nwb
 
 QUICK = [*FIT, "--folds", 0]
 
@@ -51,6 +51,36 @@ def test_events_begin_near_the_times_of_a_column(recording, tmp_path, column):
     anywhere = ["evaluate", tmp_path / "o", recording, "--own-windows", "--json"]
     other = succeeded(run(*anywhere)).json
     assert other["events_per_template"][0] > about["events_per_template"][0]
+
+
+def test_events_begin_near_the_time_stamps_of_a_series(recording, tmp_path):
+    from pynwb import NWBHDF5IO, TimeSeries
+
+    with NWBHDF5IO(str(recording), "r") as io:
+        cues = io.read().trials["cue"][:]
+    path = tmp_path / "tones.nwb"
+    with NWBHDF5IO(str(recording), "r") as source, NWBHDF5IO(str(path), "w") as target:
+        file = source.read()
+        file.set_modified()
+        tones = TimeSeries(name="tones", data=np.ones(10), unit="a.u.", timestamps=cues)
+        file.add_stimulus(tones)
+        target.export(src_io=source, nwbfile=file)
+    np.testing.assert_array_equal(read_nwb_times(path, "/stimulus/presentation/tones"), cues)
+    near = ["--within", 0, 0.02, "--json", "--out"]
+    series, column = (
+        succeeded(run("fit", file, *QUICK, "--events", events, *near, tmp_path / out)).json
+        for file, events, out in (
+            (path, "stimulus/presentation/tones", "series"),
+            (recording, "trials.cue", "column"),
+        )
+    )
+    assert series["events_per_template"] == column["events_per_template"]
+
+
+@pytest.mark.parametrize("name", ["stimulus/presentation/none", "units", "intervals/trials/kind"])
+def test_what_is_no_series_of_times_is_refused(recording, name):
+    with pytest.raises(ValueError, match=f"`name` .='{name}'. must be the path of a time series"):
+        read_nwb_times(recording, name)
 
 
 @pytest.mark.parametrize(
