@@ -43,6 +43,13 @@ def test_links_lead_somewhere(page):
             assert known, f"{page.name} links to {target}"
 
 
+def test_home_page_and_readme_begin_alike():
+    pages = [ROOT / "README.md", ROOT / "docs" / "index.md"]
+    one, other = (page.read_text("utf-8").split("\n\n")[:2] for page in pages)
+    assert one == other
+    assert python_blocks(pages[0])[0] == python_blocks(pages[1])[0]
+
+
 def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
     listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", menu, re.MULTILINE)
