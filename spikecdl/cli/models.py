@@ -242,6 +242,7 @@ def apply(
 ) -> None:
     """Find the events of a fitted model in another recording.
 
+    Windows are chosen as in the fit, unless options name others.
     Writes summary.json, figures of rates, codes and events, and results.nwb to --out. Uses the
     model's bin size.
     """
@@ -278,6 +279,7 @@ def evaluate(
 ) -> None:
     """Measure how well a fitted model explains a recording.
 
+    Windows are chosen as in the fit, unless options name others.
     Prints the deviance explained in all bins, and in bins that were hidden when events were found
     (held out only if the model was fitted to other trials).
     For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
@@ -309,6 +311,7 @@ def compare(
 ) -> None:
     """Compare a fitted model with the truth of a simulation.
 
+    Windows are chosen as in the fit, unless options name others.
     Prints the error of each template, at the best order and shift, and how many events were found.
     """
     from spikecdl.report import summary

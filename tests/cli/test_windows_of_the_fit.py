@@ -89,6 +89,14 @@ def test_an_error_about_windows_of_the_fit_says_where_they_come_from(aligned, tm
     assert "(as in the fit: --align cue --window -0.2 0.4; --own-windows leaves" in outcome.err
 
 
+def test_joint_templates_take_the_units_of_the_fit(sims, tmp_path):
+    options = ["--layout", "joint", "--family", "poisson", "--units", "1", "--folds", 0]
+    succeeded(run("fit", sims["joint"], *FIT, *options, "--out", tmp_path / "o"))
+    found = succeeded(run("evaluate", tmp_path / "o", sims["joint"], "--json")).json
+    assert found["windows"] == ["units of the fit: 1"]
+    assert found["data"]["n_units"] == 1
+
+
 def test_bins_of_a_file_are_pooled_as_in_the_fit(fitted, sims, tmp_path):
     from spikecdl import write_npz
 
