@@ -75,7 +75,7 @@ plt.show()
 # standard error is that of the difference to the best candidate, trial by trial.
 
 # %%
-found.table().round(4)
+found.table().drop(columns="covariates").round(4)
 
 # %%
 best = found.recommended
