@@ -178,7 +178,8 @@ def fit(
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
-            with shown("choosing a start", as_json) as progress:
+            start = shown(fitting.START, as_json)
+            with start as progress, fitting.steps_told(progress):
                 on_epoch = fitting.epochs_told(model, progress)
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
                 if onset is not None:
