@@ -28,7 +28,7 @@ def test_what_is_left_follows_from_the_pace_until_now():
     assert state.left(50.0) == 40.0  # ten seconds each
     assert state.left(55.0) == 35.0
     assert state.left(200.0) == 0.0
-    assert state.text(55.0) == "training: epoch 5 of 9 (55 s, at most 35 s left)"
+    assert state.text(55.0) == "training: epoch 5 of 9 (55 s, about 35 s left)"
     assert state.fraction == 5 / 9
     for unknown in (state._replace(total=None), state._replace(done=1), state._replace(first=None)):
         assert unknown.left(55.0) is None
