@@ -96,6 +96,8 @@ def fit(
             "FRACTION",
             "Let templates begin where they rise above this fraction of their largest change "
             "(0.2, say), not where their window happens to lie.",
+            min=0.01,
+            max=0.99,
             group=options.MODEL,
         ),
     ] = None,
