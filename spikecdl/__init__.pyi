@@ -5,7 +5,6 @@ from .data import (
     SpikeTrains,
     Truth,
     concatenate,
-    count_like,
     of_recording,
     shift_to_response,
 )
@@ -68,7 +67,6 @@ __all__ = [
     "bands",
     "baselines",
     "concatenate",
-    "count_like",
     "crossvalidation",
     "datasets",
     "denoise",

@@ -1,4 +1,4 @@
-// Beside this file: tex-svg-full.js of MathJax 3.2.2 (npm package mathjax), and its licence.
+// MathJax 3.2.2 (Apache-2.0) is beside this file: tex-svg-full.js, from the package `mathjax`.
 window.MathJax = {
   tex: {
     inlineMath: [["\\(", "\\)"]],

@@ -272,15 +272,30 @@ def penalty(name: str, sign: str) -> Any:
 def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:
     """Return the trainer that an option means.
 
-    Auto: marginal for single trials in the shared layout, whose events are weak; alternating for
-    pooled counts and signals, for a penalty of one's own, and for millions of bins.
+    Auto: marginal for single trials in the shared layout, whose events are weak, and for
+    populations whose events are summed from a list of spikes; alternating for pooled counts and
+    signals, for a penalty of one's own, and for millions of bins in the shared layout.
     """
     if name != "auto":
         return name
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
     plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
-    single = counts.is_counts and counts.n_pooled.max() <= 1 and model.layout == "shared"
-    return "marginal" if plain and single and counts.mask.sum() <= _MANY else "alternating"
+    single = plain and counts.is_counts and counts.n_pooled.max() <= 1
+    few = model.layout == "shared" and counts.mask.sum() <= _MANY
+    return "marginal" if single and (few or _is_population(model, counts)) else "alternating"
+
+
+def _is_population(model: DCEA, counts: BinnedSpikes) -> bool:
+    """Return whether marginal training sums events of these counts from a list of spikes."""
+    from spikecdl.model.families import FAMILIES, Family
+    from spikecdl.training import has_exponential_loss
+    from spikecdl.validation import member
+
+    constant = model.history is None and model.drift is None and model.baseline == "learned"
+    observed = counts.onsets is None and bool(counts.mask.all())
+    joint = model.layout == "joint" and counts.n_units > 1
+    family = member("family", model.family, FAMILIES, Family).typical()
+    return joint and constant and observed and has_exponential_loss(family)
 
 
 class Selected(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,12 +79,7 @@ def _is_of_neo(source: Any) -> bool:
 
 CONVERTERS = (
     Converter(
-        "a TsGroup of pynapple",
-        lambda source: is_a(source, "pynapple", "TsGroup"),
-        partial(SpikeTrains.from_arrays, duplicates="keep"),
-    ),
-    Converter(
-        "a mapping of units to times",
+        "a mapping of units to times, or a TsGroup",
         lambda source: isinstance(source, Mapping),
         SpikeTrains.from_arrays,
     ),

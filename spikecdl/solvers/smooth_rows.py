@@ -2,16 +2,15 @@
 
 A row h of a template, one unit's, is normal with precision
 
-.. math:: P = A^{1/2} (I + \\tau D^\\top D) A^{1/2},
+.. math:: P = \\alpha (I + \\tau D^\\top D),
 
-where D takes second differences and A is diagonal.  MacKay's fixed point maximises the evidence:
-with the posterior covariance S, the precision of a bin becomes
+where D takes second differences.  MacKay's fixed point maximises the evidence: with the posterior
+covariance S, the precision of a row of L bins becomes
 
-.. math:: \\alpha_t \\leftarrow \\alpha_t
-          \\frac{\\sum_{u \\in N(t)} 1 - (S P)_{uu}}{\\sum_{u \\in N(t)} h_u (P h)_u}
+.. math:: \\alpha \\leftarrow \\alpha \\frac{L - \\mathrm{tr}(S P)}{h^\\top P h},
 
-over the bins N(t) near it: parameters that the data determine, over their size.  Bins that the data
-do not ask for, and so rows of units that take no part, end at zero (Neural Computation 4, 1992).
+parameters that the data determine, over their size.  Rows of units that take no part end at zero
+(Neural Computation 4, 1992).
 All matrices are banded: a row costs as many operations as it has bins.
 """
 
@@ -26,7 +25,7 @@ _LEAST_PARAMETERS = 1e-6
 
 
 class Rows(NamedTuple):
-    """Posterior means and variances of rows, and precisions of their prior, each (row, bin)."""
+    """Posterior means and variances of rows (row, bin), and precisions of their prior (row,)."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -34,14 +33,12 @@ class Rows(NamedTuple):
 
 
 class RowPrior(NamedTuple):
-    """Squared second differences, see `second_differences`, and their weight tau; bins on either
-    side from which the precision of a bin is estimated; and the largest change of a bin in one
-    step, and the least and largest precision.
+    """Squared second differences, see `second_differences`, and their weight tau; and the largest
+    change of a bin in one step, and the least and largest precision.
     """
 
     bends: np.ndarray
     tau: float
-    width: int
     limits: tuple[float, float, float]
 
 
@@ -68,19 +65,16 @@ def update_rows(rows, slope, curvature, prior_of_rows, found):
         ``alpha (h' D'D h + tr(S D'D))``, of which the sum over rows estimates tau.
     """
     means, variance, alpha = rows
-    bends, tau, width, limits = prior_of_rows
+    bends, tau, limits = prior_of_rows
     n_rows, length = means.shape
     band = tau * bends
     band[0] += 1.0
     log_relative = _factor(band.copy())
-    prior, matrix, inverse = np.empty((3, length)), np.empty((3, length)), np.empty((3, length))
-    change, size, known = np.empty(length), np.empty(length), np.empty(length)
+    matrix, inverse = np.empty((3, length)), np.empty((3, length))
+    change = np.empty(length)
     for n in range(n_rows):
-        row, total = means[n], log_relative
-        for t in range(length):
-            total += np.log(alpha[n, t])
-            for k in range(min(3, length - t)):
-                prior[k, t] = band[k, t] * np.sqrt(alpha[n, t] * alpha[n, t + k])
+        row, prior = means[n], alpha[n] * band
+        total = log_relative + length * np.log(alpha[n])
         matrix[:] = prior
         matrix[0] += curvature[n]
         _multiply(prior, row, change)
@@ -92,26 +86,20 @@ def update_rows(rows, slope, curvature, prior_of_rows, found):
             row[t] += max(-limits[0], min(limits[0], change[t]))
         _invert(matrix, inverse)
         variance[n] = inverse[0]
-        _multiply(prior, row, size)
-        bent = 0.0
+        _multiply(prior, row, change)
+        bent, known, size = 0.0, float(length), 0.0
         for t in range(length):
-            size[t] *= row[t]
-            known[t] = 1.0
+            size += row[t] * change[t]
         for k in range(3):
+            twice = 1.0 if k == 0 else 2.0
             for t in range(length - k):
                 both = inverse[k, t] + row[t] * row[t + k]
-                scale = np.sqrt(alpha[n, t] * alpha[n, t + k])
-                bent += (1.0 if k == 0 else 2.0) * both * bends[k, t] * scale
-                known[t] -= inverse[k, t] * prior[k, t]
-                if k > 0:
-                    known[t + k] -= inverse[k, t] * prior[k, t]
-        found[n, 0] = (total + known.sum() - size.sum()) / 2
+                bent += twice * alpha[n] * both * bends[k, t]
+                known -= twice * inverse[k, t] * prior[k, t]
+        found[n, 0] = (total + known - size) / 2
         found[n, 1] = bent
-        for t in range(length):
-            near = slice(max(0, t - width), t + width + 1)
-            wanted = max(known[near].sum(), _LEAST_PARAMETERS) / max(size[near].sum(), 1e-12)
-            change[t] = min(max(alpha[n, t] * min(max(wanted, 0.2), 5.0), limits[1]), limits[2])
-        alpha[n] = change
+        wanted = max(known, _LEAST_PARAMETERS) / max(size, 1e-12)
+        alpha[n] = min(max(alpha[n] * min(max(wanted, 0.2), 5.0), limits[1]), limits[2])
 
 
 @njit(cache=True, error_model="numpy")

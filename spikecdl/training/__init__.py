@@ -22,6 +22,7 @@ from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
+from spikecdl.training.population_events import has_exponential_loss
 from spikecdl.training.posterior import certainty, completed, evidence
 from spikecdl.training.steps import Steps
 
@@ -48,6 +49,7 @@ __all__ = [
     "estimated_family",
     "evidence",
     "family_of_first_fit",
+    "has_exponential_loss",
     "lambda_max",
     "resampled_templates",
     "windows_together",

@@ -18,7 +18,7 @@ RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 _MOST_BUSY = 0.1  # expected events of a template in a time as long as the template
 _NEVER = 1e-10  # probability of a template that has no events
 _FEWEST, _SPREAD_COUNT = 0.1, 0.5  # events added to the count of a template, and of an amplitude
-_FIRST_SMOOTHNESS, _ROUGHEST, _SMOOTHEST = 1.0, 0.03, 100.0
+_FIRST_SMOOTHNESS, _ROUGHEST, _SMOOTHEST = 30.0, 0.03, 1000.0
 _FIRST_SHRINKAGE, _LEAST_SHRINKAGE, _MOST_SHRINKAGE = 10.0, 0.05, 1e5
 _LARGEST_STEP = 0.7  # of a bin of a template
 _FEW_PAIRS = 1e-6
@@ -27,7 +27,6 @@ WIN = 3
 _SETTLED, _SETTLED_RELATIVE = 0.1, 1e-4  # nats that a step gains at the end, and of the whole gain
 _ROW_COST = 1.0  # nats that a row must gain beyond what its prior costs, to be other than zero
 _LEAST_STEPS = 5
-_NEAR = 0.06  # of the template's length, on either side, over which a precision is estimated
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class PopulationModel:
         Log of the expected count of a bin without events.
     smoothness : ndarray, shape (template,)
         Precision of second differences, relative to that of values.
-    shrinkage : ndarray, shape (template, unit, bin)
-        Precision of each value; see `spikecdl.solvers.smooth_rows`.
+    shrinkage : ndarray, shape (template, unit)
+        Precision of each row; see `spikecdl.solvers.smooth_rows`.
     cost : ndarray, shape (template,)
         Divergence of the templates' posterior from their prior, and what their rows cost; it is
         taken off the log evidence.
@@ -70,7 +69,7 @@ class PopulationModel:
         shape = (count, RELATIVE_AMPLITUDES.size)
         rates = np.full(shape, occupancy / length / max(1, count * RELATIVE_AMPLITUDES.size))
         smooth = np.full(count, _FIRST_SMOOTHNESS)
-        shrinkage = np.full(templates.shape, _FIRST_SHRINKAGE)
+        shrinkage = np.full(templates.shape[:2], _FIRST_SHRINKAGE)
         return cls(
             templates,
             np.zeros_like(templates),
@@ -124,8 +123,7 @@ class PopulationModel:
         """Return the model with templates longer by bins of zeros at both ends."""
         width = ((0, 0), (0, 0), (n_bins, n_bins))
         longer = {name: np.pad(getattr(self, name), width) for name in ("templates", "variance")}
-        shrinkage = np.pad(self.shrinkage, width, constant_values=_FIRST_SHRINKAGE)
-        return replace(self, **longer, shrinkage=shrinkage)
+        return replace(self, **longer)
 
     def cropped(self, length: int) -> tuple[PopulationModel, np.ndarray]:
         """Cut templates to their bins of most energy; return where each begins, too."""
@@ -144,7 +142,7 @@ class PopulationModel:
         return np.exp(amplitude * self.templates + np.square(amplitude) * self.variance / 2)
 
 
-_OF_BINS = ("templates", "variance", "shrinkage")
+_OF_BINS = ("templates", "variance")
 _OF_TEMPLATES = ("templates", "variance", "rates", "smoothness", "shrinkage", "cost")
 
 
@@ -263,7 +261,6 @@ def _new_templates(
     shrinkage = model.shrinkage.copy()
     smoothness, cost = model.smoothness.copy(), model.cost.copy()
     limits = (_LARGEST_STEP, _LEAST_SHRINKAGE, _MOST_SHRINKAGE)
-    width = max(1, round(_NEAR * model.length))
     for c in np.flatnonzero(model.rates.sum(1) > _NEVER):
         rows, found = templates[c], np.empty((templates.shape[1], 2))
         terms = [*zip(RELATIVE_AMPLITUDES, number[c], strict=True), (typical[c], crowd[c])]
@@ -274,7 +271,7 @@ def _new_templates(
                 expected = mean * np.exp(amplitude * rows + spread) * count
                 slope -= amplitude * expected
                 curvature += amplitude**2 * expected
-            prior = RowPrior(bends, float(smoothness[c]), width, limits)
+            prior = RowPrior(bends, float(smoothness[c]), limits)
             parts = Rows(rows, variance[c], shrinkage[c])
             update_rows(parts, slope, np.maximum(curvature, 0.0), prior, found)
         # rows that gain less than they cost are zero, until they gain more

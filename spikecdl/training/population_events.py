@@ -44,14 +44,19 @@ def spikes_of(data: Observations) -> SpikeList | None:
     joint = data.y.shape[1] == 1 and data.y.shape[2] > 1
     constant = data.covariates is None and data.baseline.shape[-1] == 1
     constant = constant and data.onsets is None
-    if not (joint and constant and data.family.is_compiled and data.family.integer_valued):
-        return None
     one = data.family.map(lambda values: values[:1, :1, :1, :1])
-    kind, _, exposure, shift = one.scalar_loss(torch.ones(1, 1, 1, 1))
-    if kind != "exponential" or shift or not bool((exposure == 1).all()):
+    if not (joint and constant and has_exponential_loss(one)):
         return None
     shown = _period(data)
     return None if shown is None else list_spikes(data.y[:, 0].cpu().numpy(), shown)
+
+
+def has_exponential_loss(family: Family) -> bool:
+    """Return whether events of a population can be summed under a family, from listed spikes."""
+    if not (family.is_compiled and family.integer_valued and family.is_known):
+        return False
+    kind, _, exposure, shift = family.scalar_loss(torch.ones(1, 1, 1, 1))
+    return kind == "exponential" and not shift and bool((exposure == 1).all())
 
 
 def _period(data: Observations) -> np.ndarray | None:

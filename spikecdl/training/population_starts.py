@@ -31,7 +31,7 @@ _SHARPEST = 5  # candidates per template that are learned alone
 _PROBABLE = 0.5  # events, near which no other template is sought
 _SURPLUS = 3  # candidates per template that are learned together
 _ALIKE = 0.5  # cosine of templates that are the same
-_ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 8, 12, 2, 6, 40  # steps of EM
+_ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 3, 8, 2, 4, 20  # steps of EM
 
 
 def unusual_part(spikes: SpikeList, length: int) -> SpikeList:
@@ -74,7 +74,13 @@ def build(
     model = _reduced(spikes, model, n_templates)
     extra = min(length // 2, (spikes.shape[2] - longer) // 2)  # for those that begin or end late
     model, _ = climb(spikes, model.padded(extra), _AFTER)
-    return climb(spikes, model.cropped(length)[0], _LAST, with_pairs=True)
+    return _learned(spikes, model.cropped(length)[0])
+
+
+def _learned(spikes: SpikeList, model: PopulationModel) -> tuple[PopulationModel, float]:
+    """Learn until little is gained; pairs of events take longer, and come last."""
+    model, _ = climb(spikes, model, _LAST)
+    return climb(spikes, model, _AFTER, with_pairs=True)
 
 
 def _best(alone: list[tuple[PopulationModel, float]], most: int) -> PopulationModel:
@@ -123,7 +129,7 @@ def _combined(
     """Return the best templates of several models, learned together, and the objective."""
     model = reduce(PopulationModel.joined, models)
     model = _reduced(spikes, model.take(_distinct(model.templates, len(model))), n_templates)
-    return climb(spikes, model, _LAST, with_pairs=True)
+    return _learned(spikes, model)
 
 
 def search(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import denoising
 import encoding
+import joint
 import learning
 import machine
 import peers
@@ -35,6 +36,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "whiskers": whiskers.commands,
     "peers": peers.pooled,
     "sequences": peers.sequences,
+    "populations": joint.measure,
     "songbird": songbird.sequences,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")

@@ -14,7 +14,7 @@ from commands import FILES, FIT, SIMULATE, run, succeeded
 
 import spikecdl
 from spikecdl import datasets
-from spikecdl.data.results import response_onsets
+from spikecdl.cli.options import trainer
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 from spikecdl.report.summary import fit_lines
@@ -58,22 +58,6 @@ def test_the_model_transforms_to_the_same_bits(fitted, sims):
     again = load(fitted[0])
     assert np.array_equal(again.transform(counts), model.transform(counts))
     assert np.array_equal(again.templates_, model.templates_)
-
-
-def test_templates_begin_where_their_response_does(sims, tmp_path):
-    options = "--length 40ms --bin 2ms --family binomial --pool-trials --folds 0 --epochs 3".split()
-    found = {}
-    for name, more in (("plain", []), ("shifted", ["--onset", 0.5])):
-        out = tmp_path / name
-        about = succeeded(run("fit", sims["pooled"], *options, *more, "--out", out, "--json")).json
-        assert about["settings"]["onset"] == (0.5 if more else None)
-        found[name] = load(out).templates_
-    lag = response_onsets(found["plain"], 0.5)[0]
-    assert response_onsets(found["shifted"], 0.5) == [0]
-    assert lag > 0
-    kept = found["plain"][0, 0, lag:]
-    expected = kept / np.linalg.norm(kept)
-    np.testing.assert_allclose(found["shifted"][0, 0, : 20 - lag], expected, atol=1e-5)
 
 
 def test_the_summary_says_everything(fitted, sims):
@@ -397,3 +381,26 @@ def test_bands_of_few_windows_are_refused_before_the_fit(sims, tmp_path):
     assert "a bootstrap needs 8 trials or windows, not 2" in outcome.err
     assert "epoch" not in outcome.err
     assert "`--bootstrap` (=3)" in run(*command, "--bootstrap", 3).err
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "marginal"),
+        ({"family": "binomial"}, "alternating"),
+        ({"family": "negative_binomial"}, "alternating"),
+        ({"history": 5}, "alternating"),
+        ({"penalty_weight": 0.3}, "alternating"),
+    ],
+)
+def test_auto_sums_the_events_of_populations(settings, expected):
+    y = np.random.default_rng(0).poisson(0.1, (2, 3, 50))
+    model = DCEA(1, 5, layout="joint", **settings)
+    assert trainer("auto", model, spikecdl.BinnedSpikes.from_array(y)) == expected
+
+
+def test_auto_alternates_where_a_population_is_not_always_observed():
+    y, mask = np.zeros((2, 3, 50), int), np.ones((2, 3, 50), bool)
+    mask[0, 0, :5] = False
+    counts = spikecdl.BinnedSpikes.from_array(y, mask=mask)
+    assert trainer("auto", DCEA(1, 5, layout="joint"), counts) == "alternating"

@@ -19,16 +19,15 @@ def dense(length):
 def test_a_step_is_that_of_newton_under_the_prior(length):
     rng = np.random.default_rng(0)
     row, slope = rng.normal(size=(2, length))
-    curvature, alpha = 0.1 + rng.random((2, length))
+    curvature, alpha = 0.1 + rng.random(length), 0.4
     tau, found = 3.0, np.empty((1, 2))
-    root = np.sqrt(alpha)
-    prior = root[:, None] * (np.eye(length) + tau * dense(length)) * root
+    prior = alpha * (np.eye(length) + tau * dense(length))
     covariance = np.linalg.inv(prior + np.diag(curvature))
     expected = row + covariance @ (slope - prior @ row)
     rows, variance = row[None].copy(), np.empty((1, length))
-    new = alpha[None].copy()
+    new = np.array([alpha])
     bends = second_differences(length)
-    prior_of_rows = RowPrior(bends, tau, length, LIMITS)
+    prior_of_rows = RowPrior(bends, tau, LIMITS)
     update_rows(Rows(rows, variance, new), slope[None], curvature[None], prior_of_rows, found)
     np.testing.assert_allclose(rows[0], expected)
     np.testing.assert_allclose(variance[0], np.diag(covariance))
@@ -52,12 +51,12 @@ def test_rows_without_a_signal_shrink_and_others_stay():
     truth = np.zeros((2, length))
     truth[0] = 3 * np.exp(-0.5 * np.square((np.arange(length) - 8) / 2))
     rows, variance, found = np.zeros((2, length)), np.empty((2, length)), np.empty((2, 2))
-    alpha, curvature = np.ones((2, length)), np.full((2, length), 25.0)
+    alpha, curvature = np.ones(2), np.full((2, length), 25.0)
     data = truth + rng.normal(size=truth.shape) / 5
     bends = second_differences(length)
     for _ in range(60):
         slope = curvature * (data - rows)
-        prior = RowPrior(bends, 1.0, 2, LIMITS)
+        prior = RowPrior(bends, 1.0, LIMITS)
         update_rows(Rows(rows, variance, alpha), slope, curvature, prior, found)
     assert np.abs(rows[0] - truth[0]).max() < 0.6
     assert np.square(rows[1]).sum() < 0.2 * np.square(data[1]).sum()
