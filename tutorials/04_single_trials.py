@@ -147,7 +147,8 @@ plt.show()
 # ## Keep the events that can be believed
 #
 # `events(fdr=0.1)` keeps the most probable events, of which a tenth is expected to be false. For
-# averages, weight each event by its probability rather than keep or drop it.
+# averages, weight each event by its probability rather than keep or drop it. The raster shows the
+# spikes around all events of a unit, the most probable on top.
 
 # %%
 metrics.event_table(parts, fdr=0.1).round(2)
@@ -155,8 +156,7 @@ metrics.event_table(parts, fdr=0.1).round(2)
 # %%
 sure = parts.events(fdr=0.1)
 assert 0 < len(sure) < len(events)
-first = list(test.trial_ids).index(sure["trial"].iloc[0])
-plots.decomposition(parts, trial=first, unit=0)
+plots.event_raster(parts, template=0, unit=0, sort="probability")
 plt.show()
 
 # %% [markdown]
