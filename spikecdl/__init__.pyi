@@ -5,6 +5,7 @@ from .data import (
     SpikeTrains,
     Truth,
     concatenate,
+    count_like,
     of_recording,
     shift_to_response,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "bands",
     "baselines",
     "concatenate",
+    "count_like",
     "crossvalidation",
     "datasets",
     "denoise",

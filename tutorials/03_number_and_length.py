@@ -71,11 +71,11 @@ plt.show()
 
 # %% [markdown]
 # Evidence is in nats per spike. `recommended` is the simplest candidate that is within two standard
-# errors of the best, or within three nats in all: fewer templates first, then shorter ones. The
+# errors of the best, or within five nats in all: fewer templates first, then shorter ones. The
 # standard error is that of the difference to the best candidate, trial by trial.
 
 # %%
-found.table().round(4)
+found.table().drop(columns="covariates").round(4)
 
 # %%
 best = found.recommended

@@ -1,4 +1,4 @@
-// MathJax 3.2.2 (Apache-2.0) is beside this file: tex-svg-full.js, from the package `mathjax`.
+// Beside this file: tex-svg-full.js of MathJax 3.2.2 (npm package mathjax), and its licence.
 window.MathJax = {
   tex: {
     inlineMath: [["\\(", "\\)"]],

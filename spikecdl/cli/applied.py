@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spikecdl.cli import outputs
 from spikecdl.cli.options import Selected, Selection
+from spikecdl.validation import listed
 
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
+
+_SHOWN = 10  # units listed
 
 
 class Applied(NamedTuple):
@@ -41,6 +45,10 @@ def decomposed(
         if not has_times:  # bins are as they are
             fitted = {name: fitted[name] for name in ("pool_trials",) if name in fitted}
         selection, lines = selection.like(fitted)
+    needs_units = model.layout == "joint" or model.unit_tensors_
+    if needs_units and selection.units is None and set(model.unit_ids_) < set(data.unit_ids):
+        selection = replace(selection, units=",".join(map(str, model.unit_ids_)))
+        lines.append(f"units of the fit: {listed(model.unit_ids_, _SHOWN)}")
     with _because("; ".join(lines)):
         selected = selection.count(data, f"{model.bin_size_}s" if has_times else None)
     return Applied(model, selection, selected, model.decompose(selected.counts), lines)

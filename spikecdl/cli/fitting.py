@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from spikecdl.cli.options import Selected
@@ -14,6 +17,23 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
     from spikecdl.training import Learned
+
+START = "choosing a start"  # stage before the first epoch
+
+
+def steps_told(progress: Progress) -> AbstractContextManager[None]:
+    """Tell of the steps of choosing a start; some know their number, as in "start 3 of 8"."""
+    from spikecdl.training.steps import told
+
+    count = itertools.count(1)
+
+    def on_step(name: str) -> None:
+        if progress.state.stage == START:
+            number = re.search(r"(\d+) of (\d+)$", name)
+            done, total = (int(number[1]) - 1, int(number[2])) if number else (0, None)
+            progress(name if number else f"step {next(count)}, {name}", done, total)
+
+    return told(on_step)
 
 
 def epochs_told(model: DCEA, progress: Progress) -> Callable[[Learned], None]:

@@ -96,6 +96,8 @@ def fit(
             "FRACTION",
             "Let templates begin where they rise above this fraction of their largest change "
             "(0.2, say), not where their window happens to lie.",
+            min=0.01,
+            max=0.99,
             group=options.MODEL,
         ),
     ] = None,
@@ -178,7 +180,8 @@ def fit(
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
-            with shown("choosing a start", as_json) as progress:
+            start = shown(fitting.START, as_json)
+            with start as progress, fitting.steps_told(progress):
                 on_epoch = fitting.epochs_told(model, progress)
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
                 if onset is not None:
@@ -242,6 +245,7 @@ def apply(
 ) -> None:
     """Find the events of a fitted model in another recording.
 
+    Windows are chosen as in the fit, unless options name others.
     Writes summary.json, figures of rates, codes and events, and results.nwb to --out. Uses the
     model's bin size.
     """
@@ -278,6 +282,7 @@ def evaluate(
 ) -> None:
     """Measure how well a fitted model explains a recording.
 
+    Windows are chosen as in the fit, unless options name others.
     Prints the deviance explained in all bins, and in bins that were hidden when events were found
     (held out only if the model was fitted to other trials).
     For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
@@ -309,6 +314,7 @@ def compare(
 ) -> None:
     """Compare a fitted model with the truth of a simulation.
 
+    Windows are chosen as in the fit, unless options name others.
     Prints the error of each template, at the best order and shift, and how many events were found.
     """
     from spikecdl.report import summary

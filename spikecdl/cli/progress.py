@@ -37,10 +37,10 @@ class State(NamedTuple):
         return max(pace * (self.total - self.done) - (now - self.latest), 0.0)
 
     def text(self, now: float) -> str:
-        """Say the stage, how far it is, how long it has taken and how long is left at most."""
+        """Say the stage, how far it is, how long it has taken and about how long is left."""
         what = f"{self.stage}: {self.detail}" if self.detail else self.stage
         left = self.left(now)
-        rest = "" if left is None else f", at most {duration(left)} left"
+        rest = "" if left is None else f", about {duration(left)} left"
         return f"{what} ({duration(now - self.began)}{rest})"
 
 

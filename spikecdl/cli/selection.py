@@ -183,7 +183,7 @@ def _lines(found: Found, n_folds: int) -> list[str]:
         text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
         lines.append(text + "  recommended" * row.recommended)
     folds = f"{counted(n_folds, 'fold')} of {found.how}"
-    rule = "the simplest within two standard errors, or three nats, of the best"
+    rule = "the simplest within two standard errors, or five nats, of the best"
     return [*lines, f"recommended: {rule} ({folds})"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
+from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS
 from spikecdl.validation import one_of
 
@@ -162,3 +163,44 @@ def of_recording(model: Any, name: str, counts: BinnedSpikes) -> Any:
     one.unit_tensors_ = {key: value[rows] for key, value in model.unit_tensors_.items()}
     one.unit_rate_ = [model.unit_rate_[row] for row in rows] if model.unit_rate_ else []
     return one
+
+
+def count_like(
+    model: Any,
+    spikes: SpikeTrains,
+    *,
+    units: Sequence[int | str] | None = None,
+    trials: str | Sequence[int | str] | None = None,
+) -> BinnedSpikes:
+    """Count the spikes of a recording in bins and windows like those of a model's fit.
+
+    Bin size, alignment, window and table are those of the fit, and trials are summed if they were,
+    as far as ``model.windows_`` says it.  Times near which events may begin (`BinnedSpikes.near`)
+    are those of one recording, and not taken over.
+
+    Parameters
+    ----------
+    model : DCEA
+        Fitted.
+    spikes : SpikeTrains
+    units, trials
+        As in `SpikeTrains.bin`.
+
+    Raises
+    ------
+    ValueError
+        If the recording has no such windows, as `SpikeTrains.bin` says.
+
+    Examples
+    --------
+    >>> import spikecdl
+    >>> spikes = spikecdl.read(spikecdl.datasets.demo())
+    >>> counts = spikes.bin(0.005, window=(0.0, 1.0)).pool()
+    >>> model = spikecdl.DCEA(1, 0.05, "binomial", random_state=0).fit(counts)
+    >>> count_like(model, spikes, units=[3, 5])
+    BinnedSpikes(1 trial, 2 units, 200 bins of 0.005 s, 929 spikes)
+    """
+    chosen = {"align": None, "window": None, "table": "trials", **model.windows_}
+    how: dict[str, Any] = {name: chosen[name] for name in ("align", "window", "table")}
+    counts = spikes.bin(f"{model.bin_size_}s", units=units, trials=trials, **how)
+    return counts.pool() if chosen.get("pool_trials") else counts

@@ -44,7 +44,7 @@ def spike_arrays(
         if repeated.size and duplicates == "error":
             raise ValueError(
                 f"`times` of unit {unit!r} hold {array[repeated[0]]} s twice ({repeated.size} "
-                'duplicates in all); use np.unique, or duplicates="keep" if they are real'
+                'in all); use np.unique, or from_arrays(duplicates="keep") if they are real'
             )
         arrays.append(array)
     return ids, tuple(arrays)

@@ -64,7 +64,7 @@ class Candidate:
 
 
 # of the difference in all trials, up to which the simpler candidate is as good
-_STANDARD_ERRORS, _LEAST_NATS = 2.0, 3.0
+_STANDARD_ERRORS, _LEAST_NATS = 2.0, 5.0
 _Key = tuple[Candidate, int]  # and the number of a fold
 
 
@@ -97,13 +97,13 @@ class Selection:
 
     @property
     def recommended(self) -> Candidate:
-        """The simplest candidate within two standard errors, or three nats, of the best.
+        """The simplest candidate within two standard errors, or five nats, of the best.
 
         The standard error is that of the paired difference in all trials.  Simple is fewer
         templates first, then shorter ones (as in the rule of Breiman et al., *Classification and
         Regression Trees*, 1984, of one standard error, with which one more template than there are
-        is often a little better).  Three nats, a factor of 20, are the least that speaks strongly
-        for a model (Kass and Raftery, J. Am. Stat. Assoc. 90, 1995).
+        is often a little better).  Five nats, a factor of 150, are the least that speaks very
+        strongly for a model (Kass and Raftery, J. Am. Stat. Assoc. 90, 1995).
         """
         return self.candidates[int(np.argmax(self.table()["recommended"]))]
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from spikecdl import validation
+from spikecdl.data.results import response_onsets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,6 +243,7 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
         One row per template: ``n_events``; ``amplitude``, the median magnitude of its events;
         ``peak_change``, the largest change of eta in such an event; ``peak_gain``, the factor by
         which it changes the median baseline rate (`rate_gain`; nan for a real-valued signal);
+        ``response_time``, where the response begins (`spikecdl.data.results.response_onsets`),
         ``peak_time`` and ``width`` at half height, in seconds; ``unit``, the unit with the peak
         (-1 in the shared layout). Amplitude, change and gain are nan without events.
 
@@ -257,6 +259,7 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
 
     bin_size = decomposition.counts.bin_size
     joint = decomposition.layout == "joint"
+    begins = response_onsets(decomposition.templates)
     rows = []
     for number, template in enumerate(decomposition.templates):
         events = decomposition.codes[:, :, number]
@@ -271,6 +274,7 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
                 "amplitude": amplitude,
                 "peak_change": change,
                 "peak_gain": np.nan if gain is None else float(gain(change)),
+                "response_time": bin_size * begins[number],
                 "peak_time": shape.time,
                 "width": shape.width,
                 "unit": decomposition.counts.unit_ids[shape.channel] if joint else -1,

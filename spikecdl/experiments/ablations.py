@@ -163,7 +163,7 @@ def _findings(table: pd.DataFrame) -> list[str]:
 def _pairs(table: pd.DataFrame) -> Figure:
     """Draw the measures by method, with a line per seed."""
     names = list(table["method"].unique())
-    panels = style.axes_array(None, (1, len(_MEASURES)), (2.7 * len(_MEASURES), 2.7))[0]
+    panels = style.axes_array(None, (1, len(_MEASURES)), (style.PAGE, 2.4))[0]
     for ax, (column, label) in zip(panels, _MEASURES.items(), strict=True):
         each = table.pivot(index="method", columns="seed", values=column).loc[names]
         ax.plot(range(len(names)), each, "o-", color=style.PALETTE[0], lw=0.8, ms=3.5, alpha=0.5)

@@ -260,7 +260,7 @@ def templates(
     order of ``learned``.
     """
     shape = (len(learned), len(truth))
-    size = (2.5 * shape[1] + 0.6, 1.6 * shape[0] + 0.8)
+    size = (style.PAGE, 1.5 * shape[0] + 0.8)
     grid = style.axes_array(None, shape, size, sharex=True, sharey=True)
     bins = np.arange(truth.shape[2]) + 0.5
     for row, (name, found) in zip(grid, learned.items(), strict=True):
@@ -299,7 +299,7 @@ def learning(trace: pd.DataFrame, few: int, n_unrolled: int) -> Figure:
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     rows = trace[(trace["n_groups"] == few) & trace["n_unrolled"].isin([n_unrolled, np.nan])]
-    panels = style.axes_array(None, (1, 2), (7.2, 2.9), sharey=True)[0]
+    panels = style.axes_array(None, (1, 2), (style.PAGE, 2.7), sharey=True)[0]
     for ax, column in zip(panels, ("epoch", "seconds"), strict=True):
         for number, (name, runs) in enumerate(rows.groupby("method", sort=False)):
             line: dict[str, Any] = {"color": style.colour(number), "lw": 0.9, "alpha": 0.7}

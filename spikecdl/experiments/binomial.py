@@ -141,7 +141,7 @@ def _percent(rates: pd.Series) -> str:
 def _spikes(seed: int) -> Figure:
     """Draw the trials of a group above their true rate."""
     counts = Groups(1).draw(seed, pooled=False)
-    shape, size = (2, 1), (7.2, 4.0)
+    shape, size = (2, 1), (style.PAGE, 3.6)
     above, below = style.axes_array(None, shape, size, sharex=True, height_ratios=[1.5, 1])[:, 0]
     raster(counts, ax=above)
     above.set(title="spikes of a group's 30 trials", xlabel="")
@@ -172,7 +172,7 @@ def _errors(table: pd.DataFrame) -> Figure:
         "baseline": ("baseline (Hz)", mine[mine["n_trials"] == Groups.n_trials]),
         "n_unrolled": ("layers", table[table["method"] == PAPER]),
     }
-    panels = style.axes_array(None, (1, 3), (8.2, 2.7))[0]
+    panels = style.axes_array(None, (1, 3), (style.PAGE, 2.4))[0]
     for ax, (column, (label, rows)) in zip(panels, varied.items(), strict=True):
         colour = style.colour(int(column == "n_unrolled"))
         values, at = np.unique(rows[column], return_inverse=True)

@@ -417,7 +417,7 @@ _WORDS = {
 def templates(parts: Mapping[str, Decomposition]) -> Figure:
     """Draw true and learned templates, a row for each case with events."""
     drawn = {name: each for name, each in parts.items() if CASES[name].shapes}
-    grid = style.axes_array(None, (len(drawn), 3), (9.0, 1.9 * len(drawn)))
+    grid = style.axes_array(None, (len(drawn), 3), (style.PAGE, 1.7 * len(drawn)))
     for row, (name, each) in zip(grid, drawn.items(), strict=True):
         n_templates = len(each.templates)
         draw_templates(each, each.counts.truth, axes=row[:n_templates])

@@ -350,7 +350,7 @@ def draw(table: pd.DataFrame, with_fit: bool) -> Figure:
     The fitted contraction is dashed.
     """
     count = table.varied.nunique()
-    axes = style.axes_array(None, (1, count), (2.7 * count, 3.9), sharex=True, sharey=True)[0]
+    axes = style.axes_array(None, (1, count), (style.PAGE, 3.4), sharex=True, sharey=True)[0]
     for ax, (varied, rows) in zip(axes, table.groupby("varied", sort=False), strict=True):
         for number, (name, runs) in enumerate(rows.groupby("condition", sort=False)):
             label = f"{name}: times {runs.rate.mean():.2f} a step" if with_fit else str(name)

@@ -304,7 +304,7 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 
 _MARKERS = "osD^vP*Xh"
-_PANEL, _COLUMNS = (7.5, 1.9), 3
+_PANEL, _COLUMNS = (style.PAGE, 1.8), 3
 _INTERVALS_OF = {"DCEA": style.PALETTE[1], "PSTH": style.PALETTE[0], "constant rate": style.MUTED}
 
 
@@ -313,7 +313,7 @@ def scores(table: pd.DataFrame) -> Figure:
     """Draw the deviance explained of each unit and stimulus, with a mark for each method."""
     rows = table[~table["method"].isin(["constant rate", *map(_of_length, OTHER_LENGTHS)])]
     units = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
-    ax = style.axes_array(None, (1, 1), (7.5, 4.2))[0, 0]
+    ax = style.axes_array(None, (1, 1), (style.PAGE, 3.9))[0, 0]
     for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
         main, ours = method == "DCEA", "DCEA" in method
         keys = zip(of_method["recording"], of_method["unit"], strict=True)

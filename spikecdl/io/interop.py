@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,12 @@ def _is_of_neo(source: Any) -> bool:
 
 CONVERTERS = (
     Converter(
-        "a mapping of units to times, or a TsGroup",
+        "a TsGroup of pynapple",
+        lambda source: is_a(source, "pynapple", "TsGroup"),
+        partial(SpikeTrains.from_arrays, duplicates="keep"),
+    ),
+    Converter(
+        "a mapping of units to times",
         lambda source: isinstance(source, Mapping),
         SpikeTrains.from_arrays,
     ),

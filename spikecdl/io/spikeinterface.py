@@ -16,6 +16,7 @@ from spikecdl.files import existing, reading
 from spikecdl.validation import integer, plain, positive
 
 _SORTING, _ANALYZER = "numpysorting_info.json", "spikeinterface_info.json"
+_MOST_SEGMENTS = 1000  # without any spikes
 
 
 def read_spikeinterface(source: Any, *, observed: Any = None, trials: Any = None) -> SpikeTrains:
@@ -127,6 +128,8 @@ def _from_folder(folder: Path, given: dict[str, Any]) -> SpikeTrains:
     spikes = _array(place / "spikes.npy")
     if not {"sample_index", "unit_index", "segment_index"} <= set(spikes.dtype.names or ()):
         raise ValueError("spikes.npy has no sample_index, unit_index and segment_index")
+    if len(segments) > _MOST_SEGMENTS + len(spikes):
+        raise ValueError(f"{_SORTING} has {len(segments)} segments for {len(spikes)} spikes")
     unit, segment = spikes["unit_index"], spikes["segment_index"]
     for name, index, size in (("unit", unit, len(ids)), ("segment", segment, len(segments))):
         if index.size and not 0 <= index.min() <= index.max() < size:

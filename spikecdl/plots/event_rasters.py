@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = {"onset": "time", "peak": "peak_time"}  # of the table of events
+#: Columns of the table of events.
+_COLUMNS = {"onset": "time", "response": "response_time", "peak": "peak_time"}
 _ORDERS = ("amplitude", "probability", "time")
 _MOST_ROWS = 400  # of a raster of events
 _MOST_UNITS, _MOST_TEMPLATES = 3, 3  # of a figure
@@ -45,8 +46,9 @@ def event_raster(
         Made by ``model.decompose(counts)``.
     template, unit : int
         Positions of the template and the unit.
-    align : {"onset", "peak"}
-        Time zero: where the template begins, or where it is largest (see `Decomposition.events`).
+    align : {"onset", "response", "peak"}
+        Time zero: where the template begins, where its response does, or where it is largest (see
+        `Decomposition.events`).
     sort : {"amplitude", "probability", "time"}
         Order of the rows: the largest or most probable event on top, or the first one.
         Probabilities raise ValueError if the decomposition has none.

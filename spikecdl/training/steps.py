@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _GENERATOR, _RNG = "generator", "rng"  # their states, in the result of a step
+
+
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told(listener: Callable[[str], None]) -> Iterator[None]:
+    """Call ``listener`` with the name of each step that is computed in this block, at its start.
+
+    Examples
+    --------
+    >>> names = []
+    >>> with told(names.append):
+    ...     _ = Steps()("first", lambda: {"x": torch.ones(1)})
+    >>> names
+    ['first']
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Steps:
@@ -57,6 +81,9 @@ class Steps:
         """
         at = self._next
         if at == len(self.done) or self.done[at][0] != name:
+            listener = _listener.get()
+            if listener is not None:
+                listener(name)
             found = {key: value.contiguous() for key, value in compute().items()}
             states = {_GENERATOR: self._generator.get_state()}
             if rng is not None:

@@ -15,6 +15,7 @@ from commands import FILES, FIT, SIMULATE, run, succeeded
 import spikecdl
 from spikecdl import datasets
 from spikecdl.cli.options import trainer
+from spikecdl.data.results import response_onsets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 from spikecdl.report.summary import fit_lines
@@ -58,6 +59,22 @@ def test_the_model_transforms_to_the_same_bits(fitted, sims):
     again = load(fitted[0])
     assert np.array_equal(again.transform(counts), model.transform(counts))
     assert np.array_equal(again.templates_, model.templates_)
+
+
+def test_templates_begin_where_their_response_does(sims, tmp_path):
+    options = "--length 40ms --bin 2ms --family binomial --pool-trials --folds 0 --epochs 3".split()
+    found = {}
+    for name, more in (("plain", []), ("shifted", ["--onset", 0.5])):
+        out = tmp_path / name
+        about = succeeded(run("fit", sims["pooled"], *options, *more, "--out", out, "--json")).json
+        assert about["settings"]["onset"] == (0.5 if more else None)
+        found[name] = load(out).templates_
+    lag = response_onsets(found["plain"], 0.5)[0]
+    assert response_onsets(found["shifted"], 0.5) == [0]
+    assert lag > 0
+    kept = found["plain"][0, 0, lag:]
+    expected = kept / np.linalg.norm(kept)
+    np.testing.assert_allclose(found["shifted"][0, 0, : 20 - lag], expected, atol=1e-5)
 
 
 def test_the_summary_says_everything(fitted, sims):

@@ -11,7 +11,9 @@ import pytest
 from commands import FIT, run, succeeded
 
 from spikecdl.cli import progress
+from spikecdl.cli.fitting import START, steps_told
 from spikecdl.cli.progress import State, shown
+from spikecdl.training.steps import Steps
 
 
 class Terminal(io.StringIO):
@@ -26,7 +28,7 @@ def test_what_is_left_follows_from_the_pace_until_now():
     assert state.left(50.0) == 40.0  # ten seconds each
     assert state.left(55.0) == 35.0
     assert state.left(200.0) == 0.0
-    assert state.text(55.0) == "training: epoch 5 of 9 (55 s, at most 35 s left)"
+    assert state.text(55.0) == "training: epoch 5 of 9 (55 s, about 35 s left)"
     assert state.fraction == 5 / 9
     for unknown in (state._replace(total=None), state._replace(done=1), state._replace(first=None)):
         assert unknown.left(55.0) is None
@@ -89,3 +91,21 @@ def test_every_stage_of_a_fit_is_said(quick, sims, tmp_path):
     said = {re.split(r"[:(]", line)[0].strip() for line in outcome.err.splitlines()}
     stages = {"choosing a start", "fitting without a part of the data", "writing results"}
     assert stages | {"fitting to resampled trials"} <= said
+    assert re.search(r"choosing a start: step \d+, \w+", outcome.err)
+
+
+def test_steps_of_choosing_a_start_are_counted():
+    at = progress.Progress(START)
+    with steps_told(at):
+        for name in ("first rounds", "removal"):
+            Steps()(name, dict)
+            assert name in str(at)
+        assert str(at) == "choosing a start: step 2, removal (0 s)"
+        Steps()("start 3 of 8", dict)
+        assert (at.state.done, at.state.total) == (2, 8)
+        at.begin("fitting without a part of the data")
+        Steps()("removal", dict)
+        assert at.state.detail == ""
+    before = str(at)
+    Steps()("rounds", dict)  # nobody is told
+    assert str(at) == before

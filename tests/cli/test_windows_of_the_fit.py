@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import FIT, run, succeeded
 
-from spikecdl import DCEA, SpikeTrains, load, read, write_nwb
+from spikecdl import DCEA, SpikeTrains, count_like, load, read, write_nwb
 
 SCORE = "hidden_bins_deviance_explained"
 
@@ -63,6 +63,7 @@ def test_alignment_and_window_travel_in_the_model(aligned):
     assert found["windows"] == ["as in the fit: --align cue --window -0.2 0.4"]
     assert found["data"]["n_bins"] == 300
     assert found[SCORE] == pytest.approx(load(folder).score(counts))
+    np.testing.assert_array_equal(count_like(load(folder), read(file)).counts, counts.counts)
 
 
 def test_another_choice_is_said(aligned):
@@ -89,6 +90,14 @@ def test_an_error_about_windows_of_the_fit_says_where_they_come_from(aligned, tm
     assert "(as in the fit: --align cue --window -0.2 0.4; --own-windows leaves" in outcome.err
 
 
+def test_joint_templates_take_the_units_of_the_fit(sims, tmp_path):
+    options = ["--layout", "joint", "--family", "poisson", "--units", "1", "--folds", 0]
+    succeeded(run("fit", sims["joint"], *FIT, *options, "--out", tmp_path / "o"))
+    found = succeeded(run("evaluate", tmp_path / "o", sims["joint"], "--json")).json
+    assert found["windows"] == ["units of the fit: 1"]
+    assert found["data"]["n_units"] == 1
+
+
 def test_bins_of_a_file_are_pooled_as_in_the_fit(fitted, sims, tmp_path):
     from spikecdl import write_npz
 
@@ -100,13 +109,16 @@ def test_bins_of_a_file_are_pooled_as_in_the_fit(fitted, sims, tmp_path):
 def test_python_warns_of_single_trials_and_models_keep_their_windows(tmp_path):
     values = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 1, 100))
     spikes = [np.flatnonzero(values[:, 0].ravel()) * 0.01 + 0.005]
-    counts = SpikeTrains.from_arrays(
+    recording = SpikeTrains.from_arrays(
         spikes, trials=[[k, k + 1.0] for k in range(10)], observed=(0.0, 10.0)
-    ).bin(0.01, table="trials")
+    )
+    counts = recording.bin(0.01)
     model = DCEA(1, 0.1, random_state=0).fit(counts.pool())
     assert model.windows_["pool_trials"]
     with pytest.warns(UserWarning, match=r"sum them with `counts.pool\(\)`"):
         model.score(counts)
     model.score(counts.pool())
     model.save(tmp_path)
+    again = count_like(load(tmp_path), recording)
+    np.testing.assert_array_equal(again.counts, counts.pool().counts)
     assert load(tmp_path).windows_ == model.windows_

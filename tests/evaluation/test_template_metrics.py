@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from decompositions import made_up
 
+from spikecdl.data.results import response_onsets
 from spikecdl.evaluation import metrics
 from spikecdl.model.families import FAMILIES, Binomial, NegativeBinomial, Poisson
 
@@ -176,6 +177,9 @@ def test_template_table_reads_the_codes_and_templates(family, layout):
         change = np.median(amplitudes) * template[channel, at]
         assert row["peak_change"] == pytest.approx(change)
         assert row["peak_time"] == pytest.approx((at + 0.5) * 0.005)
+        begins = response_onsets(parts.templates)[number]
+        assert row["response_time"] == pytest.approx(begins * 0.005)
+        assert row["response_time"] < row["peak_time"]
         assert row["unit"] == (channel if layout == "joint" else -1)
         baseline = parts.baseline[:, channel] if layout == "joint" else parts.baseline
         p = np.median(baseline) * 0.005

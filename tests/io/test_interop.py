@@ -12,7 +12,7 @@ import scipy.sparse
 from recordings import assert_same_recording, make_recording
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
-from spikecdl.io import read, read_spikeinterface, to_neo, to_pynapple
+from spikecdl.io import read, read_nwb, read_spikeinterface, to_neo, to_pynapple
 
 TIMES = {3: [0.1, 0.45, 1.5], 7: [0.2]}
 SAMPLES, LABELS = np.array([300, 600, 900, 45_000]), np.array(["a", "b", "a", "a"])
@@ -67,6 +67,16 @@ def test_a_recording_goes_to_pynapple_and_back(nap):
         np.testing.assert_allclose(one, other, atol=1e-9)  # pynapple rounds to nanoseconds
     assert again.units.to_dict("list") == spikes.units.to_dict("list")
     assert list(again.trials["cue"].dropna()) == [0.5, 3.0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pynwb, about fields of the file
+def test_a_published_recording_is_the_same_through_pynapple(nap, shared_data):
+    path = shared_data / "nwb_hd_cells" / "A2929-200711.nwb"
+    group = nap.load_file(str(path))["units"]
+    spikes, expected = read(group), read_nwb(path)
+    assert spikes.unit_ids == expected.unit_ids
+    for one, other in zip(spikes.times, expected.times, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 def test_trials_become_an_interval_set_and_come_back(nap):
@@ -206,6 +216,8 @@ def test_a_folder_is_read_without_spikeinterface(tmp_path, monkeypatch):
     [
         ({"unit_ids": ["a"]}, "has a unit that is not among 1"),
         ({"num_segments": 0}, "`num_segments` .* must be at least 1"),
+        ({"num_segments": 10**9}, "has 1000000000 segments for 4 spikes"),
+        ({"unit_ids": 7}, "cannot be read as a folder of spikeinterface"),
         ({"sampling_frequency": "fast"}, "must be a number"),
     ],
 )
@@ -255,6 +267,6 @@ def test_what_a_source_cannot_have_is_refused():
             read(scipy.sparse.eye_array(3), **given)
     with pytest.raises(ValueError, match="count these spikes with `bin`"):
         read(TIMES, bin_size=0.1)
-    with pytest.raises(TypeError, match=r"`source` \(ndarray\) must be a path, or: a mapping"):
+    with pytest.raises(TypeError, match=r"`source` \(ndarray\) must be a path, or: a TsGroup"):
         read(np.zeros((2, 3)))
     assert isinstance(read(scipy.sparse.eye_array(3)), BinnedSpikes)

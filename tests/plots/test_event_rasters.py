@@ -79,6 +79,10 @@ def test_rows_may_be_sorted_by_time_or_probability_and_aligned_to_the_peak():
     above = plots.event_raster(parts, align="peak", sort="time")[0]
     assert marks(above)[0, 0, 0] == pytest.approx((0.5 - peak) * 0.005)
     assert above.figure.axes[1].get_xlabel() == "time from peak (s)"
+    rise = round((parts.events()["response_time"] - parts.events()["time"])[0] / 0.005)
+    above = plots.event_raster(parts, align="response", sort="time")[0]
+    assert marks(above)[0, 0, 0] == pytest.approx((0.5 - rise) * 0.005)
+    assert above.figure.axes[1].get_xlabel() == "time from response (s)"
     with pytest.raises(ValueError, match="`sort` .*needs probabilities.*'amplitude' or 'time'"):
         plots.event_raster(parts, sort="probability")
     with pytest.raises(ValueError, match="`align` .*'valley'.*onset"):

@@ -199,6 +199,7 @@ def test_report_says_what_was_found(tmp_path):
             expected["peak_gain"], rel=0.01
         )
         assert row["Time of peak"] == f"{1e3 * expected['peak_time']:.3g} ms"
+        assert row["Response begins"] == f"{1e3 * expected['response_time']:.3g} ms"
         assert row["Events"] == "24"
     facts = page.facts()
     assert facts["family"] == "binomial"
