@@ -85,3 +85,4 @@ def test_numbers_after_an_option_are_a_list():
     assert joined(line) == (
         "a.nwb --templates 0,1 --length 0.05,.1 --out 3 --json --length 0.1,0.2 b.nwb".split()
     )
+    assert joined(["--length", "50ms", "0.1s", "a.nwb"]) == ["--length", "50ms,0.1s", "a.nwb"]
