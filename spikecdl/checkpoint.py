@@ -174,7 +174,7 @@ class Checkpoint:
 
 def _fingerprint(settings: Mapping[str, Any], problem: Problem) -> str:
     """Return the digest of a fit, which may go on for more epochs than it was begun with."""
-    kept = {name: value for name, value in settings.items() if name != "n_epochs"}
+    kept = {name: value for name, value in settings.items() if name not in ("n_epochs", "verbose")}
     digest = hashlib.sha256(json.dumps([__version__, kept]).encode())
     for _, data in problem.data.parts():
         limits = () if data.onsets is None else (data.onsets,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from spikecdl import config, conversion, training, validation
+from spikecdl import config, conversion, progress, training, validation
 from spikecdl.checkpoint import kept, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
@@ -74,13 +75,13 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         such as ``spikecdl.History(0.1, common=True)``.  Spikes before a window's first bin are not
         known to it.  For counts of single trials.
     drift : float, optional
-        Time between the knots of a smooth log rate of each unit, in the unit of ``bin_size``, which
-        runs through the recording across windows (which follow each other if their
-        ``trial_starts`` are not known).  Longer than a template; for counts of single trials.
+        Time between knots of a smooth log rate of each unit, in the unit of ``bin_size``, through
+        the recording (windows follow each other if ``trial_starts`` are not known).  Longer than a
+        template; for counts of single trials.
     trainer : str or trainer
         "alternating", "marginal" (events summed out), "unrolled" (the paper's) or "implicit" (its
-        limit of infinitely many layers), or an object such as ``spikecdl.Marginal(overlap=1)``.
-        It also finds the codes: the same templates give other amplitudes with another trainer.
+        limit of many layers), or an object such as ``spikecdl.Marginal(overlap=1)``.  It also finds
+        the codes: the same templates give other amplitudes with another trainer.
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float
@@ -89,6 +90,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         "auto" (a GPU if there is one), "cpu", "cuda".
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
+    verbose : bool
+        Show on standard error what a fit does, how far it is and how long is left.
 
     Attributes
     ----------
@@ -153,6 +156,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         bin_size: float = 1.0,
         device: str = "auto",
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.n_templates = n_templates
         self.template_length = template_length
@@ -168,6 +172,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         self.bin_size = bin_size
         self.device = device
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(
         self,
@@ -188,8 +193,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         X : BinnedSpikes, array (trial, unit, bin) or array (trial, bin)
             Counts; or those of several recordings, a list or a mapping by name: see `concatenate`.
         checkpoint : path, optional
-            File that receives the state of training, atomically: after every epoch, and about once
-            a second before the first.
+            File for the state of training, written after epochs and steps of the initialization.
         resume : bool
             Go on from that file if it exists; the result is that of an uninterrupted fit.
             ``n_epochs`` may be raised; all else must be the same.
@@ -212,7 +216,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         given, trainer = conversion.problem(self, counts, *rest), self._trainer()
-        with kept(checkpoint, self.get_params(deep=False), given, resume) as (learned, keep):
+        told = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()
+        keeping = kept(checkpoint, self.get_params(deep=False), given, resume)
+        with told as tell, keeping as (learned, keep):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(trainer, given, self.family_)
                 given = replace(conversion.problem(self, counts, *rest), steps=given.steps)
@@ -220,8 +226,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 
             def after_epoch(state: Learned) -> None:
                 keep(state)
-                if on_epoch is not None:
-                    on_epoch(state)
+                for listener in filter(None, (tell, on_epoch)):
+                    listener(state)
 
             with threads.for_size(problem.size):
                 learned = trainer.fit(problem, learned, after_epoch)
@@ -258,10 +264,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         return codes[:, 0] if codes.shape[1] == 1 else codes
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return expected counts, in the shape and unit of the input.
-
-        Unobserved bins are predicted for as many trials as the unit has in other bins.
-        """
+        """Return expected counts like X; in unobserved bins for as many trials as in others."""
         counts = self._counts(X)
         problem = self._fitted_problem(counts)
         found = (self._dictionary(), *self._encode(problem))
@@ -323,7 +326,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "templates_")
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
-        more = {"baseline_": self.baseline_, "unit_ids_": self.unit_ids_, "family_": self.family_}
+        more = {name: getattr(self, name) for name in ("baseline_", "unit_ids_", "family_")}
         described = (config.describe(self.get_params(deep=False)), fitted | config.describe(more))
         write_model(path, self.tensors_, self.unit_tensors_, *described)
 

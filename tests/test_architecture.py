@@ -26,7 +26,7 @@ FLOORS = (
     {"model", "data"},
     {"solvers"},
     {"training"},
-    {"config", "checkpoint", "conversion", "io", "datasets", "simulate", "suggestions"},
+    {"config", "checkpoint", "conversion", "io", "datasets", "progress", "simulate", "suggestions"},
     {"evaluation"},
     {"estimator"},
     {"plots"},

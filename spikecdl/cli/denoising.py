@@ -23,7 +23,7 @@ from spikecdl.cli.options import (
     flag,
     option,
 )
-from spikecdl.cli.progress import shown
+from spikecdl.progress import shown
 
 _SEVERAL = ("--peaks", "--methods")
 

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from spikecdl.cli.options import Selected
-from spikecdl.cli.progress import Progress
 from spikecdl.cli.several import Recordings
+from spikecdl.progress import Progress
 
 if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
-    from spikecdl.training import Learned
-
-START = "choosing a start"  # stage before the first epoch
-
-
-def steps_told(progress: Progress) -> AbstractContextManager[None]:
-    """Tell of the steps of choosing a start; some know their number, as in "start 3 of 8"."""
-    from spikecdl.training.steps import told
-
-    count = itertools.count(1)
-
-    def on_step(name: str) -> None:
-        if progress.state.stage == START:
-            number = re.search(r"(\d+) of (\d+)$", name)
-            done, total = (int(number[1]) - 1, int(number[2])) if number else (0, None)
-            progress(name if number else f"step {next(count)}, {name}", done, total)
-
-    return told(on_step)
-
-
-def epochs_told(model: DCEA, progress: Progress) -> Callable[[Learned], None]:
-    """Return what tells of each epoch of a fit."""
-
-    def on_epoch(state: Learned) -> None:
-        if progress.state.stage != "training":
-            progress.begin("training")
-        progress(_epoch(state, model.epochs_at_most), state.epoch, model.epochs_at_most)
-
-    return on_epoch
-
-
-def _epoch(state: Learned, last: int) -> str:
-    """Describe the latest epoch."""
-    record = state.history[-1]
-    events = f", {record['n_events']} events" if "n_events" in record else ""
-    return f"epoch {state.epoch} of at most {last}, loss {record['loss']:.5g}{events}"
 
 
 def short_distances(recordings: Recordings) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from spikecdl.cli import fitting, options, outputs
 from spikecdl.cli.applied import decomposed, scored
 from spikecdl.cli.options import Selection, argument, flag, option
-from spikecdl.cli.progress import Progress, shown
 from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
+from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
 
 if TYPE_CHECKING:
     pass
@@ -180,9 +180,9 @@ def fit(
             model.set_params(trainer=options.trainer(trainer, model, selected.counts))
             fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
-            start = shown(fitting.START, as_json)
-            with start as progress, fitting.steps_told(progress):
-                on_epoch = fitting.epochs_told(model, progress)
+            start = shown(START, as_json)
+            with start as progress, steps_told(progress):
+                on_epoch = epochs_told(progress, model.epochs_at_most)
                 model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
                 if onset is not None:
                     model = shift_to_response(model, onset)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import options, outputs
 from spikecdl.cli.options import Selection, option
-from spikecdl.cli.progress import shown
+from spikecdl.progress import shown
 from spikecdl.validation import counted, seconds
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ import time
 import pytest
 from commands import FIT, run, succeeded
 
-from spikecdl.cli import progress
-from spikecdl.cli.fitting import START, steps_told
-from spikecdl.cli.progress import State, shown
+from spikecdl import progress
+from spikecdl.progress import START, State, shown, steps_told
 from spikecdl.training.steps import Steps
 
 
@@ -109,3 +108,15 @@ def test_steps_of_choosing_a_start_are_counted():
     before = str(at)
     Steps()("rounds", dict)  # nobody is told
     assert str(at) == before
+
+
+def test_a_verbose_fit_shows_what_it_does_on_standard_error(monkeypatch, capsys):
+    from fits import quick, some_counts
+
+    monkeypatch.setattr("spikecdl.progress._PAUSE", 0.01)
+    quick(trainer="marginal", penalty_weight=None, verbose=True).fit(some_counts(trials=4))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "choosing a start" in shown.err
+    quick(trainer="marginal", penalty_weight=None).fit(some_counts(trials=4))
+    assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from commands import run, succeeded
 
-from spikecdl.cli import progress
+from spikecdl import progress
 from spikecdl.cli.selection import joined
 from spikecdl.estimator import load
 from spikecdl.evaluation import selection

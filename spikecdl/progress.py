@@ -1,16 +1,22 @@
-"""What a long command does, how far it is and how long is left: on standard error."""
+"""What a long computation does, how far it is and how long is left: on standard error."""
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+if TYPE_CHECKING:
+    from spikecdl.training import Learned
 
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
+START = "choosing a start"  # stage before the first epoch
 
 
 class State(NamedTuple):
@@ -45,7 +51,7 @@ class State(NamedTuple):
 
 
 class Progress:
-    """The stage that a command is in; `shown` shows it.
+    """The stage that a computation is in; `shown` shows it.
 
     Call it with a text, how much of the stage is done, and how much there is (None: not known).
     """
@@ -109,7 +115,8 @@ def _show(progress: Progress, over: threading.Event) -> None:
 
 def _print(progress: Progress, over: threading.Event, stream: TextIO) -> None:
     while not over.wait(_PAUSE):
-        print(progress, file=stream, flush=True)
+        stream.write(f"{progress}\n")
+        stream.flush()
 
 
 def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None:
@@ -128,3 +135,43 @@ def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None
             bar.refresh()
             if over.wait(_TICK):
                 return
+
+
+def steps_told(progress: Progress) -> AbstractContextManager[None]:
+    """Tell of the steps of choosing a start; some know their number, as in "start 3 of 8"."""
+    from spikecdl.training.steps import told
+
+    count = itertools.count(1)
+
+    def on_step(name: str) -> None:
+        if progress.state.stage == START:
+            number = re.search(r"(\d+) of (\d+)$", name)
+            done, total = (int(number[1]) - 1, int(number[2])) if number else (0, None)
+            progress(name if number else f"step {next(count)}, {name}", done, total)
+
+    return told(on_step)
+
+
+def epochs_told(progress: Progress, epochs_at_most: int) -> Callable[[Learned], None]:
+    """Return what tells of each epoch of a fit."""
+
+    def on_epoch(state: Learned) -> None:
+        if progress.state.stage != "training":
+            progress.begin("training")
+        progress(_epoch(state, epochs_at_most), state.epoch, epochs_at_most)
+
+    return on_epoch
+
+
+def _epoch(state: Learned, last: int) -> str:
+    """Describe the latest epoch."""
+    record = state.history[-1]
+    events = f", {record['n_events']} events" if "n_events" in record else ""
+    return f"epoch {state.epoch} of at most {last}, loss {record['loss']:.5g}{events}"
+
+
+@contextmanager
+def of_fit(epochs_at_most: int) -> Iterator[Callable[[Learned], None]]:
+    """Show the progress of a fit in this block; what is returned is told of each epoch."""
+    with shown(START, quiet=False) as progress, steps_told(progress):
+        yield epochs_told(progress, epochs_at_most)
