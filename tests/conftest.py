@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the recordings of ../shared/data are not beside this checkout")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close("all")

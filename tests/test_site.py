@@ -91,13 +91,15 @@ def visit(browser, url: str) -> list[str]:
     wait(browser, "window.MathJax && MathJax.startup && MathJax.startup.promise !== undefined")
     browser.execute_async_script("MathJax.startup.promise.then(() => arguments[0]())")
     wait(browser, "[...document.images].every(image => image.complete)")
-    problems = list(browser.execute_script(PROBLEMS))
+    problems, sent = list(browser.execute_script(PROBLEMS)), set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         about = message["params"]
-        if message["method"] == "Network.loadingFailed" and not about.get("canceled"):
+        failed = message["method"] == "Network.loadingFailed" and not about.get("canceled")
+        if failed and about["requestId"] in sent:  # others are the browser's own
             problems.append(f"request failed: {about['errorText']}")
         if message["method"] == "Network.requestWillBeSent":
+            sent.add(about["requestId"])
             asked = about["request"]["url"]
             if not asked.startswith((url.rpartition(":")[0], "data:", "blob:", "chrome:")):
                 problems.append(f"request to another place: {asked}")

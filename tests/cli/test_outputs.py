@@ -13,7 +13,8 @@ import pytest
 from commands import ENVIRONMENT, FILES, FIT, SIMULATE, run, succeeded
 
 import spikecdl
-from spikecdl.cli import outputs, progress
+from spikecdl import progress
+from spikecdl.cli import outputs
 from spikecdl.io import read
 
 
@@ -49,8 +50,9 @@ def test_resume_completes_a_fit_that_was_interrupted(sims, tmp_path, monkeypatch
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = succeeded(run(*command, "--out", whole, "--json")).json
 
-    def interrupted(*state):
-        raise KeyboardInterrupt  # after the first epoch
+    def interrupted(told, *state):
+        if told.state.stage == "training":
+            raise KeyboardInterrupt  # after the first epoch
 
     with monkeypatch.context() as patch:
         patch.setattr(progress.Progress, "__call__", interrupted)

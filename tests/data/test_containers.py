@@ -26,7 +26,7 @@ from spikecdl.data.results import response_onsets
         ({"times": {"u": [0.2, 0.1]}}, ValueError, "unit 'u' are not sorted; use np.sort"),
         ({"times": {"u": [0.1, np.nan]}}, ValueError, "unit 'u' must be finite"),
         ({"times": {"u": [0.1, np.inf]}}, ValueError, "unit 'u' must be finite"),
-        ({"times": {"u": [0.1, 0.1, 0.2]}}, ValueError, "hold 0.1 s twice (1 duplicates in all)"),
+        ({"times": {"u": [0.1, 0.1, 0.2]}}, ValueError, "hold 0.1 s twice (1 in all)"),
         ({"times": [[0.1], [0.2]], "unit_ids": [1]}, ValueError, "1 entries for 2 units"),
         ({"times": [[0.1], [0.2]], "unit_ids": [1, 1]}, ValueError, "2 distinct ids"),
         ({"times": [[]]}, ValueError, "`observed` must be given"),
