@@ -120,7 +120,7 @@ def test_a_single_short_window_is_one_cluster():
     assert not as_good(by_cluster(cost, LENGTH), by_cluster(0 * cost, LENGTH))
 
 
-def test_thinning_leaves_the_templates_that_made_the_data():
+def test_pruning_leaves_the_templates_that_made_the_data():
     data = problem()
     noise = torch.randn(5, 1, LENGTH, generator=torch.Generator().manual_seed(3))
     noise[3] = 0.9 * waves()[0] + 0.1 * noise[3]  # one twice, the other worse
@@ -153,7 +153,7 @@ def test_parts_are_solved_as_the_whole(monkeypatch):
             assert other.value == pytest.approx(whole.value, rel=1e-5)
 
 
-def test_thinning_to_as_many_takes_none_away():
+def test_pruning_to_as_many_takes_none_away():
     data = problem()
     step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
     templates, _ = prune(step, waves(), data.baseline, 2, lambda templates: templates, Steps())
