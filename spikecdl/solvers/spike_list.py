@@ -40,7 +40,8 @@ class SpikeList(NamedTuple):
     @property
     def n_shown(self) -> int:
         """Number of bins that are shown, of all windows."""
-        return self.shape[0] * int(np.resize(self.shown, self.shape[2]).sum())
+        whole, rest = divmod(self.shape[2], len(self.shown))
+        return self.shape[0] * int(whole * self.shown.sum() + self.shown[:rest].sum())
 
     def phases(self, onsets: np.ndarray) -> np.ndarray:
         """Return the phase of onsets that are numbered through all windows."""

@@ -23,7 +23,6 @@ _FIRST_SHRINKAGE, _LEAST_SHRINKAGE, _MOST_SHRINKAGE = 10.0, 0.05, 1e5
 _LARGEST_STEP = 0.7  # of a bin of a template
 _FEW_PAIRS = 1e-6
 _NEWTON_STEPS, _BASELINE_STEPS = 2, 3
-WIN = 3
 _SETTLED, _SETTLED_RELATIVE = 0.1, 1e-4  # nats that a step gains at the end, and of the whole gain
 _ROW_COST = 1.0  # nats that a row must gain beyond what its prior costs, to be other than zero
 _LEAST_STEPS = 5
@@ -156,20 +155,15 @@ class PopulationSums(NamedTuple):
     """
 
     spikes: SpikeList
-
     evidence: np.ndarray
     score: np.ndarray
     weight: np.ndarray
     posterior: np.ndarray
     fixed: np.ndarray
     number: np.ndarray
+    possible: list[tuple[np.ndarray, np.ndarray]]
     pairs: np.ndarray
     free: float
-
-    def amplitudes(self, template: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return onsets of the possible events of a template, and the posterior of amplitudes."""
-        at = np.flatnonzero(self.posterior[:, template])
-        return at, self.shares(at, template) * self.posterior[at, template, None]
 
     def shares(self, at: np.ndarray, template: int) -> np.ndarray:
         """Return the posterior of amplitudes (onset, amplitude), given that events begin there."""
@@ -212,18 +206,24 @@ def sum_events(spikes: SpikeList, model: PopulationModel, with_pairs: bool) -> P
         weight, (n_windows, n_bins), log_idle, between, with_pairs
     )
     number = np.zeros_like(fixed)
-    sums = PopulationSums(spikes, evidence, score, weight, posterior, fixed, number, pairs, free)
+    possible: list[tuple[np.ndarray, np.ndarray]] = []
+    sums = PopulationSums(
+        spikes, evidence, score, weight, posterior, fixed, number, possible, pairs, free
+    )
     for c in range(len(model)):
-        at, chance = sums.amplitudes(c)
-        np.add.at(number[:, c], spikes.phases(at), chance)
+        at = np.flatnonzero(posterior[:, c])
+        chance = sums.shares(at, c) * posterior[at, c, None]
+        possible.append((at, chance))
+        phase = spikes.phases(at)
+        for p in range(len(number)):
+            number[p, c] = chance[phase == p].sum(0)
     return sums
 
 
 def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> PopulationModel:
     """Return the model after a step of EM."""
     expected = np.zeros_like(sums.posterior)
-    for c in range(len(model)):
-        at, chance = sums.amplitudes(c)
+    for c, (at, chance) in enumerate(sums.possible):
         expected[at, c] = chance @ RELATIVE_AMPLITUDES
     under = spikes_under(spikes, expected, model.length)
     model = replace(model, rates=_new_rates(model, sums))

@@ -162,11 +162,10 @@ def event_table(
     n_windows, _, n_bins = spikes.shape
     n_onsets = n_bins - model.length + 1
     amplitudes = _norms(model)[:, None] * RELATIVE_AMPLITUDES
-    possible = [sums.amplitudes(c) for c in range(len(model))]
     tables = []
     for window in range(n_windows):
         chance = np.zeros((1, *amplitudes.shape, n_onsets))
-        for c, (at, by_amplitude) in enumerate(possible):
+        for c, (at, by_amplitude) in enumerate(sums.possible):
             first, last = np.searchsorted(at, [window * n_bins, (window + 1) * n_bins])
             chance[0, c][:, at[first:last] - window * n_bins] = by_amplitude[first:last].T
         if listed is None:

@@ -6,7 +6,6 @@ from functools import reduce
 
 import numpy as np
 import torch
-from numba import njit
 from scipy.ndimage import convolve1d
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -214,11 +213,11 @@ def _cosines(templates: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _activity(spikes: SpikeList, length: int) -> np.ndarray:
-    """Return the number of spikes in the template's length from each bin on, minus one at ends."""
+    """Return the number of spikes in a template that begins in each bin; minus infinity at ends."""
     n_windows, _, n_bins = spikes.shape
     total = np.append(spikes.first, np.full(length, spikes.first[-1]))
     active = (total[length : length + n_windows * n_bins] - spikes.first[:-1]).astype(float)
-    active.reshape(n_windows, n_bins)[:, n_bins - length + 1 :] = -1.0
+    active.reshape(n_windows, n_bins)[:, n_bins - length + 1 :] = -np.inf
     return active
 
 
@@ -230,13 +229,8 @@ def _stretches(
     None begins in a bin that is ``taken``.  They are drawn as the first centres of k-means++
     (Arthur and Vassilvitskii, SODA 2007).
     """
-    active, picked = np.where(taken, -1.0, _activity(spikes, length)), []
-    for _ in range(_CROWD * number):
-        s = int(active.argmax())
-        if active[s] < 0:
-            break
-        picked.append(s)
-        active[max(0, s - length // 2) : s + length // 2 + 1] = -1.0
+    active = np.where(taken, -np.inf, _activity(spikes, length))
+    picked = _highest(active, length, _CROWD * number)
     cut, mean = spikes.stretches(np.array(picked), length), np.exp(null_baseline(spikes))[:, None]
     counts = np.zeros((len(picked), length, spikes.shape[1]))
     np.add.at(counts.reshape(-1, spikes.shape[1]), (_bins(cut), cut.unit), 1.0)
@@ -271,15 +265,16 @@ def _sharpened(spikes: SpikeList, templates: np.ndarray, taken: np.ndarray) -> n
     at any time; changes not much larger than their standard error are taken away, and all are
     small, so that silent bins do not outweigh coincident spikes.
     """
-    n_bins, length = spikes.shape[2], templates.shape[2]
+    length = templates.shape[2]
+    closed = taken | np.isneginf(_activity(spikes, length))
     kernel, mean = _kernel(length), np.exp(null_baseline(spikes))[:, None]
     width = 1 / np.square(kernel).sum()
     for number in _AVERAGED:
         expected = mean * number
         score = scores(spikes, templates)
         picked = np.zeros_like(score)
-        for column, marks in zip(score.T, picked.T, strict=True):
-            _mark_highest(np.argsort(-column), n_bins, length, number, taken.copy(), marks)
+        for c, each in enumerate(score.T):
+            picked[_highest(np.where(closed, -np.inf, each), length, number), c] = 1.0
         found = convolve1d(spikes_under(spikes, picked, length), kernel, axis=2, mode="nearest")
         change = np.log((found + _ADDED * mean) / (expected + _ADDED * mean))
         excess = np.square(found - expected) * width / expected
@@ -291,19 +286,13 @@ def _skewness(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
     """Return the skewness (template,) of scores: large where some stretches are much alike."""
     score = scores(spikes, templates)
     score = (score - score.mean(0)) / np.maximum(score.std(0), 1e-9)
-    return (score**3).mean(0)
+    return (score * score * score).mean(0)
 
 
-@njit(cache=True, error_model="numpy")
-def _mark_highest(order, n_bins, length, number, taken, picked):
-    """Mark the onsets that come first in an order, at least half a template apart.
-
-    They are marked in ``taken`` with their surroundings.
-    """
-    for s in order:
-        if not taken[s] and s % n_bins <= n_bins - length:
-            picked[s] = 1.0
-            number -= 1
-            taken[max(0, s - length // 2) : s + length // 2 + 1] = True
-            if number == 0:
-                break
+def _highest(value: np.ndarray, length: int, number: int) -> list[int]:
+    """Return where values are highest, at least half a template apart; they are changed."""
+    found: list[int] = []
+    while len(found) < number and value[s := int(value.argmax())] > -np.inf:
+        found.append(s)
+        value[max(0, s - length // 2) : s + length // 2 + 1] = -np.inf
+    return found
