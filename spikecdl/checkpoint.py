@@ -16,8 +16,8 @@ from torch import Tensor
 
 from spikecdl import __version__, config
 from spikecdl.files import locked, remove_leftovers, write_bytes, write_json
+from spikecdl.solvers.distributed import current_processes
 from spikecdl.training import Learned, OnEpoch, Problem
-from spikecdl.training.distributed import current_processes
 from spikecdl.training.steps import Steps
 
 _STATE = "state."  # prefix of tensors that only training needs

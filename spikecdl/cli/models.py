@@ -147,7 +147,7 @@ def fit(
     from spikecdl.estimator import DCEA
     from spikecdl.model.families import from_text
     from spikecdl.report import fit_summary, summary, verdict
-    from spikecdl.training.distributed import joined
+    from spikecdl.solvers.distributed import joined
 
     model = DCEA(
         templates,

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from spikecdl.solvers.chain import log_add
+from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.losses import exp
 from spikecdl.solvers.spike_list import N_PARTS
 from spikecdl.solvers.threads import in_parallel
@@ -204,12 +205,13 @@ def sum_windows(
     log_idle: float,
     crowding: np.ndarray,
     with_pairs: bool,
+    processes: Processes = ALONE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Sum over the events of all windows; see `sum_window`.
 
-    ``weight`` (onset, template) runs through all windows, of which ``shape`` is (window, bin).
-    Returns the evidence (window,), the posterior (onset, template), the expected numbers of pairs
-    (template, template, lag), and that of free bins.
+    ``weight`` (onset, template) runs through all windows, of which ``shape`` is (window, bin), and
+    which the ``processes`` share.  Returns the evidence (window,), the posterior (onset, template),
+    the expected numbers of pairs (template, template, lag), and that of free bins.
     """
     n_windows, n_bins = shape
     evidence, free = np.zeros(n_windows), np.zeros(n_windows)
@@ -225,5 +227,6 @@ def sum_windows(
                     weight[bins], log_idle, crowding, posterior[bins], pairs[p]
                 )
 
-    in_parallel(work, N_PARTS, weight.size)
+    in_parallel(work, processes.share(N_PARTS), weight.size)
+    processes.fill(evidence, free, posterior, pairs)
     return evidence, posterior, pairs.sum(0), float(free.sum())

@@ -14,6 +14,7 @@ from spikecdl.solvers.chain import (
     sample,
     to_posterior,
 )
+from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.event_ratios import Derivatives, Templates, add_derivatives, fill_ratios
 from spikecdl.solvers.losses import Loss, fill_row, value
 from spikecdl.solvers.operators import add_multiple
@@ -86,26 +87,37 @@ class Found(NamedTuple):
     joint: np.ndarray
 
 
+class Windows(NamedTuple):
+    """Windows of counts.
+
+    ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
+    of all bins of a window are in its first, unless ``per_bin``.  Events begin where ``onsets``
+    (window, onset) are True; None: anywhere.  The ``processes`` share the windows, and all have the
+    same in the end.
+    """
+
+    loss: Loss
+    z: np.ndarray
+    per_bin: bool = False
+    onsets: np.ndarray | None = None
+    processes: Processes = ALONE
+
+
 def sum_events(
-    loss: Loss,
-    z: np.ndarray,
+    windows: Windows,
     model: Templates,
     prior: Prior,
     found: Found,
     uniform: np.ndarray | None = None,
-    per_bin: bool = False,
-    onsets: np.ndarray | None = None,
 ) -> Sums:
     """Sum over the events of all windows; fill in ``found`` and return the sums.
 
-    Windows in which nothing was observed are left out: what is found there is 0.  ``z`` (window,
-    row, bin) is the predictor without events.  Where it is constant, the derivatives of all bins of
-    a window are in its first, unless ``per_bin``.  ``uniform`` (chain, window, bin), random
-    numbers, make a sweep of blocked Gibbs sampling: the events of each chain are drawn given those
-    of the others, whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-
-    Computer Studies 42, 1995).  Events begin where ``onsets`` (window, onset) are True; None:
-    anywhere.
+    Windows in which nothing was observed are left out: what is found there is 0.  ``uniform``
+    (chain, window, bin), random numbers, make a sweep of blocked Gibbs sampling: the events of each
+    chain are drawn given those of the others, whose signals are in ``found`` (Jensen, Kong and
+    Kjaerulff, Int. J. Human-Computer Studies 42, 1995).
     """
+    loss, z, per_bin, onsets, processes = windows
     shape = (N_PARTS, *model.taps.shape)
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
     free, first, second = np.zeros((N_PARTS, 1)), np.zeros(shape), np.zeros(shape)
@@ -120,7 +132,13 @@ def sum_events(
             sums = Sums(number[p], free[p], first[p], second[p])
             _sum_windows((edges[p], edges[p + 1]), given, found, draws, sums, per_bin)
 
-    in_parallel(work, N_PARTS, z.size * len(model.taps))
+    mine = processes.share(N_PARTS)
+    in_parallel(work, mine, z.size * len(model.taps))
+    of_windows = (found.evidence, found.residual, found.curvature, found.posterior, found.joint)
+    of_windows = (*of_windows, *found.drawn.signal, *found.drawn.kind)
+    for values in of_windows:
+        values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
+    processes.fill(*of_windows, number, free, first, second)
     return Sums(number.sum(0), free.sum(0), first.sum(0), second.sum(0))
 
 

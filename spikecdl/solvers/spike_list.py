@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
@@ -30,12 +31,14 @@ class SpikeList(NamedTuple):
     ``unit`` (spike,) of the spikes in bin t are those from ``first[t]`` up to ``first[t + 1]``; a
     count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.  Bin t of each
     window is hidden, and holds no spikes, where ``shown`` (phase,) is False at t modulo its length.
+    ``processes`` share sums over the spikes, and all have the same.
     """
 
     first: np.ndarray
     unit: np.ndarray
     shape: tuple[int, int, int]
     shown: np.ndarray = ALL
+    processes: Processes = ALONE
 
     @property
     def n_shown(self) -> int:
@@ -104,7 +107,9 @@ def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
         for p in range(numbers.start, numbers.stop):
             _add_scores(spikes.first, spikes.unit, rows, edges[p], edges[p + 1], found)
 
-    in_parallel(work, N_PARTS, len(spikes.unit) * templates[:, 0].size)
+    share = spikes.processes.share(N_PARTS)
+    in_parallel(work, share, len(spikes.unit) * templates[:, 0].size)
+    spikes.processes.fill(found)
     return found
 
 
@@ -121,7 +126,8 @@ def spikes_under(spikes: SpikeList, weight: np.ndarray, length: int) -> np.ndarr
         for p in range(numbers.start, numbers.stop):
             _add_weights(spikes.first, spikes.unit, weight, edges[p], edges[p + 1], rows[p])
 
-    in_parallel(work, N_PARTS, len(spikes.unit) * n_templates * length)
+    in_parallel(work, spikes.processes.share(N_PARTS), len(spikes.unit) * n_templates * length)
+    spikes.processes.fill(rows)
     return np.ascontiguousarray(rows.sum(0)[:, ::-1].transpose(2, 0, 1))
 
 

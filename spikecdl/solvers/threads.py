@@ -82,17 +82,20 @@ def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device
         yield from pool.map(call_alone, items)
 
 
-def in_parallel(work: Callable[[slice], None], n_windows: int, size: int) -> None:
+def in_parallel(work: Callable[[slice], None], windows: int | slice, size: int) -> None:
     """Call ``work``, compiled code without the interpreter's lock, on slices of the windows.
 
-    Few numbers (``size``) are left to one thread.  Errors of ``work`` are raised.
+    ``windows`` are a number of them, or those from one to another.  Few numbers (``size``) are left
+    to one thread.  Errors of ``work`` are raised.
     """
+    span = slice(0, windows) if isinstance(windows, int) else windows
+    n_windows = span.stop - span.start
     threads = min(n_threads(), n_windows)
     if threads <= 1 or size < _SERIAL:
-        work(slice(0, n_windows))
+        work(span)
         return
     parts = min(n_windows, threads * _PARTS)
-    edges = [n_windows * part // parts for part in range(parts + 1)]
+    edges = [span.start + n_windows * part // parts for part in range(parts + 1)]
     list(_pool(threads, os.getpid()).map(work, map(slice, edges[:-1], edges[1:])))
 
 

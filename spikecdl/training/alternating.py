@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import validation
+from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import (
     COVARIATES,
@@ -23,7 +24,6 @@ from spikecdl.training.base import (
 )
 from spikecdl.training.covariates import fitted, with_coefficients
 from spikecdl.training.dictionary_update import Round
-from spikecdl.training.distributed import current_processes
 from spikecdl.training.initialization import Initialization
 
 _SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.penalties import L1
+from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.event_list import to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
@@ -96,11 +97,15 @@ class Marginal(Trainer):
             validation.integer("overlap", self.overlap)
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
+        """Train, or go on from the state of an earlier run.
+
+        Processes of torch.distributed share the sums over events, also those of the search.
+        """
         _refuse_penalty(problem)
         spikes = spikes_of(problem.data) if problem.data.learn_baseline else None
         if spikes is not None and self.overlap is None and self.distance is None:
             return fit_population(problem, spikes, learned, on_epoch)
-        counts = Summation(problem.data)
+        counts = Summation(problem.data, current_processes())
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
         null = -float(counts.evidence(counts.without_events(problem.length)).sum())
         if learned is None:

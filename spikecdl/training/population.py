@@ -203,7 +203,7 @@ def sum_events(spikes: SpikeList, model: PopulationModel, with_pairs: bool) -> P
     none = np.zeros((1, len(model), len(model), model.length))
     between = crowding(model, shown) if with_pairs else none
     evidence, posterior, pairs, free = sum_windows(
-        weight, (n_windows, n_bins), log_idle, between, with_pairs
+        weight, (n_windows, n_bins), log_idle, between, with_pairs, spikes.processes
     )
     number = np.zeros_like(fixed)
     possible: list[tuple[np.ndarray, np.ndarray]] = []

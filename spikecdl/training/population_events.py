@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spikecdl.model.families import Family
+from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.event_pairs import draw_events
 from spikecdl.solvers.events import Events
@@ -74,7 +75,11 @@ def _period(data: Observations) -> np.ndarray | None:
 def fit_population(
     problem: Problem, spikes: SpikeList, learned: Learned | None, on_epoch: OnEpoch
 ) -> Learned:
-    """Search on a bounded part of the recording, then climb on all of it."""
+    """Search on a bounded part of the recording, then climb on all of it.
+
+    Processes of torch.distributed share the sums over spikes, to the same bits as one process.
+    """
+    spikes = spikes._replace(processes=current_processes())
     n_observed = spikes.shape[0] * spikes.shape[1] * spikes.shape[2]
     null = null_value(spikes)
     if learned is None:

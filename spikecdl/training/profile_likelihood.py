@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from spikecdl.solvers.amplitudes import Baselines, Prior, fit_windows, listed
+from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.solvers.threads import in_parallel
 from spikecdl.training.base import Observations
-from spikecdl.training.distributed import Processes
 
 _TOL = 0.1  # of a standard error, to which amplitudes and baselines are fitted
 _PARTS = 8  # sums run over as many parts on any machine, so that they round alike

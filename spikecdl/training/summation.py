@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spikecdl.solvers.event_posterior import Drawn, Found, Prior, Sums, sum_events
+from spikecdl.solvers.distributed import ALONE, Processes
+from spikecdl.solvers.event_posterior import Drawn, Found, Prior, Sums, Windows, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.base import Observations
@@ -35,9 +36,12 @@ class Summation:
     ----------
     data : Observations
         With axes (trial, unit, channel, bin).
+    processes : Processes
+        That share the windows.
     """
 
-    def __init__(self, data: Observations) -> None:
+    def __init__(self, data: Observations, processes: Processes = ALONE) -> None:
+        self.processes = processes
         rows, losses = data.rows().to("cpu"), []
         for _, some in rows.parts():
             kind, a, b, shift = some.family.scalar_loss(some.y * some.mask)
@@ -117,9 +121,9 @@ class Summation:
             np.zeros(self.shape[0]),
         )
         templates = Templates(np.ascontiguousarray(model.templates), model.amplitudes)
-        z, per_bin = self.predictor(model), self.covariates is not None
-        prior, where = prior or model.prior(), self.onsets_of(model.length)
-        return sum_events(self.loss, z, templates, prior, found, uniform, per_bin, where), found
+        where, per_bin = self.onsets_of(model.length), self.covariates is not None
+        windows = Windows(self.loss, self.predictor(model), per_bin, where, self.processes)
+        return sum_events(windows, templates, prior or model.prior(), found, uniform), found
 
     def onsets_of(self, length: int) -> np.ndarray | None:
         """Return where templates of some length may begin (window, onset); None: anywhere."""

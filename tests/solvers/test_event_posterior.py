@@ -11,7 +11,7 @@ import torch
 from spikecdl import BinnedSpikes, conversion
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.solvers.event_list import describe_events, list_events
-from spikecdl.solvers.event_posterior import Drawn, Found, Prior, sum_events
+from spikecdl.solvers.event_posterior import Drawn, Found, Prior, Windows, sum_events
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.event_model import EventModel
@@ -97,7 +97,8 @@ def compute(family, y, mask, eta0, **more):
         more.pop("drawn", Drawn.nothing(0, z.shape)),
         np.zeros(1),
     )
-    return sum_events(arrays, z, TEMPLATES, PRIOR, found, **more), found
+    windows = Windows(arrays, z, onsets=more.pop("onsets", None))
+    return sum_events(windows, TEMPLATES, PRIOR, found, **more), found
 
 
 @pytest.mark.parametrize("varying", ["constant", "mask", "baseline"])
@@ -193,7 +194,7 @@ def test_two_chains_sample_the_model_in_which_events_overlap(distance):
     )
     bound = set()
     for _ in range(4000):
-        sum_events(loss, z, TEMPLATES, prior, found, rng.random((2, 1, N_BINS)))
+        sum_events(Windows(loss, z), TEMPLATES, prior, found, rng.random((2, 1, N_BINS)))
         mean = mean + drawn.signal.sum((0, 1, 2)) / 4000
         bound.add(round(float(found.evidence[0]), 6))
     np.testing.assert_allclose(mean, expected, atol=0.05)

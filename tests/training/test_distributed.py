@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import ENVIRONMENT, FIT, SIMULATE, run, succeeded
+from populations import population
 
-from spikecdl import L1, Alternating, GroupL1, History, Implicit, Poisson, Unrolled, load
+from spikecdl import L1, Alternating, GroupL1, History, Implicit, Marginal, Poisson, Unrolled, load
 from spikecdl.model.covariates import Covariates, Drift
+from spikecdl.solvers.distributed import Processes, ProcessGroup, current_processes, joined
 from spikecdl.solvers.events import Events
 from spikecdl.training import (
     Fraction,
@@ -22,10 +24,10 @@ from spikecdl.training import (
     UniversalThreshold,
     with_covariates,
 )
-from spikecdl.training.distributed import Processes, ProcessGroup, current_processes, joined
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
 
+POPULATIONS = {"one window": 1, "windows": 3, "dense": 3}
 TRAINERS = {
     "alternating": Alternating(),
     "l1": Alternating(debias=False),
@@ -72,6 +74,21 @@ def learn(name):
     return {**tensors, "record": torch.tensor(list(record.values()), dtype=torch.float64)}
 
 
+def learn_population(name):
+    """Return what a fit of a population learns with its events summed out."""
+    counts = population(10, 6.0, peak=40.0, n_events=5, n_windows=POPULATIONS[name])
+    y = torch.tensor(counts.counts)[:, None]
+    if name == "dense":  # sampled
+        y = y[:, :, :1]
+    mask = torch.ones_like(y, dtype=torch.bool)
+    baseline = torch.full((len(y), 1, y.shape[2], 1), -3.9, dtype=torch.float64)
+    data = Observations(y, mask, Poisson(), baseline, True)
+    seed = torch.Generator().manual_seed(1)
+    given = Problem(data, 2, 50, L1(), UniversalThreshold(), 2, seed)
+    trainer = Marginal(overlap=3) if name == "dense" else Marginal()
+    return trainer.fit(given, None, lambda state: None).tensors
+
+
 def begin(rank, size, store, work, *arguments):
     """Join a group of processes and do some work in it."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
@@ -83,6 +100,10 @@ def begin(rank, size, store, work, *arguments):
 
 def learn_to_file(rank, folder):
     torch.save({name: learn(name) for name in TRAINERS}, folder / f"{rank}.pt")
+
+
+def learn_of_populations(rank, folder):
+    torch.save({name: learn_population(name) for name in POPULATIONS}, folder / f"{rank}.pt")
 
 
 def too_many(rank, folder):
@@ -109,6 +130,23 @@ def test_processes_agree_with_one(size, alone, tmp_path):
             torch.testing.assert_close(found[0][name][key], value, rtol=1e-10, atol=1e-10)
             for other in found[1:]:
                 assert torch.equal(other[name][key], found[0][name][key])
+
+
+def test_populations_are_shared_to_the_same_bits(tmp_path):
+    alone = {name: learn_population(name) for name in POPULATIONS}
+    assert float(alone["one window"]["event_rates"].sum()) > 1e-4  # it has events
+    mp.start_processes(
+        begin, (2, tmp_path / "store", learn_of_populations, tmp_path), 2, start_method="spawn"
+    )
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, expected in alone.items():
+            assert expected.keys() == found[name].keys()
+            for key, value in expected.items():
+                if name == "dense":  # begins with alternating training
+                    torch.testing.assert_close(found[name][key], value, rtol=1e-6, atol=1e-6)
+                else:
+                    assert torch.equal(found[name][key], value), (name, key)
 
 
 def test_more_processes_than_windows(tmp_path):

@@ -1,4 +1,4 @@
-"""Processes that share the windows of a fit: each takes some, and sums go through all of them."""
+"""Processes that share a fit: each takes some windows, and sums go through all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -24,8 +25,18 @@ class Processes:
 
     def part(self, n_windows: int) -> slice:
         """Return the windows of this process."""
-        edges = [n_windows * rank // self.size for rank in (self.rank, self.rank + 1)]
+        return self.share(n_windows)
+
+    def share(self, n_parts: int) -> slice:
+        """Return the parts of this process, of which there may be none."""
+        edges = [n_parts * rank // self.size for rank in (self.rank, self.rank + 1)]
         return slice(*edges)
+
+    def fill(self, *values: np.ndarray) -> None:
+        """Fill in what the other processes have computed, where this one has left zeros.
+
+        No two have computed the same numbers, so that none is rounded.
+        """
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over processes, the same in each."""
@@ -38,6 +49,9 @@ class Processes:
     def whole(self, part: Tensor, n_windows: int) -> Tensor:
         """Return the parts of all processes along the first axis, the same in each."""
         return part
+
+
+ALONE = Processes()
 
 
 class ProcessGroup(Processes):
@@ -54,6 +68,10 @@ class ProcessGroup(Processes):
                 f"{n_windows} (--nproc-per-node)"
             )
         return super().part(n_windows)
+
+    def fill(self, *values: np.ndarray) -> None:
+        for each in (some for some in values if some.size):
+            dist.all_reduce(torch.from_numpy(each))
 
     def total(self, values: Tensor) -> Tensor:
         return self._reduced(values, dist.ReduceOp.SUM)
