@@ -161,11 +161,17 @@ def write_results(
         figures = report.draw_figures(model, parts, selected.single_trials, bands)
     for figure in figures.values():
         plt.close(figure)
+    pictures: dict[str, Any] = dict(figures)
     for name in sorted(_PICTURES & figures.keys()):
-        plots.save(figures[name], folder / f"{name}.{format.value}")
+        file = folder / f"{name}.{format.value}"
+        if format is Picture.PNG:  # the report takes the same
+            pictures[name] = report.png(figures[name])
+            file.write_bytes(pictures[name])
+        else:
+            plots.save(figures[name], file)
     if model is not None:
         model.save(folder)
-        report.write_report(folder / "report.html", parts, figures, summary)
+        report.write_report(folder / "report.html", parts, pictures, summary)
     if bands is not None:
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
     for name, (data, found) in (each or {}).items():

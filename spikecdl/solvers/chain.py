@@ -15,9 +15,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from spikecdl.solvers.losses import exp, log1p
+from spikecdl.solvers.losses import exp, log1p, to_log
 
 _LEAST = -30.0  # log of a ratio below which the smaller term is left out
+_LARGEST = 30.0  # log of a sum, in its unit
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -48,14 +49,28 @@ def fill_forward(weights, log_idle, total, forward):
     total[:] = 0.0
     for j in range(n_kinds):
         _add_exp(total, weights[j], highest)
-    for s in range(n_onsets):
-        total[s] = highest[s] + np.log(total[s])
+    to_log(total)
+    total += highest
     forward[0] = 0.0
+    # log weight of no event, and the sum over all in units of the exponential of both
+    idle, shift, units, log_units = 0.0, 0.0, 1.0, 0.0
     for t in range(1, n_bins + 1):
-        forward[t] = forward[t - 1] + (log_idle[t - 1] if t <= n_onsets else 0.0)
+        idle += log_idle[t - 1] if t <= n_onsets else 0.0
         if t >= length:
-            forward[t] = log_add(forward[t], forward[t - length] + total[t - length])
+            more = forward[t - length] + total[t - length] - idle
+            if more > shift + log_units + _LEAST:
+                shift, units = _added(shift, units, more)
+                log_units = np.log(units)
+        forward[t] = idle + shift + log_units
     return forward[n_bins]
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _added(shift, units, more):
+    """Add the exponential of ``more`` to a sum in units of that of ``shift``; return both anew."""
+    if more > shift + _LARGEST:
+        return more, 1.0 + units * exp(shift - more)
+    return shift, units + exp(more - shift)
 
 
 @njit(cache=True, error_model="numpy")
@@ -64,10 +79,15 @@ def fill_backward(log_idle, total, backward):
     n_bins = backward.size - 1
     length = n_bins - total.size + 1
     backward[n_bins] = 0.0
+    idle, shift, units, log_units = 0.0, 0.0, 1.0, 0.0
     for t in range(n_bins - 1, -1, -1):
-        backward[t] = backward[t + 1] + (log_idle[t] if t < total.size else 0.0)
+        idle += log_idle[t] if t < total.size else 0.0
         if t + length <= n_bins:
-            backward[t] = log_add(backward[t], backward[t + length] + total[t])
+            more = backward[t + length] + total[t] - idle
+            if more > shift + log_units + _LEAST:
+                shift, units = _added(shift, units, more)
+                log_units = np.log(units)
+        backward[t] = idle + shift + log_units
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)

@@ -15,7 +15,13 @@ from spikecdl.solvers.chain import (
     to_posterior,
 )
 from spikecdl.solvers.distributed import ALONE, Processes
-from spikecdl.solvers.event_ratios import Derivatives, Templates, add_derivatives, fill_ratios
+from spikecdl.solvers.event_ratios import (
+    Derivatives,
+    Templates,
+    add_derivatives,
+    fill_count_scores,
+    fill_ratios,
+)
 from spikecdl.solvers.losses import Loss, fill_row, value
 from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
@@ -72,7 +78,8 @@ class Found(NamedTuple):
 
     ``evidence`` (window,) is the log likelihood, up to a constant, summed over the events of the
     last chain, plus the log probability of the events of the others; ``residual`` and ``curvature``
-    (window, row, bin) are the expected derivatives of the log likelihood by the predictor;
+    (window, row, bin) are the expected derivatives of the log likelihood by the predictor, or have
+    no windows if events are only to be drawn, which leaves out the sums, too;
     ``posterior`` (window, template, amplitude, onset) is the probability of each event, summed over
     chains, or has no windows if it is not asked for; ``drawn`` are the events drawn; ``joint``
     (window,) is the log probability of the counts and of these events, in whatever chains they are,
@@ -154,54 +161,72 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
     base, idle = np.empty((n_rows, n_bins)), np.empty(n_onsets)
     log_prior, begins = np.zeros(len(uniform)), np.zeros(n_bins, np.bool_)
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
+    score, only_draw = np.empty((n_templates, n_onsets)), len(found.residual) == 0
     for i in range(span[0], span[1]):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
         if not (np.any(window.a) or np.any(window.b)):
             continue  # nothing was observed
-        derivatives = Derivatives(sums.first, sums.second, found.residual[i], found.curvature[i])
         begins[:] = False
+        fill_count_scores(window.a, model.taps, score)
         for chain in range(max(1, len(uniform)) if n_templates else 0):
-            base[:] = z[i]
-            of_others = 0.0
-            for other in range(len(uniform)):
-                if other != chain:
-                    base += found.drawn.signal[other, i]
-                    of_others += log_prior[other]
-            fill_ratios(window, base, model, weights)
+            _fill_base(base, z[i], found.drawn.signal[:, i], chain)
+            of_others = log_prior.sum() - (log_prior[chain] if len(uniform) else 0.0)
+            fill_ratios(window, base, model, score, weights)
             _add_prior(weights, idle, prior, chain, onsets[i])
             for other in range(len(uniform)):
                 if other != chain:
                     _exclude(weights, found.drawn.kind[other, i], prior.distance)
             ratio = fill_forward(flat, idle, total, forward)
             found.evidence[i] = ratio - value(window, base) + of_others
-            fill_backward(idle, total, backward)
             if len(uniform):
                 kind = found.drawn.kind[chain, i]
                 of_idle = sample(flat, idle, total, forward, uniform[chain, i], kind)
                 signal, start = found.drawn.signal[chain, i], prior.log_start[chain]
                 log_prior[chain] = of_idle + _fill_signal(signal, model, kind, start)
                 begins |= kind >= 0
+            if only_draw:
+                continue
+            fill_backward(idle, total, backward)
             sums.free[0] += free_bins(idle, n_onsets, forward, backward)
             to_posterior(flat, forward, backward)
-            if len(found.posterior):
-                found.posterior[i] += weights
-            for c in range(n_templates):
-                for j in range(n_amplitudes):
-                    sums.number[c, j] += weights[c, j].sum()
+            _add_probabilities(i, weights, sums, found)
             if len(uniform) < 2:
-                add_derivatives(window, base, model, weights, derivatives, per_bin)
+                add_derivatives(window, base, model, weights, _at(i, sums, found), per_bin)
         if n_templates and not len(uniform):
             continue
-        base[:] = z[i]
-        for chain in range(len(uniform)):
-            base += found.drawn.signal[chain, i]
-        if len(uniform) != 1:
-            _derive_at_drawn(window, base, model, found.drawn.kind[:, i], derivatives)
+        _fill_base(base, z[i], found.drawn.signal[:, i], -1)
+        if len(uniform) != 1 and not only_draw:
+            _derive_at_drawn(window, base, model, found.drawn.kind[:, i], _at(i, sums, found))
         found.joint[i] = log_prior.sum() - value(window, base)
         if len(uniform):
             found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
         else:
             found.evidence[i] = found.joint[i]
+
+
+@njit(cache=True, error_model="numpy")
+def _at(i, sums, found):
+    """Return where the derivatives of a window are added."""
+    return Derivatives(sums.first, sums.second, found.residual[i], found.curvature[i])
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_base(base, z, signals, without):
+    """Fill in the predictor with the signals of all chains without one."""
+    base[:] = z
+    for chain in range(len(signals)):
+        if chain != without:
+            base += signals[chain]
+
+
+@njit(cache=True, error_model="numpy")
+def _add_probabilities(i, posterior, sums, found):
+    """Add the probabilities (template, amplitude, onset) of the events of a window."""
+    if len(found.posterior):
+        found.posterior[i] += posterior
+    for c in range(posterior.shape[0]):
+        for j in range(posterior.shape[1]):
+            sums.number[c, j] += posterior[c, j].sum()
 
 
 @njit(cache=True, error_model="numpy")

@@ -20,11 +20,13 @@ from spikecdl.solvers.losses import (
     fill_row,
     fill_terms,
     softplus,
+    to_log,
 )
 from spikecdl.solvers.operators import add_multiple, dot, fill_scores
 
 _NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
 _ROUNDING = 1e-9
+_CROWDED = 0.1  # fraction of bins with counts, from which all bins are visited
 _LARGEST_LOG = 600.0  # of a product of numbers
 _HOPELESS = -20.0  # log-likelihood ratio below which only a bound of it is computed
 
@@ -96,43 +98,101 @@ def _correlate_counts(counts, vector, out):
 
 
 @njit(cache=True, error_model="numpy")
-def fill_ratios(loss, z, model, ratios):
-    """Fill in the log-likelihood ratio (template, amplitude, onset) of an event in one window."""
-    constant = True
-    for n in range(len(z)):
-        constant = constant and constant_row(loss.kind, loss.a[n], loss.b[n], z[n])[0]
-    if constant:
-        _fill_constant(loss, z, model, ratios)
-    elif loss.kind == EXPONENTIAL:
-        _fill_exponential(loss, z, model, ratios)
-    elif loss.kind == LOGISTIC and _have_one_exposure(loss):
-        _fill_logistic(loss, z, model, ratios)
-    else:
-        _fill_varying(loss, z, model, ratios)
+def fill_count_scores(counts, taps, score):
+    """Fill in the correlation (template, onset) of counts (row, bin) and templates."""
+    if np.count_nonzero(counts) > _CROWDED * counts.size:
+        fill_scores(taps, counts, 0, score.shape[1], score)
+        return
+    score[:] = 0.0
+    for c in range(len(taps)):
+        for n in range(taps.shape[1]):
+            _correlate_counts(counts[n], taps[c, n], score[c])
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_constant(loss, z, model, ratios):
-    """Fill in the ratios where nothing but the counts varies."""
+def fill_ratios(loss, z, model, score, ratios):
+    """Fill in the log-likelihood ratio (template, amplitude, onset) of an event in one window.
+
+    ``score`` (template, onset) is from `fill_count_scores`.
+    """
+    usual, constant = np.empty((len(z), 3)), True
+    for n in range(len(z)):
+        same, exposure, q = constant_row(loss.kind, loss.a[n], loss.b[n], z[n])
+        usual[n, 0], usual[n, 1], usual[n, 2] = z[n, 0], exposure, q
+        constant = constant and same
+    if constant:
+        _fill_constant(loss, usual, model, ratios)
+    elif loss.kind == EXPONENTIAL or (loss.kind == LOGISTIC and _have_one_exposure(loss)):
+        stretches = _unusual(loss, z, model.taps.shape[2], usual)
+        _fill_constant(loss, usual, model, ratios)
+        if loss.kind == EXPONENTIAL:
+            _fill_exponential(loss, z, model, stretches, ratios)
+        else:
+            _fill_logistic(loss, z, model, stretches, ratios)
+    else:
+        _fill_varying(loss, z, model, ratios)
+        return
+    for c in range(len(score)):
+        for i in range(model.amplitudes.shape[1]):
+            add_multiple(ratios[c, i], model.amplitudes[c, i], score[c])
+
+
+@njit(cache=True, error_model="numpy")
+def _unusual(loss, z, length, usual):
+    """Return stretches of onsets (stretch, 2) whose events cover bins that differ from most.
+
+    Fills in what most bins of each row have: predictor, exposure, and 0, as for `constant_row`.
+    """
+    differs = np.zeros(z.shape[1], np.bool_)
+    for n in range(len(z)):
+        exposure = loss.b[n] + loss.a[n] if loss.kind == LOGISTIC else loss.b[n]
+        most, common = exposure.max(), _most_common(z[n])
+        usual[n, 0], usual[n, 1], usual[n, 2] = common, most, 0.0
+        for t in range(differs.size):
+            other = abs(exposure[t] - most) > _ROUNDING * most
+            differs[t] = differs[t] or other or z[n, t] != common
+    stretches, count = np.empty((z.shape[1], 2), np.int64), 0
+    for t in range(differs.size):
+        if differs[t]:
+            first, end = max(0, t - length + 1), min(t + 1, differs.size - length + 1)
+            if count == 0 or first > stretches[count - 1, 1]:
+                stretches[count, 0], count = first, count + 1
+            stretches[count - 1, 1] = end
+    return stretches[:count]
+
+
+@njit(cache=True, error_model="numpy")
+def _most_common(values):
+    """Return the value that more than half of all have, if there is one (Boyer and Moore 1991)."""
+    found, lead = values[0], 0
+    for value in values:
+        if lead == 0:
+            found = value
+        lead += 1 if value == found else -1
+    return found
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_constant(loss, usual, model, ratios):
+    """Fill in the ratios for predictor, exposure and q of each row, without the counts' score."""
     taps, amplitudes = model
     n_templates, n_amplitudes, _ = ratios.shape
     change = np.empty(taps.shape[2])
     ratios[:] = 0.0
-    for n in range(len(z)):
-        _, exposure, q = constant_row(loss.kind, loss.a[n], loss.b[n], z[n])
+    for n in range(len(usual)):
+        z, exposure, q = usual[n]
         for c in range(n_templates):
             for i in range(n_amplitudes):
-                _change(loss.kind, z[n, 0], amplitudes[c, i] * taps[c, n], change)
+                _change(loss.kind, z, amplitudes[c, i] * taps[c, n], change)
                 ratios[c, i] -= exposure * change.sum()
                 if q != 0.0:
                     change *= -q
                     _correlate_counts(loss.a[n], change, ratios[c, i])
-    _add_scores(loss, model, ratios)
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_exponential(loss, z, model, ratios):
-    """Fill in the ratios of an exponential loss: correlations of counts and of means."""
+def _fill_exponential(loss, z, model, stretches, ratios):
+    """Fill in the ratios of an exponential loss in stretches: correlations with means."""
     taps, amplitudes = model
     n_templates, n_amplitudes, n_onsets = ratios.shape
     n_rows, length = taps.shape[1:]
@@ -147,21 +207,8 @@ def _fill_exponential(loss, z, model, ratios):
     for n in range(n_rows):
         fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual, mean[n])
     flat = ratios.reshape(n_templates * n_amplitudes, n_onsets)
-    fill_scores(growth, mean, 0, n_onsets, flat)
-    _add_scores(loss, model, ratios)
-
-
-@njit(cache=True, error_model="numpy")
-def _add_scores(loss, model, ratios):
-    """Add the correlation of counts and template, times the amplitude."""
-    taps, amplitudes = model
-    score = np.empty(ratios.shape[2])
-    for c in range(len(taps)):
-        score[:] = 0.0
-        for n in range(taps.shape[1]):
-            _correlate_counts(loss.a[n], taps[c, n], score)
-        for i in range(amplitudes.shape[1]):
-            add_multiple(ratios[c, i], amplitudes[c, i], score)
+    for first, end in stretches:
+        fill_scores(growth, mean, first, end, flat)
 
 
 @njit(cache=True, error_model="numpy")
@@ -177,8 +224,8 @@ def _have_one_exposure(loss):
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_logistic(loss, z, model, ratios):
-    """Fill in the ratios of a logistic loss whose rows have one exposure each.
+def _fill_logistic(loss, z, model, stretches, ratios):
+    """Fill in the ratios, in stretches, of a logistic loss whose rows have one exposure each.
 
     An event multiplies the odds of a bin by E = exp(a h), and 1 + exp(z) by 1 - p + p E, where p is
     the logistic function of z.  The logarithm is taken of the product over bins.
@@ -187,7 +234,9 @@ def _fill_logistic(loss, z, model, ratios):
     n_templates, n_amplitudes, n_onsets = ratios.shape
     length = taps.shape[2]
     up, down, product = np.empty(z.shape[1]), np.empty(z.shape[1]), np.empty(n_onsets)
-    ratios[:] = 0.0
+    odds = np.empty(length)
+    for first, end in stretches:
+        ratios[:, :, first:end] = 0.0
     for n in range(len(z)):
         most = (loss.a[n] + loss.b[n]).max()
         for t in range(z.shape[1]):
@@ -198,27 +247,33 @@ def _fill_logistic(loss, z, model, ratios):
                 up[t], down[t] = 0.0, 1.0
         for c in range(n_templates):
             for i in range(n_amplitudes):
+                for k in range(length):
+                    odds[k] = exp(amplitudes[c, i] * taps[c, n, k])
                 largest = np.abs(amplitudes[c, i] * taps[c, n]).max()
                 together = max(1, min(length, int(_LARGEST_LOG / max(largest, 1e-9))))
-                for first in range(0, length, together):
-                    product[:] = 1.0
-                    for k in range(first, min(length, first + together)):
-                        odds = exp(amplitudes[c, i] * taps[c, n, k])
-                        _multiply(product, down[k : k + n_onsets], up[k : k + n_onsets], odds)
-                    _subtract_log(ratios[c, i], most, product)
-    _add_scores(loss, model, ratios)
+                for first, end in stretches:
+                    part, out = product[: end - first], ratios[c, i, first:end]
+                    for k in range(0, length, together):
+                        fill = min(length, k + together)
+                        _multiply(part, down[first + k :], up[first + k :], odds[k:fill])
+                        to_log(part)
+                        add_multiple(out, -most, part)
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
 def _multiply(product, down, up, odds):
-    for s in range(product.size):
-        product[s] *= down[s] + up[s] * odds
-
-
-@njit(cache=True, error_model="numpy", fastmath=True)
-def _subtract_log(out, weight, product):
-    for s in range(out.size):
-        out[s] -= weight * np.log(product[s])
+    """Fill in the product over bins of the sum of ``down`` and ``up`` times the odds."""
+    product[:] = 1.0
+    whole = odds.size - odds.size % 4
+    for k in range(0, whole, 4):
+        e, f, g, h = odds[k], odds[k + 1], odds[k + 2], odds[k + 3]
+        for s in range(product.size):
+            one = (down[s + k] + up[s + k] * e) * (down[s + k + 1] + up[s + k + 1] * f)
+            two = (down[s + k + 2] + up[s + k + 2] * g) * (down[s + k + 3] + up[s + k + 3] * h)
+            product[s] *= one * two
+    for k in range(whole, odds.size):
+        for s in range(product.size):
+            product[s] *= down[s + k] + up[s + k] * odds[k]
 
 
 @njit(cache=True, error_model="numpy")

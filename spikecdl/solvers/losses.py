@@ -19,6 +19,7 @@ QUADRATIC, LOGISTIC, EXPONENTIAL = LOSSES.values()
 
 _LARGEST_EXPONENT = 80.0
 _SCALE = 1 / 1024  # exp(z) = exp(z / 1024) ** 1024, by ten squarings
+_MANTISSA, _BIAS, _LOG_2 = 52, 1023, float(np.log(2.0))  # of numbers in double precision
 _MOST_SECANTS = 8  # of a line search
 _LARGEST_CHANGE = 4.0  # of the linear predictor of a bin in one Newton step
 
@@ -69,6 +70,18 @@ def log1p(x):
     v = u * u
     high = 1 / 11 + v * (1 / 13 + v * (1 / 15 + v * (1 / 17 + v * (1 / 19 + v / 21))))
     return 2 * u * (1 + v * (1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v * high)))))
+
+
+@njit(cache=True, error_model="numpy")
+def to_log(values):
+    """Replace positive numbers, neither subnormal nor infinite, by their logarithms."""
+    bits, exponent = values.view(np.int64), np.empty(values.size)
+    for s in range(values.size):
+        exponent[s] = (bits[s] >> _MANTISSA) - _BIAS
+    for s in range(values.size):
+        bits[s] = (bits[s] & ((1 << _MANTISSA) - 1)) | (_BIAS << _MANTISSA)
+    for s in range(values.size):
+        values[s] = exponent[s] * _LOG_2 + log1p(values[s] - 1.0)
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")

@@ -74,7 +74,8 @@ def sample_events(
         keep = sweep >= burn_in
         uniform = rng.random((n_chains, counts.shape[0], counts.shape[2]))
         some = counts if keep else counts.tempered(warm[sweep])
-        sums, found = some.sum(model, keep, chains, uniform, model.prior(n_chains))
+        given = (chains, uniform, model.prior(n_chains), not (learn or keep))
+        sums, found = some.sum(model, keep, *given)
         if keep:
             posterior = found.posterior if posterior is None else posterior + found.posterior
             drawn.append(found.evidence.copy())

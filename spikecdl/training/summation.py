@@ -104,18 +104,20 @@ class Summation:
         drawn: Drawn | None = None,
         uniform: np.ndarray | None = None,
         prior: Prior | None = None,
+        only_draw: bool = False,
     ) -> tuple[Sums, Found]:
         """Sum over events; return the sums over windows, and what was found in each.
 
-        See `sum_events` for ``uniform``, with which events are drawn anew; a ``prior`` of None is
-        that of one chain.
+        See `sum_events` for ``uniform``, with which events are drawn anew; ``only_draw`` leaves out
+        the sums; a ``prior`` of None is that of one chain.
         """
         n_onsets = self.shape[2] - model.length + 1
         n_kept = self.shape[0] if keep_posterior else 0
+        derived = (0 if only_draw else self.shape[0], *self.shape[1:])
         found = Found(
             np.zeros(self.shape[0]),
-            np.zeros(self.shape),
-            np.zeros(self.shape),
+            np.zeros(derived),
+            np.zeros(derived),
             np.zeros((n_kept, *model.amplitudes.shape, n_onsets)),
             Drawn.nothing(0, self.shape) if drawn is None else drawn,
             np.zeros(self.shape[0]),

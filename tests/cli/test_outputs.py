@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import ENVIRONMENT, FILES, FIT, SIMULATE, run, succeeded
+from matplotlib.figure import Figure
 
 import spikecdl
 from spikecdl import progress
@@ -226,3 +227,11 @@ def test_two_fits_cannot_have_one_folder(sims, tmp_path):
     assert f".run-{first.pid}" in files
     succeeded(run("fit", sims["pooled"], *QUICK, "--out", out))  # the lock of the killed is void
     assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_each_figure_is_drawn_once(sims, tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **m: (drawn.append(f), save(f, *a, **m)))
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--folds", 0]
+    succeeded(run(*command, "--out", tmp_path))
+    assert len(drawn) == len({id(figure) for figure in drawn}) == 7
