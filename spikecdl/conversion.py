@@ -86,13 +86,17 @@ def _per_bin(counts: BinnedSpikes, data: Observations) -> tuple[Tensor, Family, 
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
-    """Return counts with the bins where ``bins`` is True marked as not observed."""
-    return replace(
-        counts,
-        counts=np.where(bins, 0, counts.counts),
-        mask=counts.mask & ~bins,
-        n_pooled=np.where(bins, 0, counts.n_pooled),
-    )
+    """Return counts with the bins where ``bins`` is True marked as not observed.
+
+    What is the same for all units takes the memory of one.
+    """
+
+    def hidden(values: np.ndarray) -> np.ndarray:
+        one = values[:, :1] if values.strides[1] == 0 else values
+        return np.broadcast_to(np.where(bins, values.dtype.type(0), one), counts.shape)
+
+    mask, n_pooled = hidden(counts.mask), hidden(counts.n_pooled)
+    return replace(counts, counts=hidden(counts.counts), mask=mask, n_pooled=n_pooled)
 
 
 def hidden_in_turn(n_bins: int, n_folds: int) -> Iterator[np.ndarray]:

@@ -293,7 +293,8 @@ def _is_population(model: DCEA, counts: BinnedSpikes) -> bool:
     from spikecdl.validation import member
 
     constant = model.history is None and model.drift is None and model.baseline == "learned"
-    observed = counts.onsets is None and bool(counts.mask.all())
+    together = bool((counts.mask == counts.mask[:, :1]).all())
+    observed = counts.onsets is None and together
     joint = model.layout == "joint" and counts.n_units > 1
     family = member("family", model.family, FAMILIES, Family).typical()
     return joint and constant and observed and has_exponential_loss(family)

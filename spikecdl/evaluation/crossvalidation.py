@@ -53,6 +53,32 @@ class Apart:
         return masked(model, self.unseen, self.family)
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A stretch of time of the same trials, left out; see `Apart`.
+
+    Its parts are made when they are asked for, so that those of one fold are in memory at a time.
+    """
+
+    counts: BinnedSpikes
+    hidden: np.ndarray
+    family: Family
+
+    @property
+    def seen(self) -> BinnedSpikes:
+        """Counts outside the stretch."""
+        return conversion.hide(self.counts, self.hidden)
+
+    @property
+    def unseen(self) -> BinnedSpikes:
+        """Counts of the stretch."""
+        return conversion.hide(self.counts, ~self.hidden)
+
+    def score(self, model: Any) -> HeldOut:
+        """Score hidden bins of ``unseen``."""
+        return masked(model, self.unseen, self.family)
+
+
 @dataclass(frozen=True)
 class Folds:
     """Ways to divide the same counts; made by `divide`.  ``how`` says what was divided."""
@@ -250,12 +276,8 @@ def divide(
     if pooled:
         return Folds(_split(counts, family, n_folds, random_state), "parts of pooled trials")
     stretch = np.arange(counts.n_bins) * n_folds // counts.n_bins
-    hidden = [stretch == fold for fold in range(n_folds)]
-    hide = conversion.hide
-    return Folds(
-        tuple(Apart(hide(counts, bins), hide(counts, ~bins), family) for bins in hidden),
-        "stretches of time",
-    )
+    stretches = (Stretch(counts, stretch == fold, family) for fold in range(n_folds))
+    return Folds(tuple(stretches), "stretches of time")
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:

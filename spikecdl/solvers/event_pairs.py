@@ -44,29 +44,29 @@ def _log_sum(values):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def fill_weights(score, fixed, n_bins, amplitudes, weight):
+def fill_weights(score, fixed, pattern, amplitudes, weight):
     """Fill in the log weight (onset, template) of events, summed over amplitudes.
 
-    ``fixed`` (phase, template, amplitude) are the parts of the log weights that no spike changes.
+    ``fixed`` (pattern, template, amplitude) are the parts of the log weights that no spike changes,
+    and ``pattern`` (onset,) is which of them are those of an onset.
     """
     n_onsets, n_templates = weight.shape
     for s in range(n_onsets):
-        phase = s % n_bins % len(fixed)
         for c in range(n_templates):
             highest = -np.inf
             for i in range(amplitudes.size):
-                each = amplitudes[i] * score[s, c] + fixed[phase, c, i]
+                each = amplitudes[i] * score[s, c] + fixed[pattern[s], c, i]
                 highest = max(highest, each)
             total = 0.0 if highest > _HOPELESS else 1.0
             for i in range(amplitudes.size if highest > _HOPELESS else 0):
-                each = amplitudes[i] * score[s, c] + fixed[phase, c, i]
+                each = amplitudes[i] * score[s, c] + fixed[pattern[s], c, i]
                 if each > highest + _LEAST:
                     total += exp(each - highest)
             weight[s, c] = highest + np.log(total)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward):
+def fill_forward(weight, log_idle, crowding, pattern, with_pairs, covered, live, forward):
     """Fill in the log weights (bin + 1,) of all that may happen before each bin.
 
     All are relative to no event.  ``covered`` (onset,) becomes the log weight that an event of
@@ -74,7 +74,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
     an event that begins there may be one of a pair.
     """
     n_bins, n_templates = weight.shape
-    n_phases, length, n_onsets = len(crowding), crowding.shape[3], covered.size
+    length, n_onsets = crowding.shape[3], covered.size
     for s in range(n_onsets):
         covered[s] = -log_idle * min(length, n_onsets - s)
         live[s] = False
@@ -90,7 +90,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
                 for lag in range(1, min(length, s + 1)):
                     if live[s - lag]:
                         before = forward[s - lag] - log_idle + covered[s]
-                        lost = crowding[(s - lag) % n_phases]
+                        lost = crowding[pattern[s - lag]]
                         for b in range(n_templates):
                             for c in range(n_templates):
                                 term = before + weight[s - lag, b] + weight[s, c]
@@ -99,7 +99,7 @@ def fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def sum_window(weight, log_idle, crowding, posterior, pairs):
+def sum_window(weight, log_idle, crowding, pattern, posterior, pairs):
     """Return the log likelihood ratio of a window over no events, summed over events.
 
     Parameters
@@ -108,9 +108,11 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
         Log weights; those of events that would not end in the window are not used.
     log_idle : float
         Log probability that no event begins in a bin in which one could.
-    crowding : ndarray, shape (phase, template, template, lag)
-        How much less likely pairs are, by the phase of the first onset; there are as many lags as
-        bins of a template.
+    crowding : ndarray, shape (pattern, template, template, lag)
+        How much less likely pairs are, by what is shown under the first event; there are as many
+        lags as bins of a template.
+    pattern : ndarray of int, shape (bin,)
+        Which of them are those of an onset.
     posterior : ndarray, shape (bin, template)
         Receives the probability of every event.
     pairs : ndarray, shape (template, template, lag)
@@ -122,11 +124,11 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
         The log likelihood ratio, and the expected number of bins in which an event could begin.
     """
     n_bins, n_templates = weight.shape
-    n_phases, length, with_pairs = len(crowding), crowding.shape[3], pairs.shape[2] > 0
+    length, with_pairs = crowding.shape[3], pairs.shape[2] > 0
     n_onsets = n_bins - length + 1
     covered, live = np.empty(n_onsets), np.zeros(n_onsets, np.bool_)
     forward, backward = np.zeros(n_bins + 1), np.zeros(n_bins + 1)
-    fill_forward(weight, log_idle, crowding, with_pairs, covered, live, forward)
+    fill_forward(weight, log_idle, crowding, pattern, with_pairs, covered, live, forward)
     evidence = forward[n_bins]
     for t in range(n_bins - 1, -1, -1):
         total = backward[t + 1]
@@ -142,7 +144,7 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
                     s = t + lag
                     if live[s]:
                         after = backward[s + length] - log_idle + covered[s]
-                        lost = crowding[t % n_phases]
+                        lost = crowding[pattern[t]]
                         for b in range(n_templates):
                             for c in range(n_templates):
                                 term = after + weight[t, b] + weight[s, c] - lost[b, c, lag]
@@ -160,17 +162,17 @@ def sum_window(weight, log_idle, crowding, posterior, pairs):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def draw_events(weight, log_idle, crowding, uniform, drawn):
+def draw_events(weight, log_idle, crowding, pattern, uniform, drawn):
     """Draw the events of a window, backward; mark them in ``drawn`` (bin, template).
 
     Pairs are possible.  ``uniform`` (bin,) are random numbers from 0 to 1.
     """
     n_bins, n_templates = weight.shape
-    n_phases, length = len(crowding), crowding.shape[3]
+    length = crowding.shape[3]
     n_onsets = n_bins - length + 1
     covered, live = np.empty(n_onsets), np.zeros(n_onsets, np.bool_)
     forward = np.zeros(n_bins + 1)
-    fill_forward(weight, log_idle, crowding, True, covered, live, forward)
+    fill_forward(weight, log_idle, crowding, pattern, True, covered, live, forward)
     t = n_bins
     while t > 0:
         left = uniform[t - 1] - exp(forward[t - 1] - forward[t])
@@ -186,7 +188,7 @@ def draw_events(weight, log_idle, crowding, uniform, drawn):
                 for c in range(n_templates):
                     if left >= 0.0:
                         term = before + weight[s - lag, b] + weight[s, c]
-                        left -= _chance(term - crowding[(s - lag) % n_phases, b, c, lag])
+                        left -= _chance(term - crowding[pattern[s - lag], b, c, lag])
                         if left < 0.0:
                             until = s - lag
                             drawn[s - lag, b] = drawn[s, c] = True
@@ -204,6 +206,7 @@ def sum_windows(
     shape: tuple[int, int],
     log_idle: float,
     crowding: np.ndarray,
+    pattern: np.ndarray,
     with_pairs: bool,
     processes: Processes = ALONE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -224,7 +227,7 @@ def sum_windows(
             for i in range(edges[p], edges[p + 1]):
                 bins = slice(i * n_bins, (i + 1) * n_bins)
                 evidence[i], free[i] = sum_window(
-                    weight[bins], log_idle, crowding, posterior[bins], pairs[p]
+                    weight[bins], log_idle, crowding, pattern[bins], posterior[bins], pairs[p]
                 )
 
     in_parallel(work, processes.share(N_PARTS), weight.size)

@@ -22,38 +22,52 @@ from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
 N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
-ALL = np.ones(1, np.bool_)
+
+
+class Shown:
+    """Bins in which all units were observed, ``bins`` (window, bin); in the others none was."""
+
+    def __init__(self, bins: np.ndarray) -> None:
+        self.bins, self.number = bins, int(bins.sum())
+        self._under: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def under(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which bins of an event are shown, and when it is which of them.
+
+        The distinct patterns (pattern, bin) of so many bins, and the number (onset,) of the pattern
+        under an event that begins in each bin, through all windows.
+        """
+        if self.number == self.bins.size:
+            return np.ones((1, length), bool), np.zeros(self.bins.size, np.int32)
+        if length not in self._under:
+            n_onsets = self.bins.shape[1] - length + 1
+            digits = np.random.default_rng(0).integers(2**63, size=length, dtype=np.uint64)
+            code = np.zeros((len(self.bins), n_onsets), np.uint64)  # differs by pattern
+            for k, digit in enumerate(digits):
+                code += digit * self.bins[:, k : k + n_onsets]
+            _, where, which = np.unique(code, return_index=True, return_inverse=True)
+            window, onset = np.unravel_index(where, code.shape)
+            number = np.zeros(self.bins.shape, np.int32)
+            number[:, :n_onsets] = which.reshape(code.shape)
+            patterns = self.bins[window[:, None], onset[:, None] + np.arange(length)]
+            self._under[length] = patterns, number.ravel()
+        return self._under[length]
 
 
 class SpikeList(NamedTuple):
     """Units of spikes in order of their bins; windows follow each other.
 
     ``unit`` (spike,) of the spikes in bin t are those from ``first[t]`` up to ``first[t + 1]``; a
-    count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.  Bin t of each
-    window is hidden, and holds no spikes, where ``shown`` (phase,) is False at t modulo its length.
-    ``processes`` share sums over the spikes, and all have the same.
+    count of 2 is two spikes.  ``shape`` are windows, units and bins of a window.  There are no
+    spikes in bins that are not ``shown``.  ``processes`` share sums over the spikes, and all have
+    the same.
     """
 
     first: np.ndarray
     unit: np.ndarray
     shape: tuple[int, int, int]
-    shown: np.ndarray = ALL
+    shown: Shown
     processes: Processes = ALONE
-
-    @property
-    def n_shown(self) -> int:
-        """Number of bins that are shown, of all windows."""
-        whole, rest = divmod(self.shape[2], len(self.shown))
-        return self.shape[0] * int(whole * self.shown.sum() + self.shown[:rest].sum())
-
-    def phases(self, onsets: np.ndarray) -> np.ndarray:
-        """Return the phase of onsets that are numbered through all windows."""
-        return onsets % self.shape[2] % len(self.shown)
-
-    def shown_under(self, length: int) -> np.ndarray:
-        """Return which bins of events are shown, by the phase of their onset (phase, bin)."""
-        period = len(self.shown)
-        return self.shown[(np.arange(period)[:, None] + np.arange(length)) % period]
 
     def counts(self) -> np.ndarray:
         """Return how many bins hold 0, 1, ... spikes (window, unit, count)."""
@@ -66,7 +80,7 @@ class SpikeList(NamedTuple):
         cell = (window[new] * n_units + self.unit[new]) * most + number
         found = np.bincount(cell, minlength=n_windows * n_units * most)
         found = found.reshape(n_windows, n_units, most)
-        found[..., 0] = self.n_shown // n_windows - found.sum(2)
+        found[..., 0] = self.shown.bins.sum(1)[:, None] - found.sum(2)
         return found
 
     def totals(self) -> np.ndarray:
@@ -79,17 +93,19 @@ class SpikeList(NamedTuple):
         bins = (starts[:, None] + np.arange(n_bins)).ravel()
         first = np.concatenate([[0], np.cumsum(counts[bins])])
         spans = [self.unit[self.first[s] : self.first[s + n_bins]] for s in starts]
-        return SpikeList(first, np.concatenate(spans), (len(starts), self.shape[1], n_bins))
+        shown = Shown(self.shown.bins.ravel()[bins].reshape(len(starts), n_bins))
+        return SpikeList(first, np.concatenate(spans), (len(starts), self.shape[1], n_bins), shown)
 
 
-def list_spikes(counts: np.ndarray, shown: np.ndarray = ALL) -> SpikeList:
-    """List the spikes of counts (window, unit, bin) in the bins that are shown."""
+def list_spikes(counts: np.ndarray, shown: np.ndarray | None = None) -> SpikeList:
+    """List the spikes of counts (window, unit, bin) in the bins ``shown`` (window, bin)."""
+    shown = np.ones((len(counts), counts.shape[2]), bool) if shown is None else shown
     first = np.zeros(counts.shape[0] * counts.shape[2] + 1, np.int64)
     _count_spikes(counts, shown, first[1:])
     np.cumsum(first, out=first)
     unit = np.empty(first[-1], np.int32)
     _fill_units(counts, shown, first[:-1].copy(), unit)
-    return SpikeList(first, unit, counts.shape, shown)
+    return SpikeList(first, unit, counts.shape, Shown(shown))
 
 
 def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
@@ -138,7 +154,7 @@ def _count_spikes(counts, shown, total):
     for i in range(n_windows):
         for n in range(n_units):
             for t in range(n_bins):
-                if counts[i, n, t] and shown[t % shown.size]:
+                if counts[i, n, t] and shown[i, t]:
                     total[i * n_bins + t] += int(counts[i, n, t])
 
 
@@ -149,7 +165,7 @@ def _fill_units(counts, shown, free, unit):
     for i in range(n_windows):
         for n in range(n_units):
             for t in range(n_bins):
-                if counts[i, n, t] and shown[t % shown.size]:
+                if counts[i, n, t] and shown[i, t]:
                     for _ in range(int(counts[i, n, t])):
                         unit[free[i * n_bins + t]] = n
                         free[i * n_bins + t] += 1

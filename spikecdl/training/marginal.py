@@ -102,7 +102,8 @@ class Marginal(Trainer):
         Processes of torch.distributed share the sums over events, also those of the search.
         """
         _refuse_penalty(problem)
-        spikes = spikes_of(problem.data) if problem.data.learn_baseline else None
+        learn = problem.data.learn_baseline
+        spikes = spikes_of(problem.data, problem.length) if learn else None
         if spikes is not None and self.overlap is None and self.distance is None:
             return fit_population(problem, spikes, learned, on_epoch)
         counts = Summation(problem.data, current_processes())

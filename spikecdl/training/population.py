@@ -149,12 +149,12 @@ class PopulationSums(NamedTuple):
     """Sums over events.
 
     The log likelihood ratio (window,) over no events; scores, log weights and probabilities of
-    events (onset, template); the log weight (phase, template, amplitude) of each amplitude but for
-    the score; expected numbers of events (phase, template, amplitude), of pairs (template,
-    template, lag), and of bins in which an event could begin.  For phases see `SpikeList`.
+    events (onset, template); the log weight (pattern, template, amplitude) of each amplitude but
+    for the score; expected numbers of events (pattern, template, amplitude), of pairs (template,
+    template, lag), and of bins in which an event could begin.  For patterns see `Shown`.
     """
 
-    spikes: SpikeList
+    pattern: np.ndarray
     evidence: np.ndarray
     score: np.ndarray
     weight: np.ndarray
@@ -167,20 +167,20 @@ class PopulationSums(NamedTuple):
 
     def shares(self, at: np.ndarray, template: int) -> np.ndarray:
         """Return the posterior of amplitudes (onset, amplitude), given that events begin there."""
-        fixed = self.fixed[self.spikes.phases(at), template]
+        fixed = self.fixed[self.pattern[at], template]
         log = self.score[at, template, None] * RELATIVE_AMPLITUDES + fixed
         return np.exp(log - self.weight[at, template, None])
 
 
 def lost(model: PopulationModel, shown: np.ndarray) -> np.ndarray:
-    """Return the spikes that events add (phase, template, amplitude) in bins (phase, bin)."""
+    """Return the spikes (pattern, template, amplitude) that events add in bins (pattern, bin)."""
     mean = np.exp(model.baseline)
     added = [mean @ (model.factor(a) - 1.0) @ shown.T for a in RELATIVE_AMPLITUDES]
     return np.stack(added, axis=-1).transpose(1, 0, 2)
 
 
 def crowding(model: PopulationModel, shown: np.ndarray) -> np.ndarray:
-    """Return how much less likely pairs of events are (phase, template, template, lag)."""
+    """Return how much less likely pairs of events are (pattern, template, template, lag)."""
     change, length = model.factors(), model.length
     found = np.zeros((len(shown), len(model), len(model), length))
     for some, seen in zip(found, shown, strict=True):
@@ -195,28 +195,27 @@ def crowding(model: PopulationModel, shown: np.ndarray) -> np.ndarray:
 def sum_events(spikes: SpikeList, model: PopulationModel, with_pairs: bool) -> PopulationSums:
     """Sum over all events that the windows may hold."""
     n_windows, _, n_bins = spikes.shape
-    shown = spikes.shown_under(model.length)
+    shown, pattern = spikes.shown.under(model.length)
     score, fixed = scores(spikes, model.templates), np.log(model.rates) - lost(model, shown)
     weight = np.empty_like(score)
-    fill_weights(score, fixed, n_bins, RELATIVE_AMPLITUDES, weight)
+    fill_weights(score, fixed, pattern, RELATIVE_AMPLITUDES, weight)
     log_idle = float(np.log1p(-model.rates.sum()))
     none = np.zeros((1, len(model), len(model), model.length))
     between = crowding(model, shown) if with_pairs else none
     evidence, posterior, pairs, free = sum_windows(
-        weight, (n_windows, n_bins), log_idle, between, with_pairs, spikes.processes
+        weight, (n_windows, n_bins), log_idle, between, pattern, with_pairs, spikes.processes
     )
     number = np.zeros_like(fixed)
     possible: list[tuple[np.ndarray, np.ndarray]] = []
     sums = PopulationSums(
-        spikes, evidence, score, weight, posterior, fixed, number, possible, pairs, free
+        pattern, evidence, score, weight, posterior, fixed, number, possible, pairs, free
     )
     for c in range(len(model)):
         at = np.flatnonzero(posterior[:, c])
         chance = sums.shares(at, c) * posterior[at, c, None]
         possible.append((at, chance))
-        phase = spikes.phases(at)
-        for p in range(len(number)):
-            number[p, c] = chance[phase == p].sum(0)
+        for i, each in enumerate(chance.T):
+            number[:, c, i] = np.bincount(pattern[at], each, len(number))
     return sums
 
 
@@ -227,7 +226,7 @@ def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> 
         expected[at, c] = chance @ RELATIVE_AMPLITUDES
     under = spikes_under(spikes, expected, model.length)
     model = replace(model, rates=_new_rates(model, sums))
-    model = _new_templates(model, under, sums)
+    model = _new_templates(model, under, sums, spikes.shown.under(model.length)[0])
     return replace(model, baseline=_new_baseline(model, spikes, sums))
 
 
@@ -252,18 +251,21 @@ def _crowd(model: PopulationModel, sums: PopulationSums) -> np.ndarray:
 
 
 def _new_templates(
-    model: PopulationModel, under: np.ndarray, sums: PopulationSums
+    model: PopulationModel, under: np.ndarray, sums: PopulationSums, shown: np.ndarray
 ) -> PopulationModel:
     bends = second_differences(model.length)
     mean, crowd = np.exp(model.baseline)[:, None], _crowd(model, sums)
-    typical, number = model.mean_amplitude, sums.number.sum(0)
+    typical = model.mean_amplitude
     templates, variance = model.templates.copy(), model.variance.copy()
     shrinkage = model.shrinkage.copy()
     smoothness, cost = model.smoothness.copy(), model.cost.copy()
     limits = (_LARGEST_STEP, _LEAST_SHRINKAGE, _MOST_SHRINKAGE)
     for c in np.flatnonzero(model.rates.sum(1) > _NEVER):
         rows, found = templates[c], np.empty((templates.shape[1], 2))
-        terms = [*zip(RELATIVE_AMPLITUDES, number[c], strict=True), (typical[c], crowd[c])]
+        number = np.einsum("pa,pk->ak", sums.number[:, c], shown)  # of events by bin, where shown
+        seen = sums.number[:, c].sum(1)
+        seen = seen / max(seen.sum(), 1e-300) @ shown
+        terms = [*zip(RELATIVE_AMPLITUDES, number, strict=True), (typical[c], seen * crowd[c])]
         for _ in range(_NEWTON_STEPS):
             slope, curvature = under[c].copy(), np.zeros_like(rows)
             for amplitude, count in terms:
@@ -296,13 +298,13 @@ def _new_templates(
 
 def _new_baseline(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> np.ndarray:
     """Return the most likely baselines: spikes over the time, counted by what events do to it."""
-    exposure = np.full(spikes.shape[1], float(spikes.n_shown))
-    shown = spikes.shown_under(model.length)
+    exposure = np.full(spikes.shape[1], float(spikes.shown.number))
+    shown, _ = spikes.shown.under(model.length)
     for a, number in zip(RELATIVE_AMPLITUDES, sums.number.T, strict=True):
         exposure += np.einsum("cuk,cp,pk->u", model.factor(a) - 1.0, number, shown, optimize=True)
-    if sums.pairs.size:  # of any phase
+    if sums.pairs.size:  # of any pattern
         crowd = _crowd(model, sums) * model.factors()
-        exposure += shown.mean() * crowd.sum((0, 2)) / 2
+        exposure += spikes.shown.bins.mean() * crowd.sum((0, 2)) / 2
     return np.log((spikes.totals() + 0.5) / np.maximum(exposure + 1.0, 1.0))
 
 
@@ -350,12 +352,14 @@ def null_value(spikes: SpikeList) -> float:
 
 def null_baseline(spikes: SpikeList) -> np.ndarray:
     """Return the log of the mean count of each unit (unit,), with half a spike added."""
-    return np.log((spikes.totals() + 0.5) / (spikes.n_shown + 1.0))
+    return np.log((spikes.totals() + 0.5) / (spikes.shown.number + 1.0))
 
 
 def no_events(spikes: SpikeList, model: PopulationModel) -> float:
     """Return the log likelihood of counts without events, up to a constant."""
-    return float(spikes.totals() @ model.baseline - spikes.n_shown * np.exp(model.baseline).sum())
+    return float(
+        spikes.totals() @ model.baseline - spikes.shown.number * np.exp(model.baseline).sum()
+    )
 
 
 def objective(spikes: SpikeList, model: PopulationModel, sums: PopulationSums) -> float:

@@ -14,7 +14,7 @@ from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.event_pairs import draw_events
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.spike_list import SpikeList, list_spikes
+from spikecdl.solvers.spike_list import Shown, SpikeList, list_spikes
 from spikecdl.training.alternating import Epoch, alternate
 from spikecdl.training.base import Learned, Observations, OnEpoch, Problem
 from spikecdl.training.population import (
@@ -32,15 +32,15 @@ from spikecdl.training.population_starts import search
 _STEPS_PER_EPOCH = 5
 _OF_STARTS = ("agreement", "gap", "other")  # see `search`
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
-_LONGEST_PERIOD = 8  # of bins that are hidden in turn
+_MOST_PATTERNS = 1000  # of bins that were observed under an event
 
 
-def spikes_of(data: Observations) -> SpikeList | None:
+def spikes_of(data: Observations, length: int) -> SpikeList | None:
     """Return the spikes of a population whose events can be summed from a list of them.
 
-    Those are counts in the joint layout, observed everywhere or in bins that alternate with hidden
-    ones, of a family with an exponential loss, with baselines that are constant but for events,
-    which may begin anywhere.  None for others.
+    Those are counts in the joint layout, all units observed at the same times, of a family with an
+    exponential loss, with baselines that are constant but for events, which may begin anywhere.
+    None for others, and if what was observed under events of a ``length`` is seldom the same.
     """
     joint = data.y.shape[1] == 1 and data.y.shape[2] > 1
     constant = data.covariates is None and data.baseline.shape[-1] == 1
@@ -48,8 +48,10 @@ def spikes_of(data: Observations) -> SpikeList | None:
     one = data.family.map(lambda values: values[:1, :1, :1, :1])
     if not (joint and constant and has_exponential_loss(one)):
         return None
-    shown = _period(data)
-    return None if shown is None else list_spikes(data.y[:, 0].cpu().numpy(), shown)
+    shown = _shown(data)
+    if shown is None or len(Shown(shown).under(length)[0]) > _MOST_PATTERNS:
+        return None
+    return list_spikes(data.y[:, 0].cpu().numpy(), shown)
 
 
 def has_exponential_loss(family: Family) -> bool:
@@ -60,16 +62,14 @@ def has_exponential_loss(family: Family) -> bool:
     return kind == "exponential" and not shift and bool((exposure == 1).all())
 
 
-def _period(data: Observations) -> np.ndarray | None:
-    """Return which bins are shown (phase,) if that repeats in a few bins and is common to all."""
-    first = data.mask[:1, :1, :1]
-    if any(data.mask.stride()) and not bool((data.mask == first).all()):
+def _shown(data: Observations) -> np.ndarray | None:
+    """Return in which bins units were observed (trial, bin); None if that differs among them."""
+    units = data.mask[:, 0].transpose(0, 1)
+    first = units[0]
+    if units.stride()[0] and not all(bool((one == first).all()) for one in units):
         return None
-    seen = first.flatten() if data.shown is None else first.flatten().cpu() & data.shown
-    shown = seen.cpu().numpy()
-    periods = range(1, min(_LONGEST_PERIOD, len(shown)) + 1)
-    found = (shown[:p] for p in periods if np.array_equal(shown, np.resize(shown[:p], len(shown))))
-    return next(found, None)
+    seen = first.cpu() if data.shown is None else first.cpu() & data.shown
+    return seen.contiguous().numpy()
 
 
 def fit_population(
@@ -148,7 +148,9 @@ def population(
 
     None if the events of these data and tensors are not summed from a list of spikes.
     """
-    if "template_variance" not in tensors or (spikes := spikes_of(data)) is None:
+    if "template_variance" not in tensors:
+        return None
+    if (spikes := spikes_of(data, tensors["templates"].shape[2])) is None:
         return None
     if levels is None and not data.learn_baseline:
         levels = data.baseline[:1, 0, :, 0].double().cpu().numpy()
@@ -200,12 +202,13 @@ def drawn_mean(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
     sums, rng = sum_events(spikes, model, with_pairs=True), np.random.default_rng(0)
     eta = np.empty(spikes.shape)
     eta[:] = model.baseline[:, None]
-    between = crowding(model, spikes.shown_under(model.length))
+    between, pattern = crowding(model, spikes.shown.under(model.length)[0]), sums.pattern
     log_idle = float(np.log1p(-model.rates.sum()))
     for window in range(n_windows):
         drawn = np.zeros((n_bins, len(model)), np.bool_)
         bins = slice(window * n_bins, (window + 1) * n_bins)
-        draw_events(sums.weight[bins], log_idle, between, rng.random(n_bins), drawn)
+        uniform = rng.random(n_bins)
+        draw_events(sums.weight[bins], log_idle, between, pattern[bins], uniform, drawn)
         for c in range(len(model)):
             at = np.flatnonzero(drawn[:, c])
             chance = sums.shares(at + window * n_bins, c).cumsum(1)

@@ -108,6 +108,17 @@ class TestScores:
         assert np.isnan(ratio(np.ones(1), np.ones(1))[1])
         assert np.isnan(ratio(np.ones(2), np.zeros(2))).all()
 
+    def test_a_stretch_of_time_left_out_takes_the_memory_of_one_unit(self):
+        counts = BinnedSpikes.from_array(np.ones((1, 5, 90), int))
+        folds = divide(counts, "poisson", 3)
+        assert folds.how == "stretches of time"
+        for number, fold in enumerate(folds.folds):
+            assert fold.unseen.mask[0, 0].nonzero()[0].tolist() == [
+                *range(30 * number, 30 * number + 30)
+            ]
+            np.testing.assert_array_equal(fold.seen.mask, ~fold.unseen.mask)
+            assert fold.seen.mask.strides[1] == fold.seen.n_pooled.strides[1] == 0
+
     @pytest.mark.slow
     def test_sequences_that_are_not_there(self):
         """Joint templates of many units remember the noise of the trials that they saw."""

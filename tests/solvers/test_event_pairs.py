@@ -9,6 +9,7 @@ from spikecdl.solvers.event_pairs import draw_events, sum_window, sum_windows
 from spikecdl.solvers.spike_list import list_spikes, scores, spikes_under
 
 N_BINS, N_TEMPLATES, LENGTH, LOG_IDLE = 9, 2, 3, -0.4
+PATTERN = np.random.default_rng(0).integers(2, size=N_BINS, dtype=np.int32)
 
 
 def enumerated(weight, crowding, with_pairs):
@@ -30,7 +31,7 @@ def enumerated(weight, crowding, with_pairs):
             for s in range(t + 1, min(t + LENGTH, n_onsets) if with_pairs else 0):
                 for c in range(N_TEMPLATES):
                     both = alone + idle(t + 1, s) + weight[s, c]
-                    both -= crowding[t % len(crowding), b, c, s - t]
+                    both -= crowding[PATTERN[t], b, c, s - t]
                     go_on(s + LENGTH, both, [*events, (t, b), (s, c)])
 
     go_on(0, 0.0, [])
@@ -54,7 +55,7 @@ def test_sums_are_those_over_all_configurations(window, with_pairs):
     weight, crowding = window
     pairs = np.zeros((N_TEMPLATES, N_TEMPLATES, LENGTH if with_pairs else 0))
     posterior = np.empty_like(weight)
-    evidence, _ = sum_window(weight, LOG_IDLE, crowding, posterior, pairs)
+    evidence, _ = sum_window(weight, LOG_IDLE, crowding, PATTERN, posterior, pairs)
     total, expected = enumerated(weight, crowding, with_pairs)
     assert evidence == pytest.approx(total, rel=1e-10)
     np.testing.assert_allclose(posterior, expected, atol=1e-10)
@@ -65,7 +66,7 @@ def test_draws_have_the_probabilities_of_the_posterior(window):
     rng, total = np.random.default_rng(1), np.zeros_like(weight)
     for _ in range(4000):
         drawn = np.zeros(weight.shape, np.bool_)
-        draw_events(weight, LOG_IDLE, crowding, rng.random(N_BINS), drawn)
+        draw_events(weight, LOG_IDLE, crowding, PATTERN, rng.random(N_BINS), drawn)
         total += drawn
     np.testing.assert_allclose(total / 4000, enumerated(weight, crowding, True)[1], atol=0.03)
 
@@ -73,7 +74,9 @@ def test_draws_have_the_probabilities_of_the_posterior(window):
 def test_windows_are_summed_apart(window):
     weight, crowding = window
     both = np.concatenate([weight, weight[::-1]])
-    evidence, posterior, *_ = sum_windows(both, (2, N_BINS), LOG_IDLE, crowding, True)
+    evidence, posterior, *_ = sum_windows(
+        both, (2, N_BINS), LOG_IDLE, crowding, np.tile(PATTERN, 2), True
+    )
     for number, part in enumerate((weight, weight[::-1])):
         total, expected = enumerated(part, crowding, True)
         assert evidence[number] == pytest.approx(total)

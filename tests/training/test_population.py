@@ -12,9 +12,10 @@ from populations import BIN, population, sequences, shuffled
 from scipy import stats
 
 from spikecdl import DCEA, BinnedSpikes, NotConvergedWarning, Poisson, load
+from spikecdl.conversion import hide, problem
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.solvers.spike_list import list_spikes
-from spikecdl.training.base import Observations
+from spikecdl.training.base import Observations, UniversalThreshold
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.population import (
     RELATIVE_AMPLITUDES,
@@ -23,8 +24,13 @@ from spikecdl.training.population import (
     null_baseline,
     sum_events,
 )
+from spikecdl.training.population_events import spikes_of
 from spikecdl.training.population_starts import unusual_part
 from spikecdl.training.summation import Summation
+
+
+def problem_of(model, counts):
+    return problem(model, counts, UniversalThreshold(), 50, torch.Generator())
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +92,18 @@ def test_events_drawn_make_the_counts_that_there_are(fitted):
     assert mean.sum() == pytest.approx(counts.counts.sum(), rel=0.05)
 
 
-@pytest.mark.parametrize("shown", [[True], [True, True, False, True]])
+STRETCH = np.ones(200, bool)
+STRETCH[70:140] = False  # longer than a template
+
+
+@pytest.mark.parametrize("shown", [[True], [True, True, False, True], STRETCH])
 def test_sums_without_overlap_are_those_of_dense_counts(shown):
-    rng, shown = np.random.default_rng(0), np.array(shown)
+    rng, shown = np.random.default_rng(0), np.resize(shown, (3, 200))
     counts, templates = rng.poisson(0.05, (3, 6, 200)), sequences(rng, 6, 8.0, 0.7)
     spikes = list_spikes(counts, shown)
     model = PopulationModel.of_templates(templates, null_baseline(spikes))
     listed = sum_events(spikes, model, with_pairs=False)
-    seen = torch.from_numpy(np.resize(shown, 200))
+    seen = torch.from_numpy(shown[0])
     y = torch.from_numpy(counts)[:, None].float()
     level = torch.from_numpy(model.baseline).float()[None, None, :, None].expand(3, 1, 6, 1)
     dense = Summation(Observations(y * seen, y >= 0, Poisson(), level, True, seen).load())
@@ -186,10 +196,29 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     np.testing.assert_array_equal(*evidence)
 
 
-def test_partly_observed_counts_are_summed_in_dense_form(fitted):
+def test_units_observed_at_other_times_are_summed_in_dense_form(fitted):
     counts, model = fitted
     counts = BinnedSpikes.from_array(counts.counts[..., :3000], counts.bin_size)
     mask = counts.mask.copy()
-    mask[..., :100] = False
+    mask[:, 0, :100] = False
     some = replace(counts, counts=np.where(mask, counts.counts, 0), mask=mask, n_pooled=mask * 1)
+    assert spikes_of(problem_of(model, some).data, 50) is None
     assert model.transform(some).shape == model.transform(counts).shape
+
+
+def test_a_gap_in_the_recording_says_nothing(fitted):
+    counts, whole = fitted
+    gap = np.arange(counts.n_bins) // 10_000 == 1
+    some = hide(counts, gap)
+    model = DCEA(2, 0.5, layout="joint", trainer="marginal", random_state=0).fit(some)
+    assert spikes_of(problem_of(model, some).data, 50) is not None
+    found = recovery(model.decompose(some), 0.05)
+    assert found.templates.max < 0.65
+    begins = model.decompose(some).events()["time"] / BIN
+    assert not begins.between(10_000, 20_000 - 50).any()  # those that end in the gap or before it
+    assert begins.between(20_000, 30_000).sum() > 20
+    np.testing.assert_allclose(model.baseline_, whole.baseline_, rtol=0.2)
+    # what was observed is as likely as when nothing else was
+    parts = [counts.counts[..., ~gap][..., i * 10_000 :][..., :10_000] for i in range(2)]
+    apart = BinnedSpikes.from_array(np.concatenate(parts), counts.bin_size)
+    assert model.evidence(some)[0] == pytest.approx(model.evidence(apart).sum(), abs=10)
