@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
+_COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
 START = "choosing a start"  # stage before the first epoch
 
 
@@ -93,17 +94,41 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
     """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
 
     Where there is no terminal, each stage that takes a while has a line, and short ones have none.
+    A line says, once, that functions are compiled, if they are.
     """
     progress, over = Progress(stage), threading.Event()
     thread = threading.Thread(target=_show, args=(progress, over), daemon=True)
     if not quiet:
         thread.start()
     try:
-        yield progress
+        with nullcontext() if quiet else _compilation_told():
+            yield progress
     finally:
         over.set()
         if not quiet:
             thread.join()
+
+
+@contextmanager
+def _compilation_told() -> Iterator[None]:
+    """Say on standard error that functions are compiled, when the first one is."""
+    from numba.core import event
+
+    class Once(event.Listener):
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told:
+                self.told = True
+                with suppress(OSError, ValueError):
+                    sys.stderr.write(_COMPILING)
+                    sys.stderr.flush()
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Once()):
+        yield
 
 
 def _show(progress: Progress, over: threading.Event) -> None:

@@ -194,7 +194,7 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                 add_derivatives(window, base, model, weights, _at(i, sums, found), per_bin)
         if n_templates and not len(uniform):
             continue
-        _fill_base(base, z[i], found.drawn.signal[:, i], -1)
+        _fill_base(base, z[i], found.drawn.signal[:, i], len(uniform))
         if len(uniform) != 1 and not only_draw:
             _derive_at_drawn(window, base, model, found.drawn.kind[:, i], _at(i, sums, found))
         found.joint[i] = log_prior.sum() - value(window, base)

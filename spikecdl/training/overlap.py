@@ -21,7 +21,7 @@ _WARMEST = 0.4  # power of the likelihood in the first sweep
 _MOST_EVENTS = 0.98  # that the chains must hold
 FEW, ENOUGH = (10, 10), (20, 20)  # sweeps that say enough to go on, and to choose the overlap
 _LAST = (40, 40)  # that end a fit
-_LONG = (40, 15)  # of each run of the posterior
+_BURN_IN, _AVERAGED = 40, 15  # of the posterior: in all runs together, and in each
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
 _DISTANCES = (1.0, 0.5, 0.25)  # of onsets of one template, in lengths, among which one is chosen
@@ -95,10 +95,12 @@ def average_runs(
 ) -> Sampled:
     """Sample events several times from the same start, and average over the runs.
 
-    A run may stay in a configuration that others do not find.  In each window it has the weight of
-    the joint probability that it reached; the signal is that of one run, drawn by weight.
+    The burn-in is divided among them.  A run may stay in a configuration that others do not find.
+    In each window it has the weight of the joint probability that it reached; the signal is that of
+    one run, drawn by weight.
     """
-    runs = [sample_events(counts, model, start, rng, False, _LONG) for _ in range(n_runs)]
+    sweeps = (_BURN_IN // n_runs, _AVERAGED)
+    runs = [sample_events(counts, model, start, rng, False, sweeps) for _ in range(n_runs)]
     joint = np.stack([run.joint for run in runs])
     weight = np.exp(joint - np.logaddexp.reduce(joint))
     posterior = sum(w[:, None, None, None] * x.posterior for w, x in zip(weight, runs, strict=True))

@@ -26,7 +26,7 @@ from spikecdl.training.population_events import (
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
-_RUNS = 4  # of the sampler, for probabilities; a bound of the evidence takes one
+_RUNS = 2  # of the sampler, for probabilities; a bound of the evidence takes one
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to

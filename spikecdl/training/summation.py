@@ -73,7 +73,9 @@ class Summation:
     def take(self, windows: np.ndarray | slice) -> Summation:
         """Keep some windows."""
         some = copy(self)
-        some.loss = Loss(self.loss.kind, self.loss.a[windows], self.loss.b[windows])
+        # contiguous, as functions are compiled for each layout
+        parts = (np.ascontiguousarray(x[windows]) for x in (self.loss.a, self.loss.b))
+        some.loss = Loss(self.loss.kind, *parts)
         some.offset, some.unit = self.offset[windows], self.unit[windows]
         some.onsets = None if self.onsets is None else self.onsets[windows]
         if self.covariates is not None:

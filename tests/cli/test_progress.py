@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 import time
 
 import pytest
-from commands import FIT, run, succeeded
+from commands import ENVIRONMENT, FIT, run, succeeded
+from numba import njit
 
 from spikecdl import progress
 from spikecdl.progress import START, State, shown, steps_told
@@ -45,6 +47,20 @@ def wait_for(text: str, stream: io.StringIO) -> None:
 def quick(monkeypatch):
     monkeypatch.setattr(progress, "_PAUSE", 0.02)
     monkeypatch.setattr(progress, "_TICK", 0.02)
+
+
+def test_compilation_is_told_once(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    functions = [njit(lambda x: x + 1), njit(lambda x: x + 2)]
+    with shown("a stage", quiet=False):
+        assert [function(1) for function in functions] == [2, 3]
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().startswith("compiling what runs for the first time")
+    with shown("a stage", quiet=False):
+        assert functions[0](1) == 2  # it is compiled
+    with shown("a stage", quiet=True):
+        assert functions[0](1.0) == 2.0
+    assert stream.getvalue().count("\n") == 1
 
 
 def test_lines_where_there_is_no_terminal(quick, monkeypatch):
@@ -120,3 +136,15 @@ def test_a_verbose_fit_shows_what_it_does_on_standard_error(monkeypatch, capsys)
     assert "choosing a start" in shown.err
     quick(trainer="marginal", penalty_weight=None).fit(some_counts(trials=4))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(sims, tmp_path):
+    said = []
+    for number in range(2):
+        command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--out", tmp_path / str(number)]
+        command = [sys.executable, "-m", "spikecdl", *map(str, command)]
+        environment = {**ENVIRONMENT, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stderr.count("compiling"))
+    assert said == [1, 0]

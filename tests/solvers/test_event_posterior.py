@@ -11,7 +11,14 @@ import torch
 from spikecdl import BinnedSpikes, conversion
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.solvers.event_list import describe_events, list_events
-from spikecdl.solvers.event_posterior import Drawn, Found, Prior, Windows, sum_events
+from spikecdl.solvers.event_posterior import (
+    Drawn,
+    Found,
+    Prior,
+    Windows,
+    _sum_windows,
+    sum_events,
+)
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.event_model import EventModel
@@ -260,3 +267,14 @@ def test_times_lie_between_bins(at, sd):
     assert event[2] == round(at)
     np.testing.assert_allclose(event[4], at, atol=0.02)
     np.testing.assert_allclose(event[5], sd, rtol=0.03)
+
+
+def test_every_second_window_is_summed_by_the_code_compiled_for_all():
+    counts = BinnedSpikes.from_array(np.random.default_rng(0).poisson(0.5, (4, 1, N_BINS)), 0.01)
+    shared, device = conversion.LAYOUTS["shared"], torch.device("cpu")
+    whole = Summation(conversion.observe(counts, Poisson(), shared, "learned", device))
+    model = EventModel(*TEMPLATES, RATES, np.array([[-0.4]]), np.ones(2))
+    evidence, compiled = whole.evidence(model), len(_sum_windows.signatures)
+    found = whole.take(slice(None, None, 2)).evidence(model)
+    np.testing.assert_array_equal(found, evidence[::2])
+    assert len(_sum_windows.signatures) == compiled
