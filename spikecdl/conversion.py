@@ -221,16 +221,19 @@ def problem(
     drift = None if model.drift is None else Drift(model.drift, *model._time_span)
     rest = (hidden, config.history(model.history), drift)
     about = (model.family_, layout, model.baseline, config.device(model.device))
+    n_templates = validation.integer("n_templates", model.n_templates)
+    in_order = len(set(trainer.bounded(n_templates))) > 1
     data = observe(counts, *about, *rest)
     return Problem(
         data=near_times(data, counts, length, trainer),
-        n_templates=validation.integer("n_templates", model.n_templates),
+        n_templates=n_templates,
         length=length,
         penalty=validation.member("penalty", model.penalty, PENALTIES, Penalty),  # type: ignore[type-abstract]
         weight=weight,
         n_epochs=validation.integer("n_epochs", model.epochs_at_most),
         generator=generator,
         steps=training.Steps(generator),
+        in_order=in_order,
     )
 
 

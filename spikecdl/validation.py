@@ -31,6 +31,33 @@ def extra(name: str, purpose: str) -> Iterator[None]:
         raise MissingExtraError(message, name=error.name) from None
 
 
+def yes_or_no(name: str, value: bool | Sequence[bool]) -> tuple[bool, ...]:
+    """Return a value for all templates, or one for each, as a tuple; raise if they are not bool."""
+    values = (value,) if isinstance(value, bool) or not isinstance(value, Sequence) else value
+    if not all(isinstance(each, bool) for each in values):
+        raise TypeError(f"`{name}` (={value!r}) must be True or False, or one of them per template")
+    return tuple(values)
+
+
+def per_template(name: str, value: bool | Sequence[bool], n_templates: int) -> tuple[bool, ...]:
+    """Return a value for each template, or raise if there are as many values as neither says.
+
+    Examples
+    --------
+    >>> per_template("nonnegative", True, 3), per_template("nonnegative", (True, False), 2)
+    ((True, True, True), (True, False))
+    """
+    values = yes_or_no(name, value)
+    if isinstance(value, bool):
+        return n_templates * values
+    if len(values) != n_templates:
+        raise ValueError(
+            f"`{name}` (={value!r}) has {counted(len(values), 'value')} for "
+            f"{counted(n_templates, 'template')}; give one for each, or True or False for all"
+        )
+    return values
+
+
 def positive(name: str, value: float, unit: str = "") -> float:
     """Return ``value`` as a float, or raise if it is not a positive finite number."""
     number = real(name, value, unit)

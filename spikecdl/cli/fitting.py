@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.cli.options import Selected
+from spikecdl.cli.options import Selected, trainer
 from spikecdl.cli.several import Recordings
 from spikecdl.progress import Progress
 
 if TYPE_CHECKING:
+    from spikecdl.data import BinnedSpikes
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
+
+_YES_OR_NO = ("yes", "no")
 
 
 def short_distances(recordings: Recordings) -> dict[str, Any]:
@@ -68,6 +71,40 @@ def bands(model: DCEA, selected: Selected, n: int, progress: Progress) -> Bands 
         return None
     progress.begin("fitting to resampled trials")
     return bootstrap.bands(model, selected.counts, n, on_resample=on_resample)
+
+
+def set_trainer(
+    model: DCEA,
+    name: str,
+    counts: BinnedSpikes,
+    nonnegative: str | None,
+    most_events: int | None,
+) -> None:
+    """Set the trainer that a name means for these counts, with what other options ask for.
+
+    Raises ValueError if the trainer does not use it.
+    """
+    from spikecdl.training import TRAINERS
+    from spikecdl.validation import one_of
+
+    name = trainer(name, model, counts)
+    given: dict[str, Any] = {}
+    if nonnegative is not None:
+        values = [one_of("nonnegative", each, _YES_OR_NO) for each in nonnegative.split(",")]
+        given["nonnegative"] = tuple(each == "yes" for each in values)
+        if len(values) == 1:
+            (given["nonnegative"],) = given["nonnegative"]
+    if most_events is not None:
+        given["most_events"] = most_events
+    kind = TRAINERS[one_of("trainer", name, TRAINERS)]
+    written = {"nonnegative": nonnegative, "most_events": most_events}
+    for each in given:
+        if not hasattr(kind, each):
+            raise ValueError(
+                f"`{each}` (={written[each]!r}) is not used by trainer={name!r}; use "
+                "trainer='alternating' or 'marginal'"
+            )
+    model.set_params(trainer=kind(**given) if given else name)
 
 
 def baseline(text: str) -> str | float | tuple[float, float] | list[float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from spikecdl.cli import fitting, options, outputs
 from spikecdl.cli.applied import decomposed, scored
@@ -15,9 +15,6 @@ from spikecdl.cli.options import Selection, argument, flag, option
 from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
 from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
-
-if TYPE_CHECKING:
-    pass
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -71,11 +68,31 @@ def fit(
         str,
         option(
             "NAME",
-            "Amplitudes: positive, negative or both.",
+            "Amplitudes: positive, negative or both; or a value for each template, as in "
+            "positive,negative.",
             group=options.MODEL,
             values="positive negative both",
         ),
     ] = "positive",
+    nonnegative: Annotated[
+        str | None,
+        option(
+            "YES,NO",
+            "Keep templates from falling below zero: yes, or a value for each template, as in "
+            "yes,no.",
+            group=options.MODEL,
+        ),
+    ] = None,
+    most_events: Annotated[
+        int | None,
+        option(
+            "NUMBER",
+            "Events kept in a window: those that gain most, or with marginal training the most "
+            "probable ones. Default: all.",
+            min=1,
+            group=options.MODEL,
+        ),
+    ] = None,
     baseline: Annotated[
         str,
         option(
@@ -170,14 +187,14 @@ def fit(
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
             selected = Recordings.read(selection, files, bin, layout).whole
-            model.set_params(trainer=options.trainer(trainer, model, selected.counts))
+            fitting.set_trainer(model, trainer, selected.counts, nonnegative, most_events)
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             fitting.held_out(model, selected, folds, Progress("not shown"))
             return
         with outputs.results_folder(out, files, overwrite) as unfinished:
             recordings = Recordings.read(selection, files, bin, layout)
             selected = recordings.whole
-            model.set_params(trainer=options.trainer(trainer, model, selected.counts))
+            fitting.set_trainer(model, trainer, selected.counts, nonnegative, most_events)
             fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
             start = shown(START, as_json)

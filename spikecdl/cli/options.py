@@ -267,7 +267,8 @@ def penalty(name: str, sign: str) -> Any:
     """Return the penalty that options ask for."""
     from spikecdl.model.penalties import PENALTIES
 
-    return PENALTIES[one_of("penalty", name, PENALTIES)](sign=sign)
+    signs = sign.split(",") if "," in sign else sign
+    return PENALTIES[one_of("penalty", name, PENALTIES)](sign=signs)
 
 
 def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:

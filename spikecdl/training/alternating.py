@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -53,8 +53,9 @@ class Alternating(Trainer):
         Events of one template closer than this fraction of its length are one event.
     smoothness : float
         Time constant of the smoothing of templates, as a fraction of their length.
-    nonnegative : bool
-        Keep templates from falling below zero, so that events do not lower the rate.
+    nonnegative : bool or sequence of bool
+        Keep templates from falling below zero, so that events do not lower the rate; or a value for
+        each template, whose order is then that of the values.
     most_events : int, optional
         Events kept in a window, those that gain most; None: all that gain enough.
     tol : float
@@ -81,7 +82,7 @@ class Alternating(Trainer):
     padding: float = 0.4
     separation: float = 0.125
     smoothness: float = 0.0
-    nonnegative: bool = False
+    nonnegative: bool | Sequence[bool] = False
     most_events: int | None = None
     tol: float = 0.1
     max_iter: int = 300
@@ -95,6 +96,7 @@ class Alternating(Trainer):
             validation.non_negative(name, getattr(self, name))
         validation.positive("tol", self.tol)
         validation.integer("max_iter", self.max_iter)
+        validation.yes_or_no("nonnegative", self.nonnegative)
         if self.most_events is not None:
             validation.integer("most_events", self.most_events)
             if not self.debias:
@@ -174,7 +176,7 @@ class Alternating(Trainer):
             debias=self.debias,
             separation=round(self.separation * problem.length),
             smoothness=self.smoothness * problem.length,
-            nonnegative=self.nonnegative,
+            nonnegative=self.bounded(problem.n_templates),
             most_events=self.most_events,
             max_iter=self.max_iter,
         )

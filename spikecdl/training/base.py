@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
@@ -127,7 +128,8 @@ class Problem:
 
     ``length`` is in bins; ``weight`` sets that of the penalty; ``generator``, on the CPU, is all
     randomness; ``steps`` are those before the first epoch.  ``unit_tensors`` are those of `Learned`
-    for these units, in their order; before the fit, coefficients of covariates alone.
+    for these units, in their order; before the fit, coefficients of covariates alone.  Templates
+    are ``in_order`` if they are bounded differently, as those whose signs differ are.
     """
 
     data: Observations
@@ -139,6 +141,7 @@ class Problem:
     generator: torch.Generator
     unit_tensors: Mapping[str, Tensor] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
+    in_order: bool = False
 
     @property
     def size(self) -> int:
@@ -302,6 +305,14 @@ class Trainer(ABC):
     uses_penalty: ClassVar[bool] = True
     #: Whether `fit` and `encode` keep events to `Observations.onsets`.
     takes_onsets: ClassVar[bool] = False
+
+    def bounded(self, n_templates: int) -> tuple[bool, ...]:
+        """Return which of the templates are kept from falling below zero; see `Alternating`.
+
+        Raises ValueError if there is not one value for each.
+        """
+        value = getattr(self, "nonnegative", False)
+        return validation.per_template("nonnegative", value, n_templates)
 
     @abstractmethod
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:

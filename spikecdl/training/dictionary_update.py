@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -73,8 +73,8 @@ class Updater:
         Time constant of smoothing, in bins.  The weight :math:`\rho_c` of squared first differences
         (a template is zero outside) is its square times the mean curvature of the cost by a bin, so
         that a single bin spreads over its neighbours as :math:`e^{-|t|/\tau}`.
-    nonnegative : bool
-        Keep templates from falling below zero.
+    nonnegative : tuple of bool
+        Which of the templates are kept from falling below zero; none of them if empty.
     max_iter : int
         Largest number of L-BFGS iterations.
     processes : Processes
@@ -84,7 +84,7 @@ class Updater:
     data: Observations
     penalty: Penalty
     smoothness: float = 0.0
-    nonnegative: bool = False
+    nonnegative: tuple[bool, ...] = ()
     max_iter: int = 3
     processes: Processes = field(default_factory=Processes)
 
@@ -121,9 +121,8 @@ class Updater:
         fit = fit_to(templates)
         if learn_templates and (fit.curvature > 0).any():
             weight = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
-            templates = _descend(
-                fit_to, templates, fit, self.max_iter, weight, 0.0 if self.nonnegative else None
-            )
+            bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
+            templates = _descend(fit_to, templates, fit, self.max_iter, weight, bounded)
             fit = fit_to(templates)
         return DictionaryUpdate(
             templates.to(device),
@@ -150,14 +149,14 @@ def _descend(
     fit: Fit,
     max_iter: int,
     smoothness: Tensor,
-    lowest: float | None,
+    bounded: Tensor,
 ) -> Tensor:
     """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each.
 
     ``smoothness`` (template, 1, 1) is the weight of squared first differences; no bin of a template
-    falls below the ``lowest``, if there is one.
+    that is ``bounded`` (template, 1, 1) falls below zero.
     """
-    begin = templates if lowest is None else templates.clamp(min=lowest)
+    begin = torch.where(bounded, templates.clamp(min=0), templates)
     scale = fit.curvature.clamp(min=1e-12)
     scale = scale.clamp(min=_LEAST_CURVATURE * scale.mean()).rsqrt()
     # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
@@ -178,11 +177,12 @@ def _descend(
         value = fit.cost + fit.prior + float((smoothness * steps.square()).sum()) / 2
         return value, gradient.reshape(-1).numpy()
 
+    lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
     found = minimize(
         objective,
         (begin / scale).reshape(-1).numpy(),
         jac=True,
-        bounds=None if lowest is None else [(lowest, None)] * scale.numel(),
+        bounds=None if not bounded.any() else lowest,
         method="L-BFGS-B",
         options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
     )
@@ -231,7 +231,7 @@ class Round:
         See `Updater`.
     max_iter : int
         Largest number of iterations of sparse coding.
-    nonnegative : bool
+    nonnegative : tuple of bool
         See `Updater`.
     most_events : int, optional
         Events kept in a window, those that gain most.
@@ -246,7 +246,7 @@ class Round:
     separation: int
     smoothness: float
     max_iter: int
-    nonnegative: bool = False
+    nonnegative: tuple[bool, ...] = ()
     most_events: int | None = None
     processes: Processes = field(default_factory=Processes)
 
@@ -255,6 +255,16 @@ class Round:
         """Dictionary update on the data."""
         settings = (self.data, self.penalty, self.smoothness, self.nonnegative)
         return Updater(*settings, processes=self.processes)
+
+    @property
+    def roles_differ(self) -> bool:
+        """Whether templates have signs or bounds of their own, so that their order matters."""
+        return self.penalty.signs_differ or len(set(self.nonnegative)) > 1
+
+    def select(self, templates: Sequence[int]) -> Round:
+        """Return the round of some of the templates, in that order."""
+        chosen = tuple(self.nonnegative[c] for c in templates if self.nonnegative)
+        return replace(self, penalty=self.penalty.select(templates), nonnegative=chosen)
 
     def __call__(self, templates: Tensor, baseline: Tensor, tol: float) -> DictionaryUpdate:
         """Solve for the codes to a tolerance, then update templates, amplitudes and baseline."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from spikecdl.solvers.event_posterior import Prior, Sums
@@ -48,6 +49,8 @@ class EventModel:
         Least bins between the onsets of events of one template, if events overlap.
     perturbation : ndarray, shape (template, channel, bin), optional
         Added to the gradient of the log prior of the templates; see `perturbed`.
+    nonnegative : ndarray of bool, shape (template,), optional
+        Which of the templates do not fall below zero.  Default: none of them.
     """
 
     templates: np.ndarray
@@ -59,6 +62,11 @@ class EventModel:
     n_chains: int = 1
     distance: int = 0
     perturbation: np.ndarray | None = None
+    nonnegative: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.nonnegative is None:
+            object.__setattr__(self, "nonnegative", np.zeros(len(self.templates), bool))
 
     @classmethod
     def of_templates(
@@ -116,6 +124,12 @@ class EventModel:
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
         parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return replace(self, **parts)
+
+    def bounded(self, nonnegative: Sequence[bool]) -> EventModel:
+        """Return the model in which these templates do not fall below zero."""
+        kept = np.array(nonnegative, bool)
+        templates = np.where(kept[:, None, None], self.templates.clip(min=0), self.templates)
+        return replace(self, templates=templates, nonnegative=kept)
 
     def padded(self, n_bins: int) -> EventModel:
         """Return the model with templates longer by bins of zeros at both ends."""
@@ -188,6 +202,10 @@ class EventModel:
                 if self.perturbation is not None:
                     slope += self.perturbation[c, n]
                 change = inverse @ slope
+                if self.nonnegative[c]:  # the same quadratic, at its least where the row is above
+                    root = np.linalg.cholesky(np.diag(sums.second[c, n]) + prior).T
+                    wanted = np.linalg.solve(root.T, slope) + root @ row
+                    change = nnls(root, wanted)[0] - row
                 row += step * np.clip(change, -_LARGEST_STEP * scale, _LARGEST_STEP * scale)
                 bent += row @ bends @ row + (inverse * bends).sum()
             free = (self.length - 2) * len(template)
@@ -204,4 +222,4 @@ class EventModel:
         return np.exp((1 - step) * np.log(self.rates) + step * np.log(rate * shares))
 
 
-_OF_TEMPLATES = ("templates", "amplitudes", "rates", "smoothness")
+_OF_TEMPLATES = ("templates", "amplitudes", "rates", "smoothness", "nonnegative")

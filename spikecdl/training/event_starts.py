@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import convolve1d
 from torch import Tensor
@@ -28,22 +30,23 @@ def build(
     n_starts: int,
     rng: np.random.Generator,
     steps: Steps,
+    nonnegative: Sequence[bool],
 ) -> tuple[EventModel, float]:
     """Add templates one at a time, each the best of several starts after some steps of EM.
 
     Starts are compared on evenly spaced windows, as few as hold `ENOUGH_BINS`.  Templates are
     learned longer than asked and cropped to the bins of most energy, which fixes their shift.
-    Returns the model and its objective.
+    Those that are ``nonnegative`` (template,) do not fall below zero.  Returns the model and its
+    objective.
     """
     extra = min(round(PADDING * length), counts.shape[2] - length)
     model = counts.without_events(length + extra)
 
     def added() -> dict[str, Tensor]:
         new = _stretches(counts, model, n_starts, rng)
-        starts = [
-            model.joined(EventModel.of_templates(x[None], model.baseline, 0.3 / n_templates))
-            for x in new
-        ]
+        kept, share = nonnegative[len(model) :][:1], 0.3 / n_templates
+        alone = (EventModel.of_templates(x[None], model.baseline, share) for x in new)
+        starts = [model.joined(each.bounded(kept)) for each in alone]
         tried = sorted(
             (part.climb(start, _TRIAL_STEPS) for start in starts), key=lambda each: -each[1]
         )

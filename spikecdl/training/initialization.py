@@ -170,8 +170,8 @@ class Initialization:
 
     def _round(self, seen: Observations, level: float, count: int) -> Round:
         """Return the round for ``count`` templates at a level."""
-        weight, penalty = self.problem.weight.at(level), self.problem.penalty
-        return replace(self.step, data=seen, weight=weight, penalty=penalty.select(range(count)))
+        step = self.step.select(range(count))
+        return replace(step, data=seen, weight=self.problem.weight.at(level))
 
     def _centred(self, templates: Tensor) -> Tensor:
         """Move each template by at most the extra bins to bring its energy to the middle."""

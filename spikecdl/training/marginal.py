@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from spikecdl import validation
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.distributed import current_processes
-from spikecdl.solvers.event_list import to_events
+from spikecdl.solvers.event_list import COLUMNS, to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
@@ -33,6 +33,7 @@ from spikecdl.training.summation import Summation
 
 _STEPS = 60  # of EM from a start
 _STEPS_PER_EPOCH = 10
+_PROBABILITY = COLUMNS.index("probability")
 _FAR = 30.0  # nats below the other start, from where a start is given up
 # tensors: templates of the second best start, and how much lower its objective is, in nats
 OTHER_START, START_GAP = "other_start", "start_gap"
@@ -64,6 +65,13 @@ class Marginal(Trainer):
     distance : float, optional
         Least distance between the onsets of overlapping events of one template, in template
         lengths.  None: chosen by probability, among 1, 1/2 and 1/4.
+    nonnegative : bool or sequence of bool
+        Keep templates from falling below zero, so that events do not lower the rate; or a value for
+        each template, whose order is then that of the values.  The same for all of a population
+        whose events are summed from a list of spikes.
+    most_events : int, optional
+        Events listed in a window, the most probable ones; None: all of probability 1/2 or more.
+        Templates are learned from all that are possible.
     separation : float
         An event's probability is that it begins within this fraction of the template's length.
 
@@ -82,6 +90,8 @@ class Marginal(Trainer):
     n_starts: int = 6
     overlap: int | None = None
     distance: float | None = None
+    nonnegative: bool | Sequence[bool] = False
+    most_events: int | None = None
     separation: float = 0.125
     name: ClassVar[str] = "marginal"
     default_epochs: ClassVar[int] = 30
@@ -91,6 +101,9 @@ class Marginal(Trainer):
     def __post_init__(self) -> None:
         validation.integer("n_starts", self.n_starts)
         validation.non_negative("separation", self.separation)
+        validation.yes_or_no("nonnegative", self.nonnegative)
+        if self.most_events is not None:
+            validation.integer("most_events", self.most_events)
         if self.distance is not None:
             validation.non_negative("distance", self.distance)
         if self.overlap is not None:
@@ -105,7 +118,8 @@ class Marginal(Trainer):
         learn = problem.data.learn_baseline
         spikes = spikes_of(problem.data, problem.length) if learn else None
         if spikes is not None and self.overlap is None and self.distance is None:
-            return fit_population(problem, spikes, learned, on_epoch)
+            bounded = self._all_bounded(problem.n_templates)
+            return fit_population(problem, spikes, learned, on_epoch, bounded)
         counts = Summation(problem.data, current_processes())
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
         null = -float(counts.evidence(counts.without_events(problem.length)).sum())
@@ -114,6 +128,7 @@ class Marginal(Trainer):
 
         def epoch(before: Learned) -> Epoch:
             model = to_model(before.tensors, before.state["baseline"].cpu().numpy())
+            model = model.bounded(self.bounded(len(model)))
             coefficients = before.unit_tensors.get(COVARIATES)
             if coefficients is not None:
                 model = replace(model, coefficients=coefficients.double().cpu().numpy())
@@ -134,20 +149,37 @@ class Marginal(Trainer):
         width, eta = round(self.separation * problem.length), problem.data.baseline
         if (known := population(problem.data, tensors)) is not None:
             table = event_table(*known, width)
+            events = self._listed(table)
             level = torch.from_numpy(known[1].baseline)[:, None].expand(eta.shape)
-            return to_events(table).to(eta.device), level.to(eta)
+            return events.to(eta.device), level.to(eta)
         counts = Summation(problem.data)
         model = counts.fit_baseline(of_problem(counts, problem, tensors))
         start = None if model.n_chains == 1 else _found(problem, tensors, model)
-        events = to_events(posterior(counts, model, width, start).table)
+        events = self._listed(posterior(counts, model, width, start).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
         return events.to(eta.device), eta
 
+    def _listed(self, table: np.ndarray) -> Events:
+        """Return the events of a table, the most probable ones of each window."""
+        events, probability = to_events(table), torch.from_numpy(table[:, _PROBABILITY])
+        return events.take(events.strongest(probability, self.most_events))
+
+    def _all_bounded(self, n_templates: int) -> bool:
+        """Return whether all templates of a population are; ValueError if some alone are."""
+        bounded = set(self.bounded(n_templates))
+        if len(bounded) > 1:
+            raise ValueError(
+                f"`nonnegative` (={self.nonnegative!r}) must be the same for all templates of a "
+                "population; give True or False, or use trainer='alternating'"
+            )
+        return bounded.pop()
+
     def _search(self, problem: Problem, counts: Summation) -> Learned:
         """Return the most likely model of several starts."""
         n_bins = counts.loss.a.size // counts.spacing(ENOUGH_BINS)
-        default, length, steps = Alternating(most_bins=n_bins), problem.length, problem.steps
+        default = Alternating(nonnegative=self.nonnegative, most_bins=n_bins)
+        length, steps, bounded = problem.length, problem.steps, self.bounded(problem.n_templates)
         whole = replace(problem, n_epochs=default.default_epochs)
 
         def alternating() -> dict[str, Tensor]:
@@ -160,7 +192,7 @@ class Marginal(Trainer):
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
         events = default.encode(problem, first.tensors)[0].to("cpu")
         templates = first.tensors["templates"].double().cpu().numpy()
-        begun = with_amplitudes(templates, events, counts.start)
+        begun = with_amplitudes(templates, events, counts.start).bounded(bounded)
         begun = counts.with_coefficients(begun, known_coefficients(first))
         distance = None if self.distance is None else round(self.distance * length)
 
@@ -172,7 +204,8 @@ class Marginal(Trainer):
         def likeliest() -> dict[str, Tensor]:
             if model.n_chains > 1:
                 return learn_overlapping(counts, model, events, rng, distance).as_tensors()
-            added = build(counts, problem.n_templates, length, self.n_starts, rng, steps)
+            n_templates = problem.n_templates
+            added = build(counts, n_templates, length, self.n_starts, rng, steps, bounded)
             begin = counts.climb(model, _STEPS_PER_EPOCH)
             if begin[1] > added[1] - _FAR:
                 begin = counts.climb(begin[0], _STEPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class PopulationModel:
     cost : ndarray, shape (template,)
         Divergence of the templates' posterior from their prior, and what their rows cost; it is
         taken off the log evidence.
+    nonnegative : bool
+        Whether no bin of a template falls below zero.
     """
 
     templates: np.ndarray
@@ -58,6 +60,7 @@ class PopulationModel:
     smoothness: np.ndarray
     shrinkage: np.ndarray
     cost: np.ndarray
+    nonnegative: bool = False
 
     @classmethod
     def of_templates(
@@ -94,21 +97,29 @@ class PopulationModel:
 
     def take(self, index: Sequence[int] | np.ndarray) -> PopulationModel:
         """Keep some templates."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _OF_TEMPLATES})
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in _OF_TEMPLATES}
+        return replace(self, **parts)
 
     def joined(self, other: PopulationModel) -> PopulationModel:
         """Add the templates of another model."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
-        return replace(self, **{name: np.concatenate(pair) for name, pair in pairs.items()})
+        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return replace(self, **parts)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PopulationModel:
         """Return the model of which `as_tensors` made these."""
-        return cls(**{f.name: tensors[f.name].cpu().numpy() for f in fields(cls)})
+        known: dict[str, Any] = {name: tensors[name].cpu().numpy() for name in _ARRAYS}
+        return cls(**known)
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return its arrays as tensors."""
-        return {name: torch.from_numpy(value) for name, value in vars(self).items()}
+        return {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+
+    def bounded(self, nonnegative: bool) -> PopulationModel:
+        """Return the model, of which no template falls below zero if it is to be nonnegative."""
+        templates = self.templates.clip(min=0) if nonnegative else self.templates
+        return replace(self, templates=templates, nonnegative=nonnegative)
 
     def without_events(self, index: Sequence[int] | np.ndarray) -> PopulationModel:
         """Return the model in which some templates are zero and have no events."""
@@ -121,7 +132,7 @@ class PopulationModel:
     def padded(self, n_bins: int) -> PopulationModel:
         """Return the model with templates longer by bins of zeros at both ends."""
         width = ((0, 0), (0, 0), (n_bins, n_bins))
-        longer = {name: np.pad(getattr(self, name), width) for name in ("templates", "variance")}
+        longer: dict[str, Any] = {name: np.pad(getattr(self, name), width) for name in _OF_BINS}
         return replace(self, **longer)
 
     def cropped(self, length: int) -> tuple[PopulationModel, np.ndarray]:
@@ -129,7 +140,7 @@ class PopulationModel:
         energy = np.pad(np.square(self.templates).sum(1).cumsum(-1), ((0, 0), (1, 0)))
         start = (energy[:, length:] - energy[:, :-length]).argmax(1)
         bins = (np.arange(len(self))[:, None], slice(None), start[:, None] + np.arange(length))
-        cut = {n: getattr(self, n)[bins].transpose(0, 2, 1) for n in _OF_BINS}
+        cut: dict[str, Any] = {n: getattr(self, n)[bins].transpose(0, 2, 1) for n in _OF_BINS}
         return replace(self, **cut), start
 
     def factors(self) -> np.ndarray:
@@ -142,6 +153,7 @@ class PopulationModel:
 
 
 _OF_BINS = ("templates", "variance")
+_ARRAYS = tuple(f.name for f in fields(PopulationModel) if f.name != "nonnegative")
 _OF_TEMPLATES = ("templates", "variance", "rates", "smoothness", "shrinkage", "cost")
 
 
@@ -227,6 +239,7 @@ def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> 
     under = spikes_under(spikes, expected, model.length)
     model = replace(model, rates=_new_rates(model, sums))
     model = _new_templates(model, under, sums, spikes.shown.under(model.length)[0])
+    model = model.bounded(model.nonnegative)
     return replace(model, baseline=_new_baseline(model, spikes, sums))
 
 

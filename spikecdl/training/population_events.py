@@ -73,9 +73,15 @@ def _shown(data: Observations) -> np.ndarray | None:
 
 
 def fit_population(
-    problem: Problem, spikes: SpikeList, learned: Learned | None, on_epoch: OnEpoch
+    problem: Problem,
+    spikes: SpikeList,
+    learned: Learned | None,
+    on_epoch: OnEpoch,
+    nonnegative: bool = False,
 ) -> Learned:
     """Search on a bounded part of the recording, then climb on all of it.
+
+    Templates that are to be ``nonnegative`` are so from the climb on.
 
     Processes of torch.distributed share the sums over spikes, to the same bits as one process.
     """
@@ -89,7 +95,7 @@ def fit_population(
         learned = _learned(model, {name: found[name] for name in _OF_STARTS})
 
     def epoch(before: Learned) -> Epoch:
-        model = PopulationModel.from_tensors(before.state)
+        model = PopulationModel.from_tensors(before.state).bounded(nonnegative)
         model, value = climb(spikes, model, _STEPS_PER_EPOCH, with_pairs=True)
         sums = sum_events(spikes, model, with_pairs=True)
         evidence = objective(spikes, replace(model, cost=np.zeros(len(model))), sums)

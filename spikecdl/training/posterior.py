@@ -119,8 +119,8 @@ def completed(
 ) -> tuple[dict[str, Tensor], list[list[float]]]:
     """Return the tensors of a model and of its events, and baselines (unit, channel).
 
-    Templates are ordered by decreasing number of events, unless their signs differ.  Families
-    without compiled cost have no tensors of events, and no baselines.
+    Templates are ordered by decreasing number of events, unless their signs or bounds differ.
+    Families without compiled cost have no tensors of events, and no baselines.
     """
     levels: list[list[float]] = []
     if problem.data.family.is_compiled:
@@ -128,7 +128,8 @@ def completed(
         tensors = tensors | more
     used = events.template[events.amplitude != 0]
     count = torch.bincount(used, minlength=problem.n_templates)
-    order = (count * (not problem.penalty.signs_differ)).argsort(descending=True, stable=True)
+    in_order = problem.in_order or problem.penalty.signs_differ
+    order = (count * (not in_order)).argsort(descending=True, stable=True)
     return {name: x[order] if x.ndim else x for name, x in tensors.items()}, levels
 
 

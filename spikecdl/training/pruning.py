@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,10 +32,10 @@ def prune(
     Parameters
     ----------
     step : Round
-        With the penalty of the templates that remain.
+        That of the templates that remain.
     templates : tensor, shape (template, channel, bin)
-        If the penalty has a sign for each template, those whose numbers are equal modulo ``count``
-        compete for one sign; otherwise all compete.
+        If templates have signs or bounds of their own, those whose numbers are equal modulo
+        ``count`` compete for one of them; otherwise all compete.
     baseline : tensor, shape of ``step.data.baseline``
     count : int
         Number of templates that remain.
@@ -51,16 +50,16 @@ def prune(
     def first_rounds() -> dict[str, Tensor]:
         now, level = templates, baseline
         for tol in _FIRST_TOLS:
-            found = _with_signs(step, roles)(centred(now), level, tol)
+            found = step.select(roles)(centred(now), level, tol)
             now, level = found.templates, found.baseline
         return {"templates": now, "baseline": level}
 
     def removal() -> dict[str, Tensor]:
         now, costs = centred(templates), list(removal_costs)
-        worst = _cheapest(_with_signs(step, roles), now, baseline, roles, costs)
+        worst = _cheapest(step.select(roles), now, baseline, roles, costs)
         others = [c for c in range(len(roles)) if c != worst]
         left = [roles[c] for c in others]
-        found = _with_signs(step, left)(now[others], baseline, _TOL)
+        found = step.select(left)(now[others], baseline, _TOL)
         return {
             **{"templates": found.templates, "baseline": found.baseline},
             "roles": torch.tensor(left),
@@ -73,14 +72,9 @@ def prune(
         known = steps("removal", removal)
         templates, baseline = known["templates"], known["baseline"]
         roles, removal_costs = known["roles"].tolist(), known["removal_costs"].tolist()
-    if step.penalty.signs_differ:
+    if step.roles_differ:
         templates = templates[sorted(range(count), key=roles.__getitem__)]
     return templates, baseline
-
-
-def _with_signs(step: Round, roles: Sequence[int]) -> Round:
-    """Return the round for templates with the signs of these roles."""
-    return replace(step, penalty=step.penalty.select(roles))
 
 
 def _cheapest(
@@ -104,9 +98,7 @@ def _cheapest(
         left = step.solve(kept, baseline, lighter, _LOOSE_TOL, solved.events.without(c))
         return step.penalised_cost(kept, left, baseline) - whole
 
-    spare = [
-        c for c, role in enumerate(roles) if roles.count(role) > 1 or not step.penalty.signs_differ
-    ]
+    spare = [c for c, role in enumerate(roles) if roles.count(role) > 1 or not step.roles_differ]
     queue = [(removal_costs[c], c) for c in spare]
     heapq.heapify(queue)
     known: set[int] = set()

@@ -419,6 +419,24 @@ def test_auto_sums_the_events_of_populations(settings, expected):
     assert trainer("auto", model, spikecdl.BinnedSpikes.from_array(y)) == expected
 
 
+def test_bounds_and_strongest_events_of_the_command_line(tmp_path):
+    recording = tmp_path / "made.nwb"
+    succeeded(run(*SIMULATE, "--out", recording))
+    options = ("--templates", 2, "--nonnegative", "no,yes", "--most-events", 1, "--folds", 0)
+    command = ("fit", recording, *FIT, *options, "--sign", "positive,positive", "--trainer")
+    succeeded(run(*command, "alternating", "--out", tmp_path / "out"))
+    model = spikecdl.load(tmp_path / "out")
+    assert model.trainer.nonnegative == [False, True]
+    assert model.templates_[1].min() >= 0 > model.templates_[0].min()
+    refused = run(*command, "unrolled", "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "`--nonnegative` (='no,yes') is not used by trainer='unrolled'" in refused.err
+    refused = run(*command, "alternating", "--templates", 3, "--out", tmp_path / "other")
+    assert "`--nonnegative` (=(False, True)) has 2 values for 3 templates" in refused.err
+    refused = run(*command, "alternating", "--nonnegative", "maybe", "--out", tmp_path / "other")
+    assert "`--nonnegative` (='maybe')" in refused.err
+
+
 def test_auto_alternates_where_a_population_is_not_always_observed():
     y, mask = np.zeros((2, 3, 50), int), np.ones((2, 3, 50), bool)
     mask[0, 0, :5] = False

@@ -145,6 +145,8 @@ def test_smoothness_is_a_time_constant_however_much_data_there_are():
 
 def test_nonnegative_templates_stay_so_where_data_pull_them_down():
     rows, templates, events = problem(Gaussian(0.7))
-    found = Updater(rows, L1(), nonnegative=True, max_iter=50)(templates, events, rows.baseline)
+    found = Updater(rows, L1(), nonnegative=(True, True), max_iter=50)(
+        templates, events, rows.baseline
+    )
     assert templates.min() < 0 <= found.templates.min()
     torch.testing.assert_close(found.templates.flatten(1).norm(dim=1), torch.ones(2).double())

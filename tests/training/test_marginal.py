@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from spikecdl import DCEA, BinnedSpikes, Gaussian, Marginal, NotConvergedWarning, checkpoint, load
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
+from spikecdl.solvers.event_posterior import Sums
+from spikecdl.training.event_model import EventModel
 
 
 def fit_quietly(model, counts, **more):
@@ -183,6 +187,51 @@ def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
     fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
     whole, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "again"))
     assert again.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("overlap", [1, 3])
+def test_templates_that_may_not_fall_below_zero_do_not(single_trials, overlap):
+    counts, free = single_trials
+    kept = DCEA(
+        2, 0.4, trainer=Marginal(nonnegative=(False, True), overlap=overlap), random_state=0
+    )
+    fit_quietly(kept.set_params(n_epochs=1), counts[:40])
+    assert free.templates_.min() < 0
+    assert kept.templates_[0].min() < 0 <= kept.templates_[1].min()
+    assert kept.decompose(counts[:40]).events()["amplitude"].min() > 0
+
+
+def test_a_bounded_step_is_the_least_of_its_quadratic():
+    rng = np.random.default_rng(0)
+    model = EventModel.of_templates(0.5 * rng.random((2, 1, 12)), np.zeros((1, 1)))
+    model = replace(model, smoothness=np.ones(2))
+    model = model.bounded((True, False))
+    first, second = 40 * rng.normal(size=(2, 1, 12)), 40 * rng.random((2, 1, 12)) + 20
+    sums = Sums(np.ones((2, 5)), np.ones(1), first, second)
+    found, bends = model.updated(sums, 1.0), np.diff(np.eye(12), n=2, axis=0)
+    prior = model.smoothness[0] * bends.T @ bends + 0.05 * np.eye(12)
+    old = model.templates[0, 0]
+
+    def cost(row):
+        change = row - old
+        matrix = np.diag(second[0, 0]) + prior
+        return change @ matrix @ change / 2 - change @ (first[0, 0] - prior @ old)
+
+    best = minimize(cost, old, bounds=[(0, None)] * 12, options={"ftol": 1e-14})
+    assert np.isclose(best.x, 0).any()
+    limited = old + np.clip(best.x - old, -1, 1)
+    np.testing.assert_allclose(found.templates[0, 0], limited, atol=1e-4)
+
+
+def test_most_events_lists_the_most_probable(single_trials):
+    counts, model = single_trials
+    few = copy.deepcopy(model).set_params(trainer=Marginal(most_events=1))
+    every, kept = model.decompose(counts).events(), few.decompose(counts).events()
+    assert every.groupby(["trial", "unit"]).size().max() > 1
+    assert kept.groupby(["trial", "unit"]).size().max() == 1
+    best = every.groupby(["trial", "unit"])["probability"].max()
+    same = kept.set_index(["trial", "unit"])["probability"]
+    np.testing.assert_allclose(same, best, atol=1e-9)
 
 
 ODD = np.random.default_rng(0).poisson(0.3, (6, 2, 60))

@@ -11,7 +11,7 @@ import torch
 from populations import BIN, population, sequences, shuffled
 from scipy import stats
 
-from spikecdl import DCEA, BinnedSpikes, NotConvergedWarning, Poisson, load
+from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning, Poisson, load
 from spikecdl.conversion import hide, problem
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.solvers.spike_list import list_spikes
@@ -76,6 +76,21 @@ def test_units_shuffled_in_time_give_no_template(fitted):
         warnings.simplefilter("ignore", NotConvergedWarning)
         model.fit(shuffled(counts))
     assert len(model.decompose(shuffled(counts)).events()) == 0
+
+
+def test_templates_of_a_population_that_may_not_fall_below_zero(fitted):
+    counts, free = fitted
+    part = BinnedSpikes.from_array(counts.counts[..., :15_000], counts.bin_size)
+    kept = DCEA(2, 0.5, layout="joint", trainer=Marginal(nonnegative=True), random_state=0)
+    kept.fit(part)
+    assert free.templates_.min() < -0.01
+    assert kept.templates_.min() >= 0
+    found = recovery(kept.decompose(counts), 0.05)
+    assert found.templates.max < 0.55
+    assert found.events.hit_rate > 0.9
+    kept.set_params(trainer=Marginal(nonnegative=(True, False)))
+    with pytest.raises(ValueError, match="must be the same for all templates of a population"):
+        kept.fit(part)
 
 
 def test_a_saved_model_gives_the_same_bits(fitted, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from fits import LENGTH, TRAINERS, WAVE, quick, same_bits, some_counts
 from scipy import stats
 
-from spikecdl import DCEA, L1, Alternating, BinnedSpikes, GroupL1, Implicit, Unrolled
+from spikecdl import DCEA, L1, Alternating, BinnedSpikes, GroupL1, Implicit, Marginal, Unrolled
 from spikecdl.evaluation.metrics import recovery, template_error
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Poisson
@@ -132,6 +132,28 @@ class TestAlternating:
         )
         assert free.min() < 0 <= kept.min()
         assert np.correlate(free[0, 0].clip(0), kept[0, 0], "full").max() > 0.7
+
+    def test_each_template_is_nonnegative_or_not(self):
+        counts = some_counts(trials=3)
+        for nonnegative in ((True, False), (False, True)):
+            kept = (
+                quick(n_templates=2, trainer=Alternating(nonnegative=nonnegative))
+                .fit(counts)
+                .templates_
+            )
+            assert tuple(kept.min((1, 2)) >= 0) == nonnegative
+
+    @pytest.mark.parametrize("trainer", [Alternating, Marginal])
+    def test_as_many_values_as_templates(self, trainer):
+        model = quick(n_templates=3, trainer=trainer(nonnegative=(True, False)))
+        with pytest.raises(
+            ValueError,
+            match=r"`nonnegative` \(=\(True, False\)\) has 2 values for 3 templates; give one for "
+            "each, or True or False for all",
+        ):
+            model.fit(some_counts(trials=3))
+        with pytest.raises(TypeError, match=r"`nonnegative` \(=1\) must be True or False"):
+            trainer(nonnegative=1)
 
     def test_most_events_keeps_the_strongest(self):
         counts = some_counts(trials=3)
