@@ -327,12 +327,13 @@ class Round:
         events = solved.events.merge(self.separation, self.data.group_size(penalty))
         allowed = self.data.rows().onsets_of(templates.shape[-1])
         events = events if allowed is None else events.moved_to(allowed)
-        gains = event_gains(self.data, templates, events, baseline, penalty)
-        events = events.take(gains.alone > 1)
+        alone = event_gains(self.data, templates, events, baseline, penalty, alone=True)
+        events = events.take(alone.gain > 1)
         for _ in range(_N_SELECTIONS):
             fitted = self.update(templates, events, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
-            kept = fitted.events.strongest(gains.own, self.most_events) & (gains.own > _LEAST_GAIN)
+            kept = gains.gain > _LEAST_GAIN
+            kept &= fitted.events.strongest(gains.gain, self.most_events)
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self.update(templates, events, baseline, learn_templates=learn, shrink=not learn)
         return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))

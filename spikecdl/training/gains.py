@@ -13,6 +13,7 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.base import Observations, score_spread
 
 _NEWTON_STEPS = 8
+_SETTLED = 1e-5  # change of a factor of an amplitude that ends Newton's method
 _LONGEST_STEP = 3.0  # change of the linear predictor in any bin, in typical ones
 
 
@@ -20,19 +21,23 @@ _LONGEST_STEP = 3.0  # change of the linear predictor in any bin, in typical one
 class Gains:
     """Log-likelihood gains of events, each of shape (event,).
 
-    ``own`` is the gain of an event beside all others, ``alone`` that of an event in place of all
-    events of its template around it, both as multiples of ``threshold``: the gain of a score at the
-    weight of the penalty, in nats.  Events that the penalty groups, the units of a trial at one
-    onset, share the sum of their gains and one threshold.
+    ``gain`` is a multiple of ``threshold``: the gain of a score at the weight of the penalty, in
+    nats.  Events that the penalty groups, the units of a trial at one onset, share the sum of their
+    gains and one threshold.
     """
 
-    own: Tensor
-    alone: Tensor
+    gain: Tensor
     threshold: Tensor
 
 
 def event_gains(
-    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
+    data: Observations,
+    templates: Tensor,
+    events: Events,
+    baseline: Tensor,
+    penalty: Penalty,
+    *,
+    alone: bool = False,
 ) -> Gains:
     r"""Return the exact gains of events.
 
@@ -41,8 +46,9 @@ def event_gains(
 
     .. math:: \log p(y \mid \eta) - \log p(y \mid \eta - a h)
 
-    beside the others.  Alone, without the other events of its template in the bins under it, it
-    gains :math:`\max_b \log p(y \mid \eta' + b h) - \log p(y \mid \eta')` with b of the sign of a.
+    beside the others.  If ``alone``, without the other events of its template in the bins under it,
+    it gains :math:`\max_b \log p(y \mid \eta' + b h) - \log p(y \mid \eta')` with b of the sign of
+    a.
     A score s of spread sigma gains :math:`s^2 / 2 \sigma^2`; for a group, s is the norm over units
     and sigma the root mean square.
     """
@@ -55,6 +61,7 @@ def event_gains(
             events.within(*data.rows_of(part)),
             baseline[part],
             data.of_trials(penalty, part),
+            alone,
         )
         for part, some in data.parts(len(templates))
     ]
@@ -62,8 +69,13 @@ def event_gains(
 
 
 def _gains(
-    data: Observations, templates: Tensor, events: Events, baseline: Tensor, penalty: Penalty
-) -> tuple[Tensor, Tensor, Tensor]:
+    data: Observations,
+    templates: Tensor,
+    events: Events,
+    baseline: Tensor,
+    penalty: Penalty,
+    alone: bool,
+) -> tuple[Tensor, Tensor]:
     """Return the fields of `Gains` for the events of some trials."""
     group = events.groups(data.group_size(penalty))
 
@@ -74,14 +86,14 @@ def _gains(
     at_weight = (penalty.weight / spread.clamp(min=1e-9)).square() / 2
     at_weight = at_weight.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)[..., 0]
     threshold = at_weight[events.window, events.template]
-    own, alone = map(of_group, _log_likelihood_gains(data.rows(), templates, events, baseline))
-    return own / threshold, alone / threshold, threshold / of_group(torch.ones_like(own))
+    gain = of_group(_log_likelihood_gain(data.rows(), templates, events, baseline, alone))
+    return gain / threshold, threshold / of_group(torch.ones_like(gain))
 
 
-def _log_likelihood_gains(
-    rows: Observations, templates: Tensor, events: Events, baseline: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the gain of each event beside all others, and in place of those of its template."""
+def _log_likelihood_gain(
+    rows: Observations, templates: Tensor, events: Events, baseline: Tensor, alone: bool
+) -> Tensor:
+    """Return the gain of each event beside all others, or in place of those of its template."""
 
     def under(signal: Tensor) -> Tensor:
         return events.patches(signal, templates.shape[-1])
@@ -95,6 +107,8 @@ def _log_likelihood_gains(
 
     eta = baseline.reshape_as(rows.baseline).expand_as(rows.y)
     eta = under(events.add_to(eta, templates))
+    if not alone:
+        return gain(eta - wave, wave)
     without = eta - _of_own_template(rows, templates, events)
     longest = _LONGEST_STEP * family.eta_scale / wave.abs().amax((1, 2)).clamp(min=1e-12)
     factor = torch.ones_like(events.amplitude)
@@ -103,8 +117,10 @@ def _log_likelihood_gains(
         slope = torch.where(mask, wave * family.residual(y, at), 0).sum(dim=(1, 2))
         bend = torch.where(mask, wave.square() * family.curvature(y, at), 0).sum(dim=(1, 2))
         step = slope / bend.clamp(min=1e-12)
-        factor = (factor + step.clamp(-longest, longest)).clamp(min=0)
-    return gain(eta - wave, wave), gain(without, factor[:, None, None] * wave)
+        before, factor = factor, (factor + step.clamp(-longest, longest)).clamp(min=0)
+        if ((factor - before).abs() <= _SETTLED).all():
+            break
+    return gain(without, factor[:, None, None] * wave)
 
 
 def _of_own_template(rows: Observations, templates: Tensor, events: Events) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -56,14 +57,15 @@ def drawn(family: Family) -> tuple[Observations, torch.Tensor, Events]:
 @each_family
 def test_an_event_gains_what_is_lost_without_it(family):
     data, templates, events = drawn(family)
-    gains = event_gains(data, templates, events, data.baseline, L1(0.5))
+    given = (data, templates, events, data.baseline, L1(0.5))
+    gains, in_place = event_gains(*given), event_gains(*given, alone=True)
 
     def cost(kept: Events) -> float:
         return float(data.cost(kept.add_to(data.baseline.expand_as(data.y), templates)))
 
     for number in range(len(events)):
         others = events.take(torch.arange(len(events)) != number)
-        own = float(gains.own[number] * gains.threshold[number])
+        own = float(gains.gain[number] * gains.threshold[number])
         assert own == pytest.approx(cost(others) - cost(events))
         one = torch.arange(len(events)) == number
         under = (events.onset - events.onset[number]).abs() < templates.shape[-1]
@@ -77,7 +79,7 @@ def test_an_event_gains_what_is_lost_without_it(family):
             return cost(Events.joined([rest, here])) - cost(rest)
 
         best = minimize_scalar(lost, bounds=(0, 30), method="bounded", options={"xatol": 1e-8})
-        alone_of = float(gains.alone[number] * gains.threshold[number])
+        alone_of = float(in_place.gain[number] * in_place.threshold[number])
         assert alone_of == pytest.approx(-best.fun, abs=1e-6, rel=1e-6)
 
 
@@ -92,11 +94,12 @@ def test_large_changes_of_rate(change):
     zero = torch.tensor([0])
     event = Events(zero, zero, zero + 10, size)
     data = Observations(y, y == y, Poisson(), baseline, False)
-    gains = event_gains(data, template, event, baseline, L1(1.0, sign="both"))
+    given = (data, template, event, baseline, L1(1.0, sign="both"))
+    gains = event_gains(*given)
     expected = spikes * (change * math.log(change) - change + 1)
     assert expected == pytest.approx(9.6 if change < 1 else 4.8, rel=1e-2)
-    torch.testing.assert_close((gains.own * gains.threshold).item(), expected)
-    torch.testing.assert_close(gains.alone, gains.own)
+    torch.testing.assert_close((gains.gain * gains.threshold).item(), expected)
+    torch.testing.assert_close(event_gains(*given, alone=True).gain, gains.gain)
 
 
 def test_the_threshold_is_the_gain_of_a_score_at_the_weight():
@@ -113,16 +116,18 @@ def test_groups_gain_together_at_one_price():
     penalty = UniversalThreshold(0.5)(
         GroupL1(sign="both"), ConvDictionary(templates), data, data.baseline
     )
-    gains = event_gains(data, templates, some_events(), data.baseline, penalty)
     height = math.sqrt(UNITS) + math.sqrt(2 * math.log(2 * (BINS - 5)))
     price = 0.25 * height**2 / 2
     shares = torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(gains.threshold, price * shares)
-    alone = event_gains(data.rows(), templates, some_events(), data.baseline.flatten(0, 1), L1(1.0))
-    for found, single in ((gains.own, alone.own), (gains.alone, alone.alone)):
-        nats = single * alone.threshold
+    rows = data.rows()
+    for alone in (False, True):
+        found = event_gains(data, templates, some_events(), data.baseline, penalty, alone=alone)
+        torch.testing.assert_close(found.threshold, price * shares)
+        given = (rows, templates, some_events(), rows.baseline, L1(1.0))
+        single = event_gains(*given, alone=alone)
+        nats = single.gain * single.threshold
         together = torch.stack([nats[0] + nats[1], nats[0] + nats[1], nats[2]])
-        torch.testing.assert_close(found * price, together)
+        torch.testing.assert_close(found.gain * price, together)
 
 
 def test_a_group_of_one_unit_is_an_event():
@@ -141,6 +146,6 @@ def test_a_group_of_one_unit_is_an_event():
 def test_no_events():
     data, templates = some_data()
     none = some_events().take(torch.zeros(3, dtype=torch.bool))
-    for penalty in (L1(1.0), GroupL1(1.0)):
-        gains = event_gains(data, templates, none, data.baseline, penalty)
-        assert len(gains.own) == len(gains.alone) == len(gains.threshold) == 0
+    for penalty, alone in product((L1(1.0), GroupL1(1.0)), (False, True)):
+        gains = event_gains(data, templates, none, data.baseline, penalty, alone=alone)
+        assert len(gains.gain) == len(gains.threshold) == 0
