@@ -24,6 +24,7 @@ from spikecdl.training import (
     Weight,
 )
 
+DESCRIBED = ("family_", "trainer_", "baseline_", "unit_ids_")  # attributes, in files
 _MOST_LAGS = 1_000_000  # of a history in a file
 _MOST_ONSETS = 2**40  # in a window
 _WINDOWS = {  # how windows were chosen, and the type of what says it
@@ -132,13 +133,15 @@ def member(name: str, described: Mapping[str, Any]) -> Any:
 
 
 def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the attributes of a model in a file: ``names``, its family, baselines and units."""
+    """Return the attributes of a model in a file: ``names``, and those described otherwise."""
     found = dict(values)
     found["family_"] = member("family", found["family_"])
+    if isinstance(found["trainer_"], dict):
+        found["trainer_"] = member("trainer", found["trainer_"])
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
     found["windows_"] = _windows(found.get("windows_", {}))
-    if unknown := found.keys() - {*names, "family_", "baseline_", "unit_ids_"}:
+    if unknown := found.keys() - {*names, *DESCRIBED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
 
@@ -158,7 +161,9 @@ def check_model(model: Any, names: Collection[str]) -> None:
     if model.random_state is not None:
         generator(model.random_state)
     for name, base in {"family": Family, "penalty": Penalty, "trainer": Trainer}.items():
-        validation.member(name, getattr(model, name), _REGISTRIES[name], base)  # type: ignore[type-abstract]
+        value = getattr(model, name)
+        value = model.trainer_ if (name, value) == ("trainer", "auto") else value
+        validation.member(name, value, _REGISTRIES[name], base)  # type: ignore[type-abstract]
     for name in ("penalty_weight_", "_absolute_weight"):
         if getattr(model, name) is not None:
             validation.real(name, getattr(model, name))

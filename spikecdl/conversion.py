@@ -216,7 +216,7 @@ def problem(
 
     Templates have ``length`` bins.
     """
-    trainer = validation.member("trainer", model.trainer, training.TRAINERS, Trainer)
+    trainer = model._trainer()
     layout = LAYOUTS[validation.one_of("layout", model.layout, LAYOUTS)]
     drift = None if model.drift is None else Drift(model.drift, *model._time_span)
     rest = (hidden, config.history(model.history), drift)

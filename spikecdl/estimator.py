@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from spikecdl import config, conversion, progress, training, validation
+from spikecdl import config, conversion, progress, suggestions, training, validation
 from spikecdl.checkpoint import kept, read_model, write_model
 from spikecdl.conversion import LAYOUTS, Layout
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
@@ -79,9 +79,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         the recording (windows follow each other if ``trial_starts`` are not known).  Longer than a
         template; for counts of single trials.
     trainer : str or trainer
-        "alternating", "marginal" (events summed out), "unrolled" (the paper's) or "implicit" (its
-        limit of many layers), or an object such as ``spikecdl.Marginal(overlap=1)``.  It also finds
-        the codes: the same templates give other amplitudes with another trainer.
+        "alternating", "marginal" (events summed out), "unrolled" (the paper's), "implicit" (its
+        limit of many layers), an object such as ``spikecdl.Marginal(overlap=1)``, or "auto":
+        marginal for single trials and populations, else alternating.  It also finds the codes.
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float
@@ -117,6 +117,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         Whether training has settled, and its epochs.
     bin_size_, n_bins_ : float, int
         Seconds per bin (1 for plain arrays), and bins of a template.
+    trainer_ : str or Trainer
+        ``trainer``, or the name of what "auto" has chosen.
     windows_ : dict
         How windows were chosen, as far as `BinnedSpikes` say it (their ``windows``); the commands
         `evaluate` and `apply` choose them likewise.
@@ -151,7 +153,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         baseline: Any = "learned",
         history: float | History | None = None,
         drift: float | None = None,
-        trainer: str | Trainer = "alternating",
+        trainer: str | Trainer = "auto",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
         device: str = "auto",
@@ -215,12 +217,13 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         self._time_span = conversion.time_span(counts)
         rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
+        self.trainer_ = suggestions.trainer(self.trainer, self, counts)
         given, trainer = conversion.problem(self, counts, *rest), self._trainer()
         told = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()
         keeping = kept(checkpoint, self.get_params(deep=False), given, resume)
         with told as tell, keeping as (learned, keep):
             if not self.family_.is_known:
-                self.family_ = training.family_of_first_fit(trainer, given, self.family_)
+                self.family_ = training.family_of_first_fit(given, self.family_)
                 given = replace(conversion.problem(self, counts, *rest), steps=given.steps)
             problem = training.with_covariates(given)
 
@@ -314,10 +317,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Write the model (but no `RandomState`) as ``.safetensors`` and ``.json``; see `load`.
 
-        Parameters
-        ----------
-        path : path
-            Common stem of the files, or an existing folder (the stem is then ``model``).
+        ``path`` is the common stem of the files, or an existing folder (the stem is ``model``).
 
         Raises
         ------
@@ -326,7 +326,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "templates_")
         fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
-        more = {name: getattr(self, name) for name in ("baseline_", "unit_ids_", "family_")}
+        more = {name: getattr(self, name) for name in config.DESCRIBED}
         described = (config.describe(self.get_params(deep=False)), fitted | config.describe(more))
         write_model(path, self.tensors_, self.unit_tensors_, *described)
 
@@ -357,7 +357,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         return tags
 
     def _trainer(self) -> Trainer:
-        return validation.member("trainer", self.trainer, training.TRAINERS, Trainer)
+        chosen = self.trainer_ if self.trainer == "auto" else self.trainer
+        return validation.member("trainer", chosen, training.TRAINERS, Trainer)
 
     def _layout(self) -> Layout:
         return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
@@ -427,10 +428,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 def load(path: str | Path) -> DCEA:
     """Read a model that `DCEA.save` wrote; its codes are the same to the last bit.
 
-    Parameters
-    ----------
-    path : path
-        Folder, common stem, or either of the two files.
+    ``path`` is its folder, the common stem, or either of the two files.
 
     Raises
     ------

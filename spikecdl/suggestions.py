@@ -1,16 +1,19 @@
-"""First guesses of bin size and template length, and values of a recording that look wrong."""
+"""First guesses of bin size, length and trainer, and values of a recording that look wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from spikecdl.data import SpikeTrains
+from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, union
-from spikecdl.validation import counted, listed
+from spikecdl.model.families import FAMILIES, Family
+from spikecdl.training import has_exponential_loss
+from spikecdl.validation import counted, listed, member
 
 _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
 _STEPS = 500  # farthest distances: 0.5 and 5 seconds
@@ -30,6 +33,7 @@ _ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
 _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
+_MANY = 2_000_000  # bins above which marginal training would take long
 _ON_CLOCK = 0.9  # of the spikes: the others are questioned
 
 #: What `Suggestion.short` means.
@@ -42,6 +46,32 @@ SHORT_DISTANCES = {
 def history_option(short: str | None, seconds: float | None) -> str:
     """Return the options of `spikecdl fit` for what rules the shortest distances."""
     return f"--history {seconds:g}" + " --history-sign both" * (short == "bursts")
+
+
+def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
+    """Return the trainer given or, for "auto", the name of that which suits a `DCEA` and counts.
+
+    Marginal for single trials in the shared layout, whose events are weak, and for populations
+    whose events are summed from a list of spikes; alternating for pooled counts and signals, for a
+    penalty of one's own, and for millions of bins in the shared layout.
+    """
+    if given != "auto":
+        return given
+    positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
+    plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
+    single = plain and counts.is_counts and counts.n_pooled.max() <= 1
+    few = model.layout == "shared" and counts.mask.sum() <= _MANY
+    return "marginal" if single and (few or _is_population(model, counts)) else "alternating"
+
+
+def _is_population(model: Any, counts: BinnedSpikes) -> bool:
+    """Return whether marginal training sums events of these counts from a list of spikes."""
+    constant = model.history is None and model.drift is None and model.baseline == "learned"
+    together = bool((counts.mask == counts.mask[:, :1]).all())
+    observed = counts.onsets is None and together
+    joint = model.layout == "joint" and counts.n_units > 1
+    family = member("family", model.family, FAMILIES, Family).typical()
+    return joint and constant and observed and has_exponential_loss(family)
 
 
 @dataclass(frozen=True)

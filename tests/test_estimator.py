@@ -81,7 +81,7 @@ class TestArguments:
         assert copy.family.n_trials == 30
         assert copy.penalty.sign == "both"
         assert copy.trainer.n_unrolled == 7
-        assert model.trainer == "alternating"
+        assert model.trainer == "auto"
 
     @each_trainer
     def test_are_the_same_after_fit(self, trainer):
@@ -437,7 +437,7 @@ def test_the_shape_is_estimated_around_the_events(shape, tmp_path):
         baseline=200.0,
         random_state=0,
     )
-    model = DCEA(2, 0.1, "negative_binomial", random_state=0).fit(counts)
+    model = DCEA(2, 0.1, "negative_binomial", trainer="alternating", random_state=0).fit(counts)
     assert model.family_.shape == pytest.approx(shape, rel=0.15)  # around a constant rate: 0.5
     assert model.decompose(counts).family == model.family_
     model.save(tmp_path / "model")

@@ -18,7 +18,7 @@
 #
 # The paper first shows that three templates can be recovered from spikes and a random
 # initialization: a square, a V and a cosine, in groups of 30 trials. `spikecdl experiment binomial`
-# repeats this, and compares the default fit with the paper's own training. Here it runs on few
+# repeats this, and compares alternating training with the paper's own training. Here it runs on few
 # groups and two seeds, which takes a minute; the command runs 1,000 groups and ten seeds.
 
 # %% tags=["setup"]
@@ -35,7 +35,7 @@ from spikecdl.experiments import Options, ablations, binomial
 from spikecdl.experiments.benchmark import Groups
 
 size = binomial.Size(
-    many=40,  # groups, for the default fit
+    many=40,  # groups, for alternating training
     few=30,  # groups, for the comparison of all methods
     n_seeds=2,
     n_trials=(10, 30),
@@ -72,9 +72,9 @@ result.figures["templates"]
 # %% [markdown]
 # ## How fast
 #
-# The default fit chooses its initialization among short runs before its first epoch, so it starts
-# late and with a small error. `unrolled` back-propagates through every layer, `implicit` through
-# the solution that many layers converge to. Each line is a seed.
+# Alternating training chooses its initialization among short runs before its first epoch, so it
+# starts late and with a small error. `unrolled` back-propagates through every layer, `implicit`
+# through the solution that many layers converge to. Each line is a seed.
 
 # %%
 result.figures["learning"]

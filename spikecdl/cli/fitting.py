@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.cli.options import Selected, trainer
+from spikecdl.cli.options import Selected
 from spikecdl.cli.several import Recordings
 from spikecdl.progress import Progress
 
@@ -77,17 +77,18 @@ def set_trainer(
     model: DCEA,
     name: str,
     counts: BinnedSpikes,
-    nonnegative: str | None,
-    most_events: int | None,
+    nonnegative: str | None = None,
+    most_events: int | None = None,
 ) -> None:
     """Set the trainer that a name means for these counts, with what other options ask for.
 
     Raises ValueError if the trainer does not use it.
     """
+    from spikecdl import suggestions
     from spikecdl.training import TRAINERS
     from spikecdl.validation import one_of
 
-    name = trainer(name, model, counts)
+    name = suggestions.trainer(name, model, counts)
     given: dict[str, Any] = {}
     if nonnegative is not None:
         values = [one_of("nonnegative", each, _YES_OR_NO) for each in nonnegative.split(",")]

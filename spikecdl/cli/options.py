@@ -15,10 +15,8 @@ from spikecdl.validation import one_of, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
-    from spikecdl.estimator import DCEA
     from spikecdl.model.covariates import History as HistoryFilter
 
-_MANY = 2_000_000  # bins above which marginal training would take long
 _SHOWN = 10  # units listed in an error
 _OF_TIMES = (
     "align",
@@ -269,36 +267,6 @@ def penalty(name: str, sign: str) -> Any:
 
     signs = sign.split(",") if "," in sign else sign
     return PENALTIES[one_of("penalty", name, PENALTIES)](sign=signs)
-
-
-def trainer(name: str, model: DCEA, counts: BinnedSpikes) -> str:
-    """Return the trainer that an option means.
-
-    Auto: marginal for single trials in the shared layout, whose events are weak, and for
-    populations whose events are summed from a list of spikes; alternating for pooled counts and
-    signals, for a penalty of one's own, and for millions of bins in the shared layout.
-    """
-    if name != "auto":
-        return name
-    positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
-    plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
-    single = plain and counts.is_counts and counts.n_pooled.max() <= 1
-    few = model.layout == "shared" and counts.mask.sum() <= _MANY
-    return "marginal" if single and (few or _is_population(model, counts)) else "alternating"
-
-
-def _is_population(model: DCEA, counts: BinnedSpikes) -> bool:
-    """Return whether marginal training sums events of these counts from a list of spikes."""
-    from spikecdl.model.families import FAMILIES, Family
-    from spikecdl.training import has_exponential_loss
-    from spikecdl.validation import member
-
-    constant = model.history is None and model.drift is None and model.baseline == "learned"
-    together = bool((counts.mask == counts.mask[:, :1]).all())
-    observed = counts.onsets is None and together
-    joint = model.layout == "joint" and counts.n_units > 1
-    family = member("family", model.family, FAMILIES, Family).typical()
-    return joint and constant and observed and has_exponential_loss(family)
 
 
 class Selected(NamedTuple):

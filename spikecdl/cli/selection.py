@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from spikecdl.cli import options, outputs
+from spikecdl.cli import fitting, options, outputs
 from spikecdl.cli.options import Selection, option
 from spikecdl.progress import shown
 from spikecdl.validation import counted, seconds
@@ -120,7 +120,7 @@ def select(
     )
     with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
-        model.set_params(trainer=options.trainer(trainer, model, selected.counts))
+        fitting.set_trainer(model, trainer, selected.counts)
         with shown("fitting candidates without a part of the data", as_json) as progress:
             found = search(
                 *(model, selected.counts, _numbers("templates", templates, int)),

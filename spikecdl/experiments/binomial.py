@@ -28,7 +28,7 @@ DEFAULT, PAPER = "alternating", "unrolled"
 class Size:
     """How much is run; tuples are values that are varied."""
 
-    many: int = 1000  # groups for the default fit
+    many: int = 1000  # groups for alternating training
     few: int = 100  # groups for the comparison of all methods
     n_seeds: int = 10  # repetitions, each with its own data and initialization
     n_trials: tuple[int, ...] = (5, 10, 30, 50)  # of a group
@@ -43,7 +43,7 @@ QUICK = Size(60, 40, 3, (10, 30), (5.0, 8.0), (25, 50), 50, 20)
 
 
 def methods(size: Size) -> list[Method]:
-    """Return all methods, the default fit first."""
+    """Return all methods, alternating training first."""
 
     def bcomp(groups: Groups, seed: int) -> BCOMP:
         hz, length = groups.baseline, benchmark.TEMPLATE_LENGTH
@@ -107,8 +107,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     most = default[default["n_groups"] == default["n_groups"].max()]
     errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
     found = [
-        f"The default fit of {most['n_groups'].iloc[0]} groups has template errors of {errors}; it "
-        f"finds {_percent(most['hit_rate'])} of the events, and of those it finds "
+        f"Alternating training on {most['n_groups'].iloc[0]} groups has template errors of "
+        f"{errors}; it finds {_percent(most['hit_rate'])} of the events, and of those it finds "
         f"{_percent(most['false_alarm_rate'])} are false; {median_and_range(most['seconds'], 1)} s."
     ]
     few = usual[usual["n_groups"] == usual["n_groups"].min()]
@@ -129,7 +129,7 @@ def findings(table: pd.DataFrame) -> list[str]:
             f"{median_and_range(runs['error_mean'])} at {value:g}"
             for value, runs in varied[fixed].groupby(column)
         ]
-        found.append(f"Mean error of the default fit against {what}: {', '.join(each)}.")
+        found.append(f"Mean error of alternating training against {what}: {', '.join(each)}.")
     return found
 
 
@@ -163,7 +163,7 @@ def _spikes(seed: int) -> Figure:
 def _errors(table: pd.DataFrame) -> Figure:
     """Draw the mean error against trials, baseline and layers: points of seeds, and the median.
 
-    Trials and baselines are those of the default fit, layers those of the paper's trainer.
+    Trials and baselines are those of alternating training, layers those of the paper's trainer.
     """
     mine = table[table["method"] == DEFAULT]
     mine = mine[mine["n_groups"] == mine["n_groups"].max()]

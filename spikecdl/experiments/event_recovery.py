@@ -303,7 +303,9 @@ probability above one half, 66 to 72 % of the events of single trials, 12 to 16 
 them false, unless it begins with the true events.
 """
 
-METHODS: Mapping[str, Mapping[str, Any]] = {"default": {}, "marginal": {"trainer": "marginal"}}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    name: {"trainer": name} for name in ("alternating", "marginal")
+}
 """Settings of `DCEA` by name of the method; each case adds its own ``family`` and ``model``."""
 
 

@@ -52,7 +52,7 @@ def _glms(**settings: Any) -> Callable[[int], list]:
 
 HISTORY = "GLM, history"
 METHODS: Mapping[str, Callable[[int], list]] = {
-    "default": _dcea(),
+    "alternating": _dcea(trainer="alternating"),
     "marginal": _dcea(trainer="marginal"),
     "marginal, history": _dcea(trainer="marginal", history=0.05),
     "BCOMP": lambda seed: [BCOMP(1, LENGTH, FAMILY, random_state=seed)],

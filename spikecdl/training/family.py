@@ -8,7 +8,8 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
-from spikecdl.training.base import Problem, Trainer
+from spikecdl.training.alternating import Alternating
+from spikecdl.training.base import Problem
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.observations import PART, Observations
 
@@ -24,11 +25,13 @@ def estimated_family(family: Family, data: Observations, mean: Tensor) -> Family
     return family.estimate(rows.y[rows.mask].double(), mean[some][rows.mask].double())
 
 
-def family_of_first_fit(trainer: Trainer, problem: Problem, family: Family) -> Family:
+def family_of_first_fit(problem: Problem, family: Family) -> Family:
     """Return the family, what is not known of it estimated around the rates of a first epoch.
 
-    Around a constant rate, events would be taken for variability of the counts.
+    Around a constant rate, events would be taken for variability of the counts, as they would by
+    a trainer that weighs them against it.
     """
+    trainer = Alternating()
     problem = with_covariates(problem)
     once = replace(problem, n_epochs=1)
 

@@ -14,11 +14,11 @@ from commands import FILES, FIT, SIMULATE, run, succeeded
 
 import spikecdl
 from spikecdl import datasets
-from spikecdl.cli.options import trainer
 from spikecdl.data.results import response_onsets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 from spikecdl.report.summary import fit_lines
+from spikecdl.suggestions import trainer
 
 FIGURES = sorted(name for name in FILES if name.endswith(".png"))
 

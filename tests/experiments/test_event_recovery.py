@@ -157,4 +157,4 @@ def test_the_experiment_runs(monkeypatch, tmp_path):
     assert "100 windows" in result.findings[-1]
     result.write(tmp_path, {})
     assert (tmp_path / "medians.csv").exists()
-    assert (tmp_path / "templates_default.png").exists()
+    assert (tmp_path / "templates_alternating.png").exists()

@@ -29,7 +29,7 @@ def whisker_folder(shared_data):
 @pytest.fixture(scope="module")
 def few_settings():
     """Fewer settings to choose from, and fewer models of single trials."""
-    few = {name: whisker_trials.METHODS[name] for name in ("default", whisker_trials.HISTORY)}
+    few = {name: whisker_trials.METHODS[name] for name in ("alternating", whisker_trials.HISTORY)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(whisker, "SMOOTHING", (0.0, 0.0025, 0.01))
         patch.setattr(whisker, "SIZES", (8, None))
