@@ -57,21 +57,22 @@ def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
     """
     if given != "auto":
         return given
+    family = member("family", model.family, FAMILIES, Family)
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
     plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
-    single = plain and counts.is_counts and counts.n_pooled.max() <= 1
+    single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
     few = model.layout == "shared" and counts.mask.sum() <= _MANY
-    return "marginal" if single and (few or _is_population(model, counts)) else "alternating"
+    summed = few or _is_population(model, family, counts)
+    return "marginal" if plain and counts.is_counts and single and summed else "alternating"
 
 
-def _is_population(model: Any, counts: BinnedSpikes) -> bool:
+def _is_population(model: Any, family: Family, counts: BinnedSpikes) -> bool:
     """Return whether marginal training sums events of these counts from a list of spikes."""
     constant = model.history is None and model.drift is None and model.baseline == "learned"
     together = bool((counts.mask == counts.mask[:, :1]).all())
     observed = counts.onsets is None and together
     joint = model.layout == "joint" and counts.n_units > 1
-    family = member("family", model.family, FAMILIES, Family).typical()
-    return joint and constant and observed and has_exponential_loss(family)
+    return joint and constant and observed and has_exponential_loss(family.typical())
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""Suggested bins and lengths, on recordings whose time scale is known."""
+"""Suggested bins and lengths, on recordings whose time scale is known, and trainers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from fits import some_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from spikecdl import simulate
+from spikecdl import DCEA, L1, BinnedSpikes, Binomial, load, simulate
 from spikecdl.data import SpikeTrains
 from spikecdl.datasets import demo
 from spikecdl.io import read
-from spikecdl.suggestions import questions, suggest
+from spikecdl.suggestions import questions, suggest, trainer
 
 
 def bursts(length: float, duration: float = 200.0, seed: int = 0) -> np.ndarray:
@@ -181,3 +182,45 @@ def test_no_questions_about_recordings_that_are_right():
         assert questions(spikes) == []
     assert questions(SpikeTrains.from_arrays([[]], observed=(0.0, 1.0))) == []
     assert questions(SpikeTrains.from_arrays([bursts(0.1)])) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "marginal"),
+        ({"family": "binomial"}, "alternating"),
+        ({"family": "negative_binomial"}, "alternating"),
+        ({"history": 5}, "alternating"),
+        ({"penalty_weight": 0.3}, "alternating"),
+        ({"layout": "shared"}, "marginal"),
+        ({"layout": "shared", "family": "binomial"}, "marginal"),
+        ({"layout": "shared", "family": Binomial(30)}, "alternating"),  # of pooled trials
+        ({"layout": "shared", "family": "gaussian"}, "marginal"),  # whole numbers
+        ({"layout": "shared", "penalty": L1(sign="both")}, "alternating"),
+    ],
+)
+def test_the_trainer_suits_the_counts(arguments, expected):
+    y = np.random.default_rng(0).poisson(0.1, (2, 3, 50))
+    model = DCEA(1, 5, **{"layout": "joint", **arguments})
+    assert trainer("auto", model, BinnedSpikes.from_array(y)) == expected
+
+
+def test_a_population_that_is_not_always_observed_alternates():
+    y, mask = np.zeros((2, 3, 50), int), np.ones((2, 3, 50), bool)
+    mask[0, 0, :5] = False
+    counts = BinnedSpikes.from_array(y, mask=mask)
+    assert trainer("auto", DCEA(1, 5, layout="joint"), counts) == "alternating"
+
+
+@pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
+def test_a_fit_chooses_its_trainer(tmp_path):
+    model, counts = DCEA(1, 12, n_epochs=1, random_state=0), some_counts()
+    assert model.fit(counts.pool()).trainer_ == "alternating"
+    assert model.fit(counts).trainer_ == "marginal"
+    assert model.trainer == "auto"
+    named = DCEA(1, 12, trainer="marginal", n_epochs=1, random_state=0).fit(counts)
+    assert np.array_equal(model.transform(counts), named.transform(counts))
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.trainer_ == "marginal"
+    assert np.array_equal(again.transform(counts), model.transform(counts))

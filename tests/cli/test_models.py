@@ -18,7 +18,6 @@ from spikecdl.data.results import response_onsets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 from spikecdl.report.summary import fit_lines
-from spikecdl.suggestions import trainer
 
 FIGURES = sorted(name for name in FILES if name.endswith(".png"))
 
@@ -403,22 +402,6 @@ def test_bands_of_few_windows_are_refused_before_the_fit(sims, tmp_path):
     assert "`--bootstrap` (=3)" in run(*command, "--bootstrap", 3).err
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, "marginal"),
-        ({"family": "binomial"}, "alternating"),
-        ({"family": "negative_binomial"}, "alternating"),
-        ({"history": 5}, "alternating"),
-        ({"penalty_weight": 0.3}, "alternating"),
-    ],
-)
-def test_auto_sums_the_events_of_populations(settings, expected):
-    y = np.random.default_rng(0).poisson(0.1, (2, 3, 50))
-    model = DCEA(1, 5, layout="joint", **settings)
-    assert trainer("auto", model, spikecdl.BinnedSpikes.from_array(y)) == expected
-
-
 def test_bounds_and_strongest_events_of_the_command_line(tmp_path):
     recording = tmp_path / "made.nwb"
     succeeded(run(*SIMULATE, "--out", recording))
@@ -435,10 +418,3 @@ def test_bounds_and_strongest_events_of_the_command_line(tmp_path):
     assert "`--nonnegative` (=(False, True)) has 2 values for 3 templates" in refused.err
     refused = run(*command, "alternating", "--nonnegative", "maybe", "--out", tmp_path / "other")
     assert "`--nonnegative` (='maybe')" in refused.err
-
-
-def test_auto_alternates_where_a_population_is_not_always_observed():
-    y, mask = np.zeros((2, 3, 50), int), np.ones((2, 3, 50), bool)
-    mask[0, 0, :5] = False
-    counts = spikecdl.BinnedSpikes.from_array(y, mask=mask)
-    assert trainer("auto", DCEA(1, 5, layout="joint"), counts) == "alternating"
