@@ -22,6 +22,7 @@ _MOST_BINS = 800  # of a histogram
 _FEWEST_SPIKES = 2  # in a bin of a histogram, on average
 _FEWEST_BINS = 60  # of a histogram of counts without a fit
 _LONG_IN_TEMPLATES = 100  # a longer window shows no shape of an event
+_MOST_UNITS, _MOST_WIDE = 9, 4  # units drawn, in a grid and in a column
 _SHOWN_IN_TEMPLATES = 20  # lengths of a template that are drawn of it
 _LONG = 1000  # bins; units with longer windows are drawn in one column
 
@@ -134,7 +135,7 @@ def rate(
 def rates_figure(
     source: Decomposition | BinnedSpikes,
     spikes: SpikeTrains | BinnedSpikes | None = None,
-    max_units: int = 9,
+    max_units: int | None = None,
     window: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw `rate` for the first units, as a new figure.
@@ -146,8 +147,9 @@ def rates_figure(
     ----------
     source, spikes
         As for `rate`.
-    max_units : int
-        Largest number of units to draw; the title says if there are more.
+    max_units : int, optional
+        Largest number of units to draw; the title says if there are more.  None: 9, or 4 where
+        windows are so long that each takes the width of the page.
     window : (float, float), optional
         Start and stop of the stretch to draw, in seconds; ``(-inf, inf)`` for all.
 
@@ -159,12 +161,15 @@ def rates_figure(
     'first 4 of 12 units'
     """
     rates = rates_of(source)
-    shown = range(min(rates.counts.n_units, max_units))
-    start, stop, about = stretch(source, window, shown)
+    most = _MOST_UNITS if max_units is None else max_units
+    start, stop, about = stretch(source, window, range(min(rates.counts.n_units, most)))
     whole, rates = rates.counts, rates.cut(start, stop)
+    wide = rates.counts.n_bins > _LONG
+    most = _MOST_WIDE if wide and max_units is None else most
+    shown = range(min(whole.n_units, most))
     if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
         spikes = cut(spikes, start, stop)
-    columns = 1 if rates.counts.n_bins > _LONG else min(len(shown), 3)
+    columns = 1 if wide else min(len(shown), 3)
     blocks = -(-len(shown) // columns)  # rows of units
     sources = [_single_trials(rates.counts, unit, spikes) for unit in shown]
     merge = merged_bins(rates, shown)

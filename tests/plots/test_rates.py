@@ -121,3 +121,9 @@ def test_raster_of_an_hour_is_not_drawn_by_milliseconds():
     spikes = SpikeTrains.from_arrays([np.arange(1.0, 3600.0, 7.0)], observed=(0.0, 3600.0))
     ax = plots.raster(spikes)
     np.testing.assert_allclose(marks(ax)[:, 0, 0], np.arange(1.0, 3600.0, 7.0), atol=0.08)
+
+
+def test_fewer_units_are_drawn_where_each_takes_the_width_of_the_page():
+    for n_bins, title in ((500, "first 9 of 12 units"), (1500, "first 4 of 12 units")):
+        counts = BinnedSpikes.from_array(np.ones((1, 12, n_bins), int), bin_size=0.01)
+        assert plots.rates_figure(counts).get_suptitle() == title
