@@ -47,7 +47,7 @@ def recording(hz, history=(), *, events=False, drift=0.0, trials=40, units=2, bi
 
 
 def fitted(counts, **settings):
-    model = DCEA(1, 0.2, "poisson", random_state=0).set_params(**settings)
+    model = DCEA(1, 0.2, "poisson", trainer="alternating", random_state=0).set_params(**settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.fit(counts)

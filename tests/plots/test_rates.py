@@ -9,7 +9,7 @@ from decompositions import made_up
 from drawings import histogram, line, marks, shades, title
 
 from spikecdl import plots
-from spikecdl.data import SpikeTrains
+from spikecdl.data import BinnedSpikes, SpikeTrains
 
 MASK = np.ones((4, 2, 120), bool)
 MASK[1, 0, :48] = False
@@ -124,6 +124,6 @@ def test_raster_of_an_hour_is_not_drawn_by_milliseconds():
 
 
 def test_fewer_units_are_drawn_where_each_takes_the_width_of_the_page():
-    for n_bins, title in ((500, "first 9 of 12 units"), (1500, "first 4 of 12 units")):
+    for n_bins, words in ((500, "first 9 of 12 units"), (1500, "first 4 of 12 units")):
         counts = BinnedSpikes.from_array(np.ones((1, 12, n_bins), int), bin_size=0.01)
-        assert plots.rates_figure(counts).get_suptitle() == title
+        assert plots.rates_figure(counts).get_suptitle() == words

@@ -150,7 +150,8 @@ y = np.random.default_rng(0).poisson(0.01, (50, 2, 10_000)).astype(np.int16)
 y[:, 0, 5000:5010] += 2
 counts = spikecdl.write_counts(sys.argv[1], spikecdl.BinnedSpikes.from_array(y))
 del y
-model = spikecdl.DCEA(1, 10, random_state=0, n_epochs=1, baseline=[0.01, 0.01])
+given = {"trainer": "alternating", "n_epochs": 1, "baseline": [0.01, 0.01]}
+model = spikecdl.DCEA(1, 10, random_state=0, **given)
 model.fit(counts[:1]).score(counts[:1])  # code is compiled, threads are there
 status = open("/proc/self/status").read()
 held = int(status.split("VmData:")[1].split()[0]) * 1024
