@@ -9,6 +9,7 @@ from __future__ import annotations
 from spikecdl.baselines.bases import Basis, onsets, true_onsets
 from spikecdl.baselines.bcomp import BCOMP
 from spikecdl.baselines.glm import GLM
+from spikecdl.baselines.ppseq import PPSeq
 from spikecdl.baselines.psth import PSTH, ConstantRate
 
-__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "onsets", "true_onsets"]
+__all__ = ["BCOMP", "GLM", "PSTH", "Basis", "ConstantRate", "PPSeq", "onsets", "true_onsets"]

@@ -79,10 +79,12 @@ def seqnmf(
     penalty: float,
     seed: int,
     observed: np.ndarray | None = None,
+    templates: np.ndarray | None = None,
 ) -> Found:
     """Learn from one recording (unit, bin) of non-negative signals.
 
-    ``penalty`` is the weight on overlapping sequences, ``observed`` marks the bins to use.
+    ``penalty`` is the weight on overlapping sequences, ``observed`` marks the bins to use, and
+    ``templates`` are those that are known.
     """
     with _pkg_resources():
         fit = _import("seqnmf").seqnmf
@@ -90,6 +92,7 @@ def seqnmf(
     n_units, n_bins = y.shape
     rng, padded = np.random.default_rng(seed), n_bins + 2 * length
     seen = np.ones((n_units, n_bins)) if observed is None else observed
+    first = y.max() * rng.random((n_units, n_templates, length))
     with _quiet():
         W, H, *_ = fit(
             y.astype(float),
@@ -97,7 +100,9 @@ def seqnmf(
             L=length,
             Lambda=penalty,
             M=np.pad(seen.astype(float), ((0, 0), (length, length)), constant_values=1),
-            W_init=y.max() * rng.random((n_units, n_templates, length)),
+            W_init=first if templates is None else templates.transpose(1, 0, 2),
+            W_fixed=templates is not None,
+            shift=templates is None,
             H_init=y.max() * rng.random((n_templates, padded)) / np.sqrt(padded / 3),
         )
     # its templates begin one bin before their codes
