@@ -23,7 +23,7 @@ ROWS = [  # of the table, by how they begin; those that need other packages or d
     *("denoiser, single precision", "denoiser, bfloat16", "memory of the denoiser", "multiscale"),
     *(f"pooled trials, {method}" for method in ("DCEA, binomial", "DCEA, Gaussian")),
     *(f"pooled trials, {package}" for package in ("alphacsc", "sporco")),
-    *("sequences, DCEA, Poisson", "sequences, seqNMF", "population of 20 units"),
+    *("sequences, DCEA", "sequences, seqNMF", "sequences, PP-Seq", "population of 20 units"),
 ]
 NEED_DATA_OR_PACKAGES = ("alphacsc", "Gaussian codes", "spikecdl fit", "whiskers", "songbird")
 

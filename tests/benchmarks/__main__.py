@@ -15,6 +15,7 @@ import machine
 import peers
 import problems
 import scaling
+import sequences
 import songbird
 import whiskers
 from timing import Row, Settings, Skip
@@ -35,7 +36,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "denoiser": denoising.denoiser,
     "whiskers": whiskers.commands,
     "peers": peers.pooled,
-    "sequences": peers.sequences,
+    "sequences": sequences.measure,
     "populations": joint.measure,
     "songbird": songbird.sequences,
 }

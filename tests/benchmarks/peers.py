@@ -15,7 +15,6 @@ import numpy as np
 import outside
 import pandas as pd
 from outside import Found
-from scipy.ndimage import gaussian_filter1d
 from timing import Row, Settings, Skip, duration
 
 from spikecdl import DCEA, BinnedSpikes, Binomial, Family, Gaussian
@@ -63,21 +62,6 @@ def pooled(settings: Settings) -> Iterator[Row]:
     )
 
 
-def sequences(settings: Settings) -> Iterator[Row]:
-    """Two Poisson sequences across 40 units: joint templates, and seqNMF."""
-    data = [_two_sequences(seed, settings) for seed in _seeds(settings)]
-    grid = [(*choice, width) for choice in _grid(settings, (1e-3, 1e-2)) for width in (0.0, 2.0)]
-    yield from _compared(
-        "sequences",
-        {
-            "DCEA, Poisson": _dcea("poisson"),
-            "seqNMF": lambda c: _best(_seqnmf(c, *choice) for choice in grid),
-        },
-        data,
-        f"best of {len(grid)} lengths, penalties, starts and smoothings by the truth",
-    )
-
-
 def _grid(settings: Settings, penalties: tuple[float, ...]) -> list[tuple[float, float, int]]:
     """Return lengths, as multiples of the true one, penalties and seeds of starts."""
     lengths, starts = ((1.4,), (0,)) if settings.quick else ((1.0, 1.4), (0, 1))
@@ -98,25 +82,6 @@ def _pooled_trials(seed: int, settings: Settings) -> BinnedSpikes:
         same_events=True,
         random_state=seed,
     ).pool()
-
-
-def _two_sequences(seed: int, settings: Settings) -> BinnedSpikes:
-    """Simulate a minute in bins of 10 ms, 2 Hz; each unit rises for 50 ms at its own latency."""
-    rng, time_ = np.random.default_rng(seed), np.arange(50)
-    latency = rng.uniform(6, 44, (2, 40, 1))
-    return simulate(
-        "poisson",
-        np.exp(-0.5 * ((time_ - latency) / 2) ** 2),
-        layout="joint",
-        n_trials=1,
-        n_units=40,
-        duration=20.0 if settings.quick else 60.0,
-        bin_size=0.01,
-        event_rate=0.5,
-        amplitude=(30.0, 40.0),
-        baseline=2.0,
-        random_state=seed,
-    )
 
 
 def _compared(
@@ -154,8 +119,7 @@ def _dcea(family: str | Family) -> Method:
         parts = model.fit(counts).decompose(counts)
         seconds = time.perf_counter() - began
         found = recovery(parts, _TOLERANCE * counts.bin_size)
-        amplitude = parts.events()["amplitude"].median()
-        error = template_error(_profiles(parts.templates, amplitude, truth.layout), _true(counts))
+        error = template_error(parts.templates, truth.templates)
         return Score(
             float(error.errors.mean()),
             found.events.hit_rate,
@@ -170,31 +134,12 @@ def _dcea_gaussian(counts: BinnedSpikes) -> Score:
     return _dcea(Gaussian(float(counts.counts.std())))(counts)
 
 
-def _true(counts: BinnedSpikes) -> np.ndarray:
-    truth = counts.truth
-    return _profiles(truth.templates, truth.events["amplitude"].median(), truth.layout)
-
-
-def _profiles(templates: np.ndarray, amplitude: float, layout: str) -> np.ndarray:
-    """Return templates; for sequences the increase of the rate, because seqNMF adds rates."""
-    return np.expm1(templates * amplitude) if layout == "joint" else templates
-
-
 def _centred(
     learn: Callable[..., Found], counts: BinnedSpikes, longer: float, share: float, seed: int
 ) -> tuple[Found, BinnedSpikes, float]:
     """Learn from counts minus their mean in each window."""
     y = counts.counts[0] - counts.counts[0].mean(axis=1, keepdims=True)
     return _timed(learn, y, counts, longer, share, seed)
-
-
-def _seqnmf(
-    counts: BinnedSpikes, longer: float, penalty: float, seed: int, smoothing: float
-) -> tuple[Found, BinnedSpikes, float]:
-    """Learn sequences from counts smoothed with a Gaussian of that standard deviation in bins."""
-    y = counts.counts[0].astype(float)
-    y = gaussian_filter1d(y, smoothing, axis=1) if smoothing else y
-    return _timed(outside.seqnmf, y, counts, longer, penalty, seed)
 
 
 def _timed(
@@ -222,7 +167,7 @@ def _score(found: Found, counts: BinnedSpikes, seconds: float) -> Score:
     if not alive.any():
         return Score(1.0, 0.0, 0.0, seconds)
     templates, codes = found.templates[alive], found.codes[:, alive]
-    error = template_error(templates, _true(counts))
+    error = template_error(templates, counts.truth.templates)
     peaks = _peaks(codes, templates.shape[2] // 2)
     numbers = {found: true for true, found in enumerate(error.assignment) if found >= 0}
     peaks = peaks[peaks["template"].isin(numbers)]
