@@ -40,6 +40,10 @@ class Layout:
         """Reshape (trial, unit, bin) to (window, channel, bin)."""
         return np.reshape(counts, (-1, *self.expand(counts).shape[2:]))
 
+    def units(self, values: Tensor, units: Any) -> Tensor:
+        """Keep some units of values (trial, unit, channel, ...)."""
+        return values[:, units] if self.axis == 2 else values[:, :, units]
+
     def squeeze(self, signal: Tensor) -> np.ndarray:
         """Reshape (trial, unit, channel, bin) to (trial, unit, bin), in NumPy."""
         return signal.squeeze(self.axis).cpu().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer
 
 __all__ = ["DCEA", "NotConvergedWarning", "load"]
 
-_FOLDS = 4  # interleaved sets of bins that `score` leaves out in turn
 _FITTED = (
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
     "n_iter_ history_ windows_ _time_span _n_onsets"
@@ -282,13 +282,12 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         model, nan if there is nothing to explain.  It is too high on the counts that were fitted,
         whose hidden bins templates have seen; see `spikecdl.crossvalidation`, `spikecdl.heldout`.
         """
-        counts = self._counts(X)
-        whole, lost = self._fitted_problem(counts).data, np.zeros(2)
-        for hidden in conversion.hidden_in_turn(counts.n_bins, _FOLDS):
-            seen = self._fitted_problem(counts, hidden)
-            found = (self._dictionary(), *self._encode(seen))
-            lost += deviance.of_hidden_bins(whole, hidden, seen, found)
-        return float(deviance.fraction_explained(*lost))
+        return float(deviance.fraction_explained(*self.hidden_deviances(X).sum((1, 2))))
+
+    def hidden_deviances(self, X: Any) -> np.ndarray:
+        """Return the deviances (2, trial, unit) of the model and the null model; see `score`."""
+        problem = partial(self._fitted_problem, self._counts(X))
+        return deviance.in_turn(problem, lambda seen: (self._dictionary(), *self._encode(seen)))
 
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from fits import BINS, TRAINERS, quick, some_counts
 
-from spikecdl import DCEA, BinnedSpikes, Gaussian, conversion, read_nwb
+from spikecdl import DCEA, BinnedSpikes, Gaussian, conversion, plots, read_nwb
 from spikecdl.evaluation.heldout import masked, split, transfer
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.model.families import FAMILIES
@@ -154,3 +155,19 @@ class TestEvidence:
         joint = some_counts(layout="joint", trials=5)
         model = quick(layout="joint").fit(joint)
         assert model.evidence(joint, per_unit=True).shape == (5, 1)
+
+
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+def test_figures_compute_the_rates_of_the_units_they_show(layout):
+    counts = some_counts(layout=layout, trials=3, units=12)
+    parts = quick(layout=layout).fit(counts).decompose(counts)
+    some = [parts.of_units(name, [7, 2]) for name in ("rate", "contributions")]
+    figures = [plots.rates_figure(parts), plots.event_figure(parts)]
+    figures.append(plots.decomposition(parts, 0, 3)[0].figure)
+    for figure in figures:
+        plt.close(figure)
+    assert callable(vars(parts)["rate"])
+    assert callable(vars(parts)["contributions"])
+    np.testing.assert_allclose(some[0], parts.rate[:, [7, 2]], rtol=1e-4)
+    np.testing.assert_allclose(some[1], parts.contributions[:, [7, 2]], atol=1e-5)
+    np.testing.assert_array_equal(parts.of_units("rate", [5]), parts.rate[:, [5]])

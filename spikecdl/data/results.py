@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,7 +157,8 @@ class Decomposition:
         Amplitudes, one for each bin where a template can begin; one unit in the joint layout.
     rate : ndarray, shape (trial, unit, bin)
         Fitted rate in Hz (for a real-valued signal, in its own unit).  This, ``contributions`` and
-        the deviance explained may be given as functions, which are called when they are needed.
+        the deviance explained may be given as functions, which are called when they are needed; the
+        first two with positions of units, or without for all.
     baseline : ndarray, shape (trial, unit)
         Baseline in the unit of ``rate``.
     contributions : ndarray, shape (trial, unit, template, bin)
@@ -230,6 +231,11 @@ class Decomposition:
         found = read_only(value)
         shaped(name, found, self._shapes[name])
         return found if found.ndim else float(found)
+
+    def of_units(self, name: str, units: Sequence[int] | slice) -> np.ndarray:
+        """Return the ``rate`` or ``contributions`` of some units, in the memory of theirs alone."""
+        value = vars(self)[one_of("name", name, ("rate", "contributions"))]
+        return value(units) if callable(value) else value[:, units]
 
     def __repr__(self) -> str:
         model = f"family={self.family.name!r}, layout={self.layout!r}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.evaluation.heldout import HeldOut, Split, masked, split
+from spikecdl.evaluation.heldout import HeldOut, HiddenBins, Split, masked, split
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
@@ -32,7 +32,7 @@ class Fold(Protocol):
     def unseen(self) -> BinnedSpikes:
         """Counts to score."""
 
-    def score(self, model: Any) -> HeldOut:
+    def score(self, model: Any) -> HeldOut | HiddenBins:
         """Score a model that was fitted to ``seen`` on ``unseen``."""
 
 
@@ -74,9 +74,12 @@ class Stretch:
         """Counts of the stretch."""
         return conversion.hide(self.counts, ~self.hidden)
 
-    def score(self, model: Any) -> HeldOut:
+    def score(self, model: Any) -> HeldOut | HiddenBins:
         """Score hidden bins of ``unseen``."""
-        return masked(model, self.unseen, self.family)
+        unseen = self.unseen
+        if hasattr(model, "hidden_deviances") and model.family_.name == self.family.name:
+            return HiddenBins(unseen, model.hidden_deviances(unseen))
+        return masked(model, unseen, self.family)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class CrossValidated:
     Attributes
     ----------
     folds : tuple of HeldOut
-        Scores of each fold.
+        Scores of each fold; of stretches of time, ``counts`` and ``deviances`` alone.
     models : tuple
         The model fitted for each fold.
     how : str
@@ -121,7 +124,7 @@ class CrossValidated:
         (`NullModel`), in nats; (trial, 1) in the joint layout.  Empty for a model without evidence.
     """
 
-    folds: tuple[HeldOut, ...]
+    folds: tuple[HeldOut | HiddenBins, ...]
     models: tuple[Any, ...]
     how: str
     gains: tuple[np.ndarray, ...] = ()
@@ -343,7 +346,7 @@ def _without(counts: BinnedSpikes, part: BinnedSpikes) -> BinnedSpikes:
     return replace(counts, counts=counts.counts - part.counts, n_pooled=n_pooled, mask=n_pooled > 0)
 
 
-def _bits(fold: HeldOut) -> tuple[float, float]:
+def _bits(fold: HeldOut | HiddenBins) -> tuple[float, float]:
     """Return the gain in bits of a fold, and its spikes (0 for a signal)."""
     model, null = fold.deviances.sum((1, 2))
     spikes = fold.counts.counts.sum() if fold.counts.is_counts else 0

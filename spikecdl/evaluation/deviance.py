@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from spikecdl.solvers.events import Events
     from spikecdl.training import Observations, Problem
 
+_FOLDS = 4  # parts of the bins that are hidden in turn
+
 
 def deviance(
     y: ArrayLike,
@@ -170,12 +172,14 @@ def log_likelihood(data: Observations, eta: Tensor) -> np.ndarray:
     """Return log likelihoods (trial, unit, channel), with all constants, summed over bins."""
     import torch
 
-    found = []
-    for part, some in data.parts():
-        predictor = eta.expand(data.y.shape)[part].double()
-        log_prob = some.family.log_prob(some.y.double(), predictor)
-        found.append(torch.where(some.mask, log_prob, 0).sum(-1))
-    return torch.cat(found).cpu().numpy()
+    shape, n_bins = data.y.shape[:-1], data.y.shape[-1]
+    levels = eta.expand(*shape, eta.shape[-1]).flatten(0, -3)
+    found, rows = np.zeros(levels.shape[:-1]), data.rows()
+    for part, bins, some in rows.pieces():
+        level = levels[part][..., bins] if eta.shape[-1] == n_bins else levels[part]
+        log_prob = some.family.log_prob(some.y.double(), level.double())
+        found[part] += torch.where(some.mask, log_prob, 0).sum(-1).cpu().numpy()
+    return found.reshape(shape)
 
 
 def deviances_per_unit(
@@ -198,18 +202,35 @@ def of_hidden_bins(
     seen: Problem,
     found: tuple[ConvDictionary, Events, Tensor],
 ) -> np.ndarray:
-    """Return the deviances (2,) of a dictionary, events and baseline, in the ``hidden`` bins.
+    """Return the deviances (2, trial, unit) of events and baseline in the ``hidden`` bins.
 
     They were ``found`` in the data that are ``seen``, the ``whole`` but for these bins.
     """
     import torch
 
     null = null_rate(seen.data, prior=0.5).expand(*seen.data.y.shape[:-1], 1).flatten(0, 1)
-    lost, judged = np.zeros(2), torch.from_numpy(hidden)
+    lost, judged = np.zeros((2, *null.shape[:-1])), torch.from_numpy(hidden)
     for part, bins, some in whole.rows().pieces():
         here = judged[bins].nonzero()[:, 0].to(some.y.device)
         eta = seen.eta(*found, part, bins)[..., here]
-        lost += deviances(some.between(here), eta, null[part]).sum((1, 2))
+        lost[:, part] += deviances(some.between(here), eta, null[part])
+    return lost.reshape(2, len(whole.y), -1)
+
+
+def in_turn(
+    problem: Callable[..., Problem],
+    code: Callable[[Problem], tuple[ConvDictionary, Events, Tensor]],
+) -> np.ndarray:
+    """Return the deviances (2, trial, unit) of bins that are hidden in turn, every fourth.
+
+    ``problem`` returns the whole problem, or that with some bins hidden; ``code`` what is found.
+    """
+    from spikecdl import conversion
+
+    whole, lost = problem().data, np.zeros(())
+    for hidden in conversion.hidden_in_turn(whole.y.shape[-1], _FOLDS):
+        seen = problem(hidden)
+        lost = lost + of_hidden_bins(whole, hidden, seen, code(seen))
     return lost
 
 
@@ -235,16 +256,19 @@ def decompose(
     from spikecdl.solvers.events import Events
     from spikecdl.training.base import predictor
 
-    def parts() -> list[Tensor]:
-        each = enumerate(templates)
-        return [ConvDictionary(one[None])(codes[..., [c], :]).detach() for c, one in each]
+    def parts(units: Any) -> list[Tensor]:
+        joint = templates.shape[1] == counts.n_units > codes.shape[1]
+        waves, x = (templates[:, units], codes) if joint else (templates, codes[:, units])
+        return [ConvDictionary(h[None])(x[..., [c], :]).detach() for c, h in enumerate(waves)]
 
-    def rate() -> np.ndarray:
-        eta = sum(parts()) + baseline
-        return conversion.rates(counts, layout.squeeze(data.family.mean(eta)), data.family)
+    def rate(units: Any = slice(None)) -> np.ndarray:
+        eta = sum(parts(units)) + layout.units(baseline, units)
+        family = data.family.map(lambda values: layout.units(values, units))
+        mean = layout.squeeze(family.mean(eta))
+        return conversion.rates(counts.select(units=units), mean, family)
 
-    def contributions() -> np.ndarray:
-        return np.stack([layout.squeeze(part) for part in parts()], axis=2)
+    def contributions(units: Any = slice(None)) -> np.ndarray:
+        return np.stack([layout.squeeze(part) for part in parts(units)], axis=2)
 
     @cache
     def lost() -> np.ndarray:

@@ -17,8 +17,9 @@ from scipy.stats import kstwo
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import store
+from spikecdl.evaluation.rescaled_time import by_unit, checked, intervals_of
 from spikecdl.model.covariates import sample_in_time
-from spikecdl.model.families import FAMILIES, CountingProcess, Family
+from spikecdl.model.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +245,8 @@ def of_decomposition(
     mean = decomposition.drawn_mean
     if mean is None:
         mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
-    mean = np.where(counts.mask, mean, 0).astype(np.float32)  # rounding could exceed n_trials
+    mean = mean if counts.mask.all() else np.where(counts.mask, mean, 0)
+    mean = mean.astype(np.float32, copy=False)  # rounding could exceed n_trials
     return rescale(counts, mean, family, random_state=random_state)
 
 
@@ -301,19 +303,20 @@ def rescaled_intervals(
     >>> len(intervals) - int(y.sum()), round(float(intervals.mean()), 1)
     (1, 1.0)
     """
-    counts, observed, process = _checked(y, mean, family, mask)
-    rng = np.random.default_rng(random_state)
-    arrays, intervals = (counts, process.start.numpy(), process.duration.numpy()), []
-    for unit, seen in enumerate(observed.swapaxes(0, 1)):
-        y_unit, start, duration = (values[:, unit][seen] for values in arrays)
-        intervals.append(_intervals(y_unit, start, duration, process.step, rng))
-    return intervals
+    rng, found = np.random.default_rng(random_state), []
+    for unit, y_unit, mean_unit, of_unit, seen in by_unit(y, mean, family, mask):
+        counts, observed, process = checked(y_unit, mean_unit, of_unit, seen, unit)
+        start, duration = process.start.numpy(), process.duration.numpy()
+        here, begin, last = (each[:, 0][observed[:, 0]] for each in (counts, start, duration))
+        found.append(intervals_of(here, begin, last, process.step, rng))
+    return found
 
 
 def resolved(family: str | Family, counts: BinnedSpikes, mean: np.ndarray) -> Family:
     """Return a family, given itself or by name, with what it lacks taken from counts and means."""
     family = validation.member("family", family, FAMILIES, Family)
-    family = family.resolve(torch.as_tensor(np.array(counts.n_trials, dtype=float)))
+    if family.has_n_trials:
+        family = family.resolve(torch.as_tensor(np.array(counts.n_trials, dtype=float)))
     seen = (
         torch.as_tensor(values[counts.mask], dtype=torch.float64)
         for values in (counts.counts, mean)
@@ -397,54 +400,3 @@ def _autocorrelation(intervals: np.ndarray) -> np.ndarray:
     scores = scores - scores.mean()
     size = scores @ scores
     return np.array([scores[lag:] @ scores[:-lag] for lag in range(1, _LAGS + 1)]) / size
-
-
-def _checked(
-    y: ArrayLike, mean: ArrayLike, family: Family, mask: ArrayLike | None
-) -> tuple[np.ndarray, np.ndarray, CountingProcess]:
-    """Check the arguments; return counts, mask and counting process."""
-    counts = np.asarray(y)
-    observed = np.ones(counts.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
-    if counts.ndim != 3:
-        raise ValueError(f"`y` {counts.shape} must have shape (trial, unit, bin)")
-    for name, array in (("mean", np.asarray(mean)), ("mask", observed)):
-        validation.shaped(name, array, counts.shape, "y")
-    expected = torch.as_tensor(np.where(observed, mean, 0), dtype=torch.float64)
-    process = family.counting_process(expected)
-    kind = type(family).__name__
-    if process is None:
-        raise ValueError(f"`family` (={kind}) is not one of counts; time rescaling needs spikes")
-    outside, support = family.invalid(torch.as_tensor(counts.astype(float)))
-    _refuse("y", counts, observed & outside.numpy(), f"{kind} takes {support}")
-    impossible = torch.isnan(family.link(expected)) | ~torch.isfinite(expected)
-    _refuse("mean", expected.numpy(), observed & impossible.numpy(), f"{kind} cannot have it")
-    return counts.astype(np.int64, copy=False), observed, process
-
-
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, why: str) -> None:
-    if bad.any():
-        trial, unit, bin_ = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"`{name}` (={values[trial, unit, bin_]:g} at trial {trial}, unit {unit}, bin {bin_}) "
-            f"is impossible: {why}"
-        )
-
-
-def _intervals(
-    y: np.ndarray, start: np.ndarray, duration: np.ndarray, step: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Rescaled intervals of one unit, from counts and counting processes of shape (bin,)."""
-    bins = np.repeat(np.arange(len(y)), y)
-    # times within bins, with density proportional to exp(step time)
-    time, length = rng.random(len(bins)), duration[bins]
-    time = step * np.log1p(time * np.expm1(step * length)) if step else time * length
-    time = time[np.lexsort((time, bins))]
-    rank = np.arange(len(bins)) - (np.cumsum(y) - y)[bins]  # spikes before it in its bin
-    previous = np.where(rank > 0, np.roll(time, 1), 0)
-    last = np.zeros(len(y))
-    last[bins] = time  # repeated indices keep the last value
-    # rescaled time of each bin that follows its last spike, summed over bins
-    after = np.append(0, np.cumsum((start + step * y) * (duration - last)))
-    waits = np.diff(after[bins], prepend=0) + (start[bins] + step * rank) * (time - previous)
-    censored = after[-1] - (after[bins[-1]] if len(bins) else 0)
-    return np.append(waits, censored + rng.exponential()) if len(y) else waits

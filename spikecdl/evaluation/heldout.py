@@ -111,6 +111,21 @@ class HeldOut:
         return score(y, self.mean, self.null_mean, self.family, mask, axis)
 
 
+@dataclass(frozen=True, eq=False)
+class HiddenBins:
+    """Scores of hidden bins as `masked` finds them, without the rates, which long windows have no
+    room for: the ``deviances`` of the model and of the null model, shape (2, trial, unit).
+    """
+
+    counts: BinnedSpikes
+    deviances: np.ndarray
+
+    @property
+    def deviance_explained(self) -> float:
+        """Fraction of the null model's deviance that the model explains; nan if that is 0."""
+        return float(deviance.fraction_explained(*self.deviances.sum((1, 2))))
+
+
 def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
     """Return counts per recorded trial that model and null model expect, (2, trial, unit, bin)."""
     mean = np.asarray(model.predict(seen), dtype=float)

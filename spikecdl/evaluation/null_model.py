@@ -105,17 +105,20 @@ class NullModel:
         return data.to(torch.float64)
 
     def _eta(self, data: Observations, level: Tensor) -> Tensor:
-        """Return the linear predictor at a level of each unit, (unit, 1, 1)."""
-        eta = (level + self.shift_).expand(data.y.shape)
+        """Return the linear predictor at a level of each unit, (unit, 1, 1), or with covariates of
+        each bin.
+        """
+        eta = level + self.shift_
         if data.covariates is None:
             return eta
-        return eta + data.covariates.offset(self.coefficients_).to(eta)
+        return eta.expand(data.y.shape) + data.covariates.offset(self.coefficients_).to(eta)
 
 
 def _per_trial(counts: BinnedSpikes, data: Observations) -> Tensor:
     """Return the exposure of a bin per recorded trial, (unit, 1, 1), as all bins have the same."""
     trials = torch.as_tensor(conversion.trials_everywhere(counts)[0, :, None, :1].copy())
-    return data.family.exposure(data.load().y)[0, ..., :1] / trials
+    one = data.take(slice(1)).between(slice(1)).load()
+    return one.family.exposure(one.y)[0] / trials
 
 
 def _mean_rate(data: Observations, eta: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hdmf.common import DynamicTable, VectorData
     from pynwb import NWBFile
 
+_MANY, _CHUNK = 2**24, 2**16  # numbers of a series written at a time, and of a chunk in the file
 MODULE = "ecephys"  # processing module of all series and tables that are no recording
 
 _DESCRIPTIONS = {
@@ -210,10 +211,20 @@ class TimeAxis:
             starts = duration * np.arange(len(counts))
         self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
 
-    def add(self, file: NWBFile, name: str, values: np.ndarray, unit: str, about: str) -> None:
+    def add(
+        self,
+        file: NWBFile,
+        name: str,
+        values: np.ndarray | Callable[[slice], np.ndarray],
+        unit: str,
+        about: str,
+        shape: tuple[int, int, int] | None = None,
+    ) -> None:
         """Add (trial, column, bin) values to the module as one series (time, column).
 
         A series with more columns than rows is split, because NWB takes the longer axis for time.
+        Long ones, given by what returns some columns, and a ``shape``, are written a few columns at
+        a time.
         """
         from hdmf.backends.hdf5 import H5DataIO
         from pynwb import TimeSeries
@@ -221,13 +232,15 @@ class TimeAxis:
         if np.all(np.abs(self.starts[1:] - self.stops[:-1]) <= 1e-6 * self.bin_size):
             times = {"starting_time": float(self.starts[0]), "rate": 1.0 / self.bin_size}
         else:
-            edges = np.add.outer(self.starts, self.bin_size * np.arange(values.shape[2]))
+            n_bins = values.shape[2] if shape is None else shape[2]  # type: ignore[union-attr]
+            edges = np.add.outer(self.starts, self.bin_size * np.arange(n_bins))
             times = {"timestamps": edges.ravel()}
-        rows = np.moveaxis(values, 1, 2).reshape(-1, values.shape[1])
-        parts = range(0, rows.shape[1], len(rows))
+        trials, columns, bins = values.shape if shape is None else shape  # type: ignore[union-attr]
+        parts = range(0, columns, trials * bins)
         for i, first in enumerate(parts):
-            part = np.ascontiguousarray(rows[:, first : first + len(rows)])
-            which = f"; columns {first} to {first + part.shape[1] - 1}" if len(parts) > 1 else ""
+            span = range(first, min(first + trials * bins, columns))
+            which = f"; columns {first} to {span[-1]}" if len(parts) > 1 else ""
+            part = _columns(values, span, (trials * bins, len(span)))
             series = TimeSeries(
                 name=f"{name}_{i}" if len(parts) > 1 else name,
                 description=about + which,
@@ -244,6 +257,41 @@ class TimeAxis:
         if len(self.starts) > 1:
             times = {"start_time": self.starts, "stop_time": self.stops}
             add_intervals(file, name, pd.DataFrame(times, list(trial_ids)))
+
+
+def _columns(
+    values: np.ndarray | Callable[[slice], np.ndarray], span: range, shape: tuple[int, int]
+) -> Any:
+    """Return some columns of (trial, column, bin) values as (time, column), to be written.
+
+    Many are computed a few at a time, when they are written.
+    """
+    from hdmf.data_utils import GenericDataChunkIterator
+
+    def rows(columns: slice) -> np.ndarray:
+        some = values(columns) if callable(values) else values[:, columns]
+        return np.ascontiguousarray(np.moveaxis(some, 1, 2).reshape(-1, some.shape[1]))
+
+    if shape[0] * shape[1] <= _MANY:
+        return rows(slice(span.start, span.stop))
+
+    class Columns(GenericDataChunkIterator):
+        """Blocks of all times and a few columns."""
+
+        def _get_data(self, selection: tuple[slice, ...]) -> np.ndarray:
+            times, columns = selection
+            first = span.start + columns.start
+            return rows(slice(first, first + columns.stop - columns.start))[times]
+
+        def _get_maxshape(self) -> tuple[int, int]:
+            return shape
+
+        def _get_dtype(self) -> np.dtype:
+            return rows(slice(span.start, span.start + 1)).dtype
+
+    chunk = (min(shape[0], _CHUNK), 1)
+    buffer = (shape[0], max(1, min(shape[1], _MANY // shape[0])))
+    return Columns(buffer_shape=buffer, chunk_shape=chunk)
 
 
 def has_series(module: Mapping[str, Any], name: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import uuid
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,8 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     order = f"{who}one column per template, {len(parts.templates)} in all"
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
     unit = "Hz" if parts.family.integer_valued else "a.u."
-    axis.add(file, "fitted_rate", parts.rate, unit, f"Fitted rate ({fit}); {units}")
+    rate = partial(parts.of_units, "rate")
+    axis.add(file, "fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}", counts.shape)
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
     axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
     events = parts.events()

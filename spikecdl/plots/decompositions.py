@@ -114,7 +114,7 @@ def decomposition(
     layout, given = {"sharex": True, "height_ratios": ratios}, style.given_axes(ax, axes)
     grid = style.axes_array(given, (1 + n_templates, 1), size, **layout)[:, 0]
     _draw_window(grid[0], decomposition, trial, unit)
-    added = decomposition.contributions[trial, unit]
+    added = decomposition.of_units("contributions", [unit])[trial, 0]
     events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
     low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
     margin = 0.12 * ((high - low) or 1.0)
@@ -188,17 +188,18 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
 
 def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:
     """Draw the fitted rate over the counts: a few spikes as marks, more as a histogram."""
-    rates = rates_of(decomposition)
-    counts = rates.counts
+    rates = rates_of(decomposition, [unit])
+    counts, baseline, unit = rates.counts, decomposition.baseline[trial, unit], 0
     middle = counts.times + counts.bin_size / 2
-    fit = decomposition.rate[trial, unit]
+    assert rates.fit is not None
+    fit = rates.fit[trial, unit]
     style.shade(ax, counts, ~counts.mask[trial, unit])
     spikes = counts.counts[trial, unit]
     single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
     sparse = single and spikes.max() <= _FEW_SPIKES
     if not sparse:
         ax.stairs(rates.data[trial, unit], style.edges(counts), label="data", **style.BARS)
-    style.baseline(ax, decomposition.baseline[trial, unit])
+    style.baseline(ax, baseline)
     ax.plot(middle, fit, color=style.INK, label="fit", marker="o" if len(fit) == 1 else "")
     if not rates.is_signal:
         top = ax.get_ylim()[1]

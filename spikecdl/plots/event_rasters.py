@@ -263,19 +263,18 @@ def _draw(
             panel.set(xlim=np.array(span) * decomposition.counts.bin_size, yticks=[])
             style.tidy(panel)
         return
-    found = rates.rates_of(decomposition)
-    around = found.around(unit, trial, first, span)
+    found = rates.rates_of(decomposition, [unit])
+    around = found.around(0, trial, first, span)
     rows = None
     if len(grid) > 1:
         source = found.counts
         if spikes is not None and len(spikes) > len(source) and spikes.n_bins == source.n_bins:
-            spikes = spikes.select(units=[spikes.unit_ids.index(source.unit_ids[unit])])
-            unit, source = 0, spikes
-            first = np.repeat(first, len(spikes))
-            trial = np.tile(np.arange(len(spikes)), len(trial))
+            source = spikes.select(units=[spikes.unit_ids.index(source.unit_ids[0])])
+            first = np.repeat(first, len(source))
+            trial = np.tile(np.arange(len(source)), len(trial))
         every = -(-len(trial) // _MOST_ROWS)
         some = np.arange(0, len(trial), every)
-        rows = rates.around(source, unit, trial[some], first[some], span, some + 1)
+        rows = rates.around(source, 0, trial[some], first[some], span, some + 1)
     rates.draw_unit(grid, around, 0, rows, rates.merged_bins(around, [0]))
     if rows is not None:
         each = "event" if len(trial) == len(around.counts) else "event, trial"

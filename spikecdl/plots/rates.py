@@ -118,15 +118,15 @@ def rate(
     >>> histogram.get_xlabel(), histogram.get_ylabel()
     ('time (s)', 'rate (Hz)')
     """
-    rates = rates_of(source)
-    style.check_position("unit", unit, rates.counts.n_units)
-    trials, given = _single_trials(rates.counts, unit, spikes), style.given_axes(ax, axes)
+    style.check_position("unit", unit, style.counts_of(source).n_units)
+    rates = rates_of(source, [unit])
+    trials, given = _single_trials(rates.counts, 0, spikes), style.given_axes(ax, axes)
     if given is not None and given.size == 1:
         trials = None
     heights = panel_heights(trials, 1.7)
     size, layout = (style.PAGE, 0.6 + sum(heights)), {"sharex": True, "height_ratios": heights}
     grid = style.axes_array(given, (len(heights), 1), size, **layout)[:, 0]
-    draw_unit(grid, rates, unit, trials, merged_bins(rates, [unit]))
+    draw_unit(grid, rates, 0, trials, merged_bins(rates, [0]))
     style.legend_above(grid[-1])
     return grid
 
@@ -160,13 +160,13 @@ def rates_figure(
     >>> rates_figure(counts, max_units=4).get_suptitle()
     'first 4 of 12 units'
     """
-    rates = rates_of(source)
+    whole = style.counts_of(source)
     most = _MOST_UNITS if max_units is None else max_units
-    start, stop, about = stretch(source, window, range(min(rates.counts.n_units, most)))
-    whole, rates = rates.counts, rates.cut(start, stop)
-    wide = rates.counts.n_bins > _LONG
+    start, stop, about = stretch(source, window, range(min(whole.n_units, most)))
+    wide = stop - start > _LONG
     most = _MOST_WIDE if wide and max_units is None else most
     shown = range(min(whole.n_units, most))
+    rates = rates_of(source, shown).cut(start, stop)
     if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
         spikes = cut(spikes, start, stop)
     columns = 1 if wide else min(len(shown), 3)
@@ -280,7 +280,7 @@ def stretch(
 
     That is all bins or, in long windows, those with most events of the units.
     """
-    counts = source.counts if isinstance(source, Decomposition) else source
+    counts = style.counts_of(source)
     unit_of_time = "bins" if style.in_bins(counts.bin_size) else "s"
     if window is not None:
         edges, slack = style.edges(counts), 1e-6 * counts.bin_size
@@ -306,18 +306,18 @@ def stretch(
     return start, start + n_bins, f"the {part} of {whole} with most events"
 
 
-def rates_of(source: Decomposition | BinnedSpikes) -> Rates:
-    """Return rates in Hz (in spikes per bin for plain arrays), or the signal in its own unit."""
-    style.check_type("source", source, Decomposition, BinnedSpikes)
+def rates_of(source: Decomposition | BinnedSpikes, units: Any = slice(None)) -> Rates:
+    """Return rates of some units in Hz (in spikes per bin for plain arrays), or their signal."""
     if isinstance(source, BinnedSpikes):
-        widest = max(1, source.n_bins // _FEWEST_BINS)
-        return Rates(source, source.rate(), None, None, not source.is_counts, widest)
-    counts, is_signal = source.counts, not source.family.integer_valued
+        widest, some = max(1, source.n_bins // _FEWEST_BINS), source.select(units=units)
+        return Rates(some, some.rate(), None, None, not some.is_counts, widest)
+    counts, is_signal = source.counts.select(units=units), not source.family.integer_valued
     data = counts.rate()
     if is_signal and counts.is_counts:  # a signal of whole numbers
         data = data * counts.bin_size
     widest = max(1, source.templates.shape[2] // 4)  # so that the shape of templates shows
-    return Rates(counts, data, source.rate, source.baseline, is_signal, widest)
+    fit = source.of_units("rate", units)
+    return Rates(counts, data, fit, source.baseline[:, units], is_signal, widest)
 
 
 def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl import validation
+from spikecdl.data import BinnedSpikes, Decomposition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from spikecdl.data import BinnedSpikes
 
 # Okabe and Ito's palette for colour-blind readers, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -139,6 +138,12 @@ def unit_title(name: int | str) -> str:
 def thin(count: int, width: float) -> float:
     """Width at which ``count`` lines stay apart, at most ``width``."""
     return float(np.clip(_CROWD * width / max(count, 1), 0.3 * width, width))
+
+
+def counts_of(source: Decomposition | BinnedSpikes) -> BinnedSpikes:
+    """Return the counts of a source of rates, or raise TypeError if it is none."""
+    check_type("source", source, Decomposition, BinnedSpikes)
+    return source.counts if isinstance(source, Decomposition) else source
 
 
 def check_type(name: str, value: Any, *types: type) -> None:

@@ -45,10 +45,10 @@ def data_of(decomposition: Decomposition) -> dict[str, Any]:
     Of many units, those that matter most to the templates are kept; of long windows, the stretch
     with most events; and of many trials, those with most events.
     """
-    rates = rates_of(decomposition)
-    counts, joint = rates.counts, decomposition.layout == "joint"
-    length = decomposition.templates.shape[2]
+    length, joint = decomposition.templates.shape[2], decomposition.layout == "joint"
     units = _largest(_weights(decomposition), _MOST_UNITS)
+    rates = rates_of(decomposition, units)
+    counts = rates.counts
     codes = decomposition.codes if joint else decomposition.codes[:, units]
     n_bins = min(counts.n_bins, _LONGEST)
     onsets = np.append(0, np.cumsum(np.count_nonzero(codes, axis=(0, 1, 2))))
@@ -70,14 +70,14 @@ def data_of(decomposition: Decomposition) -> dict[str, Any]:
         "colours": [style.colour(k) for k in range(len(decomposition.templates))],
         "units": [str(names.unit_ids[unit]) for unit in units],
         "trials": [str(names.trial_ids[trial]) for trial in trials],
-        "all": {"units": counts.n_units, "trials": len(counts), "bins": counts.n_bins},
+        "all": {"units": names.n_units, "trials": len(counts), "bins": counts.n_bins},
         "templates": [
             [_packed(template[unit]) for unit in (units if joint else [0])]
             for template in decomposition.templates
         ],
         "events": _events(decomposition, trials, units, start, n_bins),
-        "measured": [[_packed(rates.data[t, u, stretch]) for u in units] for t in trials],
-        "fitted": [[_packed(decomposition.rate[t, u, stretch]) for u in units] for t in trials],
+        "measured": _rows(rates.data, trials, stretch),
+        "fitted": _rows(rates.fit, trials, stretch),
         "baseline": _packed(decomposition.baseline[np.ix_(trials, units)]),
     }
 
@@ -108,6 +108,12 @@ def _events(
         for t, u, k, onset, amplitude, certain in rows
         if t in trials and (joint or u in units) and -length < onset - start < n_bins
     ]
+
+
+def _rows(values: np.ndarray | None, trials: list[int], stretch: slice) -> list[list[str]]:
+    """Return a stretch of some trials, unit by unit."""
+    assert values is not None
+    return [[_packed(unit[stretch]) for unit in values[trial]] for trial in trials]
 
 
 def _packed(values: np.ndarray) -> str:

@@ -206,7 +206,7 @@ def drawn_mean(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
     """Return expected counts (window, unit, bin), given events drawn from their posterior."""
     n_windows, n_units, n_bins = spikes.shape
     sums, rng = sum_events(spikes, model, with_pairs=True), np.random.default_rng(0)
-    eta = np.empty(spikes.shape)
+    eta = np.empty(spikes.shape, np.float32)  # as many numbers as counts
     eta[:] = model.baseline[:, None]
     between, pattern = crowding(model, spikes.shown.under(model.length)[0]), sums.pattern
     log_idle = float(np.log1p(-model.rates.sum()))
@@ -221,7 +221,7 @@ def drawn_mean(spikes: SpikeList, model: PopulationModel) -> np.ndarray:
             which = (rng.random((at.size, 1)) > chance[:, :-1]).sum(1)
             for s, amplitude in zip(at, RELATIVE_AMPLITUDES[which], strict=True):
                 eta[window, :, s : s + model.length] += amplitude * model.templates[c]
-    return np.exp(eta)
+    return np.exp(eta, out=eta)
 
 
 def _norms(model: PopulationModel) -> np.ndarray:

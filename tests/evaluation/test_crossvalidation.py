@@ -119,6 +119,16 @@ class TestScores:
             np.testing.assert_array_equal(fold.seen.mask, ~fold.unseen.mask)
             assert fold.seen.mask.strides[1] == fold.seen.n_pooled.strides[1] == 0
 
+    @pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+    @pytest.mark.parametrize("layout", ["shared", "joint"])
+    def test_scores_of_stretches_are_those_of_hidden_bins(self, layout):
+        counts = some_counts(layout=layout, trials=2, bins=240)
+        fold = divide(counts, "poisson", 3).folds[1]
+        model = quick(layout=layout).fit(fold.seen)
+        found, expected = fold.score(model), masked(model, fold.unseen, "poisson")
+        np.testing.assert_allclose(found.deviances, expected.deviances, rtol=1e-4)
+        assert found.deviance_explained == pytest.approx(expected.deviance_explained, abs=1e-5)
+
     @pytest.mark.slow
     def test_sequences_that_are_not_there(self):
         """Joint templates of many units remember the noise of the trials that they saw."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pynwb
 import pytest
+from decompositions import made_up
 from nwbinspector import Importance, inspect_nwbfile_object
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
@@ -26,7 +27,7 @@ from recordings import (
 
 from spikecdl import DCEA
 from spikecdl.data import BinnedSpikes, SpikeTrains
-from spikecdl.io import read, read_binned_nwb, read_nwb, write_nwb
+from spikecdl.io import nwb_layout, read, read_binned_nwb, read_nwb, write_nwb
 from spikecdl.simulate import simulate
 
 
@@ -381,3 +382,18 @@ def test_a_large_recording_is_written_column_by_column(tmp_path):
     spikes = SpikeTrains.from_arrays(times, observed=(0.0, 101.0))
     write_nwb(tmp_path / "large.nwb", spikes)
     assert_same_recording(read(tmp_path / "large.nwb"), replace(spikes, clock_rate=1e6))
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_long_series_are_written_a_few_columns_at_a_time(trials, tmp_path, monkeypatch):
+    parts = made_up("poisson", "joint", trials=trials, units=5)
+    write_nwb(tmp_path / "whole.nwb", parts.counts, decomposition=parts)
+    monkeypatch.setattr(nwb_layout, "_MANY", 2 * trials * parts.counts.n_bins)
+    write_nwb(tmp_path / "pieces.nwb", parts.counts, decomposition=parts)
+    for name in ("fitted_rate", "fitted_baseline", "codes"):
+        found = []
+        for file in ("whole.nwb", "pieces.nwb"):
+            with h5py.File(tmp_path / file) as opened:
+                found.append(opened[f"processing/ecephys/{name}/data"][:])
+        assert found[0].shape[0] == trials * parts.counts.n_bins
+        np.testing.assert_array_equal(*found)
