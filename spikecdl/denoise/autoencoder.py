@@ -20,7 +20,8 @@ from spikecdl.model.families import Poisson
 from spikecdl.model.penalties import L1
 from spikecdl.solvers import threads
 
-_FIRST_BIAS = 0.01
+_FIRST_BIAS, _FIRST_BIAS_OF_MEAN = 0.9, -0.5
+_N_MEAN = 2  # templates of the mean, which come first: brighter and darker
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class ImageAutoencoder(ImageNetwork):
     ----------
     architecture : Architecture
     templates : tensor, shape (template, 1, row, column)
-        Initial templates of all dictionaries.  Steps are 1, so their operator norm should be at
-        most one over the square root of the largest count.
+        Initial templates of all dictionaries; see `initial_templates`.
 
     References
     ----------
@@ -62,6 +62,8 @@ class ImageAutoencoder(ImageNetwork):
     def __init__(self, architecture: Architecture, templates: Tensor) -> None:
         super().__init__()
         length, stride = architecture.length, architecture.stride
+        bias = torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS)
+        bias[:_N_MEAN] = _FIRST_BIAS_OF_MEAN
 
         def dictionary() -> ConvDictionary:
             return ConvDictionary(templates.clone(), stride)
@@ -74,7 +76,7 @@ class ImageAutoencoder(ImageNetwork):
             accelerated=False,
             step=1.0,
             analysis=None if architecture.tied else dictionary(),
-            bias=torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS),
+            bias=bias,
             stabilizer=architecture.stabilizer,
         )
         self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
@@ -153,8 +155,8 @@ class MeanOfShifts(Trainable):
         return self.network.padded(size) + self.more
 
 
-_FLAT_SHARE = 0.2  # share of templates that are flat, but for a little of a part
-_LITTLE = 0.3
+_SCALE, _SCALE_OF_MEAN = 3.5, 1.2  # times the scale at which steps of 1 are stable if all act
+_WIDTH = 0.32  # standard deviation of a template of the mean, relative to its length
 _DARK = 0.1  # counts, added before the logarithm
 _LEAST = 1.0  # norm of the log counts of a part that is not flat
 _TRIES = 100  # parts tried for each template
@@ -165,25 +167,30 @@ def initial_templates(
 ) -> Tensor:
     """Return templates (template, 1, row, column) from random parts of log expected counts.
 
-    Images (row, column) have a largest value of 1, whose expected count is the peak.  Parts have
-    zero mean and a random sign, fade out where neighbours overlap, and are scaled so that steps of
-    1 are stable at the peak.  A fifth of them are nearly flat.
+    Images (row, column) have a largest value of 1, whose expected count is the peak.  The first two
+    templates are smooth, one bright and one dark, and carry the mean.  The others are parts of zero
+    mean and a random sign, which fade out where neighbours overlap.  They are so large that steps
+    of 1 would not be stable if all acted, but their thresholds leave few.
     """
     length, stride = architecture.length, architecture.stride
     overlap = max(length - stride, 0)
     pixel = torch.arange(1, length + 1)
     fade = torch.minimum(pixel, pixel.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+    smooth = (-((pixel - pixel.float().mean()) / (_WIDTH * length)).square() / 2).exp()
     templates = torch.empty(architecture.n_templates, 1, length, length)
     for number, template in enumerate(templates):
-        part = _part(images, length, peak, generator)
-        if number < _FLAT_SHARE * len(templates):
-            part = 1 / length + _LITTLE * part
-        sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
-        template.copy_(sign * part * fade[:, None] * fade)
-        template.div_(template.norm())
+        if number < _N_MEAN:
+            template.copy_((-1) ** number * smooth[:, None] * smooth)
+        else:
+            sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
+            part = _part(images, length, peak, generator) * fade[:, None] * fade
+            template.copy_(sign * F.normalize(part.flatten(), dim=0).view_as(part))
     size = length + 15 * stride
-    norm = ConvDictionary(templates, stride).norm_squared((size, size)).detach()
-    return templates / (peak * norm).sqrt()
+    for some, scale in ((templates[:_N_MEAN], _SCALE_OF_MEAN), (templates[_N_MEAN:], _SCALE)):
+        if len(some):
+            norm = ConvDictionary(some.clone(), stride).norm_squared((size, size)).detach()
+            some.mul_(scale / (peak * norm).sqrt())
+    return templates
 
 
 def _part(images: Sequence[Tensor], length: int, peak: float, generator: torch.Generator) -> Tensor:

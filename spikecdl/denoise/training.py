@@ -99,6 +99,7 @@ class Schedule:
 _BETAS = (0.95, 0.95)  # decay per step of the first and second moments of the gradient
 _EPS = 1e-8
 _REFRESH = 10  # steps between updates of the eigenvectors
+_THRESHOLDS = 10  # times the learning rate, of thresholds
 
 
 class SOAP(torch.optim.Optimizer):
@@ -109,7 +110,8 @@ class SOAP(torch.optim.Optimizer):
     for :math:`Q_L^\top G Q_R`, rotated back.  The gradient of image templates is large along smooth
     patterns and small along fine ones, which a scale per pixel cannot correct.  Matrices are
     templates (template, channel, row, column), with a row for each template; their first step only
-    initializes the moments.  All other parameters take the steps of Adam.
+    initializes the moments.  All other parameters take the steps of Adam; those of thresholds
+    (template, 1, 1), which are in counts and have far to go, are ten times as large.
 
     References
     ----------
@@ -156,7 +158,8 @@ def _update(
         state[side].lerp_(product, 1 - _BETAS[1])
         if state["step"] % _REFRESH == 0:  # by power iteration
             state[f"Q_{side}"] = torch.linalg.qr(state[side] @ state[f"Q_{side}"]).Q.contiguous()
-    parameter.sub_(learning_rate * change.view_as(parameter))
+    faster = _THRESHOLDS if parameter.ndim == 3 else 1
+    parameter.sub_(faster * learning_rate * change.view_as(parameter))
 
 
 def _eigenvectors(moments: Tensor) -> Tensor:

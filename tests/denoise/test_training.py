@@ -142,6 +142,18 @@ class TestSOAP:
             found.append(parameter.detach())
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
+    def test_steps_of_thresholds_are_ten_times_as_large(self):
+        vector, thresholds = (
+            torch.zeros(*shape, requires_grad=True) for shape in ((3,), (3, 1, 1))
+        )
+        for parameter in (vector, thresholds):
+            optimizer = SOAP([parameter], lr=0.1)
+            for gradient in (1.0, -3.0, 2.0):
+                parameter.grad = torch.full_like(parameter, gradient)
+                optimizer.step()
+        assert float(vector.detach().abs().max()) > 0.01
+        torch.testing.assert_close(thresholds.flatten(), 10 * vector)
+
     def test_steps_turn_with_the_problem(self):
         """Pixels mixed by a rotation give mixed steps: the pixel basis is not special."""
         generator = draw(2)
