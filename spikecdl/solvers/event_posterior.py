@@ -169,7 +169,7 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
         begins[:] = False
         fill_count_scores(window.a, model.taps, score)
         for chain in range(max(1, len(uniform)) if n_templates else 0):
-            _fill_base(base, z[i], found.drawn.signal[:, i], chain)
+            _fill_base(base, z, found.drawn.signal, i, chain)
             of_others = log_prior.sum() - (log_prior[chain] if len(uniform) else 0.0)
             fill_ratios(window, base, model, score, weights)
             _add_prior(weights, idle, prior, chain, onsets[i])
@@ -194,7 +194,7 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                 add_derivatives(window, base, model, weights, _at(i, sums, found), per_bin)
         if n_templates and not len(uniform):
             continue
-        _fill_base(base, z[i], found.drawn.signal[:, i], len(uniform))
+        _fill_base(base, z, found.drawn.signal, i, len(uniform))
         if len(uniform) != 1 and not only_draw:
             _derive_at_drawn(window, base, model, found.drawn.kind[:, i], _at(i, sums, found))
         found.joint[i] = log_prior.sum() - value(window, base)
@@ -211,21 +211,22 @@ def _at(i, sums, found):
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_base(base, z, signals, without):
-    """Fill in the predictor with the signals of all chains without one."""
-    base[:] = z
-    for chain in range(len(signals)):
-        if chain != without:
-            base += signals[chain]
+def _fill_base(base, z, signal, i, without):
+    """Fill in the predictor of a window with the signals of all chains without one."""
+    for n in range(len(base)):
+        base[n] = z[i, n]
+        for chain in range(len(signal)):
+            if chain != without:
+                add_multiple(base[n], 1.0, signal[chain, i, n])
 
 
 @njit(cache=True, error_model="numpy")
 def _add_probabilities(i, posterior, sums, found):
     """Add the probabilities (template, amplitude, onset) of the events of a window."""
-    if len(found.posterior):
-        found.posterior[i] += posterior
     for c in range(posterior.shape[0]):
         for j in range(posterior.shape[1]):
+            if len(found.posterior):
+                add_multiple(found.posterior[i, c, j], 1.0, posterior[c, j])
             sums.number[c, j] += posterior[c, j].sum()
 
 
