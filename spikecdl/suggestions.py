@@ -33,7 +33,7 @@ _ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
 _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
-_MANY = 2_000_000  # bins above which marginal training would take long
+_MANY = 10_000_000  # bins, of which marginal training takes minutes
 _ON_CLOCK = 0.9  # of the spikes: the others are questioned
 
 #: What `Suggestion.short` means.
@@ -53,7 +53,7 @@ def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
 
     Marginal for single trials in the shared layout, whose events are weak, and for populations
     whose events are summed from a list of spikes; alternating for pooled counts and signals, for a
-    penalty of one's own, and for millions of bins in the shared layout.
+    penalty of one's own, and for tens of millions of bins in the shared layout.
     """
     if given != "auto":
         return given
