@@ -94,7 +94,7 @@ def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
     >>> y = np.random.default_rng(0).poisson(np.repeat([0.2, 3, 0.2], [30, 5, 65]), (20, 100))
     >>> model = spikecdl.DCEA(1, 16, random_state=0).fit(y)
     >>> response_onsets(model.templates_), response_onsets(shift_to_response(model).templates_)
-    (array([3]), array([0]))
+    (array([9]), array([0]))
     """
     moved = dict(model.tensors_)
     lags = response_onsets(model.templates_, fraction)

