@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
 _COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
-START = "choosing a start"  # stage before the first epoch
+START, AFTER = "choosing a start", "finding events"  # stages before the epochs, and after them
 
 
 class State(NamedTuple):
@@ -184,6 +184,8 @@ def epochs_told(progress: Progress, epochs_at_most: int) -> Callable[[Learned], 
         if progress.state.stage != "training":
             progress.begin("training")
         progress(_epoch(state, epochs_at_most), state.epoch, epochs_at_most)
+        if state.converged or state.epoch == epochs_at_most:
+            progress.begin(AFTER)
 
     return on_epoch
 

@@ -13,7 +13,8 @@ from commands import ENVIRONMENT, FIT, run, succeeded
 from numba import njit
 
 from spikecdl import progress
-from spikecdl.progress import START, State, shown, steps_told
+from spikecdl.progress import AFTER, START, Progress, State, epochs_told, shown, steps_told
+from spikecdl.training import Learned
 from spikecdl.training.steps import Steps
 
 
@@ -107,6 +108,17 @@ def test_every_stage_of_a_fit_is_said(quick, sims, tmp_path):
     stages = {"choosing a start", "fitting without a part of the data", "writing results"}
     assert stages | {"fitting to resampled trials"} <= said
     assert re.search(r"choosing a start: step \d+, \w+", outcome.err)
+
+
+def test_what_follows_the_last_epoch_is_a_stage_of_its_own():
+    at = Progress(START)
+    tell, record = epochs_told(at, 5), {"loss": 1.0}
+    tell(Learned({}, {}, 1, [record]))
+    assert at.state.stage == "training"
+    tell(Learned({}, {}, 2, [record], converged=True))
+    assert at.state.stage == AFTER
+    tell(Learned({}, {}, 5, [record]))
+    assert at.state.stage == AFTER
 
 
 def test_steps_of_choosing_a_start_are_counted():
