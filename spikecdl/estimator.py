@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,7 +218,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         self.trainer_ = suggestions.trainer(self.trainer, self, counts)
         given, trainer = conversion.problem(self, counts, *rest), self._trainer()
-        told = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()
+        told = progress.of_fit(self.epochs_at_most) if self.verbose else progress.compilation_told()
         keeping = kept(checkpoint, self.get_params(deep=False), given, resume)
         with told as tell, keeping as (learned, keep):
             if not self.family_.is_known:
@@ -234,8 +233,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 
             with threads.for_size(problem.size):
                 learned = trainer.fit(problem, learned, after_epoch)
-        learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
-        found = self._keep(counts, given, learned)
+            learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
+            found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
         return self
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
+_LONG = 2.0  # seconds of compilation, after which it is told
 _COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
+_watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is told already
 START, AFTER = "choosing a start", "finding events"  # stages before the epochs, and after them
 
 
@@ -94,14 +97,14 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
     """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
 
     Where there is no terminal, each stage that takes a while has a line, and short ones have none.
-    A line says, once, that functions are compiled, if they are.
+    For compilation see `compilation_told`.
     """
     progress, over = Progress(stage), threading.Event()
     thread = threading.Thread(target=_show, args=(progress, over), daemon=True)
     if not quiet:
         thread.start()
     try:
-        with nullcontext() if quiet else _compilation_told():
+        with compilation_told(quiet):
             yield progress
     finally:
         over.set()
@@ -110,25 +113,37 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def _compilation_told() -> Iterator[None]:
-    """Say on standard error that functions are compiled, when the first one is."""
+def compilation_told(quiet: bool = False) -> Iterator[None]:
+    """Say on standard error, once, that functions are compiled in a block, if that takes long.
+
+    Blocks within it say nothing of their own, also if it is ``quiet``.
+    """
     from numba.core import event
 
-    class Once(event.Listener):
-        told = False
+    class Watch(event.Listener):
+        spent = 0.0  # seconds, those of functions within others twice
+
+        def __init__(self) -> None:
+            self.begun: list[float] = []
 
         def on_start(self, event: Any) -> None:
-            if not self.told:
-                self.told = True
+            self.begun.append(time.monotonic())
+
+        def on_end(self, event: Any) -> None:
+            before = self.spent
+            self.spent += time.monotonic() - self.begun.pop()
+            if before <= _LONG < self.spent:
                 with suppress(OSError, ValueError):
                     sys.stderr.write(_COMPILING)
                     sys.stderr.flush()
 
-        def on_end(self, event: Any) -> None:
-            pass
-
-    with event.install_listener("numba:compile", Once()):
-        yield
+    silent = quiet or _watched.get()
+    token = _watched.set(True)
+    try:
+        with nullcontext() if silent else event.install_listener("numba:compile", Watch()):
+            yield
+    finally:
+        _watched.reset(token)
 
 
 def _show(progress: Progress, over: threading.Event) -> None:

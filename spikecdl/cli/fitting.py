@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.cli.options import Selected
+from spikecdl.cli.options import Selected, per_template
 from spikecdl.cli.several import Recordings
 from spikecdl.progress import Progress
 
@@ -77,34 +77,32 @@ def set_trainer(
     model: DCEA,
     name: str,
     counts: BinnedSpikes,
-    nonnegative: str | None = None,
-    most_events: int | None = None,
+    nonnegative: str | None,
+    most_events: int | None,
+    *n_templates: int,
 ) -> None:
     """Set the trainer that a name means for these counts, with what other options ask for.
 
-    Raises ValueError if the trainer does not use it.
+    Raises ValueError if the trainer does not use it, or not for as many templates.
     """
     from spikecdl import suggestions
     from spikecdl.training import TRAINERS
     from spikecdl.validation import one_of
 
     name = suggestions.trainer(name, model, counts)
-    given: dict[str, Any] = {}
-    if nonnegative is not None:
-        values = [one_of("nonnegative", each, _YES_OR_NO) for each in nonnegative.split(",")]
-        given["nonnegative"] = tuple(each == "yes" for each in values)
-        if len(values) == 1:
-            (given["nonnegative"],) = given["nonnegative"]
-    if most_events is not None:
-        given["most_events"] = most_events
     kind = TRAINERS[one_of("trainer", name, TRAINERS)]
-    written = {"nonnegative": nonnegative, "most_events": most_events}
-    for each in given:
+    asked: dict[str, Any] = {"nonnegative": nonnegative, "most_events": most_events}
+    given = {each: value for each, value in asked.items() if value is not None}
+    for each, value in given.items():
         if not hasattr(kind, each):
             raise ValueError(
-                f"`{each}` (={written[each]!r}) is not used by trainer={name!r}; use "
+                f"`{each}` (={value!r}) is not used by trainer={name!r}; use "
                 "trainer='alternating' or 'marginal'"
             )
+    if nonnegative is not None:
+        values = per_template("nonnegative", nonnegative, _YES_OR_NO, *n_templates)
+        bounds = tuple(each == "yes" for each in values)
+        given["nonnegative"] = bounds if len(bounds) > 1 else bounds[0]
     model.set_params(trainer=kind(**given) if given else name)
 
 

@@ -14,7 +14,7 @@ from spikecdl.cli.applied import decomposed, scored
 from spikecdl.cli.options import Selection, argument, flag, option
 from spikecdl.cli.several import Recordings
 from spikecdl.experiments import EXPERIMENTS
-from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
+from spikecdl.progress import START, Progress, compilation_told, epochs_told, shown, steps_told
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -74,25 +74,8 @@ def fit(
             values="positive negative both",
         ),
     ] = "positive",
-    nonnegative: Annotated[
-        str | None,
-        option(
-            "YES,NO",
-            "Keep templates from falling below zero: yes, or a value for each template, as in "
-            "yes,no.",
-            group=options.MODEL,
-        ),
-    ] = None,
-    most_events: Annotated[
-        int | None,
-        option(
-            "NUMBER",
-            "Events kept in a window: those that gain most, or with marginal training the most "
-            "probable ones. Default: all.",
-            min=1,
-            group=options.MODEL,
-        ),
-    ] = None,
+    nonnegative: options.Nonnegative = None,
+    most_events: options.MostEvents = None,
     baseline: Annotated[
         str,
         option(
@@ -171,7 +154,7 @@ def fit(
         options.seconds("length", length),
         from_text(family) if ":" in family else family,
         layout=layout,
-        penalty=options.penalty(penalty, sign),
+        penalty=options.penalty(penalty, sign, templates),
         penalty_weight=weight,
         baseline=fitting.baseline(baseline),
         history=options.past(history, history_sign, history_common),
@@ -183,18 +166,18 @@ def fit(
     selection = Selection(
         pool_trials, align, window, units, trials, table, follow_links, events, within
     )
-    checkpoint = out / "checkpoint.safetensors"
+    checkpoint, asked = out / "checkpoint.safetensors", (nonnegative, most_events, templates)
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
             selected = Recordings.read(selection, files, bin, layout).whole
-            fitting.set_trainer(model, trainer, selected.counts, nonnegative, most_events)
+            fitting.set_trainer(model, trainer, selected.counts, *asked)
             model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
             fitting.held_out(model, selected, folds, Progress("not shown"))
             return
         with outputs.results_folder(out, files, overwrite) as unfinished:
             recordings = Recordings.read(selection, files, bin, layout)
             selected = recordings.whole
-            fitting.set_trainer(model, trainer, selected.counts, nonnegative, most_events)
+            fitting.set_trainer(model, trainer, selected.counts, *asked)
             fitting.check_repeats(folds, bootstrap, model, selected)
             began = time.perf_counter()
             start = shown(START, as_json)
@@ -372,7 +355,8 @@ def experiment(
         quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
     )
     began = time.perf_counter()
-    with outputs.results_folder(out, [data or Path()], overwrite) as unfinished:
+    folder = outputs.results_folder(out, [data or Path()], overwrite)
+    with folder as unfinished, compilation_told(as_json):
         result = experiments.run(name, settings)
         about = {
             "command": outputs.command_line(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from spikecdl.validation import one_of, seconds
+from spikecdl.validation import counted, one_of, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
@@ -235,6 +235,25 @@ Table = Annotated[
     str, option("NAME", "Table of intervals whose rows are the trials.", group=WINDOWS)
 ]
 
+Nonnegative = Annotated[
+    str | None,
+    option(
+        "YES,NO",
+        "Keep templates from falling below zero: yes, or a value for each template, as in yes,no.",
+        group=MODEL,
+        values="yes no",
+    ),
+]
+MostEvents = Annotated[
+    int | None,
+    option(
+        "NUMBER",
+        "Events kept in a window: those that gain most, or with marginal training the most "
+        "probable ones. Default: all.",
+        min=1,
+        group=MODEL,
+    ),
+]
 Events = Annotated[
     str | None,
     option(
@@ -261,12 +280,25 @@ def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None
     return None if seconds is None else History(seconds, sign=sign, common=common)
 
 
-def penalty(name: str, sign: str) -> Any:
-    """Return the penalty that options ask for."""
-    from spikecdl.model.penalties import PENALTIES
+def per_template(name: str, text: str, known: Collection[str], *n_templates: int) -> list[str]:
+    """Return the values of an option, one for all templates or one for each; else ValueError."""
+    values = [one_of(name, each, known) for each in text.split(",")]
+    for number in n_templates:
+        if len(values) not in (1, number):
+            raise ValueError(
+                f"`{name}` (={text!r}) has {len(values)} values for "
+                f"{counted(number, 'template')}; give one for each, or one for all"
+            )
+    return values
 
-    signs = sign.split(",") if "," in sign else sign
-    return PENALTIES[one_of("penalty", name, PENALTIES)](sign=signs)
+
+def penalty(name: str, sign: str, n_templates: int) -> Any:
+    """Return the penalty that options ask for."""
+    from spikecdl.model.penalties import PENALTIES, SIGNS
+
+    signs = per_template("sign", sign, SIGNS, n_templates)
+    kind = PENALTIES[one_of("penalty", name, PENALTIES)]
+    return kind(sign=signs if len(signs) > 1 else sign)
 
 
 class Selected(NamedTuple):

@@ -69,6 +69,8 @@ def select(
     events: options.Events = None,
     within: options.Within = None,
     layout: options.Layout = "shared",
+    nonnegative: options.Nonnegative = None,
+    most_events: options.MostEvents = None,
     history: options.History = None,
     history_sign: options.HistorySign = "negative",
     history_common: options.HistoryCommon = False,
@@ -120,10 +122,12 @@ def select(
     )
     with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
-        fitting.set_trainer(model, trainer, selected.counts)
+        numbers = _numbers("templates", templates, int)
+        asked = (nonnegative, most_events, *filter(None, numbers))
+        fitting.set_trainer(model, trainer, selected.counts, *asked)
         with shown("fitting candidates without a part of the data", as_json) as progress:
             found = search(
-                *(model, selected.counts, _numbers("templates", templates, int)),
+                *(model, selected.counts, numbers),
                 _numbers("length", length, partial(seconds, "length")),
                 n_folds=folds,
                 single_trials=selected.single_trials,

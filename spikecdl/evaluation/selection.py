@@ -22,6 +22,7 @@ from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio, size
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
+from spikecdl.progress import compilation_told
 from spikecdl.training import NotConvergedWarning
 
 if TYPE_CHECKING:
@@ -300,4 +301,5 @@ def _begin(score: Callable[[_Key], _Rows]) -> None:
 
 
 def _work(key: _Key) -> _Rows:
-    return _WORK[0](key)
+    with compilation_told(quiet=True):  # not by each process
+        return _WORK[0](key)

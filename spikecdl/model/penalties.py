@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikecdl import validation
 
-_SIGNS = ("positive", "negative", "both")
+SIGNS = ("positive", "negative", "both")
 P = TypeVar("P", bound="Penalty")
 
 
@@ -43,10 +43,10 @@ class Penalty(ABC):
             validation.non_negative("weight", self.weight)
         if not isinstance(self.sign, str | Sequence):
             raise TypeError(
-                f"`sign` (={self.sign!r}) must be one or a sequence of: {', '.join(_SIGNS)}"
+                f"`sign` (={self.sign!r}) must be one or a sequence of: {', '.join(SIGNS)}"
             )
         for sign in (self.sign,) if isinstance(self.sign, str) else self.sign:
-            validation.one_of("sign", sign, _SIGNS)
+            validation.one_of("sign", sign, SIGNS)
 
     @abstractmethod
     def __call__(self, codes: Tensor) -> Tensor:

@@ -415,6 +415,10 @@ def test_bounds_and_strongest_events_of_the_command_line(tmp_path):
     assert refused.code == 2
     assert "`--nonnegative` (='no,yes') is not used by trainer='unrolled'" in refused.err
     refused = run(*command, "alternating", "--templates", 3, "--out", tmp_path / "other")
-    assert "`--nonnegative` (=(False, True)) has 2 values for 3 templates" in refused.err
+    assert "`--sign` (='positive,positive') has 2 values for 3 templates" in refused.err
+    command = (*command[: command.index("--sign")], "--trainer")
+    refused = run(*command, "alternating", "--templates", 1, "--out", tmp_path / "other")
+    words = "`--nonnegative` (='no,yes') has 2 values for 1 template; give one for each, or one for"
+    assert words in refused.err
     refused = run(*command, "alternating", "--nonnegative", "maybe", "--out", tmp_path / "other")
     assert "`--nonnegative` (='maybe')" in refused.err

@@ -13,8 +13,17 @@ from commands import ENVIRONMENT, FIT, run, succeeded
 from numba import njit
 
 from spikecdl import progress
-from spikecdl.progress import AFTER, START, Progress, State, epochs_told, shown, steps_told
-from spikecdl.training import Learned
+from spikecdl.progress import (
+    AFTER,
+    START,
+    Progress,
+    State,
+    compilation_told,
+    epochs_told,
+    shown,
+    steps_told,
+)
+from spikecdl.training import Alternating, Learned
 from spikecdl.training.steps import Steps
 
 
@@ -50,7 +59,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(progress, "_TICK", 0.02)
 
 
-def test_compilation_is_told_once(monkeypatch):
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(progress, "_LONG", 0.0)
+
+
+def test_compilation_is_told_once(monkeypatch, soon):
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     functions = [njit(lambda x: x + 1), njit(lambda x: x + 2)]
     with shown("a stage", quiet=False):
@@ -62,6 +76,37 @@ def test_compilation_is_told_once(monkeypatch):
     with shown("a stage", quiet=True):
         assert functions[0](1.0) == 2.0
     assert stream.getvalue().count("\n") == 1
+
+
+def test_short_compilation_is_not_told(capsys):
+    with compilation_told():
+        assert njit(lambda x: x + 3)(1) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_a_block_within_another_tells_nothing_of_its_own(capsys, soon):
+    for quiet in (False, True):
+        with shown("a stage", quiet), compilation_told():
+            assert njit(lambda x: x + 4)(1) == 5
+        assert capsys.readouterr().err.count("compiling") == 1 - quiet
+
+
+def test_a_fit_in_python_tells_of_compilation_unless_a_command_has(soon, monkeypatch, capsys):
+    from fits import quick, some_counts
+
+    fit = Alternating.fit
+
+    def compiling(*arguments):
+        assert njit(lambda x: x + 5)(1) == 6
+        return fit(*arguments)
+
+    monkeypatch.setattr(Alternating, "fit", compiling)
+    counts = some_counts(trials=3)
+    quick().fit(counts)
+    assert capsys.readouterr().err.startswith("compiling what runs for the first time")
+    with shown("a stage", quiet=True):
+        quick().fit(counts)
+    assert capsys.readouterr().err == ""
 
 
 def test_lines_where_there_is_no_terminal(quick, monkeypatch):

@@ -39,6 +39,16 @@ def test_a_template_is_found_and_fitted(sims, tmp_path, monkeypatch):
     assert {key for key in keys if f"`{key}`" not in page} == set()
 
 
+def test_bounds_hold_for_every_candidate(sims, tmp_path):
+    command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
+    command += ["--templates", 2, "--nonnegative", "no,yes", "--most-events", 1]
+    about = succeeded(run(*command, "--out", tmp_path, "--json")).json
+    assert about["settings"]["trainer"]["nonnegative"] == [False, True]
+    model = load(tmp_path)
+    assert model.templates_[0].min() < 0 <= model.templates_[1].min()
+    assert model.trainer.most_events == 1
+
+
 def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
     command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
     command += ["--templates", 0, "--out", tmp_path, "--json"]
@@ -70,6 +80,10 @@ def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
         ("--templates -1", "`--templates` (=-1) must be at least 0"),
         ("--length 9", "`--length` (=9, longer than the window"),
         ("--folds 1", "`--folds` (=1) must be at least 2"),
+        ("--nonnegative yes,no", "`--nonnegative` (='yes,no') has 2 values for 1 template"),
+        ("--templates 0 --nonnegative ja", "`--nonnegative` (='ja') must be one of: no, yes"),
+        ("--most-events 0", "--most-events"),
+        ("--trainer unrolled --most-events 2", "`--most-events` (=2) is not used by trainer="),
     ],
 )
 def test_what_is_wrong_is_said_before_any_fit(sims, tmp_path, options, words):
