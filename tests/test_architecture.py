@@ -37,7 +37,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-MOST_FILES, MOST_LINES, MOST_AT_THE_TOP, MOST_FLOORS = 144, 33_000, 12, 12
+MOST_FILES, MOST_LINES, MOST_AT_THE_TOP, MOST_FLOORS = 145, 33_200, 12, 12
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 450, 60, 8
 
 CORE = {"model", "solvers"}

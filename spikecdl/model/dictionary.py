@@ -157,7 +157,7 @@ class ConvDictionary(nn.Module):
     def layout(
         self, signal_shape: Sequence[int], is_cuda: bool, analysis: ConvDictionary | None = None
     ) -> Layout:
-        """Return the layout of signals and codes in which iterations are fastest.
+        """Return the layout in which iterations that end in a threshold are fastest.
 
         Parameters
         ----------
@@ -171,14 +171,17 @@ class ConvDictionary(nn.Module):
         analysis = self if analysis is None else analysis
         methods = {self._choose(is_cuda), analysis._choose(is_cuda)}
         if methods in ({"blocked"}, {"cells"}):
-            return self._lay_out(methods.pop(), signal_shape, analysis)
+            return self._lay_out(methods.pop(), signal_shape, analysis, thresholded=True)
         return Layout(self, analysis.adjoint)
 
-    def _lay_out(self, method: str, bins: Sequence[int], analysis: ConvDictionary) -> Layout:
+    def _lay_out(
+        self, method: str, bins: Sequence[int], analysis: ConvDictionary, thresholded: bool = False
+    ) -> Layout:
         if method == "blocked":
             return Blocks(self.templates, analysis.templates, bins[0])
         if method == "cells":
-            return Cells(self.templates, analysis.templates, self.stride, tuple(bins))
+            stride = self.stride
+            return Cells(self.templates, analysis.templates, stride, tuple(bins), thresholded)
         forward, adjoint = _OPERATORS[method]
         return Layout(
             lambda codes: forward(codes, self.templates, self.stride),

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikecdl.model import sparse_products
+
 _BLOCK = 16  # bins per block
 
 
@@ -126,7 +128,9 @@ class Cells(Layout):
     are gathered from the cells that a template covers.
 
     ``synthesis`` and ``analysis`` are templates (template, channel, row, column) of the operator
-    and of its adjoint, ``signal_shape`` the rows and columns of an image.
+    and of its adjoint, ``signal_shape`` the rows and columns of an image.  ``thresholded`` says
+    that all codes come from a threshold, and that all scores go into one: products and gradients
+    then pass over codes of zero.
     """
 
     def __init__(
@@ -135,9 +139,10 @@ class Cells(Layout):
         analysis: Tensor,
         stride: tuple[int, ...],
         signal_shape: tuple[int, ...],
+        thresholded: bool = False,
     ) -> None:
         super().__init__(self._forward, self._adjoint)
-        self._shape = signal_shape
+        self._shape, self._thresholded = signal_shape, thresholded
         self._grid = _Grid(stride, tuple(synthesis.shape[2:]), synthesis.shape[1])
         self._synthesis = self._grid.matrix(synthesis)
         self._analysis = self._synthesis if analysis is synthesis else self._grid.matrix(analysis)
@@ -159,7 +164,9 @@ class Cells(Layout):
         return self._grid.join(signal)[..., :rows, :columns]
 
     def _forward(self, codes: Tensor) -> Tensor:
-        patches = codes.movedim(-3, -1) @ self._synthesis
+        rows = codes.movedim(-3, -1)
+        multiply = sparse_products.synthesis if self._passes_over(codes) else torch.matmul
+        patches = multiply(rows, self._synthesis)
         cells = _Scatter.apply(patches.flatten(0, -4), self._grid, codes.dtype)
         return cells.movedim(-1, -3).unflatten(0, codes.shape[:-3])
 
@@ -168,8 +175,14 @@ class Cells(Layout):
         if torch.is_autocast_enabled(signal.device.type):  # round before copying
             cells = cells.to(torch.get_autocast_dtype(signal.device.type))
         patches = _Gather.apply(cells.flatten(0, -4), self._grid)
-        codes = (patches @ self._analysis.mT).movedim(-1, -3)
+        multiply = sparse_products.analysis if self._passes_over(signal) else torch.matmul
+        codes = multiply(patches, self._analysis.mT).movedim(-1, -3)
         return codes.unflatten(0, signal.shape[:-3])
+
+    def _passes_over(self, tensor: Tensor) -> bool:
+        """Whether products pass over codes of zero: not on a GPU, or with half the bits."""
+        on_cpu = tensor.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return self._thresholded and on_cpu
 
 
 @dataclass(frozen=True)
