@@ -226,7 +226,7 @@ def problem(
     rest = (hidden, config.history(model.history), drift)
     about = (model.family_, layout, model.baseline, config.device(model.device))
     n_templates = validation.integer("n_templates", model.n_templates)
-    in_order = len(set(trainer.bounded(n_templates))) > 1
+    nonnegative = trainer.bounded(n_templates)
     data = observe(counts, *about, *rest)
     return Problem(
         data=near_times(data, counts, length, trainer),
@@ -237,7 +237,7 @@ def problem(
         n_epochs=validation.integer("n_epochs", model.epochs_at_most),
         generator=generator,
         steps=training.Steps(generator),
-        in_order=in_order,
+        nonnegative=nonnegative,
     )
 
 

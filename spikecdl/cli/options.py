@@ -298,7 +298,7 @@ def penalty(name: str, sign: str, n_templates: int) -> Any:
 
     signs = per_template("sign", sign, SIGNS, n_templates)
     kind = PENALTIES[one_of("penalty", name, PENALTIES)]
-    return kind(sign=signs if len(signs) > 1 else sign)
+    return kind(sign=signs if len(set(signs)) > 1 else signs[0])
 
 
 class Selected(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spikecdl import validation
-from spikecdl.training import windows_together
+from spikecdl.training import TRAINERS, Trainer, windows_together
 
 _FARTHEST = 0.1  # largest shift of a resampled template, as a fraction of its length
 _FEWEST = 20  # resamples
@@ -25,7 +25,8 @@ class Bands:
     Pointwise bands are :math:`h \pm z\,s` with the normal quantile z and the standard error s of
     each bin, the root mean square deviation of resampled templates from the fitted one.
     Simultaneous bands, :math:`h \pm q\,s`, are meant to hold the whole template: q is the quantile
-    of the largest deviation in standard errors among the bins of a template.
+    of the largest deviation in standard errors among the bins of a template.  Bands of templates
+    that were kept from falling below zero are cut off there.
 
     Attributes
     ----------
@@ -37,6 +38,8 @@ class Bands:
         Probability with which a band is meant to hold the truth.
     n_bootstrap : int
         Number of resamples.
+    nonnegative : tuple of bool
+        Which of the templates were kept from falling below zero.
     """
 
     templates: np.ndarray
@@ -44,6 +47,7 @@ class Bands:
     critical: np.ndarray
     level: float
     n_bootstrap: int
+    nonnegative: tuple[bool, ...]
 
     def __repr__(self) -> str:
         """Describe in one line."""
@@ -61,7 +65,7 @@ class Bands:
     @property
     def lower(self) -> np.ndarray:
         """Lower ends of the pointwise bands (template, channel, bin)."""
-        return self.templates - norm.ppf(0.5 + self.level / 2) * self.standard_error
+        return self._below(norm.ppf(0.5 + self.level / 2) * self.standard_error)
 
     @property
     def upper(self) -> np.ndarray:
@@ -71,12 +75,16 @@ class Bands:
     @property
     def simultaneous_lower(self) -> np.ndarray:
         """Lower ends of the simultaneous bands (template, channel, bin)."""
-        return self.templates - self.critical[:, None, None] * self.standard_error
+        return self._below(self.critical[:, None, None] * self.standard_error)
 
     @property
     def simultaneous_upper(self) -> np.ndarray:
         """Upper ends of the simultaneous bands (template, channel, bin)."""
         return self.templates + self.critical[:, None, None] * self.standard_error
+
+    def _below(self, half_width: np.ndarray) -> np.ndarray:
+        lower, bounded = self.templates - half_width, np.array(self.nonnegative)
+        return np.where(bounded[:, None, None], lower.clip(min=0), lower)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays by name, as for ``numpy.savez``."""
@@ -155,7 +163,8 @@ def bands(
     error = np.sqrt(np.square(drawn - templates).mean(axis=0))
     deviation = np.abs(drawn - templates) / np.where(error > 0, error, np.inf)
     critical = np.quantile(deviation.max(axis=(2, 3)), level, axis=0)
-    return Bands(templates, error, critical, level, n_bootstrap)
+    trainer = validation.member("trainer", model.trainer_, TRAINERS, Trainer)  # type: ignore[type-abstract]
+    return Bands(templates, error, critical, level, n_bootstrap, trainer.bounded(len(templates)))
 
 
 def check_resamples(n_bootstrap: int, model: Any, counts: Any) -> None:

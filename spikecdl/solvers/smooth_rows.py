@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 
 _LEAST_PARAMETERS = 1e-6
+_HELD = 1e15  # curvature of a bin that stays at its least value
 
 
 class Rows(NamedTuple):
@@ -33,13 +34,14 @@ class Rows(NamedTuple):
 
 
 class RowPrior(NamedTuple):
-    """Squared second differences, see `second_differences`, and their weight tau; and the largest
-    change of a bin in one step, and the least and largest precision.
+    """Squared second differences, see `second_differences`, and their weight tau; the largest
+    change of a bin in one step, and the least and largest precision; and the least value of a bin.
     """
 
     bends: np.ndarray
     tau: float
     limits: tuple[float, float, float]
+    floor: float = -np.inf
 
 
 def second_differences(length: int) -> np.ndarray:
@@ -53,6 +55,9 @@ def second_differences(length: int) -> np.ndarray:
 def update_rows(rows, slope, curvature, prior_of_rows, found):
     """Take a Newton step of each row (row, bin), in place, and estimate its precision.
 
+    Bins at their least value that would fall below it are held there (projected Newton steps:
+    Bertsekas, SIAM J. Control Optim. 20, 1982).
+
     Parameters
     ----------
     rows : Rows
@@ -65,12 +70,12 @@ def update_rows(rows, slope, curvature, prior_of_rows, found):
         ``alpha (h' D'D h + tr(S D'D))``, of which the sum over rows estimates tau.
     """
     means, variance, alpha = rows
-    bends, tau, limits = prior_of_rows
+    bends, tau, limits, floor = prior_of_rows
     n_rows, length = means.shape
     band = tau * bends
     band[0] += 1.0
     log_relative = _factor(band.copy())
-    matrix, inverse = np.empty((3, length)), np.empty((3, length))
+    matrix, held, inverse = np.empty((3, length)), np.empty((3, length)), np.empty((3, length))
     change = np.empty(length)
     for n in range(n_rows):
         row, prior = means[n], alpha[n] * band
@@ -80,10 +85,16 @@ def update_rows(rows, slope, curvature, prior_of_rows, found):
         _multiply(prior, row, change)
         for t in range(length):
             change[t] = slope[n, t] - change[t]
+        if floor > -np.inf:
+            held[:] = matrix
+            for t in range(length):
+                if row[t] <= floor and change[t] < 0:
+                    held[0, t] = _HELD
+            _factor(held)
         total -= _factor(matrix)
-        _solve(matrix, change)
+        _solve(held if floor > -np.inf else matrix, change)
         for t in range(length):
-            row[t] += max(-limits[0], min(limits[0], change[t]))
+            row[t] = max(row[t] + max(-limits[0], min(limits[0], change[t])), floor)
         _invert(matrix, inverse)
         variance[n] = inverse[0]
         _multiply(prior, row, change)

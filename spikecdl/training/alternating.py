@@ -176,7 +176,7 @@ class Alternating(Trainer):
             debias=self.debias,
             separation=round(self.separation * problem.length),
             smoothness=self.smoothness * problem.length,
-            nonnegative=self.bounded(problem.n_templates),
+            nonnegative=problem.bounded,
             most_events=self.most_events,
             max_iter=self.max_iter,
         )

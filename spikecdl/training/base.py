@@ -128,8 +128,8 @@ class Problem:
 
     ``length`` is in bins; ``weight`` sets that of the penalty; ``generator``, on the CPU, is all
     randomness; ``steps`` are those before the first epoch.  ``unit_tensors`` are those of `Learned`
-    for these units, in their order; before the fit, coefficients of covariates alone.  Templates
-    are ``in_order`` if they are bounded differently, as those whose signs differ are.
+    for these units, in their order; before the fit, coefficients of covariates alone.
+    ``nonnegative`` says which of the templates are kept from falling below zero; none if empty.
     """
 
     data: Observations
@@ -141,7 +141,17 @@ class Problem:
     generator: torch.Generator
     unit_tensors: Mapping[str, Tensor] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
-    in_order: bool = False
+    nonnegative: tuple[bool, ...] = ()
+
+    @property
+    def bounded(self) -> tuple[bool, ...]:
+        """Which of the templates are kept from falling below zero."""
+        return self.nonnegative or self.n_templates * (False,)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether templates have signs or bounds of their own, so that their order matters."""
+        return self.penalty.signs_differ or len(set(self.bounded)) > 1
 
     @property
     def size(self) -> int:

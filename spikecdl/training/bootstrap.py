@@ -108,6 +108,7 @@ def _marginal(
 ) -> _Marginal:
     counts = Summation(problem.data)
     model = to_model(tensors, counts.start if levels is None else levels)
+    model = model.bounded(problem.bounded)
     model = counts.with_coefficients(model, known_coefficients(problem))
     if "smoothness" not in tensors:  # of another trainer
         model = replace(model, smoothness=_climbed(counts, model).smoothness)

@@ -207,6 +207,8 @@ class EventModel:
                     wanted = np.linalg.solve(root.T, slope) + root @ row
                     change = nnls(root, wanted)[0] - row
                 row += step * np.clip(change, -_LARGEST_STEP * scale, _LARGEST_STEP * scale)
+                if self.nonnegative[c]:  # also after a long step
+                    np.maximum(row, 0.0, out=row)
                 bent += row @ bends @ row + (inverse * bends).sum()
             free = (self.length - 2) * len(template)
             if self.perturbation is None:

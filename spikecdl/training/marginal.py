@@ -67,8 +67,7 @@ class Marginal(Trainer):
         lengths.  None: chosen by probability, among 1, 1/2 and 1/4.
     nonnegative : bool or sequence of bool
         Keep templates from falling below zero, so that events do not lower the rate; or a value for
-        each template, whose order is then that of the values.  The same for all of a population
-        whose events are summed from a list of spikes.
+        each template, whose order is then that of the values.
     most_events : int, optional
         Events listed in a window, the most probable ones; None: all of probability 1/2 or more.
         Templates are learned from all that are possible.
@@ -118,8 +117,7 @@ class Marginal(Trainer):
         learn = problem.data.learn_baseline
         spikes = spikes_of(problem.data, problem.length) if learn else None
         if spikes is not None and self.overlap is None and self.distance is None:
-            bounded = self._all_bounded(problem.n_templates)
-            return fit_population(problem, spikes, learned, on_epoch, bounded)
+            return fit_population(problem, spikes, learned, on_epoch)
         counts = Summation(problem.data, current_processes())
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
         null = -float(counts.evidence(counts.without_events(problem.length)).sum())
@@ -128,7 +126,7 @@ class Marginal(Trainer):
 
         def epoch(before: Learned) -> Epoch:
             model = to_model(before.tensors, before.state["baseline"].cpu().numpy())
-            model = model.bounded(self.bounded(len(model)))
+            model = model.bounded(problem.bounded)
             coefficients = before.unit_tensors.get(COVARIATES)
             if coefficients is not None:
                 model = replace(model, coefficients=coefficients.double().cpu().numpy())
@@ -165,21 +163,11 @@ class Marginal(Trainer):
         events, probability = to_events(table), torch.from_numpy(table[:, _PROBABILITY])
         return events.take(events.strongest(probability, self.most_events))
 
-    def _all_bounded(self, n_templates: int) -> bool:
-        """Return whether all templates of a population are; ValueError if some alone are."""
-        bounded = set(self.bounded(n_templates))
-        if len(bounded) > 1:
-            raise ValueError(
-                f"`nonnegative` (={self.nonnegative!r}) must be the same for all templates of a "
-                "population; give True or False, or use trainer='alternating'"
-            )
-        return bounded.pop()
-
     def _search(self, problem: Problem, counts: Summation) -> Learned:
         """Return the most likely model of several starts."""
         n_bins = counts.loss.a.size // counts.spacing(ENOUGH_BINS)
-        default = Alternating(nonnegative=self.nonnegative, most_bins=n_bins)
-        length, steps, bounded = problem.length, problem.steps, self.bounded(problem.n_templates)
+        default = Alternating(most_bins=n_bins)
+        length, steps, bounded = problem.length, problem.steps, problem.bounded
         whole = replace(problem, n_epochs=default.default_epochs)
 
         def alternating() -> dict[str, Tensor]:
@@ -239,19 +227,19 @@ def _learned(model: EventModel, before: Mapping[str, Tensor]) -> Learned:
 
 def _refuse_penalty(problem: Problem) -> None:
     """Raise if a penalty was chosen, which would not be used."""
+    penalty, why = problem.penalty, "which sums over events; leave it out"
     if isinstance(problem.weight, Fraction):
-        raise ValueError(
-            f"`penalty_weight` (={problem.weight.fraction:g}) is not used by trainer='marginal', "
-            "which sums over events; leave it out, or use trainer='alternating'"
+        chosen = f"`penalty_weight` (={problem.weight.fraction:g})"
+    elif not isinstance(penalty, L1):
+        chosen = f"`penalty` (={penalty.name!r})"
+    elif penalty.sign != "positive":
+        chosen = f"`sign` (={penalty.sign!r})"
+        why = (
+            "whose templates raise or lower the rate by themselves; leave it out (`nonnegative` "
+            "keeps templates from falling below zero)"
         )
-    if not isinstance(problem.penalty, L1):
-        raise ValueError(
-            f"`penalty` (={problem.penalty.name!r}) is not used by trainer='marginal', which sums "
-            "over events; leave it out, or use trainer='alternating'"
-        )
-    if problem.penalty.sign != "positive":
-        raise ValueError(
-            f"`sign` (={problem.penalty.sign!r}) must be 'positive' for trainer='marginal': its "
-            "templates may lower the rate, and events of both signs are two templates; or use "
-            "trainer='alternating'"
-        )
+    else:
+        return
+    raise ValueError(
+        f"{chosen} is not used by trainer='marginal', {why}, or use trainer='alternating'"
+    )

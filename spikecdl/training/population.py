@@ -49,8 +49,8 @@ class PopulationModel:
     cost : ndarray, shape (template,)
         Divergence of the templates' posterior from their prior, and what their rows cost; it is
         taken off the log evidence.
-    nonnegative : bool
-        Whether no bin of a template falls below zero.
+    nonnegative : ndarray of bool, shape (template,)
+        Which of the templates do not fall below zero.
     """
 
     templates: np.ndarray
@@ -60,7 +60,7 @@ class PopulationModel:
     smoothness: np.ndarray
     shrinkage: np.ndarray
     cost: np.ndarray
-    nonnegative: bool = False
+    nonnegative: np.ndarray
 
     @classmethod
     def of_templates(
@@ -80,6 +80,7 @@ class PopulationModel:
             smooth,
             shrinkage,
             np.full(count, np.inf),
+            np.zeros(count, bool),
         )
 
     def __len__(self) -> int:
@@ -116,10 +117,19 @@ class PopulationModel:
         """Return its arrays as tensors."""
         return {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
 
-    def bounded(self, nonnegative: bool) -> PopulationModel:
-        """Return the model, of which no template falls below zero if it is to be nonnegative."""
-        templates = self.templates.clip(min=0) if nonnegative else self.templates
-        return replace(self, templates=templates, nonnegative=nonnegative)
+    def bounded(self, nonnegative: Sequence[bool]) -> PopulationModel:
+        """Return the model in which these templates do not fall below zero.
+
+        If others do, those take these places from whose likelihood the bound takes least.
+        """
+        kept, order = np.array(nonnegative, bool), np.arange(len(self))
+        rate = self.rates.sum(1)[:, None, None] * np.exp(self.baseline)[:, None]
+        taken = (np.square(self.templates.clip(max=0)) * rate).sum((1, 2))
+        least = taken.argsort(kind="stable")[: kept.sum()]
+        order[kept], order[~kept] = np.sort(least), np.setdiff1d(order, least)
+        model = self.take(order)
+        templates = np.where(kept[:, None, None], model.templates.clip(min=0), model.templates)
+        return replace(model, templates=templates, nonnegative=kept)
 
     def without_events(self, index: Sequence[int] | np.ndarray) -> PopulationModel:
         """Return the model in which some templates are zero and have no events."""
@@ -153,8 +163,8 @@ class PopulationModel:
 
 
 _OF_BINS = ("templates", "variance")
-_ARRAYS = tuple(f.name for f in fields(PopulationModel) if f.name != "nonnegative")
-_OF_TEMPLATES = ("templates", "variance", "rates", "smoothness", "shrinkage", "cost")
+_ARRAYS = tuple(f.name for f in fields(PopulationModel))
+_OF_TEMPLATES = tuple(name for name in _ARRAYS if name != "baseline")
 
 
 class PopulationSums(NamedTuple):
@@ -239,7 +249,6 @@ def updated(model: PopulationModel, spikes: SpikeList, sums: PopulationSums) -> 
     under = spikes_under(spikes, expected, model.length)
     model = replace(model, rates=_new_rates(model, sums))
     model = _new_templates(model, under, sums, spikes.shown.under(model.length)[0])
-    model = model.bounded(model.nonnegative)
     return replace(model, baseline=_new_baseline(model, spikes, sums))
 
 
@@ -286,7 +295,8 @@ def _new_templates(
                 expected = mean * np.exp(amplitude * rows + spread) * count
                 slope -= amplitude * expected
                 curvature += amplitude**2 * expected
-            prior = RowPrior(bends, float(smoothness[c]), limits)
+            floor = 0.0 if model.nonnegative[c] else -np.inf
+            prior = RowPrior(bends, float(smoothness[c]), limits, floor)
             parts = Rows(rows, variance[c], shrinkage[c])
             update_rows(parts, slope, np.maximum(curvature, 0.0), prior, found)
         # rows that gain less than they cost are zero, until they gain more

@@ -77,12 +77,10 @@ def fit_population(
     spikes: SpikeList,
     learned: Learned | None,
     on_epoch: OnEpoch,
-    nonnegative: bool = False,
 ) -> Learned:
     """Search on a bounded part of the recording, then climb on all of it.
 
-    Templates that are to be ``nonnegative`` are so from the climb on.
-
+    Templates that are kept from falling below zero are so from the climb on.
     Processes of torch.distributed share the sums over spikes, to the same bits as one process.
     """
     spikes = spikes._replace(processes=current_processes())
@@ -91,11 +89,11 @@ def fit_population(
     if learned is None:
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
         found = search(spikes, problem.n_templates, problem.length, rng, problem.steps)
-        model = PopulationModel.from_tensors(found)
+        model = PopulationModel.from_tensors(found).bounded(problem.bounded)
         learned = _learned(model, {name: found[name] for name in _OF_STARTS})
 
     def epoch(before: Learned) -> Epoch:
-        model = PopulationModel.from_tensors(before.state).bounded(nonnegative)
+        model = PopulationModel.from_tensors(before.state)
         model, value = climb(spikes, model, _STEPS_PER_EPOCH, with_pairs=True)
         sums = sum_events(spikes, model, with_pairs=True)
         evidence = objective(spikes, replace(model, cost=np.zeros(len(model))), sums)

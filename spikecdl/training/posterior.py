@@ -128,8 +128,7 @@ def completed(
         tensors = tensors | more
     used = events.template[events.amplitude != 0]
     count = torch.bincount(used, minlength=problem.n_templates)
-    in_order = problem.in_order or problem.penalty.signs_differ
-    order = (count * (not in_order)).argsort(descending=True, stable=True)
+    order = (count * (not problem.in_order)).argsort(descending=True, stable=True)
     return {name: x[order] if x.ndim else x for name, x in tensors.items()}, levels
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fits import quick, some_counts
+from fits import LENGTH, WAVE, quick, some_counts
 
-from spikecdl import DCEA, BinnedSpikes, bands
+from spikecdl import DCEA, Alternating, BinnedSpikes, Marginal, bands
 from spikecdl.evaluation.metrics import template_error
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
@@ -15,7 +15,7 @@ from spikecdl.simulate import simulate
 class Known:
     """A model whose resampled templates are given."""
 
-    layout = "shared"
+    layout, trainer_ = "shared", "alternating"
 
     def __init__(self, fitted: np.ndarray, resampled: np.ndarray) -> None:
         self.templates_, self.resampled = fitted, resampled
@@ -75,6 +75,24 @@ def test_every_layout(family, layout):
     found = bands(model, counts, 20)
     assert found.lower.shape == model.templates_.shape
     assert (found.lower < found.upper).all()
+
+
+@pytest.mark.parametrize("trainer", [Alternating, Marginal])
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+def test_bands_of_templates_that_may_not_fall_below_zero_do_not(trainer, layout):
+    n_units = 2 if layout == "joint" else 1
+    templates = np.stack([WAVE, np.hanning(LENGTH)[None]]).repeat(n_units, axis=1)
+    counts = some_counts(layout=layout, trials=10, units=n_units, templates=templates)
+    settings = {"layout": layout, "penalty_weight": None, "n_epochs": 30}
+    model = quick(trainer=trainer(nonnegative=(False, True)), n_templates=2, **settings)
+    model.fit(counts)
+    assert np.min(list(model.resampled_templates(counts, 2, 0))) < 0
+    assert min(drawn[1].min() for drawn in model.resampled_templates(counts, 2, 0)) >= 0
+    found = bands(model, counts, 20)
+    assert found.nonnegative == (False, True)
+    for lower in (found.lower, found.simultaneous_lower):
+        assert lower[0].min() < lower[1].min() == 0
+    assert (found.lower <= found.templates).all()
 
 
 def test_more_data_are_surer():

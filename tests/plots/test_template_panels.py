@@ -152,7 +152,8 @@ def test_a_truth_of_other_bins_is_refused():
 
 def bands_of(parts, error=0.1):
     templates = parts.templates
-    return Bands(templates, np.full(templates.shape, error), np.full(len(templates), 3.0), 0.95, 20)
+    critical, free = np.full(len(templates), 3.0), len(templates) * (False,)
+    return Bands(templates, np.full(templates.shape, error), critical, 0.95, 20, free)
 
 
 def test_bands_lie_around_curves_at_the_size_of_the_events():

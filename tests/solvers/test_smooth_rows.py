@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 from spikecdl.solvers.smooth_rows import RowPrior, Rows, roughness, second_differences, update_rows
 
@@ -60,3 +61,19 @@ def test_rows_without_a_signal_shrink_and_others_stay():
         update_rows(Rows(rows, variance, alpha), slope, curvature, prior, found)
     assert np.abs(rows[0] - truth[0]).max() < 0.6
     assert np.square(rows[1]).sum() < 0.2 * np.square(data[1]).sum()
+
+
+def test_bounded_steps_end_where_the_quadratic_is_least():
+    rng, length, tau, alpha = np.random.default_rng(0), 20, 3.0, 0.4
+    target, curvature = rng.normal(size=length), 0.1 + rng.random(length)
+    matrix = np.diag(curvature) + alpha * (np.eye(length) + tau * dense(length))
+    root = np.linalg.cholesky(matrix).T
+    best, _ = nnls(root, np.linalg.solve(root.T, curvature * target))
+    rows, found = np.full((1, length), 0.5), np.empty((1, 2))
+    parts = Rows(rows, np.empty((1, length)), np.array([alpha]))
+    prior = RowPrior(second_differences(length), tau, (100.0, alpha, alpha), floor=0.0)
+    for _ in range(10):
+        update_rows(parts, curvature * (target - rows), curvature[None], prior, found)
+    assert 0 < np.count_nonzero(best) < length
+    np.testing.assert_allclose(rows[0], best, atol=1e-9)
+    np.testing.assert_allclose(parts.variance[0], np.diag(np.linalg.inv(matrix)))

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from spikecdl import DCEA, BinnedSpikes, Gaussian, Marginal, NotConvergedWarning, checkpoint, load
+from spikecdl import (
+    DCEA,
+    L1,
+    BinnedSpikes,
+    Gaussian,
+    Marginal,
+    NotConvergedWarning,
+    checkpoint,
+    load,
+)
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
@@ -187,6 +196,20 @@ def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
     fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
     whole, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "again"))
     assert again.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"penalty_weight": 0.2}, r"`penalty_weight` \(=0.2\) is not used by trainer='marginal'"),
+        ({"penalty": "group_l1"}, r"`penalty` \(='group_l1'\) is not used"),
+        ({"penalty": L1(sign="negative")}, r"`sign` \(='negative'\) .* leave it out \(`nonneg"),
+        ({"penalty": L1(sign=("positive", "negative"))}, r"`sign` \(=\('positive', 'negative'\)"),
+    ],
+)
+def test_what_it_does_not_use_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        DCEA(2, 12, trainer="marginal", **given).fit(np.ones((3, 1, 60), int))
 
 
 @pytest.mark.parametrize("overlap", [1, 3])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from populations import BIN, population, sequences, shuffled
 from scipy import stats
+from sklearn.base import clone
 
 from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning, Poisson, load
 from spikecdl.conversion import hide, problem
@@ -88,9 +89,10 @@ def test_templates_of_a_population_that_may_not_fall_below_zero(fitted):
     found = recovery(kept.decompose(counts), 0.05)
     assert found.templates.max < 0.55
     assert found.events.hit_rate > 0.9
-    kept.set_params(trainer=Marginal(nonnegative=(True, False)))
-    with pytest.raises(ValueError, match="must be the same for all templates of a population"):
-        kept.fit(part)
+    for bounds in ((True, False), (False, True)):
+        mixed = clone(kept).set_params(trainer=Marginal(nonnegative=bounds)).fit(part)
+        assert tuple(mixed.templates_.min((1, 2)) >= 0) == bounds
+        assert mixed.templates_.min() < -0.01
 
 
 def test_a_saved_model_gives_the_same_bits(fitted, tmp_path):
