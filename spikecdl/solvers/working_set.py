@@ -175,10 +175,12 @@ def _solve(loss, offset, templates, penalty, limits, solution):
         begin, limit = 0, most if rounds % 2 else most // 2  # runs end elsewhere every other round
         while begin < which.size:
             end = overlap_end(onset, begin, limit, length)
-            first, last = onset[begin], onset[end - 1] + length
-            part_loss, part = cut(loss, state, first, last)
-            run = (which[begin:end], onset[begin:end] - first, amplitude[begin:end])
-            if _take_newton_steps(part_loss, part, full, penalty, run, accuracy):
+            run = (which[begin:end], onset[begin:end], amplitude[begin:end])
+            if _worst_event(scan.score, run, penalty) > goal:
+                first, last = onset[begin], onset[end - 1] + length
+                part_loss, part = cut(loss, state, first, last)
+                inside = (run[0], run[1] - first, run[2])
+                _take_newton_steps(part_loss, part, full, penalty, inside, accuracy)
                 paste(state, first, part)
                 mark_stale(scan.stale, first - length + 1, last - 1)
             begin, limit = end, most
@@ -192,30 +194,19 @@ def _listed(codes):
     """List the events of codes ([unit,] template, onset), in order of time."""
     by_unit = _by_unit(codes)
     n_units, n_templates, n_onsets = by_unit.shape
-    count = 0
-    for p in range(n_onsets):
+    busy = np.zeros(n_onsets, np.bool_)
+    for u in range(n_units):
         for c in range(n_templates):
-            count += _is_present(by_unit, c, p)
-    which, onset = np.empty(count, np.int64), np.empty(count, np.int64)
-    amplitude = np.empty((count,) + codes.shape[:-2])
-    amplitudes = amplitude.reshape(count, n_units)
-    j = 0
-    for p in range(n_onsets):
-        for c in range(n_templates):
-            if _is_present(by_unit, c, p):
-                which[j], onset[j] = c, p
-                for u in range(n_units):
-                    amplitudes[j, u] = by_unit[u, c, p]
-                j += 1
-    return which, onset, amplitude
-
-
-@njit(cache=True, error_model="numpy")
-def _is_present(by_unit, c, p):
-    for u in range(len(by_unit)):
-        if by_unit[u, c, p] != 0.0:
-            return True
-    return False
+            busy |= by_unit[u, c] != 0.0
+    onsets = np.flatnonzero(busy)
+    which, onset = np.empty(onsets.size * n_templates, np.int64), np.repeat(onsets, n_templates)
+    amplitude = np.empty((onset.size,) + codes.shape[:-2])
+    amplitudes = amplitude.reshape(onset.size, n_units)
+    for j in range(onset.size):
+        which[j] = j % n_templates
+        for u in range(n_units):
+            amplitudes[j, u] = by_unit[u, which[j], onset[j]]
+    return _without_zeros((which, onset, amplitude))
 
 
 @njit(cache=True, error_model="numpy")
@@ -406,10 +397,10 @@ def _take_newton_steps(loss, state, templates, penalty, events, accuracy):
     """Take Newton steps of overlapping events until none violates its conditions by the goal.
 
     ``accuracy`` holds the goal, the tolerance of the quadratic programs and the largest number of
-    steps.  Returns whether any code has changed.
+    steps.
     """
     (which, onset, amplitude), (goal, tol, n_steps) = events, accuracy
-    own, score, changed = weights_of(penalty, which), np.empty_like(amplitude), False
+    own, score = weights_of(penalty, which), np.empty_like(amplitude)
     for _ in range(n_steps):
         scores_of_events(templates, state.residual, which, onset, score)
         if _worst(score, amplitude, own) <= goal:
@@ -420,5 +411,3 @@ def _take_newton_steps(loss, state, templates, penalty, events, accuracy):
         if not move.any():
             break
         take_step(loss, state, templates, events, move, change)
-        changed = True
-    return changed
