@@ -67,13 +67,14 @@ def from_near(settings: Settings) -> Iterator[Row]:
 
 
 def from_nothing(settings: Settings) -> Iterator[Row]:
-    """Fits of W1 from unknown templates."""
-    return _without_knowledge("W1", _w1, settings)
+    """Fits of W1 from unknown templates, as of pooled trials."""
+    return _without_knowledge("W1", _w1, "alternating", settings)
 
 
 def from_nothing_hard(settings: Settings) -> Iterator[Row]:
     """Fits of W1hard from unknown templates."""
-    return _without_knowledge("W1hard", _w1_hard, settings)
+    for trainer in ("alternating", "marginal"):
+        yield from _without_knowledge("W1hard", _w1_hard, trainer, settings)
 
 
 def perturbed(templates: Tensor, correlation: float, seed: int) -> Tensor:
@@ -150,11 +151,12 @@ def _seconds_to_good(
 
 
 def _without_knowledge(
-    name: str, make: Callable[[Settings, int], BinnedSpikes], settings: Settings
+    name: str, make: Callable[[Settings, int], BinnedSpikes], trainer: str, settings: Settings
 ) -> Iterator[Row]:
     """Fits of several seeds, compared with templates fitted to the true events."""
-    _fit(make(replace(settings, quick=True), 0), 0)  # compiles
-    fits = [_fit(make(settings, seed), seed) for seed in range(settings.seeds)]
+    _fit(make(replace(settings, quick=True), 0), trainer, 0)  # compiles
+    fits = [_fit(make(settings, seed), trainer, seed) for seed in range(settings.seeds)]
+    name = f"{name}, {trainer}"
     seconds, errors, known = (np.array(values) for values in zip(*fits, strict=True))
     good = int((errors < GOOD).all(axis=1).sum())
     yield Row(
@@ -172,9 +174,9 @@ def _without_knowledge(
     )
 
 
-def _fit(counts: BinnedSpikes, seed: int) -> tuple[float, np.ndarray, np.ndarray]:
+def _fit(counts: BinnedSpikes, trainer: str, seed: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the seconds of a fit, its errors, and those of templates fitted to the true events."""
-    model = DCEA(3, LENGTH, counts.truth.family, random_state=seed)
+    model = DCEA(3, LENGTH, counts.truth.family, trainer=trainer, random_state=seed)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
