@@ -261,13 +261,13 @@ def decompose(
         waves, x = (templates[:, units], codes) if joint else (templates, codes[:, units])
         return [ConvDictionary(h[None])(x[..., [c], :]).detach() for c, h in enumerate(waves)]
 
-    def rate(units: Any = slice(None)) -> np.ndarray:
+    def rate(units: Any) -> np.ndarray:
         eta = sum(parts(units)) + layout.units(baseline, units)
         family = data.family.map(lambda values: layout.units(values, units))
         mean = layout.squeeze(family.mean(eta))
         return conversion.rates(counts.select(units=units), mean, family)
 
-    def contributions(units: Any = slice(None)) -> np.ndarray:
+    def contributions(units: Any) -> np.ndarray:
         return np.stack([layout.squeeze(part) for part in parts(units)], axis=2)
 
     @cache
@@ -277,8 +277,8 @@ def decompose(
         return deviances_per_unit(data, eta, null_rate(data))
 
     computed: dict[str, Any] = {
-        "rate": rate,
-        "contributions": contributions,
+        "rate": partial(_of_units, rate, counts.shape),
+        "contributions": partial(_of_units, contributions, counts.shape),
         "deviance_explained": lambda: fraction_explained(*lost().sum(1)),
         "deviance_explained_per_unit": lambda: fraction_explained(*lost()),
     }
@@ -293,6 +293,24 @@ def decompose(
         certainty=certainty,
         **computed,
     )
+
+
+def _of_units(
+    compute: Callable[[Any], np.ndarray], shape: tuple[int, ...], units: Any = None
+) -> np.ndarray:
+    """Compute an array (trial, unit, ...) of some units, or of all of them, a few at a time."""
+    from spikecdl.training.observations import PART
+
+    if units is not None:
+        return compute(units)
+    n_trials, n_units, n_bins = shape
+    each, found = max(1, PART // (n_trials * n_bins)), np.empty(0)
+    for first in range(0, n_units, each):
+        some = compute(slice(first, first + each))
+        if first == 0:
+            found = np.empty((n_trials, n_units, *some.shape[2:]), some.dtype)
+        found[:, first : first + each] = some
+    return found
 
 
 def _value(array: np.ndarray) -> float | np.ndarray:

@@ -176,9 +176,12 @@ class Problem:
 
     def mean(self, dictionary: ConvDictionary, events: Events, baseline: Tensor) -> Tensor:
         """Return expected observations (window, channel, bin), in double precision."""
-        parts = self.data.rows().parts(self.n_templates)
-        found = (dictionary, events, baseline)
-        return torch.cat([some.family.mean(self.eta(*found, p).double()) for p, some in parts])
+        rows = self.data.rows()
+        mean = torch.empty(rows.y.shape, dtype=torch.float64, device=baseline.device)
+        for part, bins, some in rows.pieces():
+            eta = self.eta(dictionary, events, baseline, part, bins)
+            mean[part, :, bins] = some.family.mean(eta.double())
+        return mean
 
     def eta(
         self,
@@ -186,10 +189,9 @@ class Problem:
         events: Events,
         baseline: Tensor,
         part: slice,
-        bins: slice | None = None,
+        bins: slice,
     ) -> Tensor:
         """Return the linear predictor (window, channel, bin) of some windows, and bins of them."""
-        bins = slice(0, self.data.y.shape[-1]) if bins is None else bins
         return predictor(dictionary, events, baseline.flatten(0, 1), part, bins, self.code_shape[1])
 
     def weight_used(self, dictionary: ConvDictionary, level: float) -> tuple[float, float]:

@@ -83,7 +83,14 @@ def test_pieces_of_windows_are_as_good_as_the_whole(name, monkeypatch):
         whole.deviance_explained_per_unit,
         model._fitted_problem(counts).data.totals(),
     )
+    problem, found = model._fitted_problem(counts), model._encode(model._fitted_problem(counts))
+    mean = problem.mean(model._dictionary(), *found)
+    each = {name: getattr(whole, name) for name in ("rate", "contributions")}
     monkeypatch.setattr(PART, 33)  # a part of a window
+    in_pieces = problem.mean(model._dictionary(), *found)
+    torch.testing.assert_close(in_pieces, mean, rtol=1e-5, atol=1e-6)
+    for name, value in each.items():
+        np.testing.assert_allclose(getattr(pieces, name), value, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(pieces.deviance_explained_per_unit, explained, rtol=1e-5)
     data = model._fitted_problem(counts).data
     np.testing.assert_allclose(data.totals(), totals, rtol=1e-12)
@@ -145,6 +152,9 @@ import numpy as np
 import spikecdl
 from spikecdl.training import observations
 
+def kilobytes(name):
+    return int(open("/proc/self/status").read().split(name + ":")[1].split()[0])
+
 observations.PART = int(sys.argv[2])
 y = np.random.default_rng(0).poisson(0.01, (50, 2, 10_000)).astype(np.int16)
 y[:, 0, 5000:5010] += 2
@@ -153,13 +163,18 @@ del y
 given = {"trainer": "alternating", "n_epochs": 1, "baseline": [0.01, 0.01]}
 model = spikecdl.DCEA(1, 10, random_state=0, **given)
 model.fit(counts[:1]).score(counts[:1])  # code is compiled, threads are there
-status = open("/proc/self/status").read()
-held = int(status.split("VmData:")[1].split()[0]) * 1024
-bound = held + 24 * counts.counts.size
+bound = kilobytes("VmData") * 1024 + 24 * counts.counts.size
 resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 model.fit(counts).score(counts)
 print(model.history_[-1]["n_events"])
+observations.PART = 2**14
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak
+before = kilobytes("VmRSS")
+assert model.predict(counts).nbytes == 8 * counts.counts.size
+used = (kilobytes("VmHWM") - before) * 1024 / counts.counts.size
+assert used < 12, used
 """
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 WHOLE = pytest.param(2**30, False, marks=pytest.mark.slow)
 
 
@@ -167,10 +182,13 @@ WHOLE = pytest.param(2**30, False, marks=pytest.mark.slow)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("part", "fits"), [(2**16, True), WHOLE])
 def test_a_fit_needs_memory_for_parts_only(tmp_path, part, fits):
-    """Of a million bins, in 24 bytes for each, which are too few for all at once."""
+    """Of a million bins, in 24 bytes for each, which are too few for all at once.
+
+    What is predicted, 8 bytes for each bin, takes hardly more than that.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path / "counts.h5"), str(part)],
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        env={**ENVIRONMENT, **ONE_THREAD, "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         check=False,
