@@ -21,6 +21,7 @@ from spikecdl.cli.options import (
     Seed,
     argument,
     flag,
+    numbers,
     option,
 )
 from spikecdl.progress import shown
@@ -240,10 +241,7 @@ def benchmark(
     from spikecdl.plots import save
     from spikecdl.report.summary import versions
 
-    try:
-        at = [float(word) for word in peaks.split()]
-    except ValueError:
-        raise ValueError(f"`peaks` (={peaks!r}) must be numbers of counts") from None
+    at = numbers("peaks", peaks, "--peaks 1 2 4")
     console = Console(stderr=True, quiet=as_json)
     clean = images.read_folder(folder)
     test = bench.Benchmark(clean, at, methods.split(), draws, weights, seed, precision, device)

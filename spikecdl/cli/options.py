@@ -18,16 +18,8 @@ if TYPE_CHECKING:
     from spikecdl.model.covariates import History as HistoryFilter
 
 _SHOWN = 10  # units listed in an error
-_OF_TIMES = (
-    "align",
-    "window",
-    "trials",
-    "table",
-    "events",
-    "within",
-)  # options that need spike times
-
-
+# options that need spike times
+_OF_TIMES = ("align", "window", "trials", "table", "events", "within")
 _WINDOWS = ("pool_trials", *(name for name in _OF_TIMES if name != "trials"))
 
 
@@ -278,6 +270,15 @@ def past(seconds: float | None, sign: str, common: bool) -> HistoryFilter | None
     from spikecdl.model.covariates import History
 
     return None if seconds is None else History(seconds, sign=sign, common=common)
+
+
+def numbers(name: str, text: str, example: str, kind: Callable[[str], Any] = float) -> list[Any]:
+    """Return the numbers in a list separated by commas or blanks; ``example`` shows one."""
+    try:
+        return [kind(word) for word in text.replace(",", " ").split() or [text]]
+    except ValueError:
+        whole = "whole " * (kind is int)
+        raise ValueError(f"`{name}` (={text!r}) must be {whole}numbers, as in {example}") from None
 
 
 def per_template(name: str, text: str, known: Collection[str], *n_templates: int) -> list[str]:

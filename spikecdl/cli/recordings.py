@@ -117,7 +117,9 @@ def simulate(
         amplitude=amplitude,
         baseline=baseline,
         same_events=same_events,
-        history=None if history is None else _numbers("history", history),
+        history=None
+        if history is None
+        else options.numbers("history", history, "--history=-3,-1.5"),
         drift=drift,
         layout=layout,
         random_state=seed,
@@ -133,14 +135,6 @@ def simulate(
         **{"n_events": len(truth.events), "seed": seed},
     }
     outputs.show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    """Return numbers separated by commas."""
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise ValueError(f"`{name}` (={text!r}) must be numbers separated by commas") from None
 
 
 def _templates(text: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,6 +109,9 @@ def select(
     from spikecdl.report.summary import data_summary, versions
     from spikecdl.solvers.threads import n_threads
 
+    numbers = options.numbers("templates", templates, "--templates 1 2 3", int)
+    as_seconds = partial(seconds, "length")
+    lengths = options.numbers("length", length, "--length 0.05 0.1", as_seconds)
     model = DCEA(
         family=from_text(family) if ":" in family else family,
         layout=layout,
@@ -122,13 +125,11 @@ def select(
     )
     with outputs.results_folder(out, [file], overwrite) as unfinished:
         selected = selection.count(selection.read(file), bin)
-        numbers = _numbers("templates", templates, int)
         asked = (nonnegative, most_events, *filter(None, numbers))
         fitting.set_trainer(model, trainer, selected.counts, *asked)
         with shown("fitting candidates without a part of the data", as_json) as progress:
             found = search(
-                *(model, selected.counts, numbers),
-                _numbers("length", length, partial(seconds, "length")),
+                *(model, selected.counts, numbers, lengths),
                 n_folds=folds,
                 single_trials=selected.single_trials,
                 n_jobs=jobs or n_threads(),
@@ -189,18 +190,6 @@ def _lines(found: Found, n_folds: int) -> list[str]:
     folds = f"{counted(n_folds, 'fold')} of {found.how}"
     rule = "the simplest within two standard errors, or five nats, of the best"
     return [*lines, f"recommended: {rule} ({folds})"]
-
-
-def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """Return the numbers in a list separated by commas or blanks."""
-    words = text.replace(",", " ").split()
-    try:
-        return [kind(word) for word in words]
-    except ValueError:
-        raise ValueError(
-            f"`{name}` (={text!r}) must be {'whole ' * (kind is int)}numbers, as in "
-            f"--{name} {'1 2 3' if kind is int else '0.05 0.1'}"
-        ) from None
 
 
 def _is_number(word: str) -> bool:

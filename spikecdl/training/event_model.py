@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikecdl.solvers.event_posterior import Prior, Sums
 
+M = TypeVar("M", bound="ByTemplate")
 RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 _MOST_BUSY = 0.5  # expected events of a template in a time as long as the template
 _FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible
@@ -24,7 +25,73 @@ _LARGEST_STEP = 1.0  # of a bin of a template, in units of eta_scale
 
 
 @dataclass(frozen=True)
-class EventModel:
+class ByTemplate:
+    """What models of events share: arrays with a row for each template, and more.
+
+    ``by_template`` names these arrays, and ``by_bin`` those that have bins as their last axis, too.
+    """
+
+    templates: np.ndarray
+    by_template: ClassVar[tuple[str, ...]]
+    by_bin: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_tensors(cls: type[M], tensors: Mapping[str, Tensor]) -> M:
+        """Return the model of which `as_tensors` made these, if there are others among them."""
+        names = [field.name for field in fields(cls) if field.name in tensors]
+        arrays = {name: tensors[name].cpu().numpy() for name in names}
+        known: dict[str, Any] = {name: x if x.ndim else int(x) for name, x in arrays.items()}
+        return cls(**known)
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return its arrays and numbers as tensors."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: torch.as_tensor(value) for name, value in known.items()}
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    @property
+    def length(self) -> int:
+        """Bins of a template."""
+        return self.templates.shape[2]
+
+    def take(self: M, index: Sequence[int] | np.ndarray) -> M:
+        """Keep some templates."""
+        return self._each(lambda array: array[index], self.by_template)
+
+    def joined(self: M, other: M) -> M:
+        """Add the templates of another model."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.by_template}
+        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return replace(self, **parts)
+
+    def bounded(self: M, nonnegative: Sequence[bool]) -> M:
+        """Return the model in which these templates do not fall below zero."""
+        kept = np.array(nonnegative, bool)
+        templates = np.where(kept[:, None, None], self.templates.clip(min=0), self.templates)
+        parts: dict[str, Any] = {"templates": templates, "nonnegative": kept}
+        return replace(self, **parts)
+
+    def padded(self: M, n_bins: int) -> M:
+        """Return the model with templates longer by bins of zeros at both ends."""
+        width = ((0, 0), (0, 0), (n_bins, n_bins))
+        return self._each(lambda array: np.pad(array, width), self.by_bin)
+
+    def cropped(self: M, length: int) -> tuple[M, np.ndarray]:
+        """Cut templates to their bins of most energy; return where each begins, too."""
+        energy = np.pad(np.square(self.templates).sum(1).cumsum(-1), ((0, 0), (1, 0)))
+        start = (energy[:, length:] - energy[:, :-length]).argmax(1)
+        bins = (np.arange(len(self))[:, None], slice(None), start[:, None] + np.arange(length))
+        return self._each(lambda array: array[bins].transpose(0, 2, 1), self.by_bin), start
+
+    def _each(self: M, change: Callable[[np.ndarray], np.ndarray], names: Sequence[str]) -> M:
+        parts: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class EventModel(ByTemplate):
     r"""Templates, and the prior of their events.
 
     In every bin that no event covers, an event of template c and amplitude
@@ -53,7 +120,6 @@ class EventModel:
         Which of the templates do not fall below zero.  Default: none of them.
     """
 
-    templates: np.ndarray
     amplitudes: np.ndarray
     rates: np.ndarray
     baseline: np.ndarray
@@ -63,6 +129,8 @@ class EventModel:
     distance: int = 0
     perturbation: np.ndarray | None = None
     nonnegative: np.ndarray = None  # type: ignore[assignment]
+    by_template = ("templates", "amplitudes", "rates", "smoothness", "nonnegative")
+    by_bin = ("templates",)
 
     def __post_init__(self) -> None:
         if self.nonnegative is None:
@@ -79,26 +147,6 @@ class EventModel:
         rates = np.full(amplitudes.shape, each)
         return cls(templates, amplitudes, rates, baseline, np.full(count, _FIRST_SMOOTHNESS))
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
-        """Return the model of which `as_tensors` made these."""
-        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-        known: dict[str, Any] = {name: x if x.ndim else int(x) for name, x in arrays.items()}
-        return cls(**known)
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        """Return its arrays and numbers as tensors."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: torch.as_tensor(value) for name, value in known.items()}
-
-    def __len__(self) -> int:
-        return len(self.templates)
-
-    @property
-    def length(self) -> int:
-        """Bins of a template."""
-        return self.templates.shape[2]
-
     def prior(self, n_chains: int = 1) -> Prior:
         """Return the log probabilities of chains that share the events."""
         rates = np.tile(self.rates / n_chains, (n_chains, 1, 1))
@@ -113,35 +161,6 @@ class EventModel:
         idle = self.prior(self.n_chains).log_idle[:1]
         start = self.prior().log_start + (self.n_chains - 1) * self.length * idle
         return Prior(start, self.n_chains * idle)
-
-    def take(self, index: Sequence[int] | np.ndarray) -> EventModel:
-        """Keep some templates."""
-        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in _OF_TEMPLATES}
-        return replace(self, **parts)
-
-    def joined(self, other: EventModel) -> EventModel:
-        """Add the templates of another model."""
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
-        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
-        return replace(self, **parts)
-
-    def bounded(self, nonnegative: Sequence[bool]) -> EventModel:
-        """Return the model in which these templates do not fall below zero."""
-        kept = np.array(nonnegative, bool)
-        templates = np.where(kept[:, None, None], self.templates.clip(min=0), self.templates)
-        return replace(self, templates=templates, nonnegative=kept)
-
-    def padded(self, n_bins: int) -> EventModel:
-        """Return the model with templates longer by bins of zeros at both ends."""
-        return replace(self, templates=np.pad(self.templates, ((0, 0), (0, 0), (n_bins, n_bins))))
-
-    def cropped(self, length: int) -> tuple[EventModel, np.ndarray]:
-        """Cut templates to their bins of most energy; return where each begins, too."""
-        energy = np.square(self.templates).sum(1).cumsum(-1)
-        energy = np.pad(energy, ((0, 0), (1, 0)))
-        start = (energy[:, length:] - energy[:, :-length]).argmax(1)
-        cut = [h[:, s : s + length] for h, s in zip(self.templates, start, strict=True)]
-        return replace(self, templates=np.stack(cut)), start
 
     def normalized(self) -> EventModel:
         """Return the same model with templates of unit norm; those that are zero become flat."""
@@ -222,6 +241,3 @@ class EventModel:
         rate = np.minimum(rate, _MOST_BUSY / self.length)
         shares = (count + _SPREAD_COUNT) / (count + _SPREAD_COUNT).sum(1, keepdims=True)
         return np.exp((1 - step) * np.log(self.rates) + step * np.log(rate * shares))
-
-
-_OF_TEMPLATES = ("templates", "amplitudes", "rates", "smoothness", "nonnegative")

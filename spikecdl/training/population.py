@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from spikecdl.solvers.event_pairs import fill_weights, sum_windows
 from spikecdl.solvers.smooth_rows import RowPrior, Rows, roughness, second_differences, update_rows
 from spikecdl.solvers.spike_list import SpikeList, scores, spikes_under
+from spikecdl.training.event_model import RELATIVE_AMPLITUDES, ByTemplate
 
-RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 _MOST_BUSY = 0.1  # expected events of a template in a time as long as the template
 _NEVER = 1e-10  # probability of a template that has no events
 _FEWEST, _SPREAD_COUNT = 0.1, 0.5  # events added to the count of a template, and of an amplitude
@@ -29,7 +27,7 @@ _LEAST_STEPS = 5
 
 
 @dataclass(frozen=True)
-class PopulationModel:
+class PopulationModel(ByTemplate):
     """Templates, their prior, and that of their events; see `EventModel` for the words.
 
     Parameters
@@ -53,7 +51,6 @@ class PopulationModel:
         Which of the templates do not fall below zero.
     """
 
-    templates: np.ndarray
     variance: np.ndarray
     rates: np.ndarray
     baseline: np.ndarray
@@ -61,6 +58,8 @@ class PopulationModel:
     shrinkage: np.ndarray
     cost: np.ndarray
     nonnegative: np.ndarray
+    by_bin = ("templates", "variance")
+    by_template = (*by_bin, "rates", "smoothness", "shrinkage", "cost", "nonnegative")
 
     @classmethod
     def of_templates(
@@ -83,39 +82,10 @@ class PopulationModel:
             np.zeros(count, bool),
         )
 
-    def __len__(self) -> int:
-        return len(self.templates)
-
-    @property
-    def length(self) -> int:
-        """Bins of a template."""
-        return self.templates.shape[2]
-
     @property
     def mean_amplitude(self) -> np.ndarray:
         """Mean amplitude of each template's events (template,)."""
         return self.rates @ RELATIVE_AMPLITUDES / self.rates.sum(1)
-
-    def take(self, index: Sequence[int] | np.ndarray) -> PopulationModel:
-        """Keep some templates."""
-        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in _OF_TEMPLATES}
-        return replace(self, **parts)
-
-    def joined(self, other: PopulationModel) -> PopulationModel:
-        """Add the templates of another model."""
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in _OF_TEMPLATES}
-        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
-        return replace(self, **parts)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PopulationModel:
-        """Return the model of which `as_tensors` made these."""
-        known: dict[str, Any] = {name: tensors[name].cpu().numpy() for name in _ARRAYS}
-        return cls(**known)
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        """Return its arrays as tensors."""
-        return {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
 
     def bounded(self, nonnegative: Sequence[bool]) -> PopulationModel:
         """Return the model in which these templates do not fall below zero.
@@ -127,9 +97,7 @@ class PopulationModel:
         taken = (np.square(self.templates.clip(max=0)) * rate).sum((1, 2))
         least = taken.argsort(kind="stable")[: kept.sum()]
         order[kept], order[~kept] = np.sort(least), np.setdiff1d(order, least)
-        model = self.take(order)
-        templates = np.where(kept[:, None, None], model.templates.clip(min=0), model.templates)
-        return replace(model, templates=templates, nonnegative=kept)
+        return super(PopulationModel, self.take(order)).bounded(nonnegative)
 
     def without_events(self, index: Sequence[int] | np.ndarray) -> PopulationModel:
         """Return the model in which some templates are zero and have no events."""
@@ -139,20 +107,6 @@ class PopulationModel:
         templates[index] = variance[index] = cost[index] = 0.0
         return replace(self, rates=rates, templates=templates, variance=variance, cost=cost)
 
-    def padded(self, n_bins: int) -> PopulationModel:
-        """Return the model with templates longer by bins of zeros at both ends."""
-        width = ((0, 0), (0, 0), (n_bins, n_bins))
-        longer: dict[str, Any] = {name: np.pad(getattr(self, name), width) for name in _OF_BINS}
-        return replace(self, **longer)
-
-    def cropped(self, length: int) -> tuple[PopulationModel, np.ndarray]:
-        """Cut templates to their bins of most energy; return where each begins, too."""
-        energy = np.pad(np.square(self.templates).sum(1).cumsum(-1), ((0, 0), (1, 0)))
-        start = (energy[:, length:] - energy[:, :-length]).argmax(1)
-        bins = (np.arange(len(self))[:, None], slice(None), start[:, None] + np.arange(length))
-        cut: dict[str, Any] = {n: getattr(self, n)[bins].transpose(0, 2, 1) for n in _OF_BINS}
-        return replace(self, **cut), start
-
     def factors(self) -> np.ndarray:
         """Return the relative change of each rate (template, unit, bin) by a mean event."""
         return self.factor(self.mean_amplitude[:, None, None]) - 1.0
@@ -160,11 +114,6 @@ class PopulationModel:
     def factor(self, amplitude: np.ndarray | float) -> np.ndarray:
         """Return the expected factor of each rate (template, unit, bin) by an event."""
         return np.exp(amplitude * self.templates + np.square(amplitude) * self.variance / 2)
-
-
-_OF_BINS = ("templates", "variance")
-_ARRAYS = tuple(f.name for f in fields(PopulationModel))
-_OF_TEMPLATES = tuple(name for name in _ARRAYS if name != "baseline")
 
 
 class PopulationSums(NamedTuple):

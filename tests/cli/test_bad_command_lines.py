@@ -54,7 +54,7 @@ LINES = {
     ),
     "signs of events summed out": (
         "FIT --trainer marginal --sign both",
-        "`--sign` (='both') marginal 'positive'",
+        "`--sign` (='both') marginal leave it out",
     ),
     "group of events summed out": (
         "FIT --trainer marginal --penalty group_l1",

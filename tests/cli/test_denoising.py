@@ -190,9 +190,9 @@ class TestBenchmark:
     @pytest.mark.parametrize(
         ("more", "message"),
         [
-            (["--peaks", "a"], "`--peaks` (='a') must be numbers of counts"),
+            (["--peaks", "a"], "`--peaks` (='a') must be numbers, as in --peaks 1 2 4"),
             (["--methods", "bm3d"], "`--methods` (='bm3d') must be one of"),
-            (["--peaks"], "`--peaks` is empty"),
+            (["--peaks"], "`--peaks` (='') must be numbers"),
             (["--methods", "ca"], "comes without weights"),
         ],
     )
