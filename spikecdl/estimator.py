@@ -90,7 +90,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
     verbose : bool
-        Show on standard error what a fit does, how far it is and how long is left.
+        Show on standard error what a fit does, how far it is and how long is left.  Compilation, in
+        the first fit, is told in any case, in one line.
 
     Attributes
     ----------

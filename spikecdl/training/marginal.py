@@ -127,9 +127,7 @@ class Marginal(Trainer):
         def epoch(before: Learned) -> Epoch:
             model = to_model(before.tensors, before.state["baseline"].cpu().numpy())
             model = model.bounded(problem.bounded)
-            coefficients = before.unit_tensors.get(COVARIATES)
-            if coefficients is not None:
-                model = replace(model, coefficients=coefficients.double().cpu().numpy())
+            model = counts.with_coefficients(model, known_coefficients(before))
             if model.n_chains == 1:
                 model, _ = counts.climb(model, _STEPS_PER_EPOCH)
             sums, found = counts.sum(model)

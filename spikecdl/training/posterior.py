@@ -235,9 +235,9 @@ def _certainty(
     model = to_model(tensors, counts.start).normalized()
     found = posterior(counts, model, round(_NEAR * model.length), events, describe=True)
     eta = torch.from_numpy(counts.predictor(model) + counts.shift + found.signal)
-    mean = [some.family.mean(eta[part]) for part, some in data.rows().to("cpu").parts()]
-    shape = (len(data.y), -1, data.y.shape[-1])
-    drawn = torch.cat(mean).numpy().reshape(shape)
+    for part, some in data.rows().to("cpu").parts():
+        eta[part] = some.family.mean(eta[part])
+    drawn = eta.numpy().reshape(len(data.y), -1, data.y.shape[-1])
     return found.table, lambda: drawn
 
 
