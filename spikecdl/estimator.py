@@ -235,6 +235,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             with threads.for_size(problem.size):
                 learned = trainer.fit(problem, learned, after_epoch)
             learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
+            training.tell(training.AFTER)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
         return self

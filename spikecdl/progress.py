@@ -20,7 +20,7 @@ _PAUSE = 10.0  # seconds between lines where there is no terminal
 _LONG = 2.0  # seconds of compilation, after which it is told
 _COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
 _watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is told already
-START, AFTER = "choosing a start", "finding events"  # stages before the epochs, and after them
+START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
 
 class State(NamedTuple):
@@ -178,13 +178,18 @@ def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None
 
 
 def steps_told(progress: Progress) -> AbstractContextManager[None]:
-    """Tell of the steps of choosing a start; some know their number, as in "start 3 of 8"."""
-    from spikecdl.training.steps import told
+    """Tell of the steps of choosing a start, and of what follows the epochs.
+
+    Some steps know their number, as in "start 3 of 8".
+    """
+    from spikecdl.training.steps import AFTER, told
 
     count = itertools.count(1)
 
     def on_step(name: str) -> None:
-        if progress.state.stage == START:
+        if name == AFTER and progress.state.stage in (START, TRAINING):
+            progress.begin(AFTER)
+        elif progress.state.stage == START:
             number = re.search(r"(\d+) of (\d+)$", name)
             done, total = (int(number[1]) - 1, int(number[2])) if number else (0, None)
             progress(name if number else f"step {next(count)}, {name}", done, total)
@@ -196,11 +201,9 @@ def epochs_told(progress: Progress, epochs_at_most: int) -> Callable[[Learned], 
     """Return what tells of each epoch of a fit."""
 
     def on_epoch(state: Learned) -> None:
-        if progress.state.stage != "training":
-            progress.begin("training")
+        if progress.state.stage != TRAINING:
+            progress.begin(TRAINING)
         progress(_epoch(state, epochs_at_most), state.epoch, epochs_at_most)
-        if state.converged or state.epoch == epochs_at_most:
-            progress.begin(AFTER)
 
     return on_epoch
 

@@ -24,9 +24,10 @@ from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
 from spikecdl.training.population_events import has_exponential_loss
 from spikecdl.training.posterior import certainty, completed, evidence
-from spikecdl.training.steps import Steps
+from spikecdl.training.steps import AFTER, Steps, tell
 
 __all__ = [
+    "AFTER",
     "COVARIATES",
     "TRAINERS",
     "Alternating",
@@ -52,6 +53,7 @@ __all__ = [
     "has_exponential_loss",
     "lambda_max",
     "resampled_templates",
+    "tell",
     "windows_together",
     "with_covariates",
 ]

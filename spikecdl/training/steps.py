@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+AFTER = "finding events"  # what follows the last epoch
 _GENERATOR, _RNG = "generator", "rng"  # their states, in the result of a step
 
 
@@ -34,6 +35,13 @@ def told(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def tell(name: str) -> None:
+    """Call the listener of `told`, if there is one, with the name of what is computed next."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(name)
 
 
 class Steps:
@@ -81,9 +89,7 @@ class Steps:
         """
         at = self._next
         if at == len(self.done) or self.done[at][0] != name:
-            listener = _listener.get()
-            if listener is not None:
-                listener(name)
+            tell(name)
             found = {key: value.contiguous() for key, value in compute().items()}
             states = {_GENERATOR: self._generator.get_state()}
             if rng is not None:

@@ -14,7 +14,6 @@ from numba import njit
 
 from spikecdl import progress
 from spikecdl.progress import (
-    AFTER,
     START,
     Progress,
     State,
@@ -23,8 +22,7 @@ from spikecdl.progress import (
     shown,
     steps_told,
 )
-from spikecdl.training import Alternating, Learned
-from spikecdl.training.steps import Steps
+from spikecdl.training import Alternating, Learned, Steps, steps
 
 
 class Terminal(io.StringIO):
@@ -160,10 +158,22 @@ def test_what_follows_the_last_epoch_is_a_stage_of_its_own():
     tell, record = epochs_told(at, 5), {"loss": 1.0}
     tell(Learned({}, {}, 1, [record]))
     assert at.state.stage == "training"
-    tell(Learned({}, {}, 2, [record], converged=True))
-    assert at.state.stage == AFTER
-    tell(Learned({}, {}, 5, [record]))
-    assert at.state.stage == AFTER
+    with steps_told(at):
+        steps.tell("rounds")
+        assert at.state.stage == "training"
+        steps.tell(steps.AFTER)
+    assert at.state.stage == "finding events"
+
+
+@pytest.mark.parametrize("trainer", ["alternating", "marginal"])
+def test_a_fit_tells_that_its_epochs_are_over(trainer):
+    from fits import quick, some_counts
+
+    told, weight = [], 0.05 if trainer == "alternating" else None
+    with steps.told(told.append):
+        model = quick(trainer=trainer, penalty_weight=weight, n_epochs=30)
+        model.fit(some_counts(trials=4), on_epoch=lambda state: told.append(state.epoch))
+    assert told[-2:] == [model.n_iter_, "finding events"]
 
 
 def test_steps_of_choosing_a_start_are_counted():
