@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
 _LONG = 2.0  # seconds of compilation, after which it is told
-_COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
+COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
 _watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is told already
 START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
@@ -134,7 +134,7 @@ def compilation_told(quiet: bool = False) -> Iterator[None]:
             self.spent += time.monotonic() - self.begun.pop()
             if before <= _LONG < self.spent:
                 with suppress(OSError, ValueError):
-                    sys.stderr.write(_COMPILING)
+                    sys.stderr.write(COMPILING)
                     sys.stderr.flush()
 
     silent = quiet or _watched.get()
