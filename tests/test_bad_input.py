@@ -188,7 +188,7 @@ FITS = [
     Row(
         "signs that marginal training has not",
         lambda: fit(trainer="marginal", penalty=spikecdl.L1(sign="both")),
-        "`sign` (='both'); 'positive'; marginal",
+        "`sign` (='both'); marginal; leave it out",
     ),
     Row(
         "penalty that marginal training does not use",
