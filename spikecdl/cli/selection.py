@@ -184,7 +184,7 @@ def _lines(found: Found, n_folds: int) -> list[str]:
     width = max(len(str(candidate)) for candidate in found.candidates)
     lines = [f"{'':{width}}  evidence (nats per spike)  below the best, with standard error"]
     for candidate, row in zip(found.candidates, found.table().itertuples(), strict=True):
-        below = f"{max(-row.difference, 0.0):.4f} +- {row.difference_error:.4f}"
+        below = f"{max(0.0, -row.difference):.4f} +- {row.difference_error:.4f}"
         text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
         lines.append(text + "  recommended" * row.recommended)
     folds = f"{counted(n_folds, 'fold')} of {found.how}"

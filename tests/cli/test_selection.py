@@ -33,6 +33,7 @@ def test_a_template_is_found_and_fitted(sims, tmp_path, monkeypatch):
     assert about["candidates"][0]["evidence"] == pytest.approx(table["evidence"][0])
     assert f"{table['evidence'][1]:.4f}" in outcome.out
     assert "recommended" in outcome.out
+    assert "  0.0000 +- 0.0000" in outcome.out  # the best itself, without a minus
     assert re.search(r"fitting candidates.*: .*, fold \d of 3 ", outcome.err)
     page = (Path(__file__).parents[2] / "docs" / "files.md").read_text("utf-8")
     keys = {*about, *about["candidates"][0]}

@@ -170,6 +170,9 @@ def test_report_says_how_many_events_to_believe(tmp_path):
     assert [row["Expected to be true"] for row in rows] == ["11.9", "6"]
     assert [row["Expected to be false"] for row in rows] == ["1 %", "50 %"]
     assert [row["Kept at a false discovery rate of 10 %"] for row in rows] == ["12", "2"]
+    table[:, 3] = 1 - 1e-13  # not a percentage with a power of ten
+    rows = written(tmp_path, parts).table("Template", "Expected to be true")
+    assert [row["Expected to be false"] for row in rows] == ["0 %", "0 %"]
 
 
 def test_report_says_what_was_found(tmp_path):
