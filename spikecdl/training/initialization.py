@@ -14,7 +14,7 @@ from torch import Tensor
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import Observations, Problem
 from spikecdl.training.dictionary_update import Round
-from spikecdl.training.pruning import prune
+from spikecdl.training.pruning import joined, prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
 _STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
@@ -25,8 +25,10 @@ _MOST_STRETCHES = 300  # among which initial templates are chosen
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Templates, baseline, level and events, and the cost of hidden bins (window or stretch,)."""
+    """Templates, baseline, level and events, the objective on the bins that are seen, and the cost
+    of hidden bins (window or stretch,)."""
 
+    objective: float
     cost: Tensor
     templates: Tensor
     baseline: Tensor
@@ -35,17 +37,17 @@ class _Candidate:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `of` takes."""
-        level = torch.tensor(self.level, dtype=torch.float64)
+        numbers = torch.tensor([self.objective, self.level], dtype=torch.float64)
         more = {"cost": self.cost, "templates": self.templates, "baseline": self.baseline}
-        return {**vars(self.events), **more, "level": level}
+        return {**vars(self.events), **more, "numbers": numbers}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> _Candidate:
         """Return the candidate of these tensors."""
         rest = dict(tensors)
-        level = float(rest.pop("level"))
+        objective, level = rest.pop("numbers").tolist()
         more = {name: rest.pop(name) for name in ("cost", "templates", "baseline")}
-        return cls(**more, level=level, events=Events(**rest))
+        return cls(objective, **more, level=level, events=Events(**rest))
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,12 @@ class Initialization:
     """Choose the first templates, and the level of the penalty.
 
     A candidate is fitted to three quarters of the bins and judged by the others.  It begins with
-    more templates than asked, taken from stretches of the data, and prunes them; see `prune`.  One
-    begins at a middle level of the penalty and one at the lowest: strong events are told apart best
-    at a high level, weak ones are found at a low level only.  If none predicts better than a
-    constant rate, templates are added one by one.  The best candidate is then continued at other
+    more templates than asked, taken from stretches of the data, and prunes them (`prune`).
+    Candidates begin at each of the middle levels of the penalty, as strong events are told apart
+    best at a high level and weak ones are found at a low level only.  Templates that come together
+    are joined (`joined`) if fewer events then predict as well.  The candidate of lowest objective
+    at the same level is taken: if it does not predict better than a constant rate, one begins at
+    the lowest level, and then templates are added one by one.  The best is continued at other
     levels.
     The level chosen is the highest within two standard errors of the best, which has the fewest
     events (the standard-error rule of Breiman et al., *Classification and Regression Trees*, 1984).
@@ -98,14 +102,25 @@ class Initialization:
         return crop(templates, self.problem.length), chosen.level
 
     def _search(self, seen: Observations, data: Observations, count: int) -> _Candidate:
-        """Return the best of the candidates that begin at a middle and at the lowest level.
+        """Return the best of the candidates that begin at middle levels, or at the lowest."""
+        *higher, lowest = self.problem.weight.levels
+        middle = higher[1:] or [lowest]
+        begun = (self._pruned(seen, data, count, level) for level in middle)
+        same = (self._at(middle[-1], candidate, seen, data) for candidate in begun)
+        whole = (self._joined(candidate, seen, data) for candidate in same)
+        best = min(whole, key=lambda candidate: candidate.objective)
+        if as_good(_without_events(best, seen, data).cost, best.cost):
+            return _best([best, self._pruned(seen, data, count, lowest)])
+        return best
 
-        Weak events are found at the lowest level, and their templates judged at higher ones too.
-        """
-        levels = self.problem.weight.levels
-        first = [self._pruned(seen, data, count, level) for level in levels[1::2] or levels]
-        middle = (replace(first[-1], level=level) for level in levels[1:-1])
-        return _best([*first, *(self._run(candidate, seen, data) for candidate in middle)])
+    def _joined(self, best: _Candidate, seen: Observations, data: Observations) -> _Candidate:
+        """Return the candidate with templates joined, as long as fewer events predict as well."""
+        templates = joined(best.templates, best.events)
+        if templates is None:
+            return best
+        other = self._run(replace(best, templates=templates), seen, data)
+        fewer = len(other.events) < len(best.events)
+        return self._joined(other, seen, data) if fewer and as_good(other.cost, best.cost) else best
 
     def _pruned(
         self, seen: Observations, data: Observations, count: int, level: float
@@ -113,7 +128,7 @@ class Initialization:
         """Return a candidate with ``count`` templates, pruned from more."""
         none = Events.from_codes(data.baseline.new_zeros(1, 1, 1))
         templates = data.baseline.new_zeros(0, data.y.shape[-2], self.problem.length + self.extra)
-        empty = _Candidate(none.amplitude, templates, seen.baseline, level, none)
+        empty = _Candidate(math.inf, none.amplitude, templates, seen.baseline, level, none)
         more = self._with_more(empty, seen, count + math.ceil(self.overcomplete * count))
         step = self._round(seen, level, count)
         begin = (step, more.templates, seen.baseline)
@@ -145,10 +160,18 @@ class Initialization:
         at = levels.index(best.level)
         for way in (levels[at + 1 :], levels[:at][::-1]):
             for level in way:
-                other = self._run(replace(best, level=level), seen, data)
+                other = self._at(level, best, seen, data)
                 yield other
                 if not as_good(other.cost, best.cost):
                     break
+
+    def _at(
+        self, level: float, candidate: _Candidate, seen: Observations, data: Observations
+    ) -> _Candidate:
+        """Return the candidate continued at a level, if it is not there."""
+        if candidate.level == level:
+            return candidate
+        return self._run(replace(candidate, level=level), seen, data)
 
     def _run(self, candidate: _Candidate, seen: Observations, data: Observations) -> _Candidate:
         """Take two rounds on the bins that are seen, and note the cost of the others."""
@@ -160,12 +183,13 @@ class Initialization:
         first = step(self._centred(candidate.templates), candidate.baseline, self.tol)
         second = step(self._centred(first.templates), first.baseline, self.tol)
         found = min(first, second, key=lambda update: update.objective)
-        templates, baseline = found.templates, found.baseline
+        objective, templates, baseline = found.objective, found.templates, found.baseline
         if step.debias:
             # as amplitudes are found with known templates
             known = {"learn_templates": False, "shrink": True}
             found = step.update(templates, found.events, baseline, **known)
-        new = replace(candidate, templates=templates, baseline=baseline, events=found.events)
+        new = replace(candidate, objective=objective, templates=templates, baseline=baseline)
+        new = replace(new, events=found.events)
         return replace(new, cost=_hidden_cost(new, found.baseline, seen, data))
 
     def _round(self, seen: Observations, level: float, count: int) -> Round:

@@ -1,4 +1,4 @@
-"""Pruning: the templates whose removal costs least are removed one by one."""
+"""Pruning and joining: templates that cost least are removed; those that come together, joined."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import heapq
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from spikecdl.solvers.events import Events
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.steps import Steps
 
 _FIRST_TOLS = (0.5, 0.3)  # tolerances of the first rounds, when templates are still noise
 _LOOSE_TOL = 0.5  # tolerance of codes that are only compared
 _TOL = 0.3
+_LEAST_SHARE = 0.5  # of the events of a template that come with those of another at one lag
+_FINEST_LAG = 40  # lags within one part in so many of a template are the same
 
 
 def prune(
@@ -109,3 +113,47 @@ def _cheapest(
         known.add(c)
         removal_costs[c] = removal_cost(c)
         heapq.heappush(queue, (removal_costs[c], c))
+
+
+def joined(templates: Tensor, events: Events) -> Tensor | None:
+    """Return templates (template, channel, bin) of which one has taken up another, or None.
+
+    If most events of a template come with those of another at about the same lag, the two may be
+    parts of one waveform.  The first then becomes their sum, at the ratio of the mean amplitudes of
+    these events; the second is left as it is, for its other events.
+    """
+    n, length = len(templates), templates.shape[-1]
+    same = max(1, length // _FINEST_LAG)
+    first, second = _pairs(events, length)
+    a, b = events.template[first], events.template[second]
+    lag = events.onset[second] - events.onset[first]
+    apart = a != b
+    at = (a[apart], b[apart], lag[apart] + length)
+    counts = events.amplitude.new_zeros(n, n, 2 * length + 1)
+    counts.index_put_(at, counts.new_ones(()), accumulate=True)
+    counts = F.avg_pool1d(counts, 2 * same + 1, 1, same) * (2 * same + 1)
+    share = counts / events.template.bincount(minlength=n).clamp(min=1)[:, None, None]
+    if not (share > _LEAST_SHARE).any():
+        return None
+    one, other, late = (int(k) for k in torch.unravel_index(share.argmax(), share.shape))
+    late -= length
+    near = (a == one) & (b == other) & ((lag - late).abs() <= same)
+    ratio = float(events.amplitude[second[near]].mean() / events.amplitude[first[near]].mean())
+    both = templates.clone()
+    both[one] += ratio * F.pad(templates[other], (late, -late))
+    return both
+
+
+def _pairs(events: Events, reach: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of all ordered pairs of events of a window less than ``reach`` apart."""
+    order = events.onset.argsort()
+    order = order[events.window[order].argsort(stable=True)]
+    window, onset = events.window[order], events.onset[order]
+    pairs = [order.new_zeros(2, 0)]
+    for k in range(1, len(order)):
+        near = (window[k:] == window[:-k]) & (onset[k:] - onset[:-k] < reach)
+        if not near.any():
+            break
+        pairs.append(torch.stack([order[:-k][near], order[k:][near]]))
+    first, second = torch.cat(pairs, dim=1)
+    return torch.cat([first, second]), torch.cat([second, first])

@@ -125,7 +125,6 @@ def test_processes_agree_with_one(size, alone, tmp_path):
     )
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
     for name, expected in alone.items():
-        assert expected["record"][0] == 2
         for key, value in expected.items():
             torch.testing.assert_close(found[0][name][key], value, rtol=1e-10, atol=1e-10)
             for other in found[1:]:

@@ -17,7 +17,7 @@ from spikecdl.training.initialization import (
     by_cluster,
     initial_templates,
 )
-from spikecdl.training.pruning import prune
+from spikecdl.training.pruning import joined, prune
 from spikecdl.training.steps import Steps
 
 LENGTH = 20
@@ -158,3 +158,33 @@ def test_pruning_to_as_many_takes_none_away():
     step = Round(data, L1(), UniversalThreshold(), True, 2, 0.0, 300)
     templates, _ = prune(step, waves(), data.baseline, 2, lambda templates: templates, Steps())
     assert (likeness(templates).diagonal() > 0.95).all()
+
+
+def coupled_events(share, lag):
+    """40 windows with an event of the first template; in a share of them, the second at a lag."""
+    windows = torch.arange(40)
+    with_second = windows[: round(share * 40)]
+    onset = 20 + 3 * windows % 17
+    second = onset[with_second] + lag + with_second % 2  # lags differ by a bin
+    return Events(
+        torch.cat([windows, with_second, windows]),
+        torch.cat([0 * windows, 0 * with_second + 1, 0 * windows + 1]),
+        torch.cat([onset, second, onset + 100 + windows]),
+        torch.cat([torch.full((40,), 4.0), torch.full((len(second),), 2.0), torch.ones(40)]),
+    )
+
+
+@pytest.mark.parametrize("lag", [-4, 0, 3])
+def test_a_template_that_mostly_comes_with_another_takes_it_up(lag):
+    templates = waves()
+    both = joined(templates, coupled_events(0.8, lag))
+    padded = torch.nn.functional.pad(templates[1], (10, 10))
+    moved = [padded[:, 10 - late : 10 - late + LENGTH] for late in (lag, lag + 1)]
+    assert any(torch.allclose(both[0], templates[0] + 0.5 * late) for late in moved)
+    assert torch.equal(both[1], templates[1])
+
+
+def test_templates_that_come_on_their_own_are_not_joined():
+    assert joined(waves(), coupled_events(0.3, 3)) is None
+    assert joined(waves()[:1], coupled_events(0.0, 3).take(torch.arange(40))) is None
+    assert joined(waves(), coupled_events(0.0, 3).take(torch.zeros(0, dtype=torch.int64))) is None
