@@ -80,7 +80,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     trainer : str or trainer
         "alternating", "marginal" (events summed out), "unrolled" (the paper's), "implicit" (its
         limit of many layers), an object such as ``spikecdl.Marginal(overlap=1)``, or "auto":
-        marginal for single trials and populations, else alternating.  It also finds the codes.
+        marginal for counts, up to tens of thousands of bins of pooled trials; else alternating.  It
+        also finds the codes.
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float

@@ -33,7 +33,7 @@ _ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
 _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
-_MANY = 10_000_000  # bins, of which marginal training takes minutes
+_FEW, _MANY = 30_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
 _ON_CLOCK = 0.9  # of the spikes: the others are questioned
 
 #: What `Suggestion.short` means.
@@ -51,9 +51,10 @@ def history_option(short: str | None, seconds: float | None) -> str:
 def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
     """Return the trainer given or, for "auto", the name of that which suits a `DCEA` and counts.
 
-    Marginal for single trials in the shared layout, whose events are weak, and for populations
-    whose events are summed from a list of spikes; alternating for pooled counts and signals, for a
-    penalty of one's own, and for tens of millions of bins in the shared layout.
+    Marginal for counts of up to 30,000 bins, for single trials of up to ten million bins, without
+    history and drift in the joint layout, and for populations whose events are summed from a list
+    of spikes.  Alternating for more bins, whose events take minutes to sum, for signals, and for a
+    penalty of one's own.
     """
     if given != "auto":
         return given
@@ -61,9 +62,11 @@ def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
     plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
     single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
-    few = model.layout == "shared" and counts.mask.sum() <= _MANY
-    summed = few or _is_population(model, family, counts)
-    return "marginal" if plain and counts.is_counts and single and summed else "alternating"
+    n_bins = counts.mask.sum()
+    quick = model.layout == "shared" or model.history is None and model.drift is None
+    minutes = quick and n_bins <= _MANY or _is_population(model, family, counts)
+    soon = n_bins <= _FEW or single and minutes
+    return "marginal" if plain and counts.is_counts and soon else "alternating"
 
 
 def _is_population(model: Any, family: Family, counts: BinnedSpikes) -> bool:

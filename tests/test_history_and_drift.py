@@ -127,6 +127,13 @@ class TestHistory:
         joint = fitted(counts, history=0.02, penalty_weight=0.9, layout="joint")
         np.testing.assert_allclose(joint.history_filter_, shared.history_filter_, atol=0.05)
 
+    def test_of_channels_is_that_of_units_with_events_summed_out(self):
+        counts, _ = recording(40.0, FILTER, trials=15)
+        given = {"trainer": "marginal", "history": 0.02, "n_epochs": 2}
+        shared, joint = fitted(counts, **given), fitted(counts, layout="joint", **given)
+        assert joint.history_filter_.shape == (2, 10)
+        np.testing.assert_allclose(joint.history_filter_, shared.history_filter_, atol=0.15)
+
     def test_of_a_unit_follows_the_unit(self):
         counts, _ = recording(40.0, FILTER, trials=10)
         model = fitted(counts, history=0.02, penalty_weight=0.9)

@@ -188,13 +188,12 @@ def test_no_questions_about_recordings_that_are_right():
     ("arguments", "expected"),
     [
         ({}, "marginal"),
-        ({"family": "binomial"}, "alternating"),
-        ({"family": "negative_binomial"}, "alternating"),
-        ({"history": 5}, "alternating"),
+        ({"family": "negative_binomial"}, "marginal"),
+        ({"history": 5}, "marginal"),
         ({"penalty_weight": 0.3}, "alternating"),
         ({"layout": "shared"}, "marginal"),
         ({"layout": "shared", "family": "binomial"}, "marginal"),
-        ({"layout": "shared", "family": Binomial(30)}, "alternating"),  # of pooled trials
+        ({"layout": "shared", "family": Binomial(30)}, "marginal"),  # of pooled trials
         ({"layout": "shared", "family": "gaussian"}, "marginal"),  # whole numbers
         ({"layout": "shared", "penalty": L1(sign="both")}, "alternating"),
     ],
@@ -205,17 +204,36 @@ def test_the_trainer_suits_the_counts(arguments, expected):
     assert trainer("auto", model, BinnedSpikes.from_array(y)) == expected
 
 
-def test_a_population_that_is_not_always_observed_alternates():
-    y, mask = np.zeros((2, 3, 50), int), np.ones((2, 3, 50), bool)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "marginal"),
+        ({"family": "binomial"}, "marginal"),
+        ({"history": 5}, "marginal"),
+        ({"family": Binomial(30)}, "alternating"),
+        ({"layout": "joint"}, "marginal"),
+        ({"layout": "joint", "family": "binomial"}, "marginal"),
+        ({"layout": "joint", "history": 5}, "alternating"),
+        ({"layout": "joint", "family": Binomial(30)}, "alternating"),
+    ],
+)
+def test_what_takes_minutes_for_many_bins_is_alternated(arguments, expected):
+    counts = BinnedSpikes.from_array(np.zeros((2, 3, 6000), int))
+    assert trainer("auto", DCEA(1, 5, **arguments), counts) == expected
+
+
+def test_populations_of_any_size_are_summed_if_always_observed():
+    y, mask = np.zeros((1, 1000, 10_100), np.uint8), np.ones((1, 1000, 10_100), bool)
+    counts, model = BinnedSpikes.from_array(y, mask=mask), DCEA(1, 5, layout="joint")
+    assert trainer("auto", model, counts) == "marginal"
     mask[0, 0, :5] = False
-    counts = BinnedSpikes.from_array(y, mask=mask)
-    assert trainer("auto", DCEA(1, 5, layout="joint"), counts) == "alternating"
+    assert trainer("auto", model, BinnedSpikes.from_array(y, mask=mask)) == "alternating"
 
 
 @pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 def test_a_fit_chooses_its_trainer(tmp_path):
     model, counts = DCEA(1, 12, n_epochs=1, random_state=0), some_counts()
-    assert model.fit(counts.pool()).trainer_ == "alternating"
+    assert model.fit(counts.pool()).trainer_ == "marginal"
     assert model.fit(counts).trainer_ == "marginal"
     assert model.trainer == "auto"
     named = DCEA(1, 12, trainer="marginal", n_epochs=1, random_state=0).fit(counts)

@@ -61,7 +61,7 @@ plt.show()
 
 # %%
 trainer = spikecdl.Marginal(overlap=1)  # events do not overlap here, which saves time
-model = spikecdl.DCEA(2, 0.1, "poisson", trainer=trainer, random_state=0)
+model = spikecdl.DCEA(2, 0.1, "poisson", trainer=trainer, random_state=1)
 found = spikecdl.select(model, counts, n_templates=[0, 1, 2, 3], template_length=[0.05, 0.1, 0.2])
 found
 

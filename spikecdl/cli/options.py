@@ -169,8 +169,8 @@ Trainer = Annotated[
     option(
         "NAME",
         "alternating; marginal, with events summed out; unrolled, as in the paper; implicit, its "
-        "limit of infinitely many layers; or auto: marginal for single trials and for populations "
-        "(joint layout), else alternating.",
+        "limit of infinitely many layers; or auto: marginal for counts, except for many bins of "
+        "pooled trials, else alternating.",
         group=TRAINING,
         values="auto alternating marginal unrolled implicit",
     ),

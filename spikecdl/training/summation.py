@@ -158,7 +158,8 @@ class Summation:
     def with_coefficients(self, model: EventModel, coefficients: np.ndarray | None) -> EventModel:
         """Return the model with coefficients of covariates (unit, column); None: zeros."""
         if coefficients is None and self.covariates is not None:
-            coefficients = np.zeros((self.unit.max() + 1, self.covariates.n_columns))
+            n_units = int(self.covariates.unit.max()) + 1
+            coefficients = np.zeros((n_units, self.covariates.n_columns))
         return model if coefficients is None else replace(model, coefficients=coefficients)
 
     def with_new_baseline(self, model: EventModel, found: Found, step: float = 1.0) -> EventModel:

@@ -113,7 +113,7 @@ def test_python_warns_of_single_trials_and_models_keep_their_windows(tmp_path):
         spikes, trials=[[k, k + 1.0] for k in range(10)], observed=(0.0, 10.0)
     )
     counts = recording.bin(0.01)
-    model = DCEA(1, 0.1, random_state=0).fit(counts.pool())
+    model = DCEA(1, 0.1, trainer="alternating", random_state=0).fit(counts.pool())
     assert model.windows_["pool_trials"]
     with pytest.warns(UserWarning, match=r"sum them with `counts.pool\(\)`"):
         model.score(counts)

@@ -57,7 +57,7 @@ def recovery_of_a_drop(seed: int) -> list[float]:
 @pytest.mark.slow
 def test_strong_drops_of_the_rate_are_found():
     drop, swing, hits, false = np.median([recovery_of_a_drop(seed) for seed in range(7)], axis=0)
-    assert drop < 0.35
-    assert swing < 0.15
-    assert hits > 0.6
+    assert drop < 0.12
+    assert swing < 0.1
+    assert hits > 0.7
     assert false < 0.12
