@@ -186,10 +186,12 @@ def _lines(found: Found, n_folds: int) -> list[str]:
     for candidate, row in zip(found.candidates, found.table().itertuples(), strict=True):
         below = f"{max(0.0, -row.difference):.4f} +- {row.difference_error:.4f}"
         text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
-        lines.append(text + "  recommended" * row.recommended)
+        lines.append(text + "  recommended" * (row.recommended and len(found.candidates) > 1))
     folds = f"{counted(n_folds, 'fold')} of {found.how}"
-    rule = "the simplest within two standard errors, or five nats, of the best"
-    return [*lines, f"recommended: {rule} ({folds})"]
+    rule = "recommended: the simplest within two standard errors, or five nats, of the best"
+    if len(found.candidates) == 1:
+        rule = "one candidate, compared with nothing: give more numbers (0, too) or lengths"
+    return [*lines, f"{rule} ({folds})"]
 
 
 def _is_number(word: str) -> bool:

@@ -50,6 +50,13 @@ def test_bounds_hold_for_every_candidate(sims, tmp_path):
     assert model.trainer.most_events == 1
 
 
+def test_one_candidate_is_not_recommended(sims, tmp_path):
+    command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
+    outcome = succeeded(run(*command, "--templates", 0, "--out", tmp_path))
+    assert "one candidate, compared with nothing: give more numbers" in outcome.out
+    assert "recommended" not in outcome.out
+
+
 def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
     command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
     command += ["--templates", 0, "--out", tmp_path, "--json"]
