@@ -134,7 +134,7 @@ class TestScores:
         """Joint templates of many units remember the noise of the trials that they saw."""
         y = np.random.default_rng(0).poisson(0.05, size=(12, 60, 200))
         counts = BinnedSpikes.from_array(y, 0.01)
-        model = DCEA(4, 0.2, "poisson", layout="joint", random_state=0)
+        model = DCEA(4, 0.2, "poisson", layout="joint", trainer="alternating", random_state=0)
         assert model.fit(counts).score(counts) > 0
         found = cross_validate(model, counts)
         assert found.deviance_explained + 2 * found.standard_error < 0
