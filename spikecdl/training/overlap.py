@@ -53,6 +53,7 @@ def sample_events(
     rng: np.random.Generator,
     learn: bool,
     sweeps: tuple[int, int],
+    only_baseline: bool = False,
 ) -> Sampled:
     """Sample the events of the chains of a model, from a list of events on, and learn it with them.
 
@@ -62,6 +63,7 @@ def sample_events(
     rates and baselines take a step after each sweep, whole in the burn-in and of decreasing size in
     the sweeps that are averaged, the second number
     (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann. Stat. 27, 1999).
+    ``only_baseline``: of the model, only the baselines are learned.
     """
     n_chains = model.n_chains
     warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
@@ -82,8 +84,9 @@ def sample_events(
             joint += found.joint / averaged
         if learn:
             step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
-            model = model.updated(sums, counts.scale, True, n_chains, step)
-            model = counts.with_new_coefficients(model, found, step)
+            if not only_baseline:
+                model = model.updated(sums, counts.scale, True, n_chains, step)
+                model = counts.with_new_coefficients(model, found, step)
             model = counts.with_new_baseline(model, found, step)
     assert posterior is not None
     evidence = _bound(np.array(drawn))

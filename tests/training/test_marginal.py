@@ -246,6 +246,13 @@ def test_a_bounded_step_is_the_least_of_its_quadratic():
     np.testing.assert_allclose(found.templates[0, 0], limited, atol=1e-4)
 
 
+def test_expected_counts_are_right_where_events_overlap():
+    counts = simulate(n_units=2, same_events=True, random_state=0).pool()
+    model = DCEA(3, 0.05, "binomial", trainer="marginal", random_state=0).fit(counts)
+    assert model.predict(counts).sum() == pytest.approx(counts.counts.sum(), rel=0.02)
+    assert len(model.decompose(counts).events()) == pytest.approx(len(counts.truth.events), abs=2)
+
+
 def test_most_events_lists_the_most_probable(single_trials):
     counts, model = single_trials
     few = copy.deepcopy(model).set_params(trainer=Marginal(most_events=1))
