@@ -14,7 +14,7 @@ from torch import Tensor
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import Observations, Problem
 from spikecdl.training.dictionary_update import Round
-from spikecdl.training.pruning import joined, prune
+from spikecdl.training.pruning import merged, prune
 
 _HIDE_EVERY = 4  # every fourth bin is hidden from candidates and judges them
 _STANDARD_ERRORS = 2.0  # within which one prediction is as good as another
@@ -25,8 +25,7 @@ _MOST_STRETCHES = 300  # among which initial templates are chosen
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Templates, baseline, level and events, the objective on the bins that are seen, and the cost
-    of hidden bins (window or stretch,)."""
+    """What was fitted to the seen bins, its objective, and the cost of hidden ones (cluster,)."""
 
     objective: float
     cost: Tensor
@@ -58,7 +57,7 @@ class Initialization:
     more templates than asked, taken from stretches of the data, and prunes them (`prune`).
     Candidates begin at each of the middle levels of the penalty, as strong events are told apart
     best at a high level and weak ones are found at a low level only.  Templates that come together
-    are joined (`joined`) if fewer events then predict as well.  The candidate of lowest objective
+    are merged (`merged`) if fewer events then predict as well.  The candidate of lowest objective
     at the same level is taken: if it does not predict better than a constant rate, one begins at
     the lowest level, and then templates are added one by one.  The best is continued at other
     levels.
@@ -107,20 +106,20 @@ class Initialization:
         middle = higher[1:] or [lowest]
         begun = (self._pruned(seen, data, count, level) for level in middle)
         same = (self._at(middle[-1], candidate, seen, data) for candidate in begun)
-        whole = (self._joined(candidate, seen, data) for candidate in same)
+        whole = (self._merged(candidate, seen, data) for candidate in same)
         best = min(whole, key=lambda candidate: candidate.objective)
         if as_good(_without_events(best, seen, data).cost, best.cost):
             return _best([best, self._pruned(seen, data, count, lowest)])
         return best
 
-    def _joined(self, best: _Candidate, seen: Observations, data: Observations) -> _Candidate:
-        """Return the candidate with templates joined, as long as fewer events predict as well."""
-        templates = joined(best.templates, best.events)
+    def _merged(self, best: _Candidate, seen: Observations, data: Observations) -> _Candidate:
+        """Return the candidate with templates merged, as long as fewer events predict as well."""
+        templates = merged(best.templates, best.events)
         if templates is None:
             return best
         other = self._run(replace(best, templates=templates), seen, data)
         fewer = len(other.events) < len(best.events)
-        return self._joined(other, seen, data) if fewer and as_good(other.cost, best.cost) else best
+        return self._merged(other, seen, data) if fewer and as_good(other.cost, best.cost) else best
 
     def _pruned(
         self, seen: Observations, data: Observations, count: int, level: float

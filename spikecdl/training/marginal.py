@@ -19,7 +19,7 @@ from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import ENOUGH_BINS, build
-from spikecdl.training.overlap import ENOUGH, FEW, choose_overlap, learn_overlapping, sample_events
+from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping, sampled_baseline
 from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
 from spikecdl.training.posterior import (
     known_coefficients,
@@ -149,11 +149,10 @@ class Marginal(Trainer):
             level = torch.from_numpy(known[1].baseline)[:, None].expand(eta.shape)
             return events.to(eta.device), level.to(eta)
         counts = Summation(problem.data)
-        model = counts.fit_baseline(of_problem(counts, problem, tensors))
-        start = None if model.n_chains == 1 else _found(problem, tensors, model)
-        if start is not None and counts.learn_baseline:  # that of one chain is too high
-            given = (start, np.random.default_rng(0), True, FEW, True)
-            model = sample_events(counts, model, *given).model
+        model, start = counts.fit_baseline(of_problem(counts, problem, tensors)), None
+        if model.n_chains > 1:  # for which that baseline is too high
+            start = _found(problem, tensors, model)
+            model = sampled_baseline(counts, model, start, np.random.default_rng(0))
         events = self._listed(posterior(counts, model, width, start).table)
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)

@@ -53,7 +53,6 @@ def sample_events(
     rng: np.random.Generator,
     learn: bool,
     sweeps: tuple[int, int],
-    only_baseline: bool = False,
 ) -> Sampled:
     """Sample the events of the chains of a model, from a list of events on, and learn it with them.
 
@@ -63,7 +62,6 @@ def sample_events(
     rates and baselines take a step after each sweep, whole in the burn-in and of decreasing size in
     the sweeps that are averaged, the second number
     (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann. Stat. 27, 1999).
-    ``only_baseline``: of the model, only the baselines are learned.
     """
     n_chains = model.n_chains
     warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
@@ -84,13 +82,29 @@ def sample_events(
             joint += found.joint / averaged
         if learn:
             step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
-            if not only_baseline:
-                model = model.updated(sums, counts.scale, True, n_chains, step)
-                model = counts.with_new_coefficients(model, found, step)
+            model = model.updated(sums, counts.scale, True, n_chains, step)
+            model = counts.with_new_coefficients(model, found, step)
             model = counts.with_new_baseline(model, found, step)
     assert posterior is not None
     evidence = _bound(np.array(drawn))
     return Sampled(model, posterior / averaged, chains.signal.sum(0), evidence, joint)
+
+
+def sampled_baseline(
+    counts: Summation, model: EventModel, start: Events, rng: np.random.Generator
+) -> EventModel:
+    """Return the model with likelier baselines, all else as it is, while its events are sampled.
+
+    Steps are whole in the burn-in, and then of decreasing size, as in `sample_events`.
+    """
+    chains, prior = _in_chains(counts, model, start), model.prior(model.n_chains)
+    burn_in, averaged = FEW
+    for sweep in range(burn_in + averaged):
+        uniform = rng.random((model.n_chains, counts.shape[0], counts.shape[2]))
+        found = counts.sum(model, drawn=chains, uniform=uniform, prior=prior)[1]
+        step = max(1, sweep - burn_in + 1) ** -_STEP_DECAY
+        model = counts.with_new_baseline(model, found, step)
+    return model
 
 
 def average_runs(

@@ -1,4 +1,4 @@
-"""Pruning and joining: templates that cost least are removed; those that come together, joined."""
+"""Pruning and merging: templates that cost least are removed; those that come together, merged."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _cheapest(
         heapq.heappush(queue, (removal_costs[c], c))
 
 
-def joined(templates: Tensor, events: Events) -> Tensor | None:
+def merged(templates: Tensor, events: Events) -> Tensor | None:
     """Return templates (template, channel, bin) of which one has taken up another, or None.
 
     If most events of a template come with those of another at about the same lag, the two may be

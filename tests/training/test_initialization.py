@@ -17,7 +17,7 @@ from spikecdl.training.initialization import (
     by_cluster,
     initial_templates,
 )
-from spikecdl.training.pruning import joined, prune
+from spikecdl.training.pruning import merged, prune
 from spikecdl.training.steps import Steps
 
 LENGTH = 20
@@ -177,14 +177,14 @@ def coupled_events(share, lag):
 @pytest.mark.parametrize("lag", [-4, 0, 3])
 def test_a_template_that_mostly_comes_with_another_takes_it_up(lag):
     templates = waves()
-    both = joined(templates, coupled_events(0.8, lag))
+    both = merged(templates, coupled_events(0.8, lag))
     padded = torch.nn.functional.pad(templates[1], (10, 10))
     moved = [padded[:, 10 - late : 10 - late + LENGTH] for late in (lag, lag + 1)]
     assert any(torch.allclose(both[0], templates[0] + 0.5 * late) for late in moved)
     assert torch.equal(both[1], templates[1])
 
 
-def test_templates_that_come_on_their_own_are_not_joined():
-    assert joined(waves(), coupled_events(0.3, 3)) is None
-    assert joined(waves()[:1], coupled_events(0.0, 3).take(torch.arange(40))) is None
-    assert joined(waves(), coupled_events(0.0, 3).take(torch.zeros(0, dtype=torch.int64))) is None
+def test_templates_that_come_on_their_own_are_not_merged():
+    assert merged(waves(), coupled_events(0.3, 3)) is None
+    assert merged(waves()[:1], coupled_events(0.0, 3).take(torch.arange(40))) is None
+    assert merged(waves(), coupled_events(0.0, 3).take(torch.zeros(0, dtype=torch.int64))) is None
