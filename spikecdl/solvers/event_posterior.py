@@ -81,9 +81,8 @@ class Found(NamedTuple):
     (window, row, bin) are the expected derivatives of the log likelihood by the predictor, or have
     no windows if events are only to be drawn, which leaves out the sums, too;
     ``posterior`` (window, template, amplitude, onset) is the probability of each event, summed over
-    chains, or has no windows if it is not asked for; ``drawn`` are the events drawn; ``joint``
-    (window,) is the log probability of the counts and of these events, in whatever chains they are,
-    or 0 if none are drawn.
+    chains, or has no windows if it is not asked for; ``drawn`` are the events drawn;
+    ``likelihood`` (window,) is the log likelihood given these events, or 0 if none are drawn.
     """
 
     evidence: np.ndarray
@@ -91,7 +90,7 @@ class Found(NamedTuple):
     curvature: np.ndarray
     posterior: np.ndarray
     drawn: Drawn
-    joint: np.ndarray
+    likelihood: np.ndarray
 
 
 class Windows(NamedTuple):
@@ -141,8 +140,8 @@ def sum_events(
 
     mine = processes.share(N_PARTS)
     in_parallel(work, mine, z.size * len(model.taps))
-    of_windows = (found.evidence, found.residual, found.curvature, found.posterior, found.joint)
-    of_windows = (*of_windows, *found.drawn.signal, *found.drawn.kind)
+    of_windows = (found.evidence, found.residual, found.curvature, found.posterior)
+    of_windows = (*of_windows, found.likelihood, *found.drawn.signal, *found.drawn.kind)
     for values in of_windows:
         values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
     processes.fill(*of_windows, number, free, first, second)
@@ -159,14 +158,13 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
     weights = np.empty((n_templates, n_amplitudes, n_onsets))
     total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
     base, idle = np.empty((n_rows, n_bins)), np.empty(n_onsets)
-    log_prior, begins = np.zeros(len(uniform)), np.zeros(n_bins, np.bool_)
+    log_prior = np.zeros(len(uniform))
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     score, only_draw = np.empty((n_templates, n_onsets)), len(found.residual) == 0
     for i in range(span[0], span[1]):
         window = Loss(loss.kind, loss.a[i], loss.b[i])
         if not (np.any(window.a) or np.any(window.b)):
             continue  # nothing was observed
-        begins[:] = False
         fill_count_scores(window.a, model.taps, score)
         for chain in range(max(1, len(uniform)) if n_templates else 0):
             _fill_base(base, z, found.drawn.signal, i, chain)
@@ -183,7 +181,6 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
                 of_idle = sample(flat, idle, total, forward, uniform[chain, i], kind)
                 signal, start = found.drawn.signal[chain, i], prior.log_start[chain]
                 log_prior[chain] = of_idle + _fill_signal(signal, model, kind, start)
-                begins |= kind >= 0
             if only_draw:
                 continue
             fill_backward(idle, total, backward)
@@ -197,11 +194,9 @@ def _sum_windows(span, given, found, uniform, sums, per_bin):
         _fill_base(base, z, found.drawn.signal, i, len(uniform))
         if len(uniform) != 1 and not only_draw:
             _derive_at_drawn(window, base, model, found.drawn.kind[:, i], _at(i, sums, found))
-        found.joint[i] = log_prior.sum() - value(window, base)
-        if len(uniform):
-            found.joint[i] += np.log(len(uniform)) * _n_groups(begins, length)
-        else:
-            found.evidence[i] = found.joint[i]
+        found.likelihood[i] = -value(window, base)
+        if not len(uniform):
+            found.evidence[i] = found.likelihood[i]
 
 
 @njit(cache=True, error_model="numpy")
@@ -282,14 +277,3 @@ def _fill_signal(signal, model, kind, log_start):
             for n in range(len(signal)):
                 add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
     return total
-
-
-@njit(cache=True, error_model="numpy")
-def _n_groups(begins, length):
-    """Return the number of groups of events that overlap, each of which may change its chain."""
-    number, end = 0, 0
-    for s in range(begins.size):
-        if begins[s]:
-            number += s >= end
-            end = s + length
-    return number

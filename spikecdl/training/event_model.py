@@ -153,15 +153,6 @@ class EventModel(ByTemplate):
         idle = np.maximum(1.0 - rates.sum((1, 2)), 1e-6)
         return Prior(np.log(np.maximum(rates, 1e-30)), np.log(idle), self.distance)
 
-    def prior_without_overlap(self) -> Prior:
-        """Return the log probabilities of one chain that stands for all, of which one is busy.
-
-        An event may be in each of them, and the others are idle while it lasts.
-        """
-        idle = self.prior(self.n_chains).log_idle[:1]
-        start = self.prior().log_start + (self.n_chains - 1) * self.length * idle
-        return Prior(start, self.n_chains * idle)
-
     def normalized(self) -> EventModel:
         """Return the same model with templates of unit norm; those that are zero become flat."""
         flat = np.full_like(self.templates, _LEAST_NORM / self.templates[0].size ** 0.5)

@@ -19,7 +19,7 @@ from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import ENOUGH_BINS, build
-from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping, sampled_baseline
+from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping
 from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
 from spikecdl.training.posterior import (
     known_coefficients,
@@ -28,6 +28,7 @@ from spikecdl.training.posterior import (
     to_model,
     to_tensors,
     with_amplitudes,
+    with_baseline,
 )
 from spikecdl.training.summation import Summation
 
@@ -149,11 +150,8 @@ class Marginal(Trainer):
             level = torch.from_numpy(known[1].baseline)[:, None].expand(eta.shape)
             return events.to(eta.device), level.to(eta)
         counts = Summation(problem.data)
-        model, start = counts.fit_baseline(of_problem(counts, problem, tensors)), None
-        if model.n_chains > 1:  # for which that baseline is too high
-            start = _found(problem, tensors, model)
-            model = sampled_baseline(counts, model, start, np.random.default_rng(0))
-        events = self._listed(posterior(counts, model, width, start).table)
+        model = with_baseline(counts, of_problem(counts, problem, tensors))
+        events = self._listed(posterior(counts, model, width)[0])
         predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
         eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
         return events.to(eta.device), eta
@@ -206,13 +204,6 @@ class Marginal(Trainer):
         found = steps("likeliest", likeliest, rng)
         more = {name: found.pop(name) for name in (OTHER_START, START_GAP) if name in found}
         return _learned(EventModel.from_tensors(found), first.tensors | more)
-
-
-def _found(problem: Problem, tensors: Mapping[str, Tensor], model: EventModel) -> Events:
-    """Return the events that alternating training finds for the templates of a model."""
-    templates = to_tensors(model)["templates"].to(problem.data.baseline)
-    events, _ = Alternating().encode(problem, {**tensors, "templates": templates})
-    return events.to("cpu")
 
 
 def _learned(model: EventModel, before: Mapping[str, Tensor]) -> Learned:

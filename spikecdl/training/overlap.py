@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikecdl.solvers.event_list import list_events, to_events
-from spikecdl.solvers.event_posterior import Drawn
+from spikecdl.solvers.event_posterior import Drawn, Found, Sums
 from spikecdl.solvers.events import Events
 from spikecdl.training.event_model import EventModel
 from spikecdl.training.event_starts import ENOUGH_BINS, PADDING
@@ -21,7 +23,9 @@ _WARMEST = 0.4  # power of the likelihood in the first sweep
 _MOST_EVENTS = 0.98  # that the chains must hold
 FEW, ENOUGH = (10, 10), (20, 20)  # sweeps that say enough to go on, and to choose the overlap
 _LAST = (40, 40)  # that end a fit
-_BURN_IN, _AVERAGED = 40, 15  # of the posterior: in all runs together, and in each
+_ANNEALED = 40  # sweeps of a draw for the evidence, or for a run
+_RUNS, _AVERAGED = 4, 6  # runs for the posterior, and sweeps of each after annealing
+_LEAST_POWER = 1e-12  # of the likelihood, so that it is above 0
 _ROUNDS = 2  # of longer templates
 _NEAR = 0.125  # of a template's length, within which an event is the same event
 _DISTANCES = (1.0, 0.5, 0.25)  # of onsets of one template, in lengths, among which one is chosen
@@ -30,20 +34,15 @@ _LEAST_NATS, _LEAST_GAIN = 10.0, 0.01
 
 @dataclass(frozen=True)
 class Sampled:
-    """What sampling found: the model, averages over sweeps, and the last events drawn.
+    """What sampling found: the model, and averages over sweeps.
 
-    ``posterior`` (window, template, amplitude, onset) is the probability of events; ``signal``
-    (window, channel, bin) that of the events of the last sweep; ``evidence`` (window,) a lower
-    bound of the log likelihood: the sum over the configurations that were drawn, or over all in
-    which no events overlap; ``joint``
-    (window,) the mean log probability of the counts and the events drawn.
+    ``posterior`` (window, template, amplitude, onset) is the probability of events; ``evidence``
+    (window,) a lower bound of the log likelihood: the sum over the configurations that were drawn.
     """
 
     model: EventModel
     posterior: np.ndarray
-    signal: np.ndarray
     evidence: np.ndarray
-    joint: np.ndarray
 
 
 def sample_events(
@@ -63,69 +62,93 @@ def sample_events(
     the sweeps that are averaged, the second number
     (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann. Stat. 27, 1999).
     """
-    n_chains = model.n_chains
     warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
     chains = _in_chains(counts, model, start)
     posterior: np.ndarray | None = None
     drawn: list[np.ndarray] = []
-    joint = np.zeros(counts.shape[0])
     burn_in, averaged = sweeps
     for sweep in range(burn_in + averaged):
         keep = sweep >= burn_in
-        uniform = rng.random((n_chains, counts.shape[0], counts.shape[2]))
         some = counts if keep else counts.tempered(warm[sweep])
-        given = (chains, uniform, model.prior(n_chains), not (learn or keep))
-        sums, found = some.sum(model, keep, *given)
+        sums, found = _sweep(some, model, chains, rng, keep, not (learn or keep))
         if keep:
             posterior = found.posterior if posterior is None else posterior + found.posterior
             drawn.append(found.evidence.copy())
-            joint += found.joint / averaged
         if learn:
             step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
-            model = model.updated(sums, counts.scale, True, n_chains, step)
+            model = model.updated(sums, counts.scale, True, model.n_chains, step)
             model = counts.with_new_coefficients(model, found, step)
             model = counts.with_new_baseline(model, found, step)
     assert posterior is not None
-    evidence = _bound(np.array(drawn))
-    return Sampled(model, posterior / averaged, chains.signal.sum(0), evidence, joint)
+    return Sampled(model, posterior / averaged, _bound(np.array(drawn)))
 
 
-def sampled_baseline(
-    counts: Summation, model: EventModel, start: Events, rng: np.random.Generator
-) -> EventModel:
+def _sweep(
+    counts: Summation,
+    model: EventModel,
+    chains: Drawn,
+    rng: np.random.Generator,
+    keep_posterior: bool = False,
+    only_draw: bool = False,
+) -> tuple[Sums, Found]:
+    """Draw the events of each chain anew, given those of the others."""
+    uniform = rng.random((model.n_chains, counts.shape[0], counts.shape[2]))
+    prior = model.prior(model.n_chains)
+    return counts.sum(model, keep_posterior, chains, uniform, prior, only_draw)
+
+
+def anneal(
+    counts: Summation, model: EventModel, rng: np.random.Generator, n_sweeps: int
+) -> tuple[Drawn, np.ndarray]:
+    """Draw the events of the chains of a model, and return them with their log weights (window,).
+
+    The first sweep draws from the prior; then the power of the likelihood rises to 1 as the cube of
+    the sweep.  The mean of exponentials of log weights, over runs, is the likelihood of the counts
+    without bias (annealed importance sampling: Neal, Stat. Comput. 11, 2001), so that their mean is
+    a lower bound of its logarithm.
+    """
+    chains, weight = Drawn.nothing(model.n_chains, counts.shape), np.zeros(counts.shape[0])
+    powers = np.maximum((np.arange(n_sweeps + 1) / n_sweeps) ** 3, _LEAST_POWER)
+    for power, following in pairwise(powers):
+        _, found = _sweep(counts.tempered(power), model, chains, rng, only_draw=True)
+        weight += (following / power - 1.0) * found.likelihood
+    return chains, weight
+
+
+def sampled_evidence(counts: Summation, model: EventModel, rng: np.random.Generator) -> np.ndarray:
+    """Return a lower bound of the log likelihood of each window; see `anneal`."""
+    return anneal(counts, model, rng, _ANNEALED)[1]
+
+
+def sampled_baseline(counts: Summation, model: EventModel, rng: np.random.Generator) -> EventModel:
     """Return the model with likelier baselines, all else as it is, while its events are sampled.
 
     Steps are whole in the burn-in, and then of decreasing size, as in `sample_events`.
     """
-    chains, prior = _in_chains(counts, model, start), model.prior(model.n_chains)
     burn_in, averaged = FEW
+    chains, _ = anneal(counts, model, rng, burn_in)
     for sweep in range(burn_in + averaged):
-        uniform = rng.random((model.n_chains, counts.shape[0], counts.shape[2]))
-        found = counts.sum(model, drawn=chains, uniform=uniform, prior=prior)[1]
+        _, found = _sweep(counts, model, chains, rng)
         step = max(1, sweep - burn_in + 1) ** -_STEP_DECAY
         model = counts.with_new_baseline(model, found, step)
     return model
 
 
 def average_runs(
-    counts: Summation, model: EventModel, start: Events, rng: np.random.Generator, n_runs: int
-) -> Sampled:
-    """Sample events several times from the same start, and average over the runs.
+    counts: Summation, model: EventModel, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities of events (window, template, amplitude, onset), and a drawn signal.
 
-    The burn-in is divided among them.  A run may stay in a configuration that others do not find.
-    In each window it has the weight of the joint probability that it reached; the signal is that of
-    one run, drawn by weight.
+    Events are drawn several times anew, as a run may stay in a configuration that others do not
+    find.  All runs count alike: their log weights differ by chance more than by the configuration.
+    The signal (window, channel, bin) is that of the last draw.
     """
-    sweeps = (_BURN_IN // n_runs, _AVERAGED)
-    runs = [sample_events(counts, model, start, rng, False, sweeps) for _ in range(n_runs)]
-    joint = np.stack([run.joint for run in runs])
-    weight = np.exp(joint - np.logaddexp.reduce(joint))
-    posterior = sum(w[:, None, None, None] * x.posterior for w, x in zip(weight, runs, strict=True))
-    chosen = (weight.cumsum(0) < rng.random(len(weight[0]))).sum(0).clip(max=n_runs - 1)
-    signal = np.stack([runs[run].signal[window] for window, run in enumerate(chosen)])
-    apart = counts.sum(model, prior=model.prior_without_overlap())[1].evidence
-    evidence = np.max([apart, *(run.evidence for run in runs)], axis=0)
-    return Sampled(model, np.asarray(posterior), signal, evidence, (weight * joint).sum(0))
+    chance: Any = 0
+    for _ in range(_RUNS):
+        chains, _ = anneal(counts, model, rng, _ANNEALED)
+        for _ in range(_AVERAGED):
+            chance = chance + _sweep(counts, model, chains, rng, True)[1].posterior
+    return chance / (_RUNS * _AVERAGED), chains.signal.sum(0)
 
 
 def choose_overlap(

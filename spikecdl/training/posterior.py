@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.solvers.event_list import describe_events, list_events, to_events
+from spikecdl.solvers.event_list import describe_events, list_events
 from spikecdl.solvers.event_posterior import Drawn
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Observations, Problem
 from spikecdl.training.event_model import EventModel
-from spikecdl.training.overlap import average_runs, choose_overlap
+from spikecdl.training.overlap import (
+    average_runs,
+    choose_overlap,
+    sampled_baseline,
+    sampled_evidence,
+)
 from spikecdl.training.population_events import (
     drawn_mean,
     event_table,
@@ -26,7 +31,6 @@ from spikecdl.training.population_events import (
 from spikecdl.training.summation import Summation
 
 _PART = 2**22  # probabilities of events in memory at once
-_RUNS = 2  # of the sampler, for probabilities; a bound of the evidence takes one
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
@@ -34,29 +38,10 @@ _SWEEPS = (3, 5)  # that say whether given templates overlap
 _STEPS = 8  # of EM that fit rates of events to given templates
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """Posterior of the events of some windows.
-
-    ``table`` (event, column) has the columns `COLUMNS`, with times in bins; ``signal`` (window,
-    channel, bin) is what events drawn from their posterior add to the predictor; ``evidence``
-    (window,) is the log likelihood of the counts, up to a constant.
-    """
-
-    table: np.ndarray
-    signal: np.ndarray
-    evidence: np.ndarray
-
-
 def posterior(
-    counts: Summation,
-    model: EventModel,
-    width: int,
-    start: Events | None = None,
-    describe: bool = False,
-    n_runs: int = _RUNS,
-) -> Posterior:
-    """Return the posterior of events; a few windows at a time.
+    counts: Summation, model: EventModel, width: int, listed: Events | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a table of events, and the signal of events drawn from their posterior.
 
     Parameters
     ----------
@@ -64,40 +49,57 @@ def posterior(
     model : EventModel
     width : int
         The probability of an event is that it begins at most so many bins from its onset.
-    start : Events, optional
-        With which sampling begins where events overlap; None: with those of one chain.
-    describe : bool
-        Whether to describe these events; if not, those of probability 1/2 or more are listed.
-    n_runs : int
-        Runs of the sampler where events overlap, over which probabilities are averaged.
+    listed : Events, optional
+        The events of the table; None: those of probability 1/2 or more.
+
+    Returns
+    -------
+    table : ndarray (event, column)
+        With the columns `COLUMNS`, times in bins.
+    signal : ndarray (window, channel, bin)
+        What the events that were drawn add to the predictor.
     """
-    n_windows, _, n_bins = counts.shape
-    each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
-    rng, found = np.random.default_rng(0), []
-    for first in range(0, n_windows, each):
-        last = min(first + each, n_windows)
-        some = counts.take(slice(first, last))
-        begun = None if start is None else start.within(first, last)
-        if model.n_chains > 1:
-            if begun is None:
-                alone = some.sum(model, keep_posterior=True)[1].posterior
-                found_alone = list_events(alone, model.amplitudes, width, _LEAST_PROBABILITY)
-                begun = to_events(found_alone)
-            sampled = average_runs(some, model, begun, rng, n_runs)
-            chance, signal, evidence = sampled.posterior, sampled.signal, sampled.evidence
-        else:
-            drawn = Drawn.nothing(1, some.shape)
-            uniform = rng.random((1, last - first, n_bins))
-            of_windows = some.sum(model, True, drawn, uniform)[1]
-            chance, signal, evidence = of_windows.posterior, drawn.signal[0], of_windows.evidence
-        if begun is None or not describe:
+    rng, tables, signals = np.random.default_rng(0), [], []
+    for part in _parts(counts, model):
+        some = counts.take(part)
+        chance, signal = _probabilities(some, model, rng)
+        if listed is None:
             table = list_events(chance, model.amplitudes, width, _LEAST_PROBABILITY)
         else:
-            places = (x.numpy() for x in (begun.window, begun.template, begun.onset))
+            mine = listed.within(part.start, part.stop)
+            places = (x.numpy() for x in (mine.window, mine.template, mine.onset))
             table = describe_events(chance, model.amplitudes, width, *places)
-        table[:, 0] += first
-        found.append((table, signal, evidence))
-    return Posterior(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        table[:, 0] += part.start
+        tables.append(table)
+        signals.append(signal)
+    return np.concatenate(tables), np.concatenate(signals)
+
+
+def _parts(counts: Summation, model: EventModel) -> Iterator[slice]:
+    """Yield windows whose probabilities of events are in memory at once."""
+    n_windows, _, n_bins = counts.shape
+    each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
+    for first in range(0, n_windows, each):
+        yield slice(first, min(first + each, n_windows))
+
+
+def _probabilities(
+    counts: Summation, model: EventModel, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (window, template, amplitude, onset), and the signal of a draw."""
+    if model.n_chains > 1:
+        return average_runs(counts, model, rng)
+    drawn = Drawn.nothing(1, counts.shape)
+    uniform = rng.random((1, counts.shape[0], counts.shape[2]))
+    return counts.sum(model, True, drawn, uniform)[1].posterior, drawn.signal[0]
+
+
+def with_baseline(counts: Summation, model: EventModel) -> EventModel:
+    """Return the model with the baselines that are most likely, all else as it is."""
+    model = counts.fit_baseline(model)
+    if model.n_chains == 1 or not counts.learn_baseline:
+        return model
+    return sampled_baseline(counts, model, np.random.default_rng(0))  # where that is too high
 
 
 def with_amplitudes(templates: np.ndarray, events: Events, baseline: np.ndarray) -> EventModel:
@@ -145,7 +147,8 @@ def event_rates(
     data, events = _some_trials(problem.data, events.to("cpu"))
     counts = Summation(data)
     if "event_rates" in tensors:
-        return {}, counts.fit_baseline(of_problem(counts, problem, tensors)).baseline.tolist()
+        model = with_baseline(counts, of_problem(counts, problem, tensors))
+        return {}, model.baseline.tolist()
     templates = tensors["templates"].double().cpu().numpy()
     begun = with_amplitudes(templates, events, counts.start)
     begun = counts.with_coefficients(begun, known_coefficients(problem))
@@ -154,6 +157,8 @@ def event_rates(
     new = to_tensors(model)
     del new["templates"], new["smoothness"]
     new = {name: x.float() if x.is_floating_point() else x for name, x in new.items()}
+    if model.n_chains > 1:
+        model = with_baseline(counts, model)
     return new, model.baseline.tolist()
 
 
@@ -194,12 +199,18 @@ def evidence(
         return evidence_per_window(*known, data.family.per_trial())[:, None]
     counts = Summation(data)
     model = of_problem(counts, problem, tensors)
-    model = counts.fit_baseline(model) if levels is None else replace(model, baseline=levels)
-    width = round(_NEAR * model.length)
-    found = posterior(counts, model, width, n_runs=1)
-    gain = found.evidence - counts.evidence(model.take([]))
+    model = with_baseline(counts, model) if levels is None else replace(model, baseline=levels)
+    gain = _evidence(counts, model) - counts.evidence(model.take([]))
     eta = torch.from_numpy(counts.predictor(model) + counts.shift)
     return (gain + _log_prob(data, eta)).reshape(len(data.y), -1)
+
+
+def _evidence(counts: Summation, model: EventModel) -> np.ndarray:
+    """Return the log likelihood (window,) up to a constant; a lower bound where events overlap."""
+    if model.n_chains == 1:
+        return counts.evidence(model)
+    rng, parts = np.random.default_rng(0), _parts(counts, model)
+    return np.concatenate([sampled_evidence(counts.take(part), model, rng) for part in parts])
 
 
 def _log_prob(data: Observations, eta: Tensor) -> np.ndarray:
@@ -233,12 +244,12 @@ def _certainty(
         return event_table(*known, width, events), partial(drawn_mean, *known)
     counts = Summation(data)
     model = to_model(tensors, counts.start).normalized()
-    found = posterior(counts, model, round(_NEAR * model.length), events, describe=True)
-    eta = torch.from_numpy(counts.predictor(model) + counts.shift + found.signal)
+    table, signal = posterior(counts, model, round(_NEAR * model.length), events)
+    eta = torch.from_numpy(counts.predictor(model) + counts.shift + signal)
     for part, some in data.rows().to("cpu").parts():
         eta[part] = some.family.mean(eta[part])
     drawn = eta.numpy().reshape(len(data.y), -1, data.y.shape[-1])
-    return found.table, lambda: drawn
+    return table, lambda: drawn
 
 
 def to_model(tensors: Mapping[str, Tensor], baseline: np.ndarray) -> EventModel:

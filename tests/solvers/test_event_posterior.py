@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from spikecdl.solvers.event_posterior import (
 from spikecdl.solvers.event_ratios import Templates
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training.event_model import EventModel
+from spikecdl.training.overlap import anneal
 from spikecdl.training.summation import Summation
 
 N_BINS, LENGTH = 9, 3
@@ -214,29 +216,31 @@ def test_two_chains_sample_the_model_in_which_events_overlap(distance):
     assert evidence - 0.3 < np.logaddexp.reduce(list(bound)) < evidence + 1e-6
 
 
-def test_events_of_all_chains_that_do_not_overlap_are_summed_in_one():
-    baseline = np.array([[-0.4]])
-    model = EventModel(*TEMPLATES, RATES, baseline, np.ones(2), n_chains=2)
-    prior, listed = model.prior(2), list(paths())
-    y = np.array([0.0, 3, 4, 2, 0, 1, 2, 4, 0])
-    apart = []
-    for first, second in product(listed, listed):
-        begun = [(s, c, i) for c, i, s in first + second]
-        if any(abs(s - t) < LENGTH for (s, *_), (t, *_) in combinations(begun, 2)):
+@pytest.mark.parametrize("distance", [0, 2])
+def test_weights_of_annealed_draws_have_the_likelihood_for_their_mean(distance):
+    model = EventModel(*TEMPLATES, RATES, np.array([[-0.4]]), np.ones(2))
+    model = replace(model, n_chains=2, distance=distance)
+    prior, y = model.prior(2), np.array([0.0, 3, 4, 2, 0, 1, 2, 4, 0])
+    priors, logs = [], []
+    for first, second in product(list(paths()), repeat=2):
+        if too_near(first, second, distance):
             continue
         log, eta = (n_idle(first) + n_idle(second)) * prior.log_idle[0], np.full(N_BINS, -0.4)
-        for s, c, i in begun:
+        for c, i, s in first + second:
             log += prior.log_start[0, c, i]
             eta[s : s + LENGTH] += TEMPLATES.amplitudes[c, i] * TEMPLATES.taps[c, 0]
-        apart.append(log + (y * eta - np.exp(eta)).sum())
-    counts = BinnedSpikes.from_array(y[None, None].astype(int), 0.01)
+        priors.append(log)
+        logs.append(log + (y * eta - np.exp(eta)).sum())
+    expected = np.logaddexp.reduce(logs) - np.logaddexp.reduce(priors)
+    counts = BinnedSpikes.from_array(np.tile(y.astype(int), (4000, 1, 1)), 0.01)
     data = conversion.observe(
         counts, Poisson(), conversion.LAYOUTS["shared"], "learned", torch.device("cpu")
     )
-    found = Summation(data).sum(model, prior=model.prior_without_overlap())[1]
-    # from below: at the window's end, where no event could begin, other chains are idle at no cost
-    evidence = np.logaddexp.reduce(apart)
-    assert evidence - 0.15 < found.evidence[0] < evidence
+    for n_sweeps, worst in [(2, 5.0), (20, 0.5)]:
+        weight = anneal(Summation(data), model, np.random.default_rng(0), n_sweeps)[1]
+        found = np.exp(weight - expected)
+        assert abs(found.mean() - 1) < 4 * found.std() / len(found) ** 0.5
+        assert expected - worst < weight.mean() < expected
 
 
 def test_events_are_listed_with_their_moments():
