@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from fits import some_counts
@@ -175,6 +177,19 @@ TRIALS = [[float(start), start + 1.0] for start in range(100)]
 def test_questions_about_what_looks_wrong(spikes, words):
     asked = questions(spikes)
     assert all(any(word in question for question in asked) for word in words), asked
+
+
+def test_most_flipped_bits_of_times_are_noticed():
+    rng, noticed = np.random.default_rng(0), []
+    times = np.sort(np.rint(rng.uniform(0, 100, 500) * 30_000) / 30_000)
+    for bit, spike in product(range(64), rng.integers(0, 500, 3)):
+        damaged = times.copy()
+        damaged.view(np.uint64)[spike] ^= np.uint64(1) << np.uint64(bit)
+        try:
+            noticed.append(bool(questions(SpikeTrains.from_arrays([damaged]))))
+        except ValueError:
+            noticed.append(True)
+    assert np.mean(noticed) > 0.6
 
 
 def test_no_questions_about_recordings_that_are_right():

@@ -24,6 +24,7 @@ _MOST_EVENTS = 0.98  # that the chains must hold
 FEW, ENOUGH = (10, 10), (20, 20)  # sweeps that say enough to go on, and to choose the overlap
 _LAST = (40, 40)  # that end a fit
 _ANNEALED = 40  # sweeps of a draw for the evidence, or for a run
+_OF_BASELINE = (3, 7)  # sweeps after annealing that fit it
 _RUNS, _AVERAGED = 4, 6  # runs for the posterior, and sweeps of each after annealing
 _LEAST_POWER = 1e-12  # of the likelihood, so that it is above 0
 _ROUNDS = 2  # of longer templates
@@ -125,8 +126,8 @@ def sampled_baseline(counts: Summation, model: EventModel, rng: np.random.Genera
 
     Steps are whole in the burn-in, and then of decreasing size, as in `sample_events`.
     """
-    burn_in, averaged = FEW
-    chains, _ = anneal(counts, model, rng, burn_in)
+    burn_in, averaged = _OF_BASELINE
+    chains, _ = anneal(counts, model, rng, averaged)
     for sweep in range(burn_in + averaged):
         _, found = _sweep(counts, model, chains, rng)
         step = max(1, sweep - burn_in + 1) ** -_STEP_DECAY
