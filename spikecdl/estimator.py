@@ -291,6 +291,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         problem = partial(self._fitted_problem, self._counts(X))
         return deviance.in_turn(problem, lambda seen: (self._dictionary(), *self._encode(seen)))
 
+    @progress.compilation_told()
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
@@ -305,6 +306,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """Yield templates (template, channel, bin) fitted to resampled X; see `spikecdl.bands`."""
         return training.resampled_templates(*self._event_model(X), n_resamples, seed)
 
+    @progress.compilation_told()
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
         counts = self._counts(X)
@@ -352,8 +354,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = False
+        tags.input_tags.three_d_array, tags.target_tags.required = True, False
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -387,9 +388,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
         """Return the arguments of `training.evidence`."""
         counts = self._counts(X)
-        problem = self._fitted_problem(counts)
-        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
-        return problem, self.tensors_, levels
+        problem, rates = self._fitted_problem(counts), (self.unit_ids_, self.unit_rate_)
+        return problem, self.tensors_, conversion.known_levels(counts, problem.data, *rates)
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""
@@ -421,6 +421,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def _dictionary(self) -> ConvDictionary:
         return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))
 
+    @progress.compilation_told()
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         return self._trainer().coded(problem, self.tensors_)
