@@ -184,7 +184,7 @@ class Marginal(Trainer):
 
         def with_overlap() -> dict[str, Tensor]:
             if self.overlap is None:
-                return choose_overlap(counts, begun, events, rng, ENOUGH).as_tensors()
+                return choose_overlap(counts, begun, events, rng, ENOUGH, True).as_tensors()
             return replace(begun, n_chains=self.overlap, distance=distance or 0).as_tensors()
 
         def likeliest() -> dict[str, Tensor]:

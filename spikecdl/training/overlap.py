@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +23,7 @@ _WARMEST = 0.4  # power of the likelihood in the first sweep
 _MOST_EVENTS = 0.98  # that the chains must hold
 FEW, ENOUGH = (10, 10), (20, 20)  # sweeps that say enough to go on, and to choose the overlap
 _LAST = (40, 40)  # that end a fit
-_ANNEALED, _DECIDING = 40, 20  # sweeps of a draw: for the evidence or a run, and for a decision
+_ANNEALED = 40  # sweeps of a draw for the evidence, or for a run
 _OF_BASELINE = (3, 7)  # sweeps after annealing that fit it
 _RUNS, _AVERAGED = 4, 6  # runs for the posterior, and sweeps of each after annealing
 _LEAST_POWER = 1e-12  # of the likelihood, so that it is above 0
@@ -33,37 +33,55 @@ _DISTANCES = (1.0, 0.5, 0.25)  # of onsets of one template, in lengths, among wh
 _LEAST_NATS, _LEAST_GAIN = 10.0, 0.01
 
 
-def learn_while_sampling(
+@dataclass(frozen=True)
+class Sampled:
+    """What sampling found: the model, and averages over sweeps.
+
+    ``posterior`` (window, template, amplitude, onset) is the probability of events; ``evidence``
+    (window,) a lower bound of the log likelihood: the sum over the configurations that were drawn.
+    """
+
+    model: EventModel
+    posterior: np.ndarray
+    evidence: np.ndarray
+
+
+def sample_events(
     counts: Summation,
     model: EventModel,
     start: Events,
     rng: np.random.Generator,
+    learn: bool,
     sweeps: tuple[int, int],
-) -> tuple[EventModel, np.ndarray]:
-    """Learn a model while the events of its chains are sampled, from a list of events on.
+) -> Sampled:
+    """Sample the events of the chains of a model, from a list of events on, and learn it with them.
 
     Each chain is drawn given the others (forward filtering, backward sampling).  In the burn-in,
     the first number of ``sweeps``, the likelihood has a power that rises to 1, so that
     configurations still change (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).  The templates,
     rates and baselines take a step after each sweep, whole in the burn-in and of decreasing size in
-    the second number of sweeps (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann.
-    Stat. 27, 1999).  Returns the model, and the probabilities of events (window, template,
-    amplitude, onset) averaged over the latter sweeps.
+    the sweeps that are averaged, the second number
+    (stochastic approximation EM: Delyon, Lavielle and Moulines, Ann. Stat. 27, 1999).
     """
+    warm = np.geomspace(_WARMEST, 1.0, sweeps[0])
+    chains = _in_chains(counts, model, start)
+    posterior: np.ndarray | None = None
+    drawn: list[np.ndarray] = []
     burn_in, averaged = sweeps
-    warm = np.geomspace(_WARMEST, 1.0, burn_in)
-    chains, posterior = _in_chains(counts, model, start), np.zeros(())
     for sweep in range(burn_in + averaged):
         keep = sweep >= burn_in
         some = counts if keep else counts.tempered(warm[sweep])
-        sums, found = _sweep(some, model, chains, rng, keep)
+        sums, found = _sweep(some, model, chains, rng, keep, not (learn or keep))
         if keep:
-            posterior = posterior + found.posterior / averaged
-        step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
-        model = model.updated(sums, counts.scale, True, model.n_chains, step)
-        model = counts.with_new_coefficients(model, found, step)
-        model = counts.with_new_baseline(model, found, step)
-    return model, posterior
+            posterior = found.posterior if posterior is None else posterior + found.posterior
+            drawn.append(found.evidence.copy())
+        if learn:
+            step = 1.0 if not keep else (sweep - burn_in + 1) ** -_STEP_DECAY
+            model = model.updated(sums, counts.scale, True, model.n_chains, step)
+            model = counts.with_new_coefficients(model, found, step)
+            model = counts.with_new_baseline(model, found, step)
+    assert posterior is not None
+    return Sampled(model, posterior / averaged, _bound(np.array(drawn)))
 
 
 def _sweep(
@@ -106,7 +124,7 @@ def sampled_evidence(counts: Summation, model: EventModel, rng: np.random.Genera
 def sampled_baseline(counts: Summation, model: EventModel, rng: np.random.Generator) -> EventModel:
     """Return the model with likelier baselines, all else as it is, while its events are sampled.
 
-    Steps are whole in the burn-in, and then of decreasing size, as in `learn_while_sampling`.
+    Steps are whole in the burn-in, and then of decreasing size, as in `sample_events`.
     """
     burn_in, averaged = _OF_BASELINE
     chains, _ = anneal(counts, model, rng, averaged)
@@ -139,12 +157,13 @@ def choose_overlap(
     model: EventModel,
     start: Events,
     rng: np.random.Generator,
-    sweeps: tuple[int, int] | None,
+    sweeps: tuple[int, int],
+    learn: bool,
 ) -> EventModel:
     """Return the model with one chain of events, or with several, and the distance of onsets.
 
     Evenly spaced windows decide.  The lower bound of the evidence of two chains must be clearly
-    above the exact evidence of one.  Models learn in ``sweeps`` before that; None: they do not.
+    above the exact evidence of one.  ``learn`` says whether the model may change before that.
     """
     model = replace(model, n_chains=1, distance=0)
     if chains_needed(start, model.length) == 1:
@@ -153,13 +172,14 @@ def choose_overlap(
     counts = counts.take(slice(None, None, every))
     start = start.take(start.window % every == 0)
     start = replace(start, window=start.window // every)
-    alone = model if sweeps is None else counts.climb(model, sum(sweeps))[0]
+    alone = counts.climb(model, sum(sweeps))[0] if learn else model
     one = float(counts.evidence(alone).sum())
     two = replace(model, n_chains=2, distance=round(_DISTANCES[-1] * model.length))
-    if _learned_evidence(counts, two, start, rng, sweeps) < one + _LEAST_NATS:
+    bound = sample_events(counts, two, start, rng, learn, sweeps).evidence.sum()
+    if bound < one + _LEAST_NATS:
         return alone
     several = replace(model, n_chains=MOST_CHAINS)
-    return choose_distance(counts, several, start, rng, sweeps)
+    return choose_distance(counts, several, start, rng, sweeps, learn)
 
 
 def choose_distance(
@@ -167,30 +187,18 @@ def choose_distance(
     model: EventModel,
     start: Events,
     rng: np.random.Generator,
-    sweeps: tuple[int, int] | None,
+    sweeps: tuple[int, int] = (5, 5),
+    learn: bool = False,
 ) -> EventModel:
     """Return the model with the largest distance of onsets that explains the counts.
 
-    A smaller one must raise the bound of the evidence by 1 % of what events gain.
+    A smaller one must raise the evidence, or its bound, by 1 % of what events gain.
     """
     tried = [replace(model, distance=round(part * model.length)) for part in _DISTANCES]
-    bound = [_learned_evidence(counts, each, start, rng, sweeps) for each in tried]
+    bound = [sample_events(counts, m, start, rng, learn, sweeps).evidence.sum() for m in tried]
     none = float(counts.evidence(model.take([])).sum())
     enough = max(bound) - max(_LEAST_NATS, _LEAST_GAIN * (max(bound) - none))
     return next(m for m, value in zip(tried, bound, strict=True) if value >= enough)
-
-
-def _learned_evidence(
-    counts: Summation,
-    model: EventModel,
-    start: Events,
-    rng: np.random.Generator,
-    sweeps: tuple[int, int] | None,
-) -> float:
-    """Return the bound of the evidence of a model that has learned in ``sweeps``, if any."""
-    if sweeps is not None:
-        model, _ = learn_while_sampling(counts, model, start, rng, sweeps)
-    return float(anneal(counts, model, rng, _DECIDING)[1].sum())
 
 
 def learn_overlapping(
@@ -209,23 +217,23 @@ def learn_overlapping(
     extra = min(round(PADDING / 2 * length), (counts.shape[2] - length) // 2)
     events = start
     for _ in range(_ROUNDS):
-        model, posterior = learn_while_sampling(counts, model, events, rng, FEW)
-        events = _listed(model, posterior)
-        events = _moved(events, -extra, counts.shape[2] - length - 2 * extra)
-        padded = model.padded(extra)
-        padded, posterior = learn_while_sampling(counts, padded, events, rng, FEW)
-        model, begin = padded.cropped(length)
-        events = _listed(padded, posterior)
+        sampled = sample_events(counts, model, events, rng, True, FEW)
+        events = _moved(_listed(sampled), -extra, counts.shape[2] - length - 2 * extra)
+        padded = sampled.model.padded(extra)
+        sampled = sample_events(counts, padded, events, rng, True, FEW)
+        model, begin = sampled.model.cropped(length)
+        events = _listed(sampled)
         late = torch.from_numpy(begin)[events.template]
         events = _moved(events, late, counts.shape[2] - length)
         if distance is None:
-            model = choose_distance(counts, model, events, rng, None)
-    return learn_while_sampling(counts, model, events, rng, _LAST)[0]
+            model = choose_distance(counts, model, events, rng)
+    return sample_events(counts, model, events, rng, True, _LAST).model
 
 
-def _listed(model: EventModel, posterior: np.ndarray) -> Events:
+def _listed(sampled: Sampled) -> Events:
     """List the events of posterior probability 1/2 or more."""
-    return to_events(list_events(posterior, model.amplitudes, round(_NEAR * model.length), 0.5))
+    width = round(_NEAR * sampled.model.length)
+    return to_events(list_events(sampled.posterior, sampled.model.amplitudes, width, 0.5))
 
 
 def _moved(events: Events, late: Tensor | int, last: int) -> Events:
@@ -271,3 +279,9 @@ def _in_chains(counts: Summation, model: EventModel, events: Events) -> Drawn:
             drawn.signal[k, w, :, s : s + model.length] += change
             drawn.kind[k, w, s] = c * model.amplitudes.shape[1] + nearest
     return drawn
+
+
+def _bound(drawn: np.ndarray) -> np.ndarray:
+    """Sum the likelihoods (sweep, window) of distinct draws."""
+    distinct = [np.unique(values.round(6)) for values in drawn.T]
+    return np.array([np.logaddexp.reduce(values) for values in distinct])

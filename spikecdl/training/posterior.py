@@ -34,6 +34,7 @@ _PART = 2**22  # probabilities of events in memory at once
 _LEAST_PROBABILITY = 0.5  # of an event that is listed
 _NEAR = 0.125  # of the template's length, within which an event is the same event
 _MOST_BINS = 120_000  # that rates of events are fitted to
+_SWEEPS = (3, 5)  # that say whether given templates overlap
 _STEPS = 8  # of EM that fit rates of events to given templates
 
 
@@ -152,7 +153,7 @@ def event_rates(
     begun = with_amplitudes(templates, events, counts.start)
     begun = counts.with_coefficients(begun, known_coefficients(problem))
     model = counts.climb(begun, _STEPS, learn_templates=False)[0].normalized()
-    model = choose_overlap(counts, model, events, np.random.default_rng(0), None)
+    model = choose_overlap(counts, model, events, np.random.default_rng(0), _SWEEPS, False)
     new = to_tensors(model)
     del new["templates"], new["smoothness"]
     new = {name: x.float() if x.is_floating_point() else x for name, x in new.items()}
