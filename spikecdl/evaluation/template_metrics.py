@@ -253,7 +253,7 @@ def template_table(decomposition: Decomposition) -> pd.DataFrame:
     >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
     >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
     >>> template_table(model.decompose(counts))["n_events"].tolist()
-    [11, 9, 7]
+    [10, 8, 8]
     """
     import pandas as pd
 
@@ -305,7 +305,7 @@ def event_table(decomposition: Decomposition, fdr: float = 0.1) -> pd.DataFrame 
     >>> counts = simulate.simulate(n_units=2, same_events=True, random_state=0).pool()
     >>> model = DCEA(3, 0.05, "binomial", random_state=0).fit(counts)
     >>> event_table(model.decompose(counts))["kept"].tolist()
-    [11, 9, 7]
+    [10, 8, 8]
     """
     import pandas as pd
 
