@@ -10,7 +10,7 @@ from .data import (
     shift_to_response,
 )
 from .denoise import PoissonDenoiser
-from .estimator import DCEA, NotConvergedWarning, load
+from .estimator import DCEA, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
 from .evaluation.bands import bands
 from .evaluation.selection import select
@@ -37,7 +37,7 @@ from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisso
 from .model.penalties import L1, GroupL1
 from .solvers.implicit import ImplicitEncoder
 from .solvers.sparse_coding import sparse_code
-from .training import Alternating, Implicit, Marginal, Unrolled
+from .training import Alternating, Implicit, Marginal, NotConvergedWarning, Unrolled
 
 __version__: str
 

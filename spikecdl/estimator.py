@@ -26,9 +26,7 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
-from spikecdl.training import Learned, NotConvergedWarning, Problem, Trainer
-
-__all__ = ["DCEA", "NotConvergedWarning", "load"]
+from spikecdl.training import Learned, Problem, Trainer
 
 _FITTED = (
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
@@ -354,7 +352,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array, tags.target_tags.required = True, False
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -388,8 +387,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
         """Return the arguments of `training.evidence`."""
         counts = self._counts(X)
-        problem, rates = self._fitted_problem(counts), (self.unit_ids_, self.unit_rate_)
-        return problem, self.tensors_, conversion.known_levels(counts, problem.data, *rates)
+        problem = self._fitted_problem(counts)
+        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
+        return problem, self.tensors_, levels
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""

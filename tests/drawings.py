@@ -13,9 +13,9 @@ from matplotlib.patches import StepPatch
 
 import spikecdl
 from spikecdl.data import Decomposition
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, of_decomposition
 from spikecdl.model.families import FAMILIES
+from spikecdl.training import NotConvergedWarning
 
 NO_EVENTS = pd.DataFrame(columns=["trial", "unit", "template", "time", "amplitude"])
 

@@ -20,8 +20,9 @@ import torch
 
 import spikecdl
 from spikecdl import DCEA, BinnedSpikes, SpikeTrains, Unrolled
-from spikecdl.estimator import NotConvergedWarning, load
+from spikecdl.estimator import load
 from spikecdl.simulate import place_spikes, simulate
+from spikecdl.training import NotConvergedWarning
 
 COUNTS = np.random.default_rng(0).poisson(0.3, (6, 2, 60))
 QUICK = Unrolled(n_unrolled=2)

@@ -28,7 +28,7 @@ from spikecdl import (
 )
 from spikecdl.training import initialization
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
 MODELS = {

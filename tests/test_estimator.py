@@ -26,12 +26,12 @@ from spikecdl import (
     Unrolled,
     load,
 )
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.model.families import FAMILIES
 from spikecdl.simulate import simulate
+from spikecdl.training import NotConvergedWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 

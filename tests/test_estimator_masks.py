@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spikecdl import BinnedSpikes, Unrolled
 from spikecdl.model.families import FAMILIES
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
 

@@ -17,7 +17,7 @@ from spikecdl.evaluation.null_model import NullModel
 from spikecdl.model.families import FAMILIES
 from spikecdl.simulate import simulate
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 

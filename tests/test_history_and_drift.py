@@ -16,7 +16,7 @@ from spikecdl.baselines import GLM, Basis
 from spikecdl.evaluation.goodness_of_fit import time_rescaling
 from spikecdl.simulate import simulate
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 BIN = 0.002
 FILTER = np.array([-3.0, -1.5, -0.6])  # log rate in the first bins after a spike
 BIPHASIC = np.sin(2 * np.pi * (np.arange(100) + 0.5) / 100) / 50**0.5

@@ -14,7 +14,7 @@ import spikecdl
 from spikecdl import DCEA, History
 from spikecdl.checkpoint import load_tensors, save_tensors
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 
 SETTINGS = {
     "n_templates": [1_000_000, 0, -1, "x", 1.5, True, None, [1], float("nan")],

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from spikecdl import DCEA, SpikeTrains
-from spikecdl.estimator import NotConvergedWarning
+from spikecdl.training import NotConvergedWarning
 
 COUNTS = np.random.default_rng(0).poisson(0.3, (6, 2, 60))
 TRIALS = {"start_time": [0.0, 1.0], "stop_time": [1.0, 2.0]}
@@ -47,7 +47,7 @@ def test_nothing_to_find_is_a_warning(what, family):
     assert expected == pytest.approx(np.broadcast_to(expected[..., :1], expected.shape))
 
 
-@pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+@pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 @pytest.mark.parametrize("what", ["silent", "silent unit"])
 def test_a_signal_that_hardly_changes(what):
     """Without noise, a single step is an event; what counts is that all is finite."""
@@ -56,7 +56,7 @@ def test_a_signal_that_hardly_changes(what):
     assert np.isfinite(model.predict(UNEVENTFUL[what])).all()
 
 
-@pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+@pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 @pytest.mark.parametrize("baseline", [(50, 60), [0.3, 0.3]], ids=str)
 def test_nothing_to_find_above_a_given_baseline(baseline):
     assert np.isfinite(fit(COUNTS, baseline=baseline).templates_).all()

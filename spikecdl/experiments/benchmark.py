@@ -12,13 +12,13 @@ import numpy as np
 from scipy.special import expit, logit
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
-from spikecdl.estimator import DCEA, NotConvergedWarning
+from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import TemplateError, deviance_explained, recovery, template_error
 from spikecdl.experiments import median_and_range
 from spikecdl.model.families import Binomial
 from spikecdl.plots import style
 from spikecdl.simulate import simulate
-from spikecdl.training import Learned, Trainer, Unrolled
+from spikecdl.training import Learned, NotConvergedWarning, Trainer, Unrolled
 
 if TYPE_CHECKING:
     import pandas as pd

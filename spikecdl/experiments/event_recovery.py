@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
-from spikecdl.estimator import DCEA, NotConvergedWarning
+from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments import Options, Result
 from spikecdl.model.covariates import History
 from spikecdl.plots import style
 from spikecdl.plots import templates as draw_templates
 from spikecdl.simulate import random_events
+from spikecdl.training import NotConvergedWarning
 
 if TYPE_CHECKING:
     import pandas as pd

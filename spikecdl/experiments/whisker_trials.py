@@ -16,7 +16,7 @@ import torch
 
 from spikecdl.baselines import BCOMP, GLM, Basis, onsets
 from spikecdl.data import BinnedSpikes
-from spikecdl.estimator import DCEA, NotConvergedWarning
+from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.crossvalidation import divide, ratio
 from spikecdl.experiments.deflections import (
@@ -26,6 +26,7 @@ from spikecdl.experiments.deflections import (
     onset_hits,
     split_counts,
 )
+from spikecdl.training import NotConvergedWarning
 
 if TYPE_CHECKING:
     import pandas as pd

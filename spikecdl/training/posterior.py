@@ -157,9 +157,7 @@ def event_rates(
     new = to_tensors(model)
     del new["templates"], new["smoothness"]
     new = {name: x.float() if x.is_floating_point() else x for name, x in new.items()}
-    if model.n_chains > 1:
-        model = with_baseline(counts, model)
-    return new, model.baseline.tolist()
+    return new, with_baseline(counts, model).baseline.tolist()
 
 
 def _some_trials(data: Observations, events: Events) -> tuple[Observations, Events]:

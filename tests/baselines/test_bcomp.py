@@ -15,11 +15,10 @@ from sklearn.base import clone
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson, read_nwb
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
 from spikecdl.baselines.pursuit import Rule, pursue
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import deviance_explained, recovery
 from spikecdl.simulate import simulate
 from spikecdl.solvers.events import Events
-from spikecdl.training import Observations
+from spikecdl.training import NotConvergedWarning, Observations
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
 PRECISION = 1e-3

@@ -17,10 +17,9 @@ from torch import Tensor
 from yardstick import Training
 
 from spikecdl import DCEA, L1, Alternating, BinnedSpikes, ConvDictionary, sparse_code
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.metrics import template_error
 from spikecdl.solvers import threads
-from spikecdl.training import Observations, UniversalThreshold
+from spikecdl.training import NotConvergedWarning, Observations, UniversalThreshold
 from spikecdl.training.dictionary_update import DictionaryUpdate, Round, Updater
 
 GOOD = 0.1  # error of a template that counts as found

@@ -12,8 +12,8 @@ from commands import run
 
 import spikecdl
 from spikecdl import DCEA, Unrolled
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.simulate import place_spikes, simulate
+from spikecdl.training import NotConvergedWarning
 
 # FILE is a recording, TEXT a file that is none, MODEL a model, BINS and PLAIN npz files; OUT and
 # NEW are not there yet.  The words after the line are in the message.

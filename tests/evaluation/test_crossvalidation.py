@@ -119,7 +119,7 @@ class TestScores:
             np.testing.assert_array_equal(fold.seen.mask, ~fold.unseen.mask)
             assert fold.seen.mask.strides[1] == fold.seen.n_pooled.strides[1] == 0
 
-    @pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+    @pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
     @pytest.mark.parametrize("layout", ["shared", "joint"])
     def test_scores_of_stretches_are_those_of_hidden_bins(self, layout):
         counts = some_counts(layout=layout, trials=2, bins=240)

@@ -11,11 +11,11 @@ from matplotlib.colors import to_rgb
 import spikecdl
 from spikecdl import plots
 from spikecdl.data import Decomposition, Truth
-from spikecdl.estimator import NotConvergedWarning
 from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import rate_gain, template_error, template_table
 from spikecdl.evaluation.template_metrics import gain_of
 from spikecdl.model.families import FAMILIES
+from spikecdl.training import NotConvergedWarning
 
 
 def test_templates_are_drawn_at_the_size_of_the_median_event():

@@ -15,7 +15,7 @@ from spikecdl import BinnedSpikes, History, Poisson, Unrolled, write_counts
 from spikecdl.conversion import LAYOUTS, baseline_rates, observe
 from spikecdl.model.families import FAMILIES
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 
 PART = "spikecdl.training.observations.PART"
 MODELS = {

@@ -18,7 +18,7 @@ from spikecdl.simulate import simulate
 from spikecdl.solvers.sparse_coding import sparse_code
 from spikecdl.training import Fixed, Fraction, Observations, UniversalThreshold, lambda_max
 
-pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.estimator.NotConvergedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 each_trainer = pytest.mark.parametrize("trainer", sorted(TRAINERS))
 
