@@ -14,8 +14,8 @@ from spikecdl.solvers.amplitudes import Baselines, Prior, fit_in_turn, of_window
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_state, value
 from spikecdl.solvers.operators import fill_scores
-from spikecdl.solvers.threads import in_parallel
-from spikecdl.solvers.working_set import BLOCK, COSTLY, mark_stale, next_stale
+from spikecdl.solvers.threads import COSTLY, in_parallel
+from spikecdl.solvers.working_set import BLOCK, mark_stale, next_stale
 from spikecdl.training import Observations
 from spikecdl.training.dictionary_update import allowed_signs
 

@@ -139,7 +139,7 @@ def sum_events(
             _sum_windows((edges[p], edges[p + 1]), given, found, draws, sums, per_bin)
 
     mine = processes.share(N_PARTS)
-    in_parallel(work, mine, z.size * len(model.taps))
+    in_parallel(work, mine, z.size * model.amplitudes.size * max(1, len(draws)))
     of_windows = (found.evidence, found.residual, found.curvature, found.posterior)
     of_windows = (*of_windows, found.likelihood, *found.drawn.signal, *found.drawn.kind)
     for values in of_windows:

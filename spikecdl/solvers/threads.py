@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import current_thread, main_thread
 from typing import TypeVar
 
 import torch
@@ -15,16 +16,17 @@ from threadpoolctl import ThreadpoolController
 T = TypeVar("T")
 R = TypeVar("R")
 SMALL = 2_000_000  # observed numbers times templates, below which torch uses one thread
-_SERIAL = 200_000  # numbers, below which one thread solves all windows
+COSTLY = 10  # work per number, where it is more than to read it
+_SERIAL = 200_000  # numbers to read, below which one thread solves all windows
 _PARTS = 4  # per thread, so that slow windows do not delay the others
 
 
 @contextmanager
 def for_size(size: int) -> Iterator[None]:
-    """Let torch use one thread for a small problem, and restore the number of threads after it.
+    """Let torch and BLAS use one thread for a small problem, and restore the numbers after it.
 
     ``size`` is the number of observations times templates; from `SMALL` on, nothing is changed.
-    Other Python threads keep their numbers, so that fits can run side by side.
+    Other Python threads keep that of torch, so that fits can run side by side.
 
     Examples
     --------
@@ -41,15 +43,20 @@ def for_size(size: int) -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread in this Python thread; `torch.set_num_threads` is for all."""
+    """Let torch use one thread in this Python thread; `torch.set_num_threads` is for all.
+
+    So is the number of BLAS, whose other threads spin for some time after each product, however
+    small: the main thread sets that, too.
+    """
     torch.get_num_threads()  # a new Python thread takes its number at its first call
-    with _openmp().limit(limits=1):
+    with _libraries(current_thread() is main_thread()).limit(limits=1):
         yield
 
 
-@lru_cache(maxsize=1)
-def _openmp() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="openmp")
+@lru_cache
+def _libraries(with_blas: bool) -> ThreadpoolController:
+    found = ThreadpoolController()
+    return found if with_blas else found.select(user_api="openmp")
 
 
 def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:

@@ -45,10 +45,9 @@ from spikecdl.solvers.operators import (
     scores_of_events,
 )
 from spikecdl.solvers.quadratic import Weights, allowed, minimize, norms, weights_of
-from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.threads import COSTLY, in_parallel
 
 BLOCK = 64  # onsets whose scores are renewed together
-COSTLY = 10  # work per number and template, relative to reading a number
 _SINGLE_FROM = 1e-3  # tolerances for which scores in single precision are accurate enough
 _REMAINDER = 0.1  # share of the violation of a round that its Newton steps may leave
 _PATIENCE = 12  # rounds after which the largest number of events solved together doubles

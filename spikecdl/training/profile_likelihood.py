@@ -13,7 +13,7 @@ from spikecdl.solvers.amplitudes import Baselines, Prior, fit_windows, listed
 from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
-from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.threads import COSTLY, in_parallel
 from spikecdl.training.base import Observations
 
 _TOL = 0.1  # of a standard error, to which amplitudes and baselines are fitted
@@ -126,7 +126,7 @@ class Amplitudes:
                 fixed = (loss, taps, self._prior, baselines, events, tol)
                 sums[number] = fit_windows(span, *fixed, derivatives[number])
 
-        in_parallel(work, _PARTS, loss.a.size)
+        in_parallel(work, _PARTS, loss.a.size * COSTLY)
         return sums.sum(0), derivatives.sum(0)
 
     @property
