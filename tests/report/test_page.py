@@ -175,6 +175,27 @@ def test_report_says_how_many_events_to_believe(tmp_path):
     assert [row["Expected to be false"] for row in rows] == ["0 %", "0 %"]
 
 
+def test_report_has_the_evidence_and_rescaled_time_of_each_unit(tmp_path):
+    parts = made_up(trials=4, units=3, unit_ids=("left", "right", "silent"))
+    plain = written(tmp_path, parts, summary=SUMMARY)
+    assert "Held-out evidence" not in plain.text
+    assert "escaled time" not in plain.text
+    held_out = {**SUMMARY["held_out"], "evidence_gain": 0.2824, "evidence_gain_error": 0.0401}
+    rescaled = {
+        "left": {"distance": 0.0187, "band": 0.0252, "inside": True, "p_holm": 0.4},
+        "right": {"distance": 0.0351, "band": 0.0286, "inside": False, "p_holm": 0.02},
+        "silent": {"distance": None, "band": None, "inside": None, "p_holm": None},
+    }
+    more = {"held_out": held_out, "time_rescaling_per_unit": rescaled}
+    page = written(tmp_path, parts, summary=SUMMARY | more)
+    assert "Held-out evidence 0.282 ± 0.040 Bits per spike" in page.text
+    assert "Rescaled time 1 of 2 Units" in page.text
+    assert "1 is rejected" in page.text
+    units = page.table("Unit", "Distance in rescaled time")
+    assert [row["Distance in rescaled time"] for row in units] == ["0.019", "0.035", "–"]
+    assert [row["Edge of its band"] for row in units] == ["0.025", "0.029", "–"]
+
+
 def test_report_says_what_was_found(tmp_path):
     parts = made_up("binomial", trials=4, units=2, n_pooled=3, unit_ids=("left", "right"))
     page = written(tmp_path, parts, summary=SUMMARY)
