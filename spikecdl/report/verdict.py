@@ -82,8 +82,8 @@ def _of_folds(summary: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterat
         yield (
             f"{_templates(apart)} differ{'s' * (len(apart) == 1)} between the "
             f"{held_out['n_folds']} folds (mean error up to {worst:.2f}; below 0.2 two shapes look "
-            "the same): the data do not determine it. Try other seeds, fewer templates or more "
-            "data."
+            "the same): the data do not determine it. Use fewer templates or more data; or "
+            "shorter templates, if events follow one another without a gap."
         )
 
 
