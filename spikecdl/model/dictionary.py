@@ -14,7 +14,7 @@ from spikecdl.model.layouts import Blocks, Cells, Layout
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
-_BLOCKED_FROM, _FFT_FROM = 16, 160  # template lengths in bins from which these are fastest
+_BLOCKED_FROM, _FFT_FROM = 4, 160  # template lengths in bins from which these are fastest
 _MOST_PATCHES = 4  # largest size of the gathered patches, relative to the signal
 
 

@@ -19,7 +19,7 @@ from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import Penalty
 
 MAX_HALVINGS = 100
-PIECE = 600_000  # codes that pass all layers together, so that they stay in the cache
+PIECE = 300_000  # codes that pass all layers together, so that they stay in the cache
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 

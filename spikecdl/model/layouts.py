@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,81 +43,6 @@ class Layout:
     def bins(self, signal: Tensor) -> Tensor:
         """Undo `signal`."""
         return signal
-
-
-class Blocks(Layout):
-    """Blocks of 16 bins as channels: a long convolution becomes a short one with more channels.
-
-    Signals (..., channel, bin) become (..., channel, 16, block), padded with their last bin, and
-    codes likewise, padded with zeros; scores past the last onset are zero.
-
-    ``synthesis`` and ``analysis`` are the templates (template, channel, bin) of the operator and of
-    its adjoint.
-    """
-
-    more_axes = 1
-
-    def __init__(self, synthesis: Tensor, analysis: Tensor, n_bins: int) -> None:
-        super().__init__(self._forward, self._adjoint)
-        self.n_templates, self.n_channels, length = synthesis.shape
-        self.n_bins, self.n_onsets = n_bins, n_bins - length + 1
-        self._n_blocks = -(-self.n_onsets // _BLOCK)
-        taps = _taps(synthesis).flip(-1)  # onset block j, bin b reaches signal block j + m, bin q
-        self._synthesis = taps.permute(1, 3, 0, 2, 4).flatten(2, 3).flatten(0, 1).contiguous()
-        taps = taps.flip(-1) if analysis is synthesis else _taps(analysis)
-        self._analysis = taps.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1).contiguous()
-        self._reach = taps.shape[-1] - 1
-
-    def signal(self, tensor: Tensor) -> Tensor:
-        """Lay out a signal (..., channel, bin), or a tensor with one bin for all."""
-        if tensor.shape[-1] == 1 < self.n_bins:
-            return tensor[..., None]
-        missing = (self._n_blocks + self._reach) * _BLOCK - self.n_bins
-        last = tensor[..., -1:].expand(*tensor.shape[:-1], missing)
-        return _split(torch.cat([tensor, last], dim=-1))
-
-    def codes(self, tensor: Tensor) -> Tensor:
-        """Lay out codes (..., template, onset), or a tensor with one onset for all."""
-        if tensor.shape[-1] == 1 < self.n_onsets:
-            return tensor[..., None]
-        return _split(F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_onsets)))
-
-    def onsets(self, codes: Tensor) -> Tensor:
-        """Undo `codes`: return codes (..., template, onset)."""
-        return codes.mT.flatten(-2)[..., : self.n_onsets]
-
-    def bins(self, signal: Tensor) -> Tensor:
-        """Undo `signal`: return a signal (..., channel, bin)."""
-        return signal.mT.flatten(-2)[..., : self.n_bins]
-
-    def _forward(self, codes: Tensor) -> Tensor:
-        flat = codes.reshape(-1, self.n_templates * _BLOCK, self._n_blocks)
-        signal = F.conv1d(flat, self._synthesis, padding=self._reach)
-        return signal.reshape(*codes.shape[:-3], self.n_channels, _BLOCK, signal.shape[-1])
-
-    def _adjoint(self, signal: Tensor) -> Tensor:
-        flat = signal.reshape(-1, self.n_channels * _BLOCK, signal.shape[-1])
-        codes = F.conv1d(flat, self._analysis)
-        codes = codes.reshape(*signal.shape[:-3], self.n_templates, _BLOCK, self._n_blocks)
-        if self.n_onsets % _BLOCK:
-            codes[..., self.n_onsets % _BLOCK :, -1] = 0
-        return codes
-
-
-def _split(tensor: Tensor) -> Tensor:
-    """Return (..., bin) as (..., 16, block)."""
-    return tensor.unflatten(-1, (-1, _BLOCK)).mT.contiguous()
-
-
-def _taps(templates: Tensor) -> Tensor:
-    """Return the taps between blocks, h[c, n, 16 m + in - out] at (c, n, out, in, m)."""
-    length = templates.shape[-1]
-    count = (length + _BLOCK - 2) // _BLOCK + 1
-    bins = torch.arange(_BLOCK, device=templates.device)
-    lags = torch.arange(count, device=templates.device) * _BLOCK
-    index = lags + bins[None, :, None] - bins[:, None, None]
-    padded = F.pad(templates, (0, 1))
-    return padded[..., torch.where((index >= 0) & (index < length), index, length)]
 
 
 class Cells(Layout):
@@ -185,6 +111,71 @@ class Cells(Layout):
         return self._thresholded and on_cpu
 
 
+class Blocks(Cells):
+    """Blocks of bins as cells: a template may begin in each bin of a block.
+
+    Signals (..., channel, bin) become (..., bin and channel, 1, block), padded with their last bin,
+    and codes (..., template, bin, block), padded with zeros, with blocks first in memory; scores
+    past the last onset are zero.
+
+    ``synthesis`` and ``analysis`` are the templates (template, channel, bin) of the operator and of
+    its adjoint.
+    """
+
+    more_axes = 1
+
+    def __init__(self, synthesis: Tensor, analysis: Tensor, n_bins: int) -> None:
+        self.n_templates, self.n_channels, length = synthesis.shape
+        self.n_bins, self.n_onsets = n_bins, n_bins - length + 1
+        self._n_blocks = -(-self.n_onsets // _BLOCK)
+        delayed = _delayed(synthesis)
+        reach = -(-delayed.shape[-1] // _BLOCK)
+        super().__init__(
+            delayed,
+            delayed if analysis is synthesis else _delayed(analysis),
+            (1, _BLOCK),
+            (1, (self._n_blocks + reach - 1) * _BLOCK),
+        )
+
+    def signal(self, tensor: Tensor) -> Tensor:
+        """Lay out a signal (..., channel, bin), or a tensor with one bin for all."""
+        if tensor.shape[-1] == 1 < self.n_bins:
+            return super().signal(tensor[..., None])
+        missing = self._shape[-1] - self.n_bins
+        last = tensor[..., -1:].expand(*tensor.shape[:-1], missing)
+        return super().signal(torch.cat([tensor, last], dim=-1)[..., None, :])
+
+    def codes(self, tensor: Tensor) -> Tensor:
+        """Lay out codes (..., template, onset), or a tensor with one onset for all."""
+        if tensor.shape[-1] == 1 < self.n_onsets:
+            return tensor[..., None]
+        padded = F.pad(tensor, (0, self._n_blocks * _BLOCK - self.n_onsets))
+        return padded.unflatten(-1, (-1, _BLOCK)).movedim(-2, -3).contiguous().movedim(-3, -1)
+
+    def onsets(self, codes: Tensor) -> Tensor:
+        """Undo `codes`: return codes (..., template, onset)."""
+        return codes.mT.flatten(-2)[..., : self.n_onsets]
+
+    def bins(self, signal: Tensor) -> Tensor:
+        """Undo `signal`: return a signal (..., channel, bin)."""
+        return super().bins(signal)[..., 0, : self.n_bins]
+
+    def _forward(self, codes: Tensor) -> Tensor:
+        return super()._forward(codes.flatten(-3, -2)[..., None, :])
+
+    def _adjoint(self, signal: Tensor) -> Tensor:
+        codes = super()._adjoint(signal)[..., 0, :].unflatten(-2, (self.n_templates, _BLOCK))
+        if self.n_onsets % _BLOCK:
+            codes[..., self.n_onsets % _BLOCK :, -1] = 0
+        return codes
+
+
+def _delayed(templates: Tensor) -> Tensor:
+    """Return templates that begin in each bin of a block, (template and bin, channel, 1, bin)."""
+    delays = [F.pad(templates, (delay, _BLOCK - 1 - delay)) for delay in range(_BLOCK)]
+    return torch.stack(delays, dim=1).flatten(0, 1)[:, :, None]
+
+
 @dataclass(frozen=True)
 class _Grid:
     """Pixels of cells under a template.
@@ -210,11 +201,10 @@ class _Grid:
             k - (r - 1) * s for k, r, s in zip(self.support, self.reach, self.stride, strict=True)
         )
 
-    @cached_property
-    def _order(self) -> Tensor:
+    def _order(self, device: torch.device) -> Tensor:
         """Order of the pixels of a cell."""
         high, wide = self._rest
-        index = torch.arange(self.stride[0] * self.stride[1]).view(self.stride)
+        index = torch.arange(math.prod(self.stride), device=device).view(self.stride)
         parts = (index[:high, wide:], index[:high, :wide], index[high:, :wide], index[high:, wide:])
         return torch.cat([part.flatten() for part in parts])
 
@@ -237,13 +227,13 @@ class _Grid:
         images = F.pad(images, (0, -columns % wide, 0, -rows % high))
         parts = images.unflatten(-1, (-1, wide)).unflatten(-3, (-1, high))
         pixels = parts.movedim((-4, -2, -3, -1), (-5, -4, -3, -2)).flatten(-3, -2)
-        ordered = pixels.index_select(-2, self._order.to(images.device))
+        ordered = pixels.index_select(-2, self._order(images.device))
         return ordered.flatten(-2).movedim(-1, -3)
 
     def join(self, cells: Tensor) -> Tensor:
         """Undo `split`, apart from the padding."""
         ordered = cells.movedim(-3, -1).unflatten(-1, (-1, self.n_channels))
-        pixels = ordered.index_select(-2, self._order.argsort().to(cells.device))
+        pixels = ordered.index_select(-2, self._order(cells.device).argsort())
         parts = pixels.unflatten(-2, self.stride).movedim((-5, -4, -3, -2), (-4, -2, -3, -1))
         return parts.flatten(-4, -3).flatten(-2)
 
@@ -262,7 +252,7 @@ class _Grid:
         """Add up (window, *onsets, pixel under a template), the transpose of `gather`."""
         n_windows, rows, columns, _ = patches.shape
         high, wide = (r - 1 for r in self.reach)
-        n_pixels = len(self._order) * self.n_channels
+        n_pixels = math.prod(self.stride) * self.n_channels
         cells = patches.new_zeros(n_windows, rows + high, columns + wide, n_pixels, dtype=dtype)
         first = 0
         for i, j, pixels in self.under:

@@ -148,7 +148,7 @@ class L1(Penalty):
     def prox(self, codes: Tensor, step: float | Tensor) -> Tensor:
         threshold = step * self.weight
         if self.sign == "positive":
-            return torch.relu(codes - threshold)
+            return torch.relu_(codes - threshold)
         up, down = self._signs(codes)
         return up * torch.relu(codes - threshold) - down * torch.relu(-codes - threshold)
 

@@ -68,7 +68,7 @@ def test_there_and_back(sizes, places, seed):
 def test_only_what_suits_has_the_layout():
     assert isinstance(ConvDictionary(templates()).layout((83,), False), Blocks)
     assert not isinstance(ConvDictionary(templates()).layout((83,), True), Blocks)
-    assert type(ConvDictionary(templates(9)).layout((83,), False)) is Layout
+    assert type(ConvDictionary(templates(3)).layout((83,), False)) is Layout
     other = ConvDictionary(templates(seed=1), method="direct")
     assert type(ConvDictionary(templates()).layout((83,), False, other)) is Layout
 
