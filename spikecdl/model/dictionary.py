@@ -34,8 +34,8 @@ class ConvDictionary(nn.Module):
         Signal bins between neighbouring onsets, per axis.
     method : {"auto", "direct", "fft", "blocked", "cells"}
         How products are computed; all give the same numbers.  ``blocked`` (1-D with stride 1)
-        turns blocks of 16 bins into channels; ``cells`` (2-D) is a matrix product with the patch
-        under each onset.  ``auto`` chooses the fastest by size and device.
+        is a matrix product with the bins that events of a block of 16 onsets cover; ``cells`` (2-D)
+        one with the patch under each onset.  ``auto`` chooses the fastest by size and device.
 
     Raises
     ------
