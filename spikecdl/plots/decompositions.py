@@ -182,7 +182,7 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
         if len(values) == 1:
             size = style.thin(most, 4.5)
             ax.scatter(times, tip, size**2, shades, clip_on=False)
-    style.time_axis(ax, counts, ticks=8 if len(values) == 1 else 5)
+    style.time_axis(ax, counts)
     style.tidy(ax)
 
 

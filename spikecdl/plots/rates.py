@@ -181,7 +181,7 @@ def rates_figure(
     panels = grid.reshape(blocks, rows, columns).swapaxes(1, 2).reshape(-1, rows)
     for unit, axes, trials in zip(shown, panels, sources, strict=False):
         draw_unit(axes, rates, unit, trials, merge)
-        style.time_axis(axes[-1], rates.counts, ticks=8 if columns == 1 else 4)
+        style.time_axis(axes[-1], rates.counts)
     for spare in panels[len(shown) :].ravel():
         spare.remove()
     figure = grid[0, 0].figure

@@ -29,6 +29,7 @@ BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8} 
 
 _LONGEST_NAME = 16
 _TICK = 0.15  # height of a tick label, in inches
+_TIME = 0.5  # width of one that is a time
 _CROWD = 120  # lines of full width that stay apart in a panel
 
 _RC: dict[str, Any] = {
@@ -274,12 +275,14 @@ def edges(counts: BinnedSpikes) -> np.ndarray:
     return counts.t_start + counts.bin_size * np.arange(counts.n_bins + 1)
 
 
-def time_axis(ax: Axes, counts: BinnedSpikes, ticks: int = 8) -> None:
-    """Let the time axis span the window."""
+def time_axis(ax: Axes, counts: BinnedSpikes) -> None:
+    """Let the time axis span the window, with labels that do not touch."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlim(*edges(counts)[[0, -1]])
-    ax.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    width = ax.get_window_extent().width / ax.figure.dpi
+    ticks = MaxNLocator(max(2, min(8, int(width / _TIME))), steps=[1, 2, 2.5, 5, 10])
+    ax.xaxis.set_major_locator(ticks)
 
 
 def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:

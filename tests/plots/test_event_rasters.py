@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -130,6 +132,18 @@ def test_the_figure_shows_the_units_that_have_the_events():
     assert figure.get_suptitle() == "3 of 4 templates · 3 of 5 units"
     joint = plots.event_figure(made_up("poisson", "joint", units=2, n_templates=1))
     assert len(joint.axes) == 4
+
+
+@pytest.mark.parametrize(("n_templates", "length"), [(1, 20), (1, 25), (3, 20), (3, 12)])
+def test_times_below_a_narrow_panel_do_not_touch(n_templates, length):
+    figure = plots.event_figure(made_up(units=1, n_templates=n_templates, length=length))
+    figure.draw_without_rendering()
+    for panel in figure.axes[-n_templates:]:
+        first, last = panel.get_xlim()
+        labels = [x for x in panel.get_xticklabels() if first <= x.get_position()[0] <= last]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) > 1
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.fixture
