@@ -299,7 +299,7 @@ def _of_units(
     compute: Callable[[Any], np.ndarray], shape: tuple[int, ...], units: Any = None
 ) -> np.ndarray:
     """Compute an array (trial, unit, ...) of some units, or of all of them, a few at a time."""
-    from spikecdl.training.observations import PART
+    from spikecdl.model.observations import PART
 
     if units is not None:
         return compute(units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spikecdl.events.bootstrap import windows_together
 from spikecdl.training.alternating import Alternating
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
@@ -18,12 +19,11 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
-from spikecdl.training.bootstrap import resampled_templates, windows_together
+from spikecdl.training.bootstrap import resampled_templates
 from spikecdl.training.covariates import with_covariates
+from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
-from spikecdl.training.population_events import has_exponential_loss
-from spikecdl.training.posterior import certainty, completed, evidence
 from spikecdl.training.steps import AFTER, Steps, tell
 
 __all__ = [

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.observations import Observations
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
-from spikecdl.training.observations import Observations
 from spikecdl.training.steps import Steps
 
 COVARIATES = "covariates"  # name of their coefficients among the tensors of units

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
+from spikecdl.model.observations import PART, Observations
 from spikecdl.training.alternating import Alternating
 from spikecdl.training.base import Problem
 from spikecdl.training.covariates import with_covariates
-from spikecdl.training.observations import PART, Observations
 
 
 def estimated_family(family: Family, data: Observations, mean: Tensor) -> Family:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,61 +11,53 @@ import torch
 from torch import Tensor
 
 from spikecdl import validation
+from spikecdl.events import em, posterior, starts
+from spikecdl.events.counts import Counts
+from spikecdl.events.dense import DenseCounts
+from spikecdl.events.model import EventModel
+from spikecdl.events.overlap import choose_overlap
+from spikecdl.events.sampling import learn_overlapping
+from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.distributed import current_processes
-from spikecdl.solvers.event_list import COLUMNS, to_events
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
-from spikecdl.training.event_model import EventModel
-from spikecdl.training.event_starts import ENOUGH_BINS, build
-from spikecdl.training.overlap import ENOUGH, choose_overlap, learn_overlapping
-from spikecdl.training.population_events import event_table, fit_population, population, spikes_of
-from spikecdl.training.posterior import (
-    known_coefficients,
-    of_problem,
-    posterior,
-    to_model,
-    to_tensors,
-    with_amplitudes,
-    with_baseline,
-)
-from spikecdl.training.summation import Summation
+from spikecdl.training.events import counts_of, encoded, known_coefficients, of_events
 
-_STEPS = 60  # of EM from a start
+_STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
+_ENOUGH_BINS = 30_000  # that overlaps are compared in
 _PROBABILITY = COLUMNS.index("probability")
-_FAR = 30.0  # nats below the other start, from where a start is given up
-# tensors: templates of the second best start, and how much lower its objective is, in nats
-OTHER_START, START_GAP = "other_start", "start_gap"
 
 
 @dataclass(frozen=True)
 class Marginal(Trainer):
     r"""Maximise the likelihood of the counts, summed over all events that they may hold.
 
-    A window is a chain: in a bin that no event covers, an event of template c and amplitude a
-    begins with probability :math:`\pi_{ca}`, and lasts as long as the template.  Forward and
-    backward passes give the exact likelihood and the exact probability of every event; EM steps fit
-    templates, event rates, amplitudes and baselines.  Second differences of a template have a
-    normal prior whose variance is fitted with it (empirical Bayes).  No decision is made on single
+    In every bin in which fewer events are under way than may be, an event of template c and
+    amplitude a begins with probability :math:`\pi_{ca}`, and lasts as long as the template.
+    Forward and backward passes give the exact likelihood and the exact probability of every event,
+    if at most two overlap; EM steps fit templates, event rates, amplitudes and baselines.  Rows of
+    templates have a normal prior that is smooth and shrinks them, whose strength is fitted with
+    them (empirical Bayes), and are uncertain where events are few.  No decision is made on single
     events and no penalty is needed: `penalty` and `penalty_weight` are not used.  Baselines are
     common to all trials of a unit.
 
-    EM begins from templates that are added one at a time, and from those of `Alternating`; the
-    higher likelihood is kept, and how far the two agree is in the summary of a fit.  Where the
-    events of `Alternating` overlap, several chains are sampled, from these events on, if they make
-    counts and events together more probable.
+    EM begins from stretches of the counts, again and again until the best optimum has been found
+    twice, and for single units from the templates of `Alternating`, too.  How far starts agree is
+    in the summary of a fit.
 
     Parameters
     ----------
     n_starts : int
-        Stretches of the data that each new template is tried from.
+        Most starts.
     overlap : int, optional
-        Most events at a time; 1: events do not overlap.  None: chosen by probability, 1 or 3.
+        Most events at a time.  One and two are summed exactly; three or more are sampled.  None:
+        one, two or three, by their evidence.
     distance : float, optional
         Least distance between the onsets of overlapping events of one template, in template
-        lengths.  None: chosen by probability, among 1, 1/2 and 1/4.
+        lengths.  None: 1 or 1/4, by their evidence.
     nonnegative : bool or sequence of bool
         Keep templates from falling below zero, so that events do not lower the rate; or a value for
         each template, whose order is then that of the values.
@@ -115,105 +107,103 @@ class Marginal(Trainer):
         Processes of torch.distributed share the sums over events, also those of the search.
         """
         _refuse_penalty(problem)
-        learn = problem.data.learn_baseline
-        spikes = spikes_of(problem.data, problem.length) if learn else None
-        if spikes is not None and self.overlap is None and self.distance is None:
-            return fit_population(problem, spikes, learned, on_epoch)
-        counts = Summation(problem.data, current_processes())
+        counts = counts_of(problem.data, problem.length, self.overlap, current_processes())
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
-        null = -float(counts.evidence(counts.without_events(problem.length)).sum())
+        none = em.without_events(counts, problem.length)
+        null = -float(counts.expect(none).evidence.sum())
         if learned is None:
             learned = self._search(problem, counts)
 
         def epoch(before: Learned) -> Epoch:
-            model = to_model(before.tensors, before.state["baseline"].cpu().numpy())
-            model = model.bounded(problem.bounded)
-            model = counts.with_coefficients(model, known_coefficients(before))
-            if model.n_chains == 1:
-                model, _ = counts.climb(model, _STEPS_PER_EPOCH)
-            sums, found = counts.sum(model)
+            model = EventModel.from_tensors(before.state)
+            exact = replace(model, overlap=min(model.overlap, posterior.EXACT))
+            if model.overlap == exact.overlap:
+                model, _ = em.climb(counts, model, _STEPS_PER_EPOCH)
+                exact = model
+            found = counts.expect(exact)
             record = {
                 "loss": -float(found.evidence.sum()) / n_observed,
-                "objective": -float(found.evidence.sum()) - model.log_density(counts.scale),
-                "n_events": round(float(sums.number.sum())),
+                "objective": -em.objective(exact, found),
+                "n_events": round(float(found.number.sum())),
             }
-            return _learned(model, before.tensors), record
+            return _learned(model, before), record
 
         return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return the events of posterior probability 1/2 or more, and the baseline."""
-        width, eta = round(self.separation * problem.length), problem.data.baseline
-        if (known := population(problem.data, tensors)) is not None:
-            table = event_table(*known, width)
-            events = self._listed(table)
-            level = torch.from_numpy(known[1].baseline)[:, None].expand(eta.shape)
-            return events.to(eta.device), level.to(eta)
-        counts = Summation(problem.data)
-        model = with_baseline(counts, of_problem(counts, problem, tensors))
-        events = self._listed(posterior(counts, model, width)[0])
-        predictor = torch.from_numpy(counts.predictor(model) + counts.shift)
-        eta = predictor[..., : eta.shape[-1]].reshape(eta.shape).to(eta)
-        return events.to(eta.device), eta
-
-    def _listed(self, table: np.ndarray) -> Events:
-        """Return the events of a table, the most probable ones of each window."""
+        table, eta = encoded(problem, tensors, round(self.separation * problem.length))
         events, probability = to_events(table), torch.from_numpy(table[:, _PROBABILITY])
-        return events.take(events.strongest(probability, self.most_events))
+        return events.take(events.strongest(probability, self.most_events)).to(eta.device), eta
 
-    def _search(self, problem: Problem, counts: Summation) -> Learned:
+    def _search(self, problem: Problem, counts: Counts) -> Learned:
         """Return the most likely model of several starts."""
-        n_bins = counts.loss.a.size // counts.spacing(ENOUGH_BINS)
-        default = Alternating(most_bins=n_bins)
-        length, steps, bounded = problem.length, problem.steps, problem.bounded
+        seed = int(torch.randint(2**31, (1,), generator=problem.generator))
+        rng, bounded = np.random.default_rng(seed), problem.bounded
+        seeds, left = self._seeds(problem, counts)
+        size = (problem.n_templates, problem.length, self.n_starts)
+        most = posterior.EXACT if self.overlap is None else min(self.overlap, posterior.EXACT)
+        found = starts.search(counts, *size, rng, problem.steps, seeds, bounded, most)
+        distance = None if self.distance is None else round(self.distance * problem.length)
+
+        def with_overlap() -> dict[str, Tensor]:
+            part = counts.part(_ENOUGH_BINS, problem.length)
+            if self.overlap is None:
+                model = choose_overlap(part, found.model, rng, distance=distance)
+            else:
+                model = replace(found.model, overlap=self.overlap, distance=distance or 0)
+                exact = replace(model, overlap=min(self.overlap, posterior.EXACT))
+                model = replace(em.climb(part, exact, _STEPS)[0], overlap=self.overlap)
+            if model.overlap <= posterior.EXACT:
+                return starts.without_idle(part, model).as_tensors()
+            assert isinstance(counts, DenseCounts)
+            exact = replace(model, overlap=posterior.EXACT)
+            table = posterior.event_table(counts, exact, round(NEAR * model.length))
+            return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
+
+        model = EventModel.from_tensors(problem.steps("overlap", with_overlap, rng))
+        more = {"n_starts": torch.tensor(found.n_starts), "n_agree": torch.tensor(found.n_found)}
+        if found.other is not None:
+            more |= {
+                "other_start": torch.from_numpy(found.other),
+                "start_gap": torch.tensor(found.gap, dtype=torch.float64),
+            }
+        return _learned(model, Learned(left | more))
+
+    def _seeds(
+        self, problem: Problem, counts: Counts
+    ) -> tuple[list[EventModel], dict[str, Tensor]]:
+        """Return a model with the templates of `Alternating`, of single units, and its level."""
+        if counts.shape[1] > 1:
+            return [], {"level": torch.tensor(1.0)}
+        default = Alternating(most_bins=max(_ENOUGH_BINS, counts.shape[2]))
         whole = replace(problem, n_epochs=default.default_epochs)
 
         def alternating() -> dict[str, Tensor]:
             found = default.fit(whole, None, lambda state: None)
             return {**found.tensors, **found.unit_tensors}
 
-        units = steps("alternating", alternating)
+        units = problem.steps("alternating", alternating)
         tensors = {name: units.pop(name) for name in ("templates", "level")}
-        first = Learned(tensors, unit_tensors=units)
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=problem.generator)))
-        events = default.encode(problem, first.tensors)[0].to("cpu")
-        templates = first.tensors["templates"].double().cpu().numpy()
-        begun = with_amplitudes(templates, events, counts.start).bounded(bounded)
-        begun = counts.with_coefficients(begun, known_coefficients(first))
-        distance = None if self.distance is None else round(self.distance * length)
-
-        def with_overlap() -> dict[str, Tensor]:
-            if self.overlap is None:
-                return choose_overlap(counts, begun, events, rng, ENOUGH, True).as_tensors()
-            return replace(begun, n_chains=self.overlap, distance=distance or 0).as_tensors()
-
-        def likeliest() -> dict[str, Tensor]:
-            if model.n_chains > 1:
-                return learn_overlapping(counts, model, events, rng, distance).as_tensors()
-            n_templates = problem.n_templates
-            added = build(counts, n_templates, length, self.n_starts, rng, steps, bounded)
-            begin = counts.climb(model, _STEPS_PER_EPOCH)
-            if begin[1] > added[1] - _FAR:
-                begin = counts.climb(begin[0], _STEPS)
-            (best, highest), (other, lower) = sorted([begin, added], key=lambda each: -each[1])
-            templates = to_tensors(other)["templates"]
-            gap = torch.tensor(highest - lower, dtype=torch.float64)
-            return {**best.as_tensors(), OTHER_START: templates, START_GAP: gap}
-
-        model = EventModel.from_tensors(steps("overlap", with_overlap, rng))
-        found = steps("likeliest", likeliest, rng)
-        more = {name: found.pop(name) for name in (OTHER_START, START_GAP) if name in found}
-        return _learned(EventModel.from_tensors(found), first.tensors | more)
+        events = default.encode(problem, tensors)[0].to("cpu")
+        templates = tensors["templates"].double().cpu().numpy()
+        known = known_coefficients(Learned({}, unit_tensors=units))
+        return [of_events(templates, events, counts.start, known)], {"level": tensors["level"]}
 
 
-def _learned(model: EventModel, before: Mapping[str, Tensor]) -> Learned:
+#: Tensors of a search, which stay: the penalty's level that found the first templates; how many
+#: starts there were, and how many agree; templates of the best other optimum, and how much lower
+#: its objective is, in nats.
+_OF_SEARCH = ("level", "n_starts", "n_agree", "other_start", "start_gap")
+
+
+def _learned(model: EventModel, before: Learned) -> Learned:
     """Return the state of training at a model, with what the search has left."""
-    left = {name: before[name] for name in ("level", OTHER_START, START_GAP) if name in before}
+    left = {name: before.tensors[name] for name in _OF_SEARCH if name in before.tensors}
     units = {}
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
-    baseline = {"baseline": torch.from_numpy(model.baseline)}
-    return Learned(left | to_tensors(model), baseline, unit_tensors=units)
+    return Learned(left | model.to_file(), model.as_tensors(), unit_tensors=units)
 
 
 def _refuse_penalty(problem: Problem) -> None:

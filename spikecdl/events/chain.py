@@ -33,24 +33,28 @@ def _add_exp(total, row, highest):
         total[s] += exp(row[s] - highest[s])
 
 
-@njit(cache=True, error_model="numpy")
-def fill_forward(weights, log_idle, total, forward):
-    """Fill in the forward log weights (bin + 1,); return the log of the sum over all events.
-
-    ``weights`` (kind of event, onset) and ``log_idle`` (onset,) are log weights of the events that
-    begin in a bin, and of none; sums over kinds go into ``total``.
-    """
-    n_kinds, n_onsets = weights.shape
-    n_bins = forward.size - 1
-    length = n_bins - n_onsets + 1
+@njit(cache=True, error_model="numpy", nogil=True)
+def sum_kinds(weights, total):
+    """Fill in the log of the sum over events (onset,) of log weights (kind of event, onset)."""
     highest = weights[0].copy()
-    for j in range(1, n_kinds):
+    for j in range(1, len(weights)):
         np.maximum(highest, weights[j], highest)
     total[:] = 0.0
-    for j in range(n_kinds):
+    for j in range(len(weights)):
         _add_exp(total, weights[j], highest)
     to_log(total)
     total += highest
+
+
+@njit(cache=True, error_model="numpy")
+def fill_forward(log_idle, total, forward):
+    """Fill in the forward log weights (bin + 1,); return the log of the sum over all events.
+
+    ``log_idle`` (onset,) are log probabilities that no event begins in a bin, and ``total``
+    (onset,) the log weights of all events that do.
+    """
+    n_bins, n_onsets = forward.size - 1, total.size
+    length = n_bins - n_onsets + 1
     forward[0] = 0.0
     # log weight of no event, and the sum over all in units of the exponential of both
     idle, shift, units, log_units = 0.0, 0.0, 1.0, 0.0
@@ -103,16 +107,6 @@ def to_posterior(weights, forward, backward):
     after = backward[n_bins - n_onsets + 1 :]
     for j in range(len(weights)):
         _to_probabilities(weights[j], forward[:n_onsets], after, forward[n_bins])
-
-
-@njit(cache=True, error_model="numpy")
-def free_bins(log_idle, n_onsets, forward, backward):
-    """Return the expected number of idle bins in which an event could have begun."""
-    total, evidence = 0.0, forward[-1]
-    for t in range(n_onsets):
-        if log_idle[t] < 0.0:
-            total += exp(min(forward[t] + log_idle[t] + backward[t + 1] - evidence, 0.0))
-    return total
 
 
 @njit(cache=True, error_model="numpy")

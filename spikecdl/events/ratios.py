@@ -3,6 +3,10 @@
 An event of amplitude a and template h that begins in bin s changes the predictor z of its bins to
 z + a h.  Where z and the exposure do not change within a window, its log-likelihood ratio is a
 correlation of the counts with a vector and a constant; elsewhere it is summed bin by bin.
+
+Templates are normal with mean h and variance v, over which the log likelihood is averaged: in terms
+that grow as exp(z) the mean of exp(z + a h) is exp(z + a h + a^2 v / 2), by which the logarithm of
+1 + exp(z) is bounded (Jensen), so that sums of these ratios are lower bounds of the log evidence.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from spikecdl.solvers.losses import (
 )
 from spikecdl.solvers.operators import add_multiple, dot, fill_scores
 
-_NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
+NEGLIGIBLE = 1e-6  # probability of an event that says nothing of the parameters
 _ROUNDING = 1e-9
 _CROWDED = 0.1  # fraction of bins with counts, from which all bins are visited
 _LARGEST_LOG = 600.0  # of a product of numbers
@@ -32,21 +36,26 @@ _HOPELESS = -20.0  # log-likelihood ratio below which only a bound of it is comp
 
 
 class Templates(NamedTuple):
-    """Templates (template, row, bin), and the amplitudes (template, amplitude) of their events."""
+    """Templates (template, row, bin), the amplitudes (template, amplitude) of their events, and
+    ``moves`` (template, amplitude, row, bin), the logarithms of the expected factors of rates.
+    """
 
     taps: np.ndarray
     amplitudes: np.ndarray
+    moves: np.ndarray
 
 
 class Derivatives(NamedTuple):
     """Sums over events, weighted by their probabilities.
 
-    ``first`` and ``second`` (template, row, bin) are the derivative of the expected log likelihood
-    by templates of amplitude one, and minus its second derivative; ``residual`` and ``curvature``
-    (row, bin) are the expected derivatives by the predictor of each bin.
+    The derivative of the expected log likelihood by templates (template, row, bin) of amplitude one
+    is ``spikes``, which do not depend on them, less what is ``expected``; ``second`` is minus its
+    second derivative.  ``residual`` and ``curvature`` (row, bin) are the expected derivatives by
+    the predictor of each bin.
     """
 
-    first: np.ndarray
+    spikes: np.ndarray
+    expected: np.ndarray
     second: np.ndarray
     residual: np.ndarray
     curvature: np.ndarray
@@ -175,15 +184,14 @@ def _most_common(values):
 @njit(cache=True, error_model="numpy")
 def _fill_constant(loss, usual, model, ratios):
     """Fill in the ratios for predictor, exposure and q of each row, without the counts' score."""
-    taps, amplitudes = model
     n_templates, n_amplitudes, _ = ratios.shape
-    change = np.empty(taps.shape[2])
+    change = np.empty(model.taps.shape[2])
     ratios[:] = 0.0
     for n in range(len(usual)):
         z, exposure, q = usual[n]
         for c in range(n_templates):
             for i in range(n_amplitudes):
-                _change(loss.kind, z, amplitudes[c, i] * taps[c, n], change)
+                _change(loss.kind, z, model.moves[c, i, n], change)
                 ratios[c, i] -= exposure * change.sum()
                 if q != 0.0:
                     change *= -q
@@ -193,16 +201,14 @@ def _fill_constant(loss, usual, model, ratios):
 @njit(cache=True, error_model="numpy")
 def _fill_exponential(loss, z, model, stretches, ratios):
     """Fill in the ratios of an exponential loss in stretches: correlations with means."""
-    taps, amplitudes = model
     n_templates, n_amplitudes, n_onsets = ratios.shape
-    n_rows, length = taps.shape[1:]
+    n_rows, length = model.taps.shape[1:]
     growth = np.empty((n_templates * n_amplitudes, n_rows, length))
     for c in range(n_templates):
         for i in range(n_amplitudes):
             for n in range(n_rows):
                 for k in range(length):
-                    move = amplitudes[c, i] * taps[c, n, k]
-                    growth[c * n_amplitudes + i, n, k] = 1.0 - exp(move)
+                    growth[c * n_amplitudes + i, n, k] = 1.0 - exp(model.moves[c, i, n, k])
     mean, residual = np.empty_like(z), np.empty(z.shape[1])
     for n in range(n_rows):
         fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual, mean[n])
@@ -230,9 +236,8 @@ def _fill_logistic(loss, z, model, stretches, ratios):
     An event multiplies the odds of a bin by E = exp(a h), and 1 + exp(z) by 1 - p + p E, where p is
     the logistic function of z.  The logarithm is taken of the product over bins.
     """
-    taps, amplitudes = model
     n_templates, n_amplitudes, n_onsets = ratios.shape
-    length = taps.shape[2]
+    length = model.taps.shape[2]
     up, down, product = np.empty(z.shape[1]), np.empty(z.shape[1]), np.empty(n_onsets)
     odds = np.empty(length)
     for first, end in stretches:
@@ -248,8 +253,8 @@ def _fill_logistic(loss, z, model, stretches, ratios):
         for c in range(n_templates):
             for i in range(n_amplitudes):
                 for k in range(length):
-                    odds[k] = exp(amplitudes[c, i] * taps[c, n, k])
-                largest = np.abs(amplitudes[c, i] * taps[c, n]).max()
+                    odds[k] = exp(model.moves[c, i, n, k])
+                largest = np.abs(model.moves[c, i, n]).max()
                 together = max(1, min(length, int(_LARGEST_LOG / max(largest, 1e-9))))
                 for first, end in stretches:
                     part, out = product[: end - first], ratios[c, i, first:end]
@@ -283,14 +288,14 @@ def _fill_varying(loss, z, model, ratios):
     The ratio is concave in the amplitude, and zero at zero: it is at most the amplitude times the
     score, and falls at least in proportion once it is negative.
     """
-    taps, amplitudes = model
+    amplitudes = model.amplitudes
     n_templates, _, n_onsets = ratios.shape
     residual, base = np.empty_like(z), np.empty_like(z)
     curvature, score = np.empty(z.shape[1]), np.empty((n_templates, n_onsets))
     for n in range(len(z)):
         fill_row(loss.kind, loss.a[n], loss.b[n], z[n], residual[n], curvature)
         fill_terms(loss.kind, loss.a[n], loss.b[n], z[n], base[n])
-    fill_scores(taps, residual, 0, n_onsets, score)
+    fill_scores(model.taps, residual, 0, n_onsets, score)
     for c in range(n_templates):
         order = np.argsort(np.abs(amplitudes[c]))
         for s in range(n_onsets):
@@ -303,39 +308,40 @@ def _fill_varying(loss, z, model, ratios):
                     abs(amplitude) * smallest[sign] if smallest[sign] < 0 else np.inf,
                 )
                 if bound > _HOPELESS:
-                    bound = _ratio(loss, z, taps[c], amplitude, s, base)
+                    bound = _ratio(loss, z, model, (c, i), s, base)
                     if bound < 0:
                         smallest[sign] = bound / abs(amplitude)
                 ratios[c, i, s] = bound
 
 
 @njit(cache=True, error_model="numpy")
-def _ratio(loss, z, template, amplitude, s, base):
-    """Return the ratio of one event."""
-    length, total = template.shape[1], 0.0
+def _ratio(loss, z, model, event, s, base):
+    """Return the ratio of one event, of a template and an amplitude."""
+    (c, i), total = event, 0.0
+    length, amplitude = model.taps.shape[2], model.amplitudes[c, i]
     for n in range(len(z)):
         bins = slice(s, s + length)
         part = (loss.a[n, bins], loss.b[n, bins], z[n, bins])
-        total += _gain(loss.kind, *part, amplitude, template[n], base[n, bins])
+        total += _gain(loss.kind, part, amplitude, model.taps[c, n], model.moves[c, i, n])
+        total += base[n, bins].sum()
     return total
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _gain(kind, a, b, z, amplitude, taps, base):
-    """Return the loss of a row, given in ``base``, minus that with an event."""
-    total = 0.0
+def _gain(kind, part, amplitude, taps, moves):
+    """Return minus the loss of a row with an event."""
+    (a, b, z), total = part, 0.0
     if kind == QUADRATIC:
         for k in range(taps.size):
             miss = a[k] - z[k] - amplitude * taps[k]
-            total += base[k] - b[k] * miss * miss / 2
+            total -= b[k] * (miss * miss / 2 + moves[k] - amplitude * taps[k])
     elif kind == LOGISTIC:
         for k in range(taps.size):
             x = z[k] + amplitude * taps[k]
-            total += base[k] - (a[k] + b[k]) * softplus(x) + a[k] * x
+            total += a[k] * x - (a[k] + b[k]) * softplus(z[k] + moves[k])
     else:
         for k in range(taps.size):
-            x = z[k] + amplitude * taps[k]
-            total += base[k] - b[k] * exp(x) + a[k] * x
+            total += a[k] * (z[k] + amplitude * taps[k]) - b[k] * exp(z[k] + moves[k])
     return total
 
 
@@ -350,7 +356,8 @@ def add_derivatives(loss, z, model, posterior, found, per_bin):
         constant, exposure, q = constant_row(loss.kind, a, b, z[n])
         residual, curvature = found.residual[n], found.curvature[n]
         fill_row(loss.kind, a, b, z[n], residual, curvature)
-        rows = (found.first[:, n], found.second[:, n], residual, curvature)
+        by_template = (found.spikes[:, n], found.expected[:, n], found.second[:, n])
+        rows = (*by_template, residual, curvature)
         if constant and not per_bin:
             _add_constant(loss.kind, a, (z[n, 0], exposure, q), model, n, posterior, rows)
         elif loss.kind == EXPONENTIAL:
@@ -362,27 +369,27 @@ def add_derivatives(loss, z, model, posterior, found, per_bin):
 @njit(cache=True, error_model="numpy")
 def _add_constant(kind, a, row, model, n, posterior, found):
     """Add the derivatives of a constant row; those by the predictor go into its first bin."""
-    (z, exposure, q), (first, second, residual, curvature) = row, found
+    (z, exposure, q), (under, expected, second, residual, curvature) = row, found
     length = model.taps.shape[2]
     spikes = np.zeros(length)
     base = exp(z) if kind != LOGISTIC else 1.0 / (1.0 + exp(-z))
     for c in range(posterior.shape[0]):
-        _add_spikes(a, posterior[c], model.amplitudes[c], first[c])
+        _add_spikes(a, posterior[c], model.amplitudes[c], under[c])
         for i in range(posterior.shape[1]):
             chance, amplitude = posterior[c, i], model.amplitudes[c, i]
             number = chance.sum()
-            if number < _NEGLIGIBLE:
+            if number < NEGLIGIBLE:
                 continue
             if q != 0.0:
                 spikes[:] = 0.0
                 _add_spikes(a, posterior[c, i : i + 1], np.ones(1), spikes)
             for k in range(length):
-                x = z + amplitude * model.taps[c, n, k]
+                x = z + model.moves[c, i, n, k]
                 weight = exposure * number + q * spikes[k]
                 mean = exp(x) if kind != LOGISTIC else 1.0 / (1.0 + exp(-x))
                 bend = mean if kind != LOGISTIC else mean * (1.0 - mean)
                 bent = base if kind != LOGISTIC else base * (1.0 - base)
-                first[c, k] -= amplitude * weight * mean
+                expected[c, k] += amplitude * weight * mean
                 second[c, k] += amplitude * amplitude * weight * bend
                 residual[0] -= weight * (mean - base)
                 curvature[0] += weight * (bend - bent)
@@ -406,20 +413,20 @@ def _add_spikes(a, posterior, amplitudes, out):
 @njit(cache=True, error_model="numpy")
 def _add_exponential(a, model, n, posterior, found):
     """Add the derivatives of a row of an exponential loss, whose mean is its curvature."""
-    first, second, residual, mean = found
+    under, expected, second, residual, mean = found
     length, n_onsets = model.taps.shape[2], posterior.shape[2]
     grown = np.zeros(mean.size)
     for c in range(posterior.shape[0]):
-        _add_spikes(a, posterior[c], model.amplitudes[c], first[c])
+        _add_spikes(a, posterior[c], model.amplitudes[c], under[c])
         for i in range(posterior.shape[1]):
             chance, amplitude = posterior[c, i], model.amplitudes[c, i]
-            if chance.sum() < _NEGLIGIBLE:
+            if chance.sum() < NEGLIGIBLE:
                 continue
             for k in range(length):
-                factor = exp(amplitude * model.taps[c, n, k])
-                expected = factor * dot(chance, mean[k : k + n_onsets])
-                first[c, k] -= amplitude * expected
-                second[c, k] += amplitude * amplitude * expected
+                factor = exp(model.moves[c, i, n, k])
+                here = amplitude * factor * dot(chance, mean[k : k + n_onsets])
+                expected[c, k] += here
+                second[c, k] += amplitude * here
                 add_multiple(grown[k : k + n_onsets], factor - 1.0, chance)
     for t in range(mean.size):
         residual[t] -= mean[t] * grown[t]
@@ -429,7 +436,7 @@ def _add_exponential(a, model, n, posterior, found):
 @njit(cache=True, error_model="numpy")
 def _add_varying(kind, a, b, z, model, n, posterior, found):
     """Add the derivatives of a row, event by event."""
-    first, second, residual, curvature = found
+    under, expected, second, residual, curvature = found
     length = model.taps.shape[2]
     moved, pull, bend = np.empty(length), np.empty(length), np.empty(length)
     base, bent = residual.copy(), curvature.copy()
@@ -438,13 +445,25 @@ def _add_varying(kind, a, b, z, model, n, posterior, found):
             amplitude = model.amplitudes[c, i]
             for s in range(posterior.shape[2]):
                 chance, bins = posterior[c, i, s], slice(s, s + length)
-                if chance < _NEGLIGIBLE:
+                if chance < NEGLIGIBLE:
                     continue
-                for k in range(length):
-                    moved[k] = z[s + k] + amplitude * model.taps[c, n, k]
+                _fill_moved(
+                    kind, z[bins], (amplitude, model.taps[c, n]), model.moves[c, i, n], moved
+                )
                 fill_row(kind, a[bins], b[bins], moved, pull, bend)
-                add_multiple(first[c], chance * amplitude, pull)
+                for k in range(length):
+                    linear = a[s + k] * (b[s + k] if kind == QUADRATIC else 1.0)
+                    under[c, k] += chance * amplitude * linear
+                    expected[c, k] += chance * amplitude * (linear - pull[k])
                 add_multiple(second[c], chance * amplitude * amplitude, bend)
                 for k in range(length):
                     residual[s + k] += chance * (pull[k] - base[s + k])
                     curvature[s + k] += chance * (bend[k] - bent[k + s])
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_moved(kind, z, event, moves, moved):
+    """Fill in the predictor under an event at which derivatives are the expected ones."""
+    amplitude, taps = event
+    for k in range(z.size):
+        moved[k] = z[k] + (amplitude * taps[k] if kind == QUADRATIC else moves[k])

@@ -11,6 +11,8 @@ from spikecdl.solvers.events import Events
 #: Columns of a table of events, with times in bins.
 COLUMNS = tuple("window template onset probability time time_sd amplitude amplitude_sd".split())
 
+NEAR = 0.125  # of a template's length, within which an event is the same event
+LEAST_PROBABILITY = 0.5  # of an event that is listed
 _IMPOSSIBLE = 1e-12  # probability of an onset that says nothing of its neighbours
 _PARTS = 5  # of a bin, in which times are averaged
 

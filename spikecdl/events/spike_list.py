@@ -84,8 +84,11 @@ class SpikeList(NamedTuple):
         return found
 
     def totals(self) -> np.ndarray:
-        """Return the number of spikes of each unit."""
-        return np.bincount(self.unit, minlength=self.shape[1])
+        """Return the number of spikes (window, unit)."""
+        n_windows, n_units, n_bins = self.shape
+        window = np.repeat(np.arange(n_windows), np.diff(self.first[::n_bins]))
+        number = np.bincount(window * n_units + self.unit, minlength=n_windows * n_units)
+        return number.reshape(n_windows, n_units)
 
     def stretches(self, starts: np.ndarray, n_bins: int) -> SpikeList:
         """Return stretches of so many bins as windows, given the first bin of each."""

@@ -1,0 +1,244 @@
+"""Counts in memory as they are, of any family with a compiled cost, with covariates or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.ndimage import convolve1d
+
+from spikecdl.events.counts import Expectation
+from spikecdl.events.model import EventModel
+from spikecdl.events.ratios import Templates
+from spikecdl.events.windows import Drawn, Found, Sums, Windows, sum_events
+from spikecdl.model.observations import Observations, earlier
+from spikecdl.solvers.distributed import ALONE, Processes
+from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array
+
+_PART = 2**22  # probabilities of events in memory at once
+_MOST_FACTORS = 2**22  # of pairs of events, in memory at once
+_CROWD = 10  # stretches among which each start is drawn
+_DAMPING = 1.5  # of the changes in a stretch, most of which are noise
+_LEAST_FACTOR = 0.067  # of the rate in a stretch
+
+
+class DenseCounts:
+    """Windows of counts, and sums over all the events that they may hold; see `Counts`.
+
+    The predictor without events is the baseline of the model, for each unit; plus covariates with
+    the coefficients of the model, if the data have any; plus the baseline of the data where it is
+    not learned.
+
+    Parameters
+    ----------
+    data : Observations
+        With axes (trial, unit, channel, bin).
+    processes : Processes
+        That share the windows.
+    """
+
+    def __init__(self, data: Observations, processes: Processes = ALONE) -> None:
+        self.processes = processes
+        rows, losses = data.rows().to("cpu"), []
+        for _, some in rows.parts():
+            kind, a, b, shift = some.family.scalar_loss(some.y * some.mask)
+            losses.append((as_array(a * some.mask), as_array(b * some.mask)))
+        self.loss = Loss(LOSSES[kind], *map(np.concatenate, zip(*losses, strict=True)))
+        self.scale, self.learn_baseline = data.family.eta_scale, data.learn_baseline
+        self.integer_valued = data.family.integer_valued
+        self.unit = np.arange(len(rows.y)) % data.y.shape[1]
+        self.covariates = rows.covariates if data.learn_baseline else None
+        eta = as_array(rows.baseline)
+        self.start = np.zeros((data.y.shape[1], data.y.shape[2]))
+        if self.learn_baseline:
+            eta = eta.mean(-1, keepdims=True)
+            for unit in np.unique(self.unit):
+                self.start[unit] = eta[self.unit == unit, :, 0].mean(0)
+            eta = np.zeros_like(eta)
+        self.offset, self.shift = eta - shift, shift
+        self.onsets = None if rows.onsets is None else rows.onsets[:, 0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows, rows and bins."""
+        return self.loss.a.shape  # type: ignore[return-value]
+
+    def take(self, windows: np.ndarray | slice) -> DenseCounts:
+        """Keep some windows."""
+        some = copy(self)
+        # contiguous, as functions are compiled for each layout
+        parts = (np.ascontiguousarray(x[windows]) for x in (self.loss.a, self.loss.b))
+        some.loss = Loss(self.loss.kind, *parts)
+        some.offset, some.unit = self.offset[windows], self.unit[windows]
+        some.onsets = None if self.onsets is None else self.onsets[windows]
+        if self.covariates is not None:
+            some.covariates = self.covariates.map(lambda rows: rows[windows])
+        return some
+
+    def part(self, n_bins: int, length: int) -> DenseCounts:
+        """Return evenly spaced windows, as few as hold so many bins."""
+        return self.take(slice(None, None, max(1, self.loss.a.size // n_bins)))
+
+    def tempered(self, power: float) -> DenseCounts:
+        """Return the same counts, whose likelihood is raised to a power."""
+        some = copy(self)
+        some.loss = Loss(self.loss.kind, power * self.loss.a, power * self.loss.b)
+        return some
+
+    def predictor(self, model: EventModel) -> np.ndarray:
+        """Return the argument of the loss without events (window, row, bin)."""
+        z = model.baseline[self.unit][..., None] + self.offset
+        if self.covariates is not None:
+            coefficients = model.coefficients
+            if coefficients is None:
+                n_units = int(self.covariates.unit.max()) + 1
+                coefficients = np.zeros((n_units, self.covariates.n_columns))
+            z = z + self.covariates.offset(torch.from_numpy(coefficients)).numpy()
+        return np.ascontiguousarray(np.broadcast_to(z, self.shape))
+
+    def sum(
+        self,
+        model: EventModel,
+        keep_posterior: bool = False,
+        drawn: Drawn | None = None,
+        uniform: np.ndarray | None = None,
+        only_draw: bool = False,
+    ) -> tuple[Sums, Found]:
+        """Sum over events; return the sums over windows, and what was found in each.
+
+        See `sum_events` for ``uniform``, with which events are drawn; ``only_draw`` leaves out the
+        sums where events are sampled.
+        """
+        n_onsets = self.shape[2] - model.length + 1
+        n_kept = self.shape[0] if keep_posterior else 0
+        derived = (0 if only_draw else self.shape[0], *self.shape[1:])
+        found = Found(
+            np.zeros(self.shape[0]),
+            np.zeros(derived),
+            np.zeros(derived),
+            np.zeros((n_kept, *model.amplitudes.shape, n_onsets)),
+            Drawn.nothing(0, self.shape) if drawn is None else drawn,
+            np.zeros(self.shape[0]),
+        )
+        taps, moves = map(np.ascontiguousarray, (model.templates, model.moves()))
+        templates = Templates(taps, np.ascontiguousarray(model.amplitudes), moves)
+        where, per_bin = self.onsets_of(model.length), self.covariates is not None
+        z = self.predictor(model)
+        group = self._groups(model, z)
+        windows = Windows(self.loss, z, per_bin, where, group, self.processes)
+        return sum_events(windows, templates, model.prior, found, uniform), found
+
+    def _groups(self, model: EventModel, z: np.ndarray) -> np.ndarray:
+        """Return numbers (window,) of windows of a unit that differ in their counts alone.
+
+        Windows are on their own, -1, where the rate changes, or if there were too many groups.
+        """
+        group = np.full(len(z), -1)
+        if (
+            model.overlap != 2
+            or not len(model)
+            or self.covariates is not None
+            or self.loss.kind == QUADRATIC
+        ):
+            return group
+        logistic = self.loss.kind == LOSSES["logistic"]
+        exposure = self.loss.b + self.loss.a if logistic else self.loss.b
+        same = [(x == x[..., :1]).all((1, 2)) for x in (exposure, z)]
+        some = np.flatnonzero(np.logical_and(*same))
+        keys = np.concatenate([self.unit[:, None], exposure[..., 0], z[..., 0]], axis=1)[some]
+        group[some] = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+        size = (group.max(initial=-1) + 1) * model.length * model.amplitudes.size**2
+        return group if size < _MOST_FACTORS else np.full(len(z), -1)
+
+    def expect(self, model: EventModel) -> Expectation:
+        """Sum over the events of all windows, of which at most two overlap."""
+        return self.expectation(*self.sum(model))
+
+    def expectation(self, sums: Sums, found: Found) -> Expectation:
+        """Return sums and what was found in windows in the words of all counts."""
+        levels = np.zeros((2, *self.start.shape))
+        for level, derivative in zip(levels, (found.residual, found.curvature), strict=True):
+            np.add.at(level, self.unit, derivative.sum(2))
+        by_bin = None if self.covariates is None else (found.residual, found.curvature)
+        return Expectation(
+            found.evidence,
+            sums.number,
+            float(sums.free[0]),
+            *(sums.spikes, sums.expected, sums.second),
+            *levels,
+            by_bin,
+        )
+
+    def posterior(
+        self, model: EventModel, rng: np.random.Generator | None = None
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+        """Yield windows with the probabilities of their events; see `Counts`."""
+        for part in self.pieces(model):
+            some, drawn, uniform = self.take(part), None, None
+            if rng is not None:
+                drawn = Drawn.nothing(model.overlap, some.shape)
+                uniform = rng.random((1, some.shape[0], some.shape[2] + 1))
+            found = some.sum(model, True, drawn, uniform)[1]
+            yield part, found.posterior, None if drawn is None else drawn.signal.sum(0)
+
+    def pieces(self, model: EventModel) -> Iterator[slice]:
+        """Yield windows whose probabilities of events are in memory at once."""
+        n_windows, _, n_bins = self.shape
+        each = max(1, _PART // max(1, model.amplitudes.size * n_bins))
+        for first in range(0, n_windows, each):
+            yield slice(first, min(first + each, n_windows))
+
+    def onsets_of(self, length: int) -> np.ndarray | None:
+        """Return where templates of some length may begin (window, onset); None: anywhere."""
+        if self.onsets is None:
+            return None
+        return earlier(self.onsets, self.shape[2] - length + 1).contiguous().numpy()
+
+    def covariates_of(self, model: EventModel, found: Expectation, step: float) -> EventModel:
+        """Take a Newton step of the coefficients of covariates, if there are any."""
+        if self.covariates is None:
+            return model
+        assert found.by_bin is not None
+        n_units = int(self.covariates.unit.max()) + 1
+        known = model.coefficients
+        before = torch.zeros(n_units, self.covariates.n_columns, dtype=torch.float64)
+        before = before if known is None else torch.from_numpy(known)
+        after = self.covariates.update(before, *map(torch.from_numpy, found.by_bin))
+        return replace(model, coefficients=((1 - step) * before + step * after).numpy())
+
+    def stretches(
+        self, null: EventModel, number: int, rng: np.random.Generator, taken: np.ndarray
+    ) -> np.ndarray:
+        """Draw smoothed stretches of much energy as templates; see `Counts`."""
+        length, found = null.length, self.sum(null)[1]
+        kernel = np.hanning(max(length // 8, 1) + 2)[1:-1]
+        derivatives = (found.residual, found.curvature)
+        slope, weight = (convolve1d(x, kernel / kernel.sum()) for x in derivatives)
+        # the variance of a smoothed residual is the smoothed curvature over the width of the kernel
+        energy = np.square(slope) / np.maximum(weight, 1e-12)
+        change = slope / np.maximum(_DAMPING * weight, 1e-12)
+        if self.loss.kind != QUADRATIC:
+            change = np.log1p(np.maximum(change, _LEAST_FACTOR - 1))
+        onsets = self.onsets_of(length)
+        closed = taken if onsets is None else taken | ~onsets
+        picked = _draw(energy, length, number, closed, rng)
+        shape = (len(picked), self.shape[1], length)
+        return np.reshape([change[w, :, s : s + length] for w, s in picked], shape)
+
+
+def _draw(
+    energy: np.ndarray, length: int, number: int, closed: np.ndarray, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Draw windows and first bins of stretches, those of much energy more often."""
+    total = np.pad(energy.sum(1), ((0, 0), (1, 0))).cumsum(-1)
+    total = np.where(closed, 0.0, total[:, length:] - total[:, :-length])
+    order = np.argsort(-total, axis=None, kind="stable")[: 4 * _CROWD * number]
+    order = order[total.ravel()[order] > 0]
+    chance = np.exp(-np.arange(len(order)) / (_CROWD * number))
+    number = min(number, len(order))
+    rank = rng.choice(len(order), number, replace=False, p=chance / max(chance.sum(), 1e-300))
+    window, first = np.unravel_index(order[rank], total.shape)
+    return list(zip(window.tolist(), first.tolist(), strict=True))

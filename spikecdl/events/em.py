@@ -1,0 +1,113 @@
+"""Expectation maximisation: templates, rates of events and baselines from sums over events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from spikecdl.events.counts import Counts, Expectation
+from spikecdl.events.model import EventModel
+from spikecdl.events.prior import updated_templates
+
+MOST_BUSY = 0.5  # expected events of a template in a time as long as the template, at most
+_FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible
+_SPREAD = 0.5  # events added to each amplitude
+_LARGEST_STEP = 0.5  # of a baseline, in units of the family's `eta_scale`
+_SMALL_STEP = 1e-3  # of a baseline, that ends a fit
+_NULL_STEPS = 12  # of Newton's method for constant rates
+_LEAST_STEPS = 6
+_SETTLED = 0.05  # nats that a step gains at the end, or
+_SETTLED_RELATIVE = 1e-4  # that fraction of the gain over no events
+
+
+def updated(
+    counts: Counts,
+    model: EventModel,
+    found: Expectation,
+    learn_templates: bool = True,
+    step: float = 1.0,
+    perturbation: np.ndarray | None = None,
+) -> EventModel:
+    """Return the model after a step towards what sums over events ask for.
+
+    ``step`` is 1 for whole steps; for ``perturbation`` see `spikecdl.events.prior.perturbed`.
+    """
+    if learn_templates:
+        model = updated_templates(model, found, counts.scale, step, perturbation)
+    model = replace(model, rates=_new_rates(model, found, step))
+    return with_new_level(counts, counts.covariates_of(model, found, step), found, step)
+
+
+def _new_rates(model: EventModel, found: Expectation, step: float) -> np.ndarray:
+    """Return the most likely rates, of which events are the more likely the longer chains idle."""
+    count, number = found.number, found.number.sum(1, keepdims=True)
+    rate = model.overlap * (number + _FEWEST) / (found.free + number.sum() + 2 * _FEWEST)
+    rate = np.minimum(rate, MOST_BUSY / model.length)
+    shares = (count + _SPREAD) / (count + _SPREAD).sum(1, keepdims=True)
+    new = np.exp((1 - step) * np.log(model.rates) + step * np.log(rate * shares))
+    return np.where(model.has_events[:, None], new, model.rates)
+
+
+def with_new_level(
+    counts: Counts, model: EventModel, found: Expectation, step: float = 1.0
+) -> EventModel:
+    """Take a Newton step of baselines, with half a spike in a bin added to the counts of units."""
+    if not counts.learn_baseline:
+        return model
+    slope, curvature = found.level_slope, found.level_curvature
+    if counts.integer_valued:
+        one = np.exp(np.minimum(model.baseline, 0.0))
+        slope, curvature = slope + 0.5 - one, curvature + one
+    change = slope / np.maximum(curvature, 1e-9 / counts.scale**2)
+    limit = _LARGEST_STEP * counts.scale
+    return replace(model, baseline=model.baseline + step * np.clip(change, -limit, limit))
+
+
+def without_events(counts: Counts, length: int) -> EventModel:
+    """Return the model of no templates, with the most likely constant rates."""
+    none = EventModel.of_templates(np.zeros((0, counts.shape[1], length)), counts.start)
+    return with_baseline(counts, none, learn_covariates=True)
+
+
+def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = False) -> EventModel:
+    """Return the model with the baselines that are most likely, all else as it is."""
+    for _ in range(_NULL_STEPS if counts.learn_baseline else 0):
+        found, before = counts.expect(model), model
+        if learn_covariates:
+            model = counts.covariates_of(model, found, 1.0)
+        model = with_new_level(counts, model, found)
+        change = np.abs(model.baseline - before.baseline).max(initial=0.0)
+        if change < _SMALL_STEP * counts.scale:
+            break
+    return model
+
+
+def objective(model: EventModel, found: Expectation) -> float:
+    """Return the log evidence of counts and templates, up to a constant of the counts."""
+    return float(found.evidence.sum() - model.cost.sum())
+
+
+def climb(
+    counts: Counts,
+    model: EventModel,
+    most_steps: int,
+    learn_templates: bool = True,
+    on_step: Callable[[EventModel, float], None] = lambda model, value: None,
+) -> tuple[EventModel, float]:
+    """Take steps of EM until they gain little; return the best model and its objective."""
+    none = float(counts.expect(model.take([])).evidence.sum())
+    best, highest = model, -np.inf
+    for number in range(most_steps):
+        found = counts.expect(model)
+        value = objective(model, found)
+        gained = value - highest
+        if gained > 0:
+            best, highest = model, value
+        on_step(model, value)
+        enough = max(_SETTLED, _SETTLED_RELATIVE * abs(value - none))
+        if number + 1 == most_steps or (number >= _LEAST_STEPS and gained < enough):
+            break
+        model = updated(counts, model, found, learn_templates)
+    return best, highest

@@ -1,0 +1,243 @@
+"""The event model: templates, how often events of which amplitude begin, and rates without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Amplitudes that events may have, relative to the typical one of their template.
+RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
+FIRST_SMOOTHNESS, FIRST_SHRINKAGE = 30.0, 1.0  # of templates that nothing is known of
+NEVER = 1e-10  # probability of an event of a template that has none
+_LEAST_NORM = 1e-9  # of a template that has a direction
+
+
+class ChainPrior(NamedTuple):
+    """Log probabilities, of each of ``n_chains``, that an event (template, amplitude) begins in a
+    bin, and that none does.
+
+    Events of one template that overlap begin at least ``distance`` bins apart.
+    """
+
+    log_start: np.ndarray
+    log_idle: float
+    n_chains: int
+    distance: int
+
+
+@dataclass(frozen=True)
+class EventModel:
+    r"""Templates and the prior of their events.
+
+    At most ``overlap`` events are under way at a time: there are as many chains, and in every bin
+    in which a chain is idle it begins an event of template c and amplitude :math:`a_{ci}` with
+    probability :math:`\pi_{ci}` over the number of chains.  An event lasts as long as a template.
+    Templates are normal a posteriori, and their events change the predictor by :math:`a_{ci} h_c`.
+
+    Parameters
+    ----------
+    templates, variance : ndarray, shape (template, row, bin)
+        Posterior means and variances; rows are channels.
+    amplitudes, rates : ndarray, shape (template, amplitude)
+        Amplitudes that events may have, and the probability that such an event begins in a bin
+        without events.
+    baseline : ndarray, shape (unit, row)
+        Predictor of each unit without events; in the joint layout of the one unit's channels.
+    smoothness : ndarray, shape (template,)
+        Precision of second differences relative to that of values; see `spikecdl.events.prior`.
+    shrinkage : ndarray, shape (template, row)
+        Precision of the prior of each row.
+    cost : ndarray, shape (template,)
+        Divergence of templates from their prior, in nats, and what their rows cost.
+    nonnegative : ndarray of bool, shape (template,)
+        Which of the templates do not fall below zero.
+    overlap : int
+        Most events at a time.
+    distance : int
+        Least bins between the onsets of events of one template, if events overlap.
+    coefficients : ndarray, shape (unit, column), optional
+        Of the covariates of the data, if any.
+    """
+
+    templates: np.ndarray
+    variance: np.ndarray
+    amplitudes: np.ndarray
+    rates: np.ndarray
+    baseline: np.ndarray
+    smoothness: np.ndarray
+    shrinkage: np.ndarray
+    cost: np.ndarray
+    nonnegative: np.ndarray
+    overlap: int = 1
+    distance: int = 0
+    coefficients: np.ndarray | None = None
+    by_bin: ClassVar[tuple[str, ...]] = ("templates", "variance")
+    by_template: ClassVar[tuple[str, ...]] = (
+        *by_bin,
+        *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "nonnegative"),
+    )
+
+    @classmethod
+    def of_templates(
+        cls, templates: np.ndarray, baseline: np.ndarray, occupancy: float = 0.3, **more: Any
+    ) -> EventModel:
+        """Return a model whose templates have typical amplitude one and cover some of the time."""
+        count, n_rows, length = templates.shape
+        shape = (count, RELATIVE_AMPLITUDES.size)
+        return cls(
+            templates=templates,
+            variance=np.zeros(templates.shape),
+            amplitudes=np.tile(RELATIVE_AMPLITUDES, (count, 1)),
+            rates=np.full(shape, occupancy / length / max(1, count * shape[1])),
+            baseline=baseline,
+            smoothness=np.full(count, FIRST_SMOOTHNESS),
+            shrinkage=np.full((count, n_rows), FIRST_SHRINKAGE),
+            cost=np.full(count, np.inf),  # not known before the first step
+            nonnegative=np.zeros(count, bool),
+            **more,
+        )
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    @property
+    def length(self) -> int:
+        """Bins of a template."""
+        return self.templates.shape[2]
+
+    @property
+    def prior(self) -> ChainPrior:
+        """Log probabilities of the chains that share the events."""
+        each = self.rates / self.overlap
+        idle = float(np.log(max(1.0 - each.sum(), 1e-6)))
+        return ChainPrior(np.log(np.maximum(each, 1e-30)), idle, self.overlap, self.distance)
+
+    @property
+    def has_events(self) -> np.ndarray:
+        """Which templates have events (template,)."""
+        return self.rates.sum(1) > NEVER
+
+    def moves(self) -> np.ndarray:
+        """Return the log of the expected factor of a rate (template, amplitude, row, bin)."""
+        size = self.amplitudes[..., None, None]
+        return size * self.templates[:, None] + np.square(size) * self.variance[:, None] / 2
+
+    def take(self, index: Sequence[int] | np.ndarray) -> EventModel:
+        """Keep some templates."""
+        return self._each(lambda array: array[index], self.by_template)
+
+    def joined(self, other: EventModel) -> EventModel:
+        """Add the templates of another model."""
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.by_template}
+        parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return replace(self, **parts)
+
+    def padded(self, n_bins: int) -> EventModel:
+        """Return the model with templates longer by bins of zeros at both ends."""
+        width = ((0, 0), (0, 0), (n_bins, n_bins))
+        return self._each(lambda array: np.pad(array, width), self.by_bin)
+
+    def cropped(self, length: int) -> tuple[EventModel, np.ndarray]:
+        """Cut templates to their bins of most energy; return where each begins, too."""
+        energy = np.pad(np.square(self.templates).sum(1).cumsum(-1), ((0, 0), (1, 0)))
+        start = (energy[:, length:] - energy[:, :-length]).argmax(1)
+        bins = (np.arange(len(self))[:, None], slice(None), start[:, None] + np.arange(length))
+        return self._each(lambda array: array[bins].transpose(0, 2, 1), self.by_bin), start
+
+    def bounded(self, nonnegative: Sequence[bool]) -> EventModel:
+        """Return the model in which these templates do not fall below zero.
+
+        If others do, those take these places from whose likelihood the bound takes least.
+        """
+        kept, order = np.array(nonnegative, bool), np.arange(len(self))
+        below = np.square(self.templates.clip(max=0)).sum((1, 2)) * self.rates.sum(1)
+        least = below.argsort(kind="stable")[: kept.sum()]
+        order[kept], order[~kept] = np.sort(least), np.setdiff1d(order, least)
+        one = self.take(order)
+        templates = np.where(kept[:, None, None], one.templates.clip(min=0), one.templates)
+        return replace(one, templates=templates, nonnegative=kept)
+
+    def without_events(self, index: Sequence[int] | np.ndarray) -> EventModel:
+        """Return the model in which some templates are zero and have no events."""
+        names = ("rates", *self.by_bin, "cost")
+        parts: dict[str, Any] = {name: getattr(self, name).copy() for name in names}
+        for name, array in parts.items():
+            array[index] = NEVER / 10 / array.shape[1] if name == "rates" else 0.0
+        return replace(self, **parts)
+
+    def normalized(self) -> EventModel:
+        """Return the same model with templates of unit norm; those that are zero become flat."""
+        norms = np.linalg.norm(self.templates, axis=(1, 2))[:, None, None]
+        flat = np.full_like(self.templates, _LEAST_NORM / self.templates[:1].size ** 0.5)
+        templates = np.where(norms > _LEAST_NORM, self.templates, flat)
+        return replace(self, templates=templates).scaled(1 / np.maximum(norms, _LEAST_NORM))
+
+    def scaled(self, factor: np.ndarray) -> EventModel:
+        """Return the same model with templates multiplied by factors (template, 1, 1)."""
+        return replace(
+            self,
+            templates=factor * self.templates,
+            variance=np.square(factor) * self.variance,
+            amplitudes=self.amplitudes / factor[..., 0],
+            shrinkage=self.shrinkage / np.square(factor[..., 0]),
+        )
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return its arrays and numbers as tensors."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: torch.as_tensor(value) for name, value in known.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EventModel:
+        """Return the model of which `as_tensors` made these, if there are others among them."""
+        names = [field.name for field in fields(cls) if field.name in tensors]
+        arrays = {name: tensors[name].cpu().numpy() for name in names}
+        return cls(**{name: x if x.ndim else int(x) for name, x in arrays.items()})
+
+    def to_file(self) -> dict[str, Tensor]:
+        """Return what a fitted model keeps of its templates, which have unit norm there."""
+        one = self.normalized()
+        numbers = {"overlap": torch.tensor(one.overlap), "distance": torch.tensor(one.distance)}
+        return {f: torch.from_numpy(getattr(one, name)) for f, name in _IN_FILES.items()} | numbers
+
+    @classmethod
+    def from_file(
+        cls,
+        tensors: Mapping[str, Tensor],
+        baseline: np.ndarray,
+        coefficients: np.ndarray | None = None,
+    ) -> EventModel:
+        """Return the model that `to_file` has stored, with templates of typical amplitude one."""
+        arrays: dict[str, Any] = {
+            name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items()
+        }
+        model = cls(
+            **arrays,
+            baseline=baseline,
+            nonnegative=np.zeros(len(arrays["templates"]), bool),
+            overlap=int(tensors["overlap"]),
+            distance=int(tensors["distance"]),
+            coefficients=coefficients,
+        )
+        return model.scaled(np.median(np.abs(model.amplitudes), axis=1)[:, None, None])
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray], names: Sequence[str]) -> EventModel:
+        parts: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **parts)
+
+
+#: Names of arrays in files of models, where templates are what is known best.
+_IN_FILES = {
+    "templates": "templates",
+    "template_variance": "variance",
+    "event_amplitudes": "amplitudes",
+    "event_rates": "rates",
+    "smoothness": "smoothness",
+    "shrinkage": "shrinkage",
+    "cost": "cost",
+}

@@ -1,0 +1,48 @@
+"""How many events may be under way at a time, and how near those of one template may begin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from spikecdl.events.counts import Counts
+from spikecdl.events.dense import DenseCounts
+from spikecdl.events.em import climb
+from spikecdl.events.model import EventModel
+from spikecdl.events.posterior import EXACT
+from spikecdl.events.sampling import anneal
+from spikecdl.events.starts import SPACING
+
+_SPACINGS = (1.0, SPACING)  # least distances of onsets of one template, in lengths
+_LEAST_NATS = 10.0  # that more overlap must gain
+_FIRST_STEPS, _STEPS = 3, 20  # of EM, after which overlaps are compared
+
+
+def choose_overlap(
+    counts: Counts,
+    model: EventModel,
+    rng: np.random.Generator,
+    learn_templates: bool = True,
+    distance: int | None = None,
+) -> EventModel:
+    """Return the model with as much overlap of events as raises its evidence.
+
+    Models of one event and of two at a time are compared by their exact evidence; two and three, by
+    that of annealed importance sampling of both.  A ``distance`` of None is chosen, too.
+    """
+    best, highest = climb(counts, replace(model, overlap=1, distance=0), _STEPS, learn_templates)
+    model = model if model.overlap > 1 else best
+    known = [round(part * model.length) for part in _SPACINGS] if distance is None else [distance]
+    for each in known:
+        two = replace(model, overlap=EXACT, distance=each)
+        two, value = climb(counts, two, _FIRST_STEPS, learn_templates)
+        if value > highest - _LEAST_NATS:
+            two, value = climb(counts, two, _STEPS, learn_templates)
+        if value > highest + _LEAST_NATS:
+            best, highest = two, value
+    if best.overlap == 1 or not isinstance(counts, DenseCounts):
+        return best
+    more = replace(best, overlap=EXACT + 1)
+    gain = anneal(counts, more, rng)[1] - anneal(counts, best, rng)[1]
+    return more if gain.sum() > _LEAST_NATS else best

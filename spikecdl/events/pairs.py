@@ -1,0 +1,398 @@
+"""Exact sums over the events of a window of which at most two are under way at a time, compiled.
+
+There are two chains (see `spikecdl.events.chain`), in each of which an event k begins with
+probability :math:`\\rho_k` in every idle bin.  As no more than two events overlap, the likelihood
+is a product of ratios of events, and of factors K of events that follow each other and overlap.
+With
+
+- V(t) the weight of all that may happen before bin t with both chains idle in it, and
+- U(s, k, t) that of event k, begun in bin s, with the other chain idle in bin t before it ends,
+
+an event j that begins in a bin s' while k lasts adds
+
+.. math:: \\sum_k U(s, k, s')\\, K_{kj}(s' - s)\\, \\rho_j \\Lambda_j(s')
+
+to U(s', j, t) from t = s + L on, when k ends; it is U(s', j, s' + L) that returns to V.  All
+weights are logarithms.  Only *live* onsets, where an event is not hopeless, are those of pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from spikecdl.events.chain import log_add
+
+_LOG_2 = float(np.log(2.0))  # chains in which an event can begin while both are idle
+_LEAST = -700.0  # log of a number in double precision
+
+
+class Pairs(NamedTuple):
+    """Live onsets and what two events may do from there.
+
+    ``onset`` (live,) are the bins; ``pattern`` (live,) says which of the ``factors`` (pattern, lag,
+    event, event), in units of the exponential of their ``scale`` (pattern, lag), belong to an event
+    that begins there.
+    """
+
+    onset: np.ndarray
+    pattern: np.ndarray
+    factors: np.ndarray
+    scale: np.ndarray
+
+
+class Messages(NamedTuple):
+    """Log weights of the past (bin + 1,) and of the future with both chains idle; of events begun
+    while another lasted, ``past`` (pair, event), summed over pairs with the same second onset and a
+    first onset up to this one; and ``future`` (pair, event), of first events, summed over pairs
+    with the same first onset and a second onset from this one on.  Pairs are numbered by second
+    onset from ``begin``, and by first onset from ``until``; ``low`` and ``high`` are the first and
+    the end of the live onsets whose events overlap with each.
+    """
+
+    forward: np.ndarray
+    backward: np.ndarray
+    past: np.ndarray
+    future: np.ndarray
+    begin: np.ndarray
+    until: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _add(x, y):
+    """Return log(exp(x) + exp(y)), also of impossible events."""
+    high, low = max(x, y), min(x, y)
+    return high if low == -np.inf else log_add(high, low)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def live_onsets(weights, least):
+    """Return the onsets at which some event has at least a log weight."""
+    n_kinds, n_onsets = weights.shape
+    found, size = np.empty(n_onsets, np.int64), 0
+    for s in range(n_onsets):
+        for k in range(n_kinds):
+            if weights[k, s] > least:
+                found[size] = s
+                size += 1
+                break
+    return found[:size]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def overlapping(onset, length, n_bins, n_kinds):
+    """Return messages without values for these live onsets."""
+    size = onset.size
+    low, high = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    begin, until = np.zeros(size + 1, np.int64), np.zeros(size + 1, np.int64)
+    for i in range(size):
+        low[i] = low[i - 1] if i else 0
+        while onset[low[i]] <= onset[i] - length:
+            low[i] += 1
+        begin[i + 1] = begin[i] + i - low[i]
+        high[i] = max(high[i - 1] if i else 0, i + 1)
+        while high[i] < size and onset[high[i]] < onset[i] + length:
+            high[i] += 1
+        until[i + 1] = until[i] + high[i] - i - 1
+    shape = (begin[size], n_kinds)
+    ends = np.full((2, n_bins + 1), -np.inf)
+    return Messages(ends[0], ends[1], np.empty(shape), np.empty(shape), begin, until, low, high)
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_first(i, until, given, messages, out):
+    """Fill in U (event,) of events that begin at a live onset, with a chain idle in a later bin.
+
+    ``until`` is the first live onset that overlaps with this bin.
+    """
+    weights, idle, pairs = given[:3]
+    s = pairs.onset[i]
+    begun = messages.forward[s] + _LOG_2 - idle[s]
+    last = messages.begin[i] + min(until, i) - messages.low[i] - 1
+    for k in range(out.size):
+        out[k] = begun + weights[k, s]
+        if last >= messages.begin[i]:
+            out[k] = _add(out[k], messages.past[last, k])
+
+
+@njit(cache=True, error_model="numpy")
+def _exponentials(logs, out):
+    """Fill in exponentials relative to the highest, which is returned."""
+    highest = logs[0]
+    for k in range(1, logs.size):
+        highest = max(highest, logs[k])
+    for k in range(logs.size):
+        possible = highest > -np.inf and logs[k] > highest + _LEAST
+        out[k] = np.exp(logs[k] - highest) if possible else 0.0
+    return highest
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def fill_forward(given, messages):
+    """Fill in the weights of the past; return that of all that may happen in the window.
+
+    ``given`` are log weights (event, onset), the number of idle bins before each bin (bin + 1,)
+    times their log probability, `Pairs`, and the log of the sum over events (onset,).
+    """
+    weights, idle, pairs, total = given
+    forward, past = messages.forward, messages.past
+    n_kinds, n_onsets = weights.shape
+    n_bins = forward.size - 1
+    length, live = n_bins - n_onsets + 1, 0
+    first, share = np.empty(n_kinds), np.empty(n_kinds)
+    ended = np.full(n_onsets, -np.inf)
+    forward[0] = 0.0
+    for t in range(n_bins + 1):
+        if t > 0:
+            forward[t] = forward[t - 1] + 2 * (idle[t] - idle[t - 1])
+        s = t - length
+        if s >= 0:
+            alone = forward[s] + _LOG_2 + total[s] + idle[t] - idle[s]
+            forward[t] = _add(forward[t], alone)
+            forward[t] = _add(forward[t], ended[s] + idle[t])
+        if live == pairs.onset.size or pairs.onset[live] != t:
+            continue
+        i, live = live, live + 1
+        for p in range(messages.begin[i], messages.begin[i + 1]):
+            j = messages.low[i] + p - messages.begin[i]
+            r = pairs.onset[j]
+            _fill_first(j, messages.low[i], given, messages, first)
+            highest = _exponentials(first, share) + idle[t] - idle[r + length]
+            highest += pairs.scale[pairs.pattern[j], t - r]
+            factors = pairs.factors[pairs.pattern[j], t - r]
+            for k in range(n_kinds):
+                both = 0.0
+                for b in range(n_kinds):
+                    both += share[b] * factors[b, k]
+                value = highest + weights[k, t] + np.log(both) if both > 0.0 else -np.inf
+                if p > messages.begin[i]:
+                    value = _add(past[p - 1, k], value)
+                past[p, k] = value
+        highest, sum_ = -np.inf, 0.0
+        if messages.begin[i + 1] > messages.begin[i]:
+            highest = _exponentials(past[messages.begin[i + 1] - 1], share)
+            sum_ = share.sum()
+        ended[t] = highest + np.log(sum_) if highest > -np.inf else -np.inf
+        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], share)
+        both += forward[t] - idle[t + length] + pairs.scale[pairs.pattern[i], 0]
+        ended[t] = _add(ended[t], both)
+    return forward[n_bins]
+
+
+@njit(cache=True, error_model="numpy")
+def _at_once(weights, factors, share):
+    """Return the log weight of two events that begin in one bin."""
+    highest, total = _exponentials(weights, share), 0.0
+    for j in range(share.size):
+        for k in range(share.size):
+            total += share[j] * share[k] * factors[j, k]
+    return 2 * highest + np.log(total) if total > 0.0 else -np.inf
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_second(i, begin, given, messages, out):
+    """Fill in the weight of the future of events (event,) of a live onset.
+
+    The other chain is idle up to the live onset numbered ``begin``, from which on events overlap.
+    Weights are relative to the idle bins before the event's own.
+    """
+    idle, pairs = given[1], given[2]
+    length = messages.backward.size - given[0].shape[1]
+    end = pairs.onset[i] + length
+    out[:] = messages.backward[end] + idle[end]
+    if begin < messages.high[i]:
+        at = messages.until[i] + max(begin, i + 1) - i - 1
+        for k in range(out.size):
+            out[k] = _add(out[k], messages.future[at, k])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def fill_backward(given, messages):
+    """Fill in the weights of the future; see `fill_forward`."""
+    weights, idle, pairs, total = given
+    backward, future = messages.backward, messages.future
+    n_kinds, n_onsets = weights.shape
+    n_bins = backward.size - 1
+    length, live = n_bins - n_onsets + 1, pairs.onset.size - 1
+    second, share, log_ = np.empty(n_kinds), np.empty(n_kinds), np.empty(n_kinds)
+    backward[n_bins] = 0.0
+    for t in range(n_bins - 1, -1, -1):
+        backward[t] = backward[t + 1] + 2 * (idle[t + 1] - idle[t])
+        if t < n_onsets:
+            end = t + length
+            alone = _LOG_2 + total[t] + idle[end] - idle[t] + backward[end]
+            backward[t] = _add(backward[t], alone)
+        if live < 0 or pairs.onset[live] != t:
+            continue
+        i, live = live, live - 1
+        for j in range(messages.high[i] - 1, i, -1):
+            p, s = messages.until[i] + j - i - 1, pairs.onset[j]
+            _fill_second(j, messages.high[i], given, messages, second)
+            for k in range(n_kinds):
+                log_[k] = second[k] + weights[k, s]
+            highest = _exponentials(log_, share) + idle[s] - idle[t + length]
+            highest += pairs.scale[pairs.pattern[i], s - t]
+            factors = pairs.factors[pairs.pattern[i], s - t]
+            for k in range(n_kinds):
+                both = 0.0
+                for b in range(n_kinds):
+                    both += factors[k, b] * share[b]
+                value = highest + np.log(both) if both > 0.0 else -np.inf
+                if j < messages.high[i] - 1:
+                    value = _add(future[p + 1, k], value)
+                future[p, k] = value
+        if messages.high[i] > i + 1:
+            for k in range(n_kinds):
+                log_[k] = weights[k, t] + future[messages.until[i], k]
+            highest = _exponentials(log_, share)
+            paired = highest + np.log(share.sum()) + _LOG_2 - idle[t]
+            backward[t] = _add(backward[t], paired)
+        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], share)
+        both += backward[t + length] + pairs.scale[pairs.pattern[i], 0]
+        backward[t] = _add(backward[t], both)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def fill_posterior(given, messages, posterior, number):
+    """Fill in the probability (event, onset) of each event; add the expected numbers of pairs.
+
+    ``number`` (pattern, lag, event, event) is that of pairs, the first of which has the pattern.
+    """
+    weights, idle, pairs = given[:3]
+    forward, backward, evidence = messages.forward, messages.backward, messages.forward[-1]
+    n_kinds, n_onsets = weights.shape
+    length = forward.size - n_onsets
+    first, share = np.empty(n_kinds), np.empty(n_kinds)
+    second, later = np.empty(n_kinds), np.empty(n_kinds)
+    for s in range(n_onsets):
+        begun = forward[s] + _LOG_2 + idle[s + length] - idle[s] + backward[s + length] - evidence
+        for k in range(n_kinds):
+            posterior[k, s] = np.exp(min(begun + weights[k, s], 0.0))
+    for i in range(pairs.onset.size):
+        t = pairs.onset[i]
+        begun = forward[t] + _LOG_2 - idle[t] - evidence
+        if messages.high[i] > i + 1:
+            for k in range(n_kinds):
+                paired = begun + weights[k, t] + messages.future[messages.until[i], k]
+                posterior[k, t] += np.exp(min(paired, 0.0))
+        at_once = _exponentials(weights[:, t], share) * 2 + forward[t] + backward[t + length]
+        at_once = np.exp(min(at_once - evidence + pairs.scale[pairs.pattern[i], 0], -_LEAST))
+        factors, found = pairs.factors[pairs.pattern[i], 0], number[pairs.pattern[i], 0]
+        for j in range(n_kinds):
+            for k in range(n_kinds):
+                chance = at_once * share[j] * share[k] * factors[j, k]
+                found[j, k] += chance
+                posterior[j, t] += chance
+                posterior[k, t] += chance
+        for j in range(messages.low[i], i):
+            r = pairs.onset[j]
+            _fill_first(j, messages.low[i], given, messages, first)
+            highest = _exponentials(first, share) + idle[t] - idle[r + length] - evidence
+            highest += pairs.scale[pairs.pattern[j], t - r]
+            _fill_second(i, messages.high[j], given, messages, second)
+            factors = pairs.factors[pairs.pattern[j], t - r]
+            found = number[pairs.pattern[j], t - r]
+            for k in range(n_kinds):
+                later[k] = np.exp(min(highest + weights[k, t] + second[k], -_LEAST))
+                for b in range(n_kinds):
+                    chance = share[b] * factors[b, k] * later[k]
+                    found[b, k] += chance
+                    posterior[k, t] += chance
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def sample(given, messages, uniform, kind):
+    """Draw the events of a window; fill in the kinds (chain, bin) that begin in each bin, or -1.
+
+    ``uniform`` (bin + 1,) are random numbers from 0 to 1.
+    """
+    weights, idle, pairs = given[:3]
+    backward = messages.backward
+    n_kinds, n_onsets = weights.shape
+    n_bins = backward.size - 1
+    length, t, live = n_bins - n_onsets + 1, 0, 0
+    kind[:] = -1
+    while t < n_onsets:
+        left = uniform[t] - np.exp(backward[t + 1] + 2 * (idle[t + 1] - idle[t]) - backward[t])
+        if left < 0.0:
+            t += 1
+            continue
+        while live < pairs.onset.size and pairs.onset[live] < t:
+            live += 1
+        here, begun = live < pairs.onset.size and pairs.onset[live] == t, -1
+        for k in range(n_kinds):
+            alone = _LOG_2 + weights[k, t] - idle[t] + idle[t + length] + backward[t + length]
+            chance = np.exp(min(alone - backward[t], 0.0))
+            if here and messages.high[live] > live + 1:
+                paired = _LOG_2 + weights[k, t] - idle[t] + messages.future[messages.until[live], k]
+                chance += np.exp(min(paired - backward[t], 0.0))
+            left -= chance
+            if left < 0.0:
+                begun = k
+                break
+        if begun < 0 and here:
+            rest = backward[t + length] - backward[t] + pairs.scale[pairs.pattern[live], 0]
+            begun = _draw_two(live, given, left, rest, kind)
+        elif begun < 0:
+            begun = n_kinds - 1
+        kind[0, t] = begun
+        last = live
+        if here and kind[1, t] < 0:
+            last = _draw_followers(live, given, messages, uniform, kind)
+        t = pairs.onset[last] + length if here else t + length
+
+
+@njit(cache=True, error_model="numpy")
+def _draw_two(i, given, left, rest, kind):
+    """Draw two events that begin at a live onset; return the kind of one and fill in the other."""
+    weights, pairs = given[0], given[2]
+    t, factors = pairs.onset[i], pairs.factors[pairs.pattern[i], 0]
+    for j in range(len(weights)):
+        for k in range(len(weights)):
+            left -= np.exp(min(weights[j, t] + weights[k, t] + rest, -_LEAST)) * factors[j, k]
+            if left < 0.0:
+                kind[1, t] = k
+                return j
+    return len(weights) - 1
+
+
+@njit(cache=True, error_model="numpy")
+def _draw_followers(i, given, messages, uniform, kind):
+    """Draw the events that begin one after the other, each before the last has ended.
+
+    Returns the live onset of the last one.
+    """
+    weights, idle, pairs = given[:3]
+    n_kinds, chain, begin = len(weights), 0, i + 1
+    length = messages.backward.size - weights.shape[1]
+    future, second = np.empty(n_kinds), np.empty(n_kinds)
+    while True:
+        s = pairs.onset[i]
+        now = kind[chain, s]
+        _fill_second(i, begin, given, messages, future)
+        end = s + length
+        left = uniform[s + 1] - np.exp(messages.backward[end] + idle[end] - future[now])
+        if left < 0.0 or begin >= messages.high[i]:
+            return i
+        follows = -1
+        for j in range(begin, messages.high[i]):
+            _fill_second(j, messages.high[i], given, messages, second)
+            t = pairs.onset[j]
+            before = idle[t] - idle[end] - future[now] + pairs.scale[pairs.pattern[i], t - s]
+            factors = pairs.factors[pairs.pattern[i], t - s]
+            for k in range(n_kinds):
+                chance = np.exp(min(before + weights[k, t] + second[k], -_LEAST))
+                left -= chance * factors[now, k]
+                if left < 0.0:
+                    follows, chain = j, 1 - chain
+                    kind[chain, t] = k
+                    break
+            if follows >= 0:
+                break
+        if follows < 0:
+            return i
+        i, begin = follows, messages.high[i]

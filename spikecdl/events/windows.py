@@ -1,0 +1,417 @@
+"""Sums over the events of windows of counts: exact, or drawn where three or more overlap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from spikecdl.events import chain, pairs
+from spikecdl.events.interactions import add_pair_derivatives, fill_interactions
+from spikecdl.events.model import ChainPrior
+from spikecdl.events.ratios import (
+    Derivatives,
+    Templates,
+    add_derivatives,
+    fill_count_scores,
+    fill_ratios,
+)
+from spikecdl.solvers.distributed import ALONE, Processes
+from spikecdl.solvers.losses import QUADRATIC, Loss, fill_row, value
+from spikecdl.solvers.operators import add_multiple
+from spikecdl.solvers.threads import in_parallel
+
+_NEVER = -1e30  # log weight of what cannot be
+N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
+_LIVE = -6.0  # log weight from which an event may be one of a pair
+
+
+class Sums(NamedTuple):
+    """Sums over windows, and over chains.
+
+    The expected number of events (template, amplitude), that of bins in which a chain was idle and
+    none began (1,), and derivatives by templates, see `Derivatives`, or those at the events drawn.
+    """
+
+    number: np.ndarray
+    free: np.ndarray
+    spikes: np.ndarray
+    expected: np.ndarray
+    second: np.ndarray
+
+
+class Drawn(NamedTuple):
+    """Events that were drawn; no chains if there are none.
+
+    ``signal`` (chain, window, row, bin) is what they add to the predictor; ``kind`` (chain, window,
+    bin) is -1, or where an event begins its template times the number of amplitudes plus its
+    amplitude.
+    """
+
+    signal: np.ndarray
+    kind: np.ndarray
+
+    @classmethod
+    def nothing(cls, n_chains: int, shape: tuple[int, int, int]) -> Drawn:
+        """Return chains without events, of windows with a shape (window, row, bin)."""
+        kind = np.full((n_chains, shape[0], shape[2]), -1, np.int32)
+        return cls(np.zeros((n_chains, *shape)), kind)
+
+
+class Found(NamedTuple):
+    """What is found in each window.
+
+    ``evidence`` (window,) is the log likelihood, up to a constant, summed over events, or if they
+    are drawn over those of the last chain; ``residual`` and ``curvature`` (window, row, bin) are
+    the expected derivatives of the log likelihood by the predictor, or have no windows if events
+    are only to be drawn, which leaves out the sums, too; ``posterior`` (window, template,
+    amplitude, onset) is the probability of each event, summed over chains, or has no windows if it
+    is not asked for; ``drawn`` are the events drawn; ``likelihood`` (window,) is the log likelihood
+    given these events.
+    """
+
+    evidence: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+    posterior: np.ndarray
+    drawn: Drawn
+    likelihood: np.ndarray
+
+
+class Windows(NamedTuple):
+    """Windows of counts.
+
+    ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
+    of all bins of a window are in its first, unless ``per_bin``.  Events begin where ``onsets``
+    (window, onset) are True; None: anywhere.  ``group`` (window,) numbers windows that differ in
+    their counts alone, and is -1 for others.  The ``processes`` share the windows, and all have the
+    same in the end.
+    """
+
+    loss: Loss
+    z: np.ndarray
+    per_bin: bool
+    onsets: np.ndarray | None
+    group: np.ndarray
+    processes: Processes = ALONE
+
+
+def sum_events(
+    windows: Windows,
+    model: Templates,
+    prior: ChainPrior,
+    found: Found,
+    uniform: np.ndarray | None = None,
+) -> Sums:
+    """Sum over the events of all windows; fill in ``found`` and return the sums.
+
+    Windows in which nothing was observed are left out: what is found there is 0.  The sum is exact
+    for one chain or two; ``uniform`` (1, window, bin + 1), random numbers, then let the events of
+    ``found``, which has as many chains, be drawn.  With a row for each chain they make a sweep of blocked Gibbs sampling: the events of each chain are drawn given those of the others,
+    whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42,
+    1995).
+    """
+    loss, z, per_bin, onsets, group, processes = windows
+    by_template = np.zeros((3, N_PARTS, *model.taps.shape))
+    number = np.zeros((N_PARTS, *model.amplitudes.shape))
+    free = np.zeros((N_PARTS, 1))
+    edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
+    draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
+    where = np.ones((len(z), 0), bool) if onsets is None else onsets
+    exact = len(draws) < 2
+    if not exact:
+        group = np.full(len(z), -1)
+    factors, scale = _factors_of_groups(windows._replace(group=group), model, prior)
+    overlaps = np.zeros((N_PARTS, *factors.shape))
+    given = (loss, z, model, prior, where, group, factors, scale)
+    sum_ = _sum_windows if exact else _sample_windows
+
+    def work(numbers: slice) -> None:
+        for p in range(numbers.start, numbers.stop):
+            sums = Sums(number[p], free[p], *by_template[:, p])
+            sum_((edges[p], edges[p + 1]), given, found, draws, sums, overlaps[p], per_bin)
+
+    mine = processes.share(N_PARTS)
+    in_parallel(work, mine, z.size * model.amplitudes.size * max(1, len(draws)))
+    of_windows = (found.evidence, found.residual, found.curvature, found.posterior)
+    of_windows = (*of_windows, found.likelihood, *found.drawn.signal, *found.drawn.kind)
+    for values in of_windows:
+        values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
+    processes.fill(*of_windows, number, free, by_template, overlaps)
+    sums = Sums(number.sum(0), free.sum(0), *by_template.sum(1))
+    for g, pairs_of_group in enumerate(overlaps.sum(0)):
+        i = int(np.argmax(group == g))
+        at = Derivatives(*sums[2:], found.residual[i], found.curvature[i])
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        add_pair_derivatives(window, z[i], model, 0, pairs_of_group, at, 0)
+    return sums
+
+
+def _factors_of_groups(
+    windows: Windows, model: Templates, prior: ChainPrior
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return factors of pairs (group, lag, event, event), and the logarithms (group, lag) of their
+    unit; no groups if events do not overlap.
+    """
+    length, n_kinds = model.taps.shape[2], model.amplitudes.size
+    n_groups = int(windows.group.max(initial=-1)) + 1 if prior.n_chains == 2 else 0
+    factors, scale = np.ones((n_groups, length, n_kinds, n_kinds)), np.zeros((n_groups, length))
+    for g, some in enumerate(factors):
+        i = int(np.argmax(windows.group == g))
+        window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
+        fill_interactions(window, windows.z[i], model, 0, np.arange(length), some, scale[g])
+        _exclude_near(some, model.amplitudes.shape[1], prior.distance)
+    return factors, scale
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
+    """Sum over the events of the windows of a span, and draw them if there are random numbers.
+
+    Expected pairs of windows of a group are added to ``overlaps``.
+    """
+    loss, z, model, prior, onsets, group, factors, scale = given
+    n_templates, n_rows, length = model.taps.shape
+    n_kinds, n_bins = model.amplitudes.size, z.shape[2]
+    n_onsets = n_bins - length + 1
+    weights = np.empty((n_templates, model.amplitudes.shape[1], n_onsets))
+    flat, posterior = weights.reshape(n_kinds, n_onsets), np.empty_like(weights)
+    idle, score = np.empty(n_onsets), np.empty((n_templates, n_onsets))
+    for i in range(span[0], span[1]):
+        window, base = Loss(loss.kind, loss.a[i], loss.b[i]), z[i]
+        if not (np.any(window.a) or np.any(window.b)):
+            continue  # nothing was observed
+        found.likelihood[i] = -value(window, base)
+        found.evidence[i] = found.likelihood[i]
+        by_bin = (found.residual[i], found.curvature[i])
+        at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
+        if n_templates:
+            fill_count_scores(window.a, model.taps, score)
+            fill_ratios(window, base, model, score, weights)
+            _add_prior(weights, idle, prior, onsets[i])
+        draws = uniform[:, i]
+        kind = found.drawn.kind[:, i]
+        numbers = np.zeros((0, length, n_kinds, n_kinds))
+        bins = np.zeros(1, np.int64)
+        if n_templates and prior.n_chains == 1:
+            found.evidence[i] += _sum_chain(flat, idle, draws, kind, n_bins, posterior)
+        elif n_templates:
+            ratios, g = (flat, idle), group[i]
+            if g >= 0:
+                where = (
+                    np.zeros(n_bins, np.int64),
+                    factors[g : g + 1],
+                    scale[g : g + 1],
+                    overlaps[g : g + 1],
+                )
+                gain = _sum_pairs(
+                    where, ratios, pairs.live_onsets(flat, _LIVE), draws, kind, posterior
+                )
+            else:
+                bins = pairs.live_onsets(flat, _LIVE)
+                where, numbers = _pairs_of_window(window, base, model, prior, bins)
+                gain = _sum_pairs(where, ratios, bins, draws, kind, posterior)
+            found.evidence[i] += gain
+        for each in range(len(kind) if n_templates else 0):
+            _fill_signal(found.drawn.signal[each, i], model, kind[each], prior.log_start)
+        if n_templates:
+            _add_probabilities(i, posterior, n_bins, prior.n_chains, onsets[i], sums, found)
+        add_derivatives(window, base, model, posterior[:n_templates], at, per_bin)
+        for p in range(len(numbers)):
+            add_pair_derivatives(window, base, model, bins[p], numbers[p], at, -1)
+
+
+@njit(cache=True, error_model="numpy")
+def _sum_chain(weights, idle, uniform, kind, n_bins, posterior):
+    """Sum over events that do not overlap; return the log likelihood ratio over none."""
+    n_kinds, n_onsets = weights.shape
+    total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
+    chain.sum_kinds(weights, total)
+    evidence = chain.fill_forward(idle, total, forward)
+    chain.fill_backward(idle, total, backward)
+    if len(uniform):
+        chain.sample(weights, idle, total, forward, uniform[0], kind[0])
+    flat = posterior.reshape(n_kinds, n_onsets)
+    flat[:] = weights
+    chain.to_posterior(flat, forward, backward)
+    return evidence
+
+
+@njit(cache=True, error_model="numpy")
+def _pairs_of_window(window, base, model, prior, live):
+    """Return the factors of pairs that begin at each live onset, and room for their numbers."""
+    length, n_kinds = model.taps.shape[2], model.amplitudes.size
+    factors = np.ones((live.size, length, n_kinds, n_kinds))
+    pattern, number = np.zeros(base.shape[1], np.int64), np.zeros(factors.shape)
+    scale = np.zeros(factors.shape[:2])
+    for p in range(live.size):
+        end = np.searchsorted(live, live[p] + length)
+        pattern[live[p]] = p
+        fill_interactions(window, base, model, live[p], live[p:end] - live[p], factors[p], scale[p])
+        _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
+    return (pattern, factors, scale, number), number
+
+
+@njit(cache=True, error_model="numpy")
+def _sum_pairs(where, ratios, live, uniform, kind, posterior):
+    """Sum over events of which two may overlap; return the log likelihood ratio over no event.
+
+    ``where`` are the pattern of each onset, the factors of pairs and their scale, and their
+    numbers, which are added, by pattern.
+    """
+    (pattern, factors, scale, number), (weights, log_idle) = where, ratios
+    n_kinds, n_onsets = weights.shape
+    length, n_bins = factors.shape[1], pattern.size
+    idle, total = np.zeros(n_bins + 1), np.empty(n_onsets)
+    for t in range(n_bins):
+        idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
+    chain.sum_kinds(weights, total)
+    messages = pairs.overlapping(live, length, n_bins, n_kinds)
+    given = (weights, idle, pairs.Pairs(live, pattern[live], factors, scale), total)
+    evidence = pairs.fill_forward(given, messages)
+    pairs.fill_backward(given, messages)
+    pairs.fill_posterior(given, messages, posterior.reshape(n_kinds, n_onsets), number)
+    if len(uniform):
+        pairs.sample(given, messages, uniform[0], kind)
+    return evidence
+
+
+@njit(cache=True, error_model="numpy")
+def _exclude_near(factors, n_amplitudes, distance):
+    """Forbid pairs of one template that begin less than a distance apart."""
+    for lag in range(min(distance, len(factors))):
+        for j in range(factors.shape[1]):
+            first = j - j % n_amplitudes
+            factors[lag, j, first : first + n_amplitudes] = 0.0
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
+    """Draw the events of the windows of a span, a chain at a time, and sum over those of each."""
+    loss, z, model, prior, onsets, _, _, _ = given
+    n_templates, n_rows, length = model.taps.shape
+    n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
+    n_onsets = n_bins - length + 1
+    weights = np.empty((n_templates, n_amplitudes, n_onsets))
+    total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
+    base, idle = np.empty((n_rows, n_bins)), np.empty(n_onsets)
+    log_prior = np.zeros(len(uniform))
+    flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
+    score, only_draw = np.empty((n_templates, n_onsets)), len(found.residual) == 0
+    for i in range(span[0], span[1]):
+        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        if not (np.any(window.a) or np.any(window.b)):
+            continue  # nothing was observed
+        fill_count_scores(window.a, model.taps, score)
+        for each in range(len(uniform) if n_templates else 0):
+            _fill_base(base, z, found.drawn.signal, i, each)
+            of_others = log_prior.sum() - log_prior[each]
+            fill_ratios(window, base, model, score, weights)
+            _add_prior(weights, idle, prior, onsets[i])
+            for other in range(len(uniform)):
+                if other != each:
+                    _exclude(weights, found.drawn.kind[other, i], prior.distance)
+            chain.sum_kinds(flat, total)
+            ratio = chain.fill_forward(idle, total, forward)
+            found.evidence[i] = ratio - value(window, base) + of_others
+            kind = found.drawn.kind[each, i]
+            of_idle = chain.sample(flat, idle, total, forward, uniform[each, i], kind)
+            signal = found.drawn.signal[each, i]
+            log_prior[each] = of_idle + _fill_signal(signal, model, kind, prior.log_start)
+            if not only_draw:
+                chain.fill_backward(idle, total, backward)
+                chain.to_posterior(flat, forward, backward)
+                _add_probabilities(i, weights, n_bins, 1, onsets[i], sums, found)
+        _fill_base(base, z, found.drawn.signal, i, len(uniform))
+        if not only_draw:
+            by_bin = (found.residual[i], found.curvature[i])
+            at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
+            _derive_at_drawn(window, base, model, found.drawn.kind[:, i], at)
+        found.likelihood[i] = -value(window, base)
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_base(base, z, signal, i, without):
+    """Fill in the predictor of a window with the signals of all chains without one."""
+    for n in range(len(base)):
+        base[n] = z[i, n]
+        for each in range(len(signal)):
+            if each != without:
+                add_multiple(base[n], 1.0, signal[each, i, n])
+
+
+@njit(cache=True, error_model="numpy")
+def _add_probabilities(i, posterior, n_bins, n_chains, onsets, sums, found):
+    """Add the probabilities (template, amplitude, onset) of the events of a window."""
+    n_onsets = posterior.shape[2]
+    allowed = np.zeros(n_onsets + 1)  # bins before each in which an event could begin
+    for s in range(n_onsets):
+        allowed[s + 1] = allowed[s] + (onsets.size == 0 or onsets[s])
+    sums.free[0] += allowed[n_onsets] * n_chains
+    length = n_bins - n_onsets + 1
+    for c in range(posterior.shape[0]):
+        for j in range(posterior.shape[1]):
+            if len(found.posterior):
+                add_multiple(found.posterior[i, c, j], 1.0, posterior[c, j])
+            sums.number[c, j] += posterior[c, j].sum()
+            for s in range(n_onsets):
+                busy = allowed[min(s + length, n_onsets)] - allowed[s]
+                sums.free[0] -= posterior[c, j, s] * busy
+
+
+@njit(cache=True, error_model="numpy")
+def _add_prior(weights, idle, prior, onsets):
+    """Add the log probabilities that events begin, and fill in those that none does (onset,)."""
+    for c in range(weights.shape[0]):
+        for j in range(weights.shape[1]):
+            weights[c, j] += prior.log_start[c, j]
+    idle[:] = prior.log_idle
+    for s in range(onsets.size):
+        if not onsets[s]:
+            weights[:, :, s], idle[s] = _NEVER, 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _exclude(weights, kind, distance):
+    """Forbid onsets nearer than a distance to those of the same template in another chain."""
+    n_amplitudes = weights.shape[1]
+    for s in range(kind.size if distance else 0):
+        if kind[s] >= 0:
+            weights[kind[s] // n_amplitudes, :, max(0, s - distance + 1) : s + distance] = _NEVER
+
+
+@njit(cache=True, error_model="numpy")
+def _derive_at_drawn(window, base, model, kinds, found):
+    """Fill in derivatives by the predictor at the events drawn; add those by templates."""
+    for n in range(len(base)):
+        of_row = (window.a[n], window.b[n], base[n])
+        fill_row(window.kind, *of_row, found.residual[n], found.curvature[n])
+    linear = window.a * window.b if window.kind == QUADRATIC else window.a
+    length, n_amplitudes = model.taps.shape[2], model.amplitudes.shape[1]
+    for kind in kinds:
+        for s in range(kind.size):
+            if kind[s] >= 0:
+                c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
+                size, bins = model.amplitudes[c, j], slice(s, s + length)
+                for n in range(len(base)):
+                    add_multiple(found.spikes[c, n], size, linear[n, bins])
+                    add_multiple(found.expected[c, n], size, linear[n, bins])
+                    add_multiple(found.expected[c, n], -size, found.residual[n, bins])
+                    add_multiple(found.second[c, n], size**2, found.curvature[n, bins])
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_signal(signal, model, kind, log_start):
+    """Fill in the templates of the events drawn; return the log probability that they begin."""
+    taps, amplitudes = model.taps, model.amplitudes
+    length, n_amplitudes = taps.shape[2], amplitudes.shape[1]
+    total = 0.0
+    signal[:] = 0.0
+    for s in range(kind.size):
+        if kind[s] >= 0:
+            c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
+            total += log_start[c, j]
+            for n in range(len(signal)):
+                add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
+    return total
