@@ -11,7 +11,7 @@ import pytest
 from commands import run, succeeded
 
 from spikecdl import progress
-from spikecdl.cli.selection import joined
+from spikecdl.cli.options import joined
 from spikecdl.estimator import load
 from spikecdl.evaluation import selection
 
@@ -102,9 +102,13 @@ def test_what_is_wrong_is_said_before_any_fit(sims, tmp_path, options, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_after_an_option_are_a_list():
-    line = "a.nwb --templates 0 1 --length 0.05 .1 --out 3 --json --length 0.1,0.2 b.nwb".split()
-    assert joined(line) == (
-        "a.nwb --templates 0,1 --length 0.05,.1 --out 3 --json --length 0.1,0.2 b.nwb".split()
+def test_values_after_an_option_are_a_list():
+    lists = {"--templates", "--length", "--methods"}
+    line = "a.nwb --templates 0 1 --length 50ms .1s --out 3 --json --length 0.1,0.2 b.nwb --methods"
+    assert joined(line.split(), lists) == [
+        *"a.nwb --templates 0,1 --length 50ms,.1s --out 3 --json --length 0.1,0.2 b.nwb".split(),
+        *("--methods", ""),
+    ]
+    assert joined("--methods vst-tv blind --json x".split(), lists) == (
+        "--methods vst-tv,blind --json x".split()
     )
-    assert joined(["--length", "50ms", "0.1s", "a.nwb"]) == ["--length", "50ms,0.1s", "a.nwb"]
