@@ -81,8 +81,6 @@ class Frames(outputs.Written):
         Receives expected counts: .png, .tif or .npy.
     """
 
-    out: Path
-
 
 def image(
     file: Annotated[Path, argument("FILE", "Counts of photons: .png, .tif or .npy.")],
@@ -97,10 +95,9 @@ def image(
 
     from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, pretrained
     from spikecdl.denoise.frames import checked
-    from spikecdl.validation import counted, one_of
+    from spikecdl.validation import counted
 
     out, peak = output.out, network.peak
-    one_of("model", network.model, pretrained.MODELS)
     frames = checked("counts", images.read_images(file), whole=True)
     images.check_target(out, len(frames), file)
     output.check_new(out)
@@ -185,7 +182,6 @@ class Run(outputs.Written):
         Receives weights; created if it is missing.
     """
 
-    out: Path
     start: Path | None = None
     leave_out: int = option(0, min=0)
     resume: bool = False
@@ -305,12 +301,10 @@ def benchmark(folder: Images, settings: Comparison, results: Table) -> None:
     from spikecdl.files import write_json
     from spikecdl.plots import save
 
-    parsed = {
-        "peaks": options.numbers("peaks", settings.peaks, "--peaks 1 2 4"),
-        "methods": settings.methods.replace(",", " ").split(),
-    }
+    lists = {"peaks": options.numbers("peaks", settings.peaks, "--peaks 1 2 4")}
+    lists["methods"] = settings.methods.replace(",", " ").split()
     clean = images.read_folder(folder)
-    test = bench.Benchmark(clean, **vars(settings) | parsed)
+    test = bench.Benchmark(clean, **vars(settings) | lists)
     began = time.perf_counter()
     table = test.run(results.say)
     means = bench.summary(table).astype(object)

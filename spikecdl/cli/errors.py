@@ -91,8 +91,7 @@ def _say(message: str, options: Mapping[str, str]) -> None:
     """Print one line on standard error, with arguments replaced by the names of their options."""
 
     def as_typed(found: re.Match[str]) -> str:
-        name = found[1]
-        return f"`{options.get(_ARGUMENTS.get(name, name), name)}`"
+        return f"`{options.get(_ARGUMENTS.get(found[1], found[1]), found[1])}`"
 
     line = re.sub(r"`(\w+)`", as_typed, " ".join(message.split()))
     print(f"spikecdl: {printable(line)}", file=sys.stderr)

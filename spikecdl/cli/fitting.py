@@ -11,12 +11,11 @@ from spikecdl.cli import outputs
 from spikecdl.cli.options import REQUIRED, Device, Process, Seed, argument, option, per_template
 from spikecdl.cli.windows import Recordings, Selected, Selection
 from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
-from spikecdl.validation import one_of, seconds
+from spikecdl.validation import integer, one_of, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes
     from spikecdl.estimator import DCEA
-    from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
 
 Files = Annotated[
@@ -26,7 +25,7 @@ Files = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(Seed, Device):
+class Settings(Seed, Device):
     """The model of `fit` and `select`, but for its templates, and how it is trained.
 
     Data
@@ -133,7 +132,7 @@ class Templates(Process):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedModel(Model):
+class FitSettings(Settings):
     """The model of `fit`, and how it is trained.
 
     Model
@@ -172,8 +171,8 @@ class FittedModel(Model):
     n_bootstrap: int = option(0, "--bootstrap", min=0)
     resume: bool = False
 
-    def of(self, templates: Templates) -> DCEA:
-        """Return an estimator of templates with these settings; see `Model.estimator`."""
+    def model(self, templates: Templates) -> DCEA:
+        """Return an estimator of templates with these settings; see `Settings.estimator`."""
         from spikecdl.model.penalties import PENALTIES, SIGNS
 
         signs = per_template("sign", self.sign, SIGNS, templates.n_templates)
@@ -193,7 +192,7 @@ def fit(
     files: Files,
     templates: Templates,
     selection: Selection,
-    settings: FittedModel,
+    settings: FitSettings,
     results: outputs.Results,
 ) -> None:
     """Learn templates from recordings and write results to --out.
@@ -203,11 +202,13 @@ def fit(
     `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
     from spikecdl.data import shift_to_response
+    from spikecdl.evaluation.bands import bands as bootstrap
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.solvers.distributed import joined
 
-    model = settings.of(templates)
+    model = settings.model(templates)
     checkpoint = results.out / "checkpoint.safetensors"
+    how: dict[str, Any] = {"checkpoint": checkpoint, "resume": settings.resume}
 
     def read() -> Recordings:
         found = Recordings.read(selection, files, settings.bin_size, templates.layout)
@@ -217,7 +218,7 @@ def fit(
     with joined() as processes:
         if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
             selected = read().whole
-            model.fit(selected.counts, checkpoint=checkpoint, resume=settings.resume)
+            model.fit(selected.counts, **how)
             _held_out(model, selected, settings.n_folds, Progress("not shown"))
             return
         with results.folder(*files) as unfinished:
@@ -226,17 +227,19 @@ def fit(
             _check_repeats(model, selected, settings)
             began = time.perf_counter()
             with shown(START, results.as_json) as progress, steps_told(progress):
-                model.fit(
-                    selected.counts,
-                    checkpoint=checkpoint,
-                    resume=settings.resume,
-                    on_epoch=epochs_told(progress, model.epochs_at_most),
-                )
+                on_epoch = epochs_told(progress, model.epochs_at_most)
+                model.fit(selected.counts, on_epoch=on_epoch, **how)
                 if settings.onset is not None:
                     model = shift_to_response(model, settings.onset)
                 took = round(time.perf_counter() - began, 3)
                 held_out = _held_out(model, selected, settings.n_folds, progress)
-                bands = _bands(model, selected, settings.n_bootstrap, progress)
+                bands = None
+                if n := settings.n_bootstrap:
+                    progress.begin("fitting to resampled trials")
+                    bands = bootstrap(
+                        *(model, selected.counts, n),
+                        on_resample=lambda done: progress(f"{done + 1} of {n}", done + 1, n),
+                    )
                 progress.begin("finding events")
                 parts = model.decompose(selected.counts)
                 each = recordings.found(model)
@@ -248,9 +251,8 @@ def fit(
                 about |= recordings.summary(each)
                 about["verdict"] = verdict(about)
                 progress.begin("writing results")
-                outputs.write_results(
-                    unfinished, selected, parts, about, results.format, model, bands, each
-                )
+                more: dict[str, Any] = {"model": model, "bands": bands, "each": each}
+                outputs.write_results(unfinished, selected, parts, about, results.format, **more)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.fit_lines(about), f"results in {results.out}/ (start with report.html)"]
     results.show(about, lines)
@@ -274,11 +276,7 @@ def demo(results: Demo) -> None:
         [datasets.demo()],
         Templates(template_length="0.05", n_templates=3, family="binomial"),
         Selection(pool_trials=True),
-        FittedModel(
-            bin_size="0.001",
-            random_state=results.random_state,
-            device=results.device,
-        ),
+        FitSettings(bin_size="0.001", random_state=results.random_state, device=results.device),
         results,
     )
 
@@ -315,28 +313,14 @@ def _held_out(
     return folds.fit(model, lambda fold: progress(f"{fold + 1} of {n_folds}", fold, n_folds))
 
 
-def _check_repeats(model: DCEA, selected: Selected, settings: FittedModel) -> None:
+def _check_repeats(model: DCEA, selected: Selected, settings: FitSettings) -> None:
     """Raise before the fit if there would be no scores of folds or no bands after it."""
     from spikecdl.evaluation.bands import check_resamples
-    from spikecdl.validation import integer
 
     if settings.n_folds:
         integer("n_folds", settings.n_folds, minimum=2)
     if settings.n_bootstrap:
         check_resamples(settings.n_bootstrap, model, selected.counts)
-
-
-def _bands(model: DCEA, selected: Selected, n: int, progress: Progress) -> Bands | None:
-    """Return the bands of the templates, if they are asked for."""
-    from spikecdl.evaluation import bands as bootstrap
-
-    if not n:
-        return None
-    progress.begin("fitting to resampled trials")
-    return bootstrap.bands(
-        *(model, selected.counts, n),
-        on_resample=lambda done: progress(f"{done + 1} of {n}", done + 1, n),
-    )
 
 
 def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:

@@ -134,7 +134,7 @@ def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:
     if not use.own_windows:
         fitted = model.windows_
         if not has_times:  # bins are as they are
-            fitted = {name: fitted[name] for name in ("pool_trials",) if name in fitted}
+            fitted = {"pool_trials": fitted.get("pool_trials", False)}
         selection, lines = selection.like(fitted)
     needs_units = model.layout == "joint" or model.unit_tensors_
     if needs_units and selection.units is None and set(model.unit_ids_) < set(data.unit_ids):

@@ -127,7 +127,8 @@ class Command(TyperCommand):
         records: dict[str, list[Any]] = {panel: [] for panel in PANELS}
         for parameter in self.get_params(ctx):
             panel = getattr(parameter, "rich_help_panel", None) or PANELS[-1]
-            records[panel].append(parameter.get_help_record(ctx))
+            if record := parameter.get_help_record(ctx):  # without the type: FILE <path>
+                records[panel].append((record[0].partition(" <")[0], record[1]))
         for panel in filter(records.get, PANELS):
             with formatter.section(panel):
                 formatter.write_dl(records[panel])

@@ -70,14 +70,17 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Written(Output):
-    """What a command prints, and whether it may replace what it writes.
+    """What a command prints, and where it writes; subclasses describe --out.
 
     Output
     ------
+    out : PATH
+        Where to write.
     overwrite
         Replace what an earlier run has written to --out.
     """
 
+    out: Path
     overwrite: bool = False
 
     def check_new(self, out: Path) -> None:
@@ -100,7 +103,6 @@ class Results(Written):
         Of the figures: png; pdf or svg, whose text can be edited.
     """
 
-    out: Path
     format: Picture = Picture.PNG
 
     def folder(self, *sources: Path) -> AbstractContextManager[Path]:
@@ -108,14 +110,9 @@ class Results(Written):
         return results_folder(self.out, sources, self.overwrite)
 
 
-def results_of(recording: str) -> str:
-    """Return the name of the file with the results of one of several recordings."""
-    return f"results-{recording}.nwb"
-
-
 def _names(out: Path) -> list[str]:
     """Return the names that results in a folder have, or may have."""
-    return sorted(_NAMES | {path.name for path in out.glob(results_of("*"))})
+    return sorted(_NAMES | {path.name for path in out.glob("results-*.nwb")})
 
 
 @contextmanager
@@ -129,11 +126,8 @@ def results_folder(out: Path, sources: Sequence[Path], overwrite: bool) -> Itera
     Raises ValueError if the folder cannot be written to, is in use, or holds results that are not
     to be overwritten; or if results would replace the data, ``sources``.
     """
-    results = [
-        out / name for name in _names(out) if name.endswith(".nwb") and (out / name).exists()
-    ]
-    known = [source for source in sources if source.exists()]
-    if any(source.samefile(result) for source in known for result in results):
+    files = [out / name for name in _names(out) if name.endswith(".nwb")]
+    if any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in files):
         raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
@@ -202,7 +196,8 @@ def write_results(
     selected: Selected,
     parts: Decomposition,
     summary: Mapping[str, Any],
-    format: Picture = Picture.PNG,
+    format: Picture,
+    *,
     model: DCEA | None = None,
     bands: Bands | None = None,
     each: Mapping[str, Found] | None = None,
@@ -240,7 +235,7 @@ def write_results(
     if bands is not None:
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
     for name, found in (each or {}).items():
-        write_nwb(folder / results_of(name), found.data, decomposition=found.parts)
+        write_nwb(folder / f"results-{name}.nwb", found.data, decomposition=found.parts)
     if not each:
         write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
     write_json(folder / _SUMMARY, summary)

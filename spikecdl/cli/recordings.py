@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikecdl.cli import outputs
@@ -104,8 +103,6 @@ class NewRecording(outputs.Written):
         NWB file to write.
     """
 
-    out: Path
-
 
 def simulate(settings: Simulation, output: NewRecording) -> None:
     """Simulate a recording with known templates and events.
@@ -117,12 +114,9 @@ def simulate(settings: Simulation, output: NewRecording) -> None:
     from spikecdl.model.families import from_text
 
     output.check_new(output.out)
-    history = settings.history and numbers("history", settings.history, "--history=-3,-1.5")
-    parsed = {
-        "family": from_text(settings.family),
-        "templates": _templates(settings.templates),
-        "history": history,
-    }
+    parsed = {"family": from_text(settings.family), "templates": _templates(settings.templates)}
+    if settings.history is not None:
+        parsed["history"] = numbers("history", settings.history, "--history=-3,-1.5")
     counts = simulators.simulate(**vars(settings) | parsed)
     seed = settings.random_state
     data = simulators.place_spikes(counts, seed) if counts.is_counts else counts
@@ -174,6 +168,7 @@ def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[
     from spikecdl.suggestions import SHORT_DISTANCES, history_option, questions, suggest
 
     best, asked = suggest(data), questions(data)
+    each = zip(data.unit_ids, data.times, data.observed, data.rates, strict=True)
     units = [
         {
             "id": unit,
@@ -181,9 +176,7 @@ def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[
             "rate": None if rate != rate else float(rate),
             "observed": float((observed[:, 1] - observed[:, 0]).sum()),
         }
-        for unit, times, observed, rate in zip(
-            data.unit_ids, data.times, data.observed, data.rates, strict=True
-        )
+        for unit, times, observed, rate in each
     ]
     tables: dict[str, dict[str, Any]] = {
         name: {"n": len(table), "columns": {column: _column(table[column]) for column in table}}

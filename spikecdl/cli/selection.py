@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spikecdl.cli import outputs
-from spikecdl.cli.fitting import Model
+from spikecdl.cli.fitting import Settings
 from spikecdl.cli.options import REQUIRED, File, Process, numbers, option
 from spikecdl.cli.windows import Selection
 from spikecdl.files import write_json
@@ -44,11 +44,7 @@ class Search(Process):
 
 
 def select(
-    file: File,
-    search: Search,
-    selection: Selection,
-    settings: Model,
-    results: outputs.Results,
+    file: File, search: Search, selection: Selection, settings: Settings, results: outputs.Results
 ) -> None:
     """Compare numbers and lengths of templates on held-out trials.
 

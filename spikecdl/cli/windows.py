@@ -90,7 +90,7 @@ class Selection(Links):
         """
         from spikecdl.data import SpikeTrains
 
-        units = _named_units(self.units, data.unit_ids)
+        units = None if self.units is None else _named_units(self.units, data.unit_ids)
         if (self.events is None) != (self.within is None):
             raise ValueError(
                 f"`events` (={self.events!r}) and `within` (={self.within!r}) need each other; "
@@ -117,8 +117,7 @@ class Selection(Links):
     def _check_bins(self, data: BinnedSpikes, bin_size: str | None) -> None:
         usual = Selection()
         for name in _OF_TIMES:
-            value = getattr(self, name)
-            if value != getattr(usual, name):
+            if (value := getattr(self, name)) != getattr(usual, name):
                 raise ValueError(f"`{name}` (={value!r}) needs spike times; the file holds bins")
         asked = data.bin_size if bin_size is None else seconds("bin_size", bin_size)
         if abs(asked / data.bin_size - 1) > 1e-6:
@@ -173,12 +172,11 @@ class Recordings:
         """Return what a model finds in each of several recordings, by name."""
         from spikecdl.data import of_recording
 
-        several = self.each if len(self.each) > 1 else {}
-        models = {name: of_recording(model, name, one.counts) for name, one in several.items()}
-        return {
-            name: Found(self.each[name].data, one, one.decompose(self.each[name].counts))
-            for name, one in models.items()
-        }
+        found = {}
+        for name, one in self.each.items() if len(self.each) > 1 else ():
+            its_own = of_recording(model, name, one.counts)
+            found[name] = Found(one.data, its_own, its_own.decompose(one.counts))
+        return found
 
     def summary(self, found: Mapping[str, Found]) -> dict[str, Any]:
         """Summarize what was found in each recording, as values that JSON can hold."""
@@ -224,19 +222,13 @@ def _on_a_line(values: Mapping[str, Any]) -> str:
 
 def _times(data: SpikeTrains, text: str) -> Any:
     """Return the times, in seconds, in a column or in a series of the file that an option names."""
-    from pandas.api.types import is_numeric_dtype
-
     from spikecdl.io import read_nwb_times
 
     if "/" in text:
         return read_nwb_times(data.source, text)
     table, _, column = text.partition(".")
-    known = [
-        f"{name}.{of}"
-        for name, rows in data.tables.items()
-        for of in rows
-        if is_numeric_dtype(rows[of])
-    ]
+    numbers = {name: rows.select_dtypes("number") for name, rows in data.tables.items()}
+    known = [f"{name}.{of}" for name, rows in numbers.items() for of in rows]
     if text not in known:
         raise ValueError(
             f"`events` (={text!r}) must name a table and a column of times, which are "
@@ -246,10 +238,8 @@ def _times(data: SpikeTrains, text: str) -> Any:
     return data.tables[table][column].dropna().to_numpy(dtype=float)
 
 
-def _named_units(text: str | None, known: Sequence[int | str]) -> list[int | str] | None:
+def _named_units(text: str, known: Sequence[int | str]) -> list[int | str]:
     """Return the units named in a list separated by commas."""
-    if text is None:
-        return None
     by_name = {str(unit): unit for unit in known}
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or not by_name.keys() >= set(names):

@@ -22,9 +22,9 @@ def test_a_model_of_pooled_trials_is_scored_on_pooled_trials(fitted, sims, tmp_p
         assert found[SCORE] == pytest.approx(about[SCORE])
         assert found["settings"]["pool_trials"] is True
         assert found["windows"] == ["as in the fit: --pool-trials"]
-    shown = succeeded(run("evaluate", folder, sims["pooled"])).out
+    shown = succeeded(run("compare", folder, sims["pooled"])).out
     assert shown.splitlines()[0] == "as in the fit: --pool-trials"
-    assert "of 4 true events" in succeeded(run("compare", folder, sims["pooled"])).out
+    assert "of 4 true events" in shown
 
 
 def test_single_trials_of_a_pooled_fit_are_asked_for_and_warned_of(fitted, sims):
