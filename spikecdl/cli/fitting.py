@@ -100,12 +100,12 @@ class Settings(Seed, Device):
         name = suggestions.trainer(self.trainer, model, counts)
         kind = TRAINERS[one_of("trainer", name, TRAINERS)]
         given: dict[str, Any] = {}
-        if self.most_events is not None:
-            given["most_events"] = self.most_events
         if self.nonnegative is not None:
             values = per_template("nonnegative", self.nonnegative, ("yes", "no"), *n_templates)
             bounds = tuple(each == "yes" for each in values)
             given["nonnegative"] = bounds if len(bounds) > 1 else bounds[0]
+        if self.most_events is not None:
+            given["most_events"] = self.most_events
         for each in given:
             if not hasattr(kind, each):
                 raise ValueError(
