@@ -52,12 +52,10 @@ def old_results(out: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", PLACES)
-def test_one_sentence_and_all_stays(place, sims, tmp_path, monkeypatch):
+def test_one_sentence_and_all_stays(place, sims, tmp_path, monkeypatch, no_figures):
     old_results(tmp_path)
     command = ["fit", sims["poisson"], *FIT, "--epochs", 1, "--folds", 0, "--out", tmp_path]
     command += ["--trainer", "alternating", "--overwrite"]
-    monkeypatch.setattr("spikecdl.report.draw_figures", lambda *_: {})
-    monkeypatch.setattr("spikecdl.report.write_report", lambda file, *_: file.write_text("report"))
     with monkeypatch.context() as patch:
         patch.setattr(*PLACES[place])
         outcome = run(*command)

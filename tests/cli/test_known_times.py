@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import FIT, run, succeeded
+from commands import FIT, run, succeeded, without_figures
 
 from spikecdl import SpikeTrains, read, read_nwb_times, write_nwb
 
@@ -36,7 +36,8 @@ def near_cues(recording, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """Folder and summary of a fit of events near the cues."""
     out = tmp_path_factory.mktemp("near")
     near = ["--events", "trials.cue", "--within", 0, 0.02, "--json"]
-    return out, succeeded(run("fit", recording, *QUICK, *near, "--out", out)).json
+    with without_figures():
+        return out, succeeded(run("fit", recording, *QUICK, *near, "--out", out)).json
 
 
 def test_events_begin_near_the_times_of_a_column(recording, near_cues):

@@ -57,8 +57,9 @@ def test_the_model_transforms_to_the_same_bits(fitted, sims):
     assert np.array_equal(again.templates_, model.templates_)
 
 
-def test_templates_begin_where_their_response_does(sims, tmp_path):
+def test_templates_begin_where_their_response_does(sims, tmp_path, no_figures):
     options = "--length 40ms --bin 2ms --family binomial --pool-trials --folds 0 --epochs 3".split()
+    options += ["--trainer", "alternating"]
     found = {}
     for name, more in (("plain", []), ("shifted", ["--onset", 0.5])):
         out = tmp_path / name
@@ -102,7 +103,7 @@ def test_the_summary_says_everything_and_is_documented(fitted, sims):
     assert {name for name in FILES if f"`{name}`" not in page} == set()
 
 
-def test_marginal_training_says_how_many_events_to_believe(sims, tmp_path):
+def test_marginal_training_says_how_many_events_to_believe(sims, tmp_path, no_figures):
     more = ["--length", 0.02, "--bin", 0.002, "--pool-trials", "--family", "binomial"]
     more += ["--trainer", "marginal", "--epochs", 1, "--folds", 0]
     outcome = succeeded(run("fit", sims["pooled"], *more, "--out", tmp_path / "fit"))
@@ -259,7 +260,7 @@ def test_demo_checks_itself(tmp_path, monkeypatch, only_summary):
     assert read(datasets.demo()).truth is not None
     three = tmp_path / "three.nwb"
     options = "--templates square,vee,cosine --length 0.05 --bin 0.001 --same-events".split()
-    succeeded(run(*SIMULATE, *options, "--out", three))
+    succeeded(run(*SIMULATE, *options, "--duration", 0.2, "--events", 1, "--out", three))
     monkeypatch.setattr(datasets, "demo", lambda: three)
     outcome = succeeded(run("demo", "--out", tmp_path / "demo"))
     assert "error of each true template" in outcome.out
@@ -375,7 +376,7 @@ def test_bands_of_few_windows_are_refused_before_the_fit(sims, tmp_path):
     assert "`--bootstrap` (=3)" in run(*command, "--bootstrap", 3).err
 
 
-def test_bounds_and_strongest_events_of_the_command_line(sims, tmp_path):
+def test_bounds_and_strongest_events_of_the_command_line(sims, tmp_path, no_figures):
     options = ("--templates", 2, "--nonnegative", "no,yes", "--most-events", 1, "--folds", 0)
     command = ("fit", sims["poisson"], *FIT, *options, "--sign", "positive,positive", "--trainer")
     succeeded(run(*command, "alternating", "--out", tmp_path / "out"))
