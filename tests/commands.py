@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -71,3 +72,13 @@ def write_only_summary(
 ) -> None:
     """Replace `outputs.write_results` where figures and the other files do not matter."""
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Let `spikecdl fit` write all but figures, which take longer than the fits of tests."""
+    with (
+        mock.patch("spikecdl.report.draw_figures", return_value={}),
+        mock.patch("spikecdl.report.write_report", lambda file, *_: file.write_text("report")),
+    ):
+        yield

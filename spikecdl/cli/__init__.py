@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import spikecdl
-from spikecdl.cli import denoising, models, recordings, selection
+from spikecdl.cli import denoising, fitting, models, recordings, selection
 from spikecdl.cli.errors import run
-from spikecdl.cli.options import Grouped
+from spikecdl.cli.options import add
 
 app = typer.Typer(
     name="spikecdl",
@@ -42,18 +42,18 @@ def _every_command(
     pass
 
 
-for command, kind in (
-    (models.demo, None),
-    (recordings.inspect, None),
-    (models.fit, Grouped),
-    (selection.select, selection.WithLists),
-    (models.apply, None),
-    (models.evaluate, None),
-    (models.compare, None),
-    (recordings.simulate, None),
-    (models.experiment, None),
-):
-    app.command(cls=kind)(command)
+add(
+    app,
+    fitting.demo,
+    recordings.inspect,
+    fitting.fit,
+    selection.select,
+    models.apply,
+    models.evaluate,
+    models.compare,
+    recordings.simulate,
+    models.experiment,
+)
 app.add_typer(denoising.app)
 
 

@@ -23,16 +23,8 @@ _PACKAGE = Path(__file__).parents[1]
 _EXPECTED = (ValueError, TypeError, FloatingPointError, MissingExtraError)
 # ClickException, the base class of errors in the command line, of the Click that Typer uses.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__mro__[2]
-# Options of arguments with another name, without a leading "n_".
-_ARGUMENTS = {
-    "bin_size": "bin",
-    "template_length": "length",
-    "penalty_weight": "weight",
-    "random_state": "seed",
-    "shape": "templates",
-    "learning_rate": "rate",
-    "path": "out",
-}
+# Arguments of which options have another name.
+_ARGUMENTS = {"shape": "templates", "path": "out"}
 
 
 def run(app: typer.Typer, arguments: Sequence[str], debug: bool) -> int:
@@ -99,8 +91,7 @@ def _say(message: str, options: Mapping[str, str]) -> None:
     """Print one line on standard error, with arguments replaced by the names of their options."""
 
     def as_typed(found: re.Match[str]) -> str:
-        name = found[1].removeprefix("n_")
-        return f"`{options.get(_ARGUMENTS.get(name, name), found[1])}`"
+        return f"`{options.get(_ARGUMENTS.get(found[1], found[1]), found[1])}`"
 
     line = re.sub(r"`(\w+)`", as_typed, " ".join(message.split()))
     print(f"spikecdl: {printable(line)}", file=sys.stderr)

@@ -1,23 +1,287 @@
-"""What `spikecdl fit` does besides the fit itself: checks, folds, bands, and what it tells."""
+"""`spikecdl fit` and `demo`: learn templates, with folds and bands, and write what was learned."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from spikecdl.cli.options import Selected, per_template
-from spikecdl.cli.several import Recordings
-from spikecdl.progress import Progress
+from spikecdl.cli import outputs
+from spikecdl.cli.options import REQUIRED, Device, Process, Seed, argument, option, per_template
+from spikecdl.cli.windows import Recordings, Selected, Selection
+from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
+from spikecdl.validation import integer, one_of, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes
     from spikecdl.estimator import DCEA
-    from spikecdl.evaluation.bands import Bands
     from spikecdl.evaluation.crossvalidation import CrossValidated
 
-_YES_OR_NO = ("yes", "no")
+Files = Annotated[
+    list[Path],
+    argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads."),
+]
 
 
-def short_distances(recordings: Recordings) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Seed, Device):
+    """The model of `fit` and `select`, but for its templates, and how it is trained.
+
+    Data
+    ----
+    bin_size : SECONDS
+        Bin size, as in 0.005 or 5ms. Required unless the file holds bins.
+
+    Model
+    -----
+    nonnegative : YES,NO
+        Keep templates from falling below zero: yes, or a value for each template, as in yes,no.
+    most_events : NUMBER
+        Events kept in a window: those that gain most, or with marginal training the most probable
+        ones. Default: all.
+    history : SECONDS
+        How far back a unit's own spikes change its rate. Single trials only.
+    history_sign : NAME
+        negative: a spike can only lower the rate; both: raise it, too (bursts).
+    history_common
+        One history filter for all units, not one for each.
+    drift : SECONDS
+        Time between the knots of a slow log rate. Single trials only.
+
+    Training
+    --------
+    trainer : NAME
+        alternating; marginal, with events summed out; unrolled, as in the paper; implicit, its
+        limit of infinitely many layers; or auto: marginal for counts, except for many bins of
+        pooled trials, else alternating.
+    n_folds : NUMBER
+        Parts of the trials that are held out in turn, each for another fit that is scored on it. 0
+        (fit only): none.
+    """
+
+    bin_size: str | None = option(None, "--bin")
+    nonnegative: str | None = option(None, values="yes no")
+    most_events: int | None = option(None, min=1)
+    history: float | None = None
+    history_sign: str = option("negative", values="negative both")
+    history_common: bool = False
+    drift: float | None = None
+    trainer: str = option("auto", values="auto alternating marginal unrolled implicit")
+    n_folds: int = option(3, "--folds", min=0)
+
+    def estimator(self, process: Process, **more: Any) -> DCEA:
+        """Return an estimator with these settings and others; `set_trainer` completes it."""
+        from spikecdl.estimator import DCEA
+        from spikecdl.model.covariates import History
+        from spikecdl.model.families import from_text
+
+        past = None
+        if self.history is not None:
+            past = History(self.history, sign=self.history_sign, common=self.history_common)
+        return DCEA(
+            family=from_text(process.family) if ":" in process.family else process.family,
+            layout=process.layout,
+            history=past,
+            drift=self.drift,
+            device=self.device,
+            random_state=self.random_state,
+            **more,
+        )
+
+    def set_trainer(self, model: DCEA, counts: BinnedSpikes, *n_templates: int) -> None:
+        """Set the trainer of a model for these counts, with what other options ask of it.
+
+        Raises ValueError if the trainer does not use it, or not for as many templates.
+        """
+        from spikecdl import suggestions
+        from spikecdl.training import TRAINERS
+
+        name = suggestions.trainer(self.trainer, model, counts)
+        kind = TRAINERS[one_of("trainer", name, TRAINERS)]
+        given: dict[str, Any] = {}
+        if self.nonnegative is not None:
+            values = per_template("nonnegative", self.nonnegative, ("yes", "no"), *n_templates)
+            bounds = tuple(each == "yes" for each in values)
+            given["nonnegative"] = bounds if len(bounds) > 1 else bounds[0]
+        if self.most_events is not None:
+            given["most_events"] = self.most_events
+        for each in given:
+            if not hasattr(kind, each):
+                raise ValueError(
+                    f"`{each}` (={getattr(self, each)!r}) is not used by trainer={name!r}; use "
+                    "trainer='alternating' or 'marginal'"
+                )
+        model.set_params(trainer=kind(**given) if given else name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Templates(Process):
+    """The templates that `fit` learns, and the process that they are learned from.
+
+    Model
+    -----
+    template_length : SECONDS
+        Length of the templates, in whole bins; as in 0.125 or 125ms.
+    n_templates : NUMBER
+        Number of templates.
+    """
+
+    template_length: str = option(REQUIRED, "--length")
+    n_templates: int = option(1, "--templates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(Settings):
+    """The model of `fit`, and how it is trained.
+
+    Model
+    -----
+    penalty_weight : FRACTION
+        Penalty weight as a fraction of lambda_max, above which there are no events. Default: chosen
+        from the noise and by held-out likelihood.
+    penalty : NAME
+        l1; or group_l1: units fire together.
+    sign : NAME
+        Amplitudes: positive, negative or both; or a value for each template, as in
+        positive,negative.
+    baseline : HOW
+        learned; START:STOP, the mean rate between these times of each window; a rate in Hz; or a
+        rate for each unit, as in 8,5.5,12.
+    onset : FRACTION
+        Let templates begin where they rise above this fraction of their largest change (0.2, say),
+        not where their window happens to lie.
+
+    Training
+    --------
+    n_epochs : NUMBER
+        Largest number of epochs. Default: the trainer's.
+    n_bootstrap : NUMBER
+        Resamples of the trials (200, say) from which bands of the templates are computed. 0: none.
+    resume
+        Continue from the checkpoint of an interrupted fit.
+    """
+
+    penalty_weight: float | None = option(None, "--lambda")
+    penalty: str = option("l1", values="l1 group_l1")
+    sign: str = option("positive", values="positive negative both")
+    baseline: str = "learned"
+    onset: float | None = option(None, min=0.01, max=0.99)
+    n_epochs: int | None = option(None, "--epochs")
+    n_bootstrap: int = option(0, "--bootstrap", min=0)
+    resume: bool = False
+
+    def model(self, templates: Templates) -> DCEA:
+        """Return an estimator of templates with these settings; see `Settings.estimator`."""
+        from spikecdl.model.penalties import PENALTIES, SIGNS
+
+        signs = per_template("sign", self.sign, SIGNS, templates.n_templates)
+        penalty = PENALTIES[one_of("penalty", self.penalty, PENALTIES)]
+        return self.estimator(
+            templates,
+            n_templates=templates.n_templates,
+            template_length=seconds("template_length", templates.template_length),
+            penalty=penalty(sign=signs if len(set(signs)) > 1 else signs[0]),
+            penalty_weight=self.penalty_weight,
+            baseline=_baseline(self.baseline),
+            n_epochs=self.n_epochs,
+        )
+
+
+def fit(
+    files: Files,
+    templates: Templates,
+    selection: Selection,
+    settings: FitSettings,
+    results: outputs.Results,
+) -> None:
+    """Learn templates from recordings and write results to --out.
+
+    Several recordings share the templates. Writes the model, summary.json, figures, results.nwb (of
+    each recording) and report.html. Times are in seconds.
+    `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
+    """
+    from spikecdl.data import shift_to_response
+    from spikecdl.evaluation.bands import bands as bootstrap
+    from spikecdl.report import fit_summary, summary, verdict
+    from spikecdl.solvers.distributed import joined
+
+    model = settings.model(templates)
+    checkpoint = results.out / "checkpoint.safetensors"
+    how: dict[str, Any] = {"checkpoint": checkpoint, "resume": settings.resume}
+
+    def read() -> Recordings:
+        found = Recordings.read(selection, files, settings.bin_size, templates.layout)
+        settings.set_trainer(model, found.whole.counts, templates.n_templates)
+        return found
+
+    with joined() as processes:
+        if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
+            selected = read().whole
+            model.fit(selected.counts, **how)
+            _held_out(model, selected, settings.n_folds, Progress("not shown"))
+            return
+        with results.folder(*files) as unfinished:
+            recordings = read()
+            selected = recordings.whole
+            _check_repeats(model, selected, settings)
+            began = time.perf_counter()
+            with shown(START, results.as_json) as progress, steps_told(progress):
+                on_epoch = epochs_told(progress, model.epochs_at_most)
+                model.fit(selected.counts, on_epoch=on_epoch, **how)
+                if settings.onset is not None:
+                    model = shift_to_response(model, settings.onset)
+                took = round(time.perf_counter() - began, 3)
+                held_out = _held_out(model, selected, settings.n_folds, progress)
+                bands = None
+                if n := settings.n_bootstrap:
+                    progress.begin("fitting to resampled trials")
+                    bands = bootstrap(
+                        *(model, selected.counts, n),
+                        on_resample=lambda done: progress(f"{done + 1} of {n}", done + 1, n),
+                    )
+                progress.begin("finding events")
+                parts = model.decompose(selected.counts)
+                each = recordings.found(model)
+                progress.begin("scoring")
+                about = fit_summary(model, parts, files, held_out, bands)
+                about["settings"] |= {"onset": settings.onset, **asdict(selection)}
+                about["data"] |= _short_distances(recordings)
+                about = {"command": outputs.command_line(), **about, "seconds": took}
+                about |= recordings.summary(each)
+                about["verdict"] = verdict(about)
+                progress.begin("writing results")
+                more: dict[str, Any] = {"model": model, "bands": bands, "each": each}
+                outputs.write_results(unfinished, selected, parts, about, results.format, **more)
+        checkpoint.unlink(missing_ok=True)
+    lines = [*summary.fit_lines(about), f"results in {results.out}/ (start with report.html)"]
+    results.show(about, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(outputs.Results, Seed, Device):
+    """What `demo` prints and writes."""
+
+    out: Path = Path("spikecdl-demo")
+
+
+def demo(results: Demo) -> None:
+    """Fit the recording that comes with spikecdl, as a check.
+
+    The recording is simulated, so the result is compared with the truth.
+    """
+    from spikecdl import datasets
+
+    fit(
+        [datasets.demo()],
+        Templates(template_length="0.05", n_templates=3, family="binomial"),
+        Selection(pool_trials=True),
+        FitSettings(bin_size="0.001", random_state=results.random_state, device=results.device),
+        results,
+    )
+
+
+def _short_distances(recordings: Recordings) -> dict[str, Any]:
     """Return what rules the shortest distances between spikes, and the history to use for it.
 
     Of the first recording in which something does.
@@ -25,15 +289,15 @@ def short_distances(recordings: Recordings) -> dict[str, Any]:
     from spikecdl.data import SpikeTrains
     from spikecdl.suggestions import suggest
 
-    every = [one.data for one in recordings.each.values()]
-    found = [suggest(data) for data in every if isinstance(data, SpikeTrains)]
+    data = [one.data for one in recordings.each.values()]
+    found = [suggest(each) for each in data if isinstance(each, SpikeTrains)]
     if not found:
         return {}
     first = next((one for one in found if one.short is not None), found[0])
     return {"short_distances": first.short, "suggested_history": first.history}
 
 
-def held_out(
+def _held_out(
     model: DCEA, selected: Selected, n_folds: int, progress: Progress
 ) -> CrossValidated | str | None:
     """Return the scores of folds that a model was not fitted to, or why there are none."""
@@ -49,64 +313,17 @@ def held_out(
     return folds.fit(model, lambda fold: progress(f"{fold + 1} of {n_folds}", fold, n_folds))
 
 
-def check_repeats(folds: int, bootstrap: int, model: DCEA, selected: Selected) -> None:
+def _check_repeats(model: DCEA, selected: Selected, settings: FitSettings) -> None:
     """Raise before the fit if there would be no scores of folds or no bands after it."""
     from spikecdl.evaluation.bands import check_resamples
-    from spikecdl.validation import integer
 
-    if folds:
-        integer("folds", folds, minimum=2)
-    if bootstrap:
-        check_resamples(bootstrap, model, selected.counts)
-
-
-def bands(model: DCEA, selected: Selected, n: int, progress: Progress) -> Bands | None:
-    """Return the bands of the templates, if they are asked for."""
-    from spikecdl.evaluation import bands as bootstrap
-
-    def on_resample(number: int) -> None:
-        progress(f"{number + 1} of {n}", number + 1, n)
-
-    if not n:
-        return None
-    progress.begin("fitting to resampled trials")
-    return bootstrap.bands(model, selected.counts, n, on_resample=on_resample)
+    if settings.n_folds:
+        integer("n_folds", settings.n_folds, minimum=2)
+    if settings.n_bootstrap:
+        check_resamples(settings.n_bootstrap, model, selected.counts)
 
 
-def set_trainer(
-    model: DCEA,
-    name: str,
-    counts: BinnedSpikes,
-    nonnegative: str | None,
-    most_events: int | None,
-    *n_templates: int,
-) -> None:
-    """Set the trainer that a name means for these counts, with what other options ask for.
-
-    Raises ValueError if the trainer does not use it, or not for as many templates.
-    """
-    from spikecdl import suggestions
-    from spikecdl.training import TRAINERS
-    from spikecdl.validation import one_of
-
-    name = suggestions.trainer(name, model, counts)
-    kind = TRAINERS[one_of("trainer", name, TRAINERS)]
-    asked: dict[str, Any] = {"nonnegative": nonnegative, "most_events": most_events}
-    given = {each: value for each, value in asked.items() if value is not None}
-    for each, value in given.items():
-        if not hasattr(kind, each):
-            raise ValueError(
-                f"`{each}` (={value!r}) is not used by trainer={name!r}; use "
-                "trainer='alternating' or 'marginal'"
-            )
-    if nonnegative is not None:
-        values = per_template("nonnegative", nonnegative, _YES_OR_NO, *n_templates)
-        bounds = tuple(each == "yes" for each in values)
-        given["nonnegative"] = bounds if len(bounds) > 1 else bounds[0]
-    model.set_params(trainer=kind(**given) if given else name)
-
-
-def baseline(text: str) -> str | float | tuple[float, float] | list[float]:
+def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:
     """Return the baseline that an option means."""
     if text == "learned":
         return text

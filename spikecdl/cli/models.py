@@ -1,247 +1,52 @@
-"""Learn templates, and use fitted models: `spikecdl fit`, `demo`, `apply`, `evaluate`, `compare`.
-
-`experiment` runs the experiments.
-"""
+"""Use fitted models, `spikecdl apply`, `evaluate` and `compare`; and run an `experiment`."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from spikecdl.cli import fitting, options, outputs
-from spikecdl.cli.applied import decomposed, scored
-from spikecdl.cli.options import Selection, argument, flag, option
-from spikecdl.cli.several import Recordings
+from spikecdl.cli import outputs
+from spikecdl.cli.options import Device, File, Seed, argument
+from spikecdl.cli.windows import Selected, Selection
 from spikecdl.experiments import EXPERIMENTS
-from spikecdl.progress import START, Progress, compilation_told, epochs_told, shown, steps_told
+from spikecdl.progress import compilation_told, shown
+from spikecdl.validation import listed
+
+if TYPE_CHECKING:
+    from spikecdl.data import Decomposition
+    from spikecdl.estimator import DCEA
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
 Model = Annotated[Path, argument("MODEL", "Folder that a fit wrote to, or its model.safetensors.")]
 
 
-def fit(
-    files: options.Files,
-    out: options.Out,
-    length: Annotated[
-        str,
-        option(
-            "SECONDS",
-            "Length of the templates, in whole bins; as in 0.125 or 125ms.",
-            group=options.MODEL,
-        ),
-    ],
-    bin: options.Bin = None,
-    templates: Annotated[int, option("NUMBER", "Number of templates.", group=options.MODEL)] = 1,
-    family: options.Family = "poisson",
-    pool_trials: options.Pool = False,
-    align: options.Align = None,
-    window: options.Window = None,
-    units: options.Units = None,
-    trials: options.Trials = None,
-    table: options.Table = "trials",
-    follow_links: options.FollowLinks = False,
-    events: options.Events = None,
-    within: options.Within = None,
-    layout: options.Layout = "shared",
-    weight: Annotated[
-        float | None,
-        option(
-            "FRACTION",
-            "Penalty weight as a fraction of lambda_max, above which there are no events. "
-            "Default: chosen from the noise and by held-out likelihood.",
-            "--lambda",
-            group=options.MODEL,
-        ),
-    ] = None,
-    penalty: Annotated[
-        str,
-        option(
-            "NAME",
-            "l1; or group_l1: units fire together.",
-            group=options.MODEL,
-            values="l1 group_l1",
-        ),
-    ] = "l1",
-    sign: Annotated[
-        str,
-        option(
-            "NAME",
-            "Amplitudes: positive, negative or both; or a value for each template, as in "
-            "positive,negative.",
-            group=options.MODEL,
-            values="positive negative both",
-        ),
-    ] = "positive",
-    nonnegative: options.Nonnegative = None,
-    most_events: options.MostEvents = None,
-    baseline: Annotated[
-        str,
-        option(
-            "HOW",
-            "learned; START:STOP, the mean rate between these times of each window; a rate in Hz; "
-            "or a rate for each unit, as in 8,5.5,12.",
-            group=options.MODEL,
-        ),
-    ] = "learned",
-    history: options.History = None,
-    history_sign: options.HistorySign = "negative",
-    history_common: options.HistoryCommon = False,
-    drift: options.Drift = None,
-    trainer: options.Trainer = "auto",
-    onset: Annotated[
-        float | None,
-        option(
-            "FRACTION",
-            "Let templates begin where they rise above this fraction of their largest change "
-            "(0.2, say), not where their window happens to lie.",
-            min=0.01,
-            max=0.99,
-            group=options.MODEL,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        option(
-            "NUMBER", "Largest number of epochs. Default: the trainer's.", group=options.TRAINING
-        ),
-    ] = None,
-    folds: Annotated[
-        int,
-        option(
-            "NUMBER",
-            "Parts of the trials that are held out in turn, each for another fit that is scored "
-            "on it. 0: none.",
-            min=0,
-            group=options.TRAINING,
-        ),
-    ] = 3,
-    bootstrap: Annotated[
-        int,
-        option(
-            "NUMBER",
-            "Resamples of the trials (200, say) from which bands of the templates are computed. "
-            "0: none.",
-            min=0,
-            group=options.TRAINING,
-        ),
-    ] = 0,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    resume: Annotated[
-        bool,
-        flag("--resume", "Continue from the checkpoint of an interrupted fit.", options.TRAINING),
-    ] = False,
-    format: options.Format = options.Picture.PNG,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Learn templates from recordings and write results to --out.
+@dataclass(frozen=True, kw_only=True)
+class Use(Device):
+    """How a saved model is used.
 
-    Several recordings share the templates. Writes the model, summary.json, figures, results.nwb (of
-    each recording) and report.html. Times are in seconds.
-    `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
+    Windows
+    -------
+    own_windows
+        Use the windows that options name, or whole single trials, in place of those of the fit.
     """
-    from spikecdl.data.results import shift_to_response
-    from spikecdl.estimator import DCEA
-    from spikecdl.model.families import from_text
-    from spikecdl.report import fit_summary, summary, verdict
-    from spikecdl.solvers.distributed import joined
 
-    model = DCEA(
-        templates,
-        options.seconds("length", length),
-        from_text(family) if ":" in family else family,
-        layout=layout,
-        penalty=options.penalty(penalty, sign, templates),
-        penalty_weight=weight,
-        baseline=fitting.baseline(baseline),
-        history=options.past(history, history_sign, history_common),
-        drift=drift,
-        n_epochs=epochs,
-        device=device,
-        random_state=seed,
-    )
-    selection = Selection(
-        pool_trials, align, window, units, trials, table, follow_links, events, within
-    )
-    checkpoint, asked = out / "checkpoint.safetensors", (nonnegative, most_events, templates)
-    with joined() as processes:
-        if processes.rank > 0:  # of several processes (torchrun), the first writes and prints
-            selected = Recordings.read(selection, files, bin, layout).whole
-            fitting.set_trainer(model, trainer, selected.counts, *asked)
-            model.fit(selected.counts, checkpoint=checkpoint, resume=resume)
-            fitting.held_out(model, selected, folds, Progress("not shown"))
-            return
-        with outputs.results_folder(out, files, overwrite) as unfinished:
-            recordings = Recordings.read(selection, files, bin, layout)
-            selected = recordings.whole
-            fitting.set_trainer(model, trainer, selected.counts, *asked)
-            fitting.check_repeats(folds, bootstrap, model, selected)
-            began = time.perf_counter()
-            start = shown(START, as_json)
-            with start as progress, steps_told(progress):
-                on_epoch = epochs_told(progress, model.epochs_at_most)
-                model.fit(selected.counts, checkpoint=checkpoint, resume=resume, on_epoch=on_epoch)
-                if onset is not None:
-                    model = shift_to_response(model, onset)
-                seconds = round(time.perf_counter() - began, 3)
-                held_out = fitting.held_out(model, selected, folds, progress)
-                found = fitting.bands(model, selected, bootstrap, progress)
-                progress.begin("finding events")
-                parts = model.decompose(selected.counts)
-                each = recordings.found(model)
-                progress.begin("scoring")
-                about = fit_summary(model, parts, recordings.sources, held_out, found)
-                about["settings"] |= {"onset": onset, **selection.described()}
-                about["data"] |= fitting.short_distances(recordings)
-                about = {"command": outputs.command_line(), **about, "seconds": seconds}
-                about |= recordings.summary(each) | {"verdict": verdict(about)}
-                more = (model, found, recordings.written(each), format)
-                progress.begin("writing results")
-                outputs.write_results(unfinished, selected, parts, about, *more)
-        checkpoint.unlink(missing_ok=True)
-    lines = [*summary.fit_lines(about), f"results in {out}/ (start with report.html)"]
-    outputs.show(about, lines, as_json)
+    own_windows: bool = False
 
 
-def demo(
-    out: options.Out = Path("spikecdl-demo"),
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
-    """Fit the recording that comes with spikecdl, as a check.
+class Applied(NamedTuple):
+    """What a saved model finds in a file, and how, as values that JSON can hold."""
 
-    The recording is simulated, so the result is compared with the truth.
-    """
-    from spikecdl import datasets
-
-    more: dict[str, Any] = {"seed": seed, "device": device}
-    more |= {"overwrite": overwrite, "as_json": as_json}
-    fit([datasets.demo()], out, "0.05", "0.001", 3, "binomial", pool_trials=True, **more)
+    model: DCEA
+    selected: Selected
+    parts: Decomposition
+    about: dict[str, Any]
 
 
 def apply(
-    model: Model,
-    file: options.File,
-    out: options.Out,
-    pool_trials: options.Pool = False,
-    align: options.Align = None,
-    window: options.Window = None,
-    units: options.Units = None,
-    trials: options.Trials = None,
-    table: options.Table = "trials",
-    follow_links: options.FollowLinks = False,
-    events: options.Events = None,
-    within: options.Within = None,
-    own_windows: options.OwnWindows = False,
-    device: options.Device = "auto",
-    format: options.Format = options.Picture.PNG,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
+    model: Model, file: File, selection: Selection, use: Use, results: outputs.Results
 ) -> None:
     """Find the events of a fitted model in another recording.
 
@@ -251,34 +56,19 @@ def apply(
     """
     from spikecdl.report import summary
 
+    out = results.out
     if (out / "model.safetensors").exists():
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
-    selection = Selection(
-        pool_trials, align, window, units, trials, table, follow_links, events, within
-    )
-    progress = shown("finding events, scoring them", as_json)
-    with outputs.results_folder(out, [file], overwrite) as unfinished, progress:
-        selected, parts, about = scored(model, file, selection, own_windows, device)
-        outputs.write_results(unfinished, selected, parts, about, format=format)
-    lines = [*about["windows"], *summary.score_lines(about), f"results in {out}/"]
-    outputs.show(about, lines, as_json)
+    progress = shown("finding events, scoring them", results.as_json)
+    with results.folder(file) as unfinished, progress:
+        found = _applied(model, file, selection, use)
+        about = found.about | summary.score_summary(found.model, found.parts, file)
+        outputs.write_results(unfinished, found.selected, found.parts, about, results.format)
+    results.show(about, [*about["windows"], *summary.score_lines(about), f"results in {out}/"])
 
 
 def evaluate(
-    model: Model,
-    file: options.File,
-    pool_trials: options.Pool = False,
-    align: options.Align = None,
-    window: options.Window = None,
-    units: options.Units = None,
-    trials: options.Trials = None,
-    table: options.Table = "trials",
-    follow_links: options.FollowLinks = False,
-    events: options.Events = None,
-    within: options.Within = None,
-    own_windows: options.OwnWindows = False,
-    device: options.Device = "auto",
-    as_json: options.Json = False,
+    model: Model, file: File, selection: Selection, use: Use, output: outputs.Output
 ) -> None:
     """Measure how well a fitted model explains a recording.
 
@@ -290,27 +80,31 @@ def evaluate(
     """
     from spikecdl.report import summary
 
-    selection = Selection(
-        pool_trials, align, window, units, trials, table, follow_links, events, within
-    )
-    with shown("finding events, scoring hidden bins", as_json):
-        *_, about = scored(model, file, selection, own_windows, device)
-    outputs.show(about, [*about["windows"], *summary.score_lines(about)], as_json)
+    with shown("finding events, scoring hidden bins", output.as_json):
+        found = _applied(model, file, selection, use)
+        about = found.about | summary.score_summary(found.model, found.parts, file)
+    output.show(about, [*about["windows"], *summary.score_lines(about)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(outputs.Output):
+    """What `compare` takes for the same event, and prints.
+
+    Parameters
+    ----------
+    tolerance : SECONDS
+        Largest error of an event's onset. Default: 3 bins.
+    """
+
+    tolerance: float | None = None
 
 
 def compare(
     model: Model,
     truth: Annotated[Path, argument("TRUTH", "Simulated recording, which holds its truth.")],
-    tolerance: Annotated[
-        float | None, option("SECONDS", "Largest error of an event's onset. Default: 3 bins.")
-    ] = None,
-    pool_trials: options.Pool = False,
-    units: options.Units = None,
-    trials: options.Trials = None,
-    follow_links: options.FollowLinks = False,
-    own_windows: options.OwnWindows = False,
-    device: options.Device = "auto",
-    as_json: options.Json = False,
+    selection: Selection,
+    use: Use,
+    output: Comparison,
 ) -> None:
     """Compare a fitted model with the truth of a simulation.
 
@@ -319,52 +113,83 @@ def compare(
     """
     from spikecdl.report import summary
 
-    selection = Selection(pool_trials, units=units, trials=trials, follow_links=follow_links)
-    with shown("finding events", as_json):
-        found = decomposed(model, truth, selection, own_windows, device)
-    parts = found.parts
-    if parts.counts.truth is None:
+    with shown("finding events", output.as_json):
+        found = _applied(model, truth, selection, use)
+    if found.parts.counts.truth is None:
         raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
-    about = {"model": str(model), "truth": str(truth), **summary.recovery_summary(parts, tolerance)}
-    outputs.show(about, [*found.lines, *summary.recovery_lines(about)], as_json)
+    recovery = summary.recovery_summary(found.parts, output.tolerance)
+    about = found.about | {"truth": str(truth)} | recovery
+    output.show(about, [*about["windows"], *summary.recovery_lines(about)])
+
+
+def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:
+    """Select from a file as the fit of a saved model has done, and decompose the counts."""
+    from spikecdl.data import SpikeTrains
+    from spikecdl.estimator import load
+
+    model = load(path).set_params(device=use.device)
+    data = selection.read(file)
+    lines: list[str] = []
+    has_times = isinstance(data, SpikeTrains)
+    if not use.own_windows:
+        fitted = model.windows_
+        if not has_times:  # bins are as they are
+            fitted = {"pool_trials": fitted.get("pool_trials", False)}
+        selection, lines = selection.like(fitted)
+    needs_units = model.layout == "joint" or model.unit_tensors_
+    if needs_units and selection.units is None and set(model.unit_ids_) < set(data.unit_ids):
+        selection = replace(selection, units=",".join(map(str, model.unit_ids_)))
+        lines.append(f"units of the fit: {listed(model.unit_ids_, 10)}")
+    try:
+        selected = selection.count(data, f"{model.bin_size_}s" if has_times else None)
+    except ValueError as error:
+        if not lines:
+            raise
+        reason = f"{'; '.join(lines)}; --own-windows leaves them out"
+        raise ValueError(f"{error} ({reason})") from error
+    about: dict[str, Any] = {"command": outputs.command_line(), "model": str(path)}
+    about |= {"settings": asdict(selection), "windows": lines}
+    return Applied(model, selected, model.decompose(selected.counts), about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Seed):
+    """How an experiment runs.
+
+    Parameters
+    ----------
+    quick
+        Run a small version, in under two minutes.
+    data : FOLDER
+        Recordings, for the experiments that need them.
+    """
+
+    quick: bool = False
+    data: Path | None = None
 
 
 def experiment(
     name: Annotated[str, argument("NAME", _EXPERIMENTS, " ".join(EXPERIMENTS))],
-    out: options.Out,
-    quick: Annotated[bool, flag("--quick", "Run a small version, in under two minutes.")] = False,
-    data: Annotated[
-        Path | None, option("FOLDER", "Recordings, for the experiments that need them.")
-    ] = None,
-    seed: options.Seed = 0,
-    format: options.Format = options.Picture.PNG,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
+    settings: Experiment,
+    results: outputs.Results,
 ) -> None:
     """Run an experiment, with comparison methods.
 
     Writes table.csv, figures and summary.json to --out.
     """
-    from rich.console import Console
-
     from spikecdl import experiments
-    from spikecdl.report.summary import versions
 
-    console = Console(stderr=True, quiet=as_json)
-    settings = experiments.Options(
-        quick, seed, data, lambda text: console.print(text, highlight=False, soft_wrap=True)
-    )
+    options = experiments.Options(**vars(settings), say=results.say)
     began = time.perf_counter()
-    folder = outputs.results_folder(out, [data or Path()], overwrite)
-    with folder as unfinished, compilation_told(as_json):
-        result = experiments.run(name, settings)
+    folder = results.folder(settings.data or Path())
+    with folder as unfinished, compilation_told(results.as_json):
+        result = experiments.run(name, options)
         about = {
-            "command": outputs.command_line(),
+            **outputs.provenance(),
             "experiment": name,
-            "quick": quick,
-            "versions": versions(),
-            "seed": seed,
+            "quick": settings.quick,
+            "seed": settings.random_state,
             "seconds": round(time.perf_counter() - began, 3),
         }
-        found = result.write(unfinished, about, format.value)
-    outputs.show(found, [*result.findings, f"results in {out}/"], as_json)
+        found = result.write(unfinished, about, results.format.value)
+    results.show(found, [*result.findings, f"results in {results.out}/"])

@@ -10,18 +10,29 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.cli.options import Picture
+from spikecdl.cli.options import option
 from spikecdl.files import filling, locked, write_json
 from spikecdl.validation import printable
 
 if TYPE_CHECKING:
-    from spikecdl.cli.options import Selected
-    from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
+    from spikecdl.cli.windows import Found, Selected
+    from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
+
+
+class Picture(str, Enum):
+    """Formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
 
 _SUMMARY, _RESULTS = "summary.json", "results.nwb"
 _RUN = ".run-"  # begins the name of a folder of results that are not in place
@@ -34,14 +45,74 @@ _NAMES = {
 }
 
 
-def results_of(recording: str) -> str:
-    """Return the name of the file with the results of one of several recordings."""
-    return f"results-{recording}.nwb"
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a command prints.
+
+    Output
+    ------
+    as_json
+        Print JSON and nothing else.
+    """
+
+    as_json: bool = option(False, "--json")
+
+    def show(self, summary: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Print a summary as one JSON document, or the lines that describe it."""
+        text = "\n".join(map(printable, lines))
+        print(json.dumps(summary, indent=2, allow_nan=False) if self.as_json else text)
+
+    def say(self, text: str) -> None:
+        """Print a line about progress on standard error, unless JSON is all that is asked for."""
+        if not self.as_json:
+            print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written(Output):
+    """What a command prints, and where it writes; subclasses describe --out.
+
+    Output
+    ------
+    out : PATH
+        Where to write.
+    overwrite
+        Replace what an earlier run has written to --out.
+    """
+
+    out: Path
+    overwrite: bool = False
+
+    def check_new(self, out: Path) -> None:
+        """Raise ValueError if a file exists and is not to be overwritten."""
+        if out.exists() and not self.overwrite:
+            raise ValueError(
+                f"`out` (={str(out)!r}) exists; choose another file, or replace it with --overwrite"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Written):
+    """What a command prints, and writes to a folder.
+
+    Output
+    ------
+    out : FOLDER
+        Folder for the results; created if it is missing.
+    format : NAME
+        Of the figures: png; pdf or svg, whose text can be edited.
+    """
+
+    format: Picture = Picture.PNG
+
+    def folder(self, *sources: Path) -> AbstractContextManager[Path]:
+        """Make the folder; its results must not replace their sources.  See `results_folder`."""
+        return results_folder(self.out, sources, self.overwrite)
 
 
 def _names(out: Path) -> list[str]:
     """Return the names that results in a folder have, or may have."""
-    return sorted(_NAMES | {path.name for path in out.glob(results_of("*"))})
+    return sorted(_NAMES | {path.name for path in out.glob("results-*.nwb")})
 
 
 @contextmanager
@@ -55,11 +126,8 @@ def results_folder(out: Path, sources: Sequence[Path], overwrite: bool) -> Itera
     Raises ValueError if the folder cannot be written to, is in use, or holds results that are not
     to be overwritten; or if results would replace the data, ``sources``.
     """
-    results = [
-        out / name for name in _names(out) if name.endswith(".nwb") and (out / name).exists()
-    ]
-    known = [source for source in sources if source.exists()]
-    if any(source.samefile(result) for source in known for result in results):
+    files = [out / name for name in _names(out) if name.endswith(".nwb")]
+    if any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in files):
         raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
@@ -123,24 +191,16 @@ def _put_in_place(complete: Path) -> None:
     complete.rmdir()
 
 
-def new_file(out: Path, overwrite: bool) -> Path:
-    """Return the path of a file to write; ValueError if it exists and is not to be overwritten."""
-    if out.exists() and not overwrite:
-        raise ValueError(
-            f"`out` (={str(out)!r}) exists; choose another file, or replace it with --overwrite"
-        )
-    return out
-
-
 def write_results(
     folder: Path,
     selected: Selected,
     parts: Decomposition,
     summary: Mapping[str, Any],
+    format: Picture,
+    *,
     model: DCEA | None = None,
     bands: Bands | None = None,
-    each: Mapping[str, tuple[SpikeTrains | BinnedSpikes, Decomposition]] | None = None,
-    format: Picture = Picture.PNG,
+    each: Mapping[str, Found] | None = None,
 ) -> None:
     """Write figures, the recording with its decomposition, and the summary.
 
@@ -174,17 +234,18 @@ def write_results(
         report.write_report(folder / "report.html", parts, pictures, summary)
     if bands is not None:
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
-    for name, (data, found) in (each or {}).items():
-        write_nwb(folder / results_of(name), data, decomposition=found)
+    for name, found in (each or {}).items():
+        write_nwb(folder / f"results-{name}.nwb", found.data, decomposition=found.parts)
     if not each:
         write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
     write_json(folder / _SUMMARY, summary)
 
 
-def show(summary: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
-    """Print a summary as one JSON document, or the lines that describe it."""
-    text = "\n".join(map(printable, lines))
-    print(json.dumps(summary, indent=2, allow_nan=False) if as_json else text)
+def provenance() -> dict[str, Any]:
+    """Return the command that is running, and the versions of the packages that it uses."""
+    from spikecdl.report.summary import versions
+
+    return {"command": command_line(), "versions": versions()}
 
 
 def command_line() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from spikecdl.cli import options, outputs
-from spikecdl.cli.options import flag, option
+from spikecdl.cli import outputs
+from spikecdl.cli.options import File, Links, Process, Seed, numbers, option
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -14,16 +14,8 @@ if TYPE_CHECKING:
 
     from spikecdl.data import BinnedSpikes, SpikeTrains
 
-_SHOWN = 20  # units listed
-_FEW = 5  # values of a column listed
-_LONGEST = 30  # characters of a value
 
-
-def inspect(
-    file: options.File,
-    follow_links: options.FollowLinks = False,
-    as_json: options.Json = False,
-) -> None:
+def inspect(file: File, links: Links, output: outputs.Output) -> None:
     """Show what a recording holds, and suggest --bin and --length.
 
     Lists units with their rates, trials with their columns, and the observed time. Asks about
@@ -31,9 +23,8 @@ def inspect(
     """
     from spikecdl.data import SpikeTrains
     from spikecdl.files import has_seal
-    from spikecdl.io import read
 
-    data = read(file, follow_links=follow_links)
+    data = links.read(file)
     about, lines = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
     checked = file.is_file() and has_seal(file)  # readers have compared it
     about |= {"fingerprint": data.fingerprint, "checksum": checked}
@@ -42,58 +33,78 @@ def inspect(
         + ("(the file's checksum is right)" if checked else "(the file has no checksum)")
     )
     title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
-    outputs.show(about, [title, *lines], as_json)
+    output.show(about, [title, *lines])
 
 
-def simulate(
-    out: Annotated[Path, option("FILE", "NWB file to write.")],
-    family: options.Family = "binomial",
-    templates: Annotated[
-        str,
-        option(
-            "SHAPES",
-            "square, vee, cosine or smooth, or several of these separated by commas; or a .npy "
-            "file of shape (template, bin) or (template, channel, bin).",
-        ),
-    ] = "square,vee,cosine",
-    length: Annotated[float, option("SECONDS", "Length of these shapes, in whole bins.")] = 0.05,
-    bin: Annotated[float, option("SECONDS", "Bin size.")] = 0.001,
-    trials: Annotated[int, option("NUMBER", "Number of trials.")] = 30,
-    units: Annotated[int, option("NUMBER", "Number of units.")] = 10,
-    duration: Annotated[float, option("SECONDS", "Duration of a trial.")] = 2.0,
-    event_rate: Annotated[float, option("HZ", "Events per second of each template.")] = 2.0,
-    events: Annotated[
-        int | None, option("NUMBER", "Events per template and window, in place of --event-rate.")
-    ] = None,
-    gap: Annotated[
-        float | None,
-        option("SECONDS", "Least time between a template's onsets. Default: --length."),
-    ] = None,
-    amplitude: Annotated[
-        tuple[float, float], option("LOW HIGH", "Range of the amplitudes, which are uniform.")
-    ] = (10.0, 20.0),
-    baseline: Annotated[
-        float, option("HZ", "Rate without events (gaussian: signal without events).")
-    ] = 8.0,
-    same_events: Annotated[
-        bool, flag("--same-events", "Repeat the events of each unit in every trial, for pooling.")
-    ] = False,
-    history: Annotated[
-        str | None,
-        option(
-            "NUMBERS",
-            "Change of the log rate in each of the bins after a spike, as in --history=-3,-1.5.",
-        ),
-    ] = None,
-    drift: Annotated[
-        tuple[float, float] | None,
-        option("SIZE SECONDS", "Size and period of a slow sine of the log rate."),
-    ] = None,
-    layout: options.Layout = "shared",
-    seed: options.Seed = 0,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Simulation(Process, Seed):
+    """The arguments of `spikecdl.simulate`.
+
+    Data
+    ----
+    bin_size : SECONDS
+        Bin size.
+    n_trials : NUMBER
+        Number of trials.
+    n_units : NUMBER
+        Number of units.
+    duration : SECONDS
+        Duration of a trial.
+
+    Model
+    -----
+    templates : SHAPES
+        square, vee, cosine or smooth, or several of these separated by commas; or a .npy file of
+        shape (template, bin) or (template, channel, bin).
+    template_length : SECONDS
+        Length of these shapes, in whole bins.
+    event_rate : HZ
+        Events per second of each template.
+    n_events : NUMBER
+        Events per template and window, in place of --event-rate.
+    gap : SECONDS
+        Least time between a template's onsets. Default: --length.
+    amplitude : LOW HIGH
+        Range of the amplitudes, which are uniform.
+    baseline : HZ
+        Rate without events (gaussian: signal without events).
+    same_events
+        Repeat the events of each unit in every trial, for pooling.
+    history : NUMBERS
+        Change of the log rate in each of the bins after a spike, as in --history=-3,-1.5.
+    drift : SIZE SECONDS
+        Size and period of a slow sine of the log rate.
+    """
+
+    family: str = "binomial"
+    templates: str = "square,vee,cosine"
+    n_trials: int = option(30, "--trials")
+    n_units: int = option(10, "--units")
+    duration: float = 2.0
+    bin_size: float = option(0.001, "--bin")
+    template_length: float = option(0.05, "--length")
+    event_rate: float = 2.0
+    n_events: int | None = option(None, "--events")
+    gap: float | None = None
+    amplitude: tuple[float, float] = (10.0, 20.0)
+    baseline: float = 8.0
+    same_events: bool = False
+    history: str | None = None
+    drift: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRecording(outputs.Written):
+    """What `simulate` prints and writes.
+
+    Output
+    ------
+    out : FILE
+        NWB file to write.
+    """
+
+
+def simulate(settings: Simulation, output: NewRecording) -> None:
     """Simulate a recording with known templates and events.
 
     The file holds the recording and its truth: spike times, or bins of a gaussian signal.
@@ -102,39 +113,23 @@ def simulate(
     from spikecdl.io import write_nwb
     from spikecdl.model.families import from_text
 
-    outputs.new_file(out, overwrite)
-    counts = simulators.simulate(
-        from_text(family),
-        _templates(templates),
-        n_trials=trials,
-        n_units=units,
-        duration=duration,
-        bin_size=bin,
-        template_length=length,
-        event_rate=event_rate,
-        n_events=events,
-        gap=gap,
-        amplitude=amplitude,
-        baseline=baseline,
-        same_events=same_events,
-        history=None
-        if history is None
-        else options.numbers("history", history, "--history=-3,-1.5"),
-        drift=drift,
-        layout=layout,
-        random_state=seed,
-    )
+    output.check_new(output.out)
+    parsed = {"family": from_text(settings.family), "templates": _templates(settings.templates)}
+    if settings.history is not None:
+        parsed["history"] = numbers("history", settings.history, "--history=-3,-1.5")
+    counts = simulators.simulate(**vars(settings) | parsed)
+    seed = settings.random_state
     data = simulators.place_spikes(counts, seed) if counts.is_counts else counts
-    write_nwb(out, data)
+    write_nwb(output.out, data)
     truth = counts.truth
     assert truth is not None  # simulators attach it
     about = {
-        **{"file": str(out), "family": truth.family, "layout": truth.layout},
+        **{"file": str(output.out), "family": truth.family, "layout": truth.layout},
         **dict(zip(("n_trials", "n_units", "n_bins"), counts.shape, strict=True)),
         **{"bin_size": counts.bin_size, "n_templates": len(truth.templates)},
         **{"n_events": len(truth.events), "seed": seed},
     }
-    outputs.show(about, [repr(data), repr(truth), f"written to {out}"], as_json)
+    output.show(about, [repr(data), repr(truth), f"written to {output.out}"])
 
 
 def _templates(text: str) -> Any:
@@ -168,11 +163,12 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
     return about, [line]
 
 
-def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
-    """Describe spike trains, as values and as lines."""
+def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[str]]:
+    """Describe spike trains, as values and as lines, which list a number of units at most."""
     from spikecdl.suggestions import SHORT_DISTANCES, history_option, questions, suggest
 
     best, asked = suggest(data), questions(data)
+    each = zip(data.unit_ids, data.times, data.observed, data.rates, strict=True)
     units = [
         {
             "id": unit,
@@ -180,19 +176,19 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
             "rate": None if rate != rate else float(rate),
             "observed": float((observed[:, 1] - observed[:, 0]).sum()),
         }
-        for unit, times, observed, rate in zip(
-            data.unit_ids, data.times, data.observed, data.rates, strict=True
-        )
+        for unit, times, observed, rate in each
     ]
-    intervals = {name: _table_summary(table) for name, table in data.intervals.items()}
-    trials = None if data.trials is None else _table_summary(data.trials)
+    tables: dict[str, dict[str, Any]] = {
+        name: {"n": len(table), "columns": {column: _column(table[column]) for column in table}}
+        for name, table in data.tables.items()
+    }
     about = {
         "units": units,
         "t_start": data.t_start,
         "t_stop": data.t_stop,
         "truth": data.truth is not None,
-        "trials": trials,
-        "intervals": intervals,
+        "trials": tables.get("trials"),
+        "intervals": {name: table for name, table in tables.items() if name != "trials"},
         "questions": asked,
         "suggested": {
             **{"bin": best.bin_size, "length": best.length, "other_length": best.other_length},
@@ -203,14 +199,14 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
         f"recording from {data.t_start:g} to {data.t_stop:g} s",
         f"{'unit':>12} {'spikes':>8} {'rate (Hz)':>10} {'observed (s)':>13}",
     ]
-    for unit in units[:_SHOWN]:
+    for unit in units[:most]:
         rate = "-" if unit["rate"] is None else f"{unit['rate']:.2f}"
         lines.append(f"{unit['id']!s:>12} {unit['n_spikes']:8} {rate:>10} {unit['observed']:13.1f}")
-    if len(units) > _SHOWN:
-        lines.append(f"{'...':>12} and {len(units) - _SHOWN} more")
-    if trials is None:
+    if len(units) > most:
+        lines.append(f"{'...':>12} and {len(units) - most} more")
+    if data.trials is None:
         lines.append("no trials: the whole recording is one trial")
-    for name, table in {**({} if trials is None else {"trials": trials}), **intervals}.items():
+    for name, table in tables.items():
         lines.append(f"{name}: {table['n']}")
         lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
     lines.append(f"suggested: --bin {best.bin_size:g} --length {best.length:g}")
@@ -225,24 +221,20 @@ def _of_spikes(data: SpikeTrains) -> tuple[dict[str, Any], list[str]]:
     return about, lines
 
 
-def _table_summary(table: pd.DataFrame) -> dict[str, Any]:
-    return {"n": len(table), "columns": {name: _column_summary(table[name]) for name in table}}
-
-
-def _column_summary(values: pd.Series) -> str:
+def _column(values: pd.Series, few: int = 5) -> str:
     """Return the range of a column of many different numbers, or the first values of any other."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > _FEW:
+    if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > few:
         text = f"{values.min():g} to {values.max():g}"
     else:
         distinct = list(dict.fromkeys(map(_text, values.dropna())))
-        text = ", ".join(distinct[:_FEW])
-        text += f", ... ({len(distinct)} different)" if len(distinct) > _FEW else ""
+        text = ", ".join(distinct[:few])
+        text += f", ... ({len(distinct)} different)" if len(distinct) > few else ""
     missing = int(values.isna().sum())
     return text + (f" ({missing} missing)" if missing else "")
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, longest: int = 30) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import FIT, SIMULATE, Outcome, run, succeeded, write_only_summary
+from commands import FIT, SIMULATE, Outcome, run, succeeded, without_figures, write_only_summary
 
 from spikecdl.cli import outputs
 
@@ -36,3 +36,9 @@ def fitted(sims, tmp_path_factory) -> tuple[Path, Outcome]:
 @pytest.fixture
 def only_summary(monkeypatch) -> None:
     monkeypatch.setattr(outputs, "write_results", write_only_summary)
+
+
+@pytest.fixture
+def no_figures():
+    with without_figures():
+        yield

@@ -47,64 +47,36 @@ class TestImage:
         expected = PoissonDenoiser.pretrained().predict(counts)
         np.testing.assert_allclose(np.load(tmp_path / "clean.npy"), expected, rtol=1e-6)
 
-    @pytest.mark.parametrize("order", ["file first", "options first", "by name"])
-    def test_one_frame_as_png(self, counts, tmp_path, order):
+    def test_one_frame_as_png_with_options_first(self, counts, tmp_path):
         write_images(tmp_path / "one.npy", counts[0, :24, :20])
         options = ["--peak", 4, "--out", tmp_path / "clean.png", "--model", "uc"]
-        file = tmp_path / "one.npy"
-        line = {"file first": [file, *options], "options first": [*options, file]}
-        outcome = succeeded(run("denoise", *line.get(order, ["image", file, *options])))
+        outcome = succeeded(run("denoise", *options, tmp_path / "one.npy"))
         assert "peak 4 counts (given)" in outcome.out
         assert "by uc-4" in outcome.out
         rates = PoissonDenoiser.pretrained("uc", peak=4).predict(counts[0, :24, :20])
         expected = rates / rates.max() * 65535
         np.testing.assert_allclose(read_images(tmp_path / "clean.png")[0], expected, atol=1)
 
-    def test_help_without_arguments(self):
-        for line in (["denoise"], ["denoise", "--help"]):
-            assert "benchmark" in succeeded(run(*line)).out
-
     @pytest.mark.parametrize(
-        ("more", "message"),
+        ("out", "more", "message"),
         [
-            (["--peak", "0"], "`--peak` (=0.0) must be positive, in counts"),
-            (["--model", "x"], "`--model` (='x') must be one of: blind, c, ca, uc"),
-            (["--model", "ca"], "`--model` (='ca') comes without weights"),
-            (["--precision", "half"], "`--precision` (='half') must be one of"),
-            (["--device", "cuda"], "`--device` (='cuda') is not"),
-            (["--weights", "none.safetensors"], "No such file or directory: 'none.safetensors'"),
+            ("clean.npy", ["--peak", "0"], "`--peak` (=0.0) must be positive, in counts"),
+            ("clean.npy", ["--weights", "none.st"], "No such file or directory: 'none.st'"),
+            ("clean.png", [], "(2 frames) must be one for PNG; write a .tif"),
+            ("noisy.tif", [], "is where the data come from"),
         ],
     )
-    def test_wrong_options(self, counts, tmp_path, more, message):
-        out = tmp_path / "clean.npy"
-        outcome = run("denoise", tmp_path / "noisy.tif", "--out", out, *more)
-        assert outcome.code == 2
-        assert message in outcome.err
-        assert not out.exists()
-
-    @pytest.mark.parametrize(
-        ("out", "message"),
-        [
-            ("clean.png", "(2 frames) must be one for PNG; write a .tif"),
-            ("clean.jpg", "must be a file that ends in one of"),
-            ("noisy.tif", "is where the data come from"),
-            ("none/clean.tif", "there is no file or folder"),
-        ],
-    )
-    def test_a_wrong_target_is_refused_before_the_work(
-        self, counts, tmp_path, out, message, monkeypatch
+    def test_what_is_wrong_is_said_and_nothing_written(
+        self, counts, tmp_path, out, more, message, monkeypatch
     ):
-        monkeypatch.setattr(PoissonDenoiser, "predict", None)
-        outcome = run("denoise", tmp_path / "noisy.tif", "--out", tmp_path / out)
+        if out != "clean.npy":  # a wrong target is refused before the work
+            monkeypatch.setattr(PoissonDenoiser, "predict", None)
+        line = ["denoise", "image", tmp_path / "noisy.tif", "--out", tmp_path / out, *more]
+        outcome = run(*line)
         assert outcome.code == 2
         assert message in outcome.err
+        assert [path.name for path in tmp_path.iterdir()] == ["noisy.tif"]
         np.testing.assert_array_equal(read_images(tmp_path / "noisy.tif"), counts)
-
-    def test_what_are_no_counts(self, tmp_path):
-        np.save(tmp_path / "real.npy", np.full((4, 4), 0.5))
-        outcome = run("denoise", tmp_path / "real.npy", "--out", tmp_path / "clean.npy")
-        assert outcome.code == 2
-        assert "(=0.5 at frame 0, row 0, column 0) must be whole numbers of photons" in outcome.err
 
 
 class TestTrain:
@@ -151,19 +123,12 @@ class TestTrain:
         assert len(calls) == 4
         assert found["psnr_of_epochs"] == whole["psnr_of_epochs"]
 
-    @pytest.mark.parametrize(
-        ("more", "message"),
-        [
-            (["--leave-out", 4], "`--leave-out` (=4) must be below the 4 images"),
-            (["--crop", 60], "`size` (=60) must be at most 40"),
-            (["--model", "blind", "--shifts", 2], "(=2) must be 1 for networks without a grid"),
-            (["--rate", 0], "`--rate` (=0.0) must be positive"),
-        ],
-    )
-    def test_wrong_options(self, folder, tmp_path, more, message):
-        outcome = run("denoise", "train", folder, "--out", tmp_path / "w", *more)
+    def test_too_few_images(self, folder, tmp_path):
+        outcome = run("denoise", "train", folder, "--out", tmp_path / "w", "--leave-out", 4)
         assert outcome.code == 2
-        assert message in outcome.err
+        assert "`--leave-out` (=4) must be below the 4 images" in outcome.err
+        outcome = run("denoise", "train", folder, "--out", tmp_path / "w", "--rate", 0)
+        assert "`--rate` (=0.0) must be positive" in outcome.err
 
 
 class TestBenchmark:
@@ -181,7 +146,6 @@ class TestBenchmark:
         for peak in (1.0, 4.0):
             assert quality["blind", peak] > quality["noisy", peak] + 5
 
-    def test_json(self, folder):
         line = ["denoise", "benchmark", folder, "--peaks", 2, "--methods", "noisy", "--draws", 1]
         found = succeeded(run(*line, "--json")).json
         assert found["results"][0]["psnr_error"] is None  # of one draw
@@ -190,10 +154,8 @@ class TestBenchmark:
     @pytest.mark.parametrize(
         ("more", "message"),
         [
-            (["--peaks", "a"], "`--peaks` (='a') must be numbers, as in --peaks 1 2 4"),
-            (["--methods", "bm3d"], "`--methods` (='bm3d') must be one of"),
             (["--peaks"], "`--peaks` (='') must be numbers"),
-            (["--methods", "ca"], "comes without weights"),
+            (["--methods", "noisy", "bm3d"], "`--methods` (='bm3d') must be one of"),
         ],
     )
     def test_wrong_options(self, folder, more, message):

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from commands import ENVIRONMENT, run, succeeded
 
 import spikecdl
@@ -21,16 +20,19 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_fits_a_hundred_columns(command, monkeypatch):
+def test_help_fits_a_hundred_columns_and_describes_every_option(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    outcome = succeeded(run(*command.split(), "--help"))
-    assert outcome.err == ""
-    assert max(map(len, outcome.out.splitlines())) <= 100
-    assert "--help" in outcome.out
+    for command in ("", *COMMANDS, "denoise image", "denoise train", "denoise benchmark"):
+        outcome = succeeded(run(*command.split(), "--help"))
+        assert outcome.err == ""
+        lines = outcome.out.splitlines()
+        assert max(map(len, lines)) <= 100
+        assert "--help" in outcome.out
+        assert [line for line in lines if re.match(r"  --\S+( [A-Z.,]+)*$", line)] == []
 
 
 def test_help_names_every_command_in_whole_sentences(monkeypatch):
+    assert "benchmark" in succeeded(run("denoise")).out
     monkeypatch.setenv("COLUMNS", "80")
     outcome = succeeded(run())
     listed = outcome.out.partition("Commands:")[2]
@@ -40,64 +42,58 @@ def test_help_names_every_command_in_whole_sentences(monkeypatch):
     assert "130 interrupted" in " ".join(outcome.out.split())
 
 
-def test_fit_has_the_options_that_were_promised():
-    text = run("fit", "-h").out
-    promised = "out family templates length bin pool-trials align window units trials lambda layout"
-    for name in [*promised.split(), "device", "seed", "epochs", "json", "resume"]:
-        assert f"--{name}" in text
+def test_options_are_in_panels():
+    fit = "bin units window trials pool-trials align templates family lambda layout epochs resume"
+    for command, promised in {"fit": fit, "select": "jobs", "apply": "own-windows"}.items():
+        text = run(command, "-h").out
+        panels = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE))
+        expected = ["Arguments", "Data", "Windows", "Model", "Training", "Output", "Options"]
+        places = {"units": "Data", "align": "Windows", "out": "Output", "json": "Output"}
+        if command == "apply":
+            expected = [name for name in expected if name not in ("Model", "Training")]
+        else:
+            places |= {"family": "Model", "folds": "Training", "seed": "Options"}
+        assert list(panels) == expected
+        for option, panel in {**places, "device": "Options", "help": "Options"}.items():
+            assert f"--{option} " in panels[panel]
+        assert [name for name in promised.split() if f"--{name} " not in text] == []
 
 
-@pytest.mark.parametrize("command", ["fit", "select"])
-def test_options_are_in_groups(command):
-    text = run(command, "--help").out
-    groups = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", text, re.MULTILINE))
-    expected = ["Arguments", "Data", "Windows", "Model", "Training", "Output", "Options"]
-    assert list(groups) == expected
-    places = {"units": "Data", "align": "Windows", "family": "Model", "folds": "Training"}
-    for option, group in {**places, "out": "Output", "help": "Options"}.items():
-        assert f"--{option} " in groups[group]
-    assert re.findall(r"^  (--?\w+)", groups["Options"], re.MULTILINE) == ["-h"]
+def test_a_shell_completes(monkeypatch):
+    completed = {
+        "ev": ["evaluate"],
+        "fit --fam": ["--family"],
+        "fit --family p": ["poisson"],
+        "fit --format ": ["png", "pdf", "svg"],
+        "experiment w": ["whisker"],
+    }
+    monkeypatch.setenv("_SPIKECDL_COMPLETE", "complete_bash")
+    for typed, expected in completed.items():
+        monkeypatch.setenv("COMP_WORDS", f"spikecdl {typed}")
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split(" "))))
+        assert run().out.split() == expected
 
 
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("ev", ["evaluate"]),
-        ("fit --fam", ["--family"]),
-        ("fit --family p", ["poisson"]),
-        ("fit --format ", ["png", "pdf", "svg"]),
-        ("experiment w", ["whisker"]),
-    ],
-)
-def test_a_shell_completes(typed, completed):
-    words = {"COMP_WORDS": f"spikecdl {typed}", "COMP_CWORD": str(len(typed.split(" ")))}
-    environment = {**ENVIRONMENT, **words, "_SPIKECDL_COMPLETE": "complete_bash"}
-    command = [sys.executable, "-c", "from spikecdl.cli import main; main()"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.stdout.split() == completed
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_a_missing_file_is_said_before_anything_heavy_is_imported(tmp_path):
+    lines = [
         "fit nowhere.nwb --length 0.1 --bin 0.01 --out OUT",
         "select nowhere.nwb --length 0.1 --bin 0.01 --out OUT",
         "apply nowhere nowhere.nwb --out OUT",
         "inspect nowhere.nwb",
         "denoise nowhere.png --out OUT",
-    ],
-)
-def test_a_missing_file_is_said_before_anything_heavy_is_imported(line, tmp_path):
-    words = line.replace("OUT", str(tmp_path / "out")).split()
+    ]
+    commands = [line.replace("OUT", str(tmp_path / "out")).split() for line in lines]
     code = (
         "import sys, spikecdl.cli\n"
-        f"sys.argv = ['spikecdl', *{words}]\n"
-        "try: spikecdl.cli.main()\n"
-        f"except SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
+        f"for words in {commands}:\n"
+        "    sys.argv = ['spikecdl', *words]\n"
+        "    try: spikecdl.cli.main()\n"
+        f"    except SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
     )
     done = python("-c", code)
-    assert done.stdout.strip() == "2 []"
-    assert re.fullmatch(r"spikecdl: error: there is no file or folder 'nowhere.*'\n", done.stderr)
+    assert done.stdout.splitlines() == ["2 []"] * len(lines)
+    said = re.compile(r"spikecdl: error: there is no file or folder 'nowhere.*'")
+    assert [bool(said.fullmatch(line)) for line in done.stderr.splitlines()] == [True] * len(lines)
     assert not (tmp_path / "out").exists()
 
 

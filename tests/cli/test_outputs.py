@@ -19,22 +19,6 @@ from spikecdl.cli import outputs
 from spikecdl.io import read
 
 
-def test_an_error_while_writing_leaves_a_folder_as_it_was(sims, tmp_path, monkeypatch):
-    (tmp_path / "summary.json").write_text("old")
-
-    def full(*arguments, **more):
-        raise OSError(28, "No space left on device", str(tmp_path / "report.html"))
-
-    monkeypatch.setattr("spikecdl.report.write_report", full)
-    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path]
-    outcome = run(*command, "--overwrite")
-    assert outcome.code == 2
-    assert "no space left: more than " in outcome.err
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"summary.json", "checkpoint.safetensors"}
-    assert (tmp_path / "summary.json").read_text() == "old"
-
-
 def test_results_never_replace_the_data(sims, tmp_path):
     data = read(sims["pooled"])
     spikecdl.write_nwb(tmp_path / "results.nwb", data)
@@ -47,7 +31,7 @@ def test_results_never_replace_the_data(sims, tmp_path):
 
 
 def test_resume_completes_a_fit_that_was_interrupted(sims, tmp_path, monkeypatch, only_summary):
-    command = ["fit", sims["pooled"], "--pool-trials", *FIT]
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--folds", 0]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = succeeded(run(*command, "--out", whole, "--json")).json
 
@@ -70,55 +54,49 @@ def test_resume_completes_a_fit_that_was_interrupted(sims, tmp_path, monkeypatch
     assert resumed == unbroken
 
 
-def test_resume_without_a_checkpoint_begins(sims, tmp_path, only_summary):
-    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--out", tmp_path]
-    succeeded(run(*command, "--resume"))
+QUICK = ["--pool-trials", *FIT, "--epochs", 1, "--folds", 0]
 
 
-def heed_ctrl_c():
-    """Undo what a shell does to a command in the background: it ignores SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_kill_ends_a_process_with_130(sims, tmp_path, signal_sent):
+def test_a_second_process_is_refused_and_a_signal_ends_the_first(sims, tmp_path):
+    """The second is told of the process and start of the first, which ends with 130."""
     out = tmp_path / "out"
-    line = ["fit", sims["pooled"], "--length", "0.02", "--bin", "0.002", "--epochs", "100000"]
-    line += ["--trainer", "unrolled", "--out", out]
-    command = [sys.executable, "-m", "spikecdl", *map(str, line)]
+    line = ["fit", sims["pooled"], *QUICK, "--epochs", "100000", "--trainer", "unrolled"]
+    command = [sys.executable, "-m", "spikecdl", *map(str, line), "--out", str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=heed_ctrl_c, **pipes) as process:
+    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as first:
         until = time.monotonic() + 240  # code may have to be compiled first, on a busy machine
         while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
             time.sleep(0.05)
-        process.send_signal(signal_sent)
+        refused = run("fit", sims["pooled"], *QUICK, "--out", out)
+        files = sorted(path.name for path in out.iterdir() if path.suffix != ".tmp")
+        first.send_signal(signal.SIGTERM)
         try:
-            said, told = process.communicate(timeout=120)
+            said, told = first.communicate(timeout=120)
         finally:
-            process.kill()
-    assert (process.returncode, said) == (130, "")
+            first.kill()
+    assert refused.code == 2
+    assert f"`--out` (='{out}') is in use by process {first.pid} on " in refused.err
+    assert re.search(r", since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*; wait until it ends", refused.err)
+    assert f".run-{first.pid}" in files
+    assert (first.returncode, said) == (130, "")
     assert told.endswith("spikecdl: interrupted\n")
     assert "Traceback" not in told
     assert [path.name for path in out.iterdir()] == ["checkpoint.safetensors"]
 
 
-QUICK = ["--pool-trials", *FIT, "--epochs", 1, "--folds", 0]
-
-
-@pytest.mark.parametrize("command", ["fit", "apply", "select", "experiment"])
-def test_results_are_replaced_if_asked_only(command, sims, fitted, tmp_path, monkeypatch):
+def test_results_are_replaced_if_asked_only(sims, fitted, tmp_path):
     (tmp_path / "results.nwb").write_text("old")
-    lines = {
-        "fit": ["fit", sims["pooled"], *QUICK],
-        "apply": ["apply", fitted[0], sims["pooled"]],
-        "select": ["select", sims["pooled"], "--length", 0.02, "--bin", 0.002],
-        "experiment": ["experiment", "sea"],
-    }
-    outcome = run(*lines[command], "--out", tmp_path)
-    assert outcome.code == 2
-    assert f"`--out` (='{tmp_path}') holds results (results.nwb); choose" in outcome.err
-    assert "replace them with --overwrite" in outcome.err
-    assert [path.name for path in tmp_path.iterdir()] == ["results.nwb"]
+    for line in (
+        ["fit", sims["pooled"], *QUICK],
+        ["apply", fitted[0], sims["pooled"]],
+        ["select", sims["pooled"], "--length", 0.02, "--bin", 0.002],
+        ["experiment", "sea"],
+    ):
+        outcome = run(*line, "--out", tmp_path)
+        assert outcome.code == 2
+        assert f"`--out` (='{tmp_path}') holds results (results.nwb); choose" in outcome.err
+        assert "replace them with --overwrite" in outcome.err
+        assert [path.name for path in tmp_path.iterdir()] == ["results.nwb"]
 
 
 def test_a_file_is_replaced_if_asked_only(tmp_path):
@@ -133,18 +111,18 @@ def test_a_file_is_replaced_if_asked_only(tmp_path):
     assert out.read_bytes() != before
 
 
-def test_same_command_same_model(sims, fitted, tmp_path):
-    command = ["fit", sims["pooled"], "--family", "binomial", "--pool-trials", *FIT]
-    succeeded(run(*command, "--folds", 0, "--out", tmp_path))
-    for name in ("model.safetensors", "model.json"):
-        assert (tmp_path / name).read_bytes() == (fitted[0] / name).read_bytes()
-
-
-def test_nothing_of_an_earlier_run_is_left_among_new_results(sims, tmp_path):
+def test_same_command_same_model_and_nothing_of_an_earlier_run(sims, fitted, tmp_path, monkeypatch):
+    """And each figure is drawn once, and `--resume` without a checkpoint begins."""
     for name in ("bands.npz", "selection.csv", "summary.json", "mine.txt"):
         (tmp_path / name).write_text("old")
-    succeeded(run("fit", sims["pooled"], *QUICK, "--out", tmp_path, "--overwrite"))
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **m: (drawn.append(f), save(f, *a, **m)))
+    command = ["fit", sims["pooled"], "--family", "binomial", "--pool-trials", *FIT]
+    succeeded(run(*command, "--folds", 0, "--resume", "--overwrite", "--out", tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, "mine.txt"}
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / name).read_bytes() == (fitted[0] / name).read_bytes()
+    assert len(drawn) == len({id(figure) for figure in drawn}) == 7
 
 
 def test_what_a_killed_run_has_left_is_removed(sims, tmp_path, only_summary):
@@ -158,7 +136,8 @@ def test_what_a_killed_run_has_left_is_removed(sims, tmp_path, only_summary):
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-@pytest.mark.parametrize("n_moves", range(8))
+# Before the first move, the first of four removals, and the first and the last of three files.
+@pytest.mark.parametrize("n_moves", [0, 1, 5, 7])
 def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypatch):
     """The next run completes it: no folder holds the results of two."""
 
@@ -205,33 +184,3 @@ def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypa
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
         names, kept
     )
-
-
-def test_two_fits_cannot_have_one_folder(sims, tmp_path):
-    """The second is refused at once, by the process and start of the first."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "spikecdl", "fit", sims["pooled"], *QUICK]
-    command = [*map(str, command), "--trainer", "unrolled", "--epochs", "100000", "--out", str(out)]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as first:
-        try:
-            until = time.monotonic() + 240
-            while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
-                time.sleep(0.05)
-            outcome = run("fit", sims["pooled"], *QUICK, "--out", out)
-            files = sorted(path.name for path in out.iterdir() if path.suffix != ".tmp")
-        finally:
-            first.kill()
-    assert outcome.code == 2
-    assert f"`--out` (='{out}') is in use by process {first.pid} on " in outcome.err
-    assert re.search(r", since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*; wait until it ends", outcome.err)
-    assert f".run-{first.pid}" in files
-    succeeded(run("fit", sims["pooled"], *QUICK, "--out", out))  # the lock of the killed is void
-    assert {path.name for path in out.iterdir()} == FILES
-
-
-def test_each_figure_is_drawn_once(sims, tmp_path, monkeypatch):
-    drawn, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **m: (drawn.append(f), save(f, *a, **m)))
-    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--epochs", 1, "--folds", 0]
-    succeeded(run(*command, "--out", tmp_path))
-    assert len(drawn) == len({id(figure) for figure in drawn}) == 7

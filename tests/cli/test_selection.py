@@ -11,7 +11,7 @@ import pytest
 from commands import run, succeeded
 
 from spikecdl import progress
-from spikecdl.cli.selection import joined
+from spikecdl.cli.options import joined
 from spikecdl.estimator import load
 from spikecdl.evaluation import selection
 
@@ -50,16 +50,9 @@ def test_bounds_hold_for_every_candidate(sims, tmp_path):
     assert model.trainer.most_events == 1
 
 
-def test_one_candidate_is_not_recommended(sims, tmp_path):
+def test_one_candidate_after_an_interruption(sims, tmp_path, monkeypatch):
     command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
-    outcome = succeeded(run(*command, "--templates", 0, "--out", tmp_path))
-    assert "one candidate, compared with nothing: give more numbers" in outcome.out
-    assert "recommended" not in outcome.out
-
-
-def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
-    command = ["select", sims["pooled"], "--pool-trials", *SELECT, "--family", "binomial"]
-    command += ["--templates", 0, "--out", tmp_path, "--json"]
+    command += ["--templates", 0, "--out", tmp_path]
     scored, fits = selection._score, []
 
     def interrupted(model, folds, key):
@@ -72,39 +65,40 @@ def test_it_goes_on_after_an_interruption(sims, tmp_path, monkeypatch):
     assert run(*command).code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["fits"]
     monkeypatch.setattr(selection, "_score", lambda *each: fits.append(each[2]) or scored(*each))
-    about = succeeded(run(*command)).json
+    said = succeeded(run(*command)).out
     assert [fold for _, fold in fits] == [0, 1, 2]
+    about = json.loads((tmp_path / "summary.json").read_text())
     assert about["recommended"]["n_templates"] == 0
     assert {path.name for path in tmp_path.iterdir()} == {
         *("selection.csv", "selection.png", "summary.json"),
     }
+    assert "one candidate, compared with nothing: give more numbers" in said
+    assert "recommended" not in said
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ("--templates two", "`--templates` (='two') must be whole numbers, as in --templates 1 2"),
-        ("--templates 1.5", "`--templates` (='1.5') must be whole numbers"),
         ("--templates -1", "`--templates` (=-1) must be at least 0"),
-        ("--length 9", "`--length` (=9, longer than the window"),
-        ("--folds 1", "`--folds` (=1) must be at least 2"),
         ("--nonnegative yes,no", "`--nonnegative` (='yes,no') has 2 values for 1 template"),
-        ("--templates 0 --nonnegative ja", "`--nonnegative` (='ja') must be one of: no, yes"),
-        ("--most-events 0", "--most-events"),
-        ("--trainer unrolled --most-events 2", "`--most-events` (=2) is not used by trainer="),
     ],
 )
 def test_what_is_wrong_is_said_before_any_fit(sims, tmp_path, options, words):
     command = ["select", sims["poisson"], *SELECT, *options.split(), "--out", tmp_path / "out"]
     outcome = run(*command)
     assert outcome.code == 2
-    assert words in outcome.err or all(word in outcome.err for word in words.split(", "))
+    assert words in outcome.err
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_after_an_option_are_a_list():
-    line = "a.nwb --templates 0 1 --length 0.05 .1 --out 3 --json --length 0.1,0.2 b.nwb".split()
-    assert joined(line) == (
-        "a.nwb --templates 0,1 --length 0.05,.1 --out 3 --json --length 0.1,0.2 b.nwb".split()
+def test_values_after_an_option_are_a_list():
+    lists = {"--templates", "--length", "--methods"}
+    line = "a.nwb --templates 0 1 --length 50ms .1s --out 3 --json --length 0.1,0.2 b.nwb --methods"
+    assert joined(line.split(), lists) == [
+        *"a.nwb --templates 0,1 --length 50ms,.1s --out 3 --json --length 0.1,0.2 b.nwb".split(),
+        *("--methods", ""),
+    ]
+    assert joined("--methods vst-tv blind --json x".split(), lists) == (
+        "--methods vst-tv,blind --json x".split()
     )
-    assert joined(["--length", "50ms", "0.1s", "a.nwb"]) == ["--length", "50ms,0.1s", "a.nwb"]
