@@ -354,28 +354,54 @@ class BinnedSpikes:
             )
         return replace(self, onsets=onsets)
 
-    def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
-        """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
+    def select(
+        self,
+        *,
+        trials: Index | None = None,
+        units: Index | None = None,
+        bins: Index | None = None,
+    ) -> BinnedSpikes:
+        """Return some trials, units and bins, by position: an int, a slice, a list or a mask.
 
-        Neighbouring trials and units are views: nothing is copied.
+        Neighbouring trials and units are views: nothing is copied.  Bins must be neighbours; times
+        stay those of the recording, so ``t_start`` and ``trial_starts`` move with the first bin.
 
         Examples
         --------
-        >>> BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]]).select(trials=slice(1, None))
+        >>> counts = BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]])
+        >>> counts.select(trials=slice(1, None))
         BinnedSpikes(2 trials, 1 unit, 2 bins of 1 s, 3 spikes)
+        >>> counts.select(bins=slice(1, 2)).times
+        array([1.])
         """
         rows = _positions("trials", trials, self.shape[0])
         columns = _positions("units", units, self.shape[1])
+        time = _slice_if_neighbours(_positions("bins", bins, self.n_bins))
+        if not isinstance(time, slice):
+            raise ValueError(f"`bins` (={bins!r}) must be neighbours, in the order of time")
         row_index, column_index = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
         arrays = ("counts", "mask", "n_pooled")
-        return replace(
+        chosen = replace(
             self,
-            **{name: getattr(self, name)[row_index][:, column_index] for name in arrays},
+            **{name: getattr(self, name)[row_index][:, column_index, time] for name in arrays},
             unit_ids=tuple(self.unit_ids[i] for i in columns),
             trial_ids=tuple(self.trial_ids[i] for i in rows),
             trial_starts=self.trial_starts[rows],
             truth=None if self.truth is None else self.truth.select(rows, columns),
-            onsets=None if self.onsets is None else self.onsets[rows],
+            onsets=None if self.onsets is None else self.onsets[rows, time],
+        )
+        return chosen if bins is None else chosen._begun_later(self.bin_size * time.start)
+
+    def _begun_later(self, offset: float) -> BinnedSpikes:
+        """Return the counts with times as of windows that begin later, by some seconds."""
+        start = round(self.t_start + offset, 12)
+        window, every = (start, round(start + self.duration, 12)), np.ones(len(self))
+        return replace(
+            self,
+            t_start=start,
+            trial_starts=self.trial_starts + offset,
+            truth=self.truth and self.truth.shift(offset * every, self.duration * every),
+            windows=self.windows and {**self.windows, "window": window},
         )
 
 
