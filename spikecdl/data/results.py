@@ -74,7 +74,8 @@ def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
     """Return a `DCEA` whose templates begin where their response does, so that onsets are there.
 
     What is before the response (see `spikecdl.data.results.response_onsets`) is dropped, and zeros
-    follow at the end; templates are of unit norm again.  All else is the same, and so is ``model``.
+    follow at the end; templates are of unit norm again, and amplitudes of events scaled with them.
+    All else is the same, and so is ``model``.
 
     Parameters
     ----------
@@ -104,7 +105,12 @@ def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
             for i, lag in enumerate(lags):
                 moved[name][i, :, : values.shape[2] - lag] = values[i, :, lag:]
     norms = moved["templates"].square().sum((1, 2), keepdim=True).sqrt()
-    moved["templates"] = moved["templates"] / norms.masked_fill(norms == 0, 1.0)  # if none is left
+    norms = norms.masked_fill(norms == 0, 1.0)  # if none is left
+    moved["templates"] = moved["templates"] / norms
+    if "template_variance" in moved:
+        moved["template_variance"] = moved["template_variance"] / norms.square()
+    if "event_amplitudes" in moved:  # waveforms of events stay as large as they were
+        moved["event_amplitudes"] = moved["event_amplitudes"] * norms[..., 0]
     one = copy(model)
     one.tensors_, one.templates_ = moved, moved["templates"].cpu().numpy()
     return one
