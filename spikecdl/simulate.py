@@ -22,9 +22,7 @@ Rng = np.random.Generator
 if TYPE_CHECKING:
     import pandas as pd
 
-_PAUSE = 0.5  # seconds between the windows of a simulated recording
 _SLACK = 1e-6  # relative error of a time that is a whole number of bins
-_TICKS = 32  # least clock ticks per bin
 
 
 def simulate(
@@ -137,7 +135,7 @@ def simulate(
         **_slow_and_past(model, history, drift, bin_size * np.arange(1, n_bins)),
     }
     truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
-    starts = np.arange(n_trials) * (n_bins + round(_PAUSE / bin_size)) * bin_size
+    starts = np.arange(n_trials) * (n_bins + round(0.5 / bin_size)) * bin_size  # 0.5 s apart
     values = _observations(model, truth, starts, n_bins, int(rng.integers(2**62)))
     counts = BinnedSpikes.from_array(
         values.astype(np.int64) if model.integer_valued else values,
@@ -172,7 +170,7 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
             "counts and real-valued signals have no spike times"
         )
     rng = np.random.default_rng(random_state)
-    ticks = max(_TICKS, int(2 * counts.counts.max()))
+    ticks = max(32, int(2 * counts.counts.max()))  # per bin
     times = []
     for unit in range(counts.n_units):
         trial, bin_ = np.nonzero(counts.counts[:, unit])

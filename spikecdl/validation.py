@@ -140,7 +140,7 @@ def non_negative(name: str, value: float, unit: str = "") -> float:
     return number
 
 
-def shaped(name: str, array: np.ndarray, shape: tuple[int, ...], of: str = "") -> None:
+def shaped(name: str, array: Any, shape: tuple[int, ...], of: str = "") -> None:
     """Raise unless an array has this shape, which may be that ``of`` another argument."""
     if array.shape != shape:
         other = f", as `{of}`" if of else ""

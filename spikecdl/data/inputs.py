@@ -144,9 +144,9 @@ def windows_of(counts: BinnedSpikes) -> dict[str, Any]:
 class CodesAsTable:
     """Base of estimators whose codes are a table after ``set_output``, one row per trial."""
 
+    n_templates: int
     layout: str
     unit_ids_: tuple[int | str, ...]
-    templates_: np.ndarray
     _n_onsets: int
 
     @property
@@ -167,5 +167,5 @@ class CodesAsTable:
 
         check_is_fitted(self, "templates_")
         rows = [""] if self.layout == "joint" else [f"unit{unit}_" for unit in self.unit_ids_]
-        places = itertools.product(rows, range(len(self.templates_)), range(self._n_onsets))
+        places = itertools.product(rows, range(self.n_templates), range(self._n_onsets))
         return np.array([f"{row}template{i}_bin{j}" for row, i, j in places], dtype=object)
