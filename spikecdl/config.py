@@ -80,10 +80,7 @@ class Arguments(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments of `DCEA`, checked and made into objects.
-
-    ``device`` is a name, as a model may be read where that device is not available.
-    """
+    """Arguments of `DCEA`, checked and made into objects, but for the name of the device."""
 
     n_templates: int
     family: Family
@@ -99,10 +96,7 @@ class Settings:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], span: tuple[float, float, bool]) -> Settings:
-        """Return the settings of a model whose windows span that time; ``trainer`` is not "auto".
-
-        Raises ValueError or TypeError if one of the arguments is not possible.
-        """
+        """Return the settings of a model of windows that span a time; ``trainer`` is not "auto"."""
         chosen: dict[str, Any] = {
             name: validation.member(name, arguments[name], *kinds)
             for name, kinds in _MEMBERS.items()
@@ -173,13 +167,7 @@ def generator(random_state: Any) -> torch.Generator:
 
 def template_bins(length: float, bin_size: float, n_bins: int) -> int:
     """Return the length of a template in bins: a whole number, at most that of a window."""
-    length = validation.positive("template_length", length)
-    bins = round(length / bin_size)
-    if bins < 1 or abs(length / bin_size - bins) > 1e-6 * bins:
-        raise ValueError(
-            f"`template_length` (={length:g}) must be a whole number of bins of {bin_size:g}; the "
-            f"nearest is {max(bins, 1) * bin_size:g}"
-        )
+    bins = validation.whole_bins("template_length", length, bin_size)
     if bins > n_bins:
         raise ValueError(
             f"`template_length` (={length:g}, {bins} bins of {bin_size:g}) is longer than the "

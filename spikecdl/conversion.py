@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,11 +34,7 @@ def rates_of_levels(
 
 
 def known_levels(
-    counts: BinnedSpikes,
-    layout: Layout,
-    data: Observations,
-    known: tuple[int | str, ...],
-    rates: Any,
+    counts: BinnedSpikes, layout: Layout, data: Observations, known: Sequence[Any], rates: Any
 ) -> np.ndarray | None:
     """Return the baselines (unit, channel) for other counts, from `rates_of_levels` of a fit.
 
@@ -125,13 +121,9 @@ def observe(
         return _as_tensor(layout.expand(values))
 
     def per_bin(n_trials: Tensor) -> Tensor:
-        try:
-            return tensor(np.broadcast_to(n_trials.cpu().numpy(), counts.shape))
-        except ValueError:
-            raise ValueError(
-                f"`n_trials` (shape {tuple(n_trials.shape)}) must broadcast to the counts (trial, "
-                f"unit, bin) = {counts.shape}"
-            ) from None
+        why = "broadcast to the counts (trial, unit, bin) ="
+        values = n_trials.cpu().numpy()
+        return tensor(validation.broadcast("n_trials", values, counts.shape, why))
 
     y, family = tensor(counts.counts), family.map(per_bin)
     family = family.resolve(tensor(trials_everywhere(counts, counts.sub_bins)))
@@ -326,14 +318,9 @@ def _given_baseline(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Any
 ) -> Tensor:
     """Linear predictor of given rates per recorded trial, (unit,) or (trial, unit)."""
-    given, shape = np.asarray(baseline, dtype=float), counts.shape[:2]
-    try:
-        rate = layout.rows(np.broadcast_to(given, shape)[..., None])
-    except ValueError:
-        raise ValueError(
-            f"`baseline` (shape {given.shape}) must be 'learned', a (start, stop) pair, or rates "
-            f"of shape (unit,) or (trial, unit) = {shape}"
-        ) from None
+    why = "be 'learned', a (start, stop) pair, or rates of shape (unit,) or (trial, unit) ="
+    given = np.asarray(baseline, dtype=float)
+    rate = layout.rows(validation.broadcast("baseline", given, counts.shape[:2], why)[..., None])
     rows, n_pooled = data.rows(), layout.rows(counts.n_pooled)
     per_trial, most = _count_per_rate(counts, data.family), []
     for part, some in rows.parts():

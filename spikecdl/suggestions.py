@@ -11,7 +11,7 @@ import numpy as np
 from spikecdl.config import Arguments
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.binning import infer_clock_rate, on_clock
-from spikecdl.data.times import intersection, union
+from spikecdl.data.times import intersection, interval_of, union
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import has_exponential_loss
 from spikecdl.validation import counted, listed, member
@@ -159,7 +159,7 @@ def questions(spikes: SpikeTrains) -> list[str]:
     asked: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         f"far outside the session of {session:g} s": lambda t, _: np.abs(t) > far,
         "between 0 and 1 microsecond": lambda t, _: (t != 0) & (np.abs(t) < _TINY),
-        "outside the observed intervals": lambda t, observed: ~_inside(t, observed),
+        "outside the observed intervals": lambda t, observed: interval_of(t, observed) < 0,
         f"with {_SAME_TICK - 1} more in the same tick of the clock": lambda t, _: crowded(t),
     }
     if rate is not None:
@@ -185,12 +185,6 @@ def questions(spikes: SpikeTrains) -> list[str]:
     return found
 
 
-def _inside(times: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return which times are in one of sorted intervals (interval, 2), edges included."""
-    which = np.searchsorted(observed[:, 0], times, "right") - 1
-    return (which >= 0) & (times <= np.r_[observed[:, 1], -np.inf][which])
-
-
 def _round(length: float) -> tuple[float, float]:
     """Return a round bin size, and the length in whole bins."""
     bin_size = float(_ROUND_SIZES[np.abs(np.log(_ROUND_SIZES * _BINS / length)).argmin()])
@@ -205,9 +199,8 @@ def _pairs(spikes: SpikeTrains, step: float) -> tuple[np.ndarray, np.ndarray]:
     for times, observed in zip(spikes.times, spikes.observed, strict=True):
         stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
         stretches = intersection(observed, np.minimum(_trials(spikes), stop))
-        which = np.searchsorted(stretches[:, 0], times, "right") - 1
+        which = interval_of(times, stretches)
         inside = which >= 0
-        inside[inside] = times[inside] < stretches[which[inside], 1]
         durations = np.diff(stretches, axis=1)
         if inside.any():
             rate = inside.sum() / durations.sum()

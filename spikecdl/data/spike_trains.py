@@ -25,6 +25,7 @@ from spikecdl.data.times import (
     check_seconds,
     check_times,
     check_trials,
+    interval_of,
     spike_arrays,
 )
 from spikecdl.data.truth import Truth
@@ -233,8 +234,7 @@ class SpikeTrains:
         rates = np.full(self.n_units, np.nan)
         for unit, (times, observed) in enumerate(zip(self.times, self.observed, strict=True)):
             if len(observed):
-                interval = np.searchsorted(observed[:, 0], times, "right") - 1
-                inside = (interval >= 0) & (times <= observed[interval, 1])
+                inside = interval_of(times, observed) >= 0
                 rates[unit] = inside.sum() / np.diff(observed, axis=1).sum()
         return rates
 

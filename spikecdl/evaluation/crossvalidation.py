@@ -12,17 +12,8 @@ import numpy as np
 
 from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.evaluation import deviance
-from spikecdl.evaluation.heldout import (
-    Estimator,
-    HiddenBins,
-    Model,
-    Scores,
-    Split,
-    TemplateModel,
-    masked,
-    split,
-)
+from spikecdl.evaluation import deviance, heldout
+from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
@@ -62,8 +53,8 @@ class Apart:
         if hasattr(model, "hidden_deviances") and (
             getattr(model, "family_", self.family).name == self.family.name
         ):
-            return HiddenBins(unseen, model.hidden_deviances(unseen))
-        return masked(model, unseen, self.family)
+            return heldout.HiddenBins(unseen, model.hidden_deviances(unseen))
+        return heldout.masked(model, unseen, self.family)
 
 
 Fold = Apart | Split
@@ -307,7 +298,7 @@ def size(counts: BinnedSpikes, layout: str) -> np.ndarray:
     return found.sum(1, keepdims=True) if layout == "joint" else found
 
 
-def _gain(model: TemplateModel, fold: Fold) -> Iterator[np.ndarray]:
+def _gain(model: heldout.TemplateModel, fold: Fold) -> Iterator[np.ndarray]:
     """Yield the evidence of what was not seen above that of a constant rate, if there is any."""
     try:
         found = model.evidence(fold.unseen, per_unit=True)
@@ -322,7 +313,7 @@ def _split(
     """Return the folds of pooled trials: disjoint parts, and the trials that are not in each."""
     rest, parts = counts, []
     for fold in range(n_folds - 1):
-        divided = split(rest, family, 1 / (n_folds - fold), random_state + fold)
+        divided = heldout.split(rest, family, 1 / (n_folds - fold), random_state + fold)
         parts.append(divided.seen)
         rest = divided.unseen
     return tuple(Split(_without(counts, part), part, family) for part in [*parts, rest])

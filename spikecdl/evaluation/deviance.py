@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from spikecdl import conversion
+from spikecdl import conversion, validation
 from spikecdl.config import Layout
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.model.dictionary import ConvDictionary
@@ -305,9 +305,5 @@ def _deviance(
 
 
 def _broadcast(name: str, array: ArrayLike, like: np.ndarray) -> np.ndarray:
-    try:
-        return np.broadcast_to(np.asarray(array, dtype=float), like.shape)
-    except ValueError:
-        raise ValueError(
-            f"`{name}` (shape {np.shape(array)}) must broadcast to `y` (shape {like.shape})"
-        ) from None
+    why = "broadcast to `y`, of shape"
+    return validation.broadcast(name, np.asarray(array, dtype=float), like.shape, why)

@@ -56,10 +56,7 @@ class TemplateModel(Fitted, Estimator, Protocol):
 
 
 class Scores:
-    """Scores made of the ``deviances`` (2, trial, unit) of a model and its null model in counts.
-
-    See `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike`.
-    """
+    """Scores made of the ``deviances`` (2, trial, unit) of a model and its null model in counts."""
 
     counts: BinnedSpikes
     deviances: Any
@@ -96,7 +93,8 @@ class Scores:
 class HeldOut(Scores):
     """Scores of a model on counts that it had not seen; made by `masked`, `split` and `transfer`.
 
-    Both scores are 0 for a model no better than the null model, a constant rate per unit.
+    See `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike`.  Both scores
+    are 0 for a model no better than the null model, a constant rate per unit.
 
     Parameters
     ----------
@@ -148,9 +146,7 @@ class HeldOut(Scores):
 
 @dataclass(frozen=True, eq=False)
 class HiddenBins(Scores):
-    """Scores of hidden bins as `masked` finds them, without the rates, which long windows have no
-    room for: the ``deviances`` of the model and of the null model, shape (2, trial, unit).
-    """
+    """Scores of hidden bins as `masked` finds them, but without rates, which may be too large."""
 
     counts: BinnedSpikes
     deviances: np.ndarray

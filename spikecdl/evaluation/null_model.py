@@ -106,9 +106,7 @@ class NullModel:
         return data.to(torch.float64)
 
     def _eta(self, data: Observations, level: Tensor) -> Tensor:
-        """Return the linear predictor at a level of each unit, (unit, 1, 1), or with covariates of
-        each bin.
-        """
+        """Return the linear predictor at a level of each unit, (unit, 1, 1), or of each bin."""
         eta = level + self.shift_
         if data.covariates is None:
             return eta

@@ -198,7 +198,8 @@ def select(
         if candidate.template_length is not None:
             config.template_bins(candidate.template_length, counts.bin_size, counts.n_bins)
     keys = [(candidate, number) for candidate in candidates for number in range(n_folds)]
-    store = _Store(folder, model, counts, (n_folds, folds.how, random_state))
+    settings = config.describe(model.get_params(deep=False))
+    store = _Store(folder, [settings, (n_folds, folds.how, random_state)], counts)
     score = partial(_score, model, folds.folds)
     found: dict[_Key, _Rows] = {}
     for key, rows in store.each(keys, score, validation.integer("n_jobs", n_jobs)):
@@ -240,16 +241,9 @@ def _score(model: TemplateModel, folds: Sequence[Fold], key: _Key) -> _Rows:
 class _Store:
     """Finished fits, in files that are named by all that decides their content."""
 
-    def __init__(
-        self,
-        folder: str | Path | None,
-        model: TemplateModel,
-        counts: BinnedSpikes,
-        division: tuple[Any, ...],
-    ) -> None:
+    def __init__(self, folder: str | Path | None, about: list[Any], counts: BinnedSpikes) -> None:
         self.folder = None if folder is None else Path(folder)
-        settings = config.describe(model.get_params(deep=False))
-        text = json.dumps([settings, division, counts.header()], sort_keys=True, default=str)
+        text = json.dumps([*about, counts.header()], sort_keys=True, default=str)
         self.digest = hashlib.sha256(text.encode())
         limits = () if counts.onsets is None else (counts.onsets,)
         for array in (counts.counts, counts.n_pooled, *limits):
