@@ -49,10 +49,8 @@ class Apart:
 
     def score(self, model: Model) -> Scores:
         """Score hidden bins of ``unseen``."""
-        unseen = self.unseen
-        if hasattr(model, "hidden_deviances") and (
-            getattr(model, "family_", self.family).name == self.family.name
-        ):
+        unseen, family = self.unseen, getattr(model, "family_", self.family)
+        if hasattr(model, "hidden_deviances") and family.name == self.family.name:
             return heldout.HiddenBins(unseen, model.hidden_deviances(unseen))
         return heldout.masked(model, unseen, self.family)
 
