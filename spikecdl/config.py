@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,10 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
 
-DESCRIBED = ("family_", "trainer_", "baseline_", "unit_ids_")  # attributes, in files
+FITTED = (  # attributes in files, in this order
+    "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
+    "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_"
+).split()
 _WINDOWS = {  # how windows were chosen, and the type of what says it
     **{"align": str, "table": str, "events": str},
     **{"window": tuple, "within": tuple, "pool_trials": bool},
@@ -209,8 +212,8 @@ def member(name: str, described: Mapping[str, Any]) -> Any:
     return registry[validation.one_of(name, config.pop("name"), registry)](**config)
 
 
-def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the attributes of a model in a file: ``names``, and those described otherwise."""
+def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a model that `describe` was given."""
     found = dict(values)
     found["family_"] = member("family", found["family_"])
     if isinstance(found["trainer_"], dict):
@@ -218,7 +221,7 @@ def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, A
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
     found["windows_"] = _windows(found.get("windows_", {}))
-    if unknown := found.keys() - {*names, *DESCRIBED}:
+    if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
 
@@ -301,6 +304,8 @@ def _plain(name: str, value: Any) -> Any:
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(name, entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(key, entry) for key, entry in value.items()}
     raise TypeError(f"`{name}` (={value!r}) cannot be saved; pass plain values")
 
 
@@ -314,4 +319,4 @@ def _registered(name: str, value: Family | Penalty | Trainer) -> dict[str, Any]:
             f"`{name}` (={kind}) cannot be saved, as {kind} is not a registered {name}; give it a "
             f"`name` of its own and add it to the registry ({', '.join(registry)})"
         )
-    return {key: _plain(key, entry) for key, entry in value.config().items()}
+    return _plain(name, value.config())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,7 @@ from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Problem, Trainer
 
-_FITTED = (
-    "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
-    "n_iter_ history_ windows_ _time_span _n_onsets"
-).split()
 
-
-@dataclass(eq=False, repr=False)
 class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     r"""Learn templates from counts: convolutional dictionary learning for exponential families.
 
@@ -89,8 +83,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
     verbose : bool
-        Show on standard error what a fit does, how far it is and how long is left.  Compilation, in
-        the first fit, is told in any case, in one line.
+        Show the progress of fits on standard error; that of compilation is always told, in a line.
 
     Attributes
     ----------
@@ -119,8 +112,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     trainer_ : str or Trainer
         ``trainer``, or the name of what "auto" has chosen.
     windows_ : dict
-        How windows were chosen, as far as `BinnedSpikes` say it (their ``windows``); the commands
-        `evaluate` and `apply` choose them likewise.
+        How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -140,22 +132,40 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     ((1, 1, 10), (20, 1, 191))
     """
 
-    n_templates: int = 1
-    template_length: float = 10
-    family: str | Family = "poisson"
-    _: KW_ONLY
-    layout: str = "shared"
-    penalty: str | Penalty = "l1"
-    penalty_weight: float | None = None
-    baseline: Any = "learned"
-    history: float | History | None = None
-    drift: float | None = None
-    trainer: str | Trainer = "auto"
-    n_epochs: int | None = None
-    bin_size: float = 1.0
-    device: str = "auto"
-    random_state: Any = None
-    verbose: bool = False
+    def __init__(
+        self,
+        n_templates: int = 1,
+        template_length: float = 10,
+        family: str | Family = "poisson",
+        *,
+        layout: str = "shared",
+        penalty: str | Penalty = "l1",
+        penalty_weight: float | None = None,
+        baseline: Any = "learned",
+        history: float | History | None = None,
+        drift: float | None = None,
+        trainer: str | Trainer = "auto",
+        n_epochs: int | None = None,
+        bin_size: float = 1.0,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_templates = n_templates
+        self.template_length = template_length
+        self.family = family
+        self.layout = layout
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+        self.baseline = baseline
+        self.history = history
+        self.drift = drift
+        self.trainer = trainer
+        self.n_epochs = n_epochs
+        self.bin_size = bin_size
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
 
     def fit(
         self,
@@ -314,16 +324,14 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             If an argument cannot be saved, such as a penalty that is not registered.
         """
         check_is_fitted(self, "tensors_")
-        fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
-        more = {name: getattr(self, name) for name in config.DESCRIBED}
-        described = (config.describe(self.get_params(deep=False)), fitted | config.describe(more))
+        fitted = {name: getattr(self, name) for name in config.FITTED if hasattr(self, name)}
         learned = Learned(self.tensors_, unit_tensors=self.unit_tensors_)
-        write_model(path, learned, *described)
+        arguments = self.get_params(deep=False)
+        write_model(path, learned, *map(config.describe, (arguments, fitted)))
 
     @property
     def templates_(self) -> np.ndarray:
-        """Templates of unit l2 norm, shape (template, channel, bin)."""
-        check_is_fitted(self, "tensors_")
+        """Templates of unit l2 norm."""
         return self.tensors_["templates"].cpu().numpy()
 
     @property
@@ -344,13 +352,6 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def epochs_at_most(self) -> int:
         """Largest number of epochs, ``n_epochs`` or the trainer's default."""
         return self._settings().n_epochs
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = False
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
     def _settings(self) -> Settings:
         """Return the arguments, checked, and what a fit has made of them."""
@@ -439,11 +440,10 @@ def load(path: str | Path) -> DCEA:
     learned, content = read_model(path)
     with reading(Path(path), "a model"):
         arguments = config.restore(content["settings"])
-        model, fitted = DCEA(**arguments), config.attributes(content["fitted"], _FITTED)
+        model, fitted = DCEA(**arguments), config.attributes(content["fitted"])
         if arguments.keys() != model.get_params(deep=False).keys():
             raise ValueError(f"its settings {sorted(arguments)} are not those of this version")
         config.check_model(arguments, fitted, learned)
-        fitted |= {"tensors_": learned.tensors, "unit_tensors_": learned.unit_tensors}
-        for name, value in fitted.items():
-            setattr(model, name, value)
+        model.__dict__ |= fitted
+        model.tensors_, model.unit_tensors_ = learned.tensors, learned.unit_tensors
     return model

@@ -141,13 +141,7 @@ def non_negative(name: str, value: float, unit: str = "") -> float:
 
 
 def whole_bins(name: str, length: float, bin_size: float) -> int:
-    """Return a length as a number of bins, or raise if that is not whole or below one.
-
-    Examples
-    --------
-    >>> whole_bins("duration", 0.3, 0.1)
-    3
-    """
+    """Return a length as a number of bins, or raise if that is not whole or below one."""
     bins = round(positive(name, length) / positive("bin_size", bin_size))
     if bins < 1 or abs(length / bin_size - bins) > 1e-6 * bins:
         raise ValueError(

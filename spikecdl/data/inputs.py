@@ -157,6 +157,13 @@ class CodesAsTable:
         asked = getattr(self, "_sklearn_output_config", {})
         return asked.get("transform", get_config()["transform_output"]) != "default"
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the columns of the table of codes, in the order of the codes.
 

@@ -111,8 +111,8 @@ def shift_to_response(model: M, fraction: float = 0.2) -> M:
     >>> import spikecdl
     >>> y = np.random.default_rng(0).poisson(np.repeat([0.2, 3, 0.2], [30, 5, 65]), (20, 100))
     >>> model = spikecdl.DCEA(1, 16, random_state=0).fit(y)
-    >>> response_onsets(model.templates_), response_onsets(shift_to_response(model).templates_)
-    (array([9]), array([0]))
+    >>> response_onsets(shift_to_response(model).templates_)
+    array([0])
     """
     moved = dict(model.tensors_)
     lags = response_onsets(model.templates_, fraction)

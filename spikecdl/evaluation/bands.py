@@ -48,7 +48,6 @@ class Bands:
     nonnegative: tuple[bool, ...]
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         errors = ", ".join(f"{error:.2f}" for error in self.errors)
         return f"Bands({self.n_bootstrap} resamples: errors of templates {errors})"
 

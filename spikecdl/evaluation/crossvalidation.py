@@ -111,7 +111,6 @@ class CrossValidated:
     layout: str = "shared"
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         value, error = self._explained()
         return (
             f"CrossValidated({validation.counted(len(self.folds), 'fold')} of {self.how}: "

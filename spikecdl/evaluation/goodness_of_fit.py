@@ -54,13 +54,11 @@ class TimeRescaling:
     p_value: np.ndarray
 
     def __post_init__(self) -> None:
-        """Make the arrays read-only."""
         store(self, "distance", "band", "p_value")
         for intervals in self.intervals:
             intervals.flags.writeable = False
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         units = validation.counted(len(self.unit_ids), "unit")
         return f"TimeRescaling({units}, {self.inside.sum()} inside the {1 - _LEVEL:.0%} band)"
 

@@ -120,7 +120,6 @@ class HeldOut(Scores):
     family: Family
 
     def __post_init__(self) -> None:
-        """Check shapes and values."""
         store(self, "mean", "null_mean")
         for name in ("mean", "null_mean"):
             array = getattr(self, name)
@@ -129,7 +128,6 @@ class HeldOut(Scores):
                 raise ValueError(f"`{name}` must be finite wherever something was observed")
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         sizes = zip(self.counts.shape, ("trial", "unit", "bin"), strict=True)
         shape = ", ".join(validation.counted(size, name) for size, name in sizes)
         return (

@@ -93,7 +93,6 @@ class Selection:
     how: str
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         number = validation.counted(len(self.candidates), "candidate")
         return f"Selection({number}, recommended: {self.recommended})"
 
