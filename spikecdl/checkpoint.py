@@ -237,16 +237,14 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(content)
         header = _divided(content)[0]["__metadata__"]
         text, expected = header["metadata"], header["sha256"]
-    except (SafetensorError, KeyError, ValueError) as error:
+        metadata = json.loads(text)
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f"`{path}` is not a file written by spikecdl, or damaged: {error}"
         ) from None
     if _digest(tensors, text) != expected:
         raise ValueError(f"`{path}` is damaged: its SHA-256 does not match; use another copy")
-    try:
-        return tensors, json.loads(text)
-    except RecursionError:
-        raise ValueError(f"`{path}` is not a file written by spikecdl: nested too deep") from None
+    return tensors, metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:

@@ -308,6 +308,7 @@ def _split(
     counts: BinnedSpikes, family: Family, n_folds: int, random_state: int
 ) -> tuple[Split, ...]:
     """Return the folds of pooled trials: disjoint parts, and the trials that are not in each."""
+    counts = replace(counts, past=None)
     rest, parts = counts, []
     for fold in range(n_folds - 1):
         divided = heldout.split(rest, family, 1 / (n_folds - fold), random_state + fold)

@@ -171,7 +171,8 @@ def time_rescaling(
     mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
     for _ in range(n_bootstrap):
         values = draw_counts(mean, family, rng, counts.counts, effect)
-        others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
+        values = np.where(counts.mask, values, 0)
+        others = replace(counts, counts=values, truth=None, past=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
         intervals = rescaled_intervals(
             others.counts, judge.predict(others), family, others.mask, rng

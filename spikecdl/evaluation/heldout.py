@@ -354,6 +354,7 @@ def split(
             f"`family` (={family!r}) has no `split`: its counts have no independent parts of the "
             "same family; score hidden bins (`masked`) or other trials (`transfer`)"
         )
+    counts = replace(counts, past=None)
     if pooled.max() <= 1:  # the truth does not hold for parts of a trial
         counts = replace(counts, truth=None)
     seen, unseen = (
