@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +28,24 @@ MOMENT = 1.0  # seconds between steps that are written
 
 
 def write_model(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    unit_tensors: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-    fitted: Mapping[str, Any],
+    path: str | Path, learned: Learned, settings: Mapping[str, Any], fitted: Mapping[str, Any]
 ) -> None:
     """Write a model as ``.safetensors`` (all of it) and ``.json`` (to read)."""
     content = {"spikecdl": __version__, "settings": settings, "fitted": fitted}
     stem = _stem(path)
-    more = _prefixed(_UNIT, unit_tensors)
-    save_tensors(stem.with_suffix(".safetensors"), {**tensors, **more}, content)
+    save_tensors(stem.with_suffix(".safetensors"), _packed(learned), content)
     write_json(stem.with_suffix(".json"), content)
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Return what `write_model` was given: tensors, those of units, ``settings`` and ``fitted``."""
+def read_model(path: str | Path) -> tuple[Learned, dict[str, Any]]:
+    """Return what `write_model` was given: what was learned, and ``settings`` and ``fitted``."""
     file = _stem(path).with_suffix(".safetensors")
     if not file.exists():
         raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
     tensors, content = load_tensors(file)
     if not isinstance(content, dict) or "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
-    return *_split(tensors, _UNIT), content
+    return _unpacked(tensors), content
 
 
 def _stem(path: str | Path) -> Path:
@@ -58,6 +54,19 @@ def _stem(path: str | Path) -> Path:
     if path.is_dir():
         return path / "model"
     return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+def _packed(learned: Learned) -> dict[str, Tensor]:
+    """Return all tensors of what was learned, with prefixes that tell their kinds apart."""
+    units = _prefixed(_UNIT, learned.unit_tensors)
+    return learned.tensors | units | _prefixed(_STATE, learned.state)
+
+
+def _unpacked(tensors: Mapping[str, Tensor]) -> Learned:
+    """Return what `_packed` was given."""
+    others, state = _split(tensors, _STATE)
+    others, units = _split(others, _UNIT)
+    return Learned(others, state, unit_tensors=units)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,8 +148,7 @@ class Checkpoint:
             "steps": [name for name, _ in self.steps.done],
             "fingerprint": self.fingerprint,
         }
-        tensors = learned.tensors | _prefixed(_UNIT, learned.unit_tensors)
-        tensors |= _prefixed(_STATE, learned.state)
+        tensors = _packed(learned)
         for number, (_, result) in enumerate(self.steps.done):
             tensors |= _prefixed(f"{_STEP}{number}.", result)
         save_tensors(self.path, tensors, about)
@@ -164,11 +172,9 @@ class Checkpoint:
         for number, name in enumerate(about["steps"]):
             tensors, result = _split(tensors, f"{_STEP}{number}.")
             self.steps.done.append((name, result))
-        tensors, state = _split(tensors, _STATE)
-        model, units = _split(tensors, _UNIT)
         if about["epoch"]:
-            history, converged = about["history"], about["converged"]
-            self.learned = Learned(model, state, about["epoch"], history, converged, units)
+            known = {name: about[name] for name in ("epoch", "history", "converged")}
+            self.learned = replace(_unpacked(tensors), **known)
         return self.learned
 
 
@@ -231,16 +237,14 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(content)
         header = _divided(content)[0]["__metadata__"]
         text, expected = header["metadata"], header["sha256"]
-    except (SafetensorError, KeyError, ValueError) as error:
+        metadata = json.loads(text)
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f"`{path}` is not a file written by spikecdl, or damaged: {error}"
         ) from None
     if _digest(tensors, text) != expected:
         raise ValueError(f"`{path}` is damaged: its SHA-256 does not match; use another copy")
-    try:
-        return tensors, json.loads(text)
-    except RecursionError:
-        raise ValueError(f"`{path}` is not a file written by spikecdl: nested too deep") from None
+    return tensors, metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:

@@ -3,46 +3,128 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from spikecdl import validation
+from spikecdl import training, validation
 from spikecdl.model.covariates import Drift, History
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.penalties import PENALTIES, Penalty
-from spikecdl.training import (
-    COVARIATES,
-    TRAINERS,
-    Fraction,
-    Learned,
-    Trainer,
-    UniversalThreshold,
-    Weight,
-)
+from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
 
-DESCRIBED = ("family_", "trainer_", "baseline_", "unit_ids_")  # attributes, in files
-_MOST_LAGS = 1_000_000  # of a history in a file
-_MOST_ONSETS = 2**40  # in a window
+FITTED = (  # attributes in files, in this order
+    "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
+    "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_"
+).split()
 _WINDOWS = {  # how windows were chosen, and the type of what says it
     **{"align": str, "table": str, "events": str},
     **{"window": tuple, "within": tuple, "pool_trials": bool},
 }
 
-_REGISTRIES: dict[str, Mapping[str, type]] = {
-    "family": FAMILIES,
-    "penalty": PENALTIES,
-    "trainer": TRAINERS,
+_MEMBERS: dict[str, tuple[Mapping[str, type], type]] = {  # the registry and base of each argument
+    "family": (FAMILIES, Family),
+    "penalty": (PENALTIES, Penalty),
+    "trainer": (TRAINERS, Trainer),
 }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How counts (trial, unit, bin) become windows of channels, by inserting ``axis``.
+
+    Shared: every unit of every trial is a window, (trial, unit, 1, bin).  Joint: the units of a
+    trial are the channels of one window, (trial, 1, unit, bin).
+    """
+
+    name: str
+    axis: int
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether units are channels."""
+        return self.name == "joint"
+
+    def expand(self, counts: np.ndarray) -> np.ndarray:
+        """Reshape (trial, unit, bin) to (trial, unit, channel, bin)."""
+        return np.expand_dims(counts, self.axis)
+
+    def rows(self, counts: np.ndarray) -> np.ndarray:
+        """Reshape (trial, unit, bin) to (window, channel, bin)."""
+        return np.reshape(counts, (-1, *self.expand(counts).shape[2:]))
+
+    def units(self, values: Tensor, units: Any) -> Tensor:
+        """Keep some units of values (trial, unit, channel, ...)."""
+        return values[:, :, units] if self.is_joint else values[:, units]
+
+    def squeeze(self, signal: Tensor) -> np.ndarray:
+        """Reshape (trial, unit, channel, bin) to (trial, unit, bin), in NumPy."""
+        return signal.squeeze(self.axis).cpu().numpy()
+
+
+LAYOUTS = {layout.name: layout for layout in (Layout("shared", 2), Layout("joint", 1))}
+
+
+class Arguments(Protocol):
+    """Arguments of a `DCEA` as they were given."""
+
+    family: str | Family
+    layout: str
+    penalty: str | Penalty
+    penalty_weight: float | None
+    baseline: Any
+    history: float | History | None
+    drift: float | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of `DCEA`, checked and made into objects, but for the name of the device."""
+
+    n_templates: int
+    family: Family
+    layout: Layout
+    penalty: Penalty
+    weight: Weight
+    baseline: Any
+    history: History | None
+    drift: Drift | None
+    trainer: Trainer
+    n_epochs: int
+    device: str
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], span: tuple[float, float, bool]) -> Settings:
+        """Return the settings of a model of windows that span a time; ``trainer`` is not "auto"."""
+        chosen: dict[str, Any] = {
+            name: validation.member(name, arguments[name], *kinds)
+            for name, kinds in _MEMBERS.items()
+        }
+        validation.positive("bin_size", arguments["bin_size"])
+        n_epochs, drift = arguments["n_epochs"], arguments["drift"]
+        return cls(
+            n_templates=validation.integer("n_templates", arguments["n_templates"]),
+            layout=LAYOUTS[validation.one_of("layout", arguments["layout"], LAYOUTS)],
+            weight=weight(arguments["penalty_weight"]),
+            baseline=arguments["baseline"],
+            history=history(arguments["history"]),
+            drift=None if drift is None else Drift(drift, *span),
+            n_epochs=validation.integer(
+                "n_epochs", chosen["trainer"].default_epochs if n_epochs is None else n_epochs
+            ),
+            device=device_name(arguments["device"]),
+            **chosen,
+        )
 
 
 def weight(penalty_weight: float | None) -> Weight:
     """Return the rule that sets the penalty's weight."""
     if penalty_weight is None:
-        return UniversalThreshold()
+        return training.UniversalThreshold()
     fraction = validation.positive("penalty_weight", penalty_weight)
     if fraction >= 1:
         raise ValueError(
@@ -57,13 +139,18 @@ def history(value: float | History | None) -> History | None:
     return value if value is None or isinstance(value, History) else History(value)
 
 
+def device_name(name: str) -> str:
+    """Return the name of a device, or raise if there is no such device anywhere."""
+    validation.one_of("device", str(name).split(":")[0], ("auto", "cpu", "cuda"))
+    return str(name)
+
+
 def device(name: str) -> torch.device:
     """Return the torch device of that name."""
-    validation.one_of("device", str(name).split(":")[0], ("auto", "cpu", "cuda"))
-    has_gpu = torch.cuda.is_available()
+    name, has_gpu = device_name(name), torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_gpu else "cpu")
-    if str(name).startswith("cuda") and not has_gpu:
+    if name.startswith("cuda") and not has_gpu:
         raise ValueError(
             f"`device` (={name!r}) is not available: no CUDA GPU found; use 'cpu' or 'auto'"
         )
@@ -83,13 +170,7 @@ def generator(random_state: Any) -> torch.Generator:
 
 def template_bins(length: float, bin_size: float, n_bins: int) -> int:
     """Return the length of a template in bins: a whole number, at most that of a window."""
-    length = validation.positive("template_length", length)
-    bins = round(length / bin_size)
-    if bins < 1 or abs(length / bin_size - bins) > 1e-6 * bins:
-        raise ValueError(
-            f"`template_length` (={length:g}) must be a whole number of bins of {bin_size:g}; the "
-            f"nearest is {max(bins, 1) * bin_size:g}"
-        )
+    bins = validation.whole_bins("template_length", length, bin_size)
     if bins > n_bins:
         raise ValueError(
             f"`template_length` (={length:g}, {bins} bins of {bin_size:g}) is longer than the "
@@ -115,7 +196,7 @@ def describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def restore(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that `describe` was given."""
     arguments = dict(values)
-    for name in _REGISTRIES:
+    for name in _MEMBERS:
         if isinstance(arguments[name], dict):
             arguments[name] = member(name, arguments[name])
     if isinstance(arguments.get("history"), dict):
@@ -127,13 +208,12 @@ def restore(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def member(name: str, described: Mapping[str, Any]) -> Any:
     """Return the family, penalty or trainer that its ``config()`` describes."""
-    config = dict(described)
-    kind = validation.one_of(name, config.pop("name"), _REGISTRIES[name])
-    return _REGISTRIES[name][kind](**config)
+    config, registry = dict(described), _MEMBERS[name][0]
+    return registry[validation.one_of(name, config.pop("name"), registry)](**config)
 
 
-def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the attributes of a model in a file: ``names``, and those described otherwise."""
+def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a model that `describe` was given."""
     found = dict(values)
     found["family_"] = member("family", found["family_"])
     if isinstance(found["trainer_"], dict):
@@ -141,69 +221,58 @@ def attributes(values: Mapping[str, Any], names: Collection[str]) -> dict[str, A
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
     found["windows_"] = _windows(found.get("windows_", {}))
-    if unknown := found.keys() - {*names, *DESCRIBED}:
+    if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
 
 
-def check_model(model: Any, names: Collection[str]) -> None:
+def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned: Learned) -> None:
     """Raise unless the arguments and attributes of a model that was read agree with its tensors.
 
-    ``names`` are those of the arguments in the file.  Nothing is computed from them: it may have
-    been made to take all time or memory.
+    Nothing is computed from them: they may have been made to take all time or memory.
     """
-    if set(names) != model.get_params(deep=False).keys():
-        raise ValueError(f"its settings {sorted(names)} are not those of this version")
-    weight(model.penalty_weight)
-    validation.one_of("device", str(model.device).split(":")[0], ("auto", "cpu", "cuda"))
-    validation.integer("n_epochs", model.epochs_at_most)
-    validation.positive("bin_size", model.bin_size)
-    if model.random_state is not None:
-        generator(model.random_state)
-    for name, base in {"family": Family, "penalty": Penalty, "trainer": Trainer}.items():
-        value = getattr(model, name)
-        value = model.trainer_ if (name, value) == ("trainer", "auto") else value
-        validation.member(name, value, _REGISTRIES[name], base)  # type: ignore[type-abstract]
+    start, stop, in_time = fitted["_time_span"]
+    span = (validation.real("_time_span", start), validation.real("_time_span", stop), in_time)
+    auto = arguments["trainer"] == "auto"
+    trainer = fitted["trainer_"] if auto else arguments["trainer"]
+    settings = Settings.of({**arguments, "trainer": trainer}, span)
+    if arguments["random_state"] is not None:
+        generator(arguments["random_state"])
     for name in ("penalty_weight_", "_absolute_weight"):
-        if getattr(model, name) is not None:
-            validation.real(name, getattr(model, name))
-    n_templates = validation.integer("n_templates", model.n_templates)
-    bin_size = validation.positive("bin_size_", model.bin_size_)
-    bins = template_bins(
-        model.template_length, bin_size, validation.integer("n_bins_", model.n_bins_)
-    )
-    n_onsets = validation.integer("_n_onsets", model._n_onsets)
-    if n_onsets > _MOST_ONSETS:
+        if fitted[name] is not None:
+            validation.real(name, fitted[name])
+    bin_size = validation.positive("bin_size_", fitted["bin_size_"])
+    n_bins = validation.integer("n_bins_", fitted["n_bins_"])
+    bins = template_bins(arguments["template_length"], bin_size, n_bins)
+    n_onsets = validation.integer("_n_onsets", fitted["_n_onsets"])
+    if n_onsets > 2**40:
         raise ValueError(f"`_n_onsets` (={n_onsets}) is more than a window holds")
-    n_units = len(validation.distinct("unit_ids_", model.unit_ids_, len(model.unit_ids_)))
-    n_channels = {"shared": 1, "joint": n_units}[model.layout]
-    validation.shaped("templates", model.templates_, (n_templates, n_channels, model.n_bins_))
-    validation.shaped("baseline_", model.baseline_, (len(model.baseline_), n_units))
-    arrays = {"baseline_": model.baseline_, "unit_rate_": np.array(model.unit_rate_, float)}
-    if bins != model.n_bins_ or arrays["unit_rate_"].size not in (0, n_units):
+    n_units = len(validation.distinct("unit_ids_", fitted["unit_ids_"], len(fitted["unit_ids_"])))
+    shape = (settings.n_templates, n_units if settings.layout.is_joint else 1, n_bins)
+    validation.shaped("templates", learned.tensors["templates"], shape)
+    names = ("baseline_", "unit_rate_")
+    arrays: dict[str, Any] = {name: np.array(fitted[name], float) for name in names}
+    validation.shaped("baseline_", arrays["baseline_"], (len(arrays["baseline_"]), n_units))
+    if bins != n_bins or arrays["unit_rate_"].size not in (0, n_units):
         raise ValueError("its settings and what was learned are of different models")
-    learned = Learned(model.tensors_, unit_tensors=model.unit_tensors_)
-    arrays |= learned.model(n_templates) | learned.of_units(n_units)
+    arrays |= learned.model(settings.n_templates) | learned.of_units(n_units)
     for name, values in arrays.items():
         if not torch.as_tensor(values).isfinite().all():
             raise ValueError(f"{name} has values that are not finite numbers")
-    _check_covariates(model, bin_size, n_units)
+    _check_covariates(settings, bin_size, learned.unit_tensors, n_units)
 
 
-def _check_covariates(model: Any, bin_size: float, n_units: int) -> None:
+def _check_covariates(
+    settings: Settings, bin_size: float, unit_tensors: Mapping[str, Tensor], n_units: int
+) -> None:
     """Raise unless coefficients are as many as history and drift have."""
-    past, columns = history(model.history), 0
-    start, stop, _ = (
-        validation.real("_time_span", value) for value in map(float, model._time_span)
-    )
-    if past is not None:
-        n_lags = past.seconds / bin_size
-        if n_lags > _MOST_LAGS:
-            raise ValueError(f"`history` (={past.seconds:g}) has more than {_MOST_LAGS:,} lags")
-        columns += min(math.floor(n_lags + 1e-6), past.n_basis)
-    if model.drift is not None:
-        columns += Drift(model.drift, start, stop).n_columns
-    found = model.unit_tensors_.get(COVARIATES, torch.empty(n_units, 0))
+    columns = 0 if settings.drift is None else settings.drift.n_columns
+    if settings.history is not None:
+        n_lags = settings.history.seconds / bin_size
+        if n_lags > 10**6:
+            raise ValueError(f"`history` has more than {10**6:,} lags")
+        columns += min(math.floor(n_lags + 1e-6), settings.history.n_basis)
+    found = unit_tensors.get(COVARIATES, torch.empty(n_units, 0))
     validation.shaped("covariates", found, (n_units, columns))
 
 
@@ -231,10 +300,12 @@ def _plain(name: str, value: Any) -> Any:
         return asdict(value)
     if isinstance(value, tuple) and name == "baseline":
         return {"window": [float(edge) for edge in value]}
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+    if isinstance(value, np.generic | np.ndarray | Tensor):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(name, entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(key, entry) for key, entry in value.items()}
     raise TypeError(f"`{name}` (={value!r}) cannot be saved; pass plain values")
 
 
@@ -242,9 +313,10 @@ def _registered(name: str, value: Family | Penalty | Trainer) -> dict[str, Any]:
     """Return the configuration of an object of a registered class."""
     kind = type(value).__name__
     name = name.rstrip("_")
-    if _REGISTRIES[name].get(getattr(value, "name", "")) is not type(value):
+    registry = _MEMBERS[name][0]
+    if registry.get(getattr(value, "name", "")) is not type(value):
         raise TypeError(
             f"`{name}` (={kind}) cannot be saved, as {kind} is not a registered {name}; give it a "
-            f"`name` of its own and add it to the registry ({', '.join(_REGISTRIES[name])})"
+            f"`name` of its own and add it to the registry ({', '.join(registry)})"
         )
-    return {key: _plain(key, entry) for key, entry in value.config().items()}
+    return _plain(name, value.config())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,77 +12,49 @@ import torch
 from torch import Tensor
 
 from spikecdl import config, training, validation
+from spikecdl.config import LAYOUTS as LAYOUTS
+from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.covariates import Covariates, Drift, History
 from spikecdl.model.families import Family
-from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How counts (trial, unit, bin) become windows of channels, by inserting ``axis``.
-
-    Shared: every unit of every trial is a window, (trial, unit, 1, bin).  Joint: the units of a
-    trial are the channels of one window, (trial, 1, unit, bin).
-    """
-
-    name: str
-    axis: int
-
-    def expand(self, counts: np.ndarray) -> np.ndarray:
-        """Reshape (trial, unit, bin) to (trial, unit, channel, bin)."""
-        return np.expand_dims(counts, self.axis)
-
-    def rows(self, counts: np.ndarray) -> np.ndarray:
-        """Reshape (trial, unit, bin) to (window, channel, bin)."""
-        return np.reshape(counts, (-1, *self.expand(counts).shape[2:]))
-
-    def units(self, values: Tensor, units: Any) -> Tensor:
-        """Keep some units of values (trial, unit, channel, ...)."""
-        return values[:, units] if self.axis == 2 else values[:, :, units]
-
-    def squeeze(self, signal: Tensor) -> np.ndarray:
-        """Reshape (trial, unit, channel, bin) to (trial, unit, bin), in NumPy."""
-        return signal.squeeze(self.axis).cpu().numpy()
-
-
-LAYOUTS = {layout.name: layout for layout in (Layout("shared", 2), Layout("joint", 1))}
-
-
-def rates_of_levels(counts: BinnedSpikes, data: Observations, levels: Any) -> list[list[float]]:
+def rates_of_levels(
+    counts: BinnedSpikes, layout: Layout, data: Observations, levels: Any
+) -> list[list[float]]:
     """Return expected counts per bin and recorded trial at baselines (unit, channel)."""
     if not len(levels):
         return []
     eta = torch.as_tensor(np.asarray(levels))[..., None]
-    _, family, trials = _per_bin(counts, data)
+    _, family, trials = _per_bin(counts, layout, data)
     return (family.mean(eta) / trials)[..., 0].tolist()
 
 
 def known_levels(
-    counts: BinnedSpikes, data: Observations, known: tuple[int | str, ...], rates: Any
+    counts: BinnedSpikes, layout: Layout, data: Observations, known: Sequence[Any], rates: Any
 ) -> np.ndarray | None:
     """Return the baselines (unit, channel) for other counts, from `rates_of_levels` of a fit.
 
     None if the baseline is not learned, or units were not in the fit.
     """
-    joint = data.y.shape[1] < counts.n_units
-    if not data.learn_baseline or not (joint or set(counts.unit_ids) <= set(known)):
+    if not data.learn_baseline or not (layout.is_joint or set(counts.unit_ids) <= set(known)):
         return None
-    rows = [0] if joint else [known.index(unit) for unit in counts.unit_ids]
-    y, family, trials = _per_bin(counts, data)
+    rows = [0] if layout.is_joint else [known.index(unit) for unit in counts.unit_ids]
+    y, family, trials = _per_bin(counts, layout, data)
     mean = torch.as_tensor(np.asarray(rates)[rows])[..., None] * trials
     return family.link_rate(mean / family.exposure(y))[..., 0].numpy()
 
 
-def _per_bin(counts: BinnedSpikes, data: Observations) -> tuple[Tensor, Family, Tensor]:
+def _per_bin(
+    counts: BinnedSpikes, layout: Layout, data: Observations
+) -> tuple[Tensor, Family, Tensor]:
     """Return counts, family and recorded trials (unit, channel, 1) of one bin of each unit.
 
     The others have the same trials and exposure per trial, as `_check_pooling` has made sure.
     """
-    layout = LAYOUTS["shared" if data.y.shape[2] == 1 else "joint"]
     trials = torch.from_numpy(layout.expand(trials_everywhere(counts))[0, ..., :1].astype(float))
     one = data.take(slice(1)).between(slice(1)).to("cpu").to(torch.float64).load()
     family = one.family.map(lambda values: values[0, ..., :1])
@@ -90,9 +62,10 @@ def _per_bin(counts: BinnedSpikes, data: Observations) -> tuple[Tensor, Family, 
 
 
 def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
-    """Return counts with the bins where ``bins`` is True marked as not observed.
+    """Return counts with the bins where ``bins`` (bin,) is True marked as not observed.
 
-    What is the same for all units takes the memory of one.
+    Their spikes stay in ``past``, so that the history of later bins is as it was.  What is the
+    same for all units takes the memory of one.
     """
 
     def hidden(values: np.ndarray) -> np.ndarray:
@@ -100,10 +73,11 @@ def hide(counts: BinnedSpikes, bins: np.ndarray) -> BinnedSpikes:
         return np.broadcast_to(np.where(bins, values.dtype.type(0), one), counts.shape)
 
     mask, n_pooled = hidden(counts.mask), hidden(counts.n_pooled)
-    return replace(counts, counts=hidden(counts.counts), mask=mask, n_pooled=n_pooled)
+    past = counts.counts if counts.past is None else counts.past
+    return replace(counts, counts=hidden(counts.counts), mask=mask, n_pooled=n_pooled, past=past)
 
 
-def hidden_in_turn(n_bins: int, n_folds: int) -> Iterator[np.ndarray]:
+def hidden_in_turn(n_bins: int, n_folds: int = 4) -> Iterator[np.ndarray]:
     """Yield the bins (bin,) to hide in each fold: every ``n_folds``-th; each is hidden once."""
     for fold in range(min(n_folds, n_bins)):
         yield np.arange(n_bins) % n_folds == fold
@@ -132,7 +106,6 @@ def observe(
     layout: Layout,
     baseline: Any,
     device: torch.device,
-    hidden: np.ndarray | None = None,
     history: History | None = None,
     drift: Drift | None = None,
 ) -> Observations:
@@ -141,27 +114,21 @@ def observe(
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
     A family without ``n_trials`` takes them from the counts; what else it lacks is estimated around
     the baseline.  That is the baseline of `DCEA`: "learned", (start, stop) in seconds, or rates.
-    Bins where ``hidden`` (bin,) is True count as not observed; their spikes are part of the history
-    of later bins.  With drift, the initial baseline of a unit is the same in all trials.
+    With drift, the initial baseline of a unit is the same in all trials.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
         return _as_tensor(layout.expand(values))
 
     def per_bin(n_trials: Tensor) -> Tensor:
-        try:
-            return tensor(np.broadcast_to(n_trials.cpu().numpy(), counts.shape))
-        except ValueError:
-            raise ValueError(
-                f"`n_trials` (shape {tuple(n_trials.shape)}) must broadcast to the counts (trial, "
-                f"unit, bin) = {counts.shape}"
-            ) from None
+        why = "broadcast to the counts (trial, unit, bin) ="
+        values = n_trials.cpu().numpy()
+        return tensor(validation.broadcast("n_trials", values, counts.shape, why))
 
-    y, shown = tensor(counts.counts), None if hidden is None else torch.from_numpy(~hidden)
-    family = family.map(per_bin)
+    y, family = tensor(counts.counts), family.map(per_bin)
     family = family.resolve(tensor(trials_everywhere(counts, counts.sub_bins)))
     none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
-    data = Observations(y, tensor(counts.mask), family, none, learn, shown)
+    data = Observations(y, tensor(counts.mask), family, none, learn)
     data = data.load() if data.is_one_part else data
     data = replace(data, covariates=_covariates(counts, layout, data, history, drift))
     _check_support(counts, layout, data)
@@ -170,7 +137,7 @@ def observe(
         validation.one_of("baseline", baseline, ("learned",))
         eta = data.mean_baseline()
     elif isinstance(baseline, tuple):
-        eta = replace(data, shown=_within(counts, baseline, shown)).mean_baseline()
+        eta = replace(data, shown=_within(counts, baseline)).mean_baseline()
     else:
         eta = _given_baseline(counts, layout, data, baseline)
     if not torch.isfinite(eta).all():
@@ -209,35 +176,26 @@ def near_times(
 
 
 def problem(
-    model: Any,
+    settings: Settings,
     counts: BinnedSpikes,
     weight: Weight,
     length: int,
     generator: torch.Generator,
-    hidden: np.ndarray | None = None,
 ) -> Problem:
-    """Return the problem that a `DCEA` poses for counts, with bins where ``hidden`` (bin,) is True.
-
-    Templates have ``length`` bins.
-    """
-    trainer = model._trainer()
-    layout = LAYOUTS[validation.one_of("layout", model.layout, LAYOUTS)]
-    drift = None if model.drift is None else Drift(model.drift, *model._time_span)
-    rest = (hidden, config.history(model.history), drift)
-    about = (model.family_, layout, model.baseline, config.device(model.device))
-    n_templates = validation.integer("n_templates", model.n_templates)
-    nonnegative = trainer.bounded(n_templates)
-    data = observe(counts, *about, *rest)
+    """Return the problem that a `DCEA` poses for counts, with templates of ``length`` bins."""
+    trainer, device = settings.trainer, config.device(settings.device)
+    about = (settings.family, settings.layout, settings.baseline, device)
+    data = observe(counts, *about, settings.history, settings.drift)
     return Problem(
         data=near_times(data, counts, length, trainer),
-        n_templates=n_templates,
+        n_templates=settings.n_templates,
         length=length,
-        penalty=validation.member("penalty", model.penalty, PENALTIES, Penalty),  # type: ignore[type-abstract]
+        penalty=settings.penalty,
         weight=weight,
-        n_epochs=validation.integer("n_epochs", model.epochs_at_most),
+        n_epochs=settings.n_epochs,
         generator=generator,
         steps=training.Steps(generator),
-        nonnegative=nonnegative,
+        nonnegative=trainer.bounded(settings.n_templates),
     )
 
 
@@ -283,13 +241,17 @@ def _covariates(
     if history is None and drift is None:
         return None
 
+    past = data.y
+    if counts.past is not None:
+        past = _as_tensor(layout.expand(counts.past)).to(data.y)
+
     def rows(values: np.ndarray) -> Tensor:
         spread = np.broadcast_to(values, counts.shape[:2])[..., None]
         return _as_tensor(layout.expand(np.ascontiguousarray(spread))).to(data.baseline.device)
 
     basis = torch.zeros(0, 1) if history is None else history.basis(counts.bin_size)
     return Covariates(
-        counts=data.y,
+        counts=past,
         unit=rows(np.arange(counts.n_units)),
         start=rows(_starts(counts, drift is not None and drift.in_time)[:, None]),
         bin_size=counts.bin_size,
@@ -309,18 +271,37 @@ def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
     return mean / np.where(counts.mask, exposure, np.nan)
 
 
+def sum_bins(
+    data: Observations, terms: Callable[[Observations, slice, slice], Tensor]
+) -> np.ndarray:
+    """Sum terms of the observed bins over bins, a piece of the data at a time.
+
+    ``terms`` returns them (..., window, channel, bin) for a piece, in double precision, and its
+    rows and bins.  The sums have the shape (..., trial, unit, channel).
+    """
+    rows, sums = data.rows(), np.zeros(())
+    for part, bins, some in rows.pieces():
+        found = terms(some.to(torch.float64), part, bins)
+        found = torch.where(some.mask, found, 0).sum(-1)
+        if not sums.shape:
+            sums = np.zeros((*found.shape[:-2], *rows.y.shape[:-1]))
+        sums[..., part, :] += found.cpu().numpy()
+    return sums.reshape(*sums.shape[:-2], *data.y.shape[:-1])
+
+
 def baseline_rates(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
 ) -> np.ndarray:
     """Return baselines as rates (trial, unit), averaged over observed bins; 0 if there are none."""
-    rows, n_pooled = replace(data, baseline=baseline).rows(), layout.rows(counts.n_pooled)
-    per_trial, sums = _count_per_rate(counts, data.family), np.zeros((2, *n_pooled.shape[:2]))
-    for part, bins, some in rows.pieces():
-        mean = some.family.mean(some.baseline.expand_as(some.y)).cpu().numpy()
-        mask, exposure = some.mask.cpu().numpy(), n_pooled[part][..., bins] * per_trial
-        rate = np.divide(mean, exposure, out=np.zeros(mean.shape), where=mask)
-        sums[:, part] += rate.sum(-1), mask.sum(-1)
-    return (sums[0] / sums[1].clip(min=1)).reshape(counts.shape[:2])
+    n_pooled, per_trial = layout.rows(counts.n_pooled), _count_per_rate(counts, data.family)
+
+    def terms(some: Observations, part: slice, bins: slice) -> Tensor:
+        mean = some.family.mean(some.baseline.expand_as(some.y))
+        exposure = torch.from_numpy(n_pooled[part][..., bins] * per_trial).to(mean)
+        return torch.stack([mean / exposure, torch.ones_like(mean)])
+
+    rate, number = sum_bins(replace(data, baseline=baseline), terms)
+    return (rate / number.clip(min=1)).reshape(counts.shape[:2])
 
 
 def _as_tensor(values: np.ndarray) -> Tensor:
@@ -337,14 +318,9 @@ def _given_baseline(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Any
 ) -> Tensor:
     """Linear predictor of given rates per recorded trial, (unit,) or (trial, unit)."""
-    given, shape = np.asarray(baseline, dtype=float), counts.shape[:2]
-    try:
-        rate = layout.rows(np.broadcast_to(given, shape)[..., None])
-    except ValueError:
-        raise ValueError(
-            f"`baseline` (shape {given.shape}) must be 'learned', a (start, stop) pair, or rates "
-            f"of shape (unit,) or (trial, unit) = {shape}"
-        ) from None
+    why = "be 'learned', a (start, stop) pair, or rates of shape (unit,) or (trial, unit) ="
+    given = np.asarray(baseline, dtype=float)
+    rate = layout.rows(validation.broadcast("baseline", given, counts.shape[:2], why)[..., None])
     rows, n_pooled = data.rows(), layout.rows(counts.n_pooled)
     per_trial, most = _count_per_rate(counts, data.family), []
     for part, some in rows.parts():
@@ -354,8 +330,8 @@ def _given_baseline(
     return data.family.link_rate(of_exposure.reshape_as(data.baseline))
 
 
-def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | None) -> Tensor:
-    """Mark the shown bins inside a window of time; every unit must be observed in one of them."""
+def _within(counts: BinnedSpikes, window: tuple[float, float]) -> Tensor:
+    """Mark the bins inside a window of time; every unit must be observed in one of them."""
     if len(window) != 2:
         raise ValueError(
             f"`baseline` (={window!r}) must be a (start, stop) pair in seconds; pass rates as a "
@@ -370,7 +346,6 @@ def _within(counts: BinnedSpikes, window: tuple[float, float], shown: Tensor | N
             f"`baseline` (={window!r}) contains no whole bin of the windows, which last from "
             f"{edges[0]:g} to {edges[-1] + counts.bin_size:g} s"
         )
-    inside = inside if shown is None else inside & shown.numpy()
     seen = np.any([mask[:, inside].any(-1) for mask in counts.mask], axis=0)
     unseen = counts.mask.any((0, 2)) & ~seen
     if unseen.any():
@@ -420,18 +395,10 @@ def _check_pooling(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
     """Refuse a varying number of pooled trials if the family does not account for it."""
     if counts.n_pooled.max() <= 1:
         return
-    n_pooled = layout.rows(counts.n_pooled)
-    lowest = np.full((2, *n_pooled.shape[:2]), np.inf)
-    highest = -lowest
-    for part, bins, some in data.rows().pieces():
-        pooled, mask = n_pooled[part][..., bins], some.mask.cpu().numpy()
-        exposure = some.family.exposure(some.y).cpu().numpy() / pooled.clip(min=1)
-        values = np.stack([pooled, exposure])
-        lowest[:, part] = np.minimum(lowest[:, part], np.where(mask, values, np.inf).min(-1))
-        highest[:, part] = np.maximum(highest[:, part], np.where(mask, values, -np.inf).max(-1))
-    by_trial = (2, *counts.shape[:2])
-    pooled_least, least = lowest.reshape(by_trial).min(1)
-    pooled_most, most = highest.reshape(by_trial).max(1)
+    pooled, one = np.where(counts.mask, counts.n_pooled, np.nan), data.load()
+    each = layout.squeeze(one.family.exposure(one.y)) / pooled  # nan where not observed
+    pooled_least, least = (np.fmin.reduce(values, (0, 2)) for values in (pooled, each))
+    pooled_most, most = (np.fmax.reduce(values, (0, 2)) for values in (pooled, each))
     varies = (pooled_most > pooled_least) & (most > (1 + 1e-6) * least)
     if varies.any():
         unit = int(varies.argmax())

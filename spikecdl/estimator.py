@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from spikecdl import config, conversion, progress, suggestions, training, validation
 from spikecdl.checkpoint import kept, read_model, write_model
-from spikecdl.conversion import LAYOUTS, Layout
+from spikecdl.config import Settings
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
 from spikecdl.files import reading
@@ -27,11 +26,6 @@ from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Problem, Trainer
-
-_FITTED = (
-    "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
-    "n_iter_ history_ windows_ _time_span _n_onsets"
-).split()
 
 
 class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
@@ -89,8 +83,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
     verbose : bool
-        Show on standard error what a fit does, how far it is and how long is left.  Compilation, in
-        the first fit, is told in any case, in one line.
+        Show the progress of fits on standard error; that of compilation is always told, in a line.
 
     Attributes
     ----------
@@ -119,8 +112,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     trainer_ : str or Trainer
         ``trainer``, or the name of what "auto" has chosen.
     windows_ : dict
-        How windows were chosen, as far as `BinnedSpikes` say it (their ``windows``); the commands
-        `evaluate` and `apply` choose them likewise.
+        How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
     unit_ids_ : tuple
         Units of the training data; the channels of joint templates.
     n_features_in_ : int
@@ -214,16 +206,17 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         counts = self._counts(X, reset=True)
         length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         self._time_span = conversion.time_span(counts)
-        rest = (config.weight(self.penalty_weight), length, config.generator(self.random_state))
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         self.trainer_ = suggestions.trainer(self.trainer, self, counts)
-        given, trainer = conversion.problem(self, counts, *rest), self._trainer()
+        settings = self._settings()
+        rest = (counts, settings.weight, length, config.generator(self.random_state))
+        given, trainer = conversion.problem(settings, *rest), settings.trainer
         told = progress.of_fit(self.epochs_at_most) if self.verbose else progress.compilation_told()
         keeping = kept(checkpoint, self.get_params(deep=False), given, resume)
         with told as tell, keeping as (learned, keep):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(given, self.family_)
-                given = replace(conversion.problem(self, counts, *rest), steps=given.steps)
+                given = replace(conversion.problem(self._settings(), *rest), steps=given.steps)
             problem = training.with_covariates(given)
 
             def after_epoch(state: Learned) -> None:
@@ -286,8 +279,13 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
 
     def hidden_deviances(self, X: Any) -> np.ndarray:
         """Return the deviances (2, trial, unit) of the model and the null model; see `score`."""
-        problem = partial(self._fitted_problem, self._counts(X))
-        return deviance.in_turn(problem, lambda seen: (self._dictionary(), *self._encode(seen)))
+        counts = self._counts(X)
+        whole, found = self._fitted_problem(counts).data, np.zeros(())
+        for hidden in conversion.hidden_in_turn(counts.n_bins):
+            seen = self._fitted_problem(conversion.hide(counts, hidden))
+            coded = (self._dictionary(), *self._encode(seen))
+            found = found + deviance.of_hidden_bins(whole, hidden, seen, coded)
+        return found
 
     @progress.compilation_told()
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
@@ -313,7 +311,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         codes = problem.codes(events)
         found = (self._dictionary().templates.detach(), codes, baseline, problem.history_filter())
         certainty = training.certainty(problem, self.tensors_, codes, baseline)
-        return deviance.decompose(counts, self._layout(), problem.data, *found, certainty)
+        return deviance.decompose(counts, self._settings().layout, problem.data, *found, certainty)
 
     def save(self, path: str | Path) -> None:
         """Write the model (but no `RandomState`) as ``.safetensors`` and ``.json``; see `load`.
@@ -325,11 +323,16 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         TypeError
             If an argument cannot be saved, such as a penalty that is not registered.
         """
-        check_is_fitted(self, "templates_")
-        fitted = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
-        more = {name: getattr(self, name) for name in config.DESCRIBED}
-        described = (config.describe(self.get_params(deep=False)), fitted | config.describe(more))
-        write_model(path, self.tensors_, self.unit_tensors_, *described)
+        check_is_fitted(self, "tensors_")
+        fitted = {name: getattr(self, name) for name in config.FITTED if hasattr(self, name)}
+        learned = Learned(self.tensors_, unit_tensors=self.unit_tensors_)
+        arguments = self.get_params(deep=False)
+        write_model(path, learned, *map(config.describe, (arguments, fitted)))
+
+    @property
+    def templates_(self) -> np.ndarray:
+        """Templates of unit l2 norm."""
+        return self.tensors_["templates"].cpu().numpy()
 
     @property
     def history_filter_(self) -> np.ndarray:
@@ -348,21 +351,15 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     @property
     def epochs_at_most(self) -> int:
         """Largest number of epochs, ``n_epochs`` or the trainer's default."""
-        return self._trainer().default_epochs if self.n_epochs is None else self.n_epochs
+        return self._settings().n_epochs
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = False
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
-    def _trainer(self) -> Trainer:
-        chosen = self.trainer_ if self.trainer == "auto" else self.trainer
-        return validation.member("trainer", chosen, training.TRAINERS, Trainer)
-
-    def _layout(self) -> Layout:
-        return LAYOUTS[validation.one_of("layout", self.layout, LAYOUTS)]
+    def _settings(self) -> Settings:
+        """Return the arguments, checked, and what a fit has made of them."""
+        known = {"family": getattr(self, "family_", self.family)}
+        if self.trainer == "auto":
+            known["trainer"] = self.trainer_
+        span = getattr(self, "_time_span", (0.0, 0.0, False))
+        return Settings.of(self.get_params(deep=False) | known, span)
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Return checked counts, which must match the fit unless ``reset``."""
@@ -371,24 +368,25 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         counts = inputs.as_counts(X, self.bin_size, self.layout)
         if reset:
             return counts
-        check_is_fitted(self, "templates_")
+        check_is_fitted(self, "tensors_")
         units = self.unit_ids_ if self.layout == "joint" else None
         pooled = self.windows_.get("pool_trials", False)
         inputs.check_like_fit(counts, self.bin_size_, self.n_bins_, units, pooled)
         return counts
 
-    def _fitted_problem(self, counts: BinnedSpikes, hidden: np.ndarray | None = None) -> Problem:
-        """Return the problem of coding counts with the learned templates, some bins hidden."""
+    def _fitted_problem(self, counts: BinnedSpikes) -> Problem:
+        """Return the problem of coding counts with the learned templates."""
         fixed = self._absolute_weight
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
-        problem = conversion.problem(self, counts, weight, self.n_bins_, torch.Generator(), hidden)
-        return self._with_units(problem, counts)
+        rest = (counts, weight, self.n_bins_, torch.Generator())
+        return self._with_units(conversion.problem(self._settings(), *rest), counts)
 
     def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
         """Return the arguments of `training.evidence`."""
         counts = self._counts(X)
-        problem = self._fitted_problem(counts)
-        levels = conversion.known_levels(counts, problem.data, self.unit_ids_, self.unit_rate_)
+        problem, layout = self._fitted_problem(counts), self._settings().layout
+        known = (self.unit_ids_, self.unit_rate_)
+        levels = conversion.known_levels(counts, layout, problem.data, *known)
         return problem, self.tensors_, levels
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
@@ -401,17 +399,17 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """Set the fitted attributes, with templates by decreasing number of events, if any."""
         self.tensors_ = tensors = learned.model(problem.n_templates)
         self.unit_ids_, self.unit_tensors_ = counts.unit_ids, learned.of_units(counts.n_units)
-        problem = self._with_units(problem, counts)
+        problem, settings = self._with_units(problem, counts), self._settings()
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
         self.tensors_, eta = training.completed(problem, tensors, events)
-        self.unit_rate_ = conversion.rates_of_levels(counts, problem.data, eta)
-        self.baseline_ = conversion.baseline_rates(counts, self._layout(), problem.data, baseline)
-        uses, level = self._trainer().uses_penalty, float(self.tensors_.get("level", 1.0))
+        about = (counts, settings.layout, problem.data)
+        self.unit_rate_ = conversion.rates_of_levels(*about, eta)
+        self.baseline_ = conversion.baseline_rates(*about, baseline)
+        uses, level = settings.trainer.uses_penalty, float(self.tensors_.get("level", 1.0))
         used = problem.weight_used(self._dictionary(), level) if uses else (None, None)
         self.penalty_weight_: float | None = used[0]
         self._absolute_weight = used[1] if isinstance(problem.weight, training.Fraction) else None
-        self.templates_ = self.tensors_["templates"].cpu().numpy()
         self.n_bins_, self.bin_size_, self.n_iter_ = problem.length, counts.bin_size, learned.epoch
         self.converged_, self.history_ = learned.converged, learned.history
         self.windows_ = inputs.windows_of(counts)
@@ -424,7 +422,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     @progress.compilation_told()
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
-        return self._trainer().coded(problem, self.tensors_)
+        return self._settings().trainer.coded(problem, self.tensors_)
 
 
 def load(path: str | Path) -> DCEA:
@@ -439,12 +437,13 @@ def load(path: str | Path) -> DCEA:
     ValueError
         If the file is damaged, or not of a model, or its parts contradict each other.
     """
-    tensors, unit_tensors, content = read_model(path)
+    learned, content = read_model(path)
     with reading(Path(path), "a model"):
-        model = DCEA(**config.restore(content["settings"]))
-        for name, value in config.attributes(content["fitted"], _FITTED).items():
-            setattr(model, name, value)
-        model.tensors_, model.unit_tensors_ = tensors, unit_tensors
-        model.templates_ = tensors["templates"].numpy()
-        config.check_model(model, content["settings"])
+        arguments = config.restore(content["settings"])
+        model, fitted = DCEA(**arguments), config.attributes(content["fitted"])
+        if arguments.keys() != model.get_params(deep=False).keys():
+            raise ValueError(f"its settings {sorted(arguments)} are not those of this version")
+        config.check_model(arguments, fitted, learned)
+        model.__dict__ |= fitted
+        model.tensors_, model.unit_tensors_ = learned.tensors, learned.unit_tensors
     return model

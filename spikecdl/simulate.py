@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from spikecdl import validation
 from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
+from spikecdl.data.truth import unit_norm
 from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
@@ -21,10 +22,6 @@ Rng = np.random.Generator
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_PAUSE = 0.5  # seconds between the windows of a simulated recording
-_SLACK = 1e-6  # relative error of a time that is a whole number of bins
-_TICKS = 32  # least clock ticks per bin
 
 
 def simulate(
@@ -111,7 +108,7 @@ def simulate(
     validation.integer("n_units", n_units)
     if random_state is not None:
         random_state = validation.integer("random_state", random_state, minimum=0)
-    n_bins = _whole_bins("duration", duration, bin_size)
+    n_bins = validation.whole_bins("duration", duration, bin_size)
     rng = np.random.default_rng(random_state)
     joint = layout == "joint"
     waveforms = _templates(templates, n_units if joint else 1, template_length, bin_size, rng)
@@ -120,7 +117,7 @@ def simulate(
         raise ValueError(f"`duration` (={duration:g} s) is shorter than a template")
     gap_bins = length
     if gap is not None:
-        gap_bins = math.ceil(validation.non_negative("gap", gap, "seconds") / bin_size - _SLACK)
+        gap_bins = math.ceil(validation.non_negative("gap", gap, "seconds") / bin_size - 1e-6)
     expected = validation.non_negative("event_rate", event_rate, "Hz") * duration
     shape = (1 if same_events else n_trials, 1 if joint else n_units, len(waveforms))
     events = random_events(shape, n_bins - length + 1, gap_bins, expected, n_events, rng)
@@ -137,7 +134,7 @@ def simulate(
         **_slow_and_past(model, history, drift, bin_size * np.arange(1, n_bins)),
     }
     truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
-    starts = np.arange(n_trials) * (n_bins + round(_PAUSE / bin_size)) * bin_size
+    starts = np.arange(n_trials) * (n_bins + round(0.5 / bin_size)) * bin_size  # 0.5 s apart
     values = _observations(model, truth, starts, n_bins, int(rng.integers(2**62)))
     counts = BinnedSpikes.from_array(
         values.astype(np.int64) if model.integer_valued else values,
@@ -172,7 +169,7 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
             "counts and real-valued signals have no spike times"
         )
     rng = np.random.default_rng(random_state)
-    ticks = max(_TICKS, int(2 * counts.counts.max()))
+    ticks = max(32, int(2 * counts.counts.max()))  # per bin
     times = []
     for unit in range(counts.n_units):
         trial, bin_ = np.nonzero(counts.counts[:, unit])
@@ -193,35 +190,22 @@ def place_spikes(counts: BinnedSpikes, random_state: int | None = None) -> Spike
     )
 
 
-def _whole_bins(name: str, seconds: float, bin_size: float) -> int:
-    """Return a time as a number of bins, which must be whole."""
-    seconds = validation.positive(name, seconds, "seconds")
-    ratio = seconds / validation.positive("bin_size", bin_size, "seconds")
-    if round(ratio) < 1 or abs(ratio - round(ratio)) > _SLACK * ratio:
-        raise ValueError(f"`{name}` (={seconds}) must be a whole number of bins of {bin_size:g} s")
-    return round(ratio)
-
-
 def _templates(
     given: Sequence[str] | np.ndarray, channels: int, length: float, bin_size: float, rng: Rng
 ) -> np.ndarray:
     """Return templates (template, channel, bin) of unit norm."""
     if len(given) and all(isinstance(shape, str) for shape in given):
-        n_bins = _whole_bins("template_length", length, bin_size)
+        n_bins = validation.whole_bins("template_length", length, bin_size)
         if channels == 1:
             return np.stack([waveform(shape, n_bins, rng)[None] for shape in given])
         return np.stack([sequence(shape, channels, n_bins, rng) for shape in given])
-    waveforms = np.asarray(given, dtype=float)
-    waveforms = waveforms[:, None] if waveforms.ndim == 2 else waveforms
-    if waveforms.ndim != 3 or waveforms.shape[1] != channels or not len(waveforms):
+    waveforms = unit_norm("templates", given)
+    if waveforms.shape[1] != channels:
         raise ValueError(
             f"`templates` {waveforms.shape} must be names of shapes, or an array (template, "
             f"channel, bin) with {validation.counted(channels, 'channel')}"
         )
-    norms = np.linalg.norm(waveforms, axis=(1, 2), keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise ValueError("`templates` must be finite, and none of them zero")
-    return waveforms / norms
+    return waveforms
 
 
 def random_events(
@@ -265,13 +249,8 @@ def _amplitudes(law: Any, size: int, rng: Rng) -> np.ndarray:
 
 
 def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
-    shape = (n_trials, n_units)
-    try:
-        return np.array(np.broadcast_to(np.asarray(baseline, dtype=float), shape))
-    except ValueError:
-        raise ValueError(
-            f"`baseline` (={baseline!r}) must be a number, or of shape (unit,) or {shape}"
-        ) from None
+    rates, shape = np.asarray(baseline, dtype=float), (n_trials, n_units)
+    return validation.broadcast("baseline", rates, shape, "be a number, or (unit,), or").copy()
 
 
 def _slow_and_past(model: Family, history: Any, drift: Any, lags: np.ndarray) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from spikecdl.config import Arguments
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.binning import infer_clock_rate, on_clock
-from spikecdl.data.times import intersection, union
+from spikecdl.data.times import intersection, interval_of, union
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import has_exponential_loss
 from spikecdl.validation import counted, listed, member
@@ -22,9 +23,7 @@ _PEAK = 25  # steps that a peak, or a pause between peaks, may last
 _MOST_SPIKES, _MOST_NEIGHBOURS = 20_000, 2000  # of a unit, and of a spike, that are used
 _ROUND_SIZES = np.array([1, 2, 5, 10, 20, 50, 100]) * 1e-3  # bin sizes, in seconds
 _BINS, _FEWEST_BINS, _ROUND_BINS = 25, 20, 5  # per template: about, at least, in multiples of
-_FEWEST_PAIRS = 5  # a smaller expected number gets the standard error of this one
 _SIGNIFICANT = 4.0  # standard errors
-_SMALL = 0.1  # of the largest excess
 _RARE, _OFTEN = 0.5, 6.0  # pairs at short distances, relative to those at most others
 _SHORT, _BURST = 5, 12  # steps: not taken for a template; in which the excess of bursts halves
 _FAR = np.arange(100, 250)  # steps: where an excess on a slower scale shows its slope
@@ -34,7 +33,6 @@ _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median tr
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
 _FEW, _MANY = 30_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
-_ON_CLOCK = 0.9  # of the spikes: the others are questioned
 
 #: What `Suggestion.short` means.
 SHORT_DISTANCES = {
@@ -48,7 +46,7 @@ def history_option(short: str | None, seconds: float | None) -> str:
     return f"--history {seconds:g}" + " --history-sign both" * (short == "bursts")
 
 
-def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
+def trainer(given: Any, model: Arguments, counts: BinnedSpikes) -> Any:
     """Return the trainer given or, for "auto", the name of that which suits a `DCEA` and counts.
 
     Marginal for counts of up to 30,000 bins, for single trials of up to ten million bins, without
@@ -62,20 +60,14 @@ def trainer(given: Any, model: Any, counts: BinnedSpikes) -> Any:
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
     plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
     single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
-    n_bins = counts.mask.sum()
-    quick = model.layout == "shared" or model.history is None and model.drift is None
-    minutes = quick and n_bins <= _MANY or _is_population(model, family, counts)
+    n_bins, constant = counts.mask.sum(), model.history is None and model.drift is None
+    joint = model.layout == "joint"
+    population = joint and constant and model.baseline == "learned" and counts.n_units > 1
+    population = population and counts.onsets is None and has_exponential_loss(family.typical())
+    population = population and bool((counts.mask == counts.mask[:, :1]).all())
+    minutes = (constant or not joint) and n_bins <= _MANY or population
     soon = n_bins <= _FEW or single and minutes
     return "marginal" if plain and counts.is_counts and soon else "alternating"
-
-
-def _is_population(model: Any, family: Family, counts: BinnedSpikes) -> bool:
-    """Return whether marginal training sums events of these counts from a list of spikes."""
-    constant = model.history is None and model.drift is None and model.baseline == "learned"
-    together = bool((counts.mask == counts.mask[:, :1]).all())
-    observed = counts.onsets is None and together
-    joint = model.layout == "joint" and counts.n_units > 1
-    return joint and constant and observed and has_exponential_loss(family.typical())
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ def questions(spikes: SpikeTrains) -> list[str]:
     >>> questions(SpikeTrains.from_arrays([[1e-300, 0.5, 0.7]], observed=(0.0, 1.0)))
     ['1 spike between 0 and 1 microsecond (of unit 0)']
     """
-    rate = spikes.clock_rate or infer_clock_rate(spikes.times, _ON_CLOCK)
+    rate = spikes.clock_rate or infer_clock_rate(spikes.times, share=0.9)
     ends = np.empty(0)
     if spikes.trials is not None:
         ends = spikes.trials["stop_time"].dropna().to_numpy(dtype=float)
@@ -167,7 +159,7 @@ def questions(spikes: SpikeTrains) -> list[str]:
     asked: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         f"far outside the session of {session:g} s": lambda t, _: np.abs(t) > far,
         "between 0 and 1 microsecond": lambda t, _: (t != 0) & (np.abs(t) < _TINY),
-        "outside the observed intervals": lambda t, observed: ~_inside(t, observed),
+        "outside the observed intervals": lambda t, observed: interval_of(t, observed) < 0,
         f"with {_SAME_TICK - 1} more in the same tick of the clock": lambda t, _: crowded(t),
     }
     if rate is not None:
@@ -193,12 +185,6 @@ def questions(spikes: SpikeTrains) -> list[str]:
     return found
 
 
-def _inside(times: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return which times are in one of sorted intervals (interval, 2), edges included."""
-    which = np.searchsorted(observed[:, 0], times, "right") - 1
-    return (which >= 0) & (times <= np.r_[observed[:, 1], -np.inf][which])
-
-
 def _round(length: float) -> tuple[float, float]:
     """Return a round bin size, and the length in whole bins."""
     bin_size = float(_ROUND_SIZES[np.abs(np.log(_ROUND_SIZES * _BINS / length)).argmin()])
@@ -213,9 +199,8 @@ def _pairs(spikes: SpikeTrains, step: float) -> tuple[np.ndarray, np.ndarray]:
     for times, observed in zip(spikes.times, spikes.observed, strict=True):
         stop = times[_MOST_SPIKES] if times.size > _MOST_SPIKES else np.inf
         stretches = intersection(observed, np.minimum(_trials(spikes), stop))
-        which = np.searchsorted(stretches[:, 0], times, "right") - 1
+        which = interval_of(times, stretches)
         inside = which >= 0
-        inside[inside] = times[inside] < stretches[which[inside], 1]
         durations = np.diff(stretches, axis=1)
         if inside.any():
             rate = inside.sum() / durations.sum()
@@ -227,11 +212,16 @@ def _pairs(spikes: SpikeTrains, step: float) -> tuple[np.ndarray, np.ndarray]:
 def _excess(pairs: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return the excess of pairs at each distance, in standard errors; its median is 0."""
     pairs, expected = (np.convolve(part, np.ones(_SMOOTH), "same") for part in (pairs, expected))
-    excess = (pairs - expected) / np.sqrt(np.maximum(expected, _FEWEST_PAIRS))
+    excess = (pairs - expected) / _error(expected)
     known = expected > 0
     if known.any():  # slow changes of rate, and pauses between events, move all distances alike
         excess -= np.median(excess[known])
     return np.where(known, excess, 0.0)
+
+
+def _error(expected: np.ndarray) -> np.ndarray:
+    """Return the standard error of numbers of pairs, and of 5 for those below 5."""
+    return np.sqrt(np.maximum(expected, 5))
 
 
 def _short_distances(pairs: np.ndarray, expected: np.ndarray) -> tuple[str | None, int]:
@@ -241,7 +231,7 @@ def _short_distances(pairs: np.ndarray, expected: np.ndarray) -> tuple[str | Non
     level = float(np.median(relative[known])) if known.any() else 0.0
     relative = np.convolve(relative, np.ones(_SMOOTH) / _SMOOTH, "valid")
     found, usual = pairs[:_BURST].sum(), level * expected[:_BURST].sum()
-    if abs(found - usual) < _SIGNIFICANT * np.sqrt(max(usual, _FEWEST_PAIRS)):
+    if abs(found - usual) < _SIGNIFICANT * _error(usual):
         return None, 0
     if relative[0] < _RARE * level:
         return "refractory", 2 * (int(np.argmax(relative > 0.8 * level)) + _SMOOTH // 2)
@@ -284,7 +274,7 @@ def _distances(times: np.ndarray, stretch: np.ndarray, step: float) -> np.ndarra
 
 def _extent(score: np.ndarray) -> int | None:
     """Return the steps to the last clear excess or the first side peak; None without any."""
-    threshold = max(_SIGNIFICANT, _SMALL * np.abs(score).max())
+    threshold = max(_SIGNIFICANT, np.abs(score).max() / 10)
     clear = np.flatnonzero(np.abs(score) > threshold)
     if not clear.size:
         return None

@@ -140,7 +140,26 @@ def non_negative(name: str, value: float, unit: str = "") -> float:
     return number
 
 
-def shaped(name: str, array: np.ndarray, shape: tuple[int, ...], of: str = "") -> None:
+def whole_bins(name: str, length: float, bin_size: float) -> int:
+    """Return a length as a number of bins, or raise if that is not whole or below one."""
+    bins = round(positive(name, length) / positive("bin_size", bin_size))
+    if bins < 1 or abs(length / bin_size - bins) > 1e-6 * bins:
+        raise ValueError(
+            f"`{name}` (={length:g}) must be a whole number of bins of {bin_size:g}; the nearest "
+            f"is {max(bins, 1) * bin_size:g}"
+        )
+    return bins
+
+
+def broadcast(name: str, values: Any, shape: tuple[int, ...], why: str) -> np.ndarray:
+    """Return an array broadcast to a shape, or raise an error that says what it must be."""
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        raise ValueError(f"`{name}` (shape {np.shape(values)}) must {why} {shape}") from None
+
+
+def shaped(name: str, array: Any, shape: tuple[int, ...], of: str = "") -> None:
     """Raise unless an array has this shape, which may be that ``of`` another argument."""
     if array.shape != shape:
         other = f", as `{of}`" if of else ""

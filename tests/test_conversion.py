@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import logit
 
-from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl import BinnedSpikes, Binomial, Gaussian, History, NegativeBinomial, Poisson
 from spikecdl.conversion import LAYOUTS, hide, observe, rates, with_sub_bins
 from spikecdl.data.inputs import as_counts
 from spikecdl.model.families import FAMILIES
@@ -59,6 +59,21 @@ class TestCounts:
         assert not hidden.counts[..., bins].any()
         assert not hidden.mask[..., bins].any()
         assert np.array_equal(hidden.counts[..., ~bins], random_counts().counts[..., ~bins])
+
+    @each_layout
+    def test_spikes_of_hidden_bins_are_history_of_later_ones(self, layout):
+        counts, bins = random_counts(), np.arange(40) % 4 == 1
+        hidden = hide(hide(counts, bins), bins[::-1])
+        about = (Poisson(), LAYOUTS[layout], "learned", CPU, History(0.03))
+        whole, part = (observe(each, *about) for each in (counts, hidden))
+        coefficients = torch.tensor([[-1.0, -0.5, -0.2], [-2.0, -1.0, 0.0]])
+        offsets = [data.covariates.offset(coefficients) for data in (whole, part)]
+        torch.testing.assert_close(*offsets)
+        assert offsets[0].any()
+        assert not part.mask[..., bins].any()
+        assert not part.y[..., bins].any()
+        some = hidden.select(trials=[2, 0], units=[1], bins=slice(10, 30))
+        np.testing.assert_array_equal(some.past, counts.counts[[2, 0], 1:, 10:30])
 
     @pytest.mark.parametrize(
         ("family", "n_pooled", "sub_bins"),

@@ -17,8 +17,6 @@ from spikecdl.validation import counted, distinct, integer, positive, real, shap
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
 _BLOCK = 2**20  # numbers that are held in memory at once
-_FINEST = 1e-9  # seconds
-_MOST_TRIALS = 2**31  # Bernoulli trials per bin
 _KINDS = {"counts": "iuf", "n_pooled": "iu", "trial_starts": "f"}  # of dtypes
 
 
@@ -53,6 +51,8 @@ class BinnedSpikes:
         What the simulator knows, for simulated data.
     onsets : ndarray of bool, shape (trial, bin), or None
         Where events may begin; None: anywhere.  See `near`; files do not keep them.
+    past : ndarray or None
+        Counts of all bins where some are hidden, for the history of later ones; not in files.
     windows : mapping or None
         How windows were chosen, if that is known: ``align``, ``window`` and ``table`` of
         `SpikeTrains.bin`, and ``pool_trials``.  Models keep it, files do not.
@@ -79,13 +79,15 @@ class BinnedSpikes:
     truth: Truth | None = None
     onsets: np.ndarray | None = None
     windows: Mapping[str, Any] | None = None
+    past: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
-        if self.onsets is not None:
-            store(self, "onsets")
-            shaped("onsets", self.onsets, (self.shape[0], self.shape[2]), "counts")
-        if not _FINEST <= positive("bin_size", self.bin_size, "seconds") <= 1 / _FINEST:
+        for name, shape in {"onsets": self.shape[::2], "past": self.shape}.items():
+            if getattr(self, name) is not None:
+                store(self, name)
+                shaped(name, getattr(self, name), shape, "counts")
+        if not 1e-9 <= positive("bin_size", self.bin_size, "seconds") <= 1e9:
             raise ValueError(f"`bin_size` (={self.bin_size}) must be from 1e-9 to 1e9, in seconds")
         real("t_start", self.t_start, "seconds")
         integer("sub_bins", self.sub_bins)
@@ -105,10 +107,10 @@ class BinnedSpikes:
                 raise ValueError("`mask` must be boolean, and counts 0 where it is False")
             if not np.array_equal(self.n_pooled[block] > 0, mask):
                 raise ValueError("`n_pooled` must be positive where `mask` is True, else 0")
-        if (most := int(self.n_pooled.max()) * self.sub_bins) > _MOST_TRIALS:
-            raise ValueError(
-                f"`n_pooled` times `sub_bins` (={most}) must be at most {_MOST_TRIALS}"
-            )
+            if self.past is not None and (self.past[block] != counts)[mask].any():
+                raise ValueError("`past` must be `counts` where `mask` is True")
+        if (most := int(self.n_pooled.max()) * self.sub_bins) > 2**31:
+            raise ValueError(f"`n_pooled` times `sub_bins` (={most}) must be at most {2**31}")
 
     @classmethod
     def from_array(
@@ -163,10 +165,7 @@ class BinnedSpikes:
         asked = None if bin_size is None else positive("bin_size", bin_size, "seconds")
         size = known.get("bin_size", asked or 1.0)
         if asked is not None and abs(asked / size - 1) > 1e-6:
-            raise ValueError(
-                f"`bin_size` (={asked:g}) must be {size:g}, or left out: the array has bins of "
-                "that size"
-            )
+            raise ValueError(f"`bin_size` (={asked:g}) must be {size:g}, or left out")
         if mask is not None:
             mask = np.array(values_of(mask).array, dtype=bool)
         if "mask" in known:
@@ -310,6 +309,7 @@ class BinnedSpikes:
             truth=None if self.truth is None else self.truth.pool(),
             onsets=None if self.onsets is None else np.any(self.onsets, axis=0, keepdims=True),
             windows={**(self.windows or {}), "pool_trials": True},
+            past=None,
         )
 
     def near(self, times: Any, start: float, stop: float) -> BinnedSpikes:
@@ -354,28 +354,48 @@ class BinnedSpikes:
             )
         return replace(self, onsets=onsets)
 
-    def select(self, *, trials: Index | None = None, units: Index | None = None) -> BinnedSpikes:
-        """Return some trials and units, by position: an int, a slice, a list or a boolean mask.
+    def select(
+        self, *, trials: Index | None = None, units: Index | None = None, bins: Index | None = None
+    ) -> BinnedSpikes:
+        """Return some trials, units and bins, by position: an int, a slice, a list or a mask.
 
-        Neighbouring trials and units are views: nothing is copied.
+        Neighbours are views: nothing is copied.  Bins must be neighbours, and keep their times.
 
         Examples
         --------
-        >>> BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]]).select(trials=slice(1, None))
+        >>> counts = BinnedSpikes.from_array([[0, 1], [1, 1], [1, 0]])
+        >>> counts.select(trials=slice(1, None))
         BinnedSpikes(2 trials, 1 unit, 2 bins of 1 s, 3 spikes)
+        >>> counts.select(bins=slice(1, 2)).times
+        array([1.])
         """
         rows = _positions("trials", trials, self.shape[0])
         columns = _positions("units", units, self.shape[1])
+        time = _slice_if_neighbours(_positions("bins", bins, self.n_bins))
+        if not isinstance(time, slice):
+            raise ValueError(f"`bins` (={bins!r}) must be neighbours, in the order of time")
         row_index, column_index = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
-        arrays = ("counts", "mask", "n_pooled")
-        return replace(
+        arrays = ("counts", "mask", "n_pooled", *["past"] * (self.past is not None))
+        chosen = replace(
             self,
-            **{name: getattr(self, name)[row_index][:, column_index] for name in arrays},
+            **{name: getattr(self, name)[row_index][:, column_index, time] for name in arrays},
             unit_ids=tuple(self.unit_ids[i] for i in columns),
             trial_ids=tuple(self.trial_ids[i] for i in rows),
             trial_starts=self.trial_starts[rows],
             truth=None if self.truth is None else self.truth.select(rows, columns),
-            onsets=None if self.onsets is None else self.onsets[rows],
+            onsets=None if self.onsets is None else self.onsets[rows, time],
+        )
+        if bins is None:
+            return chosen
+        offset, every = self.bin_size * time.start, np.ones(len(rows))
+        start = round(self.t_start + offset, 12)
+        window = (start, round(start + chosen.duration, 12))
+        return replace(
+            chosen,
+            t_start=start,
+            trial_starts=chosen.trial_starts + offset,
+            truth=chosen.truth and chosen.truth.shift(offset * every, chosen.duration * every),
+            windows=self.windows and {**self.windows, "window": window},
         )
 
 

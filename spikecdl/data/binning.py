@@ -26,7 +26,6 @@ COMMON_RATES = (
 )
 """Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
 
-_SAMPLE = 2000  # spikes that `infer_clock_rate` looks at
 _FINE = 10**9  # least ticks per second where the recording's clock is not known
 _MOST_BINS, _BINS_PER_SPIKE = 2**27, 10_000  # that are counted at once
 _LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
@@ -102,10 +101,13 @@ def on_clock(times: np.ndarray, clock_rate: float) -> np.ndarray:
     return np.abs(ticks - np.rint(ticks)) <= 1e-3 + 4 * np.spacing(np.abs(ticks))
 
 
-def infer_clock_rate(times: Iterable[np.ndarray], share: float = 1.0) -> float | None:
+def infer_clock_rate(
+    times: Iterable[np.ndarray], share: float = 1.0, most: int = 2000
+) -> float | None:
     """Return the first of `COMMON_RATES` (Hz) on whose ticks a sample of all units' spikes lies.
 
-    None if there are no spikes, or no rate fits this ``share`` of them.
+    None if there are no spikes, or no rate fits this ``share`` of them.  The sample has about
+    ``most`` spikes.
 
     Examples
     --------
@@ -113,7 +115,7 @@ def infer_clock_rate(times: Iterable[np.ndarray], share: float = 1.0) -> float |
     2000.0
     """
     merged = np.concatenate([np.asarray(t, dtype=float) for t in times] or [np.empty(0)])
-    sample = merged[:: max(1, merged.size // _SAMPLE)]
+    sample = merged[:: max(1, merged.size // most)]
     if sample.size == 0:
         return None
     return next((r for r in COMMON_RATES if np.mean(on_clock(sample, r)) >= share), None)

@@ -24,11 +24,7 @@ from spikecdl.files import check_memory, existing, has_seal, memory_limit, readi
 if TYPE_CHECKING:
     import h5py
 
-_OBJECT = 100  # bytes of a Python object
-_BLOCK = 64  # texts that are read at once: each may be as long as the file
 _DEPTH, _MOST = 3, 10**6  # levels of groups, and datasets in them, that are read
-_FEW = 100  # values of an attribute: each text may be as long as the file
-_MOST_DEFLATED = 1032  # bytes that deflate can make of one
 _HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins
 
 
@@ -101,8 +97,10 @@ def kind(path: Path) -> str:
         return "" if file is None else str(attribute(file, "kind", ""))
 
 
-def values(dataset: h5py.Dataset) -> Any:
+def values(dataset: h5py.Dataset, at_once: int = 64) -> Any:
     """Read a dataset: numbers as an array, text as a (nested) list of str.
+
+    So many texts are read ``at_once``, as each may be as long as the file.
 
     Raises ValueError if the texts take more memory than `memory_limit`.
     """
@@ -115,22 +113,22 @@ def values(dataset: h5py.Dataset) -> Any:
         return found.tolist() if is_text and dataset.ndim else found
     size, used, flat = dataset.file.id.get_filesize(), 0, list[Any]()
     for row in np.ndindex(dataset.shape[:-1]):
-        for first in range(0, dataset.shape[-1], _BLOCK):
-            part = source[(*row, slice(first, first + _BLOCK))].tolist()
+        for first in range(0, dataset.shape[-1], at_once):
+            part = source[(*row, slice(first, first + at_once))].tolist()
             used += sum(map(len, part))
             check_memory(used, size, f"the values of {dataset.name}")
             flat += part
     return flat if dataset.ndim == 1 else np.reshape(np.array(flat, object), dataset.shape).tolist()
 
 
-def attribute(thing: Any, name: str, default: Any) -> Any:
-    """Read an attribute of a group or dataset: a number or text, or up to 100 of them.
+def attribute(thing: Any, name: str, default: Any, most: int = 100) -> Any:
+    """Read an attribute of a group or dataset: a number or text, or up to ``most`` of them.
 
-    The default is returned if there is none, or more.
+    The default is returned if there is none, or more: each text may be as long as the file.
     """
     from h5py import h5a
 
-    if name not in thing.attrs or math.prod(h5a.open(thing.id, name.encode()).shape) > _FEW:
+    if name not in thing.attrs or math.prod(h5a.open(thing.id, name.encode()).shape) > most:
         return default
     return thing.attrs[name]
 
@@ -299,7 +297,7 @@ def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:
             f"{name} declares {n} values, but not all of them are stored; use another copy"
         )
     is_object = dataset.dtype.kind in "OS" or name.endswith("_index")
-    return n * (max(item, 8) + _OBJECT * is_object) + chunk
+    return n * (max(item, 8) + 100 * is_object) + chunk  # bytes of a Python object
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset, n_bytes: int, size: int) -> None:
@@ -314,7 +312,7 @@ def _check_chunks(name: str, dataset: h5py.Dataset, n_bytes: int, size: int) -> 
     if filters.count(h5z.FILTER_DEFLATE) > 1:
         raise ValueError(f"{name} is compressed more than once; write the file anew")
     large = []
-    most = memory_limit(size) // _MOST_DEFLATED
+    most = memory_limit(size) // 1032  # bytes that deflate can make of one
 
     def look(chunk: Any) -> None:
         if chunk.size > most:

@@ -144,9 +144,9 @@ def windows_of(counts: BinnedSpikes) -> dict[str, Any]:
 class CodesAsTable:
     """Base of estimators whose codes are a table after ``set_output``, one row per trial."""
 
+    n_templates: int
     layout: str
     unit_ids_: tuple[int | str, ...]
-    templates_: np.ndarray
     _n_onsets: int
 
     @property
@@ -156,6 +156,13 @@ class CodesAsTable:
 
         asked = getattr(self, "_sklearn_output_config", {})
         return asked.get("transform", get_config()["transform_output"]) != "default"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the columns of the table of codes, in the order of the codes.
@@ -167,5 +174,5 @@ class CodesAsTable:
 
         check_is_fitted(self, "templates_")
         rows = [""] if self.layout == "joint" else [f"unit{unit}_" for unit in self.unit_ids_]
-        places = itertools.product(rows, range(len(self.templates_)), range(self._n_onsets))
+        places = itertools.product(rows, range(self.n_templates), range(self._n_onsets))
         return np.array([f"{row}template{i}_bin{j}" for row, i, j in places], dtype=object)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
+from spikecdl.data.results import Fitted, M
 from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS
 from spikecdl.validation import one_of
@@ -123,7 +124,7 @@ def _check(parts: Mapping[str, BinnedSpikes], joint: bool) -> None:
             )
 
 
-def of_recording(model: Any, name: str, counts: BinnedSpikes) -> Any:
+def of_recording(model: M, name: str, counts: BinnedSpikes) -> M:
     """Return a `DCEA` for one of the recordings it was fitted to, whose units have their own names.
 
     It takes the counts of this recording as they were before `concatenate`.  All else is the same.
@@ -166,7 +167,7 @@ def of_recording(model: Any, name: str, counts: BinnedSpikes) -> Any:
 
 
 def count_like(
-    model: Any,
+    model: Fitted,
     spikes: SpikeTrains,
     *,
     units: Sequence[int | str] | None = None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 
     from spikecdl.model.families import Family
 
-T = TypeVar("T")
+
+class Fitted(Protocol):
+    """What is read of a fitted `DCEA` here; for its attributes see there."""
+
+    layout: str
+    bin_size_: float
+    unit_ids_: tuple[int | str, ...]
+    unit_rate_: list[list[float]]
+    baseline_: np.ndarray
+    windows_: dict[str, Any]
+    tensors_: dict[str, Any]
+    unit_tensors_: dict[str, Any]
+
+    @property
+    def templates_(self) -> np.ndarray: ...
+
+
+M = TypeVar("M", bound=Fitted)
 
 
 class Certainty(NamedTuple):
@@ -70,11 +87,12 @@ def response_onsets(templates: np.ndarray, fraction: float = 0.2) -> np.ndarray:
     return np.array(onsets)
 
 
-def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
+def shift_to_response(model: M, fraction: float = 0.2) -> M:
     """Return a `DCEA` whose templates begin where their response does, so that onsets are there.
 
     What is before the response (see `spikecdl.data.results.response_onsets`) is dropped, and zeros
-    follow at the end; templates are of unit norm again.  All else is the same, and so is ``model``.
+    follow at the end; templates are of unit norm again, and amplitudes of events scaled with them.
+    All else is the same, and so is ``model``.
 
     Parameters
     ----------
@@ -93,8 +111,8 @@ def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
     >>> import spikecdl
     >>> y = np.random.default_rng(0).poisson(np.repeat([0.2, 3, 0.2], [30, 5, 65]), (20, 100))
     >>> model = spikecdl.DCEA(1, 16, random_state=0).fit(y)
-    >>> response_onsets(model.templates_), response_onsets(shift_to_response(model).templates_)
-    (array([9]), array([0]))
+    >>> response_onsets(shift_to_response(model).templates_)
+    array([0])
     """
     moved = dict(model.tensors_)
     lags = response_onsets(model.templates_, fraction)
@@ -104,9 +122,14 @@ def shift_to_response(model: Any, fraction: float = 0.2) -> Any:
             for i, lag in enumerate(lags):
                 moved[name][i, :, : values.shape[2] - lag] = values[i, :, lag:]
     norms = moved["templates"].square().sum((1, 2), keepdim=True).sqrt()
-    moved["templates"] = moved["templates"] / norms.masked_fill(norms == 0, 1.0)  # if none is left
+    norms = norms.masked_fill(norms == 0, 1.0)  # if none is left
+    moved["templates"] = moved["templates"] / norms
+    if "template_variance" in moved:
+        moved["template_variance"] = moved["template_variance"] / norms.square()
+    if "event_amplitudes" in moved:  # waveforms of events stay as large as they were
+        moved["event_amplitudes"] = moved["event_amplitudes"] * norms[..., 0]
     one = copy(model)
-    one.tensors_, one.templates_ = moved, moved["templates"].cpu().numpy()
+    one.tensors_ = moved
     return one
 
 
@@ -129,18 +152,6 @@ class _Computed:
         vars(instance)[self._name] = value
 
 
-def _computed(*names: str) -> Callable[[type[T]], type[T]]:
-    """Return a decorator of a dataclass that lets these fields be given as functions."""
-
-    def decorate(cls: type[T]) -> type[T]:
-        for name in names:
-            setattr(cls, name, _Computed(name))
-        return cls
-
-    return decorate
-
-
-@_computed("rate", "contributions", "deviance_explained", "deviance_explained_per_unit")
 @dataclass(frozen=True, eq=False, repr=False)
 class Decomposition:
     """What a fitted model finds in a set of counts: the rate of each window in its parts.
@@ -357,3 +368,7 @@ class Decomposition:
             "time_sd": time_sd * self.counts.bin_size,
             "q_value": q_value,
         }
+
+
+for _name in ("rate", "contributions", "deviance_explained", "deviance_explained_per_unit"):
+    setattr(Decomposition, _name, _Computed(_name))

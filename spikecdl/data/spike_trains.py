@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data import binning
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.binning import (
-    Allocate,
-    Clock,
-    bin_spikes,
-    check_size,
-    holds_two_spikes,
-    size_in_seconds,
-)
+from spikecdl.data.binning import Allocate, Clock, bin_spikes
 from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.labelled import is_a
 from spikecdl.data.times import (
@@ -31,6 +25,7 @@ from spikecdl.data.times import (
     check_seconds,
     check_times,
     check_trials,
+    interval_of,
     spike_arrays,
 )
 from spikecdl.data.truth import Truth
@@ -239,8 +234,7 @@ class SpikeTrains:
         rates = np.full(self.n_units, np.nan)
         for unit, (times, observed) in enumerate(zip(self.times, self.observed, strict=True)):
             if len(observed):
-                interval = np.searchsorted(observed[:, 0], times, "right") - 1
-                inside = (interval >= 0) & (times <= observed[interval, 1])
+                inside = interval_of(times, observed) >= 0
                 rates[unit] = inside.sum() / np.diff(observed, axis=1).sum()
         return rates
 
@@ -300,7 +294,7 @@ class SpikeTrains:
         >>> spikes.bin(0.1, align="cue", window=(0.0, 0.3), trials="cue > 1").counts
         array([[[1, 0, 0]]], dtype=int32)
         """
-        size = size_in_seconds(bin_size)
+        size = binning.size_in_seconds(bin_size)
         with naming(self.source):
             chosen = self._unit_positions(units)
             rows = self._table(table)
@@ -328,8 +322,8 @@ class SpikeTrains:
             every = Windows.of(table, rows.dropna(subset=timed), None, align, window)
             in_all = (every.starts, every.durations, clock)
             shape = (len(n_bins), len(chosen), int(n_bins.max()))
-            check_size(shape, self.times, every.starts, every.durations)
-            several = any(holds_two_spikes(unit, *in_all) for unit in self.times)
+            binning.check_size(shape, self.times, every.starts, every.durations)
+            several = any(binning.holds_two_spikes(unit, *in_all) for unit in self.times)
 
             def binned(allocate: Allocate, dtype: Any = None) -> BinnedSpikes:
                 parts = (times, observed, windows.starts, n_bins, clock)

@@ -185,6 +185,12 @@ def intersection(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.stack([start, stop], axis=-1)[start < stop]
 
 
+def interval_of(times: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+    """Return which of sorted disjoint intervals (interval, 2) holds each time; -1 if none does."""
+    which = np.searchsorted(intervals[:, 0], times, "right") - 1
+    return np.where(times <= np.r_[intervals[:, 1], -np.inf][which], which, -1)
+
+
 def in_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return every index in the ranges ``low[i]:high[i]``, and the range each belongs to."""
     sizes = np.maximum(high - low, 0)

@@ -169,6 +169,21 @@ def check_templates(templates: np.ndarray) -> None:
         raise ValueError(f"`templates` must have unit l2 norm each, not {norms}")
 
 
+def unit_norm(name: str, templates: Any) -> np.ndarray:
+    """Return templates of any norm, (template, channel, bin) or (template, bin), with unit norm."""
+    array = np.asarray(templates, dtype=float)
+    array = array[:, np.newaxis] if array.ndim == 2 else array
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(
+            f"`{name}` (shape {np.shape(templates)}) must have the shape (template, channel, bin)"
+        )
+    norms = np.linalg.norm(array, axis=(1, 2), keepdims=True)
+    wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if wrong.size:
+        raise ValueError(f"`{name}` number {wrong[0]} must be finite and not all zeros")
+    return array / norms
+
+
 def _at(events: pd.DataFrame, column: str, positions: np.ndarray) -> pd.DataFrame:
     """Return the events at these positions of a column, with the positions renumbered."""
     renumbered = events[column].map({old: new for new, old in enumerate(positions.tolist())})

@@ -12,10 +12,8 @@ import numpy as np
 from scipy.stats import norm
 
 from spikecdl import validation
+from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.training import TRAINERS, Trainer, windows_together
-
-_FARTHEST = 0.1  # largest shift of a resampled template, as a fraction of its length
-_FEWEST = 20  # resamples
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,6 @@ class Bands:
     nonnegative: tuple[bool, ...]
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         errors = ", ".join(f"{error:.2f}" for error in self.errors)
         return f"Bands({self.n_bootstrap} resamples: errors of templates {errors})"
 
@@ -93,7 +90,7 @@ class Bands:
 
 
 def bands(
-    model: Any,
+    model: TemplateModel,
     counts: Any,
     n_bootstrap: int = 200,
     level: float = 0.95,
@@ -167,16 +164,16 @@ def bands(
     return Bands(templates, error, critical, level, n_bootstrap, trainer.bounded(len(templates)))
 
 
-def check_resamples(n_bootstrap: int, model: Any, counts: Any) -> None:
+def check_resamples(n_bootstrap: int, model: TemplateModel, counts: Any) -> None:
     """Raise ValueError if there are too few resamples, or too few windows to draw from."""
-    validation.integer("n_bootstrap", n_bootstrap, minimum=_FEWEST)
+    validation.integer("n_bootstrap", n_bootstrap, minimum=20)
     n_trials, *units, _ = np.shape(getattr(counts, "counts", counts))
     windows_together(n_trials, 1 if model.layout == "joint" else math.prod(units))
 
 
 def _aligned(template: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """Return a template (channel, bin) of unit norm, moved and turned to be like the fitted one."""
-    farthest = round(_FARTHEST * template.shape[1])
+    farthest = round(template.shape[1] / 10)
     lags = sorted(range(-farthest, farthest + 1), key=abs)
     moved = max(map(partial(_moved, template), lags), key=lambda each: abs((each * fitted).sum()))
     sign = -1.0 if (moved * fitted).sum() < 0 else 1.0

@@ -6,80 +6,56 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.evaluation.heldout import HeldOut, HiddenBins, Split, masked, split
+from spikecdl.evaluation import deviance, heldout
+from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import NotConvergedWarning
 
-_FEW = 10  # with fewer trials, the units of a trial count as independent in standard errors
 
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Trials, or a stretch of time of all trials, that are left out: their events are their own.
 
-class Fold(Protocol):
-    """Counts to fit a model to, and counts to score it on."""
+    They are found in three quarters of the bins, and the other bins are scored
+    (`spikecdl.heldout.masked`).  Parts are made when they are asked for, so that those of one fold
+    are in memory at a time.
+    """
+
+    counts: BinnedSpikes
+    left_out: np.ndarray  # of bool, (trial,) or (bin,)
+    of_trials: bool
+    family: Family
 
     @property
     def seen(self) -> BinnedSpikes:
         """Counts to fit to."""
+        return self._part(~self.left_out)
 
     @property
     def unseen(self) -> BinnedSpikes:
         """Counts to score."""
+        return self._part(self.left_out)
 
-    def score(self, model: Any) -> HeldOut | HiddenBins:
-        """Score a model that was fitted to ``seen`` on ``unseen``."""
+    def _part(self, chosen: np.ndarray) -> BinnedSpikes:
+        return self.counts[chosen] if self.of_trials else conversion.hide(self.counts, ~chosen)
 
-
-@dataclass(frozen=True, eq=False)
-class Apart:
-    """Other trials or another stretch of time: events of ``unseen`` are its own.
-
-    They are found in three quarters of its bins, and the other bins are scored
-    (`spikecdl.heldout.masked`).
-    """
-
-    seen: BinnedSpikes
-    unseen: BinnedSpikes
-    family: Family
-
-    def score(self, model: Any) -> HeldOut:
+    def score(self, model: Model) -> Scores:
         """Score hidden bins of ``unseen``."""
-        return masked(model, self.unseen, self.family)
+        unseen, family = self.unseen, getattr(model, "family_", self.family)
+        if hasattr(model, "hidden_deviances") and family.name == self.family.name:
+            return heldout.HiddenBins(unseen, model.hidden_deviances(unseen))
+        return heldout.masked(model, unseen, self.family)
 
 
-@dataclass(frozen=True, eq=False)
-class Stretch:
-    """A stretch of time of the same trials, left out; see `Apart`.
-
-    Its parts are made when they are asked for, so that those of one fold are in memory at a time.
-    """
-
-    counts: BinnedSpikes
-    hidden: np.ndarray
-    family: Family
-
-    @property
-    def seen(self) -> BinnedSpikes:
-        """Counts outside the stretch."""
-        return conversion.hide(self.counts, self.hidden)
-
-    @property
-    def unseen(self) -> BinnedSpikes:
-        """Counts of the stretch."""
-        return conversion.hide(self.counts, ~self.hidden)
-
-    def score(self, model: Any) -> HeldOut | HiddenBins:
-        """Score hidden bins of ``unseen``."""
-        unseen = self.unseen
-        if hasattr(model, "hidden_deviances") and model.family_.name == self.family.name:
-            return HiddenBins(unseen, model.hidden_deviances(unseen))
-        return masked(model, unseen, self.family)
+Fold = Apart | Split
 
 
 @dataclass(frozen=True)
@@ -89,10 +65,11 @@ class Folds:
     folds: tuple[Fold, ...]
     how: str
 
-    def fit(self, model: Any, on_fold: Callable[[int], None] | None = None) -> CrossValidated:
+    def fit(self, model: Estimator, on_fold: Callable[[int], None] | None = None) -> CrossValidated:
         """Fit and score a clone of a model in each fold; see `cross_validate`."""
         from sklearn.base import clone
 
+        layout = getattr(model, "layout", "shared")
         scores, models = [], []
         gains: list[np.ndarray] = []
         for number, fold in enumerate(self.folds):
@@ -102,8 +79,9 @@ class Folds:
                 warnings.simplefilter("ignore", NotConvergedWarning)
                 models.append(clone(model).fit(fold.seen))
             scores.append(fold.score(models[-1]))
-            gains.extend(_gain(models[-1], fold))
-        return CrossValidated(tuple(scores), tuple(models), self.how, tuple(gains))
+            if hasattr(models[-1], "evidence"):
+                gains.extend(_gain(models[-1], fold))
+        return CrossValidated(tuple(scores), tuple(models), self.how, tuple(gains), layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +90,8 @@ class CrossValidated:
 
     Attributes
     ----------
-    folds : tuple of HeldOut
-        Scores of each fold; of stretches of time, ``counts`` and ``deviances`` alone.
+    folds : tuple of HeldOut or HiddenBins
+        Scores of each fold.
     models : tuple
         The model fitted for each fold.
     how : str
@@ -122,15 +100,17 @@ class CrossValidated:
     gains : tuple of ndarray, shape (trial, unit)
         Evidence of each fold (`DCEA.evidence`) above that of a constant rate of each unit
         (`NullModel`), in nats; (trial, 1) in the joint layout.  Empty for a model without evidence.
+    layout : str
+        That of the model; "shared" if it has none.
     """
 
-    folds: tuple[HeldOut | HiddenBins, ...]
+    folds: tuple[Scores, ...]
     models: tuple[Any, ...]
     how: str
     gains: tuple[np.ndarray, ...] = ()
+    layout: str = "shared"
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         value, error = self._explained()
         return (
             f"CrossValidated({validation.counted(len(self.folds), 'fold')} of {self.how}: "
@@ -150,8 +130,9 @@ class CrossValidated:
     @property
     def bits_per_spike(self) -> float:
         """Log-likelihood gain over the null model in bits per spike; nan for signals."""
-        gain, spikes = (sum(each) for each in zip(*map(_bits, self.folds), strict=True))
-        return float(gain / spikes) if spikes > 0 else np.nan
+        model, null = sum(fold.deviances.sum((1, 2)) for fold in self.folds)
+        spikes = sum(fold.n_spikes.sum() for fold in self.folds)
+        return float(deviance.bits_gained(model, null, spikes))
 
     @property
     def evidence_gain(self) -> tuple[float, float]:
@@ -162,8 +143,7 @@ class CrossValidated:
         """
         if not self.gains:
             return np.nan, np.nan
-        joint = self.gains[0].shape[1] < self.folds[0].counts.n_units
-        sizes = [size(fold.counts, joint) for fold in self.folds]
+        sizes = [size(fold.counts, self.layout) for fold in self.folds]
         gain, error = ratio(independent(self.gains), independent(sizes))
         return gain / math.log(2), error / math.log(2)
 
@@ -188,7 +168,7 @@ class CrossValidated:
 
 
 def cross_validate(
-    model: Any,
+    model: Estimator,
     counts: BinnedSpikes,
     n_folds: int = 3,
     *,
@@ -268,18 +248,16 @@ def divide(
         if not np.isfinite(source.trial_starts).all():  # trials drift in their order
             source = replace(source, trial_starts=source.duration * np.arange(len(source)))
         order = np.random.default_rng(random_state).permutation(len(source))
-        parts = [np.sort(order[fold::n_folds]) for fold in range(n_folds)]
-        divided = [
-            (source[np.delete(np.arange(len(source)), part)], source[part]) for part in parts
-        ]
+        number = order.argsort() % n_folds
+        apart = [Apart(source, number == fold, True, family) for fold in range(n_folds)]
         if not pooled:
-            return Folds(tuple(Apart(*each, family) for each in divided), "trials")
-        same = (Split(seen.pool(), unseen.pool(), family) for seen, unseen in divided)
+            return Folds(tuple(apart), "trials")
+        same = (Split(fold.seen.pool(), fold.unseen.pool(), family) for fold in apart)
         return Folds(tuple(same), "pooled trials")
     if pooled:
         return Folds(_split(counts, family, n_folds, random_state), "parts of pooled trials")
-    stretch = np.arange(counts.n_bins) * n_folds // counts.n_bins
-    stretches = (Stretch(counts, stretch == fold, family) for fold in range(n_folds))
+    number = np.arange(counts.n_bins) * n_folds // counts.n_bins
+    stretches = (Apart(counts, number == fold, False, family) for fold in range(n_folds))
     return Folds(tuple(stretches), "stretches of time")
 
 
@@ -305,22 +283,20 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]
     return float(value), float(np.sqrt(spread) / total)
 
 
-def independent(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Return values (trial, unit) of folds by trial, by unit of a trial if trials are few."""
-    few = sum(map(len, arrays)) < _FEW
+def independent(arrays: Sequence[np.ndarray], least: int = 10) -> np.ndarray:
+    """Return values (trial, unit) of folds by trial, by unit of each if there are fewer trials."""
+    few = sum(map(len, arrays)) < least
     return np.concatenate([array.ravel() if few else array.sum(1) for array in arrays])
 
 
-def size(counts: BinnedSpikes, joint: bool) -> np.ndarray:
-    """Return the spikes, or observed bins of a signal, (trial, unit) or (trial, 1)."""
+def size(counts: BinnedSpikes, layout: str) -> np.ndarray:
+    """Return the spikes, or observed bins of a signal: (trial, unit), or (trial, 1) if joint."""
     found = (counts.counts if counts.is_counts else counts.mask).sum(2)
-    return found.sum(1, keepdims=True) if joint else found
+    return found.sum(1, keepdims=True) if layout == "joint" else found
 
 
-def _gain(model: Any, fold: Fold) -> Iterator[np.ndarray]:
+def _gain(model: heldout.TemplateModel, fold: Fold) -> Iterator[np.ndarray]:
     """Yield the evidence of what was not seen above that of a constant rate, if there is any."""
-    if not hasattr(model, "evidence"):
-        return
     try:
         found = model.evidence(fold.unseen, per_unit=True)
     except ValueError:  # a family without compiled cost
@@ -332,9 +308,10 @@ def _split(
     counts: BinnedSpikes, family: Family, n_folds: int, random_state: int
 ) -> tuple[Split, ...]:
     """Return the folds of pooled trials: disjoint parts, and the trials that are not in each."""
+    counts = replace(counts, past=None)
     rest, parts = counts, []
     for fold in range(n_folds - 1):
-        divided = split(rest, family, 1 / (n_folds - fold), random_state + fold)
+        divided = heldout.split(rest, family, 1 / (n_folds - fold), random_state + fold)
         parts.append(divided.seen)
         rest = divided.unseen
     return tuple(Split(_without(counts, part), part, family) for part in [*parts, rest])
@@ -344,10 +321,3 @@ def _without(counts: BinnedSpikes, part: BinnedSpikes) -> BinnedSpikes:
     """Return the counts of the pooled trials that are not in a part of them."""
     n_pooled = counts.n_pooled - part.n_pooled
     return replace(counts, counts=counts.counts - part.counts, n_pooled=n_pooled, mask=n_pooled > 0)
-
-
-def _bits(fold: HeldOut | HiddenBins) -> tuple[float, float]:
-    """Return the gain in bits of a fold, and its spikes (0 for a signal)."""
-    model, null = fold.deviances.sum((1, 2))
-    spikes = fold.counts.counts.sum() if fold.counts.is_counts else 0
-    return (null - model) / (2 * np.log(2)), spikes

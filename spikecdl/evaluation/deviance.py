@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from spikecdl.conversion import Layout
-    from spikecdl.data import BinnedSpikes, Decomposition
-    from spikecdl.model.dictionary import ConvDictionary
-    from spikecdl.model.families import Family
-    from spikecdl.solvers.events import Events
-    from spikecdl.training import Observations, Problem
-
-_FOLDS = 4  # parts of the bins that are hidden in turn
+from spikecdl import conversion, validation
+from spikecdl.config import Layout
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import Family
+from spikecdl.solvers.events import Events
+from spikecdl.training import Observations, Problem, observations
+from spikecdl.training.base import predictor
 
 
 def deviance(
@@ -132,14 +132,20 @@ def bits_per_spike(
     left = _deviance("mean", y, mean, family, mask, axis)
     total = _deviance("null_mean", y, null_mean, family, mask, axis)
     spikes = np.where(True if mask is None else mask, y, 0).sum(axis=axis)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _value(np.where(spikes > 0, (total - left) / (2 * np.log(2)) / spikes, np.nan))
+    return _value(bits_gained(left, total, spikes))
 
 
 def fraction_explained(deviance: np.ndarray, null_deviance: np.ndarray) -> np.ndarray:
     """Return 1 - D / D0 of deviances D of a model and D0 of its null model; nan if D0 is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(null_deviance > 0, 1 - deviance / null_deviance, np.nan)
+
+
+def bits_gained(deviance: np.ndarray, null_deviance: np.ndarray, spikes: Any) -> np.ndarray:
+    """Return (D0 - D) / (2 log 2) per spike; nan if there are none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = (null_deviance - deviance) / (2 * np.log(2)) / spikes
+    return np.where(np.greater(spikes, 0), gain, np.nan)
 
 
 def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
@@ -153,47 +159,34 @@ def null_rate(data: Observations, prior: float = 0.0) -> Tensor:
     return (total + prior) / (exposure + 2 * prior).clamp(min=1)
 
 
-def deviances(data: Observations, eta: Tensor, rate: Tensor) -> np.ndarray:
-    """Return deviances (2, ..., channel) of a model and of the null model, summed over bins.
-
-    The model is given by its linear predictor ``eta``, which does not saturate as a mean does, the
-    null model by its ``rate`` per exposure; both broadcast to loaded observations (..., bin).
-    """
-    import torch
-
-    data = data.to(torch.float64)
-    y, family = data.y, data.family
-    null_mean = rate.double() * family.exposure(y)
-    lost = [family.deviance(y, eta.double()), _of_means(y, null_mean, family)]
-    return torch.where(data.mask, torch.stack(lost), 0).sum(-1).cpu().numpy()
-
-
 def log_likelihood(data: Observations, eta: Tensor) -> np.ndarray:
     """Return log likelihoods (trial, unit, channel), with all constants, summed over bins."""
-    import torch
+    levels, n_bins = eta.expand(*data.y.shape[:-1], eta.shape[-1]).flatten(0, -3), eta.shape[-1]
 
-    shape, n_bins = data.y.shape[:-1], data.y.shape[-1]
-    levels = eta.expand(*shape, eta.shape[-1]).flatten(0, -3)
-    found, rows = np.zeros(levels.shape[:-1]), data.rows()
-    for part, bins, some in rows.pieces():
-        level = levels[part][..., bins] if eta.shape[-1] == n_bins else levels[part]
-        log_prob = some.family.log_prob(some.y.double(), level.double())
-        found[part] += torch.where(some.mask, log_prob, 0).sum(-1).cpu().numpy()
-    return found.reshape(shape)
+    def terms(some: Observations, part: slice, bins: slice) -> Tensor:
+        level = levels[part] if n_bins == 1 else levels[part][..., bins]
+        return some.family.log_prob(some.y, level.double())
+
+    return conversion.sum_bins(data, terms)
 
 
-def deviances_per_unit(
+def deviances(
     data: Observations, eta: Callable[[slice, slice], Tensor], rate: Tensor
 ) -> np.ndarray:
-    """Return the deviances (2, unit) summed over all observed bins; see `deviances`.
+    """Return deviances (2, trial, unit) of a model and of the null model, summed over bins.
 
-    ``eta`` returns the predictor (window, channel, bin) of some rows of the data, and their bins.
+    The model is given by its linear predictor ``eta``, which does not saturate as a mean does: a
+    function that returns it, (window, channel, bin), for some rows of the data, and their bins.
+    The null model is given by its ``rate`` per exposure.
     """
-    shape, rows = data.y.shape[:-1], data.rows()
-    lost, null = np.zeros((2, *rows.y.shape[:-1])), rate.expand(*shape, 1).flatten(0, 1)
-    for part, bins, some in rows.pieces():
-        lost[:, part] += deviances(some, eta(part, bins), null[part])
-    return lost.reshape(2, *shape).sum(1).reshape(2, -1)
+    null = rate.double().expand(*data.y.shape[:-1], 1).flatten(0, 1)
+
+    def lost(some: Observations, part: slice, bins: slice) -> Tensor:
+        y, family = some.y, some.family
+        of_null = _of_means(y, null[part] * family.exposure(y), family)
+        return torch.stack([family.deviance(y, eta(part, bins).double()), of_null])
+
+    return conversion.sum_bins(data, lost).reshape(2, len(data.y), -1)
 
 
 def of_hidden_bins(
@@ -206,32 +199,8 @@ def of_hidden_bins(
 
     They were ``found`` in the data that are ``seen``, the ``whole`` but for these bins.
     """
-    import torch
-
-    null = null_rate(seen.data, prior=0.5).expand(*seen.data.y.shape[:-1], 1).flatten(0, 1)
-    lost, judged = np.zeros((2, *null.shape[:-1])), torch.from_numpy(hidden)
-    for part, bins, some in whole.rows().pieces():
-        here = judged[bins].nonzero()[:, 0].to(some.y.device)
-        eta = seen.eta(*found, part, bins)[..., here]
-        lost[:, part] += deviances(some.between(here), eta, null[part])
-    return lost.reshape(2, len(whole.y), -1)
-
-
-def in_turn(
-    problem: Callable[..., Problem],
-    code: Callable[[Problem], tuple[ConvDictionary, Events, Tensor]],
-) -> np.ndarray:
-    """Return the deviances (2, trial, unit) of bins that are hidden in turn, every fourth.
-
-    ``problem`` returns the whole problem, or that with some bins hidden; ``code`` what is found.
-    """
-    from spikecdl import conversion
-
-    whole, lost = problem().data, np.zeros(())
-    for hidden in conversion.hidden_in_turn(whole.y.shape[-1], _FOLDS):
-        seen = problem(hidden)
-        lost = lost + of_hidden_bins(whole, hidden, seen, code(seen))
-    return lost
+    judged = replace(whole, shown=torch.from_numpy(hidden))
+    return deviances(judged, partial(seen.eta, *found), null_rate(seen.data, prior=0.5))
 
 
 def decompose(
@@ -250,14 +219,9 @@ def decompose(
     norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``;
     filter of the history (unit, lag), if any.  For ``certainty`` see `Decomposition`.
     """
-    from spikecdl import conversion
-    from spikecdl.data import Decomposition
-    from spikecdl.model.dictionary import ConvDictionary
-    from spikecdl.solvers.events import Events
-    from spikecdl.training.base import predictor
 
     def parts(units: Any) -> list[Tensor]:
-        joint = templates.shape[1] == counts.n_units > codes.shape[1]
+        joint = layout.is_joint
         waves, x = (templates[:, units], codes) if joint else (templates, codes[:, units])
         return [ConvDictionary(h[None])(x[..., [c], :]).detach() for c, h in enumerate(waves)]
 
@@ -274,7 +238,7 @@ def decompose(
     def lost() -> np.ndarray:
         model = (ConvDictionary(templates), Events.from_codes(codes.flatten(0, 1)))
         eta = partial(predictor, *model, baseline.flatten(0, 1), n_onsets=codes.shape[-1])
-        return deviances_per_unit(data, eta, null_rate(data))
+        return deviances(data, eta, null_rate(data)).sum(1)
 
     computed: dict[str, Any] = {
         "rate": partial(_of_units, rate, counts.shape),
@@ -299,12 +263,10 @@ def _of_units(
     compute: Callable[[Any], np.ndarray], shape: tuple[int, ...], units: Any = None
 ) -> np.ndarray:
     """Compute an array (trial, unit, ...) of some units, or of all of them, a few at a time."""
-    from spikecdl.model.observations import PART
-
     if units is not None:
         return compute(units)
     n_trials, n_units, n_bins = shape
-    each, found = max(1, PART // (n_trials * n_bins)), np.empty(0)
+    each, found = max(1, observations.PART // (n_trials * n_bins)), np.empty(0)
     for first in range(0, n_units, each):
         some = compute(slice(first, first + each))
         if first == 0:
@@ -327,8 +289,6 @@ def _deviance(
     name: str, y: ArrayLike, mean: ArrayLike, family: Family, mask: Any, axis: Any
 ) -> np.ndarray:
     """Check the arguments of `deviance`, where ``name`` is that of the mean, and compute it."""
-    import torch
-
     values = np.asarray(y, dtype=float)
     observed = _broadcast("mask", True if mask is None else mask, values).astype(bool)
     means = _broadcast(name, mean, values)
@@ -345,9 +305,5 @@ def _deviance(
 
 
 def _broadcast(name: str, array: ArrayLike, like: np.ndarray) -> np.ndarray:
-    try:
-        return np.broadcast_to(np.asarray(array, dtype=float), like.shape)
-    except ValueError:
-        raise ValueError(
-            f"`{name}` (shape {np.shape(array)}) must broadcast to `y` (shape {like.shape})"
-        ) from None
+    why = "broadcast to `y`, of shape"
+    return validation.broadcast(name, np.asarray(array, dtype=float), like.shape, why)

@@ -6,7 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from scipy.stats import kstwo
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import store
+from spikecdl.evaluation.heldout import Estimator
 from spikecdl.evaluation.rescaled_time import by_unit, checked, intervals_of
 from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.families import FAMILIES, Family
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from spikecdl.data.results import Decomposition
 
 _LEVEL = 0.05  # fraction of units outside the band under a correct model
-_LAGS = 20  # of the autocorrelation
 _FEW = 100  # values; above, the law of the KS distance is approximated by its asymptotic form
 
 
@@ -54,13 +54,11 @@ class TimeRescaling:
     p_value: np.ndarray
 
     def __post_init__(self) -> None:
-        """Make the arrays read-only."""
         store(self, "distance", "band", "p_value")
         for intervals in self.intervals:
             intervals.flags.writeable = False
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         units = validation.counted(len(self.unit_ids), "unit")
         return f"TimeRescaling({units}, {self.inside.sum()} inside the {1 - _LEVEL:.0%} band)"
 
@@ -113,7 +111,7 @@ class TimeRescaling:
 
 
 def time_rescaling(
-    model: Any,
+    model: Estimator,
     counts: BinnedSpikes | np.ndarray,
     *,
     n_bootstrap: int = 0,
@@ -173,7 +171,8 @@ def time_rescaling(
     mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
     for _ in range(n_bootstrap):
         values = draw_counts(mean, family, rng, counts.counts, effect)
-        others = replace(counts, counts=np.where(counts.mask, values, 0), truth=None)
+        values = np.where(counts.mask, values, 0)
+        others = replace(counts, counts=values, truth=None, past=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
         intervals = rescaled_intervals(
             others.counts, judge.predict(others), family, others.mask, rng
@@ -346,12 +345,13 @@ def draw_counts(
     return sample_in_time(family, eta, past, generator).numpy().astype(np.int64)
 
 
-def _effect_of_spikes(model: Any, counts: BinnedSpikes) -> np.ndarray | None:
+def _effect_of_spikes(model: Estimator, counts: BinnedSpikes) -> np.ndarray | None:
     """Return what a spike adds to eta in later bins, (unit, lag), if the model has a history."""
     if getattr(model, "history", None) is None:
         return None
-    response = getattr(model, "history_response_", None)
-    return model.decompose(counts).history_filter if response is None else response
+    if hasattr(model, "decompose"):
+        return model.decompose(counts).history_filter
+    return getattr(model, "history_response_", None)
 
 
 def ks_distance(intervals: np.ndarray) -> float:
@@ -393,10 +393,10 @@ def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:
     return replace(result, band=limit / root, p_value=np.where(root > 0, p_value, np.nan))
 
 
-def _autocorrelation(intervals: np.ndarray) -> np.ndarray:
-    if len(intervals) <= _LAGS:
-        return np.full(_LAGS, np.nan)
+def _autocorrelation(intervals: np.ndarray, n_lags: int = 20) -> np.ndarray:
+    if len(intervals) <= n_lags:
+        return np.full(n_lags, np.nan)
     scores = -ndtri_exp(-np.maximum(intervals, np.finfo(float).tiny))
     scores = scores - scores.mean()
     size = scores @ scores
-    return np.array([scores[lag:] @ scores[:-lag] for lag in range(1, _LAGS + 1)]) / size
+    return np.array([scores[lag:] @ scores[:-lag] for lag in range(1, n_lags + 1)]) / size

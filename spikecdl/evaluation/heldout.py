@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 from spikecdl import conversion, validation
 from spikecdl.data import BinnedSpikes
+from spikecdl.data.results import Fitted
 from spikecdl.data.truth import store
 from spikecdl.evaluation import deviance
+from spikecdl.model.covariates import History
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.training import Observations
+from spikecdl.training import Observations, Trainer
 
 SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window
 
@@ -29,8 +32,65 @@ class Model(Protocol):
         """
 
 
+class Estimator(Model, Protocol):
+    """A model that can be fitted."""
+
+    family: str | Family
+
+    def fit(self, X: Any, /) -> Any: ...
+
+
+class TemplateModel(Fitted, Estimator, Protocol):
+    """A `DCEA`; for its arguments, attributes and methods see there."""
+
+    template_length: float
+    history: float | History | None
+    drift: float | None
+    trainer_: str | Trainer
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+    def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray: ...
+
+    def resampled_templates(self, X: Any, n_resamples: int, seed: int) -> Iterator[np.ndarray]: ...
+
+
+class Scores:
+    """Scores made of the ``deviances`` (2, trial, unit) of a model and its null model in counts."""
+
+    counts: BinnedSpikes
+    deviances: Any
+
+    @property
+    def deviance_explained(self) -> float:
+        """Fraction of the null model's deviance that the model explains; nan if that is 0."""
+        return float(deviance.fraction_explained(*self.deviances.sum((1, 2))))
+
+    @property
+    def deviance_explained_per_unit(self) -> np.ndarray:
+        """Deviance explained of each unit, shape (unit,)."""
+        return deviance.fraction_explained(*self.deviances.sum(1))
+
+    @property
+    def bits_per_spike(self) -> float:
+        """Log-likelihood gain over the null model in bits per spike; nan for signals."""
+        model, null = self.deviances.sum((1, 2))
+        return float(deviance.bits_gained(model, null, self.n_spikes.sum()))
+
+    @property
+    def bits_per_spike_per_unit(self) -> np.ndarray:
+        """Bits per spike of each unit, shape (unit,)."""
+        model, null = self.deviances.sum(1)
+        return deviance.bits_gained(model, null, self.n_spikes)
+
+    @property
+    def n_spikes(self) -> np.ndarray:
+        """Spikes of each unit, shape (unit,); none in a signal."""
+        return self.counts.counts.sum((0, 2)) * self.counts.is_counts
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class HeldOut:
+class HeldOut(Scores):
     """Scores of a model on counts that it had not seen; made by `masked`, `split` and `transfer`.
 
     See `spikecdl.metrics.deviance_explained` and `spikecdl.metrics.bits_per_spike`.  Both scores
@@ -60,7 +120,6 @@ class HeldOut:
     family: Family
 
     def __post_init__(self) -> None:
-        """Check shapes and values."""
         store(self, "mean", "null_mean")
         for name in ("mean", "null_mean"):
             array = getattr(self, name)
@@ -69,7 +128,6 @@ class HeldOut:
                 raise ValueError(f"`{name}` must be finite wherever something was observed")
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         sizes = zip(self.counts.shape, ("trial", "unit", "bin"), strict=True)
         shape = ", ".join(validation.counted(size, name) for size, name in sizes)
         return (
@@ -77,53 +135,19 @@ class HeldOut:
             f"{self.bits_per_spike:.3f} bits per spike)"
         )
 
-    @property
+    @cached_property
     def deviances(self) -> np.ndarray:
         """Deviances of the model and of the null model, shape (2, trial, unit)."""
         y, mask, means = self.counts.counts, self.counts.mask, (self.mean, self.null_mean)
         return np.stack([deviance.deviance(y, mean, self.family, mask, 2) for mean in means])
 
-    @property
-    def deviance_explained(self) -> float:
-        """Fraction of the null model's deviance that the model explains; nan if that is 0."""
-        return float(self._score(deviance.deviance_explained))
-
-    @property
-    def deviance_explained_per_unit(self) -> np.ndarray:
-        """Deviance explained of each unit, shape (unit,)."""
-        return self._score(deviance.deviance_explained, (0, 2))
-
-    @property
-    def bits_per_spike(self) -> float:
-        """Log-likelihood gain over the null model in bits per spike; nan for signals."""
-        return float(self._bits())
-
-    @property
-    def bits_per_spike_per_unit(self) -> np.ndarray:
-        """Bits per spike of each unit, shape (unit,)."""
-        return self._bits((0, 2))
-
-    def _bits(self, axis: tuple[int, ...] | None = None) -> Any:
-        return np.where(self.counts.is_counts, self._score(deviance.bits_per_spike, axis), np.nan)
-
-    def _score(self, score: Callable[..., Any], axis: tuple[int, ...] | None = None) -> Any:
-        y, mask = self.counts.counts, self.counts.mask
-        return score(y, self.mean, self.null_mean, self.family, mask, axis)
-
 
 @dataclass(frozen=True, eq=False)
-class HiddenBins:
-    """Scores of hidden bins as `masked` finds them, without the rates, which long windows have no
-    room for: the ``deviances`` of the model and of the null model, shape (2, trial, unit).
-    """
+class HiddenBins(Scores):
+    """Scores of hidden bins as `masked` finds them, but without rates, which may be too large."""
 
     counts: BinnedSpikes
     deviances: np.ndarray
-
-    @property
-    def deviance_explained(self) -> float:
-        """Fraction of the null model's deviance that the model explains; nan if that is 0."""
-        return float(deviance.fraction_explained(*self.deviances.sum((1, 2))))
 
 
 def rates(model: Model, seen: BinnedSpikes, family: str | Family) -> np.ndarray:
@@ -330,6 +354,7 @@ def split(
             f"`family` (={family!r}) has no `split`: its counts have no independent parts of the "
             "same family; score hidden bins (`masked`) or other trials (`transfer`)"
         )
+    counts = replace(counts, past=None)
     if pooled.max() <= 1:  # the truth does not hold for parts of a trial
         counts = replace(counts, truth=None)
     seen, unseen = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance
+from spikecdl.evaluation.heldout import SHARED, TemplateModel
 from spikecdl.model.covariates import Drift, History
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.training import Observations
 from spikecdl.training.covariates import fitted
 
-_SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window
 _STEPS, _LEVEL_STEPS = 15, 10
 
 
@@ -49,13 +48,14 @@ class NullModel:
     layout: str = "shared"
     history: float | History | None = None
     drift: float | None = None
-    rate_: Tensor = field(init=False, repr=False)
+    unit_ids_: tuple[int | str, ...] = field(init=False, repr=False)
+    unit_rate_: list[list[float]] = field(init=False, repr=False)
     shift_: Tensor = field(init=False, repr=False)
     coefficients_: Tensor = field(init=False, repr=False)
     time_span_: tuple[float, float, bool] = field(init=False, repr=False)
 
     @classmethod
-    def like(cls, model: Any, covariates: bool = True) -> NullModel:
+    def like(cls, model: TemplateModel, covariates: bool = True) -> NullModel:
         """Return the null model of a `DCEA`, with its history and drift unless left out."""
         more = (model.history, model.drift) if covariates else ()
         return cls(model.family, model.layout, *more)
@@ -64,12 +64,12 @@ class NullModel:
         """Estimate the rates; ValueError if the model cannot have the counts."""
         self.time_span_ = conversion.time_span(counts)
         data = self._observed(counts)
-        rate = deviance.null_rate(data, prior=0.5)
-        self.rate_ = rate[0] * _per_trial(counts, data)
-        self.shift_ = torch.zeros_like(self.rate_)
+        level = data.family.link_rate(deviance.null_rate(data, prior=0.5)[0])
+        self.unit_ids_ = counts.unit_ids
+        self.unit_rate_ = conversion.rates_of_levels(counts, SHARED, data, level[..., 0])
+        self.shift_ = torch.zeros_like(level)
         if data.covariates is None:
             return self
-        level = data.family.link_rate(rate[0])
         self.coefficients_ = level.new_zeros(counts.n_units, data.covariates.n_columns)
         for _ in range(_STEPS):
             eta = self._eta(data, level)
@@ -90,7 +90,8 @@ class NullModel:
             Whether to return (trial, unit), or (trial, 1) in the joint layout, and not (trial,).
         """
         data = self._observed(counts)
-        level = data.family.link_rate(self.rate_ / _per_trial(counts, data))
+        known = (self.unit_ids_, self.unit_rate_)
+        level = torch.as_tensor(conversion.known_levels(counts, SHARED, data, *known))[..., None]
         per_window = deviance.log_likelihood(data, self._eta(data, level))[..., 0]
         if self.layout == "joint":
             per_window = per_window.sum(1, keepdims=True)
@@ -101,24 +102,15 @@ class NullModel:
         history = config.history(self.history)
         drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
         device = torch.device("cpu")
-        data = conversion.observe(counts, family, _SHARED, "learned", device, None, history, drift)
+        data = conversion.observe(counts, family, SHARED, "learned", device, history, drift)
         return data.to(torch.float64)
 
     def _eta(self, data: Observations, level: Tensor) -> Tensor:
-        """Return the linear predictor at a level of each unit, (unit, 1, 1), or with covariates of
-        each bin.
-        """
+        """Return the linear predictor at a level of each unit, (unit, 1, 1), or of each bin."""
         eta = level + self.shift_
         if data.covariates is None:
             return eta
         return eta.expand(data.y.shape) + data.covariates.offset(self.coefficients_).to(eta)
-
-
-def _per_trial(counts: BinnedSpikes, data: Observations) -> Tensor:
-    """Return the exposure of a bin per recorded trial, (unit, 1, 1), as all bins have the same."""
-    trials = torch.as_tensor(conversion.trials_everywhere(counts)[0, :, None, :1].copy())
-    one = data.take(slice(1)).between(slice(1)).load()
-    return one.family.exposure(one.y)[0] / trials
 
 
 def _mean_rate(data: Observations, eta: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from spikecdl import config, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio, size
+from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
 from spikecdl.progress import compilation_told
@@ -54,7 +55,7 @@ class Candidate:
         templates = validation.counted(self.n_templates, "template")
         return f"{templates} of {self.template_length:g}"
 
-    def model(self, other: Any) -> Any:
+    def model(self, other: TemplateModel) -> Any:
         """Return an unfitted model with these settings, and else those of another."""
         from sklearn.base import clone
 
@@ -92,7 +93,6 @@ class Selection:
     how: str
 
     def __repr__(self) -> str:
-        """Describe in one line."""
         number = validation.counted(len(self.candidates), "candidate")
         return f"Selection({number}, recommended: {self.recommended})"
 
@@ -132,7 +132,7 @@ class Selection:
 
 
 def select(
-    model: Any,
+    model: TemplateModel,
     counts: BinnedSpikes,
     n_templates: Sequence[int] = (0, 1, 2, 3),
     template_length: Sequence[float] | None = None,
@@ -197,7 +197,8 @@ def select(
         if candidate.template_length is not None:
             config.template_bins(candidate.template_length, counts.bin_size, counts.n_bins)
     keys = [(candidate, number) for candidate in candidates for number in range(n_folds)]
-    store = _Store(folder, model, counts, (n_folds, folds.how, random_state))
+    settings = config.describe(model.get_params(deep=False))
+    store = _Store(folder, [settings, (n_folds, folds.how, random_state)], counts)
     score = partial(_score, model, folds.folds)
     found: dict[_Key, _Rows] = {}
     for key, rows in store.each(keys, score, validation.integer("n_jobs", n_jobs)):
@@ -208,12 +209,12 @@ def select(
         independent([np.array(found[candidate, number]) for number in range(n_folds)])
         for candidate in candidates
     ]
-    sizes = independent([size(fold.unseen, model.layout == "joint") for fold in folds.folds])
+    sizes = independent([size(fold.unseen, model.layout) for fold in folds.folds])
     return Selection(tuple(candidates), np.array(evidence), sizes, folds.how)
 
 
 def _candidates(
-    model: Any, n_templates: Sequence[int], template_length: Sequence[float] | None
+    model: TemplateModel, n_templates: Sequence[int], template_length: Sequence[float] | None
 ) -> list[Candidate]:
     """Return the candidates, the simplest first."""
     numbers = sorted({validation.integer("n_templates", n, minimum=0) for n in n_templates})
@@ -227,7 +228,7 @@ def _candidates(
     return none * (numbers[0] == 0) + some
 
 
-def _score(model: Any, folds: Sequence[Fold], key: _Key) -> _Rows:
+def _score(model: TemplateModel, folds: Sequence[Fold], key: _Key) -> _Rows:
     """Return the evidence (trial, unit) of a fold, for which the candidate is fitted."""
     candidate, fold = key
     with warnings.catch_warnings():
@@ -239,12 +240,9 @@ def _score(model: Any, folds: Sequence[Fold], key: _Key) -> _Rows:
 class _Store:
     """Finished fits, in files that are named by all that decides their content."""
 
-    def __init__(
-        self, folder: str | Path | None, model: Any, counts: BinnedSpikes, division: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, folder: str | Path | None, about: list[Any], counts: BinnedSpikes) -> None:
         self.folder = None if folder is None else Path(folder)
-        settings = config.describe(model.get_params(deep=False))
-        text = json.dumps([settings, division, counts.header()], sort_keys=True, default=str)
+        text = json.dumps([*about, counts.header()], sort_keys=True, default=str)
         self.digest = hashlib.sha256(text.encode())
         limits = () if counts.onsets is None else (counts.onsets,)
         for array in (counts.counts, counts.n_pooled, *limits):

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from spikecdl import validation
 from spikecdl.data.results import response_onsets
+from spikecdl.data.truth import unit_norm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +93,7 @@ def template_error(
     >>> error.assignment.tolist(), error.shifts.tolist(), round(error.max, 3)
     ([1, 0], [1, 0], 0.0)
     """
-    estimate, true = _unit_norm("templates", templates), _unit_norm("truth", truth)
+    estimate, true = unit_norm("templates", templates), unit_norm("truth", truth)
     if estimate.shape[1] != true.shape[1]:
         raise ValueError(
             f"`templates` have {estimate.shape[1]} channels and `truth` has {true.shape[1]}; "
@@ -121,20 +122,6 @@ def template_error(
     result.shifts[pairs[0]] = np.array(lags)[best[pairs]]
     result.signs[pairs[0]] = np.where(sign & (product[pairs] < 0), -1, 1)
     return result
-
-
-def _unit_norm(name: str, templates: ArrayLike) -> np.ndarray:
-    array = np.asarray(templates, dtype=float)
-    array = array[:, np.newaxis] if array.ndim == 2 else array
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(
-            f"`{name}` (shape {np.shape(templates)}) must have the shape (template, channel, bin)"
-        )
-    norms = np.linalg.norm(array, axis=(1, 2), keepdims=True)
-    wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if wrong.size:
-        raise ValueError(f"`{name}` number {wrong[0]} must be finite and not all zeros")
-    return array / norms
 
 
 def _product(true: np.ndarray, estimate: np.ndarray, lag: int) -> np.ndarray:

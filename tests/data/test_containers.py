@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -248,12 +250,41 @@ def test_indexing_units_is_refused():
         ({"trials": slice(3, None)}, "leaves none of 3"),
         ({"trials": [True, False]}, "must be positions below 3"),
         ({"trials": [0, 0]}, "distinct ids"),
+        ({"bins": [1, 3]}, "`bins` (=[1, 3]) must be neighbours"),
+        ({"bins": slice(10, None)}, "`bins` (=slice(10, None, None)) leaves none of 10"),
     ],
 )
 def test_selections_that_cannot_be_are_refused(choice, message):
     with pytest.raises(ValueError) as error:
         make_counts().select(**choice)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("bins", [slice(3, 7), [3, 4, 5, 6], np.arange(10) // 4 == 1])
+def test_selecting_bins_keeps_their_times(bins):
+    counts = replace(make_counts(truth="shared"), onsets=np.arange(30).reshape(3, 10) % 4 == 0)
+    some = counts.select(trials=[0, 2], bins=bins)
+    first = np.arange(10)[bins][0]
+    chosen = slice(first, first + 4)
+    for name in ("counts", "mask", "n_pooled"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(counts, name)[::2, :, chosen])
+    assert np.shares_memory(counts.select(bins=bins).counts, counts.counts)
+    np.testing.assert_array_equal(some.onsets, counts.onsets[::2, chosen])
+    np.testing.assert_allclose(some.times, counts.times[chosen])
+    np.testing.assert_allclose(some.trial_starts, [0.5 + 0.01 * first, 4.25 + 0.01 * first])
+    events = counts.truth.events
+    kept = events[(events["time"] > 0.01 * first - 0.001) & (events["trial"] != 1)]
+    np.testing.assert_allclose(some.truth.events["time"], kept["time"] - 0.01 * first, atol=1e-9)
+
+
+def test_bins_of_a_recording_are_those_of_its_shorter_window():
+    spikes = make_recording()
+    whole = spikes.bin(0.1, align="cue", window=(-0.3, 0.9), trials=[10, 11])
+    part = spikes.bin(0.1, align="cue", window=(0.1, 0.5), trials=[10, 11])
+    some = whole.select(bins=slice(4, 8))
+    np.testing.assert_array_equal(some.counts, part.counts)
+    np.testing.assert_allclose(some.trial_starts, part.trial_starts)
+    assert (some.t_start, some.windows) == (part.t_start, part.windows)
 
 
 def test_iterating_yields_trials():

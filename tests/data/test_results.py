@@ -111,6 +111,32 @@ def test_templates_shift_to_their_response_with_their_events(trainer):
     assert model.templates_[0, 0] == pytest.approx(model.tensors_["templates"][0, 0].numpy())
 
 
+def waveforms(tensors: dict, name: str = "templates", power: int = 1) -> torch.Tensor:
+    """Return what an event of typical amplitude adds to the predictor, or its variance."""
+    sizes = tensors["event_amplitudes"].median(1).values[:, None, None]
+    return tensors[name] * sizes**power
+
+
+def test_events_of_shifted_templates_are_as_large_as_before():
+    rng = np.random.default_rng(0)
+    templates = torch.tensor(rng.normal(size=(2, 3, 12)))
+    templates[0, :, :3] *= 0.1  # lost when templates are shifted
+    templates /= templates.norm(dim=(1, 2), keepdim=True)
+    tensors = {
+        "templates": templates,
+        "template_variance": torch.tensor(rng.gamma(2.0, 0.1, templates.shape)),
+        "event_amplitudes": torch.tensor([[3.0, 5.0, 7.0], [-9.0, -8.0, -7.0]]),
+    }
+    model = SimpleNamespace(tensors_=tensors, templates_=templates.numpy())
+    moved = shift_to_response(model, 0.3).tensors_
+    lags = response_onsets(model.templates_, 0.3)
+    assert lags[0] > 0
+    for name, power in (("templates", 1), ("template_variance", 2)):
+        before, after = (waveforms(each, name, power) for each in (tensors, moved))
+        for lag, one, other in zip(lags, before, after, strict=True):
+            torch.testing.assert_close(other[:, : 12 - lag], one[:, lag:])
+
+
 def test_all_tensors_of_the_shape_of_templates_shift_together():
     templates = torch.zeros(3, 1, 10)  # the third has no events
     templates[0, 0, 4:6], templates[1, 0, 0] = 0.5**0.5, 1.0

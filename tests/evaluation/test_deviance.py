@@ -49,7 +49,7 @@ class TestPredictors:
         per_unit = np.stack([self.y[:, i][mask[:, i]].mean() for i in range(2)])[:, None]
         best, model, null = (log_prob(self.y, m) for m in (self.y, mean, per_unit + 0 * mean))
         left, total = np.where(mask, best - model, 0), np.where(mask, best - null, 0)
-        found = deviance.deviances_per_unit(data, piece(self.eta), deviance.null_rate(data))
+        found = deviance.deviances(data, piece(self.eta), deviance.null_rate(data)).sum(1)
         expected = [2 * left.sum((0, 2)), 2 * total.sum((0, 2))]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -58,7 +58,7 @@ class TestPredictors:
         eta = torch.tensor([-60.0, 60.0, 30.0, -30.0]).reshape(1, 1, 1, 4)
         for family in (Binomial(n_trials=9), Poisson()):
             data = observations(y, family)
-            lost = deviance.deviances_per_unit(data, piece(eta), deviance.null_rate(data))
+            lost = deviance.deviances(data, piece(eta), deviance.null_rate(data))
             assert np.isfinite(lost).all()
 
     def test_half_a_spike_for_counts_only(self):

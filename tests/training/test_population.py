@@ -31,7 +31,7 @@ from spikecdl.training.summation import Summation
 
 
 def problem_of(model, counts):
-    return problem(model, counts, UniversalThreshold(), 50, torch.Generator())
+    return problem(model._settings(), counts, UniversalThreshold(), 50, torch.Generator())
 
 
 @pytest.fixture(scope="module")
