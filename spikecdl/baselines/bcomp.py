@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,8 @@ from spikecdl.training.alternating import Epoch, alternate, null_cost
 from spikecdl.training.dictionary_update import DictionaryUpdate, Updater
 from spikecdl.training.initialization import crop, initial_templates
 
-_PADDING = 0.4  # additional bins of an initialization, as a fraction of the template
-_LONG_EPOCHS = 3  # with the additional bins
-_PRECISION = 1e-4  # of the prior of amplitudes; keeps them finite in silent bins
 
-
+@dataclass(eq=False, repr=False)
 class BCOMP(TransformerMixin, BaseEstimator):
     r"""Learn templates by orthogonal matching pursuit: the greedy, l0 alternative to `DCEA`.
 
@@ -104,34 +101,19 @@ class BCOMP(TransformerMixin, BaseEstimator):
     1.0
     """
 
-    def __init__(
-        self,
-        n_templates: int = 1,
-        template_length: float = 10,
-        family: str | Family = "binomial",
-        *,
-        n_events: int | None = None,
-        min_gain: float | None = None,
-        criterion: str = "inner_product",
-        sign: str | Any = "positive",
-        baseline: Any = "learned",
-        templates: Any = None,
-        n_initializations: int = 10,
-        n_epochs: int = 20,
-        random_state: Any = None,
-    ) -> None:
-        self.n_templates = n_templates
-        self.template_length = template_length
-        self.family = family
-        self.n_events = n_events
-        self.min_gain = min_gain
-        self.criterion = criterion
-        self.sign = sign
-        self.baseline = baseline
-        self.templates = templates
-        self.n_initializations = n_initializations
-        self.n_epochs = n_epochs
-        self.random_state = random_state
+    n_templates: int = 1
+    template_length: float = 10
+    family: str | Family = "binomial"
+    _: KW_ONLY
+    n_events: int | None = None
+    min_gain: float | None = None
+    criterion: str = "inner_product"
+    sign: str | Any = "positive"
+    baseline: Any = "learned"
+    templates: Any = None
+    n_initializations: int = 10
+    n_epochs: int = 20
+    random_state: Any = None
 
     def fit(self, counts: BinnedSpikes, y: Any = None) -> BCOMP:
         """Learn templates; ``y`` is ignored.
@@ -218,24 +200,24 @@ class BCOMP(TransformerMixin, BaseEstimator):
             standardise=self.criterion == "score_test",
             n_events=validation.integer("n_events", n_events),
             min_gain=gain.double() / 2,
-            precision=_PRECISION / data.family.eta_scale**2,
+            precision=1e-4 / data.family.eta_scale**2,  # amplitudes stay finite in silent bins
         )
 
     def _initializations(self, rows: Observations, rule: Rule, length: int) -> Iterator[Tensor]:
         """Yield initial templates.
 
-        Stretches of the data are longer than the template at first, because its onset in them is
-        unknown, and are cropped to the bins of most energy after some epochs.
+        Stretches of the data are 40 % longer than the template at first, because its onset in them
+        is unknown, and are cropped to the bins of most energy after three epochs.
         """
         if self.templates is not None:
             yield self._given(length)
             return
         generator = config.generator(self.random_state)
-        extra = min(round(_PADDING * length), rows.y.shape[-1] - length)
+        extra = min(round(0.4 * length), rows.y.shape[-1] - length)
         for _ in range(validation.integer("n_initializations", self.n_initializations)):
             eta = rows.baseline.expand_as(rows.y)
             templates = initial_templates(rows, eta, self.n_templates, length + extra, generator)
-            for _ in range(_LONG_EPOCHS):
+            for _ in range(3):
                 templates = _epoch(rows, rule, templates).templates
             yield crop(templates, length)
 

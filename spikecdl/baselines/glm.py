@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import pinvh
+from scipy.signal import lfilter
 from torch import Tensor
 
 from spikecdl import validation
@@ -19,13 +22,8 @@ from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
 from spikecdl.training import Observations
 
-_RESPONSE = Basis(length=0.1)
-_TOL = 1e-10  # expected decrease of the cost, relative to it; Newton's steps square the error
-_MAX_ITER = 100
-_HALVINGS = 30
-_DEPENDENT = 1e-13  # smallest relative eigenvalue of independent covariates
 
-
+@dataclass(eq=False, repr=False)
 class GLM(PerUnit):
     r"""Counts of a unit given a stimulus and its own past: a generalised linear model.
 
@@ -83,20 +81,12 @@ class GLM(PerUnit):
     array([[[ 4.4,  4.4,  4.4,  4.4,  0.2, -0.1]]])
     """
 
-    def __init__(
-        self,
-        family: str | Family = "binomial",
-        *,
-        stimulus: Callable[[BinnedSpikes], np.ndarray] | Any = None,
-        response: Basis = _RESPONSE,
-        history: Basis | None = None,
-        ridge: float = 0.0,
-    ) -> None:
-        self.family = family
-        self.stimulus = stimulus
-        self.response = response
-        self.history = history
-        self.ridge = ridge
+    family: str | Family = "binomial"
+    _: KW_ONLY
+    stimulus: Callable[[BinnedSpikes], np.ndarray] | Any = None
+    response: Basis = Basis(length=0.1)
+    history: Basis | None = None
+    ridge: float = 0.0
 
     def _fit(self, counts: BinnedSpikes) -> None:
         validation.non_negative("ridge", self.ridge)
@@ -119,9 +109,7 @@ class GLM(PerUnit):
         self.response_ = rest.reshape(counts.n_units, rest.shape[1] // size, size) @ functions.T
         self.converged_ = all(converged for _, converged in found)
         if not self.converged_:
-            warnings.warn(
-                f"the fit did not converge in {_MAX_ITER} steps; raise `ridge`", stacklevel=3
-            )
+            warnings.warn("the fit did not converge in 100 steps; raise `ridge`", stacklevel=3)
 
     def _predict(self, counts: BinnedSpikes) -> np.ndarray:
         data, covariates = observed(counts, self.family), self._covariates(counts)
@@ -153,9 +141,8 @@ class GLM(PerUnit):
                     f"`history` (={self.history!r}) needs counts of single trials, and these pool "
                     f"up to {counts.n_pooled.max()}; do not pool them, or leave history out"
                 )
-            past = np.zeros(counts.shape)
-            past[..., 1:] = counts.counts[..., :-1]
-            parts.append(_filtered(past, self.history.functions(counts.bin_size)))
+            later = np.pad(self.history.functions(counts.bin_size), [(1, 0), (0, 0)])
+            parts.append(_filtered(counts.counts, later))
         return np.concatenate(parts, axis=-1)
 
     def _past_is_known(self, counts: BinnedSpikes) -> np.ndarray:
@@ -163,19 +150,14 @@ class GLM(PerUnit):
         if self.history is None:
             return np.ones(counts.shape, dtype=bool)
         length = len(self.history.functions(counts.bin_size))
-        unseen = np.zeros((*counts.shape[:2], counts.n_bins + 1), dtype=int)
-        unseen[..., 1:] = np.cumsum(~counts.mask, axis=-1)
-        known = np.zeros(counts.shape, dtype=bool)
-        known[..., length:] = unseen[..., length:-1] == unseen[..., : -length - 1]
-        return known
+        n_seen = lfilter(np.r_[0, np.ones(length)], 1, counts.mask.astype(float))
+        return n_seen > length - 0.5
 
 
 def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:
     """Convolve a signal (..., bin) with causal functions (bin, function): (..., bin, function)."""
-    filtered = np.zeros((*signal.shape, functions.shape[1]))
-    for lag, values in enumerate(functions[: signal.shape[-1]]):
-        filtered[..., lag:, :] += signal[..., : signal.shape[-1] - lag, None] * values
-    return filtered
+    filtered = [lfilter(function, 1, signal.astype(float)) for function in functions.T]
+    return np.stack(filtered, axis=-1)
 
 
 def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
@@ -205,7 +187,9 @@ def irls(
 
     With the family's residual r and curvature w, a step d solves
     :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  For
-    dependent columns, the step of least norm is taken.
+    dependent columns, the step of least norm is taken, with each coefficient in units of its own
+    curvature.  The fit ends, after at most 100 steps, when a step is expected to lower the
+    objective by less than 1e-10 of it: Newton steps square the error.
 
     X, the ``design``, is (observation, coefficient) with a first column of ones, whose coefficient
     starts from ``intercept``, the others from 0; y is (observation,), in double precision, and the
@@ -219,27 +203,21 @@ def irls(
         return float(cost) + float(ridge @ b**2) / 2
 
     now = objective(b)
-    for _ in range(_MAX_ITER):
+    for _ in range(100):
         eta = torch.from_numpy(design @ b)
         gradient = design.T @ family.residual(y, eta).numpy() - ridge * b
         weight = family.curvature(y, eta).numpy()
-        step = _solve(design.T @ (weight[:, None] * design) + np.diag(ridge), gradient)
+        gram = design.T @ (weight[:, None] * design) + np.diag(ridge)
+        unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
+        inverse = pinvh(gram * unit * unit[:, None], rtol=1e-13 * len(b))
+        step = unit * (inverse @ (unit * gradient))
         expected = float(gradient @ step) / 2
-        for _ in range(_HALVINGS):
+        for _ in range(30):
             then = objective(b + step)
             if then <= now + 1e-12 * abs(now):
                 break
             step /= 2
         b, now = b + step, then
-        if expected <= _TOL * (1 + abs(now)):
+        if expected <= 1e-10 * (1 + abs(now)):
             return b, True
     return b, False
-
-
-def _solve(gram: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Solve a symmetric system, with each coefficient in units of its own curvature."""
-    unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
-    values, vectors = np.linalg.eigh(gram * unit * unit[:, None])
-    kept = values > _DEPENDENT * len(values) * max(values[-1], 0)
-    along = vectors.T @ (unit * gradient)
-    return unit * (vectors @ np.divide(along, values, out=np.zeros_like(along), where=kept))

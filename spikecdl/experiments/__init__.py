@@ -30,8 +30,8 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "binomial": Experiment("three templates come back from binomial counts", "binomial"),
-    "untied": Experiment("an untied encoder learns worse templates", "ablations", "untied"),
-    "mismatch": Experiment("a Gaussian model learns worse templates", "ablations", "mismatch"),
+    "untied": Experiment("an untied encoder learns worse templates", "binomial", "untied"),
+    "mismatch": Experiment("a Gaussian model learns worse templates", "binomial", "mismatch"),
     "whisker": Experiment("thalamic units under whisker deflection", "whisker"),
     "events": Experiment("events in data that are harder than the paper's", "event_recovery"),
     "sea": Experiment("the shallow autoencoder of the theory, and what breaks it", "sea"),

@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecdl.plots import style
-from spikecdl.plots.rates import rates_of
+from spikecdl.plots.rates import busiest, rates_of
 
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
-
-_MOST_NUMBERS = 300_000  # bins of all windows together
-_MOST_UNITS = 24
-_LONGEST = 20_000  # bins of a window
 
 
 def parts_of_page(decomposition: Decomposition) -> dict[str, str]:
@@ -39,23 +35,27 @@ def parts_of_page(decomposition: Decomposition) -> dict[str, str]:
     return {"data": data, "script": script, "style": css, "hash": f"sha256-{digest}"}
 
 
-def data_of(decomposition: Decomposition) -> dict[str, Any]:
+def data_of(
+    decomposition: Decomposition,
+    most_units: int = 24,
+    longest: int = 20_000,
+    most_numbers: int = 300_000,
+) -> dict[str, Any]:
     """Return windows, templates and events as JSON can hold them; arrays are float32 in base64.
 
-    Of many units, those that matter most to the templates are kept; of long windows, the stretch
-    with most events; and of many trials, those with most events.
+    Of more than ``most_units``, those that matter most to the templates are kept; of windows longer
+    than ``longest`` bins, the stretch with most events; and of many trials, those with most events,
+    so that there are ``most_numbers`` bins in all.  The page then has a few megabytes.
     """
     length, joint = decomposition.templates.shape[2], decomposition.layout == "joint"
-    units = _largest(_weights(decomposition), _MOST_UNITS)
+    units = _largest(_weights(decomposition), most_units)
     rates = rates_of(decomposition, units)
     counts = rates.counts
     codes = decomposition.codes if joint else decomposition.codes[:, units]
-    n_bins = min(counts.n_bins, _LONGEST)
-    onsets = np.append(0, np.cumsum(np.count_nonzero(codes, axis=(0, 1, 2))))
-    within = onsets[n_bins - length + 1 :] - onsets[: len(onsets) - (n_bins - length + 1)]
-    start = int(within.argmax())
+    n_bins = min(counts.n_bins, longest)
+    start = busiest(codes, n_bins - length + 1)
     there = np.count_nonzero(codes[..., start : start + n_bins], axis=(1, 2, 3))
-    trials = _largest(there, max(1, _MOST_NUMBERS // (n_bins * len(units))))
+    trials = _largest(there, max(1, most_numbers // (n_bins * len(units))))
     stretch, names = slice(start, start + n_bins), decomposition.counts
     single = not rates.is_signal and counts.n_pooled.max(initial=0) <= 1
     return {

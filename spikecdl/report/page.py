@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.report.interactive import parts_of_page
-from spikecdl.report.summary import number, recording_rows
+from spikecdl.report.summary import file_names, recording_rows, template
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
 
-_DPI = 200
-_WIDTH = 130  # pixels of the page for each inch of a figure
+_DPI = 200  # dots per inch of the figures in a page: sharp on screens of twice the usual density
 _LABELS = {
     "bin_size": "bin size (s)",
     "sha256": "SHA-256 of the file",
@@ -134,17 +132,10 @@ def write_report(
     >>> write_report("report.html", decomposition, figures, summary)  # doctest: +SKIP
     PosixPath('report.html')
     """
-    from jinja2 import Environment, StrictUndefined
-
-    template = resources.files("spikecdl.report").joinpath("report.html.j2")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
     counts, joint = decomposition.counts, decomposition.layout == "joint"
     exposure = (counts.mask.any(axis=1) if joint else counts.mask).sum() * counts.bin_size
     source = summary.get("data", {}).get("source") or counts.source
-    name = ", ".join(Path(file).name for file in str(source).split(", ")) or "spike counts"
+    name = file_names(str(source)) or "spike counts"
     settings = {"family": decomposition.family.name, "layout": decomposition.layout}
     if summary.get("seed") is not None:
         settings["seed"] = summary["seed"]
@@ -154,7 +145,7 @@ def write_report(
         "Settings": settings | summary.get("settings", {}),
         "Versions": summary.get("versions"),
     }
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+    page = template("report.html.j2", autoescape=True).render(
         title=f"{counted(len(decomposition.templates), 'template')} learned from {name}",
         summary=summary,
         deviance_explained=decomposition.deviance_explained,
@@ -238,4 +229,5 @@ def _embedded(name: str, figure: Figure | bytes) -> dict[str, str]:
     content = png(figure) if isinstance(figure, Figure) else figure
     pixels = int.from_bytes(content[16:20], "big")  # the width stands first in the header
     data = base64.b64encode(content).decode("ascii")
-    return {"name": name, "data": data, "width": f"{_WIDTH * pixels / _DPI:.0f}"}
+    width = 130 * pixels / _DPI  # 130 pixels of the page for each inch
+    return {"name": name, "data": data, "width": f"{width:.0f}"}

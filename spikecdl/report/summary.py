@@ -1,4 +1,4 @@
-"""What was fitted and how well: as values that JSON can hold (docs/files.md), and as lines."""
+"""What was fitted, how well, and what to do: as values for JSON (docs/files.md), and as lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import numpy as np
 
 from spikecdl import validation
 from spikecdl.files import sha256
+from spikecdl.suggestions import SHORT_DISTANCES, history_option
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
     from spikecdl.model.families import Family
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
-_MANY_UNITS = 8  # more are not listed one by one
-_LEVEL = 0.05  # of the tests in rescaled time
-_FDR = 0.1  # false discovery rate of the events that are said to be kept
 
 
 def fit_summary(
@@ -138,17 +138,17 @@ def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
     return {"template_errors": found.errors.tolist(), "gap_nats": float(tensors["start_gap"])}
 
 
-def _event_probabilities(decomposition: Decomposition) -> dict[str, Any] | None:
+def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict[str, Any] | None:
     """Summarize how sure the events of each template are; None if they have no probabilities."""
     from spikecdl.evaluation.metrics import event_table
 
-    table = event_table(decomposition, _FDR)
+    table = event_table(decomposition, fdr)
     if table is None:
         return None
     return {
         "expected_true_per_template": table["expected_true"].round(3).tolist(),
         "expected_false_per_template": [*map(_finite, table["expected_false"].round(6))],
-        "fdr": _FDR,
+        "fdr": fdr,
         "kept_per_template": table["kept"].tolist(),
     }
 
@@ -236,39 +236,93 @@ def number(value: float | None, digits: int | None = None, missing: str = "–")
 
 def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     """Describe the summary of a fit."""
-    state = "converged" if summary["converged"] else "did NOT converge"
-    weight = summary["penalty_weight_fraction"]
-    return [
-        *score_lines(summary),
-        *_recording_lines(summary.get("recordings", {})),
-        *_held_out_lines(summary["held_out"]),
-        *(_starts_lines(**summary["starts"]) if "starts" in summary else ()),
-        *(_bands_lines(**summary["bands"]) if "bands" in summary else ()),
-        *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
-        f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
-        f"{summary['seconds']:.1f} s"
-        + ("" if weight is None else f"; penalty weight: {weight:.3g} of lambda_max"),
-        *(f"verdict: {sentence}" for sentence in summary["verdict"]),
-    ]
+    return _lines("fit", summary)
 
 
 def score_lines(summary: Mapping[str, Any]) -> list[str]:
     """Describe the data, the events found in them and how well the model explains them."""
-    lines = [
-        *_data_lines(summary["data"]),
-        f"events of each template: {', '.join(map(str, summary['events_per_template']))}",
-        *_probability_lines(summary["event_probabilities"]),
-        f"deviance explained: {_decimals(summary['deviance_explained'])}; in bins hidden from the "
-        f"events, not from the templates: {_decimals(summary['hidden_bins_deviance_explained'])}",
-    ]
-    per_unit = summary["deviance_explained_per_unit"].items()
-    if 1 < len(per_unit) <= _MANY_UNITS:
-        each = ", ".join(f"{unit}: {_decimals(value)}" for unit, value in per_unit)
-        lines.append(f"  of each unit: {each}")
-    if "history_filter" in summary:
-        lines.append(_history_line(**summary["history_filter"]))
-    missed = summary["data"]["n_pooled"] == 1 and summary["event_probabilities"] is None
-    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), missed)
+    return _lines("score", summary)
+
+
+def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
+    """Describe how well the templates and events of a simulation were found."""
+    return _lines("recovery", recovery)
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Judge a fit by its summary: one sentence per reason for doubt, or one calm sentence.
+
+    Doubts are: not better than a constant rate on held-out data by two standard errors, in the
+    evidence or, without it, in the deviance explained; fewer than 10 events of a template; scores
+    of the fitted data above three times the held-out ones; templates that differ between folds
+    (mean error above 0.5), or between starts that are within 10 nats; nothing held out; bursts or
+    refractoriness, of single trials fitted without history.
+
+    Parameters
+    ----------
+    summary : mapping
+        As made by `fit_summary`.
+
+    Examples
+    --------
+    >>> found = {"deviance_explained": 0.1, "standard_error": 0.01, "n_folds": 3, "how": "trials"}
+    >>> found["template_errors"] = [[0.1], [0.2], [0.1]]
+    >>> known = {"deviance_explained": 0.2, "events_per_template": [50]}
+    >>> verdict({**known, "held_out": found})
+    ['Data that were held out are predicted better than by a constant rate, and the templates of
+      3 folds agree.']
+    """
+    return _lines("verdict", summary)
+
+
+def _lines(macro: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of text that a macro of ``summary.txt.j2`` makes of values."""
+    text = getattr(template("summary.txt.j2").module, macro)(values)
+    return [line for line in text.split("\n") if line]
+
+
+def template(name: str, autoescape: bool = False) -> Template:
+    """Return a template of this folder, with filters that format numbers."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("spikecdl.report", ""),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["most_units"] = 8  # of more units, values are not listed one by one
+    environment.globals["short_distances"] = SHORT_DISTANCES
+    environment.filters |= {
+        "counted": counted,
+        "decimals": lambda value: number(value, 3, missing="-"),
+        "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],
+        "few": lambda numbers: [k for k, n_events in enumerate(numbers) if n_events < 10],
+        "file_names": file_names,
+        "history_option": history_option,
+        "means": lambda folds: [sum(each) / len(each) for each in zip(*folds, strict=True)],
+        "median_factors": lambda units: np.exp(np.median(list(units.values()), axis=0)),
+        "ms": lambda seconds: f"{1e3 * seconds:g} ms",
+        "number": number,
+        "percent": lambda rate: "-" if rate is None else f"{rate:.0%}",
+        "recording_rows": recording_rows,
+        "templates": _templates,
+    }
+    return environment.get_template(name)
+
+
+def _templates(numbers: Sequence[int], one: str, several: str) -> str:
+    """Return the subject and verb of a sentence about some templates."""
+    *others, last = map(str, numbers)
+    if not others:
+        return f"Template {last} {one}"
+    return f"Templates {', '.join(others)} and {last} {several}"
+
+
+def file_names(sources: str) -> str:
+    """Return the names of files, without their folders."""
+    return ", ".join(Path(file).name for file in sources.split(", "))
 
 
 def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -290,141 +344,3 @@ def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _recording_lines(recordings: Mapping[str, Any]) -> list[str]:
-    """Describe what was found in each of several recordings."""
-    return [
-        f"  {row['name']}: {counted(row['trials'], 'trial')}, {counted(row['units'], 'unit')}, "
-        f"events {row['events']}, deviance explained {_decimals(row['explained'])} (hidden bins "
-        f"{_decimals(row['hidden'])}), units within the band: {row['inside']}"
-        for row in recording_rows(recordings)
-    ]
-
-
-def _probability_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """Say how many events are expected to be true, and are kept at a false discovery rate."""
-    if found is None:
-        return []
-    true = ", ".join(map(number, found["expected_true_per_template"]))
-    rates = found["expected_false_per_template"]
-    false = ", ".join("-" if rate is None else f"{rate:.0%}" for rate in rates)
-    kept = ", ".join(map(str, found["kept_per_template"]))
-    return [
-        f"  expected to be true: {true} (false: {false}); kept at a false discovery rate of "
-        f"{found['fdr']:.0%}: {kept}"
-    ]
-
-
-def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]]) -> str:
-    """Say by which factor a spike changes the rate, in the median over units."""
-    factor = np.exp(np.median(list(log_rate_per_unit.values()), axis=0))
-    return (
-        f"a spike multiplies the rate by {number(factor[0])} {_milliseconds(lags[0])} later, by "
-        f"{number(factor[-1])} {_milliseconds(lags[-1])} later"
-    )
-
-
-def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
-    if not held_out["n_folds"]:
-        return []
-    names = ("deviance_explained", "standard_error", "evidence_gain", "evidence_gain_error")
-    value, error, gain, gain_error = (_decimals(held_out[name]) for name in names)
-    lines = [
-        f"deviance explained of data held out: {value}, standard error {error} "
-        f"(fitted again {held_out['n_folds']} times, each time without a part of the "
-        f"{held_out['how']})"
-    ]
-    if held_out["evidence_gain"] is not None:
-        unit = "bin" if held_out["bits_per_spike"] is None else "spike"
-        lines.append(
-            f"their evidence, with events summed out: {gain} bits per {unit} above a constant "
-            f"rate, standard error {gain_error}"
-        )
-    return lines
-
-
-def _starts_lines(template_errors: list[float], gap_nats: float) -> list[str]:
-    errors = ", ".join(map(_decimals, template_errors))
-    return [
-        f"another start of the search ended {number(gap_nats)} nats lower; error between its "
-        f"templates and these: {errors}"
-    ]
-
-
-def _bands_lines(n_bootstrap: int, level: float, template_errors: list[float]) -> list[str]:
-    return [
-        f"expected error of each template: {', '.join(map(_decimals, template_errors))} (0 is "
-        f"perfect; from {counted(n_bootstrap, 'resample')} of the trials; bands of {level:.0%})"
-    ]
-
-
-def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
-    """Describe how well the templates and events of a simulation were found."""
-    rates = (recovery["hit_rate"], recovery["false_alarm_rate"])
-    hits, false = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
-    return [
-        f"error of each true template: {', '.join(map(_decimals, recovery['template_errors']))} "
-        "(0 is perfect, 1 not found)",
-        f"of {counted(recovery['n_true_events'], 'true event')}, {hits} found within "
-        f"{_milliseconds(recovery['tolerance'])}; of the events found, {false} false",
-    ]
-
-
-def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    pooled, sub_bins = data["n_pooled"], data.get("sub_bins", 1)
-    parts = [
-        counted(max(pooled, data["n_trials"]), "trial") + " summed" * (pooled > 1),
-        counted(data["n_units"], "unit"),
-        f"{data['n_bins']} bins of {_milliseconds(data['bin_size'])}",
-        *([counted(data["n_spikes"], "spike")] if "n_spikes" in data else ()),
-    ]
-    files = ", ".join(Path(file).name for file in data["source"].split(", "))
-    lines = [f"{files}: {', '.join(parts)}"]
-    if "bernoulli_trials_per_bin" in data:
-        text = f"M = {counted(data['bernoulli_trials_per_bin'], 'Bernoulli trial')} per bin"
-        if sub_bins > 1:
-            text += (
-                f": {counted(pooled, 'trial')} x {sub_bins} sub-bins of "
-                f"{_milliseconds(data['bin_size'] / sub_bins)}, as some bins of a single trial "
-                "hold several spikes"
-            )
-        elif pooled > 1:
-            text += ", one for each trial summed"
-        lines.append(text)
-    return lines
-
-
-def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], missed: bool) -> list[str]:
-    """Say how many units agree with the model in rescaled time, and how far each is from it."""
-    tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
-    if not tested:
-        return []
-    inside = sum(found["inside"] for found in tested.values())
-    rejected = sum(found["p_holm"] < _LEVEL for found in tested.values())
-    lines = [
-        f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
-        "band (Kolmogorov-Smirnov); "
-        f"{rejected or 'none'} rejected after Holm's correction"
-    ]
-    if len(tested) <= _MANY_UNITS:
-        each = (
-            f"{unit}: {_decimals(found['distance'])} ({'in' if found['inside'] else 'out'}side "
-            f"{_decimals(found['band'])}, p = {number(found['p_value'])})"
-            for unit, found in tested.items()
-        )
-        lines.append(f"  distance of each unit: {', '.join(each)}")
-    if missed and inside < len(tested):
-        lines.append(
-            "  events too weak to be found stay in the residual: of single trials, right templates "
-            "are often outside the band, too"
-        )
-    return lines
-
-
-def _decimals(value: float | None) -> str:
-    return number(value, 3, missing="-")
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:g} ms"

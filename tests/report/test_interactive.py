@@ -71,10 +71,7 @@ def test_probabilities_of_events_are_those_of_the_table():
     assert {event[5] for event in interactive.data_of(made_up())["events"]} == {None}
 
 
-def test_of_much_the_part_with_most_events_is_kept(monkeypatch):
-    monkeypatch.setattr(interactive, "_MOST_UNITS", 2)
-    monkeypatch.setattr(interactive, "_LONGEST", 50)
-    monkeypatch.setattr(interactive, "_MOST_NUMBERS", 200)
+def test_of_much_the_part_with_most_events_is_kept():
     parts = made_up("poisson", units=4, n_templates=1, n_events=0)
     codes = np.zeros_like(parts.codes)
     added = np.zeros_like(parts.contributions)
