@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,11 +13,11 @@ from scipy.special import expit, logit
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import TemplateError, deviance_explained, recovery, template_error
-from spikecdl.experiments import Options, Result, median_and_range
+from spikecdl.experiments import Options, Result, fitted, median_and_range
 from spikecdl.model.families import Binomial
 from spikecdl.plots import style
 from spikecdl.simulate import simulate
-from spikecdl.training import Learned, NotConvergedWarning, Trainer, Unrolled
+from spikecdl.training import Learned, Trainer, Unrolled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,9 +211,7 @@ def _fit(model: Any, counts: BinnedSpikes, traced: bool = True) -> list[tuple[fl
     states: list[tuple[float, Learned]] = []
     began = time.perf_counter()
     watch = {"on_epoch": lambda state: states.append((time.perf_counter() - began, state))}
-    with warnings.catch_warnings():  # the table has a column ``converged``
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        model.fit(counts, **(watch if traced else {}))
+    fitted(model, counts, **(watch if traced else {}))
     return states
 
 

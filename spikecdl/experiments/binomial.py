@@ -17,7 +17,7 @@ import numpy as np
 from spikecdl.baselines import BCOMP
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
-from spikecdl.experiments import Options, Result, benchmark, median_and_range
+from spikecdl.experiments import Options, Result, benchmark, findings
 from spikecdl.experiments.benchmark import PENALTY_WEIGHT, SHAPES, Groups, Method, dcea, unrolled
 from spikecdl.plots import raster, style
 from spikecdl.training import Alternating, Implicit
@@ -91,45 +91,8 @@ def run(options: Options, size: Size | None = None) -> Result:
         found,
         figures={**figures, **found.figures},
         settings={**settings, **found.settings},
-        findings=findings(found.table),
+        findings=findings("binomial", found.table, DEFAULT, SHAPES, Groups()),
     )
-
-
-def findings(table: pd.DataFrame) -> list[str]:
-    """Describe the table, as medians and ranges over the seeds."""
-    usual = table[(table["n_trials"] == Groups.n_trials) & (table["baseline"] == Groups.baseline)]
-    default = usual[usual["method"] == DEFAULT]
-    most = default[default["n_groups"] == default["n_groups"].max()]
-    errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
-    found = [
-        f"Alternating training on {most['n_groups'].iloc[0]} groups has template errors of "
-        f"{errors}; it finds {_percent(most['hit_rate'])} of the events, and of those it finds "
-        f"{_percent(most['false_alarm_rate'])} are false; {median_and_range(most['seconds'], 1)} s."
-    ]
-    few = usual[usual["n_groups"] == usual["n_groups"].min()]
-    for (name, layers), runs in few.groupby(["method", "n_unrolled"], dropna=False, sort=False):
-        through = f" through {layers:.0f} layers" if layers == layers else ""
-        found.append(
-            f"{name[0].upper()}{name[1:]}{through}, {runs['n_groups'].iloc[0]} groups: mean error "
-            f"{median_and_range(runs['error_mean'])}, largest {median_and_range(runs['error_max'])}"
-            f"; hits {_percent(runs['hit_rate'])}, false {_percent(runs['false_alarm_rate'])}; "
-            f"{median_and_range(runs['seconds'], 1)} s."
-        )
-    varied = table[(table["method"] == DEFAULT) & (table["n_groups"] == table["n_groups"].max())]
-    for column, fixed, what in (
-        ("n_trials", varied["baseline"] == Groups.baseline, "trials of a group"),
-        ("baseline", varied["n_trials"] == Groups.n_trials, "Hz of baseline"),
-    ):
-        each = [
-            f"{median_and_range(runs['error_mean'])} at {value:g}"
-            for value, runs in varied[fixed].groupby(column)
-        ]
-        found.append(f"Mean error of alternating training against {what}: {', '.join(each)}.")
-    return found
-
-
-def _percent(rates: pd.Series) -> str:
-    return f"{median_and_range(100 * rates, 0)} %"
 
 
 @style.styled
@@ -195,16 +158,8 @@ def untied(options: Options, size: Size | None = None) -> Result:
     ``error_analysis`` and ``error_synthesis``.  ``size`` replaces the full or the quick size.
     """
 
-    def finding(runs: pd.DataFrame) -> str:
-        return (
-            f"Errors of the untied encoder's own dictionaries: analysis "
-            f"{median_and_range(runs['error_analysis'])}, synthesis "
-            f"{median_and_range(runs['error_synthesis'])}; "
-            f"{median_and_range(100 * runs['false_alarm_rate'], 0)} % of its events are false."
-        )
-
     return _compared(
-        lambda size: unrolled(size.n_unrolled, size.n_epochs, tied=False), finding, options, size
+        lambda size: unrolled(size.n_unrolled, size.n_epochs, tied=False), options, size
     )
 
 
@@ -225,11 +180,7 @@ def mismatch(options: Options, size: Size | None = None) -> Result:
 
         return replace(binomial, name="gaussian", model=model)
 
-    def finding(runs: pd.DataFrame) -> str:
-        share = median_and_range(100 * runs["below_zero"], 0)
-        return f"The Gaussian model's rate is negative in {share} % of the bins."
-
-    return _compared(gaussian, finding, options, size)
+    return _compared(gaussian, options, size)
 
 
 class AsSignal:
@@ -267,13 +218,8 @@ _MEASURES = {  # column: what it is
 }
 
 
-def _compared(
-    ablated: Callable[[Size], Method],
-    finding: Callable[[pd.DataFrame], str],
-    options: Options,
-    size: Size | None,
-) -> Result:
-    """Fit the paper's model and the ablated one; ``finding`` describes the ablated one's runs."""
+def _compared(ablated: Callable[[Size], Method], options: Options, size: Size | None) -> Result:
+    """Fit the paper's model and the ablated one."""
     size = size or (QUICK if options.quick else FULL)
     groups, methods = Groups(size.few), [unrolled(size.n_unrolled, size.n_epochs), ablated(size)]
     names = [method.name for method in methods]
@@ -287,30 +233,12 @@ def _compared(
         "groups": asdict(groups),
         "penalty_weight": PENALTY_WEIGHT,
     }
-    runs = found.table[found.table["method"] == names[1]]
     return replace(
         found,
         figures={**found.figures, "losses": _pairs(found.table)},
         settings={**settings, **found.settings},
-        findings=[*_comparison(found.table), finding(runs)],
+        findings=findings("ablation", found.table, _MEASURES),
     )
-
-
-def _comparison(table: pd.DataFrame) -> list[str]:
-    """Say which of two methods learned better, and in how many seeds."""
-    whole, ablated = table["method"].unique()
-    by_seed = table.pivot(index="seed", columns="method")
-    found = []
-    for column, what in _MEASURES.items():
-        values = by_seed[column]
-        lead = values[whole] - values[ablated]
-        loses = lead < 0 if column == "error_mean" else lead > 0
-        found.append(
-            f"{what.capitalize()}: {whole} {median_and_range(values[whole])}, {ablated} "
-            f"{median_and_range(values[ablated])}; {ablated} is worse in {loses.sum()} of "
-            f"{len(loses)} seeds{'' if loses.all() else ', so it does NOT always lose'}."
-        )
-    return found
 
 
 @style.styled

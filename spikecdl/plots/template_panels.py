@@ -138,13 +138,14 @@ def _rates(source: Decomposition) -> list[Callable[[np.ndarray], np.ndarray]]:
     """Return the rates of the units of joint templates, if all are known; none of a signal."""
     if source.layout != "joint":
         return []
-    rates = []
-    for unit, seen in enumerate(source.counts.mask.any(axis=-1).T):
+    rates: list[Callable[[np.ndarray], np.ndarray]] = []
+    for unit in range(source.counts.n_units):
         gain = gain_of(source, unit)  # None of a signal, nan where nothing was observed
         if gain is None or not np.isfinite(gain(0.0)):
             return []
+        seen = source.counts.mask[:, unit].any(axis=-1)
         median = np.median(source.baseline[seen, unit])
-        rates.append(lambda change, gain=gain, median=median: median * gain(change))
+        rates.append(lambda change, gain=gain, median=median: median * gain(change))  # type: ignore[misc]
     return rates
 
 

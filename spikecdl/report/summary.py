@@ -79,10 +79,10 @@ def fit_summary(
         summary["starts"] = starts
     if bands is not None:
         about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
-        summary["bands"] = {**about, "template_errors": bands.errors.tolist()}
+        summary["bands"] = {**about, "template_errors": bands.errors}
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
-    return summary
+    return _plain(summary)
 
 
 def score_summary(
@@ -92,39 +92,32 @@ def score_summary(
     from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
     counts = decomposition.counts
-    per_unit = zip(counts.unit_ids, decomposition.deviance_explained_per_unit, strict=True)
+    units = list(map(str, counts.unit_ids))
+    explained = decomposition.deviance_explained_per_unit
     summary = {
         "data": data_summary(decomposition.counts, decomposition.family, source),
         "versions": versions(),
         "family": decomposition.family.name,
         "layout": decomposition.layout,
-        "deviance_explained": _finite(decomposition.deviance_explained),
-        "deviance_explained_per_unit": {str(unit): _finite(value) for unit, value in per_unit},
-        "hidden_bins_deviance_explained": _finite(model.score(counts)),
-        "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist(),
+        "deviance_explained": decomposition.deviance_explained,
+        "deviance_explained_per_unit": dict(zip(units, explained, strict=True)),
+        "hidden_bins_deviance_explained": model.score(counts),
+        "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)),
         "event_probabilities": _event_probabilities(decomposition),
     }
     if decomposition.history_filter is not None:
-        filters = zip(counts.unit_ids, decomposition.history_filter.tolist(), strict=True)
-        n_lags = decomposition.history_filter.shape[1]
+        filters = decomposition.history_filter
         summary["history_filter"] = {
-            "lags": (counts.bin_size * np.arange(1, 1 + n_lags)).round(12).tolist(),
-            "log_rate_per_unit": {str(unit): values for unit, values in filters},
+            "lags": (counts.bin_size * np.arange(1, 1 + filters.shape[1])).round(12),
+            "log_rate_per_unit": dict(zip(units, filters, strict=True)),
         }
     rescaling = of_decomposition(decomposition, model.family_)
     if rescaling is not None:
-        summary["time_rescaling_per_unit"] = {
-            str(row.Index): {
-                "n_intervals": row.n_intervals,
-                "distance": _finite(row.distance),
-                "band": _finite(row.band),
-                "inside": row.inside if row.n_intervals else None,
-                "p_value": _finite(row.p_value),
-                "p_holm": _finite(row.p_holm),
-            }
-            for row in rescaling.table().itertuples()
-        }
-    return summary
+        rows = rescaling.table().to_dict("records")
+        for row in rows:
+            row["inside"] = row["inside"] if row["n_intervals"] else None
+        summary["time_rescaling_per_unit"] = dict(zip(units, rows, strict=True))
+    return _plain(summary)
 
 
 def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
@@ -135,7 +128,7 @@ def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
     if "other_start" not in tensors:
         return None
     found = template_error(tensors["other_start"].numpy(), decomposition.templates)
-    return {"template_errors": found.errors.tolist(), "gap_nats": float(tensors["start_gap"])}
+    return {"template_errors": found.errors, "gap_nats": float(tensors["start_gap"])}
 
 
 def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict[str, Any] | None:
@@ -146,10 +139,10 @@ def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict
     if table is None:
         return None
     return {
-        "expected_true_per_template": table["expected_true"].round(3).tolist(),
-        "expected_false_per_template": [*map(_finite, table["expected_false"].round(6))],
+        "expected_true_per_template": table["expected_true"].round(3).to_numpy(),
+        "expected_false_per_template": table["expected_false"].round(6).to_numpy(),
         "fdr": fdr,
-        "kept_per_template": table["kept"].tolist(),
+        "kept_per_template": table["kept"].to_numpy(),
     }
 
 
@@ -158,14 +151,15 @@ def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> di
     from spikecdl.evaluation.metrics import recovery
 
     found = recovery(parts, tolerance)
-    return {
-        "template_errors": found.templates.errors.tolist(),
-        "assignment": found.templates.assignment.tolist(),
+    summary = {
+        "template_errors": found.templates.errors,
+        "assignment": found.templates.assignment,
         "tolerance": found.tolerance,
         "n_true_events": found.events.hits + found.events.misses,
-        "hit_rate": _finite(found.events.hit_rate),
-        "false_alarm_rate": _finite(found.events.false_alarm_rate),
+        "hit_rate": found.events.hit_rate,
+        "false_alarm_rate": found.events.false_alarm_rate,
     }
+    return _plain(summary)
 
 
 def versions() -> dict[str, str]:
@@ -188,13 +182,13 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
     return {
         "n_folds": len(found.folds),
         "how": found.how,
-        "deviance_explained": _finite(found.deviance_explained),
-        "standard_error": _finite(found.standard_error),
-        "bits_per_spike": _finite(found.bits_per_spike),
-        "evidence_gain": _finite(gain),
-        "evidence_gain_error": _finite(error),
-        "deviance_explained_per_fold": [*map(_finite, found.deviance_explained_per_fold)],
-        "template_errors": found.template_errors(parts.templates, two_sided).tolist(),
+        "deviance_explained": found.deviance_explained,
+        "standard_error": found.standard_error,
+        "bits_per_spike": found.bits_per_spike,
+        "evidence_gain": gain,
+        "evidence_gain_error": error,
+        "deviance_explained_per_fold": found.deviance_explained_per_fold,
+        "template_errors": found.template_errors(parts.templates, two_sided),
     }
 
 
@@ -220,9 +214,14 @@ def data_summary(
     return summary
 
 
-def _finite(value: float) -> float | None:
-    """Return a number, or None for what JSON cannot hold."""
-    return float(value) if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """Return values as JSON can hold them: nothing of NumPy, and None for nan and infinity."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in value]
+    value = validation.plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: float | None, digits: int | None = None, missing: str = "–") -> str:
@@ -281,13 +280,13 @@ def _lines(macro: str, values: Mapping[str, Any]) -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-def template(name: str, autoescape: bool = False) -> Template:
+def template(name: str) -> Template:
     """Return a template of this folder, with filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("spikecdl.report", ""),
-        autoescape=autoescape,
+        autoescape=name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
