@@ -22,8 +22,8 @@ from spikecdl.denoise.frames import FrameDenoiser, interpolated, summed
 from spikecdl.model.families import Poisson
 
 FAMILY = Poisson()
-# Of the Gaussian prior of codes: codes of dark patches stay finite, and others hardly change, as
-# their curvature is the counts of a patch.
+# Of the Gaussian prior of codes, which keeps codes of dark patches finite; far below the curvature
+# of others, which is about the mean count of a pixel.
 PRECISION = 1e-3
 
 

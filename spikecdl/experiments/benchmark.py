@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHAPES = ("square", "vee", "cosine")
-BIN_SIZE = 0.001  # seconds, as in the paper
-TEMPLATE_LENGTH = 0.05  # seconds, as in the paper
+BIN_SIZE = 0.001  # seconds, as in section 5 of the paper
+TEMPLATE_LENGTH = 0.05  # seconds, as there
 PENALTY_WEIGHT = 0.1  # of lambda_max, for the gradient trainers; see docs/experiments.md
 
 

@@ -31,8 +31,8 @@ Rng = np.random.Generator
 Bump = tuple[float, float, float]  # height, peak and width of a smooth rise or fall
 Spiking = Callable[[np.ndarray, float, Rng], np.ndarray]
 
-TOLERANCE = 1 / 8  # of a template's length: the largest distance of a hit; no shape is narrower
-N_SEEDS = 5  # data sets of a case: a median, and minutes to fit
+TOLERANCE = 1 / 8  # of a template's length: the largest distance of a hit, the width of a bump
+N_SEEDS = 5  # data sets of a case: enough for a median
 _UNIT_RATES = (0.8, 0.93, 1.07, 1.25)  # baselines of units, as multiples of a case's
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AMPLITUDE = (1.0, 2.0)  # range of the uniform nonzero entries of a code
-BIAS = 0.5  # in units of the codes: half of the smallest nonzero entry, as in the theory
-GAIN = 0.15  # expected fraction of its distance that a column loses in a step: 60 steps suffice
-COLUMNS = 1.5  # per dimension: the dictionary is overcomplete, as in the theory
+BIAS = 0.5  # in units of the codes: half of the smallest nonzero entry
+GAIN = 0.15  # expected fraction of its distance that a column loses in a step: small, as in theory
+COLUMNS = 1.5  # per dimension: an overcomplete dictionary
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,17 +49,11 @@ class Method:
 
 
 def _dcea(n_templates: int, layout: str, length: float = LENGTH) -> Callable[..., Mapping]:
-    return lambda _, seed: {
-        "": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed),
-    }
+    return lambda _, seed: {"": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed)}
 
 
 def _of_length(length: float) -> str:
     return f"DCEA, {1e3 * length:g} ms"
-
-
-def _psth(*_: Any) -> Mapping[str, PSTH]:
-    return {f"{1e3 * width:g} ms": PSTH(width) for width in SMOOTHING}
 
 
 def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
@@ -75,17 +69,13 @@ def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
     return make
 
 
-def _bcomp(_: Recording, seed: int) -> Mapping[str, BCOMP]:
-    return {"": BCOMP(1, LENGTH, FAMILY, random_state=seed)}
-
-
 OURS, KNOWN_ONSETS = "DCEA", "GLM, known onsets"
 METHODS = (
     Method("constant rate", lambda *_: {"": ConstantRate()}),
-    Method("PSTH", _psth, apart=True),
+    Method("PSTH", lambda *_: {f"{1e3 * s:g} ms": PSTH(s) for s in SMOOTHING}, apart=True),
     Method("GLM, stimulus", _glm(lambda recording: recording.stimulus[:, None, None]), apart=True),
     Method(KNOWN_ONSETS, _glm(lambda _: onsets(ONSETS)), apart=True),
-    Method("BCOMP", _bcomp, apart=True),
+    Method("BCOMP", lambda _, seed: {"": BCOMP(1, LENGTH, FAMILY, random_state=seed)}, apart=True),
     Method(OURS, _dcea(1, "joint")),
     *(Method(_of_length(each), _dcea(1, "joint", each)) for each in OTHER_LENGTHS),
     Method("DCEA, two templates", _dcea(2, "joint")),

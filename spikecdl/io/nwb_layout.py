@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hdmf.common import DynamicTable, VectorData
     from pynwb import NWBFile
 
-_MANY, _CHUNK = 2**24, 2**16  # numbers of a series written at a time, and of a chunk in the file
+# Numbers of a series that are written at a time (128 MB), and of a chunk in the file (512 kB, about
+# what HDF5 caches of one).
+_MANY, _CHUNK = 2**24, 2**16
 MODULE = "ecephys"  # processing module of all series and tables that are no recording
 
 _DESCRIPTIONS = {

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Bins of rasters of spike trains, in seconds: finer than a pixel in windows of up to a second, and
-# no finer than the least distance of a unit's spikes.
+# Bins of rasters of spike trains, in seconds: the spikes of a unit are rarely nearer to each other.
 _FINEST = 1e-3
 
 
