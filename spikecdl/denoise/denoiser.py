@@ -130,7 +130,7 @@ class PoissonDenoiser(BaseEstimator):
         denoiser = cls(peak, model, precision=precision, device=device)
         with reading(Path(path), "a denoiser"):
             denoiser.network_ = pretrained.MODELS[model].restore(metadata["settings"])
-            denoiser.network_.load_state_dict(tensors)
+            denoiser.network_.copy_weights(tensors)
             denoiser.peaks_ = tuple(metadata["peaks"])
         return denoiser
 
@@ -178,7 +178,7 @@ class PoissonDenoiser(BaseEstimator):
                 training.save(Path(checkpoint))
             if on_epoch is not None:
                 on_epoch(len(training.losses), loss)
-        training.network.load_state_dict(training.average)
+        training.network.copy_weights(training.average)
         self.peaks_, self.losses_ = tuple(training.crops.peaks), training.losses
         return self
 
@@ -197,7 +197,7 @@ class PoissonDenoiser(BaseEstimator):
                 raise ValueError(
                     f"`start` (={str(start)!r}) is of the model {other.model!r}, not {self.model!r}"
                 )
-            network.load_state_dict(other.network_.state_dict())
+            network.copy_weights(dict(other.network_.named_parameters()))
         self.network_ = network.to(config.device(self.device))
         trained = network.in_training(self.n_shifts, generator)
         size = trained.padded(validation.integer("crop", self.crop))

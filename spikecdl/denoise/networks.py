@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,12 @@ class Trainable(nn.Module):
     @abstractmethod
     def padded(self, size: int) -> int:
         """Return the smallest number of pixels, at least ``size``, that a side can have."""
+
+    @torch.no_grad()
+    def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the values of all parameters, which are given by name; tied ones have one name."""
+        for name, value in self.named_parameters():
+            value.copy_(weights[name])
 
 
 class ImageNetwork(Trainable):

@@ -204,7 +204,7 @@ class TestTraining:
             then.run_epoch()
         assert then.losses == whole.losses
         for run in (whole, then):
-            run.network.load_state_dict(run.average)
+            run.network.copy_weights(run.average)
         for expected, found in zip(
             whole.network.parameters(), then.network.parameters(), strict=True
         ):
