@@ -108,13 +108,13 @@ def run(name: str, options: Options | None = None) -> Result:
     return getattr(module, experiment.function)(options or Options())
 
 
-def fitted(model: Any, counts: BinnedSpikes, **watch: Any) -> Any:
-    """Return a model after its fit, which does not warn: tables say if it converged."""
+def fitted(estimator: Any, counts: BinnedSpikes, **watch: Any) -> Any:
+    """Return an estimator after its fit, which does not warn: tables say if it converged."""
     from spikecdl.training import NotConvergedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
-        return model.fit(counts, **watch)
+        return estimator.fit(counts, **watch)
 
 
 def median_and_range(values: Iterable[float], digits: int = 2) -> str:
