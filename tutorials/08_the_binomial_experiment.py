@@ -31,7 +31,7 @@ if importlib.util.find_spec("spikecdl") is None:  # as on Colab
 # %%
 import matplotlib.pyplot as plt
 
-from spikecdl.experiments import Options, ablations, binomial
+from spikecdl.experiments import Options, binomial
 from spikecdl.experiments.benchmark import Groups
 
 size = binomial.Size(
@@ -116,9 +116,8 @@ assert default["error_mean"].max() < by_gradient["error_mean"].min()
 # many small events of wrong templates also follow a rate.
 
 # %%
-small = ablations.Size(n_groups=30, n_seeds=2, n_unrolled=25, n_epochs=12)
-for experiment in (ablations.untied, ablations.mismatch):
-    ablated = experiment(Options(), small)
+for experiment in (binomial.untied, binomial.mismatch):
+    ablated = experiment(Options(), size)
     print(ablated.findings[0])
 plt.close("all")
 

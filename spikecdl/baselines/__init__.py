@@ -6,9 +6,8 @@ Those of images are in `spikecdl.denoise`.
 
 from __future__ import annotations
 
-from spikecdl.baselines.bases import Basis, onsets, true_onsets
 from spikecdl.baselines.bcomp import BCOMP
-from spikecdl.baselines.glm import GLM
+from spikecdl.baselines.glm import GLM, Basis, onsets, true_onsets
 from spikecdl.baselines.ppseq import PPSeq
 from spikecdl.baselines.psth import PSTH, ConstantRate
 

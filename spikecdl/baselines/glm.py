@@ -3,29 +3,192 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.interpolate import BSpline
+from scipy.linalg import pinvh
+from scipy.signal import lfilter
 from torch import Tensor
 
 from spikecdl import validation
-from spikecdl.baselines import bases
-from spikecdl.baselines.bases import Basis
 from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.heldout import SHARED, observed
+from spikecdl.model.covariates import raised_cosines
 from spikecdl.model.families import Family
 from spikecdl.training import Observations
 
-_RESPONSE = Basis(length=0.1)
-_TOL = 1e-10  # expected decrease of the cost, relative to it; Newton's steps square the error
-_MAX_ITER = 100
-_HALVINGS = 30
-_DEPENDENT = 1e-13  # smallest relative eigenvalue of independent covariates
+
+def _raised_cosines(time: np.ndarray, size: int) -> np.ndarray:
+    return raised_cosines(torch.from_numpy(time), float(time[-1]), size).numpy().T
 
 
+def _b_splines(n_bins: int, size: int) -> np.ndarray:
+    degree = min(3, size - 1)
+    inner = np.linspace(0, n_bins - 1, size - degree + 1)
+    knots = np.pad(inner, degree, mode="edge")
+    return BSpline.design_matrix(np.arange(n_bins, dtype=float), knots, degree).toarray()
+
+
+#: Functions of the numbers of bins and of basis functions, by name.
+SHAPES: Mapping[str, Callable[[int, int], np.ndarray]] = {
+    "raised_cosine": lambda n_bins, size: _raised_cosines(np.arange(float(n_bins)), size),
+    "log_cosine": lambda n_bins, size: _raised_cosines(np.log(np.arange(n_bins) + 1.0), size),
+    "b_spline": _b_splines,
+}
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Functions whose weighted sum is a response.
+
+    Parameters
+    ----------
+    length : float
+        Duration of the response in seconds, a whole number of bins.
+    size : int, optional
+        Number of functions, 2 or more; None: one per bin, so that any response is possible.
+    shape : {"raised_cosine", "log_cosine", "b_spline"}
+        Shape of the functions, unless there is one per bin: raised cosines, evenly spaced from the
+        first to the last bin and four times as wide as their spacing; the same in the logarithm of
+        time, narrow at first, where a unit's response to its own spikes changes most (Pillow et
+        al., J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005); or B-splines that sum to 1,
+        cubic if there are four or more.
+
+    Examples
+    --------
+    >>> Basis(0.02, size=3, shape="b_spline").functions(bin_size=0.005).round(2)
+    array([[1.  , 0.  , 0.  ],
+           [0.44, 0.44, 0.11],
+           [0.11, 0.44, 0.44],
+           [0.  , 0.  , 1.  ]])
+    """
+
+    length: float
+    size: int | None = 8
+    shape: str = "raised_cosine"
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on bins."""
+        validation.positive("length", self.length, "seconds")
+        validation.one_of("shape", self.shape, SHAPES)
+        if self.size is not None:
+            validation.integer("size", self.size, minimum=2)
+
+    def functions(self, bin_size: float) -> np.ndarray:
+        """Return the functions, shape (bin, function).
+
+        Raises ValueError if the length is not a whole number of bins, or too short for them.
+        """
+        n_bins = round(self.length / bin_size)
+        if n_bins < 1 or abs(self.length / bin_size - n_bins) > 1e-6 * n_bins:
+            raise ValueError(
+                f"`length` (={self.length:g}) must be a whole number of bins of {bin_size:g} s; "
+                f"the nearest is {max(n_bins, 1) * bin_size:g}"
+            )
+        if self.size is None:
+            return np.eye(n_bins)
+        if self.size > n_bins:
+            raise ValueError(
+                f"`size` (={self.size}) must be at most the {n_bins} bins of `length` "
+                f"(={self.length:g} s); use fewer functions or smaller bins"
+            )
+        return SHAPES[self.shape](n_bins, self.size)
+
+
+Stimulus = Callable[[BinnedSpikes], np.ndarray]
+
+
+def onsets(times: Any) -> Stimulus:
+    """Make a stimulus of onsets at the same times in each trial.
+
+    The stimulus is the number of onsets in each bin of the counts for which it is called; it raises
+    ValueError if one lies outside their windows.
+
+    Parameters
+    ----------
+    times : array_like, shape (onset,)
+        Finite, in seconds from the time to which trials are aligned.
+
+    Examples
+    --------
+    >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0]], bin_size=0.5)
+    >>> onsets([0.5, 1.5])(counts)
+    array([[[[0., 1., 0., 1.]]]])
+    """
+    when = np.atleast_1d(np.asarray(times, dtype=float))
+    if when.ndim != 1 or not np.isfinite(when).all():
+        raise ValueError("`times` must be finite numbers of shape (onset,), in seconds")
+
+    def stimulus(counts: BinnedSpikes) -> np.ndarray:
+        bins = _bins(when - counts.t_start, counts)
+        outside = (bins < 0) | (bins >= counts.n_bins)
+        if outside.any():
+            raise ValueError(
+                f"`times` (={when[outside][0]:g} s among them) must lie in the windows of the "
+                f"counts, from {counts.t_start:g} to {counts.t_start + counts.duration:g} s"
+            )
+        return np.bincount(bins, minlength=counts.n_bins).astype(float)[None, None, None]
+
+    return stimulus
+
+
+def true_onsets(counts: BinnedSpikes) -> np.ndarray:
+    """Return the events of simulated counts as a stimulus, with one signal per template.
+
+    The value at an onset is the amplitude of the event over the mean amplitude of its template.
+    Raises ValueError if the counts were not simulated in the shared layout.
+
+    Examples
+    --------
+    >>> from spikecdl.simulate import simulate
+    >>> counts = simulate("poisson", ["vee"], n_trials=4, n_units=2, n_events=3, random_state=0)
+    >>> true_onsets(counts).shape, int((true_onsets(counts) > 0).sum())
+    ((1, 4, 2, 2000), 24)
+    """
+    truth = counts.truth
+    if truth is None or truth.layout != "shared":
+        raise ValueError(
+            "`counts` hold no truth of the shared layout; simulate them, or give the times to "
+            "`onsets`"
+        )
+    events = truth.events
+    template, trial, unit = (events[name] for name in ("template", "trial", "unit"))
+    typical = events.groupby("template")["amplitude"].mean()
+    signal = np.zeros((len(truth.templates), *counts.shape))
+    at = (template, trial, unit, _bins(events["time"], counts))
+    np.add.at(signal, at, events["amplitude"] / template.map(typical))
+    return signal
+
+
+def _bins(seconds: Any, counts: BinnedSpikes) -> np.ndarray:
+    """Return the bins of times from the start of the window, which may lie 1e-6 bin too early."""
+    return np.floor(np.asarray(seconds) / counts.bin_size + 1e-6).astype(int)
+
+
+def sampled(values: Any, counts: BinnedSpikes) -> np.ndarray:
+    """Return a stimulus of counts, (signal, trial, unit, bin), from a `Stimulus` or (..., bin)."""
+    if callable(values):
+        signal = values(counts)
+    else:
+        signal = np.asarray(values, dtype=float)
+        if not signal.ndim or not np.isfinite(signal).all():
+            raise ValueError("`stimulus` must hold a finite number for each bin, or be a function")
+        signal = signal.reshape((1,) * (4 - signal.ndim) + signal.shape)
+    try:
+        return np.broadcast_to(signal, (len(signal), *counts.shape))
+    except ValueError:
+        raise ValueError(
+            f"`stimulus` (shape {signal.shape}) must broadcast to (signal, trial, unit, bin) = "
+            f"{(len(signal), *counts.shape)}"
+        ) from None
+
+
+@dataclass(eq=False, repr=False)
 class GLM(PerUnit):
     r"""Counts of a unit given a stimulus and its own past: a generalised linear model.
 
@@ -44,7 +207,7 @@ class GLM(PerUnit):
     family : str or Family
         As for `DCEA`.
     stimulus : function or array_like, optional
-        `onsets`, `true_onsets`, or another function of counts (see `spikecdl.baselines.bases`);
+        `onsets`, `true_onsets`, or another function of counts (see `Stimulus`);
         or a signal with a value per bin, of shape (bin,), (trial, unit, bin) or
         (signal, trial, unit, bin).
     response : Basis
@@ -83,20 +246,12 @@ class GLM(PerUnit):
     array([[[ 4.4,  4.4,  4.4,  4.4,  0.2, -0.1]]])
     """
 
-    def __init__(
-        self,
-        family: str | Family = "binomial",
-        *,
-        stimulus: Callable[[BinnedSpikes], np.ndarray] | Any = None,
-        response: Basis = _RESPONSE,
-        history: Basis | None = None,
-        ridge: float = 0.0,
-    ) -> None:
-        self.family = family
-        self.stimulus = stimulus
-        self.response = response
-        self.history = history
-        self.ridge = ridge
+    family: str | Family = "binomial"
+    _: KW_ONLY
+    stimulus: Callable[[BinnedSpikes], np.ndarray] | Any = None
+    response: Basis = Basis(length=0.1)
+    history: Basis | None = None
+    ridge: float = 0.0
 
     def _fit(self, counts: BinnedSpikes) -> None:
         validation.non_negative("ridge", self.ridge)
@@ -119,9 +274,7 @@ class GLM(PerUnit):
         self.response_ = rest.reshape(counts.n_units, rest.shape[1] // size, size) @ functions.T
         self.converged_ = all(converged for _, converged in found)
         if not self.converged_:
-            warnings.warn(
-                f"the fit did not converge in {_MAX_ITER} steps; raise `ridge`", stacklevel=3
-            )
+            warnings.warn("the fit did not converge in 100 steps; raise `ridge`", stacklevel=3)
 
     def _predict(self, counts: BinnedSpikes) -> np.ndarray:
         data, covariates = observed(counts, self.family), self._covariates(counts)
@@ -145,7 +298,7 @@ class GLM(PerUnit):
         parts = [np.zeros((*counts.shape, 0))]
         if self.stimulus is not None:
             functions = self.response.functions(counts.bin_size)
-            signals = bases.sampled(self.stimulus, counts)
+            signals = sampled(self.stimulus, counts)
             parts += [_filtered(signal, functions) for signal in signals]
         if self.history is not None:
             if counts.n_pooled.max() > 1:
@@ -153,9 +306,8 @@ class GLM(PerUnit):
                     f"`history` (={self.history!r}) needs counts of single trials, and these pool "
                     f"up to {counts.n_pooled.max()}; do not pool them, or leave history out"
                 )
-            past = np.zeros(counts.shape)
-            past[..., 1:] = counts.counts[..., :-1]
-            parts.append(_filtered(past, self.history.functions(counts.bin_size)))
+            later = np.pad(self.history.functions(counts.bin_size), [(1, 0), (0, 0)])
+            parts.append(_filtered(counts.counts, later))
         return np.concatenate(parts, axis=-1)
 
     def _past_is_known(self, counts: BinnedSpikes) -> np.ndarray:
@@ -163,19 +315,14 @@ class GLM(PerUnit):
         if self.history is None:
             return np.ones(counts.shape, dtype=bool)
         length = len(self.history.functions(counts.bin_size))
-        unseen = np.zeros((*counts.shape[:2], counts.n_bins + 1), dtype=int)
-        unseen[..., 1:] = np.cumsum(~counts.mask, axis=-1)
-        known = np.zeros(counts.shape, dtype=bool)
-        known[..., length:] = unseen[..., length:-1] == unseen[..., : -length - 1]
-        return known
+        n_seen = lfilter(np.r_[0, np.ones(length)], 1, counts.mask.astype(float))
+        return n_seen > length - 0.5
 
 
 def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:
     """Convolve a signal (..., bin) with causal functions (bin, function): (..., bin, function)."""
-    filtered = np.zeros((*signal.shape, functions.shape[1]))
-    for lag, values in enumerate(functions[: signal.shape[-1]]):
-        filtered[..., lag:, :] += signal[..., : signal.shape[-1] - lag, None] * values
-    return filtered
+    filtered = [lfilter(function, 1, signal.astype(float)) for function in functions.T]
+    return np.stack(filtered, axis=-1)
 
 
 def _pooling(counts: BinnedSpikes, data: Observations) -> np.ndarray:
@@ -205,7 +352,9 @@ def irls(
 
     With the family's residual r and curvature w, a step d solves
     :math:`(X^\top W X + R)\, d = X^\top r - R b`.  It is halved while the objective grows.  For
-    dependent columns, the step of least norm is taken.
+    dependent columns, the step of least norm is taken, with each coefficient in units of its own
+    curvature.  The fit ends, after at most 100 steps, when a step is expected to lower the
+    objective by less than 1e-10 of it: Newton steps square the error.
 
     X, the ``design``, is (observation, coefficient) with a first column of ones, whose coefficient
     starts from ``intercept``, the others from 0; y is (observation,), in double precision, and the
@@ -219,27 +368,21 @@ def irls(
         return float(cost) + float(ridge @ b**2) / 2
 
     now = objective(b)
-    for _ in range(_MAX_ITER):
+    for _ in range(100):
         eta = torch.from_numpy(design @ b)
         gradient = design.T @ family.residual(y, eta).numpy() - ridge * b
         weight = family.curvature(y, eta).numpy()
-        step = _solve(design.T @ (weight[:, None] * design) + np.diag(ridge), gradient)
+        gram = design.T @ (weight[:, None] * design) + np.diag(ridge)
+        unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
+        inverse = pinvh(gram * unit * unit[:, None], rtol=1e-13 * len(b))
+        step = unit * (inverse @ (unit * gradient))
         expected = float(gradient @ step) / 2
-        for _ in range(_HALVINGS):
+        for _ in range(30):
             then = objective(b + step)
             if then <= now + 1e-12 * abs(now):
                 break
             step /= 2
         b, now = b + step, then
-        if expected <= _TOL * (1 + abs(now)):
+        if expected <= 1e-10 * (1 + abs(now)):
             return b, True
     return b, False
-
-
-def _solve(gram: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Solve a symmetric system, with each coefficient in units of its own curvature."""
-    unit = 1 / np.sqrt(np.diag(gram).clip(min=np.finfo(float).tiny))
-    values, vectors = np.linalg.eigh(gram * unit * unit[:, None])
-    kept = values > _DEPENDENT * len(values) * max(values[-1], 0)
-    along = vectors.T @ (unit * gradient)
-    return unit * (vectors @ np.divide(along, values, out=np.zeros_like(along), where=kept))

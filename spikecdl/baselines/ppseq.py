@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +12,9 @@ from spikecdl import validation
 from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
 
-_HOTTEST = 100.0  # variance of the number of spikes per event in the first sweep, over the last
-_ANNEALED, _AVERAGED = 0.7, 0.2  # shares of the sweeps
-_OFFSETS, _WIDTHS = 0.1, 4.0  # prior strength of offsets and widths, in spikes
-_SHARES, _LEAST = 0.3, 1e-12  # prior spikes of each unit in a sequence, and the smallest share
-_ROOM = 500  # new events in a sweep
-_FARTHEST = 50.0  # squared standard deviations from the mean at which a density is zero
+# Squared standard deviations from the mean at which a density is taken as zero: exp(-50 / 2) is
+# 1e-11 of its peak.
+_FARTHEST = 50.0
 
 
 class _Sequences(NamedTuple):
@@ -29,6 +27,7 @@ class _Sequences(NamedTuple):
     background: np.ndarray
 
 
+@dataclass(eq=False, repr=False)
 class PPSeq(PerUnit):
     r"""Sequences as a Neyman-Scott process: events cause spikes, in a background of other spikes.
 
@@ -90,22 +89,13 @@ class PPSeq(PerUnit):
     (10, (1, 8, 2000))
     """
 
-    def __init__(
-        self,
-        n_templates: int = 1,
-        template_length: float = 0.5,
-        *,
-        spikes_per_event: float = 30.0,
-        event_rate: float = 0.5,
-        n_sweeps: int = 2000,
-        random_state: int = 0,
-    ) -> None:
-        self.n_templates = n_templates
-        self.template_length = template_length
-        self.spikes_per_event = spikes_per_event
-        self.event_rate = event_rate
-        self.n_sweeps = n_sweeps
-        self.random_state = random_state
+    n_templates: int = 1
+    template_length: float = 0.5
+    _: KW_ONLY
+    spikes_per_event: float = 30.0
+    event_rate: float = 0.5
+    n_sweeps: int = 2000
+    random_state: int = 0
 
     def _fit(self, counts: BinnedSpikes) -> None:
         import pandas as pd
@@ -142,9 +132,9 @@ class PPSeq(PerUnit):
         unit, at = (np.repeat(x, y[y > 0].astype(int)) for x in np.nonzero(y))
         time = (at + rng.random(at.size)) * bin_size
         spikes: tuple[np.ndarray, ...] = (time, unit, np.full(at.size, -1))
-        rate, n_averaged = np.zeros(y.shape), max(1, round(_AVERAGED * self.n_sweeps))
+        rate, n_averaged = np.zeros(y.shape), max(1, round(0.2 * self.n_sweeps))
         for sweep in range(self.n_sweeps):
-            heat = _HOTTEST ** max(0.0, 1 - sweep / (_ANNEALED * self.n_sweeps))
+            heat = 100.0 ** max(0.0, 1 - sweep / (0.7 * self.n_sweeps))  # as in the docstring
             shape, cold = self.spikes_per_event / heat, 1 / heat
             draws = rng.permutation(spikes[0].size), rng.random(spikes[0].size)
             prior = shape, cold, self.event_rate, 20 * width
@@ -203,17 +193,20 @@ def _draw_events(sums, spikes, rng):
 
 
 def _draw_sequences(spikes, events, s, width, span, rng):
-    """Draw the parameters from their posterior, given spikes and events."""
+    """Draw the parameters from their posterior, given spikes and events.
+
+    Priors weigh 0.1 spikes for an offset, 4 for a width and 0.3 for the share of a unit.
+    """
     (time, unit, owner), (kind, when, _), shape = spikes, events, s.share.shape
     caused = owner >= 0
     late, which = time[caused] - when[owner[caused]], kind[owner[caused]] * shape[1] + unit[caused]
     sums = (np.bincount(which, late**power, s.share.size).reshape(shape) for power in range(3))
     count, total, square = sums
-    mean = total / (count + _OFFSETS)
-    scale = _WIDTHS * width**2 + square - mean**2 * (count + _OFFSETS)
-    variance = scale / rng.chisquare(_WIDTHS + count)
-    offset = rng.normal(mean, np.sqrt(variance / (count + _OFFSETS)))
-    share = rng.gamma(_SHARES + count) + _LEAST
+    mean = total / (count + 0.1)
+    scale = 4.0 * width**2 + square - mean**2 * (count + 0.1)
+    variance = scale / rng.chisquare(4.0 + count)
+    offset = rng.normal(mean, np.sqrt(variance / (count + 0.1)))
+    share = rng.gamma(0.3 + count) + 1e-12  # above zero, as its logarithm is taken
     weight = rng.gamma(1.0 + np.bincount(kind, minlength=shape[0]))
     background = rng.gamma(1.0 + np.bincount(unit[~caused], minlength=shape[1])) / span
     return _Sequences(
@@ -263,7 +256,7 @@ def _draw_owners(spikes, draws, s, prior):
     """
     (time, unit, owner), (order, uniform), (shape, rate, per_time, reach) = spikes, draws, prior
     high = owner.max() + 1 if owner.size else 0
-    room, count = high + _ROOM, len(s.weight)
+    room, count = high + 500, len(s.weight)  # at most 500 new events in a sweep
     sums = np.zeros((room, count, 4)), np.zeros((room, count)), np.zeros(room), np.zeros(room)
     for i in np.flatnonzero(owner >= 0):
         _add(s, sums, owner[i], time[i], unit[i], 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,6 +64,7 @@ class PerUnit(BaseEstimator, ABC):
         """Return expected counts for counts like those of the fit."""
 
 
+@dataclass(eq=False, repr=False)
 class ConstantRate(PerUnit):
     r"""One rate for each unit, in all its trials and bins.
 
@@ -93,8 +95,7 @@ class ConstantRate(PerUnit):
     (array([1.]), array([[[1., 1., 1., 1.]]]))
     """
 
-    def __init__(self, prior: float = 0.5) -> None:
-        self.prior = prior
+    prior: float = 0.5
 
     def _fit(self, counts: BinnedSpikes) -> None:
         added = _added_spikes(self.prior, counts)
@@ -106,6 +107,7 @@ class ConstantRate(PerUnit):
         return _expected(self.rate_[:, None], counts)
 
 
+@dataclass(eq=False, repr=False)
 class PSTH(PerUnit):
     r"""Rate of each bin, averaged over trials that are aligned to a repeated event.
 
@@ -139,9 +141,9 @@ class PSTH(PerUnit):
     array([[0., 3., 1., 0.]])
     """
 
-    def __init__(self, smoothing: float = 0.0, *, prior: float = 0.5) -> None:
-        self.smoothing = smoothing
-        self.prior = prior
+    smoothing: float = 0.0
+    _: KW_ONLY
+    prior: float = 0.5
 
     def _fit(self, counts: BinnedSpikes) -> None:
         added = _added_spikes(self.prior, counts)

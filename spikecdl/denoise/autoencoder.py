@@ -20,8 +20,7 @@ from spikecdl.model.families import Poisson
 from spikecdl.model.penalties import L1
 from spikecdl.solvers import threads
 
-_FIRST_BIAS, _FIRST_BIAS_OF_MEAN = 0.9, -0.5
-_N_MEAN = 2  # templates of the mean, which come first: brighter and darker
+_N_MEAN = 2  # templates of the mean, which come first: one bright and one dark
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class ImageAutoencoder(ImageNetwork):
     def __init__(self, architecture: Architecture, templates: Tensor) -> None:
         super().__init__()
         length, stride = architecture.length, architecture.stride
-        bias = torch.full((architecture.n_templates, 1, 1), _FIRST_BIAS)
-        bias[:_N_MEAN] = _FIRST_BIAS_OF_MEAN
+        bias = torch.full((architecture.n_templates, 1, 1), 0.9)
+        bias[:_N_MEAN] = -0.5
 
         def dictionary() -> ConvDictionary:
             return ConvDictionary(templates.clone(), stride)
@@ -155,13 +154,6 @@ class MeanOfShifts(Trainable):
         return self.network.padded(size) + self.more
 
 
-_SCALE, _SCALE_OF_MEAN = 3.5, 1.2  # times the scale at which steps of 1 are stable if all act
-_WIDTH = 0.32  # standard deviation of a template of the mean, relative to its length
-_DARK = 0.1  # counts, added before the logarithm
-_LEAST = 1.0  # norm of the log counts of a part that is not flat
-_TRIES = 100  # parts tried for each template
-
-
 def initial_templates(
     images: Sequence[Tensor], architecture: Architecture, peak: float, generator: torch.Generator
 ) -> Tensor:
@@ -169,14 +161,15 @@ def initial_templates(
 
     Images (row, column) have a largest value of 1, whose expected count is the peak.  The first two
     templates are smooth, one bright and one dark, and carry the mean.  The others are parts of zero
-    mean and a random sign, which fade out where neighbours overlap.  They are so large that steps
-    of 1 would not be stable if all acted, but their thresholds leave few.
+    mean and a random sign, which fade out where neighbours overlap.  They are 3.5
+    times (those of the mean 1.2 times) as large as they may be for steps of 1 to be stable if all
+    act, but their thresholds leave few.
     """
     length, stride = architecture.length, architecture.stride
     overlap = max(length - stride, 0)
     pixel = torch.arange(1, length + 1)
     fade = torch.minimum(pixel, pixel.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
-    smooth = (-((pixel - pixel.float().mean()) / (_WIDTH * length)).square() / 2).exp()
+    smooth = (-((pixel - pixel.float().mean()) / (0.32 * length)).square() / 2).exp()
     templates = torch.empty(architecture.n_templates, 1, length, length)
     for number, template in enumerate(templates):
         if number < _N_MEAN:
@@ -186,7 +179,7 @@ def initial_templates(
             part = _part(images, length, peak, generator) * fade[:, None] * fade
             template.copy_(sign * F.normalize(part.flatten(), dim=0).view_as(part))
     size = length + 15 * stride
-    for some, scale in ((templates[:_N_MEAN], _SCALE_OF_MEAN), (templates[_N_MEAN:], _SCALE)):
+    for some, scale in ((templates[:_N_MEAN], 1.2), (templates[_N_MEAN:], 3.5)):
         if len(some):
             norm = ConvDictionary(some.clone(), stride).norm_squared((size, size)).detach()
             some.mul_(scale / (peak * norm).sqrt())
@@ -194,14 +187,17 @@ def initial_templates(
 
 
 def _part(images: Sequence[Tensor], length: int, peak: float, generator: torch.Generator) -> Tensor:
-    """Return a part of log counts, of mean 0 and norm 1; the last one tried, if all are flat."""
-    for _ in range(_TRIES):
+    """Return a part of log counts, of mean 0 and norm 1; of 100 flat ones the last.
+
+    Parts are flat if the norm of their log counts, with 0.1 counts added, is 1 or less.
+    """
+    for _ in range(100):
         image = images[int(torch.randint(len(images), (), generator=generator))]
         row, column = (
             int(torch.randint(side - length + 1, (), generator=generator)) for side in image.shape
         )
-        part = (image[row : row + length, column : column + length] * peak + _DARK).log()
+        part = (image[row : row + length, column : column + length] * peak + 0.1).log()
         part = part - part.mean()
-        if part.norm() > _LEAST:
+        if part.norm() > 1:
             break
     return part / part.norm().clamp(min=torch.finfo(part.dtype).eps)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_PEAKS, _ACTIVE = (1.0, 2.0, 4.0), (3, 4, 6)  # templates of a group in SPDA, by peak
-
 
 @dataclass(frozen=True)
 class Method:
@@ -46,7 +44,7 @@ def _network(model: str) -> Callable[[Benchmark, float], Method]:
 
 def _spda(test: Benchmark, peak: float) -> Method:
     """Return SPDA with settings for a peak: the more photons, the more templates."""
-    n_active = int(np.interp(peak, _PEAKS, _ACTIVE).round())
+    n_active = int(np.interp(peak, (1.0, 2.0, 4.0), (3, 4, 6)).round())
     spda = SPDA(n_active=n_active, max_active=n_active + 4, random_state=test.random_state)
     return Method(spda.predict)
 
@@ -187,13 +185,9 @@ def images_in_words(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-_IMAGES = 3  # shown, from the first
-_WIDTH = 2.0  # inches of a panel
-
-
 @style.styled
 def comparison(test: Benchmark) -> Figure:
-    """Draw the first images: clean, as counts, and denoised by each method, with their PSNR.
+    """Draw the first three images: clean, as counts, and denoised by each method, with their PSNR.
 
     At the middle one of the peaks, in the first draw of counts.
     """
@@ -201,9 +195,9 @@ def comparison(test: Benchmark) -> Figure:
 
     peak = sorted(test.peaks)[len(test.peaks) // 2]
     methods = {name: METHODS[name](test, peak) for name in test.methods if name != "noisy"}
-    images = list(test.images)[:_IMAGES]
+    images = list(test.images)[:3]
     n_columns = 2 + len(methods)
-    figure = Figure(figsize=(_WIDTH * n_columns, (_WIDTH + 0.25) * len(images)))
+    figure = Figure(figsize=(2 * n_columns, 2.25 * len(images)))
     axes = figure.subplots(len(images), n_columns, squeeze=False)
     for image, row in zip(images, axes, strict=True):
         clean, counts = test.counts(image, peak, 0)

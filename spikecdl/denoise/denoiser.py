@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from spikecdl.denoise.training import Crops, Schedule, Training
 from spikecdl.files import reading, write_json
 
 
+@dataclass(eq=False, repr=False)
 class PoissonDenoiser(BaseEstimator):
     """Denoise photon-limited images by a network that was trained on clean images.
 
@@ -73,36 +75,20 @@ class PoissonDenoiser(BaseEstimator):
     ((40, 50), True)
     """
 
-    network_: ImageNetwork
-
-    def __init__(
-        self,
-        peak: float | None = None,
-        model: str = "blind",
-        *,
-        n_epochs: int = 20,
-        batch: int = 4,
-        n_shifts: int = 1,
-        crop: int = 128,
-        zoom: float = 1.0,
-        learning_rate: float | None = None,
-        loss: str = "mse",
-        precision: str = "single",
-        device: str = "auto",
-        random_state: Any = 0,
-    ) -> None:
-        self.peak = peak
-        self.model = model
-        self.n_epochs = n_epochs
-        self.batch = batch
-        self.n_shifts = n_shifts
-        self.crop = crop
-        self.zoom = zoom
-        self.learning_rate = learning_rate
-        self.loss = loss
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    peak: float | None = None
+    model: str = "blind"
+    _: KW_ONLY
+    n_epochs: int = 20
+    batch: int = 4
+    n_shifts: int = 1
+    crop: int = 128
+    zoom: float = 1.0
+    learning_rate: float | None = None
+    loss: str = "mse"
+    precision: str = "single"
+    device: str = "auto"
+    random_state: Any = 0
+    network_: ImageNetwork = field(init=False)
 
     @classmethod
     def pretrained(

@@ -20,10 +20,6 @@ _AXES = ("frame", "row", "column")
 _PHOTONS = (
     "whole numbers of photons, 0 or more; subtract the detector's offset and divide by its gain"
 )
-_LOWEST = 0.01  # counts, of an estimated peak
-_WIDTH = 2.0  # pixels, of the smoothing that turns counts into rates
-_SHARE = 0.999  # of pixels lie below the peak, but for noise
-_MUCH = 2.0  # times the light that a network knows
 
 
 class UnusualLightWarning(UserWarning):
@@ -110,8 +106,8 @@ def interpolated(image: Tensor, factor: int) -> Tensor:
 def estimate_peak(counts: np.ndarray) -> float:
     """Estimate the largest expected count of an image (row, column), at least 0.01.
 
-    It is a high quantile of the smoothed counts, less one standard deviation of the noise that
-    remains after smoothing.
+    It is the 99.9 % quantile of the counts, smoothed by a Gaussian window two pixels wide, less one
+    standard deviation of the noise that remains after smoothing.
 
     Examples
     --------
@@ -121,10 +117,11 @@ def estimate_peak(counts: np.ndarray) -> float:
     """
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(np.asarray(counts, float), _WIDTH, mode="reflect")
-    highest = float(np.quantile(smooth, _SHARE))
-    noise = math.sqrt(highest / (4 * math.pi)) / _WIDTH
-    return max(highest - noise, _LOWEST)
+    width = 2.0
+    smooth = gaussian_filter(np.asarray(counts, float), width, mode="reflect")
+    highest = float(np.quantile(smooth, 0.999))
+    noise = math.sqrt(highest / (4 * math.pi)) / width
+    return max(highest - noise, 0.01)
 
 
 def in_known_light(
@@ -143,7 +140,7 @@ def in_known_light(
     """
     brightest, darkest = max(known), min(known)
     if peak > brightest:
-        if peak > _MUCH * brightest:
+        if peak > 2 * brightest:
             message = (
                 f"`peak` (={peak:.3g}) is above {brightest:g} counts, the most that these weights "
                 "were trained for: the result is smoother than necessary; denoise.VST may be better"
@@ -151,7 +148,7 @@ def in_known_light(
             warnings.warn(message, UnusualLightWarning, stacklevel=2)
         scale = brightest / peak
         return rate(counts * scale, brightest) / scale
-    side = math.ceil(math.sqrt(darkest / _MUCH / peak))
+    side = math.ceil(math.sqrt(darkest / 2 / peak))
     if side <= 1:
         return rate(counts, peak)
     message = (

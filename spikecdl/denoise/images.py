@@ -16,8 +16,6 @@ from spikecdl.validation import extra
 if TYPE_CHECKING:
     import tifffile
 
-_PNG_BITS, _PNG_COLOUR = 24, 25  # bytes of the header
-
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the frames (frame, row, column) of a file, with the numbers and the type in it.
@@ -143,10 +141,10 @@ def _read_png(path: Path) -> np.ndarray:
     from PIL import Image
 
     with path.open("rb") as file:
-        header = file.read(_PNG_COLOUR + 1)
+        header = file.read(26)
     with Image.open(path, formats=["PNG"]) as image:
-        bits, is_grey = header[_PNG_BITS], header[_PNG_COLOUR] == 0
-        if is_grey:
+        bits, colour = header[24:]
+        if colour == 0:  # grey
             values = np.asarray(image)
             # Pillow spreads 2 and 4 bits over the range of 8
             return values // (255 // (2**bits - 1)) if bits in (2, 4) else values

@@ -32,7 +32,7 @@ class Trainable(nn.Module):
 
     @torch.no_grad()
     def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy the values of all parameters, which are given by name."""
+        """Copy the values of all parameters, which are given by name; tied ones have one name."""
         for name, value in self.named_parameters():
             value.copy_(weights[name])
 
@@ -118,11 +118,7 @@ def mirrored(image: Tensor, before: Sequence[int], shape: Sequence[int]) -> Tens
     return image[rows[:, None], columns]
 
 
-_WIDTHS = (16, 22, 28, 36)
 _LAYERS = (2, 1, 1)  # on the way down and up at each scale but the coarsest, which has one
-_LOWEST = 0.01  # counts: the least mean that an image is taken to have
-_LAST = 0.1  # scales the weights of the last layer, so that the first estimate is nearly flat
-_ORIENTATIONS = 8
 
 
 class MultiscaleAutoencoder(ImageNetwork):
@@ -158,7 +154,7 @@ class MultiscaleAutoencoder(ImageNetwork):
 
     def __init__(
         self,
-        widths: Sequence[int] = _WIDTHS,
+        widths: Sequence[int] = (16, 22, 28, 36),
         n_unrolled: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -186,12 +182,12 @@ class MultiscaleAutoencoder(ImageNetwork):
         self.going_up = layers()
         self.last = _filters(widths[0], 1, 3, generator)
         with torch.no_grad():
-            self.last.weight.mul_(_LAST)
+            self.last.weight.mul_(0.1)  # so that the first estimate is nearly flat
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def mean_count(self, y: Tensor) -> Tensor:
-        """Return the mean count of each image (image, 1, 1, 1)."""
-        return y.mean((-3, -2, -1), keepdim=True).clamp(min=_LOWEST)
+        """Return the mean count of each image (image, 1, 1, 1), at least 0.01."""
+        return y.mean((-3, -2, -1), keepdim=True).clamp(min=0.01)
 
     def rate(self, y: Tensor, mean_count: Tensor) -> Tensor:
         """Return expected counts of images (image, 1, row, column), given their mean counts."""
@@ -216,7 +212,7 @@ class MultiscaleAutoencoder(ImageNetwork):
         """Return the mean over the eight orientations of the image, as fractions of the peak."""
         mean_count, border = self.mean_count(counts[None, None]), self.border
         total = torch.zeros_like(counts)
-        for number in range(_ORIENTATIONS):
+        for number in range(8):
             turns, flipped = number % 4, number >= 4
             image = torch.rot90(counts.mT if flipped else counts, turns)
             found = self.on_tiles(
@@ -224,7 +220,7 @@ class MultiscaleAutoencoder(ImageNetwork):
             )
             rate = torch.rot90(found, -turns)
             total += rate.mT if flipped else rate
-        return total / (_ORIENTATIONS * peak)
+        return total / (8 * peak)
 
     def settings(self) -> dict[str, Any]:
         return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}
@@ -245,9 +241,18 @@ class _Layer(nn.Module):
 
 
 def _filters(
-    n_in: int, n_out: int, size: int, generator: torch.Generator | None, up: bool = False
+    n_in: int,
+    n_out: int,
+    size: int,
+    generator: torch.Generator | None,
+    up: bool = False,
+    shrinking: float = 3,
 ) -> nn.Conv2d | nn.ConvTranspose2d:
-    """Return filters of ``size`` x ``size`` pixels; those of size 2 have a stride of 2."""
+    """Return filters of ``size`` x ``size`` pixels; those of size 2 have a stride of 2.
+
+    Weights are zero or, with a generator, normal: their variance is 1 over the number of inputs and
+    ``shrinking``.
+    """
     kind = nn.ConvTranspose2d if up else nn.Conv2d
     stride, padding = (2, 0) if size == 2 else (1, size // 2)
     # the default initialization would draw from global state
@@ -257,11 +262,8 @@ def _filters(
         if generator is None:
             layer.weight.zero_()
         else:
-            layer.weight.normal_(std=1 / math.sqrt(3 * n_in * size**2), generator=generator)
+            layer.weight.normal_(std=1 / math.sqrt(shrinking * n_in * size**2), generator=generator)
     return layer
-
-
-_FIRST_CORRECTIONS = 0.01  # times the standard deviation of the other filters
 
 
 class ResidualCNN(ImageNetwork):
@@ -284,8 +286,9 @@ class ResidualCNN(ImageNetwork):
         655,544 parameters.
     generator : torch.Generator, optional
         Draws filters: normal, with the variance that keeps the scale of maps from layer to layer
-        (He et al., ICCV 2015, doi:10.1109/ICCV.2015.123).  Those of corrections are small, so that
-        the first estimate is close to the counts.
+        (He et al., ICCV 2015, doi:10.1109/ICCV.2015.123).  Those of corrections are a hundredth of
+        that, so that the first estimate is close to the counts.  None: filters are zero, until
+        weights are loaded.
 
     References
     ----------
@@ -312,13 +315,9 @@ class ResidualCNN(ImageNetwork):
         n_out = [n_maps] * (n_layers - 1) + [1]
         self.layers = nn.ModuleList()
         for sizes in zip(n_in, n_out, strict=True):
-            # the default initialization would draw from global state
-            layer = nn.utils.skip_init(nn.Conv2d, *sizes, 3, padding=1)
-            deviation = math.sqrt(2 / layer.weight[0].numel())
+            layer = _filters(*sizes, 3, generator, shrinking=0.5)
             with torch.no_grad():
-                layer.weight.normal_(std=deviation, generator=generator)
-                layer.weight[:1] *= _FIRST_CORRECTIONS
-                layer.bias.zero_()
+                layer.weight[:1] *= 0.01
             self.layers.append(layer)
 
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:

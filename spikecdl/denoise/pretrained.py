@@ -57,7 +57,7 @@ MODELS = {
     ),
     "ca": Model(
         lambda images, peak, generator: ResidualCNN(generator=generator),
-        lambda settings: ResidualCNN(**settings, generator=torch.Generator()),
+        lambda settings: ResidualCNN(**settings),
     ),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,20 +22,12 @@ from spikecdl.denoise.frames import FrameDenoiser, interpolated, summed
 from spikecdl.model.families import Poisson
 
 FAMILY = Poisson()
-PRECISION = 1e-3  # of the Gaussian prior of codes, which keeps codes of dark patches finite
-_DAMPING = 1e-5  # relative, of curvatures, for templates that are nearly equal
-_RIDGE = 1.0  # added to the curvature of template pixels, which holds back rare templates
-
-_WIDTH = 2.0  # pixels, of the Gaussian window before patches are compared the first time
-_FLOOR = 1e-3  # times the mean rate, added to rates before their logarithms are compared
-_SMOOTH = 0.25  # share of the initial templates that are cosines
-_ORIENTATIONS = 16  # of edges and of lines
-_EDGE, _LINE = 1.0, 2.0  # widths, in pixels
-_COMPONENTS = 25  # principal components by which patches are compared
-_LEARNED_FROM = 500  # groups
-_BATCH = 32  # groups that are coded at once
+# Of the Gaussian prior of codes, which keeps codes of dark patches finite; far below the curvature
+# of others, which is about the mean count of a pixel.
+PRECISION = 1e-3
 
 
+@dataclass(eq=False, repr=False)
 class SPDA(FrameDenoiser):
     r"""Denoise an image of photon counts by sparse codes of its patches, without training.
 
@@ -52,7 +44,7 @@ class SPDA(FrameDenoiser):
 
     The authors start from templates that were learned beforehand, here these are cosines, edges and
     lines.  Unlike theirs, a group never has fewer templates than in the first round (otherwise
-    rounds remove what the first one found), and templates are learned from random groups.
+    rounds remove what the first one found), and templates are learned from 500 random groups.
 
     Parameters
     ----------
@@ -92,32 +84,18 @@ class SPDA(FrameDenoiser):
     ((40, 40), True)
     """
 
-    def __init__(
-        self,
-        patch_size: int = 20,
-        n_templates: int = 400,
-        *,
-        n_active: int = 3,
-        max_active: int = 8,
-        group_size: int = 50,
-        n_rounds: int = 2,
-        n_steps: int = 2,
-        stride: int = 1,
-        binning: int = 1,
-        templates: Any = None,
-        random_state: Any = None,
-    ) -> None:
-        self.patch_size = patch_size
-        self.n_templates = n_templates
-        self.n_active = n_active
-        self.max_active = max_active
-        self.group_size = group_size
-        self.n_rounds = n_rounds
-        self.n_steps = n_steps
-        self.stride = stride
-        self.binning = binning
-        self.templates = templates
-        self.random_state = random_state
+    patch_size: int = 20
+    n_templates: int = 400
+    _: KW_ONLY
+    n_active: int = 3
+    max_active: int = 8
+    group_size: int = 50
+    n_rounds: int = 2
+    n_steps: int = 2
+    stride: int = 1
+    binning: int = 1
+    templates: Any = None
+    random_state: Any = None
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
         for name in ("patch_size", "n_active", "group_size", "n_rounds", "stride", "binning"):
@@ -146,8 +124,8 @@ class SPDA(FrameDenoiser):
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)
         templates = self._initial_templates()
         y = image.flatten()
-        compared = torch.from_numpy(gaussian_filter(image.numpy(), _WIDTH)).flatten()
-        floor = _FLOOR * y.mean() + torch.finfo(y.dtype).tiny
+        compared = torch.from_numpy(gaussian_filter(image.numpy(), 2)).flatten()
+        floor = 1e-3 * y.mean() + torch.finfo(y.dtype).tiny  # of rates whose log is taken
         estimate: Tensor | None = None
 
         def coded(some: Tensor) -> GroupCodes:
@@ -157,10 +135,10 @@ class SPDA(FrameDenoiser):
         for _ in range(self.n_rounds):
             groups = pixels[similar_groups((compared + floor).log()[pixels], self.group_size)]
             for _ in range(self.n_steps):
-                some = groups[torch.randperm(len(groups), generator=generator)[:_LEARNED_FROM]]
+                some = groups[torch.randperm(len(groups), generator=generator)[:500]]
                 templates = updated_templates(y[some], templates, coded(some))
             compared = estimate = mean_of_patches(
-                ((coded(some).mean, some) for some in groups.split(_BATCH)), len(y)
+                ((coded(some).mean, some) for some in groups.split(32)), len(y)
             )
         return compared.reshape(image.shape)
 
@@ -191,15 +169,14 @@ def initial_templates(size: int, number: int) -> Tensor:
     cosines = torch.einsum("ip,jq->ijpq", basis, basis).flatten(2).flatten(0, 1)
     frequency = torch.arange(size).square()
     order = (frequency[:, None] + frequency).flatten().argsort(stable=True)
-    cosines = cosines[order[: max(1, round(_SMOOTH * number))]]
+    cosines = cosines[order[: max(1, round(number / 4))]]
 
-    n_positions = math.ceil((number - len(cosines)) / (2 * _ORIENTATIONS))
-    turns = torch.arange(_ORIENTATIONS, dtype=torch.float64)[:, None, None]
-    angle = turns * math.pi / _ORIENTATIONS
+    n_positions = math.ceil((number - len(cosines)) / (2 * 16))
+    angle = torch.arange(16, dtype=torch.float64)[:, None, None] * math.pi / 16
     across = (pixel - size / 2)[:, None] * angle.sin() + (pixel - size / 2) * angle.cos()
     middle = torch.linspace(-size / 2, size / 2, n_positions + 2)[1:-1]
     distance = across - middle[:, None, None, None]
-    edges, lines = torch.tanh(distance / _EDGE), torch.exp(-((distance / _LINE) ** 2))
+    edges, lines = torch.tanh(distance), torch.exp(-((distance / 2) ** 2))
     shapes = torch.stack([edges, lines]).transpose(0, 1).flatten(0, 2).flatten(1)
     shapes = (shapes - shapes.mean(1, keepdim=True))[: number - len(cosines)]
     return F.normalize(torch.cat([cosines, shapes]), dim=1)
@@ -218,12 +195,12 @@ def patch_pixels(shape: tuple[int, ...], size: int, stride: int) -> Tensor:
 def similar_groups(patches: Tensor, size: int) -> Tensor:
     """Return indices of patches (patch, pixel) in groups of similar ones (group, member).
 
-    All patches are halved along their first principal component, then each half along its own,
-    and so on until groups have about ``size`` members.  The middle one of an odd number goes into
-    both halves, so a patch may be in several groups.
+    Patches are compared by 25 principal components.  All are halved along the first one, then each
+    half along its own, and so on until groups have about ``size`` members.  The middle one of an
+    odd number goes into both halves, so a patch may be in several groups.
     """
     centred = patches - patches.mean(0)
-    features = centred @ torch.linalg.eigh(centred.T @ centred)[1][:, -_COMPONENTS:]
+    features = centred @ torch.linalg.eigh(centred.T @ centred)[1][:, -25:]
     groups = torch.arange(len(patches))[None]
     while groups.shape[1] > size * 2**0.5:
         members = features[groups]
@@ -284,7 +261,7 @@ def refit(
         gradient = (y - mean) @ templates.mT - PRECISION * codes
         hessian = mean.new_empty(*codes.shape, n_active)
         hessian[..., row, column] = hessian[..., column, row] = mean @ products
-        hessian[..., diagonal, diagonal] *= 1 + _DAMPING
+        hessian[..., diagonal, diagonal] *= 1 + 1e-5  # for templates that are nearly equal
         hessian[..., diagonal, diagonal] += PRECISION
         step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
         change = step @ templates
@@ -336,8 +313,8 @@ def pursue(
 def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor:
     """Return templates after a Newton step of each but the first in turn, with supports fixed.
 
-    Steps are shortened as in `refit`.  Templates are scaled back to unit norm, and their amplitudes
-    accordingly.
+    A ridge of 1 holds back rare templates, and steps are shortened as in `refit`.  Templates are
+    scaled back to unit norm, and their amplitudes accordingly.
     """
     rows, templates = y.flatten(0, 1), templates.clone()
     n_none = len(templates)  # one more column, for codes of no template
@@ -352,7 +329,7 @@ def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor
             continue
         size, now = amplitude[users], eta[users]
         mean = FAMILY.mean(now)
-        step = size @ (rows[users] - mean) / (size.square() @ mean + _RIDGE)
+        step = size @ (rows[users] - mean) / (size.square() @ mean + 1)
         step /= (step.abs() * size.abs().max()).clamp(min=1)
         eta[users] = now + size[:, None] * step
         template += step

@@ -96,10 +96,7 @@ class Schedule:
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-_BETAS = (0.95, 0.95)  # decay per step of the first and second moments of the gradient
-_EPS = 1e-8
-_REFRESH = 10  # steps between updates of the eigenvectors
-_THRESHOLDS = 10  # times the learning rate, of thresholds
+_BETA = 0.95  # decay per step of the moments of the gradient, as in SOAP
 
 
 class SOAP(torch.optim.Optimizer):
@@ -110,8 +107,9 @@ class SOAP(torch.optim.Optimizer):
     for :math:`Q_L^\top G Q_R`, rotated back.  The gradient of image templates is large along smooth
     patterns and small along fine ones, which a scale per pixel cannot correct.  Matrices are
     templates (template, channel, row, column), with a row for each template; their first step only
-    initializes the moments.  All other parameters take the steps of Adam; those of thresholds
-    (template, 1, 1), which are in counts and have far to go, are ten times as large.
+    initializes the moments, and eigenvectors are renewed every ten steps.  All other parameters
+    take the steps of Adam; those of thresholds (template, 1, 1), which are in counts and have far
+    to go, are ten times as large.
 
     References
     ----------
@@ -148,17 +146,18 @@ def _update(
         return state["Q_L"].mT @ matrix @ state["Q_R"] if is_matrix else matrix
 
     state["step"] += 1
-    first = state["first"].lerp_(G, 1 - _BETAS[0])
-    state["second"].lerp_(rotated(G).square(), 1 - _BETAS[1])
-    scale = (state["second"] / (1 - _BETAS[1] ** state["step"])).sqrt_().add_(_EPS)
-    change = rotated(first) / (1 - _BETAS[0] ** state["step"]) / scale
+    first = state["first"].lerp_(G, 1 - _BETA)
+    state["second"].lerp_(rotated(G).square(), 1 - _BETA)
+    unbiased = 1 - _BETA ** state["step"]
+    scale = (state["second"] / unbiased).sqrt_().add_(1e-8)
+    change = rotated(first) / unbiased / scale
     if is_matrix:
         change = state["Q_L"] @ change @ state["Q_R"].mT
     for side, product in products.items():
-        state[side].lerp_(product, 1 - _BETAS[1])
-        if state["step"] % _REFRESH == 0:  # by power iteration
+        state[side].lerp_(product, 1 - _BETA)
+        if state["step"] % 10 == 0:  # by power iteration
             state[f"Q_{side}"] = torch.linalg.qr(state[side] @ state[f"Q_{side}"]).Q.contiguous()
-    faster = _THRESHOLDS if parameter.ndim == 3 else 1
+    faster = 10 if parameter.ndim == 3 else 1
     parameter.sub_(faster * learning_rate * change.view_as(parameter))
 
 
@@ -170,13 +169,11 @@ def _eigenvectors(moments: Tensor) -> Tensor:
     return vectors.to(moments.dtype).contiguous()
 
 
-_DECAY = 0.999  # of the average of weights per step, once there are enough of them
-
-
 class Training:
     """A network in training, in place, with everything that a checkpoint needs.
 
-    The generator draws crops and counts.
+    The generator draws crops and counts.  The average of weights has a decay of 0.999 per step,
+    once there are enough of them.
     """
 
     def __init__(
@@ -220,7 +217,7 @@ class Training:
         (errors.mean() if self.schedule.loss == "mse" else errors.log().mean()).backward()
         nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         self.optimizer.step()
-        decay = min(_DECAY, (2 + number) / (11 + number))
+        decay = min(0.999, (2 + number) / (11 + number))
         with torch.no_grad():
             for name, value in self.weights.items():
                 self.average[name].lerp_(value, 1 - decay)

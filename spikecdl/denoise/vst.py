@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
@@ -11,11 +12,8 @@ from scipy import interpolate, ndimage, stats
 from spikecdl import validation
 from spikecdl.denoise.frames import FrameDenoiser, summed
 
-_SHIFT = 3 / 8  # of counts under the root
-_TABLE_END = 100.0  # expected count; beyond it the asymptotic inverse is right to 2e-6
-_WAVELET, _SPINS = "db2", 4  # shifts of the wavelets along each side
 
-
+@dataclass(eq=False, repr=False)
 class VST(FrameDenoiser):
     r"""Expected counts of an image by the Anscombe transform and a denoiser for Gaussian noise.
 
@@ -61,12 +59,10 @@ class VST(FrameDenoiser):
     off by 0.2
     """
 
-    def __init__(
-        self, denoiser: str = "tv", *, strength: float | None = None, binning: int = 2
-    ) -> None:
-        self.denoiser = denoiser
-        self.strength = strength
-        self.binning = binning
+    denoiser: str = "tv"
+    _: KW_ONLY
+    strength: float | None = None
+    binning: int = 2
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
         denoise, default = _DENOISERS[validation.one_of("denoiser", self.denoiser, _DENOISERS)]
@@ -85,7 +81,7 @@ class VST(FrameDenoiser):
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
     """Return the Anscombe transform of counts."""
-    return 2 * np.sqrt(counts + _SHIFT)
+    return 2 * np.sqrt(counts + 3 / 8)
 
 
 def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
@@ -98,9 +94,12 @@ def unbiased_inverse(transformed: np.ndarray) -> np.ndarray:
 
 @cache
 def _inverse_table() -> interpolate.CubicSpline:
-    """Tabulate the inverse; the error of the spline is below 1e-6."""
-    mean = np.linspace(0, np.sqrt(_TABLE_END), 501) ** 2
-    counts = np.arange(3 * _TABLE_END)  # larger ones have probabilities below 1e-50
+    """Tabulate the inverse; the error of the spline is below 1e-6.
+
+    Beyond an expected count of 100, the asymptotic inverse is right to 2e-6.
+    """
+    mean = np.linspace(0, 10, 501) ** 2
+    counts = np.arange(300.0)  # larger ones have probabilities below 1e-50
     expected = stats.poisson.pmf(counts, mean[:, None]) @ anscombe(counts)
     return interpolate.CubicSpline(expected, mean)
 
@@ -122,18 +121,18 @@ def _nonlocal_means(image: np.ndarray, strength: float) -> np.ndarray:
     return smooth[: image.shape[0], : image.shape[1]]
 
 
-def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
+def _wavelet(image: np.ndarray, strength: float, wavelet: str = "db2") -> np.ndarray:
     import pywt
     from skimage import restoration
 
-    levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet(_WAVELET).dec_len)
+    levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet(wavelet).dec_len)
+    settings = {"sigma": strength, "wavelet": wavelet, "wavelet_levels": levels}
+    shifts = list(itertools.product(range(4), repeat=2))
     total = np.zeros_like(image)
-    for shift in itertools.product(range(_SPINS), repeat=2):
-        smooth = restoration.denoise_wavelet(
-            np.roll(image, shift, (0, 1)), strength, _WAVELET, wavelet_levels=levels
-        )
+    for shift in shifts:
+        smooth = restoration.denoise_wavelet(np.roll(image, shift, (0, 1)), **settings)
         total += np.roll(smooth, (-shift[0], -shift[1]), (0, 1))
-    return total / _SPINS**2
+    return total / len(shifts)
 
 
 # for noise of standard deviation 1, with the default strength of each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from spikecdl.data import BinnedSpikes
+
 __all__ = ["EXPERIMENTS", "Experiment", "Options", "Result", "run"]
 
 
@@ -30,8 +33,8 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "binomial": Experiment("three templates come back from binomial counts", "binomial"),
-    "untied": Experiment("an untied encoder learns worse templates", "ablations", "untied"),
-    "mismatch": Experiment("a Gaussian model learns worse templates", "ablations", "mismatch"),
+    "untied": Experiment("an untied encoder learns worse templates", "binomial", "untied"),
+    "mismatch": Experiment("a Gaussian model learns worse templates", "binomial", "mismatch"),
     "whisker": Experiment("thalamic units under whisker deflection", "whisker"),
     "events": Experiment("events in data that are harder than the paper's", "event_recovery"),
     "sea": Experiment("the shallow autoencoder of the theory, and what breaks it", "sea"),
@@ -105,8 +108,33 @@ def run(name: str, options: Options | None = None) -> Result:
     return getattr(module, experiment.function)(options or Options())
 
 
+def fitted(estimator: Any, counts: BinnedSpikes, **watch: Any) -> Any:
+    """Return an estimator after its fit, which does not warn: tables say if it converged."""
+    from spikecdl.training import NotConvergedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        return estimator.fit(counts, **watch)
+
+
 def median_and_range(values: Iterable[float], digits: int = 2) -> str:
     """Format the median of values, followed by their range in brackets: 0.20 (0.10 to 0.30)."""
     array = np.array(list(values), dtype=float)
     middle, low, high = np.median(array), array.min(), array.max()
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def findings(experiment: str, *tables: Any) -> list[str]:
+    """Return sentences about tables: the lines of a macro of ``findings.txt.j2``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__name__, ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["spread"] = median_and_range
+    environment.filters["percents"] = lambda rates: f"{median_and_range(100 * rates, 0)} %"
+    text = getattr(environment.get_template("findings.txt.j2").module, experiment)(*tables)
+    return [line for line in text.split("\n") if line]

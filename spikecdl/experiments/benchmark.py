@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,19 +13,19 @@ from scipy.special import expit, logit
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import TemplateError, deviance_explained, recovery, template_error
-from spikecdl.experiments import median_and_range
+from spikecdl.experiments import Options, Result, fitted, median_and_range
 from spikecdl.model.families import Binomial
 from spikecdl.plots import style
 from spikecdl.simulate import simulate
-from spikecdl.training import Learned, NotConvergedWarning, Trainer, Unrolled
+from spikecdl.training import Learned, Trainer, Unrolled
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 SHAPES = ("square", "vee", "cosine")
-BIN_SIZE = 0.001  # seconds
-TEMPLATE_LENGTH = 0.05  # seconds
+BIN_SIZE = 0.001  # seconds, as in section 5 of the paper
+TEMPLATE_LENGTH = 0.05  # seconds, as there
 PENALTY_WEIGHT = 0.1  # of lambda_max, for the gradient trainers; see docs/experiments.md
 
 
@@ -171,11 +170,17 @@ def run(method: Method, groups: Groups, seed: int) -> Run:
 
 
 def compare(
-    conditions: Iterable[tuple[Method, Groups]], seeds: range, say: Callable[[str], None]
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
-    """Run all conditions; return table, traces, and the templates of each method's first run."""
+    conditions: Iterable[tuple[Method, Groups]], size: Any, options: Options, alike: Collection[str]
+) -> Result:
+    """Run all conditions with the seeds of a size, and draw templates and learning.
+
+    The templates drawn are those of the first run of each method, with the random initialization of
+    the methods ``alike``, which start as the paper's trainer does.  The table has a row for each
+    condition and seed, ``traces`` the errors after every epoch.
+    """
     import pandas as pd
 
+    seeds = range(options.random_state, options.random_state + size.n_seeds)
     rows: list[dict[str, Any]] = []
     traces: list[dict[str, Any]] = []
     learned: dict[str, np.ndarray] = {}
@@ -184,13 +189,21 @@ def compare(
         learned.setdefault(method.name, runs[0].templates)
         rows += [each.row for each in runs]
         traces += [record for each in runs for record in each.trace]
-        say(
+        options.say(
             f"{method.name}, {groups.n_groups} groups of {groups.n_trials} trials at "
             f"{groups.baseline:g} Hz: mean error "
             f"{median_and_range(each.row['error_mean'] for each in runs)}, "
             f"{median_and_range((each.row['seconds'] for each in runs), 1)} s"
         )
-    return pd.DataFrame(rows), pd.DataFrame(traces), learned
+    few, trace = Groups(size.few), pd.DataFrame(traces)
+    initial = initial_templates(unrolled(size.n_unrolled, size.n_epochs), few, seeds[0])
+    true = truth(few.draw(seeds[0])).templates
+    figures = {
+        "templates": templates(learned, dict.fromkeys(alike, initial), true),
+        "learning": learning(trace, size.few, size.n_unrolled),
+    }
+    settings = {"seeds": list(seeds)}
+    return Result(pd.DataFrame(rows), figures, settings, findings=[], more={"traces": trace})
 
 
 def _fit(model: Any, counts: BinnedSpikes, traced: bool = True) -> list[tuple[float, Learned]]:
@@ -198,9 +211,7 @@ def _fit(model: Any, counts: BinnedSpikes, traced: bool = True) -> list[tuple[fl
     states: list[tuple[float, Learned]] = []
     began = time.perf_counter()
     watch = {"on_epoch": lambda state: states.append((time.perf_counter() - began, state))}
-    with warnings.catch_warnings():  # the table has a column ``converged``
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        model.fit(counts, **(watch if traced else {}))
+    fitted(model, counts, **(watch if traced else {}))
     return states
 
 

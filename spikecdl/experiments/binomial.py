@@ -1,18 +1,23 @@
-"""The paper's first experiment: three templates from binomial counts and a random initialization.
+"""The paper's first experiment: three templates from binomial counts, and its ablations.
 
-Every method fits the same groups of trials with the same seeds.  Then trials, baselines and, for
-the paper's own trainer, layers are varied.
+In `run`, every method fits the same groups of trials with the same seeds.  Then trials, baselines
+and, for the paper's own trainer, layers are varied.  In `untied` and `mismatch`, the paper's model
+is compared with the same model without one of its parts, on the same data and from the same
+initialization.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spikecdl.baselines import BCOMP
-from spikecdl.experiments import Options, Result, benchmark, median_and_range
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.estimator import DCEA
+from spikecdl.experiments import Options, Result, benchmark, findings
 from spikecdl.experiments.benchmark import PENALTY_WEIGHT, SHAPES, Groups, Method, dcea, unrolled
 from spikecdl.plots import raster, style
 from spikecdl.training import Alternating, Implicit
@@ -20,6 +25,8 @@ from spikecdl.training import Alternating, Implicit
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from spikecdl.training import Learned
 
 DEFAULT, PAPER = "alternating", "unrolled"
 
@@ -71,70 +78,21 @@ def conditions(size: Size) -> list[tuple[Method, Groups]]:
 
 
 def run(options: Options, size: Size | None = None) -> Result:
-    """Run the experiment; ``size`` replaces the full or the quick size.
-
-    The table has a row for each condition and seed, ``traces`` the errors after every epoch.
-    """
+    """Run the experiment; ``size`` replaces the full or the quick size."""
     size = size or (QUICK if options.quick else FULL)
-    seeds = range(options.random_state, options.random_state + size.n_seeds)
-    table, traces, learned = benchmark.compare(conditions(size), seeds, options.say)
-    few, paper = Groups(size.few), unrolled(size.n_unrolled, size.n_epochs)
-    initial = {PAPER: benchmark.initial_templates(paper, few, seeds[0])}
-    true = benchmark.truth(few.draw(seeds[0])).templates
-    return Result(
-        table=table,
-        figures={
-            "spikes": _spikes(seeds[0]),
-            "templates": benchmark.templates(learned, initial, true),
-            "learning": benchmark.learning(traces, size.few, size.n_unrolled),
-            "conditions": _errors(table),
-        },
-        settings={
-            **asdict(size),
-            "groups": asdict(Groups(size.many)),
-            "penalty_weight_of_gradient_steps": PENALTY_WEIGHT,
-            "seeds": list(seeds),
-        },
-        findings=findings(table),
-        more={"traces": traces},
+    found = benchmark.compare(conditions(size), size, options, alike=[PAPER])
+    figures = {"spikes": _spikes(options.random_state), "conditions": _errors(found.table)}
+    settings = {
+        **asdict(size),
+        "groups": asdict(Groups(size.many)),
+        "penalty_weight_of_gradient_steps": PENALTY_WEIGHT,
+    }
+    return replace(
+        found,
+        figures={**figures, **found.figures},
+        settings={**settings, **found.settings},
+        findings=findings("binomial", found.table, DEFAULT, SHAPES, Groups()),
     )
-
-
-def findings(table: pd.DataFrame) -> list[str]:
-    """Describe the table, as medians and ranges over the seeds."""
-    usual = table[(table["n_trials"] == Groups.n_trials) & (table["baseline"] == Groups.baseline)]
-    default = usual[usual["method"] == DEFAULT]
-    most = default[default["n_groups"] == default["n_groups"].max()]
-    errors = ", ".join(f"{shape} {median_and_range(most[f'error_{shape}'])}" for shape in SHAPES)
-    found = [
-        f"Alternating training on {most['n_groups'].iloc[0]} groups has template errors of "
-        f"{errors}; it finds {_percent(most['hit_rate'])} of the events, and of those it finds "
-        f"{_percent(most['false_alarm_rate'])} are false; {median_and_range(most['seconds'], 1)} s."
-    ]
-    few = usual[usual["n_groups"] == usual["n_groups"].min()]
-    for (name, layers), runs in few.groupby(["method", "n_unrolled"], dropna=False, sort=False):
-        through = f" through {layers:.0f} layers" if layers == layers else ""
-        found.append(
-            f"{name[0].upper()}{name[1:]}{through}, {runs['n_groups'].iloc[0]} groups: mean error "
-            f"{median_and_range(runs['error_mean'])}, largest {median_and_range(runs['error_max'])}"
-            f"; hits {_percent(runs['hit_rate'])}, false {_percent(runs['false_alarm_rate'])}; "
-            f"{median_and_range(runs['seconds'], 1)} s."
-        )
-    varied = table[(table["method"] == DEFAULT) & (table["n_groups"] == table["n_groups"].max())]
-    for column, fixed, what in (
-        ("n_trials", varied["baseline"] == Groups.baseline, "trials of a group"),
-        ("baseline", varied["n_trials"] == Groups.n_trials, "Hz of baseline"),
-    ):
-        each = [
-            f"{median_and_range(runs['error_mean'])} at {value:g}"
-            for value, runs in varied[fixed].groupby(column)
-        ]
-        found.append(f"Mean error of alternating training against {what}: {', '.join(each)}.")
-    return found
-
-
-def _percent(rates: pd.Series) -> str:
-    return f"{median_and_range(100 * rates, 0)} %"
 
 
 @style.styled
@@ -186,4 +144,114 @@ def _errors(table: pd.DataFrame) -> Figure:
         ax.set(xlabel=label, title=f"{name}, {groups} groups")
         ax.set_ylim(0, max(0.2, 1.1 * rows["error_mean"].max()))
     panels[0].set_ylabel("mean template error")
+    return panels[0].figure
+
+
+# ----- ablations
+
+
+def untied(options: Options, size: Size | None = None) -> Result:
+    """Compare tied weights with an encoder that has its own, trained without labels (DCEA-UC).
+
+    Analysis, synthesis and decoder are three dictionaries, and thresholds are learned.  The
+    decoder's dictionary is compared with the truth; errors of the encoder's are in the columns
+    ``error_analysis`` and ``error_synthesis``.  ``size`` replaces the full or the quick size.
+    """
+
+    return _compared(
+        lambda size: unrolled(size.n_unrolled, size.n_epochs, tied=False), options, size
+    )
+
+
+def mismatch(options: Options, size: Size | None = None) -> Result:
+    """Compare the binomial model with a Gaussian one of the same spikes.
+
+    Layers, penalty (as a fraction of lambda_max) and initialization are the same.  Negative rates
+    of the Gaussian model count as half a spike in all the trials of a group where its deviance is
+    computed.
+    """
+
+    def gaussian(size: Size) -> Method:
+        binomial = unrolled(size.n_unrolled, size.n_epochs)
+
+        def model(groups: Groups, seed: int) -> AsSignal:
+            model = binomial.model(groups, seed).set_params(family="gaussian", baseline=0.0)
+            return AsSignal(model, groups.baseline)
+
+        return replace(binomial, name="gaussian", model=model)
+
+    return _compared(gaussian, options, size)
+
+
+class AsSignal:
+    """A Gaussian model, with a baseline of 0, fitted to counts.
+
+    Counts become the part of a group's trials with a spike, minus the ``baseline`` in Hz.
+    """
+
+    def __init__(self, model: DCEA, baseline: float) -> None:
+        self.model = model
+        self.baseline = baseline
+
+    def fit(self, counts: BinnedSpikes, on_epoch: Callable[[Learned], None]) -> AsSignal:
+        """Fit the model to the counts as a signal."""
+        self.model.fit(self.signal(counts), on_epoch=on_epoch)
+        self.converged_, self.n_iter_ = self.model.converged_, self.model.n_iter_
+        return self
+
+    def decompose(self, counts: BinnedSpikes) -> Decomposition:
+        """Return the decomposition of counts, with rates in Hz that may be negative."""
+        parts = self.model.decompose(self.signal(counts))
+        rate = self.baseline + parts.rate / counts.bin_size
+        return replace(parts, counts=counts, rate=rate, baseline=parts.baseline + self.baseline)
+
+    def signal(self, counts: BinnedSpikes) -> BinnedSpikes:
+        """Return counts as a real-valued signal."""
+        part = counts.counts / counts.n_trials - self.baseline * counts.bin_size
+        return replace(counts, counts=part, n_pooled=np.ones_like(counts.n_pooled))
+
+
+_MEASURES = {  # column: what it is
+    "error_mean": "mean template error",
+    "rate_r2": "variance of the true rate explained",
+    "deviance_explained_new": "deviance of new trials explained",
+}
+
+
+def _compared(ablated: Callable[[Size], Method], options: Options, size: Size | None) -> Result:
+    """Fit the paper's model and the ablated one."""
+    size = size or (QUICK if options.quick else FULL)
+    groups, methods = Groups(size.few), [unrolled(size.n_unrolled, size.n_epochs), ablated(size)]
+    names = [method.name for method in methods]
+    conditions = [(method, groups) for method in methods]
+    found = benchmark.compare(conditions, size, options, alike=names)
+    settings = {
+        "n_groups": size.few,
+        "n_seeds": size.n_seeds,
+        "n_unrolled": size.n_unrolled,
+        "n_epochs": size.n_epochs,
+        "groups": asdict(groups),
+        "penalty_weight": PENALTY_WEIGHT,
+    }
+    return replace(
+        found,
+        figures={**found.figures, "losses": _pairs(found.table)},
+        settings={**settings, **found.settings},
+        findings=findings("ablation", found.table, _MEASURES),
+    )
+
+
+@style.styled
+def _pairs(table: pd.DataFrame) -> Figure:
+    """Draw the measures by method, with a line per seed."""
+    names = list(table["method"].unique())
+    panels = style.axes_array(None, (1, len(_MEASURES)), (style.PAGE, 2.4))[0]
+    for ax, (column, label) in zip(panels, _MEASURES.items(), strict=True):
+        each = table.pivot(index="method", columns="seed", values=column).loc[names]
+        ax.plot(range(len(names)), each, "o-", color=style.PALETTE[0], lw=0.8, ms=3.5, alpha=0.5)
+        ax.plot(range(len(names)), each.median(axis=1), color=style.INK, lw=2)
+        ax.set_xticks(range(len(names)), labels=names)
+        ax.set(ylabel=label, ylim=(min(0, 1.1 * each.min().min()), 1))
+        ax.margins(x=0.25)
+        style.tidy(ax)
     return panels[0].figure

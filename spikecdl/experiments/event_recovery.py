@@ -8,7 +8,6 @@ so most rows differ from the model that is fitted, as recordings do.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,37 +17,23 @@ import numpy as np
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import recovery
-from spikecdl.experiments import Options, Result
+from spikecdl.experiments import Options, Result, findings, fitted
 from spikecdl.model.covariates import History
 from spikecdl.plots import style
 from spikecdl.plots import templates as draw_templates
 from spikecdl.simulate import random_events
-from spikecdl.training import NotConvergedWarning
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 Rng = np.random.Generator
-Shape = Callable[[np.ndarray], np.ndarray]
+Bump = tuple[float, float, float]  # height, peak and width of a smooth rise or fall
 Spiking = Callable[[np.ndarray, float, Rng], np.ndarray]
 
-TOLERANCE = 1 / 8  # of a template's length: largest distance of a hit
-N_SEEDS = 5
+TOLERANCE = 1 / 8  # of a template's length: the largest distance of a hit, the width of a bump
+N_SEEDS = 5  # data sets of a case: enough for a median
 _UNIT_RATES = (0.8, 0.93, 1.07, 1.25)  # baselines of units, as multiples of a case's
-
-
-# ----- shapes: the change of the log rate over a template, whose time runs from 0 to 1
-
-
-def bump(height: float, peak: float, width: float) -> Shape:
-    """Return a smooth rise (or fall, if the height is negative) around a peak."""
-    return lambda t: height * np.exp(-0.5 * ((t - peak) / width) ** 2)
-
-
-def both(*shapes: Shape) -> Shape:
-    """Return the sum of shapes."""
-    return lambda t: sum((shape(t) for shape in shapes), np.zeros_like(t))
 
 
 # ----- spiking: counts of windows from rates (window, bin) in Hz, the bin size and a generator
@@ -109,12 +94,14 @@ def capped(n_trials: int) -> Spiking:
 class Case:
     """Recordings of one kind with known events, settings of the model, and what is aimed at.
 
+    Shapes are sums of bumps: the change of the log rate over a template, whose time runs from 0 to
+    1.
     Rates are those of one trial.  Pooled cases have a unit for each window; the others have four
     units of their own baselines, and trials that follow each other without a gap.
     """
 
     shows: str
-    shapes: tuple[Shape, ...] = ()  # none: there is no event in these data
+    shapes: tuple[tuple[Bump, ...], ...] = ()  # none: there is no event in these data
     length: float = 0.1  # of a template, in seconds
     bin_size: float = 0.005
     n_bins: int = 400
@@ -159,7 +146,11 @@ class Case:
         """Return the change of the log rate in an event of amplitude 1, (template, bin)."""
         n_bins = round(self.length / self.bin_size)
         time = (np.arange(n_bins) + 0.5) / n_bins
-        return np.array([shape(time) for shape in self.shapes]).reshape(-1, n_bins)
+        waveforms = np.zeros((len(self.shapes), n_bins))
+        for waveform, bumps in zip(waveforms, self.shapes, strict=True):
+            for height, peak, width in bumps:
+                waveform += height * np.exp(-0.5 * ((time - peak) / width) ** 2)
+        return waveforms
 
     def estimator(self, seed: int, **settings: Any) -> DCEA:
         """Return the model to fit, with one template where there is no event."""
@@ -203,7 +194,7 @@ def _aim(error: float, hits: float, false: float) -> dict[str, float]:
 _NO_EVENTS = {"expected_events": 5.0}
 _SLOW = Case(
     "two templates of 400 ms, single trials",
-    (bump(1.8, 0.4, 0.16), both(bump(1.9, 0.2, 0.09), bump(1.7, 0.78, 0.1))),
+    (((1.8, 0.4, 0.16),), ((1.9, 0.2, 0.09), (1.7, 0.78, 0.1))),
     length=0.4,
     bin_size=0.01,
     event_rate=0.3,
@@ -214,13 +205,13 @@ CASES: Mapping[str, Case] = {
     "slow": _SLOW,
     "quick": Case(
         "two templates of 100 ms, single trials",
-        (bump(2.7, 0.4, 0.18), both(bump(2.7, 0.22, 0.12), bump(2.5, 0.78, 0.12))),
+        (((2.7, 0.4, 0.18),), ((2.7, 0.22, 0.12), (2.5, 0.78, 0.12))),
         event_rate=0.8,
         aim=_aim(0.35, 0.5, 0.25),
     ),
     "suppression": Case(
         "suppression and a biphasic template, 20 trials pooled",
-        (bump(-2.5, 0.5, 0.18), both(bump(0.9, 0.3, 0.12), bump(-0.9, 0.7, 0.12))),
+        (((-2.5, 0.5, 0.18),), ((0.9, 0.3, 0.12), (-0.9, 0.7, 0.12))),
         length=0.2,
         n_windows=100,
         n_pooled=20,
@@ -230,7 +221,7 @@ CASES: Mapping[str, Case] = {
     ),
     "refractory": Case(
         "spikes at 40 Hz that keep 8 ms apart, one template of 200 ms, single trials",
-        (both(bump(1.9, 0.3, 0.13), bump(-1.9, 0.72, 0.13)),),
+        (((1.9, 0.3, 0.13), (-1.9, 0.72, 0.13)),),
         length=0.2,
         bin_size=0.004,
         hz=59.0,  # between refractory periods: 40 Hz in all
@@ -250,9 +241,9 @@ CASES: Mapping[str, Case] = {
     "capped": Case(
         "three templates of 50 ms that overlap, 30 trials pooled, at most 0.9 spikes a bin",
         (
-            bump(2.2, 0.4, 0.16),
-            both(bump(2.2, 0.2, 0.09), bump(2.0, 0.78, 0.09)),
-            both(bump(2.4, 0.3, 0.1), bump(-2.4, 0.7, 0.12)),
+            ((2.2, 0.4, 0.16),),
+            ((2.2, 0.2, 0.09), (2.0, 0.78, 0.09)),
+            ((2.4, 0.3, 0.1), (-2.4, 0.7, 0.12)),
         ),
         length=0.05,
         bin_size=0.001,
@@ -268,7 +259,7 @@ CASES: Mapping[str, Case] = {
     ),
     "dense": Case(
         "two templates of 50 ms at 5 Hz each that overlap, 20 trials pooled",
-        (bump(1.8, 0.4, 0.16), both(bump(1.8, 0.28, 0.1), bump(-1.8, 0.65, 0.12))),
+        (((1.8, 0.4, 0.16),), ((1.8, 0.28, 0.1), (-1.8, 0.65, 0.12))),
         length=0.05,
         bin_size=0.0025,
         n_windows=100,
@@ -323,11 +314,10 @@ def run(options: Options) -> Result:
             counts = case.draw(seed, n_windows)
             for method, settings in METHODS.items():
                 began = time.perf_counter()
-                parts = decomposed(case.estimator(seed, **settings), counts)
-                about = {"case": name, "method": method, "seed": seed}
-                rows.append(
-                    {**about, **scores(parts, case), "seconds": time.perf_counter() - began}
-                )
+                model = fitted(case.estimator(seed, **settings), counts)
+                parts = model.decompose(counts)
+                row = {"case": name, "method": method, "seed": seed, **scores(parts, case)}
+                rows.append({**row, "seconds": time.perf_counter() - began})
                 first[method].setdefault(name, parts)
         options.say(f"{name}: {case.shows}")
     table = pd.DataFrame(rows)
@@ -342,16 +332,9 @@ def run(options: Options) -> Result:
             "tolerance": TOLERANCE,
             "seeds": list(seeds),
         },
-        findings=findings(medians),
+        findings=findings("events", medians, CASES),
         more={"medians": medians},
     )
-
-
-def decomposed(model: DCEA, counts: BinnedSpikes) -> Decomposition:
-    """Return the decomposition of the counts that the model is fitted to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConvergedWarning)
-        return model.fit(counts).decompose(counts)
 
 
 def scores(parts: Decomposition, case: Case) -> dict[str, float]:
@@ -393,27 +376,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         for _, row in medians.iterrows()
     ]
     return medians.assign(missed=[" ".join(names) for names in missed])
-
-
-def findings(medians: pd.DataFrame) -> list[str]:
-    """Describe the medians, with the targets in brackets."""
-    return [
-        f"{CASES[row['case']].shows}; {row['method']}: "
-        + ", ".join(
-            f"{_WORDS[name]} {row.get(name, np.nan):.2f} ({aim:.2f})"
-            for name, aim in CASES[row["case"]].aim.items()
-        )
-        for _, row in medians.iterrows()
-    ]
-
-
-_WORDS = {
-    "error": "largest error",
-    "hit_rate": "hits",
-    "false_alarm_rate": "false",
-    "account": "own account of false off by",
-    "expected_events": "expected events in 100 windows",
-}
 
 
 @style.styled

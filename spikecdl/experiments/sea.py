@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.experiments import Options, Result
+from spikecdl.experiments import Options, Result, findings
 from spikecdl.model.families import Binomial, Family
 from spikecdl.plots import style
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AMPLITUDE = (1.0, 2.0)  # range of the uniform nonzero entries of a code
-BIAS = 0.5  # half of the smallest nonzero entry
-GAIN = 0.15  # expected fraction of its distance that a column loses in a step
-COLUMNS = 1.5  # per dimension
+BIAS = 0.5  # in units of the codes: half of the smallest nonzero entry
+GAIN = 0.15  # expected fraction of its distance that a column loses in a step: small, as in theory
+COLUMNS = 1.5  # per dimension: an overcomplete dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def run(options: Options) -> Result:
     }
     claim, broken = table[table.part == "claim"], table[table.part == "break"]
     figures = {"contraction": draw(claim, with_fit=True), "breaks": draw(broken, with_fit=False)}
-    return Result(table, figures, settings, _findings(table))
+    return Result(table, figures, settings, findings("sea", table, settings["expected_rate"]))
 
 
 def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
@@ -317,29 +317,6 @@ def fitted_contraction(distances: np.ndarray) -> Contraction:
     r_squared = 1 - np.var(logs - slope * steps - intercept) / np.var(logs)
     rate, excess = math.exp(slope), math.exp(intercept)
     return Contraction(rate, excess, neighbourhood, float(r_squared), n_fitted)
-
-
-def _findings(table: pd.DataFrame) -> list[str]:
-    runs = table[table.step == table.step.max()]
-    claim = runs[runs.part == "claim"]
-    expected = (1 - GAIN) ** 2
-    found = [
-        f"Where the assumptions hold, the squared distance of the median column contracts by "
-        f"{claim.rate.min():.2f} to {claim.rate.max():.2f} a step ({expected:.2f} expected "
-        f"without false codes), on a line in logarithms with R^2 of {claim.r_squared.min():.3f} "
-        f"or more, to between {claim.neighbourhood.min():.4f} and {claim.neighbourhood.max():.4f}."
-    ]
-    for varied, rows in claim.groupby("varied", sort=False):
-        means = rows.groupby("condition", sort=False)[["rate", "neighbourhood"]].mean()
-        each = (f"{name}: {m.rate:.2f} and {m.neighbourhood:.4f}" for name, m in means.iterrows())
-        found.append(f"Rate and neighbourhood by {varied}: {'; '.join(each)}.")
-    broken = runs[runs.part == "break"].groupby(["varied", "condition"], sort=False)
-    for (varied, name), row in broken[["neighbourhood", "max"]].mean().iterrows():
-        found.append(
-            f"{varied}, {name}: the median column ends at a squared distance of "
-            f"{row.neighbourhood:.3f}, the worst one at {row['max']:.2f}."
-        )
-    return found
 
 
 @style.styled

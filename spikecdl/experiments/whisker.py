@@ -21,19 +21,8 @@ from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.crossvalidation import divide
 from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
-from spikecdl.experiments import Options, Result, whisker_trials
-from spikecdl.experiments.deflections import (
-    BIN_SIZE,
-    ONSETS,
-    RECORDINGS,
-    SPLITS,
-    TOLERANCE,
-    Recording,
-    after_onsets,
-    load,
-    onset_hits,
-    split_counts,
-)
+from spikecdl.experiments import Options, Result, findings, whisker_trials
+from spikecdl.experiments.whisker_trials import BIN_SIZE, ONSETS, TOLERANCE, Recording, after_onsets
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
@@ -45,7 +34,6 @@ OTHER_LENGTHS = (0.075, 0.1, 0.15)  # of the template; LENGTH is the period of t
 SMOOTHING = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)  # widths of the PSTH, seconds
 SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free value in each bin
 RIDGES = (1e-3, 0.03, 1.0, 30.0)
-_N_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -61,17 +49,11 @@ class Method:
 
 
 def _dcea(n_templates: int, layout: str, length: float = LENGTH) -> Callable[..., Mapping]:
-    return lambda _, seed: {
-        "": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed),
-    }
+    return lambda _, seed: {"": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed)}
 
 
 def _of_length(length: float) -> str:
     return f"DCEA, {1e3 * length:g} ms"
-
-
-def _psth(*_: Any) -> Mapping[str, PSTH]:
-    return {f"{1e3 * width:g} ms": PSTH(width) for width in SMOOTHING}
 
 
 def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
@@ -87,17 +69,13 @@ def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
     return make
 
 
-def _bcomp(_: Recording, seed: int) -> Mapping[str, BCOMP]:
-    return {"": BCOMP(1, LENGTH, FAMILY, random_state=seed)}
-
-
 OURS, KNOWN_ONSETS = "DCEA", "GLM, known onsets"
 METHODS = (
     Method("constant rate", lambda *_: {"": ConstantRate()}),
-    Method("PSTH", _psth, apart=True),
+    Method("PSTH", lambda *_: {f"{1e3 * s:g} ms": PSTH(s) for s in SMOOTHING}, apart=True),
     Method("GLM, stimulus", _glm(lambda recording: recording.stimulus[:, None, None]), apart=True),
     Method(KNOWN_ONSETS, _glm(lambda _: onsets(ONSETS)), apart=True),
-    Method("BCOMP", _bcomp, apart=True),
+    Method("BCOMP", lambda _, seed: {"": BCOMP(1, LENGTH, FAMILY, random_state=seed)}, apart=True),
     Method(OURS, _dcea(1, "joint")),
     *(Method(_of_length(each), _dcea(1, "joint", each)) for each in OTHER_LENGTHS),
     Method("DCEA, two templates", _dcea(2, "joint")),
@@ -113,7 +91,7 @@ def chosen(models: Mapping[str, Any], trials: BinnedSpikes) -> tuple[str, Any]:
     """
     if len(models) == 1:
         return next(iter(models.items()))
-    folds = divide(trials.pool(), FAMILY, _N_FOLDS, trials)
+    folds = divide(trials.pool(), FAMILY, 5, trials)
     return max(models.items(), key=lambda item: folds.fit(item[1]).deviance_explained)
 
 
@@ -136,12 +114,12 @@ def run(options: Options) -> Result:
     """Fit every method to every recording and split (quick: two recordings, one split)."""
     import pandas as pd
 
-    names, splits = RECORDINGS, list(SPLITS)
+    names, splits = whisker_trials.RECORDINGS, list(whisker_trials.SPLITS)
     if options.quick:
         names, splits = names[1::3], splits[:1]
     fits: list[Fit] = []
     judged: list[whisker_trials.Judged] = []
-    for recording in load(options.data, names):
+    for recording in whisker_trials.load(options.data, names):
         for split in splits:
             options.say(f"{recording.name}, trials {split}")
             for method in METHODS:
@@ -170,14 +148,17 @@ def run(options: Options) -> Result:
             "family": FAMILY,
             "onset_tolerance": TOLERANCE,
         },
-        findings=[*findings(of_first), *whisker_trials.findings(single)],
+        findings=[
+            *findings("whisker", of_first, OURS, KNOWN_ONSETS, TOLERANCE),
+            *findings("single_trials", single, whisker_trials.HISTORY),
+        ],
         more={"single_trials": single},
     )
 
 
 def fit_method(recording: Recording, split: str, method: Method, seed: int) -> Iterator[Fit]:
     """Yield the fit of all units, or one fit per unit."""
-    fitted, test = split_counts(recording.spikes, split)
+    fitted, test = whisker_trials.split_counts(recording.spikes, split)
     every = list(range(fitted.n_units))
     for units in [[unit] for unit in every] if method.apart else [every]:
         trials, single = fitted.select(units=units), test.select(units=units)
@@ -251,56 +232,16 @@ def _event_scores(
     counts = parts.counts
     codes = parts.codes[0, index if parts.layout == "shared" else 0]
     times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
-    found = onset_hits(times, ONSETS, TOLERANCE, counts.duration, BIN_SIZE, generator)
+    duration = counts.duration
+    found = whisker_trials.onset_hits(times, ONSETS, TOLERANCE, duration, BIN_SIZE, generator)
     response = after_onsets(parts.rate[0, index], parts)
     return {
         "peak_hz": float(response.max()),
         "peak_ms": 1e3 * BIN_SIZE * (int(response.argmax()) + 0.5),
         "n_events": sum(map(len, times)),
-        "hit_rate": found.hit_rate,
-        "chance_hit_rate": found.chance_hit_rate,
+        **found.rates(),
         "hit_p_value": found.p_value,
-        "false_alarm_rate": found.false_alarm_rate,
     }
-
-
-def findings(table: pd.DataFrame) -> list[str]:
-    """Describe the rows of one split in sentences."""
-    by_method = table.groupby("method", sort=False)
-    ours = by_method.get_group(OURS)
-    names, count = ours["recording"].str.split("_", expand=True), len(ours)  # dir3_stim1
-    neurons, stimuli = set(zip(names[0], ours["unit"], strict=True)), set(names[1])
-    explained = ours["deviance_explained"]
-    lines = [
-        f"deviance explained by DCEA, {count} pairs ({len(neurons)} neurons, stimuli "
-        f"{', '.join(sorted(stimuli))}): median {explained.median():.3f}, from "
-        f"{explained.min():.3f} to {explained.max():.3f}"
-    ]
-    for method, rows in by_method:
-        if method != OURS:
-            lead, clear = rows["lead"], 2 * rows["lead_se"]
-            lines.append(
-                f"{method}: median {rows['deviance_explained'].median():.3f}; DCEA is ahead on "
-                f"{int((lead > 0).sum())} of {count} pairs, by a median of {lead.median():+.3f} "
-                f"({lead.min():+.3f} to {lead.max():+.3f}); by more than two standard errors on "
-                f"{int((lead > clear).sum())}, behind by as much on {int((lead < -clear).sum())}"
-            )
-    near = int((by_method.get_group(KNOWN_ONSETS)["lead"] > -0.03).sum())
-    lines.append(f"DCEA is within 0.03 of the model that knows the onsets on {near} of {count}")
-    of_events = table[table["hit_rate"].notna()].groupby("method", sort=False)
-    for method, rows in of_events:
-        lines.append(
-            f"{method}: {rows['hit_rate'].mean():.0%} of the onsets hit within "
-            f"{1e3 * TOLERANCE:g} ms (chance {rows['chance_hit_rate'].mean():.0%}), "
-            f"{rows['false_alarm_rate'].mean():.0%} of its events false"
-        )
-    for method, rows in table.groupby("method", sort=False):
-        inside = int((rows["ks_distance"] <= rows["ks_band"]).sum())
-        lines.append(
-            f"{method}: rescaled intervals of {inside} of {len(rows)} inside the 95 % band, "
-            f"median distance {rows['ks_distance'].median():.3f}"
-        )
-    return lines
 
 
 _MARKERS = "osD^vP*Xh"

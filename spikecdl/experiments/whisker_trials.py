@@ -1,4 +1,4 @@
-"""Single trials of thalamic units: deflections found, and likelihood of trials never seen.
+"""Single trials of thalamic units under whisker deflection: events at known onsets, likelihood.
 
 Every trial is a window with its own events.  Models are fitted to the single trials of some trials
 of a stimulus and judged on the others.
@@ -6,34 +6,161 @@ of a stimulus and judged on the others.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
-from spikecdl.baselines import BCOMP, GLM, Basis, onsets
-from spikecdl.data import BinnedSpikes
+from spikecdl import datasets
+from spikecdl.baselines import BCOMP, GLM, Basis, ConstantRate, onsets
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, hdf5
 from spikecdl.estimator import DCEA
-from spikecdl.evaluation import heldout
+from spikecdl.evaluation import deviance, heldout
 from spikecdl.evaluation.crossvalidation import divide, ratio
-from spikecdl.experiments.deflections import (
-    ONSETS,
-    TOLERANCE,
-    Recording,
-    onset_hits,
-    split_counts,
-)
-from spikecdl.training import NotConvergedWarning
+from spikecdl.experiments import fitted
+from spikecdl.io import read_nwb
 
 if TYPE_CHECKING:
     import pandas as pd
 
+RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
+BIN_SIZE = 0.005  # seconds: 25 bins between deflections
+ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
+TOLERANCE = 0.01  # seconds, of a hit: two bins, so that chance is a sixth of the time
+_DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"  # every millisecond
+
+#: Rules by name that mark the trials to fit; the others are the test trials.
+SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "of the file": lambda trials: trials["split"] == "train",
+    "first 30": lambda trials: trials.index.to_series().rank() <= 30,  # those of the paper
+}
+
+
+def split_counts(spikes: SpikeTrains, split: str) -> tuple[BinnedSpikes, BinnedSpikes]:
+    """Return the counts of the trials to fit and of the test trials."""
+    assert spikes.trials is not None
+    chosen, ids = SPLITS[split](spikes.trials), spikes.trials.index
+    fitted, test = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
+    return fitted, test
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Spikes under one stimulus, and that stimulus in the bins of a trial, shape (signal, bin)."""
+
+    name: str
+    spikes: SpikeTrains
+    stimulus: np.ndarray
+
+
+def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
+    """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
+    for name in names:
+        if folder is None:
+            spikes = datasets.fetch_whisker([name])[name]
+            displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
+        else:
+            path = folder / f"{name}.nwb"
+            if not path.exists():
+                raise ValueError(
+                    f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave "
+                    "`data` out to download the recordings"
+                )
+            spikes = read_nwb(path)
+            with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
+                displacement = file[_DISPLACEMENT][:3000]
+        binned = displacement.reshape(-1, round(1000 * BIN_SIZE)).mean(axis=1)
+        yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
+
+
+def after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
+    """Return values (bin,) averaged over deflections, for as many bins as a template has."""
+    first = np.rint((ONSETS - parts.counts.t_start) / BIN_SIZE).astype(int)
+    return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
+
+
+@dataclass(frozen=True)
+class OnsetHits:
+    """Agreement of events with known onsets; made by `onset_hits`.
+
+    Chance is that of 500 sets of as many events at random times, each set with its best lags.
+    """
+
+    hit_rate: float  # fraction of the onsets with an event within the tolerance
+    false_alarm_rate: float  # fraction of the events that hit no onset; nan without events
+    lags: tuple[float, ...]  # subtracted from the times of each template's events, in seconds
+    chance_hit_rate: float
+    p_value: float  # fraction of random sets, and the events, that hit as many onsets or more
+
+    def rates(self) -> dict[str, float]:
+        """Return the rates of hits, also by chance, and of false alarms."""
+        names = ("hit_rate", "chance_hit_rate", "false_alarm_rate")
+        return {name: getattr(self, name) for name in names}
+
+
+def onset_hits(
+    times: Sequence[ArrayLike],
+    onsets: ArrayLike,
+    tolerance: float,
+    duration: float,
+    bin_size: float,
+    generator: np.random.Generator,
+) -> OnsetHits:
+    """Compare the events of each template with known onsets, all in seconds.
+
+    The onset of a template is a convention, so all events of a template are shifted by the lag, a
+    whole number of bins, that hits the most onsets.  The generator draws the random times.
+
+    ``times`` has an array for each template; ``onsets`` are more than twice the tolerance apart.
+    """
+    known = np.asarray(onsets, dtype=float)
+    n_lags = int(np.diff(known).min() / 2 / bin_size)
+    lags = bin_size * np.arange(-n_lags, n_lags + 1)
+    found = [np.asarray(one, dtype=float) for one in times]
+    n_events = sum(map(len, found))
+    n_hit, n_near, chosen = _hits(found, known, lags, tolerance)
+    drawn = np.empty(500)
+    for draw in range(len(drawn)):
+        random = [generator.uniform(0, duration, len(one)) for one in found]
+        drawn[draw], _, _ = _hits(random, known, lags, tolerance)
+    return OnsetHits(
+        hit_rate=n_hit / len(known),
+        false_alarm_rate=1 - n_near / n_events if n_events else float("nan"),
+        lags=chosen,
+        chance_hit_rate=float(drawn.mean() / len(known)),
+        p_value=float((1 + (drawn >= n_hit).sum()) / (1 + len(drawn))),
+    )
+
+
+def _hits(
+    times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
+) -> tuple[int, int, tuple[float, ...]]:
+    """Return the number of onsets hit, that of events near an onset, and each template's best lag.
+
+    Among lags that hit as many onsets, the best one has the most events near an onset.
+    """
+    hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
+    between = (onsets[1:] + onsets[:-1]) / 2
+    for one in times:
+        shifted = one - lags[:, None]  # (lag, event)
+        nearest = np.searchsorted(between, shifted)
+        close = np.abs(shifted - onsets[nearest]) <= tolerance + 1e-9  # seconds, for rounding
+        hits = np.zeros((len(lags), len(onsets)), dtype=bool)
+        hits[np.nonzero(close)[0], nearest[close]] = True
+        near = close.sum(axis=1)
+        best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
+        hit |= hits[best]
+        n_near += int(near[best])
+        chosen.append(float(lags[best]))
+    return int(hit.sum()), n_near, tuple(chosen)
+
+
 LENGTH, FAMILY = 0.075, "binomial"  # shorter than the period of the stimulus: events leave gaps
 PASTS = (0.05, 0.1, 0.2)  # seconds, of the GLMs' responses to a unit's own spikes
-_N_FOLDS = 5
 
 
 def _dcea(**settings: Any) -> Callable[[int], list]:
@@ -77,16 +204,12 @@ class Judged:
 
 def judge(recording: Recording, split: str, seed: int) -> Iterator[Judged]:
     """Fit each method to each unit, and judge it on the test trials."""
-    fitted, test = split_counts(recording.spikes, split)
-    for index, unit in enumerate(fitted.unit_ids):
-        seen, unseen = fitted.select(units=[index]), test.select(units=[index])
-        rate = seen.counts.sum() + 0.5, seen.mask.sum() + 1.0
-        null = np.where(unseen.mask, rate[0] / rate[1], 0.0)
-        constant = log_likelihood(unseen, null)
+    trials, test = split_counts(recording.spikes, split)
+    for index, unit in enumerate(trials.unit_ids):
+        seen, unseen = trials.select(units=[index]), test.select(units=[index])
+        constant = log_likelihood(unseen, ConstantRate().fit(seen).predict(unseen))
         for name, make in METHODS.items():
-            with warnings.catch_warnings():  # a fit without events has no hits in the table
-                warnings.simplefilter("ignore", NotConvergedWarning)
-                model = chosen(make(seed), seen).fit(seen)
+            model = fitted(chosen(make(seed), seen), seen)
             events = hits(model, unseen, seed) if hasattr(model, "decompose") else {}
             likelihood = held_out(model, unseen)
             gain = None if likelihood is None else likelihood - constant
@@ -101,11 +224,11 @@ def chosen(models: list, trials: BinnedSpikes) -> Any:
     """
     if len(models) == 1:
         return models[0]
-    folds = divide(trials, FAMILY, _N_FOLDS).folds
+    folds = divide(trials, FAMILY, 5).folds
 
     def likelihood(model: Any) -> float:
-        predicted = [(fold.unseen, model.fit(fold.seen).predict(fold.unseen)) for fold in folds]
-        return sum(log_likelihood(*each).sum() for each in predicted)
+        each = ((fitted(model, fold.seen), fold.unseen) for fold in folds)
+        return sum(log_likelihood(unseen, model.predict(unseen)).sum() for model, unseen in each)
 
     return max(models, key=likelihood)
 
@@ -124,9 +247,8 @@ def held_out(model: Any, counts: BinnedSpikes) -> np.ndarray | None:
 def log_likelihood(counts: BinnedSpikes, mean: np.ndarray) -> np.ndarray:
     """Return the log likelihood of each trial, (trial,), for expected counts (trial, unit, bin)."""
     data = heldout.observed(counts, FAMILY)
-    expected = torch.from_numpy(heldout.SHARED.expand(mean))
-    terms = data.family.log_prob(data.y, data.family.link(expected))
-    return torch.where(data.mask, terms, 0).flatten(1).sum(1).numpy()
+    eta = data.family.link(torch.from_numpy(heldout.SHARED.expand(mean)))
+    return deviance.log_likelihood(data, eta).sum((1, 2))
 
 
 def hits(model: Any, counts: BinnedSpikes, seed: int) -> dict[str, float]:
@@ -138,12 +260,7 @@ def hits(model: Any, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     generator = np.random.default_rng(seed)
     length = counts.duration * len(counts)
     found = onset_hits([time], known, TOLERANCE, length, counts.bin_size, generator)
-    scores = {
-        "n_events": len(events) / len(counts),
-        "hit_rate": found.hit_rate,
-        "chance_hit_rate": found.chance_hit_rate,
-        "false_alarm_rate": found.false_alarm_rate,
-    }
+    scores = {"n_events": len(events) / len(counts), **found.rates()}
     if "probability" in events:
         scores["own_false"] = 1 - float(events["probability"].mean())
     return scores
@@ -168,25 +285,3 @@ def table(judged: list[Judged]) -> pd.DataFrame:
             row["lead"], row["lead_se"] = ratio(lead, bits)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def findings(table: pd.DataFrame) -> Iterator[str]:
-    """Describe the table, as medians over units and stimuli."""
-    for method, rows in table.groupby("method", sort=False):
-        said = []
-        if rows["hit_rate"].notna().any():
-            median = rows[["hit_rate", "chance_hit_rate", "false_alarm_rate"]].median()
-            said.append(
-                f"{median['hit_rate']:.0%} of the deflections hit (chance "
-                f"{median['chance_hit_rate']:.0%}), {median['false_alarm_rate']:.0%} of its events "
-                "false"
-            )
-        if rows["lead"].notna().any():
-            ahead, clear = int((rows["lead"] > 0).sum()), 2 * rows["lead_se"]
-            said.append(
-                f"{rows['bits_per_spike'].median():.3f} bits per spike in trials never seen"
-                + f", more than the GLM with history on {ahead} of {len(rows)} (by more than two "
-                f"standard errors on {int((rows['lead'] > clear).sum())}, less by as much on "
-                f"{int((rows['lead'] < -clear).sum())})" * (method != HISTORY)
-            )
-        yield f"single trials, {method}: {'; '.join(said)}"

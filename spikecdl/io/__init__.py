@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.files import existing
-from spikecdl.io.interop import (
-    CONVERTERS,
-    Converter,
-    completed,
-    convert,
-    from_table,
-    to_pynapple,
-)
+from spikecdl.io.interop import CONVERTERS, LINKS, Converter, convert, from_table, to_pynapple
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
-from spikecdl.io.phy import read_phy
-from spikecdl.io.spikeinterface import is_spikeinterface_folder, read_spikeinterface
+from spikecdl.io.sorters import (
+    is_phy_folder,
+    is_spikeinterface_folder,
+    read_phy,
+    read_spikeinterface,
+)
 
 __all__ = [
     "CONVERTERS",
     "READERS",
     "Converter",
-    "Reader",
     "from_table",
     "read",
     "read_binned_nwb",
@@ -53,28 +48,22 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A format: its name, whether a path is of that format, and the function that reads it.
-
-    The function takes ``follow_links`` if ``has_links``: if such a file may name other files.
-    """
-
-    name: str
-    recognises: Callable[[Path], bool]
-    read: Callable[..., SpikeTrains | BinnedSpikes]
-    has_links: bool = False
+def _content(kind: str) -> Callable[[Path], bool]:
+    return lambda path: nwb_content(path) == kind
 
 
 READERS = (
-    Reader("npz", lambda path: path.suffix == ".npz", read_npz),
-    Reader("counts in HDF5", is_counts_file, read_counts),
-    Reader("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb, True),
-    Reader("NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb, True),
-    Reader("Phy or Kilosort folder", lambda path: (path / "spike_times.npy").is_file(), read_phy),
-    Reader("sorting or analyzer of spikeinterface", is_spikeinterface_folder, read_spikeinterface),
-    Reader("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, True),
+    Converter("npz", lambda path: path.suffix == ".npz", read_npz, ()),
+    Converter("counts in HDF5", is_counts_file, read_counts, ()),
+    Converter("binned NWB", _content("binned"), read_binned_nwb, LINKS),
+    Converter("NWB or NWB-style HDF5", _content("spikes"), read_nwb, LINKS),
+    Converter("Phy or Kilosort folder", is_phy_folder, read_phy, ()),
+    Converter(
+        "sorting or analyzer of spikeinterface", is_spikeinterface_folder, read_spikeinterface, ()
+    ),
+    Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, LINKS),
 )
+"""Formats that `spikecdl.read` reads, asked in this order."""
 
 
 def read(
@@ -127,11 +116,5 @@ def read(
     asked = {"observed": observed, "trials": trials, "bin_size": bin_size}
     given = {name: value for name, value in asked.items() if value is not None}
     if not isinstance(source, str | os.PathLike):
-        return convert(source, given)
-    path = existing(source)
-    for reader in READERS:
-        if reader.recognises(path):
-            links = {"follow_links": follow_links} if reader.has_links else {}
-            return completed(reader.read(path, **links), given)
-    names = ", ".join(reader.name for reader in READERS)
-    raise ValueError(f"{path} is of no format that can be read: {names}")
+        return convert(source, CONVERTERS, given)
+    return convert(existing(source), READERS, {**given, "follow_links": follow_links})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +15,21 @@ from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.labelled import is_a, labelled
 from spikecdl.data.times import as_observed, as_table, check_columns, union
 from spikecdl.io.neo import read_neo
-from spikecdl.io.spikeinterface import read_spikeinterface
+from spikecdl.io.sorters import read_spikeinterface
 from spikecdl.validation import extra, listed, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SORTINGS = ("BaseSorting", "SortingAnalyzer")
+LINKS = ("follow_links",)  # of readers of files that may name other files
 
 
 @dataclass(frozen=True)
 class Converter:
-    """Objects of one kind: their name, which they are, and the function that converts them.
+    """Objects or files of one kind: their name, which they are, and the function that reads them.
 
-    The function takes the object and, by name, those of ``arguments`` that are given to `read`.
+    The function takes the object or path and, by name, those of ``arguments`` that are given to
+    `read`.
     """
 
     name: str
@@ -78,54 +80,46 @@ def _is_of_neo(source: Any) -> bool:
     return all(is_a(each, "neo", "Block", "Segment", "SpikeTrain") for each in some)
 
 
+def _of(library: str, *names: str) -> Callable[[Any], bool]:
+    return lambda source: is_a(source, library, *names)
+
+
+_SORTINGS = _of("spikeinterface", "BaseSorting", "SortingAnalyzer")
+_GROUPS = partial(SpikeTrains.from_arrays, duplicates="keep")
+_COUNTS = "a DataArray, TsdFrame, BinnedSpikeTrain or sparse array"
 CONVERTERS = (
-    Converter(
-        "a TsGroup of pynapple",
-        lambda source: is_a(source, "pynapple", "TsGroup"),
-        partial(SpikeTrains.from_arrays, duplicates="keep"),
-    ),
+    Converter("a TsGroup of pynapple", _of("pynapple", "TsGroup"), _GROUPS),
     Converter(
         "a mapping of units to times",
         lambda source: isinstance(source, Mapping),
         SpikeTrains.from_arrays,
     ),
     Converter("a Block, Segment or SpikeTrain of Neo", _is_of_neo, read_neo, ()),
-    Converter(
-        "a sorting or analyzer of spikeinterface",
-        lambda source: is_a(source, "spikeinterface", *_SORTINGS),
-        read_spikeinterface,
-    ),
-    Converter(
-        "a DataFrame with the columns unit and time",
-        lambda source: is_a(source, "pandas", "DataFrame"),
-        from_table,
-    ),
-    Converter(
-        "a DataArray, TsdFrame, BinnedSpikeTrain or sparse array",
-        lambda source: labelled(source) is not None,
-        BinnedSpikes.from_array,
-        ("bin_size",),
-    ),
+    Converter("a sorting or analyzer of spikeinterface", _SORTINGS, read_spikeinterface),
+    Converter("a DataFrame with the columns unit and time", _of("pandas", "DataFrame"), from_table),
+    Converter(_COUNTS, lambda x: labelled(x) is not None, BinnedSpikes.from_array, ("bin_size",)),
 )
 """Kinds of objects that `spikecdl.read` takes, asked in this order."""
 
 
-def convert(source: Any, given: Mapping[str, Any]) -> SpikeTrains | BinnedSpikes:
-    """Convert an object with the first of `CONVERTERS` that recognises it.
+def convert(source: Any, kinds: Sequence[Converter], given: Mapping[str, Any]) -> Any:
+    """Convert an object, or read a path, with the first of some kinds that recognises it.
 
-    ``given`` are the arguments of `spikecdl.read` that are not None.  Raises TypeError if there is
-    no such converter.
+    ``given`` are the arguments of `spikecdl.read` that are not None.  If there is no such kind,
+    raises TypeError for an object and ValueError for a path.
     """
-    for kind in CONVERTERS:
+    for kind in kinds:
         if kind.recognises(source):
             taken = {name: value for name, value in given.items() if name in kind.arguments}
-            rest = {name: value for name, value in given.items() if name not in taken}
-            return completed(kind.convert(source, **taken), rest)
-    names = "; ".join(kind.name for kind in CONVERTERS)
-    raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {names}")
+            rest = {name: value for name, value in given.items() if name not in (*taken, *LINKS)}
+            return _completed(kind.convert(source, **taken), rest)
+    names = [kind.name for kind in kinds]
+    if isinstance(source, Path):
+        raise ValueError(f"{source} is of no format that can be read: {', '.join(names)}")
+    raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {'; '.join(names)}")
 
 
-def completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> Any:
+def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> Any:
     """Return a recording with the observed intervals and trials of a user in place of its own."""
     if not given:
         return data

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hdmf.common import DynamicTable, VectorData
     from pynwb import NWBFile
 
-_MANY, _CHUNK = 2**24, 2**16  # numbers of a series written at a time, and of a chunk in the file
+# Numbers of a series that are written at a time (128 MB), and of a chunk in the file (512 kB, about
+# what HDF5 caches of one).
+_MANY, _CHUNK = 2**24, 2**16
 MODULE = "ecephys"  # processing module of all series and tables that are no recording
 
 _DESCRIPTIONS = {
@@ -210,6 +212,7 @@ class TimeAxis:
         if not np.isfinite(starts).all() or np.any(np.diff(starts) < duration - slack):
             starts = duration * np.arange(len(counts))
         self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
+        self.n_bins = counts.n_bins
 
     def add(
         self,
@@ -218,13 +221,13 @@ class TimeAxis:
         values: np.ndarray | Callable[[slice], np.ndarray],
         unit: str,
         about: str,
-        shape: tuple[int, int, int] | None = None,
+        columns: int | None = None,
     ) -> None:
         """Add (trial, column, bin) values to the module as one series (time, column).
 
         A series with more columns than rows is split, because NWB takes the longer axis for time.
-        Long ones, given by what returns some columns, and a ``shape``, are written a few columns at
-        a time.
+        Long ones, given by what returns some columns, and their number, are written a few columns
+        at a time.
         """
         from hdmf.backends.hdf5 import H5DataIO
         from pynwb import TimeSeries
@@ -232,15 +235,15 @@ class TimeAxis:
         if np.all(np.abs(self.starts[1:] - self.stops[:-1]) <= 1e-6 * self.bin_size):
             times = {"starting_time": float(self.starts[0]), "rate": 1.0 / self.bin_size}
         else:
-            n_bins = values.shape[2] if shape is None else shape[2]  # type: ignore[union-attr]
-            edges = np.add.outer(self.starts, self.bin_size * np.arange(n_bins))
+            edges = np.add.outer(self.starts, self.bin_size * np.arange(self.n_bins))
             times = {"timestamps": edges.ravel()}
-        trials, columns, bins = values.shape if shape is None else shape  # type: ignore[union-attr]
-        parts = range(0, columns, trials * bins)
+        n_rows = len(self.starts) * self.n_bins
+        columns = columns or values.shape[1]  # type: ignore[union-attr]
+        parts = range(0, columns, n_rows)
         for i, first in enumerate(parts):
-            span = range(first, min(first + trials * bins, columns))
+            span = range(first, min(first + n_rows, columns))
             which = f"; columns {first} to {span[-1]}" if len(parts) > 1 else ""
-            part = _columns(values, span, (trials * bins, len(span)))
+            part = _columns(values, span, (n_rows, len(span)))
             series = TimeSeries(
                 name=f"{name}_{i}" if len(parts) > 1 else name,
                 description=about + which,

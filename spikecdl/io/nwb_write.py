@@ -175,7 +175,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
     unit = "Hz" if parts.family.integer_valued else "a.u."
     rate = partial(parts.of_units, "rate")
-    axis.add(file, "fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}", counts.shape)
+    axis.add(file, "fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}", counts.n_units)
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
     axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
     events = parts.events()

@@ -14,10 +14,6 @@ from spikecdl.plots.rates import rates_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_PANELS = 6
-_PALEST = 0.15  # opacity of an event of probability zero
-_FEW_SPIKES = 3  # in one bin; more are drawn as a histogram, not as marks
-
 
 @style.styled
 def codes(
@@ -54,19 +50,22 @@ def codes(
     style.check_type("decomposition", decomposition, Decomposition)
     counts, trials = decomposition.counts, len(decomposition.counts)
     joint = decomposition.layout == "joint"
-    shown = [0] if joint else style.shown_units(units, counts.n_units, _MOST_PANELS)
+    shown = [0] if joint else style.shown_units(units, counts.n_units, most=6)
     columns = min(len(shown), 3 if trials > 1 else 1)
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
     given = style.given_axes(ax, axes)
     size = (style.PAGE, height)
     grid = style.wrapped(given, len(shown), columns, size, sharex=True)
-    opacity = _opacity(decomposition)
-    for position, (panel, unit) in enumerate(zip(grid, shown, strict=True)):
+    opacity = np.ones(decomposition.codes.shape, np.float32)
+    if decomposition.certainty is not None:
+        probability = decomposition.events()["probability"].to_numpy()
+        opacity[decomposition.codes != 0] = 0.15 + 0.85 * probability
+    for panel, unit in zip(grid, shown, strict=True):
         _draw_codes(panel, decomposition, unit, opacity[:, unit])
-        if position + columns >= len(shown) or given is not None:
-            panel.set_xlabel(style.time_label(counts.bin_size))
+        panel.set_xlabel(style.time_label(counts.bin_size))
     if given is None:
         figure = grid[0].figure
+        style.label_outer(grid, columns, every_ylabel=True)
         style.legend_of_templates(figure, len(decomposition.templates))
         if units is None and not joint:
             style.title_above(figure, style.left_out(len(shown), counts.n_units))
@@ -135,15 +134,6 @@ def decomposition(
     return grid
 
 
-def _opacity(decomposition: Decomposition) -> np.ndarray:
-    """Return the opacity of each code, which grows with its probability, if it has one."""
-    opacity = np.ones(decomposition.codes.shape, np.float32)
-    if decomposition.certainty is not None:
-        probability = decomposition.events()["probability"].to_numpy()
-        opacity[decomposition.codes != 0] = _PALEST + (1 - _PALEST) * probability
-    return opacity
-
-
 def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.ndarray) -> None:
     """Draw the events of one unit (of all units in the joint layout)."""
     from matplotlib.colors import to_rgba_array
@@ -187,7 +177,7 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
 
 
 def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:
-    """Draw the fitted rate over the counts: a few spikes as marks, more as a histogram."""
+    """Draw the fitted rate over the counts: up to three spikes in a bin as marks, else bars."""
     rates = rates_of(decomposition, [unit])
     counts, baseline, unit = rates.counts, decomposition.baseline[trial, unit], 0
     middle = counts.times + counts.bin_size / 2
@@ -196,7 +186,7 @@ def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) 
     style.shade(ax, counts, ~counts.mask[trial, unit])
     spikes = counts.counts[trial, unit]
     single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
-    sparse = single and spikes.max() <= _FEW_SPIKES
+    sparse = single and spikes.max() <= 3
     if not sparse:
         ax.stairs(rates.data[trial, unit], style.edges(counts), label="data", **style.BARS)
     style.baseline(ax, baseline)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.selection import Selection
 
 _SIZE = (style.COLUMN, 2.3)
-_MOST_PANELS = 9
-_MOST_CURVES = 4  # with their names; of more units the median is drawn
-_MOST_POINTS = 1000  # of a curve
 
 
 @style.styled
@@ -87,8 +84,8 @@ def autocorrelation(
 def history(source: DCEA | Decomposition, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw by which factor a spike changes the rate of its unit afterwards, a curve per unit.
 
-    For the binomial family, it is the odds of a spike that change by this factor.  Of many units,
-    the median is drawn over all of them.
+    For the binomial family, it is the odds of a spike that change by this factor.  Of more than
+    four units, the median is drawn over all of them.
 
     Parameters
     ----------
@@ -117,7 +114,7 @@ def history(source: DCEA | Decomposition, *, ax: Any = None, axes: Any = None) -
     panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
     step = 1.0 if style.in_bins(bin_size) else 1000 * bin_size
     lags = step * np.arange(1, 1 + filters.shape[1])
-    if len(units) <= _MOST_CURVES:
+    if len(units) <= 4:
         for number, (unit, values) in enumerate(zip(units, filters, strict=True)):
             name = style.unit_title(unit)
             panel.plot(lags, np.exp(values), color=style.colour(number), label=name)
@@ -221,19 +218,17 @@ def _panels(
 
     style.check_type("rescaling", rescaling, TimeRescaling)
     n_units = len(rescaling.unit_ids)
-    shown = style.shown_units(units, n_units, _MOST_PANELS)
+    shown = style.shown_units(units, n_units, most=9)
     columns = min(len(shown), 3)
     grid = style.wrapped(axes, len(shown), columns, (2.4 * columns, height), sharex=True)
-    for position, (ax, unit) in enumerate(zip(grid, shown, strict=True)):
+    for ax, unit in zip(grid, shown, strict=True):
         draw(ax, rescaling, unit)
         ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
         style.tidy(ax)
-        if axes is None and position % columns:
-            ax.set_ylabel("")
-        if axes is None and position + columns < len(shown):
-            ax.set_xlabel("")
-    if axes is None and units is None:
-        style.title_above(grid[0].figure, style.left_out(len(shown), n_units))
+    if axes is None:
+        style.label_outer(grid, columns)
+        if units is None:
+            style.title_above(grid[0].figure, style.left_out(len(shown), n_units))
     return grid
 
 
@@ -243,7 +238,7 @@ def _draw_ks(ax: Axes, rescaling: TimeRescaling, unit: int) -> None:
         _draw_band(ax, band, slope=1)
         ax.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8)
         steps = np.arange(len(values) + 1) / len(values)
-        kept = np.unique(np.linspace(0, len(values), _MOST_POINTS + 1).astype(int))
+        kept = np.unique(np.linspace(0, len(values), 1001).astype(int))
         curve = np.append(0, values)[kept], steps[kept]
         ax.step(*curve, where="post", color=style.PALETTE[0], zorder=3, label="data")
         verdict = "inside" if rescaling.inside[unit] else "outside"

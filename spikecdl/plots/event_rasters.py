@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 #: Columns of the table of events.
 _COLUMNS = {"onset": "time", "response": "response_time", "peak": "peak_time"}
 _ORDERS = ("amplitude", "probability", "time")
-_MOST_ROWS = 400  # of a raster of events
-_MOST_UNITS, _MOST_TEMPLATES = 3, 3  # of a figure
 
 
 @style.styled
@@ -113,8 +111,8 @@ def event_figure(decomposition: Decomposition, spikes: BinnedSpikes | None = Non
     2
     """
     style.check_type("decomposition", decomposition, Decomposition)
-    n_templates = min(len(decomposition.templates), _MOST_TEMPLATES)
-    n_units = min(decomposition.counts.n_units, _MOST_UNITS)
+    n_templates = min(len(decomposition.templates), 3)
+    n_units = min(decomposition.counts.n_units, 3)
     heights = [0.9, 0.9] if n_units > 1 else [1.4, 1.2]
     size = (style.PAGE if n_templates > 1 else style.COLUMN, 0.5 + n_units * (0.7 + sum(heights)))
     layout = {"height_ratios": heights * n_units, "sharex": True}
@@ -264,17 +262,17 @@ def _draw(
             style.tidy(panel)
         return
     found = rates.rates_of(decomposition, [unit])
-    around = found.around(0, trial, first, span)
+    around = found.around(trial, first, span)
     rows = None
     if len(grid) > 1:
         source = found.counts
         if spikes is not None and len(spikes) > len(source) and spikes.n_bins == source.n_bins:
-            source = spikes.select(units=[spikes.unit_ids.index(source.unit_ids[0])])
-            first = np.repeat(first, len(source))
-            trial = np.tile(np.arange(len(source)), len(trial))
-        every = -(-len(trial) // _MOST_ROWS)
+            found = rates.rates_of(spikes, [spikes.unit_ids.index(source.unit_ids[0])])
+            first = np.repeat(first, len(spikes))
+            trial = np.tile(np.arange(len(spikes)), len(trial))
+        every = -(-len(trial) // 400)
         some = np.arange(0, len(trial), every)
-        rows = rates.around(source, 0, trial[some], first[some], span, some + 1)
+        rows = found.around(trial[some], first[some], span, some + 1).counts
     rates.draw_unit(grid, around, 0, rows, rates.merged_bins(around, [0]))
     if rows is not None:
         each = "event" if len(trial) == len(around.counts) else "event, trial"

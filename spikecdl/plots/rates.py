@@ -15,16 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FINEST = 1e-3  # bins of rasters of spike trains, in seconds
-_MOST_BINS_OF_RASTER = 50_000  # of a window; far more than pixels
-_MANY_UNITS = 20  # more are drawn without lines between them
-_MOST_BINS = 800  # of a histogram
-_FEWEST_SPIKES = 2  # in a bin of a histogram, on average
-_FEWEST_BINS = 60  # of a histogram of counts without a fit
-_LONG_IN_TEMPLATES = 100  # a longer window shows no shape of an event
-_MOST_UNITS, _MOST_WIDE = 9, 4  # units drawn, in a grid and in a column
-_SHOWN_IN_TEMPLATES = 20  # lengths of a template that are drawn of it
-_LONG = 1000  # bins; units with longer windows are drawn in one column
+# Bins of rasters of spike trains, in seconds: the spikes of a unit are rarely nearer to each other.
+_FINEST = 1e-3
 
 
 @style.styled
@@ -149,7 +141,7 @@ def rates_figure(
         As for `rate`.
     max_units : int, optional
         Largest number of units to draw; the title says if there are more.  None: 9, or 4 where
-        windows are so long that each takes the width of the page.
+        windows have more than 1000 bins, so that each takes the width of the page.
     window : (float, float), optional
         Start and stop of the stretch to draw, in seconds; ``(-inf, inf)`` for all.
 
@@ -161,10 +153,10 @@ def rates_figure(
     'first 4 of 12 units'
     """
     whole = style.counts_of(source)
-    most = _MOST_UNITS if max_units is None else max_units
+    most = 9 if max_units is None else max_units
     start, stop, about = stretch(source, window, range(min(whole.n_units, most)))
-    wide = stop - start > _LONG
-    most = _MOST_WIDE if wide and max_units is None else most
+    wide = stop - start > 1000
+    most = 4 if wide and max_units is None else most
     shown = range(min(whole.n_units, most))
     rates = rates_of(source, shown).cut(start, stop)
     if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
@@ -215,45 +207,33 @@ class Rates(NamedTuple):
         return self._replace(counts=counts, data=data, fit=fit)
 
     def around(
-        self, unit: int, trial: np.ndarray, first: np.ndarray, span: tuple[int, int]
+        self, trial: np.ndarray, first: np.ndarray, span: tuple[int, int], names: Any = None
     ) -> Rates:
-        """Return the windows of a unit from ``span[0]`` to ``span[1]`` bins after each bin."""
-        counts = around(self.counts, unit, trial, first, span)
-        at = np.clip(first[:, None] + np.arange(*span), 0, self.counts.n_bins - 1)
+        """Return windows of the first unit, from ``span[0]`` to ``span[1]`` bins after each bin.
 
-        def taken(values: np.ndarray | None) -> Any:
-            if values is None:
-                return None
-            return np.where(counts.mask[:, 0], values[trial[:, None], unit, at], np.nan)[:, None]
+        Each is a trial, with its name or number.
+        """
+        old, bins = self.counts, first[:, None] + np.arange(*span)
+        at = trial[:, None], 0, np.clip(bins, 0, old.n_bins - 1)
+        mask = old.mask[at] & (bins >= 0) & (bins < old.n_bins)
 
-        baseline = None if self.baseline is None else self.baseline[trial, unit][:, None]
+        def taken(values: np.ndarray | None, outside: float = np.nan) -> Any:
+            return None if values is None else np.where(mask, values[at], outside)[:, None]
+
+        counts = BinnedSpikes(
+            counts=taken(old.counts, 0),
+            mask=mask[:, None],
+            bin_size=old.bin_size,
+            t_start=span[0] * old.bin_size,
+            unit_ids=old.unit_ids[:1],
+            trial_ids=tuple(range(len(trial)) if names is None else names.tolist()),
+            n_pooled=taken(old.n_pooled, 0),
+            sub_bins=old.sub_bins,
+            trial_starts=np.full(len(trial), np.nan),
+        )
+        baseline = None if self.baseline is None else self.baseline[trial, :1]
         more = {"data": taken(self.data), "fit": taken(self.fit), "baseline": baseline}
         return self._replace(counts=counts, **more)
-
-
-def around(
-    counts: BinnedSpikes,
-    unit: int,
-    trial: np.ndarray,
-    first: np.ndarray,
-    span: tuple[int, int],
-    names: Any = None,
-) -> BinnedSpikes:
-    """Return the counts of a unit in a window around each of some bins, a trial for each."""
-    bins = first[:, None] + np.arange(*span)
-    at = trial[:, None], unit, np.clip(bins, 0, counts.n_bins - 1)
-    mask = counts.mask[at] & (bins >= 0) & (bins < counts.n_bins)
-    return BinnedSpikes(
-        counts=np.where(mask, counts.counts[at], 0)[:, None],
-        mask=mask[:, None],
-        bin_size=counts.bin_size,
-        t_start=span[0] * counts.bin_size,
-        unit_ids=(counts.unit_ids[unit],),
-        trial_ids=tuple(range(len(trial)) if names is None else names.tolist()),
-        n_pooled=np.where(mask, counts.n_pooled[at], 0)[:, None],
-        sub_bins=counts.sub_bins,
-        trial_starts=np.full(len(trial), np.nan),
-    )
 
 
 def cut(counts: BinnedSpikes, start: int, stop: int) -> BinnedSpikes:
@@ -294,22 +274,25 @@ def stretch(
     if not isinstance(source, Decomposition):
         return 0, counts.n_bins, ""
     length = source.templates.shape[2]
-    if counts.n_bins <= _LONG_IN_TEMPLATES * length:
+    if counts.n_bins <= 100 * length:
         return 0, counts.n_bins, ""
     chosen = [0] if source.layout == "joint" else list(units)
-    events = np.count_nonzero(source.codes[trials, chosen], axis=(0, 1, 2))
-    n_bins = _SHOWN_IN_TEMPLATES * length
-    before = np.append(0, np.cumsum(events))
-    within = before[n_bins - length + 1 :] - before[: len(before) - (n_bins - length + 1)]
-    start = int(within.argmax())
+    n_bins = 20 * length
+    start = busiest(source.codes[trials, chosen], n_bins - length + 1)
     part, whole = (f"{n * counts.bin_size:.4g} {unit_of_time}" for n in (n_bins, counts.n_bins))
     return start, start + n_bins, f"the {part} of {whole} with most events"
+
+
+def busiest(codes: np.ndarray, n_onsets: int) -> int:
+    """Return the first of ``n_onsets`` successive onsets with most events; onsets come last."""
+    before = np.append(0, np.cumsum(np.count_nonzero(codes, axis=(0, 1, 2))))
+    return int((before[n_onsets:] - before[:-n_onsets]).argmax())
 
 
 def rates_of(source: Decomposition | BinnedSpikes, units: Any = slice(None)) -> Rates:
     """Return rates of some units in Hz (in spikes per bin for plain arrays), or their signal."""
     if isinstance(source, BinnedSpikes):
-        widest, some = max(1, source.n_bins // _FEWEST_BINS), source.select(units=units)
+        widest, some = max(1, source.n_bins // 60), source.select(units=units)
         return Rates(some, some.rate(), None, None, not some.is_counts, widest)
     counts, is_signal = source.counts.select(units=units), not source.family.integer_valued
     data = counts.rate()
@@ -328,7 +311,7 @@ def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
         duration = float((spikes.trials["stop_time"] - spikes.trials["start_time"]).max())
     else:
         duration = spikes.t_stop - spikes.t_start
-    return _FINEST * max(1, round(duration / _FINEST / _MOST_BINS_OF_RASTER))
+    return _FINEST * max(1, round(duration / _FINEST / 50_000))
 
 
 def _single_trials(
@@ -385,7 +368,7 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         middles = np.arange(0, units, every) * trials + (trials - 1) / 2
         ax.set_yticks(middles, labels=list(map(style.short, counts.unit_ids[::every])))
         ax.set(ylabel="unit", ylim=(trials * units - 0.5, -0.5))
-        if trials > 1 and units <= _MANY_UNITS:
+        if trials > 1 and units <= 20:  # lines between more would hide them
             for edge in np.arange(1, units) * trials - 0.5:
                 ax.axhline(edge, color=style.DATA, linewidth=0.8)
     style.tidy(ax)
@@ -431,13 +414,13 @@ def draw_unit(
 
 
 def merged_bins(rates: Rates, units: Sequence[int]) -> int:
-    """Number of bins to average: enough spikes in each bin of the histogram, not too many bins."""
+    """Number of bins to average: for two spikes in each of the histogram, and at most 800 bins."""
     counts = rates.counts
-    crowded = -(-counts.n_bins // _MOST_BINS)
+    crowded = -(-counts.n_bins // 800)
     if rates.is_signal:
         return crowded
     per_bin = float(np.median(counts.counts[:, units].sum(axis=0).mean(axis=-1)))
-    wanted = int(np.ceil(_FEWEST_SPIKES / max(per_bin, 1e-9)))
+    wanted = int(np.ceil(2 / max(per_bin, 1e-9)))
     return max(crowded, min(wanted, rates.widest))
 
 

@@ -27,42 +27,17 @@ DASHES = (0, (4, 3))
 COLUMN, PAGE = 3.5, 7.2  # widths in inches: of one column of a journal, and of two
 BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8}  # of histograms
 
-_LONGEST_NAME = 16
-_TICK = 0.15  # height of a tick label, in inches
-_TIME = 0.5  # width of one that is a time
-_CROWD = 120  # lines of full width that stay apart in a panel
-
-_RC: dict[str, Any] = {
-    "figure.dpi": 100,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.07,
-    "figure.constrained_layout.w_pad": 0.07,
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 5,
-    "axes.labelsize": 8,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.xmargin": 0,
-    "text.color": INK,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.solid_joinstyle": "round",
-    "hatch.linewidth": 0.5,
-}
-
 
 @contextmanager
-def _package_style() -> Iterator[None]:
+def _styled() -> Iterator[None]:
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(fname=Path(__file__).with_name("spikecdl.mplstyle")):
         yield
 
+
+styled = _styled()
+"""Decorator: lets a function draw in the style of the package, without changing the caller's."""
 
 # Text stays text: TrueType fonts in PDF, and no outlines of letters in SVG.
 _FILE: dict[str, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "spikecdl"}
@@ -115,10 +90,6 @@ def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) 
         Path(file).write_bytes(content.getvalue())
 
 
-styled = _package_style()
-"""Decorator: lets a function draw with the package's settings, without changing the caller's."""
-
-
 def colour(number: int) -> str:
     """Colour of a template."""
     return PALETTE[number % len(PALETTE)]
@@ -127,7 +98,7 @@ def colour(number: int) -> str:
 def short(name: int | str) -> str:
     """Name of a unit or trial, shortened to fit beside a panel, as text and not as mathematics."""
     text = str(name)
-    text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    text = text if len(text) <= 16 else text[:15] + "…"
     return text.replace("$", r"\$")
 
 
@@ -137,8 +108,8 @@ def unit_title(name: int | str) -> str:
 
 
 def thin(count: int, width: float) -> float:
-    """Width at which ``count`` lines stay apart, at most ``width``."""
-    return float(np.clip(_CROWD * width / max(count, 1), 0.3 * width, width))
+    """Width at which ``count`` lines stay apart, at most ``width``; 120 of that width do."""
+    return float(np.clip(120 * width / max(count, 1), 0.3 * width, width))
 
 
 def counts_of(source: Decomposition | BinnedSpikes) -> BinnedSpikes:
@@ -216,6 +187,14 @@ def wrapped(
     return grid[:count]
 
 
+def label_outer(grid: np.ndarray, columns: int, every_ylabel: bool = False) -> None:
+    """Leave labels of panels in rows to those at the left and those with none below."""
+    for ax in grid[:-columns]:
+        ax.set_xlabel("")
+    for ax in () if every_ylabel else np.delete(grid, slice(None, None, columns)):
+        ax.set_ylabel("")
+
+
 def tidy(ax: Axes) -> None:
     """Remove the upper and right spines and set the look of the ticks."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -247,7 +226,7 @@ def title_above(figure: Figure, *parts: str) -> None:
     """Write above a figure what it shows, if there is something to say."""
     if any(parts):
         text = " · ".join(filter(None, parts))
-        figure.suptitle(text, x=0.01, ha="left", fontsize=_RC["axes.titlesize"])
+        figure.suptitle(text, x=0.01, ha="left")
 
 
 def say_why_empty(ax: Axes, why: str) -> None:
@@ -281,7 +260,8 @@ def time_axis(ax: Axes, counts: BinnedSpikes) -> None:
 
     ax.set_xlim(*edges(counts)[[0, -1]])
     width = ax.get_window_extent().width / ax.figure.dpi
-    ticks = MaxNLocator(max(2, min(8, int(width / _TIME))), steps=[1, 2, 2.5, 5, 10])
+    most = int(width / 0.5)  # inches for each label
+    ticks = MaxNLocator(max(2, min(8, most)), steps=[1, 2, 2.5, 5, 10])
     ax.xaxis.set_major_locator(ticks)
 
 
@@ -290,7 +270,8 @@ def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     count = len(ids)
-    most = max(1, int(ax.get_window_extent().height / ax.figure.dpi / _TICK))
+    height = ax.get_window_extent().height / ax.figure.dpi
+    most = max(1, int(height / 0.15))  # inches for each label
     some = MaxNLocator(min(5, most), integer=True, steps=[1, 2, 5, 10])
     ax.yaxis.set_major_locator(FixedLocator(range(count)) if count <= min(6, most) else some)
     ax.yaxis.set_major_formatter(

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from spikecdl.estimator import DCEA
 
-_FEW_UNITS = 8  # of joint templates that are drawn as curves
-_GAINS = 2.0 ** np.arange(-10, 11)  # marked on the right
-
 
 class _Match(NamedTuple):
     """A true template, scaled like its estimate; the bins by which it starts later; its error."""
@@ -29,17 +26,6 @@ class _Match(NamedTuple):
     template: np.ndarray
     shift: int
     error: float
-
-
-class _Rate(NamedTuple):
-    """The baseline rate of a unit in Hz, and the factor by which a change of eta multiplies it."""
-
-    baseline: float
-    gain: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(self, change: np.ndarray) -> np.ndarray:
-        """Return the rate after changes of eta."""
-        return self.baseline * self.gain(change)
 
 
 class _Sheet(NamedTuple):
@@ -51,7 +37,8 @@ class _Sheet(NamedTuple):
     names: list[str]
     label: str
     gain: Callable[[np.ndarray], np.ndarray] | None
-    rates: list[_Rate]  # of each unit in the joint layout; empty where there are none
+    # rate in Hz of each unit in the joint layout after changes of eta; empty where there is none
+    rates: list[Callable[[np.ndarray], np.ndarray]]
     unit_ids: tuple[int | str, ...]
     step: float  # bin size in ms; 1 if times are in bins
     time_label: str
@@ -108,7 +95,7 @@ def templates(
     units = np.arange(len(sheet.unit_ids))
     if sort_units:
         units = np.argsort([template_shape(row).time for row in sheet.templates[0]], kind="stable")
-    as_image = len(units) > _FEW_UNITS if image is None else image
+    as_image = len(units) > 8 if image is None else image
     if as_image:
         return _images(sheet, units, "unit (by time of peak)" if sort_units else "unit", given)
     return _curves_of_units(sheet, units, given)
@@ -147,18 +134,19 @@ def _sheet(
     return _Sheet(shown, matches, ends, names, label, gain, rates, unit_ids, step, time_label)
 
 
-def _rates(source: Decomposition) -> list[_Rate]:
+def _rates(source: Decomposition) -> list[Callable[[np.ndarray], np.ndarray]]:
     """Return the rates of the units of joint templates, if all are known; none of a signal."""
-    if source.layout != "joint" or not source.family.integer_valued:
+    if source.layout != "joint":
         return []
-    gains = [gain_of(source, unit) for unit in range(source.counts.n_units)]
-    seen = np.where(source.counts.mask.any(axis=-1), source.baseline, np.nan)
-    if np.isnan(seen).all(axis=0).any() or any(gain is None for gain in gains):
-        return []
-    medians = np.nanmedian(seen, axis=0)
-    if not all(np.isfinite(gain(0.0)) for gain in gains if gain is not None):
-        return []
-    return [_Rate(*each) for each in zip(medians.tolist(), gains, strict=True)]  # type: ignore[arg-type]
+    rates: list[Callable[[np.ndarray], np.ndarray]] = []
+    for unit in range(source.counts.n_units):
+        gain = gain_of(source, unit)  # None of a signal, nan where nothing was observed
+        if gain is None or not np.isfinite(gain(0.0)):
+            return []
+        seen = source.counts.mask[:, unit].any(axis=-1)
+        median = np.median(source.baseline[seen, unit])
+        rates.append(lambda change, gain=gain, median=median: median * gain(change))  # type: ignore[misc]
+    return rates
 
 
 def _ends(bands: Bands | None, shapes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -198,45 +186,32 @@ def _matches(
 
 
 def _curves(sheet: _Sheet, axes: np.ndarray | None) -> np.ndarray:
-    count, _, length = sheet.templates.shape
+    count = len(sheet.templates)
     columns = count if count <= 3 or axes is not None else 3
     size = (min(1.5 + 2.0 * columns, style.PAGE), 2.1)
     grid = style.wrapped(axes, count, columns, size, sharex=True, sharey=True)
     for k, (ax, title) in enumerate(zip(grid, sheet.names, strict=True)):
-        ax.set_xlim(0, length * sheet.step)
-        ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-        _curve(ax, sheet, k, 0, np.asarray)
+        _curve(ax, sheet, k, 0)
         ax.set_title(title + _error(sheet.matches[k]))
-        if k + columns >= count:
-            ax.set_xlabel(sheet.time_label)
-        if k % columns == 0:
-            ax.set_ylabel(sheet.label)
-        style.tidy(ax)
+        ax.set(xlabel=sheet.time_label, ylabel=sheet.label)
         if sheet.gain is not None and (k % columns == columns - 1 or k == count - 1):
             _gain_axis(ax, sheet.gain)
+    style.label_outer(grid, columns)
     return grid
 
 
 def _curves_of_units(sheet: _Sheet, units: np.ndarray, axes: np.ndarray | None) -> np.ndarray:
     """Draw a row of panels per unit and a column per template, in rates if these are known."""
-    count, _, length = sheet.templates.shape
+    count = len(sheet.templates)
     size = (min(1.5 + 2.0 * count, style.PAGE), 0.6 + 0.75 * len(units))
     grid = style.axes_array(axes, (len(units), count), size, sharex=True, sharey="row")
     label = "rate (Hz)" if sheet.rates else sheet.label
     for row, unit in zip(grid, units, strict=True):
-        rate = sheet.rates[unit] if sheet.rates else None
         for k, ax in enumerate(row):
-            if rate is None:
-                ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
-            else:
-                style.baseline(ax, rate.baseline)
-            _curve(ax, sheet, k, unit, rate or np.asarray)
-            ax.set_xlim(0, length * sheet.step)
+            _curve(ax, sheet, k, unit)
             ax.locator_params(axis="y", nbins=3)
-            style.tidy(ax)
-        if rate is not None:
-            for ax in row:
-                ax.set_ylim(bottom=0)
+        if sheet.rates:
+            row[0].set_ylim(bottom=0)
         row[0].set_ylabel(style.unit_title(sheet.unit_ids[unit]))
     for k, title in enumerate(_titles(sheet)):
         grid[0, k].set_title(title + _error(sheet.matches[k]))
@@ -249,11 +224,15 @@ def _curves_of_units(sheet: _Sheet, units: np.ndarray, axes: np.ndarray | None) 
     return grid
 
 
-def _curve(
-    ax: Axes, sheet: _Sheet, k: int, unit: int, shown: Callable[[np.ndarray], np.ndarray]
-) -> None:
-    """Draw a template in one unit, with its bands and the truth, all changed by ``shown``."""
+def _curve(ax: Axes, sheet: _Sheet, k: int, unit: int) -> None:
+    """Draw a template in one unit, with its bands and the truth, in rates if these are known."""
     length, colour = sheet.templates.shape[2], style.colour(k)
+    shown: Callable[[np.ndarray], np.ndarray] = np.asarray
+    if sheet.rates:
+        shown = sheet.rates[unit]
+        style.baseline(ax, float(shown(np.zeros(()))))
+    else:
+        ax.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
     marker = "o" if length == 1 else ""
     times = (np.arange(length) + 0.5) * sheet.step
     for low, high in sheet.bands:
@@ -262,13 +241,12 @@ def _curve(
     ax.plot(times, shown(sheet.templates[k, unit]), color=colour, linewidth=1.8, marker=marker)
     match = sheet.matches[k]
     if match is not None:
-        line: dict[str, Any] = {
-            "linewidth": 1.1,
-            "linestyle": (0, (4, 2.5)),
-            "marker": marker and "x",
-        }
+        line: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (4, 2.5))}
+        line["marker"] = marker and "x"
         times = (match.shift + np.arange(match.template.shape[-1]) + 0.5) * sheet.step
         ax.plot(times, shown(match.template[unit]), color=style.INK, **line)
+    ax.set_xlim(0, length * sheet.step)
+    style.tidy(ax)
 
 
 def _error(match: _Match | None) -> str:
@@ -289,7 +267,8 @@ def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
     if not np.isfinite(gains).all():
         return
     low, high = ax.get_ylim()
-    marks = _GAINS[(_GAINS > gains[0]) & (_GAINS < gains[-1])]
+    marks = 2.0 ** np.arange(-10, 11)
+    marks = marks[(marks > gains[0]) & (marks < gains[-1])]
     positions = np.interp(marks, gains, changes)
     inside = np.flatnonzero((positions >= low) & (positions <= high))
     every = max(1, -(-len(inside) // 6))

@@ -1,5 +1,5 @@
 "use strict";
-// The interactive part of the report.  Data: see interactive.py.
+// The interactive part of the report.  Data: see page.py.
 (() => {
   const element = id => document.getElementById(id);
   const data = JSON.parse(element("data").textContent);

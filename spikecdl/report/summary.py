@@ -1,4 +1,4 @@
-"""What was fitted and how well: as values that JSON can hold (docs/files.md), and as lines."""
+"""What was fitted, how well, and what to do: as values for JSON (docs/files.md), and as lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import numpy as np
 
 from spikecdl import validation
 from spikecdl.files import sha256
+from spikecdl.suggestions import SHORT_DISTANCES, history_option
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
     from spikecdl.evaluation.bands import Bands
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
     from spikecdl.model.families import Family
 
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "pynwb", "neo")
-_MANY_UNITS = 8  # more are not listed one by one
-_LEVEL = 0.05  # of the tests in rescaled time
-_FDR = 0.1  # false discovery rate of the events that are said to be kept
 
 
 def fit_summary(
@@ -79,10 +79,10 @@ def fit_summary(
         summary["starts"] = starts
     if bands is not None:
         about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
-        summary["bands"] = {**about, "template_errors": bands.errors.tolist()}
+        summary["bands"] = {**about, "template_errors": bands.errors}
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
-    return summary
+    return _plain(summary)
 
 
 def score_summary(
@@ -92,39 +92,32 @@ def score_summary(
     from spikecdl.evaluation.goodness_of_fit import of_decomposition
 
     counts = decomposition.counts
-    per_unit = zip(counts.unit_ids, decomposition.deviance_explained_per_unit, strict=True)
+    units = list(map(str, counts.unit_ids))
+    explained = decomposition.deviance_explained_per_unit
     summary = {
         "data": data_summary(decomposition.counts, decomposition.family, source),
         "versions": versions(),
         "family": decomposition.family.name,
         "layout": decomposition.layout,
-        "deviance_explained": _finite(decomposition.deviance_explained),
-        "deviance_explained_per_unit": {str(unit): _finite(value) for unit, value in per_unit},
-        "hidden_bins_deviance_explained": _finite(model.score(counts)),
-        "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)).tolist(),
+        "deviance_explained": decomposition.deviance_explained,
+        "deviance_explained_per_unit": dict(zip(units, explained, strict=True)),
+        "hidden_bins_deviance_explained": model.score(counts),
+        "events_per_template": np.count_nonzero(decomposition.codes, axis=(0, 1, 3)),
         "event_probabilities": _event_probabilities(decomposition),
     }
     if decomposition.history_filter is not None:
-        filters = zip(counts.unit_ids, decomposition.history_filter.tolist(), strict=True)
-        n_lags = decomposition.history_filter.shape[1]
+        filters = decomposition.history_filter
         summary["history_filter"] = {
-            "lags": (counts.bin_size * np.arange(1, 1 + n_lags)).round(12).tolist(),
-            "log_rate_per_unit": {str(unit): values for unit, values in filters},
+            "lags": (counts.bin_size * np.arange(1, 1 + filters.shape[1])).round(12),
+            "log_rate_per_unit": dict(zip(units, filters, strict=True)),
         }
     rescaling = of_decomposition(decomposition, model.family_)
     if rescaling is not None:
-        summary["time_rescaling_per_unit"] = {
-            str(row.Index): {
-                "n_intervals": row.n_intervals,
-                "distance": _finite(row.distance),
-                "band": _finite(row.band),
-                "inside": row.inside if row.n_intervals else None,
-                "p_value": _finite(row.p_value),
-                "p_holm": _finite(row.p_holm),
-            }
-            for row in rescaling.table().itertuples()
-        }
-    return summary
+        rows = rescaling.table().to_dict("records")
+        for row in rows:
+            row["inside"] = row["inside"] if row["n_intervals"] else None
+        summary["time_rescaling_per_unit"] = dict(zip(units, rows, strict=True))
+    return _plain(summary)
 
 
 def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
@@ -135,21 +128,21 @@ def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
     if "other_start" not in tensors:
         return None
     found = template_error(tensors["other_start"].numpy(), decomposition.templates)
-    return {"template_errors": found.errors.tolist(), "gap_nats": float(tensors["start_gap"])}
+    return {"template_errors": found.errors, "gap_nats": float(tensors["start_gap"])}
 
 
-def _event_probabilities(decomposition: Decomposition) -> dict[str, Any] | None:
+def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict[str, Any] | None:
     """Summarize how sure the events of each template are; None if they have no probabilities."""
     from spikecdl.evaluation.metrics import event_table
 
-    table = event_table(decomposition, _FDR)
+    table = event_table(decomposition, fdr)
     if table is None:
         return None
     return {
-        "expected_true_per_template": table["expected_true"].round(3).tolist(),
-        "expected_false_per_template": [*map(_finite, table["expected_false"].round(6))],
-        "fdr": _FDR,
-        "kept_per_template": table["kept"].tolist(),
+        "expected_true_per_template": table["expected_true"].round(3).to_numpy(),
+        "expected_false_per_template": table["expected_false"].round(6).to_numpy(),
+        "fdr": fdr,
+        "kept_per_template": table["kept"].to_numpy(),
     }
 
 
@@ -158,14 +151,15 @@ def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> di
     from spikecdl.evaluation.metrics import recovery
 
     found = recovery(parts, tolerance)
-    return {
-        "template_errors": found.templates.errors.tolist(),
-        "assignment": found.templates.assignment.tolist(),
+    summary = {
+        "template_errors": found.templates.errors,
+        "assignment": found.templates.assignment,
         "tolerance": found.tolerance,
         "n_true_events": found.events.hits + found.events.misses,
-        "hit_rate": _finite(found.events.hit_rate),
-        "false_alarm_rate": _finite(found.events.false_alarm_rate),
+        "hit_rate": found.events.hit_rate,
+        "false_alarm_rate": found.events.false_alarm_rate,
     }
+    return _plain(summary)
 
 
 def versions() -> dict[str, str]:
@@ -188,13 +182,13 @@ def _held_out(found: CrossValidated | str | None, parts: Decomposition) -> dict[
     return {
         "n_folds": len(found.folds),
         "how": found.how,
-        "deviance_explained": _finite(found.deviance_explained),
-        "standard_error": _finite(found.standard_error),
-        "bits_per_spike": _finite(found.bits_per_spike),
-        "evidence_gain": _finite(gain),
-        "evidence_gain_error": _finite(error),
-        "deviance_explained_per_fold": [*map(_finite, found.deviance_explained_per_fold)],
-        "template_errors": found.template_errors(parts.templates, two_sided).tolist(),
+        "deviance_explained": found.deviance_explained,
+        "standard_error": found.standard_error,
+        "bits_per_spike": found.bits_per_spike,
+        "evidence_gain": gain,
+        "evidence_gain_error": error,
+        "deviance_explained_per_fold": found.deviance_explained_per_fold,
+        "template_errors": found.template_errors(parts.templates, two_sided),
     }
 
 
@@ -220,9 +214,14 @@ def data_summary(
     return summary
 
 
-def _finite(value: float) -> float | None:
-    """Return a number, or None for what JSON cannot hold."""
-    return float(value) if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """Return values as JSON can hold them: nothing of NumPy, and None for nan and infinity."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in value]
+    value = validation.plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: float | None, digits: int | None = None, missing: str = "–") -> str:
@@ -236,39 +235,93 @@ def number(value: float | None, digits: int | None = None, missing: str = "–")
 
 def fit_lines(summary: Mapping[str, Any]) -> list[str]:
     """Describe the summary of a fit."""
-    state = "converged" if summary["converged"] else "did NOT converge"
-    weight = summary["penalty_weight_fraction"]
-    return [
-        *score_lines(summary),
-        *_recording_lines(summary.get("recordings", {})),
-        *_held_out_lines(summary["held_out"]),
-        *(_starts_lines(**summary["starts"]) if "starts" in summary else ()),
-        *(_bands_lines(**summary["bands"]) if "bands" in summary else ()),
-        *(recovery_lines(summary["recovery"]) if "recovery" in summary else ()),
-        f"training {state} in {counted(summary['n_epochs'], 'epoch')}, "
-        f"{summary['seconds']:.1f} s"
-        + ("" if weight is None else f"; penalty weight: {weight:.3g} of lambda_max"),
-        *(f"verdict: {sentence}" for sentence in summary["verdict"]),
-    ]
+    return _lines("fit", summary)
 
 
 def score_lines(summary: Mapping[str, Any]) -> list[str]:
     """Describe the data, the events found in them and how well the model explains them."""
-    lines = [
-        *_data_lines(summary["data"]),
-        f"events of each template: {', '.join(map(str, summary['events_per_template']))}",
-        *_probability_lines(summary["event_probabilities"]),
-        f"deviance explained: {_decimals(summary['deviance_explained'])}; in bins hidden from the "
-        f"events, not from the templates: {_decimals(summary['hidden_bins_deviance_explained'])}",
-    ]
-    per_unit = summary["deviance_explained_per_unit"].items()
-    if 1 < len(per_unit) <= _MANY_UNITS:
-        each = ", ".join(f"{unit}: {_decimals(value)}" for unit, value in per_unit)
-        lines.append(f"  of each unit: {each}")
-    if "history_filter" in summary:
-        lines.append(_history_line(**summary["history_filter"]))
-    missed = summary["data"]["n_pooled"] == 1 and summary["event_probabilities"] is None
-    return lines + _rescaling_lines(summary.get("time_rescaling_per_unit", {}), missed)
+    return _lines("score", summary)
+
+
+def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
+    """Describe how well the templates and events of a simulation were found."""
+    return _lines("recovery", recovery)
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Judge a fit by its summary: one sentence per reason for doubt, or one calm sentence.
+
+    Doubts are: not better than a constant rate on held-out data by two standard errors, in the
+    evidence or, without it, in the deviance explained; fewer than 10 events of a template; scores
+    of the fitted data above three times the held-out ones; templates that differ between folds
+    (mean error above 0.5), or between starts that are within 10 nats; nothing held out; bursts or
+    refractoriness, of single trials fitted without history.
+
+    Parameters
+    ----------
+    summary : mapping
+        As made by `fit_summary`.
+
+    Examples
+    --------
+    >>> found = {"deviance_explained": 0.1, "standard_error": 0.01, "n_folds": 3, "how": "trials"}
+    >>> found["template_errors"] = [[0.1], [0.2], [0.1]]
+    >>> known = {"deviance_explained": 0.2, "events_per_template": [50]}
+    >>> verdict({**known, "held_out": found})
+    ['Data that were held out are predicted better than by a constant rate, and the templates of
+      3 folds agree.']
+    """
+    return _lines("verdict", summary)
+
+
+def _lines(macro: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of text that a macro of ``summary.txt.j2`` makes of values."""
+    text = getattr(template("summary.txt.j2").module, macro)(values)
+    return [line for line in text.split("\n") if line]
+
+
+def template(name: str) -> Template:
+    """Return a template of this folder, with filters that format numbers."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("spikecdl.report", ""),
+        autoescape=name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["most_units"] = 8  # of more units, values are not listed one by one
+    environment.globals["short_distances"] = SHORT_DISTANCES
+    environment.filters |= {
+        "counted": counted,
+        "decimals": lambda value: number(value, 3, missing="-"),
+        "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],
+        "few": lambda numbers: [k for k, n_events in enumerate(numbers) if n_events < 10],
+        "file_names": file_names,
+        "history_option": history_option,
+        "means": lambda folds: [sum(each) / len(each) for each in zip(*folds, strict=True)],
+        "median_factors": lambda units: np.exp(np.median(list(units.values()), axis=0)),
+        "ms": lambda seconds: f"{1e3 * seconds:g} ms",
+        "number": number,
+        "percent": lambda rate: "-" if rate is None else f"{rate:.0%}",
+        "recording_rows": recording_rows,
+        "templates": _templates,
+    }
+    return environment.get_template(name)
+
+
+def _templates(numbers: Sequence[int], one: str, several: str) -> str:
+    """Return the subject and verb of a sentence about some templates."""
+    *others, last = map(str, numbers)
+    if not others:
+        return f"Template {last} {one}"
+    return f"Templates {', '.join(others)} and {last} {several}"
+
+
+def file_names(sources: str) -> str:
+    """Return the names of files, without their folders."""
+    return ", ".join(Path(file).name for file in sources.split(", "))
 
 
 def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -290,141 +343,3 @@ def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _recording_lines(recordings: Mapping[str, Any]) -> list[str]:
-    """Describe what was found in each of several recordings."""
-    return [
-        f"  {row['name']}: {counted(row['trials'], 'trial')}, {counted(row['units'], 'unit')}, "
-        f"events {row['events']}, deviance explained {_decimals(row['explained'])} (hidden bins "
-        f"{_decimals(row['hidden'])}), units within the band: {row['inside']}"
-        for row in recording_rows(recordings)
-    ]
-
-
-def _probability_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """Say how many events are expected to be true, and are kept at a false discovery rate."""
-    if found is None:
-        return []
-    true = ", ".join(map(number, found["expected_true_per_template"]))
-    rates = found["expected_false_per_template"]
-    false = ", ".join("-" if rate is None else f"{rate:.0%}" for rate in rates)
-    kept = ", ".join(map(str, found["kept_per_template"]))
-    return [
-        f"  expected to be true: {true} (false: {false}); kept at a false discovery rate of "
-        f"{found['fdr']:.0%}: {kept}"
-    ]
-
-
-def _history_line(lags: list[float], log_rate_per_unit: Mapping[str, list[float]]) -> str:
-    """Say by which factor a spike changes the rate, in the median over units."""
-    factor = np.exp(np.median(list(log_rate_per_unit.values()), axis=0))
-    return (
-        f"a spike multiplies the rate by {number(factor[0])} {_milliseconds(lags[0])} later, by "
-        f"{number(factor[-1])} {_milliseconds(lags[-1])} later"
-    )
-
-
-def _held_out_lines(held_out: Mapping[str, Any]) -> list[str]:
-    if not held_out["n_folds"]:
-        return []
-    names = ("deviance_explained", "standard_error", "evidence_gain", "evidence_gain_error")
-    value, error, gain, gain_error = (_decimals(held_out[name]) for name in names)
-    lines = [
-        f"deviance explained of data held out: {value}, standard error {error} "
-        f"(fitted again {held_out['n_folds']} times, each time without a part of the "
-        f"{held_out['how']})"
-    ]
-    if held_out["evidence_gain"] is not None:
-        unit = "bin" if held_out["bits_per_spike"] is None else "spike"
-        lines.append(
-            f"their evidence, with events summed out: {gain} bits per {unit} above a constant "
-            f"rate, standard error {gain_error}"
-        )
-    return lines
-
-
-def _starts_lines(template_errors: list[float], gap_nats: float) -> list[str]:
-    errors = ", ".join(map(_decimals, template_errors))
-    return [
-        f"another start of the search ended {number(gap_nats)} nats lower; error between its "
-        f"templates and these: {errors}"
-    ]
-
-
-def _bands_lines(n_bootstrap: int, level: float, template_errors: list[float]) -> list[str]:
-    return [
-        f"expected error of each template: {', '.join(map(_decimals, template_errors))} (0 is "
-        f"perfect; from {counted(n_bootstrap, 'resample')} of the trials; bands of {level:.0%})"
-    ]
-
-
-def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
-    """Describe how well the templates and events of a simulation were found."""
-    rates = (recovery["hit_rate"], recovery["false_alarm_rate"])
-    hits, false = ("-" if rate is None else f"{rate:.0%}" for rate in rates)
-    return [
-        f"error of each true template: {', '.join(map(_decimals, recovery['template_errors']))} "
-        "(0 is perfect, 1 not found)",
-        f"of {counted(recovery['n_true_events'], 'true event')}, {hits} found within "
-        f"{_milliseconds(recovery['tolerance'])}; of the events found, {false} false",
-    ]
-
-
-def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    pooled, sub_bins = data["n_pooled"], data.get("sub_bins", 1)
-    parts = [
-        counted(max(pooled, data["n_trials"]), "trial") + " summed" * (pooled > 1),
-        counted(data["n_units"], "unit"),
-        f"{data['n_bins']} bins of {_milliseconds(data['bin_size'])}",
-        *([counted(data["n_spikes"], "spike")] if "n_spikes" in data else ()),
-    ]
-    files = ", ".join(Path(file).name for file in data["source"].split(", "))
-    lines = [f"{files}: {', '.join(parts)}"]
-    if "bernoulli_trials_per_bin" in data:
-        text = f"M = {counted(data['bernoulli_trials_per_bin'], 'Bernoulli trial')} per bin"
-        if sub_bins > 1:
-            text += (
-                f": {counted(pooled, 'trial')} x {sub_bins} sub-bins of "
-                f"{_milliseconds(data['bin_size'] / sub_bins)}, as some bins of a single trial "
-                "hold several spikes"
-            )
-        elif pooled > 1:
-            text += ", one for each trial summed"
-        lines.append(text)
-    return lines
-
-
-def _rescaling_lines(per_unit: Mapping[str, Mapping[str, Any]], missed: bool) -> list[str]:
-    """Say how many units agree with the model in rescaled time, and how far each is from it."""
-    tested = {unit: found for unit, found in per_unit.items() if found["inside"] is not None}
-    if not tested:
-        return []
-    inside = sum(found["inside"] for found in tested.values())
-    rejected = sum(found["p_holm"] < _LEVEL for found in tested.values())
-    lines = [
-        f"intervals in rescaled time: {inside} of {counted(len(tested), 'unit')} within the 95 % "
-        "band (Kolmogorov-Smirnov); "
-        f"{rejected or 'none'} rejected after Holm's correction"
-    ]
-    if len(tested) <= _MANY_UNITS:
-        each = (
-            f"{unit}: {_decimals(found['distance'])} ({'in' if found['inside'] else 'out'}side "
-            f"{_decimals(found['band'])}, p = {number(found['p_value'])})"
-            for unit, found in tested.items()
-        )
-        lines.append(f"  distance of each unit: {', '.join(each)}")
-    if missed and inside < len(tested):
-        lines.append(
-            "  events too weak to be found stay in the residual: of single trials, right templates "
-            "are often outside the band, too"
-        )
-    return lines
-
-
-def _decimals(value: float | None) -> str:
-    return number(value, 3, missing="-")
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:g} ms"

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson, read_nwb
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
-from spikecdl.baselines.pursuit import Rule, pursue
+from spikecdl.baselines.bcomp import Rule, pursue
 from spikecdl.evaluation.metrics import deviance_explained, recovery
 from spikecdl.simulate import simulate
 from spikecdl.solvers.events import Events

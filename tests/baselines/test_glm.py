@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 
 from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.baselines import GLM, Basis, ConstantRate, onsets, true_onsets
-from spikecdl.baselines.bases import SHAPES
+from spikecdl.baselines.glm import SHAPES
 from spikecdl.simulate import simulate
 
 BIN = 0.01

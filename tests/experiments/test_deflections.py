@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikecdl.experiments import deflections
-from spikecdl.experiments.deflections import onset_hits
+from spikecdl.experiments import whisker_trials
+from spikecdl.experiments.whisker_trials import onset_hits
 
 ONSETS = 0.5 + 0.125 * np.arange(16)
 
@@ -57,8 +57,8 @@ def test_events_at_random_times_are_at_chance():
 
 
 def test_the_splits_share_no_trial(shared_data):
-    recording = next(deflections.load(shared_data / "whisker_thalamus", ["dir3_stim2"]))
-    for split, sizes in zip(deflections.SPLITS, ((17, 33), (30, 20)), strict=True):
-        fitted, test = deflections.split_counts(recording.spikes, split)
+    recording = next(whisker_trials.load(shared_data / "whisker_thalamus", ["dir3_stim2"]))
+    for split, sizes in zip(whisker_trials.SPLITS, ((17, 33), (30, 20)), strict=True):
+        fitted, test = whisker_trials.split_counts(recording.spikes, split)
         assert (len(fitted), len(test)) == sizes
         assert not set(fitted.trial_ids) & set(test.trial_ids)

@@ -14,11 +14,11 @@ from commands import succeeded
 from scipy.special import expit, logit
 
 from spikecdl import DCEA, BinnedSpikes, experiments
-from spikecdl.experiments import Options, Result, ablations, benchmark, binomial, median_and_range
+from spikecdl.experiments import Options, Result, benchmark, binomial, median_and_range
 from spikecdl.experiments.benchmark import Groups, probability, truth
 
 TINY = binomial.Size(4, 3, 2, (10, 30), (8.0, 17.0), (4, 6), 6, 2)
-TINY_ABLATION = ablations.Size(4, 2, 4, 2)
+TINY_ABLATION = binomial.Size(few=4, n_seeds=2, n_unrolled=4, n_epochs=2)
 MEASURES = {
     *("error_square", "error_vee", "error_cosine", "error_mean", "error_max", "hit_rate"),
     *("false_alarm_rate", "rate_r2", "deviance_explained_new", "seconds", "n_epochs"),
@@ -29,8 +29,8 @@ MEASURES = {
 def results() -> dict[str, Result]:
     return {
         "binomial": binomial.run(Options(), TINY),
-        "untied": ablations.untied(Options(), TINY_ABLATION),
-        "mismatch": ablations.mismatch(Options(), TINY_ABLATION),
+        "untied": binomial.untied(Options(), TINY_ABLATION),
+        "mismatch": binomial.mismatch(Options(), TINY_ABLATION),
     }
 
 
@@ -106,7 +106,7 @@ def test_initial_templates_are_those_that_training_changes():
 
 def test_a_gaussian_model_sees_parts_of_trials_minus_the_baseline():
     counts = Groups(4).draw(0)
-    signal = ablations.AsSignal(DCEA(family="gaussian"), 8.0).signal(counts)
+    signal = binomial.AsSignal(DCEA(family="gaussian"), 8.0).signal(counts)
     assert not signal.is_counts
     np.testing.assert_allclose(30 * (signal.counts + 0.008), counts.counts, atol=1e-9)
 
@@ -172,8 +172,8 @@ def test_findings_of_binomial_agree_with_its_table(results):
 
 
 def test_the_same_seed_gives_the_same_numbers():
-    again = [ablations.Size(3, n_seeds, 3, 1) for n_seeds in (1, 2)]
-    first, second = (ablations.untied(Options(random_state=7), size).table for size in again)
+    again = [binomial.Size(few=3, n_seeds=n_seeds, n_unrolled=3, n_epochs=1) for n_seeds in (1, 2)]
+    first, second = (binomial.untied(Options(random_state=7), size).table for size in again)
     second = second[second["seed"] == 7].reset_index(drop=True)
     assert list(first["seed"]) == [7, 7]
     pd.testing.assert_frame_equal(
@@ -194,7 +194,8 @@ def test_results_are_written(results, tmp_path):
 
 
 def test_the_command_writes_and_reports(monkeypatch, tmp_path):
-    monkeypatch.setattr(ablations, "QUICK", ablations.Size(4, 1, 4, 1))
+    small = binomial.Size(few=4, n_seeds=1, n_unrolled=4, n_epochs=1)
+    monkeypatch.setattr(binomial, "QUICK", small)
     out = tmp_path / "out"
     line = ["experiment", "untied", "--quick", "--out", out, "--seed", 3, "--json"]
     found = succeeded(command(*line)).json

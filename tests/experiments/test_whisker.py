@@ -9,7 +9,7 @@ from commands import run, succeeded
 from spikecdl import BinnedSpikes, Binomial
 from spikecdl.baselines import PSTH
 from spikecdl.evaluation.heldout import HeldOut
-from spikecdl.experiments import Options, deflections, whisker, whisker_trials
+from spikecdl.experiments import Options, whisker, whisker_trials
 from spikecdl.experiments.whisker import chosen, leads
 
 
@@ -104,8 +104,8 @@ def test_dcea_finds_the_deflections_beyond_chance(result):
 
 
 def test_the_response_peaks_where_the_counts_do(result, whisker_folder):
-    recording = next(deflections.load(whisker_folder, ["dir3_stim2"]))
-    fitted, _ = deflections.split_counts(recording.spikes, "of the file")
+    recording = next(whisker_trials.load(whisker_folder, ["dir3_stim2"]))
+    fitted, _ = whisker_trials.split_counts(recording.spikes, "of the file")
     cycles = fitted.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
     row = result.table[(result.table["method"] == "DCEA") & (result.table["unit"] == 0)].iloc[0]
     assert row["peak_ms"] == 5 * (cycles.argmax() + 0.5)

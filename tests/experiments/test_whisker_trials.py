@@ -11,12 +11,11 @@ from scipy.stats import binom
 
 from spikecdl import BinnedSpikes
 from spikecdl.baselines import GLM, Basis
-from spikecdl.experiments import deflections, whisker_trials
+from spikecdl.experiments import findings, whisker_trials
 from spikecdl.experiments.whisker_trials import (
     HISTORY,
     Judged,
     chosen,
-    findings,
     held_out,
     hits,
     log_likelihood,
@@ -55,7 +54,7 @@ def test_the_chosen_history_is_the_one_that_predicts_other_trials():
 
 def test_hits_are_counted_over_trials_with_one_lag():
     counts = BinnedSpikes.from_array(np.zeros((4, 600), int), 0.005, trial_ids=["a", "b", "c", "d"])
-    times = {"a": deflections.ONSETS - 0.02, "b": [0.1], "c": deflections.ONSETS[:8] - 0.02}
+    times = {"a": whisker_trials.ONSETS - 0.02, "b": [0.1], "c": whisker_trials.ONSETS[:8] - 0.02}
     events = pd.DataFrame(
         [(trial, time, 0.75) for trial, each in times.items() for time in each],
         columns=["trial", "time", "probability"],
@@ -88,7 +87,7 @@ def test_every_method_is_judged_on_trials_it_has_not_seen(shared_data, monkeypat
     methods = dict(whisker_trials.METHODS)
     del methods["marginal, history"]
     monkeypatch.setattr(whisker_trials, "METHODS", methods)
-    recording = next(deflections.load(shared_data / "whisker_thalamus", ["dir16_stim2"]))
+    recording = next(whisker_trials.load(shared_data / "whisker_thalamus", ["dir16_stim2"]))
     judged = list(whisker_trials.judge(recording, "of the file", 0))
     assert [one.method for one in judged] == list(whisker_trials.METHODS)
     assert all(len(one.spikes) == 33 for one in judged)
@@ -97,6 +96,6 @@ def test_every_method_is_judged_on_trials_it_has_not_seen(shared_data, monkeypat
     assert rows.loc["marginal", "bits_per_spike"] > rows.loc["alternating", "bits_per_spike"] > 0.3
     known = rows.loc["GLM, history and known onsets"]
     assert known["lead"] > 2 * known["lead_se"]
-    said = list(findings(rows.reset_index()))
+    said = findings("single_trials", rows.reset_index(), HISTORY)
     assert len(said) == len(methods)
     assert f"{rows.loc[HISTORY, 'bits_per_spike']:.3f} bits per spike" in said[3]

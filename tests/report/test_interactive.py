@@ -13,7 +13,7 @@ from decompositions import made_up
 
 from spikecdl.model.families import FAMILIES
 from spikecdl.plots.rates import rates_of
-from spikecdl.report import interactive, write_report
+from spikecdl.report import page, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -54,7 +54,7 @@ def test_the_data_are_those_of_the_decomposition(family, layout):
     mask = np.ones((4, 2, 120), bool)
     mask[1, :, :30] = False
     parts = made_up(family, layout, mask=mask, t_start=-0.2)
-    data = interactive.data_of(parts)
+    data = page.data_of(parts)
     check(data, parts, range(4), range(2))
     assert data["start"] == pytest.approx(-0.2)
     assert data["units"] == ["0", "1"]
@@ -66,15 +66,12 @@ def test_probabilities_of_events_are_those_of_the_table():
     certain = made_up(trials=1)
     n_events = np.count_nonzero(certain.codes)
     object.__setattr__(certain, "certainty", lambda: (np.full((n_events, 8), 0.25), None))
-    data = interactive.data_of(certain)
+    data = page.data_of(certain)
     assert [event[5] for event in data["events"]] == [0.25] * n_events
-    assert {event[5] for event in interactive.data_of(made_up())["events"]} == {None}
+    assert {event[5] for event in page.data_of(made_up())["events"]} == {None}
 
 
-def test_of_much_the_part_with_most_events_is_kept(monkeypatch):
-    monkeypatch.setattr(interactive, "_MOST_UNITS", 2)
-    monkeypatch.setattr(interactive, "_LONGEST", 50)
-    monkeypatch.setattr(interactive, "_MOST_NUMBERS", 200)
+def test_of_much_the_part_with_most_events_is_kept():
     parts = made_up("poisson", units=4, n_templates=1, n_events=0)
     codes = np.zeros_like(parts.codes)
     added = np.zeros_like(parts.contributions)
@@ -83,7 +80,7 @@ def test_of_much_the_part_with_most_events_is_kept(monkeypatch):
         added[trial, unit, 0, onset : onset + 12] += 3.0 * parts.templates[0, 0]
     object.__setattr__(parts, "codes", codes)
     object.__setattr__(parts, "contributions", added)
-    data = interactive.data_of(parts)
+    data = page.data_of(parts, most_units=2, longest=50, most_numbers=200)
     start = round(data["start"] / 0.005)
     assert (data["units"], data["trials"], data["bins"]) == (["0", "3"], ["1", "3"], 50)
     assert data["all"] == {"units": 4, "trials": 4, "bins": 120}
