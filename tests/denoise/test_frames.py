@@ -22,9 +22,6 @@ def test_the_peak_of_nothing():
 
 
 @pytest.mark.parametrize(
-    "denoiser", [PoissonDenoiser.pretrained(), SPDA(8, 64), VST()], ids=["network", "SPDA", "VST"]
-)
-@pytest.mark.parametrize(
     ("counts", "message"),
     [
         ([[1.0, 2.5]], r"`counts` \(=2.5 at row 0, column 1\) must be whole numbers of photons"),
@@ -39,9 +36,10 @@ def test_the_peak_of_nothing():
         ([["a"]], r"`counts` \(of <U1\) must be real numbers"),
     ],
 )
-def test_other_values_than_counts_are_refused(denoiser, counts, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        denoiser.predict(counts)
+def test_other_values_than_counts_are_refused(counts, message):
+    for denoiser in [PoissonDenoiser.pretrained(), SPDA(8, 64), VST()]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            denoiser.predict(counts)
 
 
 @pytest.mark.parametrize("denoiser", [SPDA(8, 64), VST()], ids=["SPDA", "VST"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contracts import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import pairwise
 
 from spikecdl import (
     L1,

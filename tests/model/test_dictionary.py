@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
-from contracts import assert_adjoint, dense, refused
+from contracts import assert_adjoint, dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
+from tables import refused
 from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contracts import N_TRIALS, Problem, dense, example, hard_start, pairwise, problem, refused
+from contracts import N_TRIALS, Problem, dense, example, hard_start, problem
 from hypothesis import example as the_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import pairwise, refused
 from torch import Tensor
 
 from spikecdl.model.autoencoder import UnrolledAutoencoder

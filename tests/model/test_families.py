@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from contracts import example, refused, support
+from contracts import example, support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from tables import refused
 
 from spikecdl.model.families import (
     FAMILIES,

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 import torch
-from contracts import pairwise
 from fits import some_counts
+from tables import pairwise
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

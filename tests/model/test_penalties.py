@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from contracts import assert_prox, refused
+from contracts import assert_prox
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import refused
 from torch import Tensor
 
 from spikecdl.model.penalties import L1, PENALTIES, GroupL1
