@@ -25,7 +25,9 @@ def pairwise(names: Sequence, *pairs: Sequence) -> list[tuple]:
 
 
 @contextmanager
-def refused(error: type[Exception], match: str, what: object) -> Iterator[None]:
+def refused(
+    error: type[Exception] | tuple[type[Exception], ...], match: str, what: object
+) -> Iterator[None]:
     """Like `pytest.raises`, for one of many things in a test: failures say which it was."""
     try:
         yield

@@ -12,7 +12,7 @@ from fits import LENGTH, MODEL, some_counts
 from recordings import make_counts
 from scipy.optimize import minimize
 from sklearn.base import clone
-from tables import refused
+from tables import pairwise, refused
 
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson, read_nwb
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
@@ -96,13 +96,13 @@ def twin(rows: Observations, templates: torch.Tensor, rule: Rule, window: int):
     return [support[j] for j in order], values[order], values[-1]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("learn_baseline", [True, False])
 @pytest.mark.parametrize(
-    ("standardise", "sign"),
-    [(True, ("positive", "positive")), (False, ("positive", "negative"))],
+    ("family", "learn_baseline", "standardise"),
+    pairwise(FAMILIES, [True, False], [True, False]),
+    ids=lambda value: getattr(value, "name", None),
 )
-def test_events_are_those_of_a_literal_pursuit(family, learn_baseline, standardise, sign):
+def test_events_are_those_of_a_literal_pursuit(family, learn_baseline, standardise):
+    sign = ("positive", "positive" if standardise else "negative")
     rows, templates = problem(family, learn_baseline)
     rule = Rule(L1(sign=sign), standardise, 6, torch.full((2,), 2.0), PRECISION)
     events, baseline = pursue(rows, templates, rule)
