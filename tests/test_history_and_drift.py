@@ -230,19 +230,16 @@ def test_pooled_counts_and_signals_are_refused(setting):
         DCEA(1, 0.1, "gaussian", bin_size=BIN, **setting).fit(counts.counts + 0.5)
 
 
-@pytest.mark.parametrize(
-    ("setting", "problem"),
-    [
+def test_nonsense_is_refused():
+    for setting, problem in [
         ({"history": 0.0}, r"`history` \(=0.0\) must be positive"),
         ({"history": 0.001}, r"`history` \(=0.001\) must be at least one bin of 0.002"),
         ({"history": "long"}, r"`history` \(='long'\) must be a number"),
         ({"drift": -1.0}, r"`drift` \(=-1.0\) must be positive"),
-    ],
-)
-def test_nonsense_is_refused(setting, problem):
-    counts, _ = recording(40.0, trials=2, bins=100)
-    with pytest.raises((ValueError, TypeError), match=problem):
-        DCEA(1, 0.1, "poisson", **setting).fit(counts)
+    ]:
+        counts, _ = recording(40.0, trials=2, bins=100)
+        with pytest.raises((ValueError, TypeError), match=problem):
+            DCEA(1, 0.1, "poisson", **setting).fit(counts)
 
 
 @pytest.fixture(scope="module", name="model")

@@ -160,13 +160,13 @@ def test_counts_are_conserved(ticks, bin_size, gap):
     np.testing.assert_array_equal(some.counts, np.where(some.mask, every.counts, 0))
 
 
-@pytest.mark.parametrize("rate", COMMON_RATES)
-def test_the_clock_is_inferred(rate):
-    ticks = np.unique(np.random.default_rng(0).integers(0, int(3600 * rate), 500))
-    found = infer_clock_rate([ticks / rate])
-    assert found is not None
-    # 20 kHz times are on a clock of 10 kHz only by chance: not 500 of them
-    assert found == rate
+def test_the_clock_is_inferred():
+    for rate in COMMON_RATES:
+        ticks = np.unique(np.random.default_rng(0).integers(0, int(3600 * rate), 500))
+        found = infer_clock_rate([ticks / rate])
+        assert found is not None
+        # 20 kHz times are on a clock of 10 kHz only by chance: not 500 of them
+        assert found == rate
 
 
 def test_a_clock_that_some_times_are_not_on_is_not_used():
