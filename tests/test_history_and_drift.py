@@ -171,8 +171,10 @@ class TestDrift:
             by_time.predict(array)
 
 
-@pytest.mark.parametrize("trainer", sorted(TRAINERS))
-@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize(
+    ("trainer", "layout"),
+    [*((trainer, "shared") for trainer in sorted(TRAINERS)), ("implicit", "joint")],
+)
 def test_every_trainer_takes_them(trainer, layout, tmp_path):
     counts = some_counts(layout=layout)
     model = DCEA(1, LENGTH, "poisson", trainer=TRAINERS[trainer], layout=layout, random_state=0)

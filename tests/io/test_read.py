@@ -102,7 +102,7 @@ def zeroed(path):
 
 
 def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path):
-    for name, write, message in [
+    rows = [
         ("a.nwb", lambda path: path.write_text("0.1 0.2\n"), "not an HDF5 file, so not NWB"),
         ("a.nwb", lambda path: path.write_bytes(b""), "not an HDF5 file, so not NWB"),
         ("a.nwb", lambda path: path.mkdir(), "not an HDF5 file, so not NWB"),
@@ -122,8 +122,10 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path):
         ("a.plx", lambda path: path.write_bytes(b""), "no reader of Neo's finds spikes in it"),
         ("a.npz", lambda path: path.write_text("text"), "not an npz archive"),
         ("a.npz", lambda path: path.mkdir(), "not an npz archive"),
-    ]:
-        path = tmp_path / name
+    ]
+    for number, (name, write, message) in enumerate(rows):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
         write(path)
         one_line = rf"\A(?=.*{re.escape(str(path))}).*{re.escape(message)}.*\Z"
         with refused(ValueError, one_line, message):
