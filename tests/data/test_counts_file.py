@@ -14,8 +14,6 @@ from recordings import assert_same_counts, make_counts, make_recording
 from spikecdl import BinnedSpikes, SpikeTrains, read, read_counts, write_counts
 from spikecdl.simulate import place_spikes
 
-ARRAYS = ("counts", "mask", "n_pooled")
-
 
 def in_file(counts: BinnedSpikes) -> bool:
     """Whether the counts are a map of a file."""
