@@ -55,9 +55,15 @@ class TestModel:
     """`DCEA.save` and `spikecdl.load`."""
 
     @pytest.mark.parametrize("name", MODELS)
-    def test_comes_back_to_the_bit(self, name, tmp_path):
+    def test_comes_back_to_the_bit_and_is_the_same_file_for_the_same_fit(self, name, tmp_path):
         counts = some_counts("binomial")
         model = MODELS[name]().fit(counts)
+        for number, one in enumerate((model, MODELS[name]().fit(counts))):
+            (tmp_path / str(number)).mkdir()
+            one.save(tmp_path / str(number))
+        for file in ("model.safetensors", "model.json"):
+            one, two = ((tmp_path / str(number) / file).read_bytes() for number in range(2))
+            assert one == two
         model.save(tmp_path / "a.model")
         again = spikecdl.load(tmp_path / "a.model")
         assert same_bits(again.templates_, model.templates_)
@@ -75,15 +81,6 @@ class TestModel:
         model.save(tmp_path / "model")
         again = spikecdl.load(tmp_path / "model").fit(counts)
         assert same_bits(again.templates_, model.templates_)
-
-    @pytest.mark.parametrize("name", MODELS)
-    def test_same_fit_same_bytes(self, name, tmp_path):
-        for folder in ("one", "two"):
-            (tmp_path / folder).mkdir()
-            MODELS[name]().fit(some_counts("binomial")).save(tmp_path / folder)
-        for file in ("model.safetensors", "model.json"):
-            one, two = (tmp_path / folder / file for folder in ("one", "two"))
-            assert one.read_bytes() == two.read_bytes()
 
     def test_another_process_finds_the_same_codes(self, tmp_path):
         counts = some_counts()
@@ -170,8 +167,10 @@ def stop_after(epochs: int):
 class TestResume:
     """A fit that was broken off goes on as if it had not been."""
 
-    @each_trainer
-    @pytest.mark.parametrize("epochs", [1, 2])
+    @pytest.mark.parametrize(
+        ("trainer", "epochs"),
+        [("alternating", 1), ("alternating", 2), ("implicit", 1), ("unrolled", 2)],
+    )
     def test_gives_the_bits_of_an_unbroken_fit(self, trainer, epochs, tmp_path):
         file, counts = tmp_path / "checkpoint.safetensors", some_counts()
         model = quick(trainer=trainer, **LONG)
@@ -301,12 +300,11 @@ class TestResume:
             quick().fit(some_counts(), checkpoint=tmp_path / "model.safetensors", resume=True)
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
-    @each_trainer
-    def test_after_kill_9(self, trainer, tmp_path):
+    def test_after_kill_9(self, tmp_path):
         file = tmp_path / "checkpoint"
         code = (
             "import sys, time; from fits import quick, some_counts;"
-            f"quick(trainer={trainer!r}, **{LONG}).fit(some_counts(), checkpoint=sys.argv[1],"
+            f"quick(**{LONG}).fit(some_counts(), checkpoint=sys.argv[1],"
             "on_epoch=lambda state: time.sleep(0.2))"
         )
         process = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment())
@@ -316,9 +314,8 @@ class TestResume:
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert checkpoint.load_tensors(file)[1]["epoch"] < 3
-        model = quick(trainer=trainer, **LONG)
-        model.fit(some_counts(), checkpoint=file, resume=True)
-        whole = quick(trainer=trainer, **LONG).fit(some_counts())
+        model = quick(**LONG).fit(some_counts(), checkpoint=file, resume=True)
+        whole = quick(**LONG).fit(some_counts())
         assert same_bits(model.templates_, whole.templates_)
         assert same_bits(model.baseline_, whole.baseline_)
 

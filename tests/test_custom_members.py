@@ -178,6 +178,10 @@ MODELS = {
 }
 
 
+def of_each(*names):
+    return pytest.mark.parametrize("fitted", names, indirect=True)
+
+
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def fitted(request):
     counts = signal() if "signal" in request.param else some_counts()
@@ -206,6 +210,7 @@ def test_held_out_scores_and_goodness_of_fit(fitted):
         assert (time_rescaling(model, counts).distance < 1).all()
 
 
+@of_each("family", "family, positive signal", "penalty", "trainer")
 def test_figures_and_report(fitted, tmp_path):
     model, counts = fitted
     parts = model.decompose(counts)
@@ -247,6 +252,7 @@ def test_resumed(registered, tmp_path):
     assert same_bits(model.templates_, whole.templates_)
 
 
+@of_each("family", "penalty", "trainer")
 def test_what_is_not_registered_is_refused_at_save(fitted, tmp_path):
     model, _ = fitted
     with pytest.raises(TypeError, match=r"`\w+` \(=\w+\) cannot be saved, as \w+ is not a regist"):

@@ -62,7 +62,7 @@ def error(model):
 class TestHistory:
     @pytest.mark.parametrize("common", [False, True])
     def test_is_found_without_events(self, common):
-        counts, _ = recording(40.0, FILTER, trials=100)
+        counts, _ = recording(40.0, FILTER, trials=60)
         model = fitted(counts, history=History(0.04, common=common))
         expected = np.append(FILTER, np.zeros(17))
         np.testing.assert_allclose(model.history_lags_, BIN * np.arange(1, 21))
@@ -114,7 +114,7 @@ class TestHistory:
         assert (np.diff(model.history_filter_[0, ::10]) > -0.1).all()
 
     def test_both_signs_explain_bursts(self):
-        counts, _ = recording(10.0, [0.0, 0.9, 0.9], trials=60)
+        counts, _ = recording(10.0, [0.0, 0.9, 0.9], trials=40)
         free = fitted(counts, history=History(0.03, sign="both"), penalty_weight=0.5)
         assert 0.5 < free.history_filter_[:, 1:3].mean() < 1.2
         none = fitted(counts, history=0.03, penalty_weight=0.9)
@@ -122,7 +122,7 @@ class TestHistory:
         assert free.score(counts) > none.score(counts)
 
     def test_is_that_of_the_joint_layout_too(self):
-        counts, _ = recording(40.0, FILTER, trials=60)
+        counts, _ = recording(40.0, FILTER, trials=30)
         shared = fitted(counts, history=0.02, penalty_weight=0.9)
         joint = fitted(counts, history=0.02, penalty_weight=0.9, layout="joint")
         np.testing.assert_allclose(joint.history_filter_, shared.history_filter_, atol=0.05)
@@ -148,7 +148,7 @@ class TestHistory:
 
 class TestDrift:
     def test_is_found_across_windows(self):
-        counts, log_rate = recording(20.0, drift=0.8, trials=80)
+        counts, log_rate = recording(20.0, drift=0.8, trials=40)
         model = fitted(counts, drift=8.0)
         rate = model.predict(counts)
         assert np.std(np.log(rate) - log_rate) < 0.25 * np.std(log_rate)
@@ -171,8 +171,10 @@ class TestDrift:
             by_time.predict(array)
 
 
-@pytest.mark.parametrize("trainer", sorted(TRAINERS))
-@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize(
+    ("trainer", "layout"),
+    [*((trainer, "shared") for trainer in sorted(TRAINERS)), ("implicit", "joint")],
+)
 def test_every_trainer_takes_them(trainer, layout, tmp_path):
     counts = some_counts(layout=layout)
     model = DCEA(1, LENGTH, "poisson", trainer=TRAINERS[trainer], layout=layout, random_state=0)
@@ -206,7 +208,7 @@ def test_a_fit_can_be_resumed(trainer, tmp_path):
 
 @pytest.mark.parametrize("family", ["binomial", "negative_binomial"])
 def test_other_families_take_them(family):
-    counts, _ = recording(40.0, FILTER, bins=300)
+    counts, _ = recording(40.0, FILTER, bins=150)
     counts = BinnedSpikes.from_array(counts.counts.clip(max=1), BIN)
     model = fitted(counts, family=family, history=0.02, drift=10.0)
     assert (model.history_filter_[:, 0] < -1.5).all()
@@ -230,19 +232,16 @@ def test_pooled_counts_and_signals_are_refused(setting):
         DCEA(1, 0.1, "gaussian", bin_size=BIN, **setting).fit(counts.counts + 0.5)
 
 
-@pytest.mark.parametrize(
-    ("setting", "problem"),
-    [
+def test_nonsense_is_refused():
+    for setting, problem in [
         ({"history": 0.0}, r"`history` \(=0.0\) must be positive"),
         ({"history": 0.001}, r"`history` \(=0.001\) must be at least one bin of 0.002"),
         ({"history": "long"}, r"`history` \(='long'\) must be a number"),
         ({"drift": -1.0}, r"`drift` \(=-1.0\) must be positive"),
-    ],
-)
-def test_nonsense_is_refused(setting, problem):
-    counts, _ = recording(40.0, trials=2, bins=100)
-    with pytest.raises((ValueError, TypeError), match=problem):
-        DCEA(1, 0.1, "poisson", **setting).fit(counts)
+    ]:
+        counts, _ = recording(40.0, trials=2, bins=100)
+        with pytest.raises((ValueError, TypeError), match=problem):
+            DCEA(1, 0.1, "poisson", **setting).fit(counts)
 
 
 @pytest.fixture(scope="module", name="model")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import numpy as np
 import pytest
 import torch
 from fits import quick, some_counts
+from tables import refused
 
 import spikecdl
 from spikecdl import DCEA, History
@@ -68,11 +70,13 @@ TENSORS = {
     "unit.covariates": [torch.ones(1, 3), torch.ones(2, 3)],
 }
 CASES = [
-    *(("settings", name, value) for name, values in SETTINGS.items() for value in values),
-    *(("fitted", name, value) for name, values in FITTED.items() for value in values),
-    *(("settings", name, ...) for name in ("n_templates", "family", "trainer", "baseline")),
-    *(("fitted", name, ...) for name in ("n_bins_", "unit_ids_", "family_", "baseline_")),
+    *(("settings", name, values) for name, values in SETTINGS.items()),
+    *(("fitted", name, values) for name, values in FITTED.items()),
 ]
+NEEDED = {
+    "settings": ("n_templates", "family", "trainer", "baseline"),
+    "fitted": ("n_bins_", "unit_ids_", "family_", "baseline_"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +87,13 @@ def saved(tmp_path_factory):
     return load_tensors(folder / "model.safetensors")
 
 
-def refused(path, tensors, content) -> None:
+def refuses(path, tensors, content, what) -> None:
     """Check that a model is refused by name, in one sentence, and at once."""
     save_tensors_of_anybody(path, tensors, content)
     began = time.perf_counter()
-    with pytest.raises(ValueError) as caught:
+    with refused(ValueError, re.escape(str(path)), what):
         spikecdl.load(path)
-    assert str(path) in str(caught.value)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 1, what
 
 
 def save_tensors_of_anybody(path, tensors, content) -> None:
@@ -103,31 +106,35 @@ def save_tensors_of_anybody(path, tensors, content) -> None:
         save_tensors(path, tensors, content)
 
 
-@pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda value: str(value)[:30])
-def test_content_is_refused(part, name, value, saved, tmp_path):
+@pytest.mark.parametrize(("part", "name", "values"), CASES, ids=lambda value: str(value)[:20])
+def test_content_is_refused(part, name, values, saved, tmp_path):
     tensors, content = saved
-    changed = {**content[part], name: value}
-    if value is ...:
-        del changed[name]
-    refused(tmp_path / "hostile.safetensors", tensors, {**content, part: changed})
+    for value in values:
+        changed = {**content, part: {**content[part], name: value}}
+        refuses(tmp_path / "hostile.safetensors", tensors, changed, value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(n, v) for n, values in TENSORS.items() for v in values]
-)
-def test_tensors_are_refused(name, value, saved, tmp_path):
+@pytest.mark.parametrize("part", NEEDED)
+def test_content_that_lacks_a_part_is_refused(part, saved, tmp_path):
     tensors, content = saved
-    changed = {key: each for key, each in tensors.items() if key != name}
-    if value is not None:
-        changed[name] = value
-    refused(tmp_path / "hostile.safetensors", changed, content)
+    for name in NEEDED[part]:
+        rest = {key: value for key, value in content[part].items() if key != name}
+        refuses(tmp_path / "hostile.safetensors", tensors, {**content, part: rest}, name)
 
 
-@pytest.mark.parametrize(
-    "content", [[], "fitted", 3, None, {"fitted": {}}, {"fitted": 1, "settings": 2}]
-)
-def test_content_of_another_kind_is_refused(content, saved, tmp_path):
-    refused(tmp_path / "hostile.safetensors", saved[0], content)
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_are_refused(name, saved, tmp_path):
+    tensors, content = saved
+    for value in TENSORS[name]:
+        changed = {key: each for key, each in tensors.items() if key != name}
+        if value is not None:
+            changed[name] = value
+        refuses(tmp_path / "hostile.safetensors", changed, content, value)
+
+
+def test_content_of_another_kind_is_refused(saved, tmp_path):
+    for content in ([], "fitted", 3, None, {"fitted": {}}, {"fitted": 1, "settings": 2}):
+        refuses(tmp_path / "hostile.safetensors", saved[0], content, content)
 
 
 def test_nested_without_end_is_refused(saved, tmp_path, monkeypatch):
@@ -150,4 +157,4 @@ def test_the_true_one_with_covariates_is_not(more, tmp_path):
     tensors, content = load_tensors(tmp_path / "model.safetensors")
     for name, value in {"history": 6e8, "drift": 1e-9}.items():
         settings = {**content["settings"], name: value}
-        refused(tmp_path / "hostile.safetensors", tensors, {**content, "settings": settings})
+        refuses(tmp_path / "hostile.safetensors", tensors, {**content, "settings": settings}, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tables import refused
 
 from spikecdl.simulate import SHAPES, sequence, waveform
 
@@ -42,17 +43,17 @@ def test_largest_coherence_over_shifts_is_the_known_one():
 
 
 @each_shape
-@pytest.mark.parametrize("n_bins", [2, 3, 7, 50, 51])
-def test_unit_norm_at_any_length(shape, n_bins):
-    template = waveform(shape, n_bins)
-    assert template.shape == (n_bins,)
-    assert np.linalg.norm(template) == pytest.approx(1)
+def test_unit_norm_at_any_length(shape):
+    for n_bins in [2, 3, 7, 50, 51]:
+        template = waveform(shape, n_bins)
+        assert template.shape == (n_bins,)
+        assert np.linalg.norm(template) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", ["vee", "cosine"])
-@pytest.mark.parametrize("n_bins", [20, 21])
-def test_mirrored(shape, n_bins):
-    np.testing.assert_allclose(waveform(shape, n_bins), waveform(shape, n_bins)[::-1])
+def test_mirrored(shape):
+    for n_bins in [20, 21]:
+        np.testing.assert_allclose(waveform(shape, n_bins), waveform(shape, n_bins)[::-1])
 
 
 def test_smooth_is_random_smooth_and_begins_and_ends_low():
@@ -75,14 +76,11 @@ def test_sequences_are_the_waveform_at_some_latency_of_each_unit(shape):
     assert len({int(np.flatnonzero(row)[0]) for row in template}) > 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
+def test_errors():
+    for arguments, error, words in [
         (("triangle", 10), ValueError, "`shape`.*square"),
         (("square", 1), ValueError, "`n_bins`.*at least 2"),
         (("square", 2.5), TypeError, "`n_bins`.*integer"),
-    ],
-)
-def test_errors(arguments, error, words):
-    with pytest.raises(error, match=words):
-        waveform(*arguments)
+    ]:
+        with refused(error, words, arguments):
+            waveform(*arguments)

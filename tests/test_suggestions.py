@@ -160,9 +160,8 @@ def changed(unit: int, values: ArrayLike, **parts) -> SpikeTrains:
 TRIALS = [[float(start), start + 1.0] for start in range(100)]
 
 
-@pytest.mark.parametrize(
-    ("spikes", "words"),
-    [
+def test_questions_about_what_looks_wrong():
+    for spikes, words in [
         (changed(1, [5000.0]), ("1 spike far outside the session of 99", "(of unit 1)", "ends at")),
         (changed(1, [2000.0], trials=TRIALS), ("far outside the session of 99",)),
         (changed(0, [-4000.0]), ("far outside", "(of unit 0)", "begins at -4000 s")),
@@ -172,11 +171,9 @@ TRIALS = [[float(start), start + 1.0] for start in range(100)]
         (changed(0, [], observed=(0.0, 50.0)), ("outside the observed intervals (of units 0, 1)",)),
         (changed(0, np.arange(300_000) / 3000), ("units above 1000 Hz: 0",)),
         (changed(0, [], trials=[*TRIALS[:50], [50.0, 5e4]]), ("as long as the median: 50",)),
-    ],
-)
-def test_questions_about_what_looks_wrong(spikes, words):
-    asked = questions(spikes)
-    assert all(any(word in question for question in asked) for word in words), asked
+    ]:
+        asked = questions(spikes)
+        assert all(any(word in question for question in asked) for word in words), asked
 
 
 def test_most_flipped_bits_of_times_are_noticed():
@@ -199,9 +196,8 @@ def test_no_questions_about_recordings_that_are_right():
     assert questions(SpikeTrains.from_arrays([bursts(0.1)])) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_the_trainer_suits_the_counts():
+    for arguments, expected in [
         ({}, "marginal"),
         ({"family": "negative_binomial"}, "marginal"),
         ({"history": 5}, "marginal"),
@@ -211,17 +207,14 @@ def test_no_questions_about_recordings_that_are_right():
         ({"layout": "shared", "family": Binomial(30)}, "marginal"),  # of pooled trials
         ({"layout": "shared", "family": "gaussian"}, "marginal"),  # whole numbers
         ({"layout": "shared", "penalty": L1(sign="both")}, "alternating"),
-    ],
-)
-def test_the_trainer_suits_the_counts(arguments, expected):
-    y = np.random.default_rng(0).poisson(0.1, (2, 3, 50))
-    model = DCEA(1, 5, **{"layout": "joint", **arguments})
-    assert trainer("auto", model, BinnedSpikes.from_array(y)) == expected
+    ]:
+        y = np.random.default_rng(0).poisson(0.1, (2, 3, 50))
+        model = DCEA(1, 5, **{"layout": "joint", **arguments})
+        assert trainer("auto", model, BinnedSpikes.from_array(y)) == expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_what_takes_minutes_for_many_bins_is_alternated():
+    for arguments, expected in [
         ({}, "marginal"),
         ({"family": "binomial"}, "marginal"),
         ({"history": 5}, "marginal"),
@@ -230,11 +223,9 @@ def test_the_trainer_suits_the_counts(arguments, expected):
         ({"layout": "joint", "family": "binomial"}, "marginal"),
         ({"layout": "joint", "history": 5}, "alternating"),
         ({"layout": "joint", "family": Binomial(30)}, "alternating"),
-    ],
-)
-def test_what_takes_minutes_for_many_bins_is_alternated(arguments, expected):
-    counts = BinnedSpikes.from_array(np.zeros((2, 3, 6000), int))
-    assert trainer("auto", DCEA(1, 5, **arguments), counts) == expected
+    ]:
+        counts = BinnedSpikes.from_array(np.zeros((2, 3, 6000), int))
+        assert trainer("auto", DCEA(1, 5, **arguments), counts) == expected
 
 
 def test_populations_of_any_size_are_summed_if_always_observed():

@@ -30,32 +30,35 @@ def test_there_are_tutorials():
     assert sorted(path.stem for path in (ROOT / "tutorials").glob("*.ipynb")) == NAMES
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
-def test_notebook_and_script_are_the_same(script: Path):
-    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
-    nbformat.validate(notebook)
-    one, other = (
-        [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in source.cells]
-        for source in (jupytext.read(script), notebook)
-    )
-    assert one == other, "run: jupytext --sync tutorials/*.py"
-    assert {kind for kind, *_ in one} == {"code", "markdown"}
-    assert not any(cell.get("outputs") for cell in notebook.cells), "clear all outputs, and save"
+def test_notebook_and_script_are_the_same():
+    for script in SCRIPTS:
+        notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+        nbformat.validate(notebook)
+        one, other = (
+            [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in source.cells]
+            for source in (jupytext.read(script), notebook)
+        )
+        assert one == other, f"{script.name}: run jupytext --sync tutorials/*.py"
+        assert {kind for kind, *_ in one} == {"code", "markdown"}
+        shown = any(cell.get("outputs") for cell in notebook.cells)
+        assert not shown, f"{script.name}: clear all outputs, and save"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
-def test_notebook_can_install_the_package(script: Path):
+def test_notebook_can_install_the_package():
     """Its first code cell does, where the package is missing, as on Colab."""
-    setup = next(cell for cell in jupytext.read(script).cells if cell.cell_type == "code")
-    assert setup.metadata["tags"] == ["setup"]
-    assert re.search(r'^    %pip install .*"spikecdl.* @ git\+https://', setup.source, re.MULTILINE)
+    for script in SCRIPTS:
+        setup = next(cell for cell in jupytext.read(script).cells if cell.cell_type == "code")
+        assert setup.metadata["tags"] == ["setup"]
+        install = r'^    %pip install .*"spikecdl.* @ git\+https://'
+        assert re.search(install, setup.source, re.MULTILINE), script.name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tutorial_is_in_the_gallery_and_in_the_menu(name: str):
+def test_tutorial_is_in_the_gallery_and_in_the_menu():
     gallery = (ROOT / "docs" / "tutorials" / "index.md").read_text("utf-8")
-    assert re.search(rf"\[!\[.+\]\(\S+\.png\)\]\({name}\.md\)", gallery), "a figure and a link"
-    assert f"tutorials/{name}.md\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for name in NAMES:
+        assert re.search(rf"\[!\[.+\]\(\S+\.png\)\]\({name}\.md\)", gallery), f"figure of {name}"
+        assert f"tutorials/{name}.md\n" in menu
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)

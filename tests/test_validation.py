@@ -13,9 +13,8 @@ from spikecdl import validation
 from spikecdl.model.families import FAMILIES, Family, Gaussian, Poisson
 
 
-@pytest.mark.parametrize(
-    ("call", "value"),
-    [
+def test_good_values_are_returned_plain():
+    for call, value in [
         (lambda: validation.positive("x", 2), 2.0),
         (lambda: validation.positive("x", np.float32(0.5)), 0.5),
         (lambda: validation.positive("x", torch.tensor(0.5)), 0.5),
@@ -25,17 +24,14 @@ from spikecdl.model.families import FAMILIES, Family, Gaussian, Poisson
         (lambda: validation.integer("x", 0, minimum=0), 0),
         (lambda: validation.one_of("x", "a", ("a", "b")), "a"),
         (lambda: validation.one_of("x", "a", {"a": 1}), "a"),
-    ],
-)
-def test_good_values_are_returned_plain(call, value):
-    result = call()
-    assert result == value
-    assert type(result) is type(value)
+    ]:
+        result = call()
+        assert result == value
+        assert type(result) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
+def test_bad_values_are_refused():
+    for call, error, message in [
         (
             lambda: validation.positive("bin_size", 0, "seconds"),
             ValueError,
@@ -91,13 +87,11 @@ def test_good_values_are_returned_plain(call, value):
             f"`family` (={Poisson!r}) must be a Family or one of: binomial, gaussian, "
             "negative_binomial, poisson",
         ),
-    ],
-)
-def test_bad_values_are_refused(call, error, message):
-    with pytest.raises(error, match=f"^{re.escape(message)}$") as caught:
-        call()
-    assert caught.type is error
-    assert caught.value.__cause__ is None
+    ]:
+        with pytest.raises(error, match=f"^{re.escape(message)}$") as caught:
+            call()
+        assert caught.type is error
+        assert caught.value.__cause__ is None
 
 
 def test_members_of_a_registry():

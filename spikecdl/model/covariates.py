@@ -14,12 +14,7 @@ from torch import Tensor
 from spikecdl import validation
 from spikecdl.model.family import Family
 
-_PART = 2**22  # numbers of the design that are in memory at once
-_LARGEST_STEP = 1.0  # of a coefficient in one Newton step
-_RIDGE = 1e-9
-_SWEEPS, _SWEEP_TOL = 200, 1e-5  # of coordinate descent
-_HISTORY_PRECISION = 0.25  # of the normal prior of coefficients: a standard deviation of 2
-_DRIFT_PRECISION = 1.0
+_PART = 2**22  # numbers of the design that are in memory at once: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -97,11 +92,8 @@ class History:
 
     def filters(self, coefficients: Tensor, bin_size: float) -> Tensor:
         """Return the filter (unit, lag) of coefficients (unit, column), as in `Covariates`."""
-        return _filters(coefficients, self.basis(bin_size))
-
-
-def _filters(coefficients: Tensor, basis: Tensor) -> Tensor:
-    return coefficients[:, : len(basis)] @ basis.to(coefficients)
+        basis = self.basis(bin_size).to(coefficients)
+        return coefficients[:, : len(basis)] @ basis
 
 
 @dataclass(frozen=True)
@@ -195,10 +187,13 @@ class Covariates:
 
     @property
     def precision(self) -> Tensor:
-        """One over the variance of the normal prior of each column's coefficient, in float64."""
-        precision = torch.full((self.n_columns,), _DRIFT_PRECISION, dtype=torch.float64)
-        precision[: len(self.basis)] = _HISTORY_PRECISION
-        return precision.to(self.unit.device)
+        """One over the variance of the normal prior of each column's coefficient, in float64.
+
+        The standard deviation is 2 log units for the history, as in `History`, and 1 for drift.
+        """
+        precision = torch.ones(self.n_columns, dtype=torch.float64, device=self.unit.device)
+        precision[: len(self.basis)] = 2.0**-2
+        return precision
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Covariates:
         """Return the covariates with ``change`` applied to what has a row per window."""
@@ -207,7 +202,8 @@ class Covariates:
 
     def filters(self, coefficients: Tensor) -> Tensor | None:
         """Return the filter of the history, (unit, lag), if there is one."""
-        return _filters(coefficients, self.basis) if len(self.basis) else None
+        n_past = len(self.basis)
+        return coefficients[:, :n_past] @ self.basis.to(coefficients) if n_past else None
 
     def offset(self, coefficients: Tensor) -> Tensor:
         """Return the sum of columns times coefficients (unit, column), in the shape of counts."""
@@ -239,8 +235,8 @@ class Covariates:
             Sums a tensor over processes.
         """
         size = 1 + self.n_columns  # a constant, and the columns
-        sums = torch.zeros(len(coefficients), size, size + 1, dtype=torch.float64)
-        sums = sums.to(self.unit.device)
+        shape, device = (len(coefficients), size, size + 1), self.unit.device
+        sums = torch.zeros(shape, dtype=torch.float64, device=device)
         residual, curvature = (t.reshape(-1, t.shape[-1]) for t in (residual, curvature))
         for part, unit, columns in self._columns():
             x = F.pad(columns, (0, 0, 1, 0), value=1.0)
@@ -248,19 +244,20 @@ class Covariates:
             score = x @ residual[part, :, None].to(x)
             sums.index_add_(0, unit, torch.cat([weighted @ x.mT, score], dim=2).double())
         step = self._step(total(sums), coefficients.double())
-        step = step / step.abs().amax(1, keepdim=True).div(_LARGEST_STEP).clamp(min=1.0)
+        step = step / step.abs().amax(1, keepdim=True).clamp(min=1.0)
         return coefficients + step.to(coefficients)
 
     def _step(self, sums: Tensor, coefficients: Tensor) -> Tensor:
         """Return the Newton step: level and drift are eliminated, the history is solved for."""
-        past, n_past = slice(1, 1 + len(self.basis)), len(self.basis)
-        own = torch.tensor([i for i in range(sums.shape[1]) if not past.start <= i < past.stop])
-        own = own.to(sums.device)
+        n_past = len(self.basis)
+        past = slice(1, 1 + n_past)
+        own = torch.tensor([0, *range(past.stop, sums.shape[1])], device=sums.device)
         precision = self.precision
         precision[:n_past] /= len(sums) if self.common else 1  # as their prior counts once
         prior = F.pad(precision, (1, 0))  # the level has none
         score = sums[..., -1:] - (prior * F.pad(coefficients, (1, 0)))[..., None]
-        both = torch.cat([sums[..., :-1] + (prior + _RIDGE).diag(), score], dim=2)
+        ridge = 1e-9  # in a unit without spikes the level has no curvature
+        both = torch.cat([sums[..., :-1] + (prior + ridge).diag(), score], dim=2)
         edge = both[:, own][:, :, past]
         solved = torch.linalg.solve(both[:, own][:, :, own], torch.cat([edge, score[:, own]], 2))
         left = torch.cat([both[:, past, past], score[:, past]], dim=2) - edge.mT @ solved
@@ -303,18 +300,20 @@ class Covariates:
         return F.conv1d(before, self.basis.flip(1)[:, None])
 
 
-def _solve_below(matrix: Tensor, right: Tensor, room: Tensor) -> Tensor:
+def _solve_below(
+    matrix: Tensor, right: Tensor, room: Tensor, max_iter: int = 200, tol: float = 1e-5
+) -> Tensor:
     """Minimise x'Ax / 2 - b'x with x at most ``room``, (..., column), by coordinate descent."""
     x = torch.linalg.solve(matrix, right)
     if not (x > room).any():
         return x
     x = torch.minimum(x, room)
-    for _ in range(_SWEEPS):
+    for _ in range(max_iter):
         before = x.clone()
         for j in range(x.shape[-1]):
             slope = right[..., j] - (matrix[..., j, :] * x).sum(-1)
             x[..., j] = torch.minimum(x[..., j] + slope / matrix[..., j, j], room[..., j])
-        if (x - before).abs().max() < _SWEEP_TOL:
+        if (x - before).abs().max() < tol:
             break
     return x
 

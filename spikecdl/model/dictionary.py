@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from spikecdl.model.layouts import Blocks, Cells, Layout
 
 _CONV = {1: F.conv1d, 2: F.conv2d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
-_BLOCKED_FROM, _FFT_FROM = 4, 160  # template lengths in bins from which these are fastest
-_MOST_PATCHES = 4  # largest size of the gathered patches, relative to the signal
+_BLOCKED_FROM = 4  # bins of a template; direct products are faster for shorter ones
+_FFT_FROM = 160  # bins of a template from which an FFT is faster than blocks, whose cost grows
+_MOST_PATCHES = 4  # size of the gathered patches relative to the signal; copying more takes longer
 
 
 class ConvDictionary(nn.Module):
@@ -189,7 +191,7 @@ class ConvDictionary(nn.Module):
         )
 
     def _method_for(self, flat: Tensor) -> str:
-        return self._choose(flat.is_cuda) if flat.numel() else "direct"
+        return self._choose(flat.is_cuda) if flat.numel() else "direct"  # an FFT needs a window
 
     def _choose(self, is_cuda: bool) -> str:
         if self.method != "auto":
@@ -231,38 +233,32 @@ def _direct_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) 
 
 
 def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    dims = tuple(range(2, codes.ndim))
-    sizes = [
-        (p - 1) * s + k
-        for p, s, k in zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
-    ]
-    if any(s > 1 for s in stride):
-        spread = codes.new_zeros(*codes.shape[:2], *sizes)
-        onsets = tuple(
-            slice(0, (p - 1) * s + 1, s) for p, s in zip(codes.shape[2:], stride, strict=True)
-        )
-        spread[(slice(None), slice(None), *onsets)] = codes
-        codes = spread
-    spectrum = torch.fft.rfftn(codes, s=sizes, dim=dims)
-    product = torch.einsum(
-        "wc...,cn...->wn...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims)
-    )
-    return torch.fft.irfftn(product, s=sizes, dim=dims)
+    pairs = zip(codes.shape[2:], stride, templates.shape[2:], strict=True)
+    bins = [(n - 1) * step + length for n, step, length in pairs]
+    spread = codes.new_zeros(*codes.shape[:2], *bins)
+    spread[_onsets(bins, templates, stride)] = codes
+    return _fft_product("wc...,cn...->wn...", spread, templates)
 
 
 def _fft_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    dims = tuple(range(2, signal.ndim))
-    sizes = signal.shape[2:]
-    spectrum = torch.fft.rfftn(signal, s=sizes, dim=dims)
-    product = torch.einsum(
-        "wn...,cn...->wc...", spectrum, torch.fft.rfftn(templates, s=sizes, dim=dims).conj()
-    )
-    codes = torch.fft.irfftn(product, s=sizes, dim=dims)
-    onsets = tuple(
-        slice(0, size - k + 1, s)
-        for size, k, s in zip(sizes, templates.shape[2:], stride, strict=True)
-    )
-    return codes[(..., *onsets)]
+    scores = _fft_product("wn...,cn...->wc...", signal, templates, torch.conj)
+    return scores[_onsets(signal.shape[2:], templates, stride)]
+
+
+def _fft_product(
+    axes: str, tensor: Tensor, templates: Tensor, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Convolve circularly with templates, whose spectrum may be changed before."""
+    sizes, dims = tensor.shape[2:], tuple(range(2, tensor.ndim))
+    spectrum, by = (torch.fft.rfftn(x, s=sizes, dim=dims) for x in (tensor, templates))
+    product = torch.einsum(axes, spectrum, by if change is None else change(by))
+    return torch.fft.irfftn(product, s=sizes, dim=dims)
+
+
+def _onsets(bins: Sequence[int], templates: Tensor, stride: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the index of the bins at which templates may begin, in every window."""
+    pairs = zip(bins, templates.shape[2:], stride, strict=True)
+    return (..., *(slice(0, n - length + 1, step) for n, length, step in pairs))
 
 
 _OPERATORS = {

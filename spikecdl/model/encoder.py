@@ -18,8 +18,9 @@ from spikecdl.model.families import Family
 from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import Penalty
 
-MAX_HALVINGS = 100
-PIECE = 300_000  # codes that pass all layers together, so that they stay in the cache
+MAX_HALVINGS = 100  # of a step: 2^-100 of it is still a number in single precision
+PIECE = 300_000  # codes that pass all layers together: 1.2 MB, which stay in the cache
+# Nodes and weights of the two-point Gauss rule for the weight 1 - s on [0, 1].
 _NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10)
 _WEIGHTS = ((9 + math.sqrt(6)) / 36, (9 - math.sqrt(6)) / 36)
 
@@ -238,8 +239,8 @@ class UnrolledEncoder(Encoder):
     ) -> Tensor:
         penalty = penalty if self.bias is None else penalty.with_weight(self.bias)
         windows = Windows.of(y, family, self.dictionary, penalty, baseline, mask)
-        analysis = self.analysis if self.analysis is not self.dictionary else None
-        layout = self.dictionary.layout(y.shape[-self.dictionary.axes :], y.is_cuda, analysis)
+        bins = y.shape[-self.dictionary.axes :]
+        layout = self.dictionary.layout(bins, y.is_cuda, self.analysis)
         step = self._first_step(windows)
         shape = windows.code_shape(self.dictionary)[1:]
         count = len(windows.y) if y.is_cuda else max(1, PIECE // math.prod(shape))

@@ -30,23 +30,12 @@ __all__ = [
     "from_text",
 ]
 
-_LOG_2PI = math.log(2 * math.pi)
-_SHAPES = (1e-3, 1e4)  # of negative binomials that are estimated
-_BISECTIONS = 40
+_SHAPES = (1e-3, 1e4)  # of negative binomials that are estimated; the largest is Poisson's
 
 
 def _exp(eta: Tensor) -> Tensor:
     """Return exp(eta), saturated ten e-folds below the largest number of its dtype."""
     return torch.exp(eta.clamp(max=math.log(torch.finfo(eta.dtype).max) - 10))
-
-
-def _check_drawable(mean: Tensor) -> None:
-    limit = 2.0 ** (24 if mean.dtype == torch.float32 else 53)
-    if bool((mean > limit).any()):
-        raise ValueError(
-            f"`eta` gives an expected count of {float(mean.max()):.3g}, more than {mean.dtype} "
-            "counts exactly; lower the amplitudes or the baseline"
-        )
 
 
 def _invalid_counts(y: Tensor) -> Tensor:
@@ -88,7 +77,7 @@ class Gaussian(Family):
         return ScalarLoss("quadratic", y, torch.full_like(y, self.scale**-2))
 
     def log_base(self, y: Tensor) -> Tensor:
-        return torch.full_like(y, -_LOG_2PI / 2 - math.log(self.scale))
+        return torch.full_like(y, -math.log(self.scale * math.sqrt(2 * math.pi)))
 
     def saturated_cost(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
@@ -252,6 +241,15 @@ class _LogRate(Family):
     def invalid(self, y: Tensor) -> tuple[Tensor, str]:
         return _invalid_counts(y), "whole counts of 0 or more"
 
+    def _drawable_mean(self, eta: Tensor) -> Tensor:
+        mean = _exp(eta)
+        if bool((mean > 2 / torch.finfo(mean.dtype).eps).any()):
+            raise ValueError(
+                f"`eta` gives an expected count of {float(mean.max()):.3g}, more than {mean.dtype} "
+                "counts exactly; lower the amplitudes or the baseline"
+            )
+        return mean
+
 
 @dataclass(frozen=True)
 class Poisson(_LogRate):
@@ -288,9 +286,7 @@ class Poisson(_LogRate):
         return None
 
     def sample(self, eta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean = _exp(eta)
-        _check_drawable(mean)
-        return torch.poisson(mean, generator=generator)
+        return torch.poisson(self._drawable_mean(eta), generator=generator)
 
     def split(
         self, y: np.ndarray, total: np.ndarray, part: np.ndarray, rng: np.random.Generator
@@ -348,11 +344,12 @@ class NegativeBinomial(_LogRate):
         if self.is_known:
             return self
         low, high = _SHAPES
-        for _ in range(_BISECTIONS):
-            r = y.new_tensor(math.sqrt(low * high))
+        while high / low > 1 + 1e-9:
+            middle = math.sqrt(low * high)
+            r = y.new_tensor(middle)
             slope = torch.digamma(y + r) - torch.digamma(r) + torch.log(r / (r + mean))
             slope = (slope + (mean - y) / (r + mean)).sum()
-            low, high = (float(r), high) if slope > 0 else (low, float(r))
+            low, high = (middle, high) if slope > 0 else (low, middle)
         return NegativeBinomial(math.sqrt(low * high))
 
     def _log_odds(self, eta: Tensor) -> Tensor:
@@ -384,8 +381,7 @@ class NegativeBinomial(_LogRate):
         return (y + self._r) / 4
 
     def sample(self, eta: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean = _exp(eta)
-        _check_drawable(mean)
+        mean = self._drawable_mean(eta)
         gamma = torch._standard_gamma(torch.full_like(mean, self._r), generator=generator)
         return torch.poisson(mean * gamma / self._r, generator=generator)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikecdl.model import sparse_products
 
-_BLOCK = 16  # bins per block
+_BLOCK = 16  # bins per block; a template is padded with as many zeros, which are multiplied too
 
 
 @dataclass(frozen=True)

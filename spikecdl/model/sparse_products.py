@@ -11,8 +11,6 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_FEW = 0.4  # share of numbers that are not zero, up to which passing over the others is faster
-
 
 def synthesis(codes: Tensor, templates: Tensor) -> Tensor:
     """Return the product of codes (..., template) and templates (template, pixel).
@@ -75,8 +73,9 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return product
 
 
-def _few(matrix: Tensor) -> bool:
-    return bool(np.count_nonzero(_array(matrix) != 0) < _FEW * matrix.numel())
+def _few(matrix: Tensor, share: float = 0.4) -> bool:
+    """Whether so few numbers are not zero that passing over the others is faster."""
+    return bool(np.count_nonzero(_array(matrix) != 0) < share * matrix.numel())
 
 
 def _array(tensor: Tensor) -> np.ndarray:

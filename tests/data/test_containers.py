@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from recordings import make_counts, make_decomposition, make_recording, make_truth
 from sklearn.model_selection import KFold, train_test_split
+from tables import refused
 
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.results import response_onsets
@@ -16,9 +18,8 @@ from spikecdl.data.results import response_onsets
 # SpikeTrains
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_recordings_that_cannot_be_are_refused():
+    for arguments, error, message in [
         ({"times": []}, ValueError, "`times` must hold at least one unit"),
         ({"times": [0.1, 0.2]}, TypeError, "wrap a single unit in a list"),
         ({"times": "spikes"}, TypeError, "one 1-D array per unit"),
@@ -76,35 +77,28 @@ from spikecdl.data.results import response_onsets
         ({"times": [[0.1]], "clock_rate": 0.0}, ValueError, "`clock_rate` (=0.0) must be positive"),
         ({"times": [[0.1, 0.1]], "duplicates": "drop"}, ValueError, "must be one of: error, keep"),
         ({"times": [[0.1]], "truth": make_truth(2, 1)}, ValueError, "`truth` is of (2, 1) trials"),
-    ],
-)
-def test_recordings_that_cannot_be_are_refused(arguments, error, message):
-    with pytest.raises(error) as caught:
-        SpikeTrains.from_arrays(**arguments)
-    assert message in str(caught.value)
+    ]:
+        with refused(error, re.escape(message), arguments):
+            SpikeTrains.from_arrays(**arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_milliseconds_are_not_taken_for_seconds():
+    for arguments in [
         # 100 s at 2 Hz in ms, beside trials in seconds
         {"times": [np.arange(0, 100_000, 500.0)], "trials": [[0.0, 100.0]]},
         # an hour at 5 Hz in ms, with nothing to compare with
         {"times": [np.arange(0, 3_600_000, 200.0)]},
         # ten minutes at 40 Hz in microseconds
         {"times": [np.arange(0, 6e8, 25_000.0)]},
-    ],
-)
-def test_milliseconds_are_not_taken_for_seconds(arguments):
-    with pytest.raises(ValueError, match="look like milliseconds: the last spike is at"):
-        SpikeTrains.from_arrays(**arguments)
-    seconds = SpikeTrains.from_arrays([t / 1000 for t in arguments["times"]], observed=(0, 1e6))
-    assert seconds.t_stop == 1e6
+    ]:
+        with refused(ValueError, "look like milliseconds: the last spike is at", arguments):
+            SpikeTrains.from_arrays(**arguments)
+        seconds = SpikeTrains.from_arrays([t / 1000 for t in arguments["times"]], observed=(0, 1e6))
+        assert seconds.t_stop == 1e6
 
 
-@pytest.mark.parametrize(
-    ("arguments", "span"),
-    [
+def test_the_observed_time_is_filled_in():
+    for arguments, span in [
         ({"times": [[0.5, 4.0]]}, (0.0, 4.0)),
         ({"times": [[-1.0, 4.0]]}, (-1.0, 4.0)),
         ({"times": [[1000.0, 1010.0]]}, (1000.0, 1010.0)),
@@ -113,11 +107,9 @@ def test_milliseconds_are_not_taken_for_seconds(arguments):
         ({"times": [[1.0]], "observed": (0.25, 3.0)}, (0.25, 3.0)),
         ({"times": [[1.0], []], "observed": [[[0.0, 1.0], [2.0, 3.0]], []]}, (0.0, 3.0)),
         ({"times": [[1.0], [4.0]], "observed": [None, [[3.0, 5.0]]]}, (0.0, 5.0)),
-    ],
-)
-def test_the_observed_time_is_filled_in(arguments, span):
-    spikes = SpikeTrains.from_arrays(**arguments)
-    assert (spikes.t_start, spikes.t_stop) == span
+    ]:
+        spikes = SpikeTrains.from_arrays(**arguments)
+        assert (spikes.t_start, spikes.t_stop) == span
 
 
 def test_rates_are_over_observed_time():
@@ -155,9 +147,8 @@ def test_recordings_describe_themselves():
 # BinnedSpikes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_counts_that_cannot_be_are_refused():
+    for arguments, error, message in [
         ({"counts": []}, ValueError, "must have shape (trial, unit, bin)"),
         ({"counts": [1, 2]}, ValueError, "must have shape (trial, unit, bin)"),
         ({"counts": np.zeros((0, 3))}, ValueError, "not be empty"),
@@ -180,12 +171,9 @@ def test_recordings_describe_themselves():
             ValueError,
             "`trial_starts` (2,) must have shape (1,)",
         ),
-    ],
-)
-def test_counts_that_cannot_be_are_refused(arguments, error, message):
-    with pytest.raises(error) as caught:
-        BinnedSpikes.from_array(**arguments)
-    assert message in str(caught.value)
+    ]:
+        with refused(error, re.escape(message), arguments):
+            BinnedSpikes.from_array(**arguments)
 
 
 def test_counts_under_the_mask_may_be_anything():
@@ -196,20 +184,17 @@ def test_counts_under_the_mask_may_be_anything():
     np.testing.assert_array_equal(binned.rate().ravel(), [np.nan, 2.0, np.nan])
 
 
-@pytest.mark.parametrize(
-    ("values", "is_counts"),
-    [
+def test_whole_numbers_that_are_not_negative_are_counts():
+    for values, is_counts in [
         ([[0.0, 3.0]], True),
         ([[0.5, 3.0]], False),
         ([[-1.0, 3.0]], False),
         ([[True, False]], True),
         (np.array([[0, 3]], np.uint8), True),
-    ],
-)
-def test_whole_numbers_that_are_not_negative_are_counts(values, is_counts):
-    binned = BinnedSpikes.from_array(values)
-    assert binned.is_counts is is_counts
-    np.testing.assert_array_equal(binned.counts[:, 0], np.asarray(values, dtype=float))
+    ]:
+        binned = BinnedSpikes.from_array(values)
+        assert binned.is_counts is is_counts
+        np.testing.assert_array_equal(binned.counts[:, 0], np.asarray(values, dtype=float))
 
 
 @pytest.mark.parametrize("n_pooled", [3, [3, 4], [[3, 3, 3], [4, 4, 4]]])
@@ -230,11 +215,9 @@ def test_selecting_trials_and_units():
     assert (some.bin_size, some.t_start, some.sub_bins) == (0.01, -0.03, 10)
 
 
-@pytest.mark.parametrize(
-    "key", [1, -2, slice(1, 2), [1], np.array([1]), [False, True, False], (1, ...)]
-)
-def test_indexing_takes_trials(key):
-    assert make_counts()[key].trial_ids == (5,)
+def test_indexing_takes_trials():
+    for key in [1, -2, slice(1, 2), [1], np.array([1]), [False, True, False], (1, ...)]:
+        assert make_counts()[key].trial_ids == (5,)
 
 
 def test_indexing_units_is_refused():
@@ -242,9 +225,8 @@ def test_indexing_units_is_refused():
         make_counts()[0, 1]
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
+def test_selections_that_cannot_be_are_refused():
+    for choice, message in [
         ({"trials": 3}, "`trials` (=3) must be positions below 3"),
         ({"units": [0, 2]}, "`units` (=[0, 2]) must be positions below 2"),
         ({"trials": slice(3, None)}, "leaves none of 3"),
@@ -252,12 +234,9 @@ def test_indexing_units_is_refused():
         ({"trials": [0, 0]}, "distinct ids"),
         ({"bins": [1, 3]}, "`bins` (=[1, 3]) must be neighbours"),
         ({"bins": slice(10, None)}, "`bins` (=slice(10, None, None)) leaves none of 10"),
-    ],
-)
-def test_selections_that_cannot_be_are_refused(choice, message):
-    with pytest.raises(ValueError) as error:
-        make_counts().select(**choice)
-    assert message in str(error.value)
+    ]:
+        with refused(ValueError, re.escape(message), choice):
+            make_counts().select(**choice)
 
 
 @pytest.mark.parametrize("bins", [slice(3, 7), [3, 4, 5, 6], np.arange(10) // 4 == 1])
@@ -332,9 +311,8 @@ def test_counts_are_read_only():
 # Truth
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
+def test_truths_that_cannot_be_are_refused():
+    for changes, error, message in [
         ({"templates": np.ones((2, 4))}, ValueError, "must have shape (template, channel, bin)"),
         ({"templates": np.ones((2, 1, 4))}, ValueError, "unit l2 norm"),
         ({"templates": np.full((2, 1, 4), np.nan)}, ValueError, "unit l2 norm"),
@@ -343,24 +321,19 @@ def test_counts_are_read_only():
         ({"layout": "both"}, ValueError, "must be one of: joint, shared"),
         ({"events": pd.DataFrame({"trial": [0]})}, ValueError, "lacks the columns ['unit'"),
         ({"settings": {"generator": object()}}, TypeError, "writable as JSON"),
-    ],
-)
-def test_truths_that_cannot_be_are_refused(changes, error, message):
-    truth = make_truth(3, 2)
-    names = ("templates", "events", "baseline", "bin_size", "family", "layout", "settings")
-    with pytest.raises(error) as caught:
-        Truth(**{**{name: getattr(truth, name) for name in names}, **changes})
-    assert message in str(caught.value)
+    ]:
+        truth = make_truth(3, 2)
+        names = ("templates", "events", "baseline", "bin_size", "family", "layout", "settings")
+        with refused(error, re.escape(message), changes):
+            Truth(**{**{name: getattr(truth, name) for name in names}, **changes})
 
 
-@pytest.mark.parametrize(
-    ("column", "value"), [("trial", 3), ("unit", 2), ("unit", -1), ("template", 2)]
-)
-def test_events_must_be_of_trials_units_and_templates_that_exist(column, value):
-    truth = make_truth(3, 2)
-    events = truth.events.assign(**{column: value})
-    with pytest.raises(ValueError, match=f"column '{column}' must hold positions"):
-        Truth(truth.templates, events, truth.baseline, 0.01, "poisson")
+def test_events_must_be_of_trials_units_and_templates_that_exist():
+    for column, value in [("trial", 3), ("unit", 2), ("unit", -1), ("template", 2)]:
+        truth = make_truth(3, 2)
+        events = truth.events.assign(**{column: value})
+        with refused(ValueError, f"column '{column}' must hold positions", column):
+            Truth(truth.templates, events, truth.baseline, 0.01, "poisson")
 
 
 def test_select_renumbers_trials_and_units():
@@ -469,12 +442,10 @@ def test_events_of_no_codes_is_an_empty_table():
     assert list(events.columns) == names
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["codes", "rate", "baseline", "contributions", "deviance_explained_per_unit", "templates"],
-)
-def test_parts_that_do_not_fit_are_refused(name):
+def test_parts_that_do_not_fit_are_refused():
     parts = make_decomposition(make_counts())
-    array = getattr(parts, name)
-    with pytest.raises(ValueError, match="must have shape|unit l2 norm"):
-        type(parts)(**{**vars(parts), name: array[..., :-1]})
+    names = ["codes", "rate", "baseline", "contributions", "templates"]
+    for name in [*names, "deviance_explained_per_unit"]:
+        array = getattr(parts, name)
+        with refused(ValueError, "must have shape|unit l2 norm", name):
+            type(parts)(**{**vars(parts), name: array[..., :-1]})

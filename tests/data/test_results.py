@@ -49,9 +49,8 @@ def test_events_of_pooled_trials_have_no_time_in_the_recording():
 BUMP = np.array([0.0] * 10 + [0.3, 0.7, 1.0, 0.7, 0.3] + [0.0] * 9)
 
 
-@pytest.mark.parametrize(
-    ("template", "fraction", "onset"),
-    [
+def test_the_response_begins_where_the_template_rises():
+    for template, fraction, onset in [
         (BUMP, 0.2, 10),
         (BUMP, 0.5, 11),
         (-BUMP, 0.2, 10),
@@ -61,12 +60,10 @@ BUMP = np.array([0.0] * 10 + [0.3, 0.7, 1.0, 0.7, 0.3] + [0.0] * 9)
         (BUMP + 0.1 * (-1.0) ** np.arange(24), 0.05, 0),  # and above it
         (BUMP - 0.8 * np.roll(BUMP, -5), 0.2, 5),  # a dip before the peak is part of the response
         (BUMP + 0.4 * np.roll(BUMP, 6), 0.2, 10),  # a second response is no other onset
-    ],
-)
-def test_the_response_begins_where_the_template_rises(template, fraction, onset):
-    assert response_onsets(template[None, None], fraction) == [onset]
-    two_units = np.stack([template, 0.1 * template])[None]
-    assert response_onsets(two_units, fraction) == [onset]
+    ]:
+        assert response_onsets(template[None, None], fraction) == [onset]
+        two_units = np.stack([template, 0.1 * template])[None]
+        assert response_onsets(two_units, fraction) == [onset]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, np.nan])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from photographs import camera
+from tables import refused
 
 from spikecdl.denoise import SPDA, VST, PoissonDenoiser, estimate_peak
 
 
-@pytest.mark.parametrize("peak", [0.5, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("peak", [0.5, 4.0, 30.0])
 def test_the_peak_is_about_the_largest_rate(peak):
     drawn = [np.random.default_rng(seed).poisson(camera() * peak) for seed in range(5)]
     found = [estimate_peak(counts) for counts in drawn]
@@ -21,27 +22,27 @@ def test_the_peak_of_nothing():
     assert estimate_peak(np.zeros((5, 5))) == 0.01
 
 
+OTHERS = [
+    ([[1.0, 2.5]], r"`counts` \(=2.5 at row 0, column 1\) must be whole numbers of photons"),
+    (
+        [[1, -2], [0, 1]],
+        r"`counts` \(=-2 at row 0, column 1\) must be whole numbers of photons",
+    ),
+    ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at row 1, column 0\)"),
+    ([[1, np.inf]], r"`counts` \(=inf at row 0, column 1\)"),
+    ([1, 2], r"`counts` \(shape \(2,\)\) must have the axes \("),
+    (np.zeros((3, 0)), r"`counts` \(shape \(3, 0\)\) must have .* at least one pixel"),
+    ([["a"]], r"`counts` \(of <U1\) must be real numbers"),
+]
+
+
 @pytest.mark.parametrize(
     "denoiser", [PoissonDenoiser.pretrained(), SPDA(8, 64), VST()], ids=["network", "SPDA", "VST"]
 )
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        ([[1.0, 2.5]], r"`counts` \(=2.5 at row 0, column 1\) must be whole numbers of photons"),
-        (
-            [[1, -2], [0, 1]],
-            r"`counts` \(=-2 at row 0, column 1\) must be whole numbers of photons",
-        ),
-        ([[1, 2], [np.nan, 1]], r"`counts` \(=nan at row 1, column 0\)"),
-        ([[1, np.inf]], r"`counts` \(=inf at row 0, column 1\)"),
-        ([1, 2], r"`counts` \(shape \(2,\)\) must have the axes \("),
-        (np.zeros((3, 0)), r"`counts` \(shape \(3, 0\)\) must have .* at least one pixel"),
-        ([["a"]], r"`counts` \(of <U1\) must be real numbers"),
-    ],
-)
-def test_other_values_than_counts_are_refused(denoiser, counts, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        denoiser.predict(counts)
+def test_other_values_than_counts_are_refused(denoiser):
+    for counts, message in OTHERS:
+        with refused((TypeError, ValueError), message, counts):
+            denoiser.predict(counts)
 
 
 @pytest.mark.parametrize("denoiser", [SPDA(8, 64), VST()], ids=["SPDA", "VST"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 from scipy.optimize import minimize
 from sklearn.base import clone
+from tables import refused
 
 from spikecdl.denoise import SPDA
 from spikecdl.denoise.spda import (
@@ -247,9 +248,8 @@ def test_given_templates_are_used_and_checked():
             clone(SMALL).set_params(templates=bad).predict(counts)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
+def test_settings_out_of_range_are_refused():
+    for setting, message in [
         ({"patch_size": 0}, "`patch_size` .* must be at least 1"),
         ({"n_templates": 2}, "`n_templates` .* must be at least 3"),
         ({"max_active": 2}, "`max_active` .* must be at least 3"),
@@ -258,8 +258,6 @@ def test_given_templates_are_used_and_checked():
         ({"stride": 9}, r"`stride` \(=9\) must be at most `patch_size` \(=8\)"),
         ({"binning": 0}, "`binning` .* must be at least 1"),
         ({"binning": 3}, "`counts` .* must have at least 24 rows and columns"),
-    ],
-)
-def test_settings_out_of_range_are_refused(setting, message):
-    with pytest.raises(ValueError, match=message):
-        clone(SMALL).set_params(**setting).predict(np.ones((10, 10)))
+    ]:
+        with refused(ValueError, message, setting):
+            clone(SMALL).set_params(**setting).predict(np.ones((10, 10)))

@@ -47,9 +47,9 @@ def test_the_inverse_is_about_the_closed_form():
     assert np.abs(unbiased_inverse(d) - closed).max() < 0.019  # what the approximation is off by
 
 
-@pytest.mark.parametrize("mean", [0.05, 0.3, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("mean", [0.05, 1.0, 30.0])
 def test_the_inverse_by_drawing(mean):
-    n_draws = 400_000
+    n_draws = 200_000
     values = anscombe(np.random.default_rng(0).poisson(mean, n_draws))
     slope = (expected_transform(mean * 1.01) - expected_transform(mean)) / (0.01 * mean)
     error = values.std() / np.sqrt(n_draws) / slope
@@ -65,8 +65,10 @@ def test_the_inverse_is_zero_below_no_counts_and_never_falls():
     assert (np.diff(inverse) >= 0).all()
 
 
-@each_denoiser
-@pytest.mark.parametrize("binning", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("denoiser", "binning"),
+    [("nlm", 1), ("nlm", 2), ("tv", 2), ("tv", 3), ("wavelet", 1), ("wavelet", 3)],
+)
 def test_it_takes_most_of_the_noise_away(denoiser, binning):
     mean, counts = photons()
     estimate = VST(denoiser, binning=binning).predict(counts)

@@ -77,8 +77,7 @@ def test_every_layout(family, layout):
     assert (found.lower < found.upper).all()
 
 
-@pytest.mark.parametrize("trainer", [Alternating, Marginal])
-@pytest.mark.parametrize("layout", ["shared", "joint"])
+@pytest.mark.parametrize(("trainer", "layout"), [(Alternating, "joint"), (Marginal, "shared")])
 def test_bands_of_templates_that_may_not_fall_below_zero_do_not(trainer, layout):
     n_units = 2 if layout == "joint" else 1
     templates = np.stack([WAVE, np.hanning(LENGTH)[None]]).repeat(n_units, axis=1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import d2_tweedie_score, r2_score
+from tables import refused
 
 from spikecdl.evaluation import deviance, metrics
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
@@ -160,7 +161,6 @@ def test_bits_per_spike_masks_and_ends():
     assert metrics.bits_per_spike([4, 0], [4, 0], 2, Binomial(n_trials=4)) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("measure", [metrics.deviance_explained, metrics.bits_per_spike])
 @pytest.mark.parametrize(
     ("y", "mean", "mask", "message"),
     [
@@ -170,6 +170,7 @@ def test_bits_per_spike_masks_and_ends():
         ([1.0, 2.0], [1.0, 1.0], [True] * 3, "`mask` .* must broadcast"),
     ],
 )
-def test_rates_are_checked(measure, y, mean, mask, message):
-    with pytest.raises(ValueError, match=message):
-        measure(y, mean, 1.0, Poisson(), mask)
+def test_rates_are_checked(y, mean, mask, message):
+    for measure in [metrics.deviance_explained, metrics.bits_per_spike]:
+        with refused(ValueError, message, measure):
+            measure(y, mean, 1.0, Poisson(), mask)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recordings import make_counts
 from scipy import stats
 from scipy.stats import binom, poisson
+from tables import refused
 
 from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, Poisson, conversion
 from spikecdl.evaluation import metrics
@@ -146,18 +147,15 @@ class TestSplit:
         assert split(counts.pool(), "poisson", random_state=0).seen.truth is not None
         assert split(counts, "poisson", random_state=0).seen.truth is None
 
-    @pytest.mark.parametrize(
-        ("family", "message"),
-        [
+    def test_families_without_parts(self):
+        for family, message in [
             (NegativeBinomial(5.0), "`family` .=NegativeBinomial.* has no `split`"),
             ("gaussian", "`family` .='gaussian'. has no `split`"),
             (Binomial(n_trials=9), "`family` .=Binomial.n_trials=9.. fixes n_trials"),
             ("bernoulli", "`family` .='bernoulli'. must be one of"),
-        ],
-    )
-    def test_families_without_parts(self, family, message):
-        with pytest.raises(ValueError, match=message):
-            split(make_counts(masked=False), family)
+        ]:
+            with refused(ValueError, message, family):
+                split(make_counts(masked=False), family)
 
     def test_one_bernoulli_trial_has_no_parts(self):
         counts = BinnedSpikes.from_array(np.eye(4, dtype=int))
@@ -165,10 +163,10 @@ class TestSplit:
             split(counts, "binomial")
         split(counts.pool(), "binomial")
 
-    @pytest.mark.parametrize("share", [0, 1, -0.1, 2])
-    def test_share_is_a_share(self, share):
-        with pytest.raises(ValueError, match="`share` .=.*. must lie between 0 and 1"):
-            split(make_counts(), "poisson", share)
+    def test_share_is_a_share(self):
+        for share in [0, 1, -0.1, 2]:
+            with refused(ValueError, "`share` .=.*. must lie between 0 and 1", share):
+                split(make_counts(), "poisson", share)
 
     def test_counts_that_the_family_cannot_have(self):
         with pytest.raises(ValueError, match="outside the support of Binomial"):

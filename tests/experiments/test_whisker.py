@@ -31,8 +31,8 @@ def few_settings():
     """Fewer settings to choose from, and fewer models of single trials."""
     few = {name: whisker_trials.METHODS[name] for name in ("alternating", whisker_trials.HISTORY)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whisker, "SMOOTHING", (0.0, 0.0025, 0.01))
-        patch.setattr(whisker, "SIZES", (8, None))
+        patch.setattr(whisker, "SMOOTHING", (0.0025, 0.01))
+        patch.setattr(whisker, "SIZES", (8,))
         patch.setattr(whisker, "RIDGES", (0.03, 1.0))
         patch.setattr(whisker_trials, "METHODS", few)
         patch.setattr(whisker_trials, "PASTS", (0.05,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import assert_same_counts, assert_same_recording, make_counts, make_recording
+from tables import refused
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.io import read, read_npz, write_npz
@@ -99,9 +101,8 @@ def zipped_text():
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_what_is_wrong_with_an_archive_is_named(tmp_path):
+    for content, message in [
         (b"", "not an npz archive, or cut short"),
         (b"time,unit\n0.1,3\n", "not an npz archive, or cut short"),
         (archive(counts=np.ones((3, 40)))[:-30], "cannot be read as npz; it may be damaged"),
@@ -113,16 +114,14 @@ def zipped_text():
         (archive(counts=np.array([[{}, 0]], dtype=object)), "allow_pickle=False"),
         (archive(spikecdl=np.array("{")), "wrong.npz: Expecting"),
         (archive(spikecdl=np.array(json.dumps({"kind": "SpikeTrains"}))), "cannot be read as npz"),
-    ],
-)
-def test_what_is_wrong_with_an_archive_is_named(tmp_path, content, message):
-    path = tmp_path / "wrong.npz"
-    path.write_bytes(content)
-    for reader in (read, read_npz):
-        with pytest.raises(ValueError) as error:
-            reader(path)
-        assert str(error.value).startswith(str(path))
-        assert message in str(error.value)
+    ]:
+        path = tmp_path / "wrong.npz"
+        path.write_bytes(content)
+        for reader in (read, read_npz):
+            with refused(
+                ValueError, rf"\A(?=.*{re.escape(message)}){re.escape(str(path))}", content
+            ):
+                reader(path)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 from pynwb.epoch import TimeIntervals
+from tables import refused
 
 from spikecdl.data import SpikeTrains
 from spikecdl.data.binning import infer_clock_rate
@@ -222,9 +224,8 @@ def test_ids_that_repeat_do_not_name_units(tmp_path):
     assert spikes.unit_ids == (0, 1, 2)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_is_wrong_inside_a_file_is_named(tmp_path):
+    for changes, message in [
         ({"units/spike_times": None, "units/spike_times_index": None}, "intervals/trials"),
         ({"units/spike_times_index": np.array([3, 2, 4])}, "does not rise to the 4 values"),
         ({"units/spike_times_index": np.array([3, 3, 5])}, "does not rise to the 4 values"),
@@ -239,15 +240,11 @@ def test_ids_that_repeat_do_not_name_units(tmp_path):
         ({"intervals/trials/stop_time": np.array([1.0, 0.5])}, "trial 1 must stop after it starts"),
         ({"units/spike_times": np.array([100.0, 200.0, 9e5, 5e5])}, "look like milliseconds"),
         ({"units/obs_intervals": np.array([[0.0, 1.0]])}, "no index to divide it"),
-    ],
-)
-def test_what_is_wrong_inside_a_file_is_named(tmp_path, changes, message):
-    path = plain_file(tmp_path / "wrong.h5", **changes)
-    with pytest.raises(ValueError) as error:
-        read_nwb(path)
-    assert str(error.value).startswith(str(path))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    ]:
+        path = plain_file(tmp_path / "wrong.h5", **changes)
+        one_line = rf"\A{re.escape(str(path))}.*{re.escape(message)}.*\Z"
+        with refused(ValueError, one_line, changes):
+            read_nwb(path)
 
 
 def test_a_file_without_units_says_what_it_has(file, written):

@@ -33,17 +33,14 @@ def test_good_clusters_are_units(folder):
     assert spikes.bin(0.001).counts[0, 0, [0, 1, 100]].tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("groups", "units"),
-    [
+def test_groups_are_chosen(folder):
+    for groups, units in [
         (("good", "mua"), (2, 4, 9)),
         ("mua", (4,)),
         (["noise"], (11,)),
         (None, (2, 4, 9, 11)),
-    ],
-)
-def test_groups_are_chosen(folder, groups, units):
-    assert read_phy(folder, groups).unit_ids == units
+    ]:
+        assert read_phy(folder, groups).unit_ids == units
 
 
 def test_times_are_sorted_and_duplicates_kept(folder):

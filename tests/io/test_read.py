@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import neo
 import numpy as np
 import pytest
 from recordings import make_counts, make_recording
+from tables import refused
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.io import (
@@ -78,10 +80,10 @@ def test_nwb_is_recognised_by_what_it_holds(tmp_path, name):
         assert isinstance(read(tmp_path / name), type(data))
 
 
-@pytest.mark.parametrize("reader", [read, read_nwb, read_neo, read_npz, read_phy])
-def test_what_is_not_there_is_not_found(tmp_path, reader):
-    with pytest.raises(FileNotFoundError, match="there is no file or folder .*missing.nwb"):
-        reader(tmp_path / "missing.nwb")
+def test_what_is_not_there_is_not_found(tmp_path):
+    for reader in [read, read_nwb, read_neo, read_npz, read_phy]:
+        with refused(FileNotFoundError, "there is no file or folder .*missing.nwb", reader):
+            reader(tmp_path / "missing.nwb")
 
 
 def damaged(cut):
@@ -99,9 +101,8 @@ def zeroed(path):
     path.write_bytes(content[:200] + bytes(len(content) - 200))
 
 
-@pytest.mark.parametrize(
-    ("name", "write", "message"),
-    [
+def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path):
+    rows = [
         ("a.nwb", lambda path: path.write_text("0.1 0.2\n"), "not an HDF5 file, so not NWB"),
         ("a.nwb", lambda path: path.write_bytes(b""), "not an HDF5 file, so not NWB"),
         ("a.nwb", lambda path: path.mkdir(), "not an HDF5 file, so not NWB"),
@@ -121,13 +122,11 @@ def zeroed(path):
         ("a.plx", lambda path: path.write_bytes(b""), "no reader of Neo's finds spikes in it"),
         ("a.npz", lambda path: path.write_text("text"), "not an npz archive"),
         ("a.npz", lambda path: path.mkdir(), "not an npz archive"),
-    ],
-)
-def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path, name, write, message):
-    path = tmp_path / name
-    write(path)
-    with pytest.raises(ValueError) as error:
-        read(path)
-    assert str(path) in str(error.value)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    ]
+    for number, (name, write, message) in enumerate(rows):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        write(path)
+        one_line = rf"\A(?=.*{re.escape(str(path))}).*{re.escape(message)}.*\Z"
+        with refused(ValueError, one_line, message):
+            read(path)

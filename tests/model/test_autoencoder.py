@@ -74,7 +74,8 @@ def test_tied_without_a_bias_learns_its_templates_only():
 
 @each_family
 @each_dimension
-def test_forward_is_encoder_then_dictionary(name, axes):
+def test_forward_and_loss_are_encoder_then_dictionary(name, axes):
+    """The loss is the mean cost of the observed bins, by their codes, without a penalty."""
     task = problem(name, axes)
     model = tied(task)
     codes, eta = model(task.y, task.baseline)
@@ -83,14 +84,6 @@ def test_forward_is_encoder_then_dictionary(name, axes):
     assert eta.shape == task.y.shape
     assert model.family is task.family
     assert (codes != 0).any()
-
-
-@each_family
-@each_dimension
-def test_loss_is_the_mean_cost_of_the_observed_bins(name, axes):
-    """And the codes are those of the observed bins; there is no penalty in it."""
-    task = problem(name, axes)
-    model = tied(task)
     mask = torch.rand(task.y.shape, generator=torch.Generator().manual_seed(2)) < 0.6
     for hidden in (None, mask):
         codes = model.encoder(task.y, task.baseline, hidden)
@@ -124,8 +117,8 @@ def test_a_family_can_be_given_with_the_windows():
 
 
 @each_family
-@each_dimension
-def test_learning_from_the_loss_lowers_it(name, axes):
+def test_learning_from_the_loss_lowers_it(name):
+    axes = 1 + NAMES.index(name) % 2
     task = problem(name, axes, windows=8, fraction=0.1)
     start = torch.randn(task.dictionary.templates.shape, generator=torch.Generator().manual_seed(1))
     task.dictionary.templates.data = start.double()
@@ -133,7 +126,7 @@ def test_learning_from_the_loss_lowers_it(name, axes):
     model = tied(task, 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     losses = []
-    for _ in range(25):
+    for _ in range(15):
         optimizer.zero_grad()
         loss = model.loss(task.y, task.baseline)
         loss.backward()

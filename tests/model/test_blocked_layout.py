@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import pairwise
 
 from spikecdl import (
     L1,
@@ -44,7 +45,7 @@ def observed(family):
     return family.sample(eta, draw), torch.rand(eta.shape, generator=draw) > 0.1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40)),
     places=st.integers(1, 70),
@@ -73,9 +74,11 @@ def test_only_what_suits_has_the_layout():
     assert type(ConvDictionary(templates()).layout((83,), False, other)) is Layout
 
 
-@each_family
-@pytest.mark.parametrize("penalty", [L1(0.3, sign="both"), GroupL1(0.3)], ids=["l1", "group"])
-@pytest.mark.parametrize("accelerated", [True, False], ids=["fista", "ista"])
+@pytest.mark.parametrize(
+    ("family", "penalty", "accelerated"),
+    pairwise(FAMILIES, [L1(0.3, sign="both"), GroupL1(0.3)], [True, False]),
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_layers_and_their_gradients(family, penalty, accelerated):
     """Backtracking with Poisson, masks, weights of templates, parameters of bins."""
     y, mask = observed(family)

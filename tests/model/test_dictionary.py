@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from contracts import assert_adjoint, dense
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
+from tables import refused
 from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
@@ -35,16 +37,14 @@ CASES = [
 ]
 METHODS = ["auto", "direct", "fft", "blocked", "cells"]
 DTYPES = [torch.float32, torch.float64]
-EVERY_WAY = [
-    pytest.param(*case, method, id=f"{case[0]}-{case[1]}-{case[2]}-{method}")
-    for case in CASES
-    for method in METHODS
-    if (method != "blocked" or case[2] == (1,)) and (method != "cells" or len(case[2]) == 2)
-]
-
-every_way = pytest.mark.parametrize(("shape", "places", "stride", "method"), EVERY_WAY)
 every_case = pytest.mark.parametrize(("shape", "places", "stride"), CASES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def methods(stride: tuple[int, ...]) -> list[str]:
+    """Return the methods that suit a stride."""
+    left_out = {"cells"} if len(stride) == 1 else set()
+    return [m for m in METHODS if m not in left_out | ({"blocked"} if stride != (1,) else set())]
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -59,51 +59,43 @@ def assert_same(value: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(value, expected.to(value.dtype), rtol=0, atol=20 * eps * scale)
 
 
-@every_way
-@each_dtype
-def test_adjoint_identity(shape, places, stride, method, dtype):
-    dictionary = ConvDictionary(random(*shape, dtype=dtype), stride, method)
-    bins = dictionary.signal_shape(places)
-    assert_adjoint(
-        dictionary,
-        dictionary.adjoint,
-        (3, shape[0], *places),
-        (3, shape[1], *bins),
-        torch.Generator().manual_seed(1),
-        dtype,
-    )
-
-
-@every_way
-@each_dtype
-def test_products_are_those_of_the_dense_matrix(shape, places, stride, method, dtype):
-    templates = random(*shape, dtype=dtype)
-    dictionary = ConvDictionary(templates, stride, method)
-    matrix = dense(templates.double(), places, stride)
+@every_case
+def test_every_method_is_the_dense_matrix_and_its_adjoint(shape, places, stride):
+    exact = random(*shape)
     codes = random(3, shape[0], *places, seed=1)
-    signal = random(3, shape[1], *dictionary.signal_shape(places), seed=2)
-    forward, adjoint = dictionary(codes.to(dtype)), dictionary.adjoint(signal.to(dtype))
-    assert forward.dtype == adjoint.dtype == dtype
-    assert_same(forward, (codes.flatten(1) @ matrix.T).reshape(signal.shape))
-    assert_same(adjoint, (signal.flatten(1) @ matrix).reshape(codes.shape))
+    signal = random(3, shape[1], *ConvDictionary(exact, stride).signal_shape(places), seed=2)
+    for method, dtype in itertools.product(methods(stride), DTYPES):
+        # the dense matrix of the templates as they are rounded
+        templates = exact.to(dtype)
+        matrix = dense(templates.double(), places, stride)
+        dictionary = ConvDictionary(templates, stride, method)
+        forward, adjoint = dictionary(codes.to(dtype)), dictionary.adjoint(signal.to(dtype))
+        assert forward.dtype == adjoint.dtype == dtype
+        assert_same(forward, (codes.flatten(1) @ matrix.T).reshape(signal.shape))
+        assert_same(adjoint, (signal.flatten(1) @ matrix).reshape(codes.shape))
+        generator = torch.Generator().manual_seed(1)
+        shapes = codes.shape, signal.shape
+        assert_adjoint(dictionary, dictionary.adjoint, *shapes, generator, dtype)
 
 
-@every_way
-def test_gradients_are_those_of_the_dense_matrix(shape, places, stride, method):
-    codes = random(2, shape[0], *places, seed=1).requires_grad_()
-    dictionary = ConvDictionary(random(*shape), stride, method)
-    signal = random(2, shape[1], *dictionary.signal_shape(places), seed=2).requires_grad_()
+@every_case
+def test_gradients_are_those_of_the_dense_matrix(shape, places, stride):
     plain = random(*shape).requires_grad_()
-    matrix = dense(plain, places, stride)
+    codes = random(2, shape[0], *places, seed=1).requires_grad_()
+    bins = ConvDictionary(random(*shape), stride).signal_shape(places)
+    signal = random(2, shape[1], *bins, seed=2).requires_grad_()
 
     def gradients(templates: Tensor, forward: Tensor, adjoint: Tensor) -> tuple[Tensor, ...]:
         loss = forward.square().sum() + adjoint.square().sum()
         return torch.autograd.grad(loss, (templates, codes, signal))
 
-    ours = gradients(dictionary.templates, dictionary(codes), dictionary.adjoint(signal))
+    matrix = dense(plain, places, stride)
     theirs = gradients(plain, codes.flatten(1) @ matrix.T, signal.flatten(1) @ matrix)
-    for value, expected in zip(ours, theirs, strict=True):
-        assert_same(value, expected)
+    for method in methods(stride):
+        dictionary = ConvDictionary(random(*shape), stride, method)
+        ours = gradients(dictionary.templates, dictionary(codes), dictionary.adjoint(signal))
+        for value, expected in zip(ours, theirs, strict=True):
+            assert_same(value, expected)
 
 
 @settings(max_examples=60)
@@ -124,7 +116,7 @@ def test_methods_agree(n_templates, channels, length, places, seed):
         assert_same(other.adjoint(signal), direct.adjoint(signal))
 
 
-@every_case
+@pytest.mark.parametrize(("shape", "places", "stride"), [CASES[n] for n in (1, 8, 10, 13)])
 def test_leading_axes_are_kept(shape, places, stride):
     dictionary = ConvDictionary(random(*shape), stride)
     bins = dictionary.signal_shape(places)
@@ -142,16 +134,16 @@ def test_leading_axes_are_kept(shape, places, stride):
 class TestNormSquared:
     """The bound on the largest eigenvalue of H'H."""
 
-    @every_case
     @each_dtype
-    def test_never_below_the_largest_singular_value(self, shape, places, stride, dtype):
-        templates = random(*shape, dtype=dtype)
-        dictionary = ConvDictionary(templates, stride)
-        bound = dictionary.norm_squared(dictionary.signal_shape(places))
-        assert bound.shape == ()
-        assert bound.dtype == dtype
-        exact = torch.linalg.matrix_norm(dense(templates.double(), places, stride), 2) ** 2
-        assert bound >= exact * (1 - 20 * torch.finfo(dtype).eps)
+    def test_never_below_the_largest_singular_value(self, dtype):
+        for shape, places, stride in CASES:
+            templates = random(*shape, dtype=dtype)
+            dictionary = ConvDictionary(templates, stride)
+            bound = dictionary.norm_squared(dictionary.signal_shape(places))
+            assert bound.shape == ()
+            assert bound.dtype == dtype
+            exact = torch.linalg.matrix_norm(dense(templates.double(), places, stride), 2) ** 2
+            assert bound >= exact * (1 - 20 * torch.finfo(dtype).eps), (shape, places, stride)
 
     @settings(max_examples=60)
     @given(
@@ -171,13 +163,9 @@ class TestNormSquared:
         ("shape", "places", "stride"),
         [
             ((1, 1, 10), (600,), (1,)),
-            ((1, 2, 8), (500,), (1,)),
-            ((3, 1, 8), (300,), (1,)),
             ((2, 3, 6), (300,), (1,)),
-            ((2, 1, 7), (300,), (2,)),
             ((3, 2, 5), (200,), (3,)),
             ((1, 1, 4), (300,), (6,)),
-            ((1, 1, 3, 3), (40, 40), (1, 1)),
             ((2, 1, 4, 3), (30, 30), (2, 1)),
         ],
     )
@@ -245,42 +233,42 @@ def test_templates_are_the_only_parameter():
     assert dictionary.support == (3,)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: ConvDictionary(random(2, 3)), ValueError, r"`templates` \(shape \(2, 3\)\) must"),
-        (lambda: ConvDictionary(random(1, 1, 1, 1, 1)), ValueError, r"`templates` \(shape"),
-        (lambda: ConvDictionary(random(0, 1, 3)), ValueError, r"`templates` .* none empty"),
-        (lambda: ConvDictionary(random(1, 1, 0)), ValueError, r"`templates` .* none empty"),
-        (lambda: ConvDictionary(torch.ones(1, 1, 3).int()), TypeError, r"`templates` .*int32"),
-        (lambda: ConvDictionary(random(1, 1, 3), 0), ValueError, r"`stride` \(=0\)"),
-        (lambda: ConvDictionary(random(1, 1, 3), 1.5), TypeError, r"`stride` \(=1.5\)"),
-        (lambda: ConvDictionary(random(1, 1, 3), (1, 2)), ValueError, r"`stride` \(=\(1, 2\)\)"),
-        (lambda: ConvDictionary(random(1, 1, 3), method="fast"), ValueError, r"`method` \(='fast'"),
-        (lambda: ConvDictionary(random(1, 1, 3), 2, "blocked"), ValueError, r"use 'auto'"),
-        (lambda: ConvDictionary(random(1, 1, 3, 3), 1, "blocked"), ValueError, r"use 'auto'"),
-        (
-            lambda: ConvDictionary(random(1, 1, 3)).adjoint(random(1, 2)),
-            ValueError,
-            r"`template_length` \(=3 bins\) is longer than the window \(2 bins\); use shorter",
-        ),
-        (
-            lambda: ConvDictionary(random(1, 1, 3), 2).adjoint(random(1, 6)),
-            ValueError,
-            r"`stride` \(=2\) does not divide 6 - 3 bins",
-        ),
-        (
-            lambda: ConvDictionary(random(2, 1, 3)).forward(random(5, 3, 6)),
-            ValueError,
-            r"`codes` \(shape \(5, 3, 6\)\) must have 2 entries on axis -2",
-        ),
-        (
-            lambda: ConvDictionary(random(2, 3, 3)).adjoint(random(6)),
-            ValueError,
-            r"`signal` \(shape \(6,\)\) must have 3 entries on axis -2",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(make, error, message):
-    with pytest.raises(error, match=message):
-        make()
+REFUSED = [
+    (lambda: ConvDictionary(random(2, 3)), ValueError, r"`templates` \(shape \(2, 3\)\) must"),
+    (lambda: ConvDictionary(random(1, 1, 1, 1, 1)), ValueError, r"`templates` \(shape"),
+    (lambda: ConvDictionary(random(0, 1, 3)), ValueError, r"`templates` .* none empty"),
+    (lambda: ConvDictionary(random(1, 1, 0)), ValueError, r"`templates` .* none empty"),
+    (lambda: ConvDictionary(torch.ones(1, 1, 3).int()), TypeError, r"`templates` .*int32"),
+    (lambda: ConvDictionary(random(1, 1, 3), 0), ValueError, r"`stride` \(=0\)"),
+    (lambda: ConvDictionary(random(1, 1, 3), 1.5), TypeError, r"`stride` \(=1.5\)"),
+    (lambda: ConvDictionary(random(1, 1, 3), (1, 2)), ValueError, r"`stride` \(=\(1, 2\)\)"),
+    (lambda: ConvDictionary(random(1, 1, 3), method="fast"), ValueError, r"`method` \(='fast'"),
+    (lambda: ConvDictionary(random(1, 1, 3), 2, "blocked"), ValueError, r"use 'auto'"),
+    (lambda: ConvDictionary(random(1, 1, 3, 3), 1, "blocked"), ValueError, r"use 'auto'"),
+    (
+        lambda: ConvDictionary(random(1, 1, 3)).adjoint(random(1, 2)),
+        ValueError,
+        r"`template_length` \(=3 bins\) is longer than the window \(2 bins\); use shorter",
+    ),
+    (
+        lambda: ConvDictionary(random(1, 1, 3), 2).adjoint(random(1, 6)),
+        ValueError,
+        r"`stride` \(=2\) does not divide 6 - 3 bins",
+    ),
+    (
+        lambda: ConvDictionary(random(2, 1, 3)).forward(random(5, 3, 6)),
+        ValueError,
+        r"`codes` \(shape \(5, 3, 6\)\) must have 2 entries on axis -2",
+    ),
+    (
+        lambda: ConvDictionary(random(2, 3, 3)).adjoint(random(6)),
+        ValueError,
+        r"`signal` \(shape \(6,\)\) must have 3 entries on axis -2",
+    ),
+]
+
+
+def test_what_does_not_fit_is_refused():
+    for make, error, message in REFUSED:
+        with refused(error, message, message):
+            make()

@@ -11,6 +11,7 @@ from contracts import N_TRIALS, Problem, dense, example, hard_start, problem
 from hypothesis import example as the_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import pairwise, refused
 from torch import Tensor
 
 from spikecdl.model.autoencoder import UnrolledAutoencoder
@@ -25,8 +26,8 @@ SIGNS = ["positive", "both"]
 UNBOUNDED = [name for name in NAMES if example(name).curvature_bound(torch.zeros(1)) is None]
 
 each_family = pytest.mark.parametrize("name", NAMES)
-each_sign = pytest.mark.parametrize("sign", SIGNS)
 each_dimension = pytest.mark.parametrize("axes", [1, 2], ids=["1-D", "2-D"])
+of_either_sign = pytest.mark.parametrize(("name", "axes", "sign"), pairwise(NAMES, [1, 2], SIGNS))
 
 
 def encoder(task: Problem, n_unrolled: int, **options) -> UnrolledEncoder:
@@ -43,10 +44,9 @@ def soft_threshold(x: Tensor, threshold: float, sign: str) -> Tensor:
     return shrunk.clamp(min=0) if sign == "positive" else shrunk
 
 
-@each_family
-@each_dimension
-@each_sign
-@pytest.mark.parametrize("accelerated", [False, True], ids=["ista", "fista"])
+@pytest.mark.parametrize(
+    ("name", "axes", "sign", "accelerated"), pairwise(NAMES, [1, 2], SIGNS, [False, True])
+)
 def test_layers_are_proximal_gradient_steps(name, axes, sign, accelerated):
     """The formula of the paper, written with the dense matrix."""
     task = problem(name, axes, sign)
@@ -80,25 +80,21 @@ def assert_never_uphill(task: Problem, layers: int = 16) -> None:
 
 
 @each_family
-@each_dimension
-@each_sign
-def test_ista_never_increases_the_objective(name, axes, sign):
-    assert_never_uphill(problem(name, axes, sign))
-
-
-@each_family
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
+    axes=st.sampled_from([1, 2]),
     seed=st.integers(0, 10_000),
     scale=st.sampled_from([0.3, 1.0, 4.0]),
     loudness=st.sampled_from([1, 10, 100]),
     fraction=st.floats(0.001, 0.9),
     sign=st.sampled_from(SIGNS),
 )
+@the_example(axes=1, seed=0, scale=1.0, loudness=1, fraction=0.2, sign="both")
+@the_example(axes=2, seed=0, scale=1.0, loudness=1, fraction=0.2, sign="positive")
 def test_ista_never_increases_the_objective_whatever_the_data(
-    name, seed, scale, loudness, fraction, sign
+    name, axes, seed, scale, loudness, fraction, sign
 ):
-    task = problem(name, sign=sign, seed=seed, fraction=fraction, windows=2)
+    task = problem(name, axes, sign, seed=seed, fraction=fraction, windows=2)
     task.dictionary.templates.data *= scale  # templates need not be of unit norm
     louder = torch.where(task.family.invalid(loudness * task.y)[0], task.y, loudness * task.y)
     assert_never_uphill(replace(task, y=louder), layers=10)
@@ -114,9 +110,7 @@ def assert_limit_is_the_solution(task: Problem, codes: Tensor) -> None:
     assert (codes - solved.codes).abs().max() < 0.05 * solved.codes.abs().max()
 
 
-@each_family
-@each_dimension
-@each_sign
+@of_either_sign
 def test_limit_of_fista_is_the_solution(name, axes, sign):
     task = problem(name, axes, sign)
     assert_limit_is_the_solution(task, encode(task, 300))
@@ -129,8 +123,8 @@ def test_limit_of_ista_is_the_solution(name):
 
 
 @each_family
-@each_sign
-def test_limit_is_the_solution_for_groups(name, sign):
+def test_limit_is_the_solution_for_groups(name):
+    sign = SIGNS[NAMES.index(name) % 2]
     task = problem(name, sign=sign, windows=6)
     y, baseline = (tensor.reshape(2, 3, *tensor.shape[1:]) for tensor in (task.y, task.baseline))
     penalty = GroupL1(weight=2 * task.penalty.weight, sign=sign)
@@ -142,9 +136,7 @@ def test_limit_is_the_solution_for_groups(name, sign):
     assert (codes - solved.codes).abs().max() < 0.02 * solved.codes.abs().max()
 
 
-@each_family
-@each_dimension
-@pytest.mark.parametrize("accelerated", [False, True], ids=["ista", "fista"])
+@pytest.mark.parametrize(("name", "axes", "accelerated"), pairwise(NAMES, [1, 2], [False, True]))
 def test_untied_with_equal_weights_is_tied(name, axes, accelerated):
     task = problem(name, axes)
     options: dict = {"accelerated": accelerated, "step": 0.05 if name in UNBOUNDED else None}
@@ -186,7 +178,7 @@ class TestBacktracking:
 
     @pytest.mark.parametrize("name", UNBOUNDED)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    @pytest.mark.parametrize("baseline", [-25.0, -14.0, -5.0, 20.0, 70.0])
+    @pytest.mark.parametrize("baseline", [-25.0, -5.0, 70.0])
     def test_hard_starts(self, name, dtype, baseline):
         """From rates far too low or far too high: finite and never uphill."""
         task = hard_start(name, baseline, dtype)
@@ -272,10 +264,9 @@ class TestStabilizer:
         assert (codes[..., :5] == 0).all()  # templates of 5 bins that end before bin 9
 
 
-@each_family
-@each_dimension
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("accelerated", [False, True], ids=["ista", "fista"])
+@pytest.mark.parametrize(
+    ("name", "axes", "tied", "accelerated"), pairwise(NAMES, [1, 2], [True, False], [False, True])
+)
 def test_gradients(name, axes, tied, accelerated):
     """Through every layer to templates, analysis, decoder, bias and baseline."""
     task = problem(name, axes, "both", windows=1, fraction=0.05)
@@ -316,9 +307,9 @@ class TestMask:
         mask[1, :, 8:] = False
         return mask
 
-    @each_family
-    @pytest.mark.parametrize("stabilizer", [None, 1.0])
-    @pytest.mark.parametrize("accelerated", [False, True], ids=["ista", "fista"])
+    @pytest.mark.parametrize(
+        ("name", "stabilizer", "accelerated"), pairwise(NAMES, [None, 1.0], [False, True])
+    )
     def test_hidden_bins_have_no_influence(self, name, stabilizer, accelerated, mask):
         task = problem(name)
         layers = encoder(task, 25, stabilizer=stabilizer, accelerated=accelerated)
@@ -366,8 +357,8 @@ class TestMask:
 
 
 @each_family
-@each_dimension
-def test_windows_are_as_each_alone(name, axes):
+def test_windows_are_as_each_alone(name):
+    axes = 1 + NAMES.index(name) % 2
     task = problem(name, axes, "both")
     layers = encoder(task, 12)
     together = layers(task.y, task.baseline)
@@ -401,20 +392,17 @@ def test_single_precision(name):
     torch.testing.assert_close(codes.double(), encode(double, 40), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
+def test_bad_arguments_are_refused():
+    dictionary = ConvDictionary(torch.ones(1, 1, 3))
+    for options, error, message in (
         ({"n_unrolled": 0}, ValueError, r"`n_unrolled` \(=0\) must be at least 1"),
         ({"n_unrolled": 2.5}, TypeError, r"`n_unrolled` \(=2.5\) must be an integer"),
         ({"step": 0.0}, ValueError, r"`step` \(=0.0\) must be positive"),
         ({"step": "auto"}, TypeError, r"`step` \(='auto'\) must be a number"),
         ({"stabilizer": -1.0}, ValueError, r"`stabilizer` \(=-1.0\) must be positive"),
-    ],
-)
-def test_bad_arguments_are_refused(options, error, message):
-    dictionary = ConvDictionary(torch.ones(1, 1, 3))
-    with pytest.raises(error, match=message):
-        UnrolledEncoder(Gaussian(), dictionary, L1(), **options)
+    ):
+        with refused(error, message, options):
+            UnrolledEncoder(Gaussian(), dictionary, L1(), **options)
 
 
 def test_a_window_shorter_than_the_templates_is_refused():

@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 import torch
 from fits import some_counts
+from tables import pairwise
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,7 +24,6 @@ from spikecdl.model.encoder import UnrolledEncoder
 from spikecdl.solvers.sparse_coding import sparse_code
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
 class OneDevice(TorchDispatchMode):
@@ -92,9 +92,11 @@ def test_dictionary_of_images_with_a_stride(method):
         assert dictionary(codes).shape == (2, 1, 35, 35)
 
 
-@each_family
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("penalty", [L1(0.3), GroupL1(0.3)], ids=["l1", "group_l1"])
+@pytest.mark.parametrize(
+    ("family", "tied", "penalty"),
+    pairwise(FAMILIES, [True, False], [L1(0.3), GroupL1(0.3)]),
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_a_training_step_of_the_autoencoder(family, tied, penalty):
     dictionary, analysis = (ConvDictionary(torch.randn(3, 1, 7), method="direct") for _ in range(2))
     encoder = UnrolledEncoder(

@@ -9,6 +9,7 @@ import torch
 from contracts import assert_prox
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import refused
 from torch import Tensor
 
 from spikecdl.model.penalties import L1, PENALTIES, GroupL1
@@ -27,14 +28,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @each_penalty
 @each_sign
-@pytest.mark.parametrize("axes", SHAPES)
-def test_prox_is_the_minimum(name, sign, axes):
-    penalty = PENALTIES[name](weight=0.7, sign=sign, axes=axes)
-    assert_prox(penalty, 2 * random(*SHAPES[axes]), 0.8)
+def test_prox_is_the_minimum_in_2d(name, sign):
+    penalty = PENALTIES[name](weight=0.7, sign=sign, axes=2)
+    assert_prox(penalty, 2 * random(*SHAPES[2]), 0.8)
 
 
 @each_penalty
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     values=st.lists(st.floats(-5, 5).map(lambda v: round(v, 3)), min_size=6, max_size=6),
     weight=st.floats(0, 3),
@@ -95,14 +95,14 @@ def test_signs_are_by_template(name):
 
 @each_penalty
 @each_sign
-@pytest.mark.parametrize("axes", SHAPES)
-def test_lambda_max_is_where_codes_vanish(name, sign, axes):
+def test_lambda_max_is_where_codes_vanish(name, sign):
     """With no codes, the point whose proximal point is asked for is the score."""
-    score = random(*SHAPES[axes], seed=3)
-    penalty = PENALTIES[name](sign=sign, axes=axes)
-    largest = float(penalty.lambda_max(score))
-    assert (penalty.with_weight(largest * (1 + 1e-9)).prox(score, 1.0) == 0).all()
-    assert (penalty.with_weight(largest * (1 - 1e-9)).prox(score, 1.0) != 0).any()
+    for axes, shape in SHAPES.items():
+        score = random(*shape, seed=3)
+        penalty = PENALTIES[name](sign=sign, axes=axes)
+        largest = float(penalty.lambda_max(score))
+        assert (penalty.with_weight(largest * (1 + 1e-9)).prox(score, 1.0) == 0).all()
+        assert (penalty.with_weight(largest * (1 - 1e-9)).prox(score, 1.0) != 0).any()
 
 
 @each_penalty
@@ -144,12 +144,12 @@ def test_changing_the_weight_keeps_the_rest(name):
 
 
 @each_penalty
-@each_sign
-def test_derivatives(name, sign):
-    penalty = PENALTIES[name](weight=0.4, sign=sign)
+def test_derivatives(name):
     codes = random(3, 2, 4, seed=8).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: penalty.prox(x, 0.5), codes)
-    assert torch.autograd.gradcheck(penalty, codes)
+    for sign in SIGNS:
+        penalty = PENALTIES[name](weight=0.4, sign=sign)
+        assert torch.autograd.gradcheck(lambda x, by=penalty: by.prox(x, 0.5), codes)
+        assert torch.autograd.gradcheck(penalty, codes)
 
 
 @each_penalty
@@ -190,21 +190,21 @@ def test_null_weight_is_about_what_noise_reaches(name, units):
     assert max(reached) < 1.5 * weight
 
 
+BAD = [
+    ({"weight": -0.1}, ValueError, r"`weight` \(=-0.1\) must not be negative"),
+    ({"weight": math.nan}, ValueError, r"`weight` \(=nan\) must be finite"),
+    ({"weight": "1"}, TypeError, r"`weight` \(='1'\) must be a number"),
+    ({"sign": "up"}, ValueError, r"`sign` \(='up'\) must be one of: both, negative, positive"),
+    ({"sign": ("both", "up")}, ValueError, r"`sign` \(='up'\) must be one of"),
+    ({"sign": None}, TypeError, r"`sign` \(=None\)"),
+]
+
+
 @each_penalty
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"weight": -0.1}, ValueError, r"`weight` \(=-0.1\) must not be negative"),
-        ({"weight": math.nan}, ValueError, r"`weight` \(=nan\) must be finite"),
-        ({"weight": "1"}, TypeError, r"`weight` \(='1'\) must be a number"),
-        ({"sign": "up"}, ValueError, r"`sign` \(='up'\) must be one of: both, negative, positive"),
-        ({"sign": ("both", "up")}, ValueError, r"`sign` \(='up'\) must be one of"),
-        ({"sign": None}, TypeError, r"`sign` \(=None\)"),
-    ],
-)
-def test_bad_arguments_are_refused(name, arguments, error, message):
-    with pytest.raises(error, match=message):
-        PENALTIES[name](**arguments)
+def test_bad_arguments_are_refused(name):
+    for arguments, error, message in BAD:
+        with refused(error, message, arguments):
+            PENALTIES[name](**arguments)
 
 
 @each_penalty

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from spikecdl.report import verdict
 from spikecdl.report.summary import recovery_lines
 
@@ -29,9 +27,8 @@ def test_a_good_fit_gets_one_calm_sentence():
     assert "better than by a constant rate" in sentence
 
 
-@pytest.mark.parametrize(
-    ("changes", "of_folds", "words"),
-    [
+def test_each_doubt_has_its_sentence():
+    for changes, of_folds, words in [
         ({}, {"deviance_explained": -0.027}, "Nothing was found that clearly predicts held-out"),
         ({}, {"deviance_explained": 0.015}, "Nothing was found that clearly predicts held-out"),
         ({}, {"deviance_explained": None}, "Nothing was found that clearly predicts held-out"),
@@ -55,8 +52,6 @@ def test_a_good_fit_gets_one_calm_sentence():
             {},
             "Nothing was held out (no split), so",
         ),
-    ],
-)
-def test_each_doubt_has_its_sentence(changes, of_folds, words):
-    (sentence,) = verdict({**GOOD, "held_out": {**GOOD["held_out"], **of_folds}, **changes})
-    assert words in sentence
+    ]:
+        (sentence,) = verdict({**GOOD, "held_out": {**GOOD["held_out"], **of_folds}, **changes})
+        assert words in sentence
