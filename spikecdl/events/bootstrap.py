@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from spikecdl.events.dense import DenseCounts
+from spikecdl.events.counts import Counts
 from spikecdl.events.em import updated
-from spikecdl.events.listed import ListedCounts
 from spikecdl.events.model import EventModel
 from spikecdl.events.posterior import EXACT
 from spikecdl.events.prior import perturbed
@@ -33,7 +32,7 @@ def windows_together(n_trials: int, n_units: int) -> int:
 
 
 def resampled(
-    counts: DenseCounts | ListedCounts,
+    counts: Counts,
     model: EventModel,
     windows: np.ndarray,
     rng: np.random.Generator,

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from spikecdl.events.model import EventModel
-from spikecdl.solvers.distributed import Processes
 
 
 class Expectation(NamedTuple):
@@ -54,7 +53,6 @@ class Counts(Protocol):
     learn_baseline: bool
     integer_valued: bool
     start: np.ndarray
-    processes: Processes
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,6 +69,10 @@ class Counts(Protocol):
         """Yield windows, the probabilities (window, template, amplitude, onset) of their events,
         and with a generator the signal (window, row, bin) of events drawn from the posterior.
         """
+        ...
+
+    def take(self, windows: np.ndarray) -> Counts:
+        """Keep some windows."""
         ...
 
     def part(self, n_bins: int, length: int) -> Counts:

@@ -162,14 +162,11 @@ class DenseCounts:
         levels = np.zeros((2, *self.start.shape))
         for level, derivative in zip(levels, (found.residual, found.curvature), strict=True):
             np.add.at(level, self.unit, derivative.sum(2))
+        by_template = (sums.spikes, sums.expected, sums.second)
         by_bin = None if self.covariates is None else (found.residual, found.curvature)
+        free = float(sums.free[0])
         return Expectation(
-            found.evidence,
-            sums.number,
-            float(sums.free[0]),
-            *(sums.spikes, sums.expected, sums.second),
-            *levels,
-            by_bin,
+            found.evidence, sums.number, free, *by_template, levels[0], levels[1], by_bin
         )
 
     def posterior(
@@ -206,7 +203,8 @@ class DenseCounts:
         known = model.coefficients
         before = torch.zeros(n_units, self.covariates.n_columns, dtype=torch.float64)
         before = before if known is None else torch.from_numpy(known)
-        after = self.covariates.update(before, *map(torch.from_numpy, found.by_bin))
+        residual, curvature = map(torch.from_numpy, found.by_bin)
+        after = self.covariates.update(before, residual, curvature)
         return replace(model, coefficients=((1 - step) * before + step * after).numpy())
 
     def stretches(

@@ -35,7 +35,8 @@ def updated(
     ``step`` is 1 for whole steps; for ``perturbation`` see `spikecdl.events.prior.perturbed`.
     """
     if learn_templates:
-        model = updated_templates(model, found, counts.scale, step, perturbation)
+        linear = not counts.integer_valued
+        model = updated_templates(model, found, counts.scale, linear, step, perturbation)
     model = replace(model, rates=_new_rates(model, found, step))
     return with_new_level(counts, counts.covariates_of(model, found, step), found, step)
 

@@ -84,7 +84,7 @@ class EventModel:
 
     @classmethod
     def of_templates(
-        cls, templates: np.ndarray, baseline: np.ndarray, occupancy: float = 0.3, **more: Any
+        cls, templates: np.ndarray, baseline: np.ndarray, occupancy: float = 0.3
     ) -> EventModel:
         """Return a model whose templates have typical amplitude one and cover some of the time."""
         count, n_rows, length = templates.shape
@@ -99,7 +99,6 @@ class EventModel:
             shrinkage=np.full((count, n_rows), FIRST_SHRINKAGE),
             cost=np.full(count, np.inf),  # not known before the first step
             nonnegative=np.zeros(count, bool),
-            **more,
         )
 
     def __len__(self) -> int:
@@ -197,7 +196,8 @@ class EventModel:
         """Return the model of which `as_tensors` made these, if there are others among them."""
         names = [field.name for field in fields(cls) if field.name in tensors]
         arrays = {name: tensors[name].cpu().numpy() for name in names}
-        return cls(**{name: x if x.ndim else int(x) for name, x in arrays.items()})
+        known: dict[str, Any] = {n: x if x.ndim else int(x) for n, x in arrays.items()}
+        return cls(**known)
 
     def to_file(self) -> dict[str, Tensor]:
         """Return what a fitted model keeps of its templates, which have unit norm there."""

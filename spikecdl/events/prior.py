@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
 class RowData(NamedTuple):
     """What counts say of rows (row, bin): ``spikes``, what is ``expected`` and its ``curvature``,
-    at rows of some ``mean`` and ``variance``.
+    at rows of some ``mean`` and ``variance``; whether it is ``linear`` in a row, as for signals.
     """
 
     spikes: np.ndarray
@@ -54,6 +54,7 @@ class RowData(NamedTuple):
     curvature: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
+    linear: bool
 
 
 class RowPrior(NamedTuple):
@@ -72,13 +73,15 @@ def updated_templates(
     model: EventModel,
     found: Expectation,
     scale: float,
+    linear: bool,
     step: float = 1.0,
     perturbation: np.ndarray | None = None,
 ) -> EventModel:
     """Return the model after Newton steps of its templates, and of the strengths of their prior.
 
     Rows that gain less than they cost become zero, but for the best of each template.  A
-    ``perturbation``, see `perturbed`, is added to the slope, and the prior stays.
+    ``perturbation``, see `perturbed`, is added to the slope, and the prior stays.  What is expected
+    is ``linear`` in the templates, or exponential.
     """
     bends, learn = second_differences(model.length), perturbation is None
     templates, variance = model.templates / scale, model.variance / scale**2
@@ -90,7 +93,7 @@ def updated_templates(
         floor = 0.0 if model.nonnegative[c] else -np.inf
         prior = RowPrior(bends, float(smoothness[c]), floor, learn, step)
         more = spikes[c] if perturbation is None else spikes[c] + perturbation[c]
-        data = RowData(more, expected[c], curvature[c], rows.copy(), variance[c].copy())
+        data = RowData(more, expected[c], curvature[c], rows.copy(), variance[c].copy(), linear)
         update_rows(Rows(rows, variance[c], shrinkage[c]), data, prior, of_rows)
         gain = of_rows[:, 2] + of_rows[:, 0] - _ROW_COST
         none = (gain < 0) & (gain < gain.max())
@@ -210,7 +213,7 @@ def _expected(data, n, t, row, variance):
     """Return what is expected of a bin that has moved to a mean and variance, and the curvature."""
     expected, bend = data.expected[n, t], data.curvature[n, t]
     moved, more = row - data.mean[n, t], variance - data.variance[n, t]
-    if expected <= 0.0:  # of a signal
+    if data.linear or expected <= 0.0:
         return expected + bend * moved, bend
     rate = bend / expected
     factor = np.exp(min(rate * moved + rate * rate * more / 2, _LARGEST_GROWTH))
@@ -233,10 +236,10 @@ def _gain(data, n, row, variance):
         with_row, bend = _expected(data, n, t, row[t], variance[t])
         without, _ = _expected(data, n, t, 0.0, 0.0)
         total += data.spikes[n, t] * row[t]
-        if data.expected[n, t] > 0.0:
-            total -= (with_row - without) * with_row / max(bend, 1e-300)
-        else:
+        if data.linear or data.expected[n, t] <= 0.0:
             total -= (with_row + without) * row[t] / 2
+        else:
+            total -= (with_row - without) * with_row / max(bend, 1e-300)
     return total
 
 

@@ -67,7 +67,8 @@ def search(
     second start is that of packed events: sequences that follow one another without a gap are not
     told apart by templates that are longer than they are.
     """
-    part, found = counts.part(_ENOUGH_BINS, length), []
+    part = counts.part(_ENOUGH_BINS, length)
+    found: list[tuple[EventModel, float]] = []
     null = without_events(part, length)
     least = objective(null, part.expect(null))
     bounds = tuple(nonnegative) or (False,) * n_templates
@@ -187,7 +188,7 @@ def without_idle(counts: Counts, model: EventModel) -> EventModel:
     """Return the model in which templates have no events if the objective hardly gains by them."""
     _, value = climb(counts, model, 1)
     for c in np.flatnonzero(model.has_events):
-        without = model.without_events([c])
+        without = model.without_events([int(c)])
         other_model, other = climb(counts, without, _WITHOUT)
         if value - other < _LEAST_GAIN:
             model, value = other_model, other

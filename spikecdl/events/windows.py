@@ -108,9 +108,9 @@ def sum_events(
 
     Windows in which nothing was observed are left out: what is found there is 0.  The sum is exact
     for one chain or two; ``uniform`` (1, window, bin + 1), random numbers, then let the events of
-    ``found``, which has as many chains, be drawn.  With a row for each chain they make a sweep of blocked Gibbs sampling: the events of each chain are drawn given those of the others,
-    whose signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42,
-    1995).
+    ``found``, which has as many chains, be drawn.  With a row for each chain they make a sweep of
+    blocked Gibbs sampling: the events of each chain are drawn given those of the others, whose
+    signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42, 1995).
     """
     loss, z, per_bin, onsets, group, processes = windows
     by_template = np.zeros((3, N_PARTS, *model.taps.shape))

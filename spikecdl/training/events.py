@@ -133,8 +133,8 @@ def of_events(
     typical = np.median(size) if len(events) else 1.0
     own = [size[template == c] for c in range(len(templates))]
     sizes = np.array([np.median(sizes) if sizes.size else typical for sizes in own])
-    known = {} if coefficients is None else {"coefficients": coefficients}
-    model = EventModel.of_templates(templates * sizes[:, None, None], baseline, **known)
+    model = EventModel.of_templates(templates * sizes[:, None, None], baseline)
+    model = replace(model, coefficients=coefficients)
     amplitudes = np.concatenate([sign * model.amplitudes for sign in signs], axis=1)
     rates = np.repeat(model.rates, len(signs), axis=1) / len(signs)
     return replace(model, amplitudes=amplitudes, rates=rates, cost=np.zeros(len(model)))

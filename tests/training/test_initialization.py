@@ -141,7 +141,7 @@ def test_parts_are_solved_as_the_whole(monkeypatch):
     for penalty, observed in ((L1(), data), (GroupL1(), in_pairs(data))):
         step = Round(observed, penalty, UniversalThreshold(), True, 2, 0.0, 300)
         whole = step.codes(waves(), observed.baseline, 1e-3)
-        monkeypatch.setattr("spikecdl.training.observations.PART", 3 * 2 * 260)
+        monkeypatch.setattr("spikecdl.model.observations.PART", 3 * 2 * 260)
         parts = step.codes(waves(), observed.baseline, 1e-3)
         again = step.solve(waves(), observed.baseline, whole.penalty, 1e-3, whole.events)
         monkeypatch.undo()

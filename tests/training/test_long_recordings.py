@@ -17,7 +17,7 @@ from spikecdl.model.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
 
-PART = "spikecdl.training.observations.PART"
+PART = "spikecdl.model.observations.PART"
 MODELS = {
     **{family: {"family": family} for family in sorted(FAMILIES)},
     **{name: {"trainer": name} for name in ("unrolled", "implicit")},
@@ -150,7 +150,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import spikecdl
-from spikecdl.training import observations
+from spikecdl.model import observations
 
 def kilobytes(name):
     return int(open("/proc/self/status").read().split(name + ":")[1].split()[0])

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from spikecdl import (
     DCEA,
@@ -23,8 +22,6 @@ from spikecdl import (
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
-from spikecdl.solvers.event_posterior import Sums
-from spikecdl.training.event_model import EventModel
 
 
 def fit_quietly(model, counts, **more):
@@ -188,9 +185,9 @@ def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
     for _ in range(200):
         with pytest.raises(KeyboardInterrupt):
             fit_quietly(model, counts, checkpoint=file, resume=True)
-        if names[-1] == "likeliest":
+        if names[-1] == "overlap":
             break
-    assert names[-5:] == ["alternating", "overlap", "template", "template", "likeliest"]
+    assert list(dict.fromkeys(names))[:3] == ["alternating", "start 1", "start 2"]
     assert len(set(names)) < len(names)
     monkeypatch.setattr(checkpoint, "save_tensors", save)
     fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
@@ -222,28 +219,6 @@ def test_templates_that_may_not_fall_below_zero_do_not(single_trials, overlap):
     assert free.templates_.min() < 0
     assert kept.templates_[0].min() < 0 <= kept.templates_[1].min()
     assert kept.decompose(counts[:40]).events()["amplitude"].min() > 0
-
-
-def test_a_bounded_step_is_the_least_of_its_quadratic():
-    rng = np.random.default_rng(0)
-    model = EventModel.of_templates(0.5 * rng.random((2, 1, 12)), np.zeros((1, 1)))
-    model = replace(model, smoothness=np.ones(2))
-    model = model.bounded((True, False))
-    first, second = 40 * rng.normal(size=(2, 1, 12)), 40 * rng.random((2, 1, 12)) + 20
-    sums = Sums(np.ones((2, 5)), np.ones(1), first, second)
-    found, bends = model.updated(sums, 1.0), np.diff(np.eye(12), n=2, axis=0)
-    prior = model.smoothness[0] * bends.T @ bends + 0.05 * np.eye(12)
-    old = model.templates[0, 0]
-
-    def cost(row):
-        change = row - old
-        matrix = np.diag(second[0, 0]) + prior
-        return change @ matrix @ change / 2 - change @ (first[0, 0] - prior @ old)
-
-    best = minimize(cost, old, bounds=[(0, None)] * 12, options={"ftol": 1e-14})
-    assert np.isclose(best.x, 0).any()
-    limited = old + np.clip(best.x - old, -1, 1)
-    np.testing.assert_allclose(found.templates[0, 0], limited, atol=1e-4)
 
 
 def test_expected_counts_are_right_where_events_overlap():

@@ -12,22 +12,16 @@ from populations import BIN, population, sequences, shuffled
 from scipy import stats
 from sklearn.base import clone
 
-from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning, Poisson, load
+from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning, load
 from spikecdl.conversion import hide, problem
 from spikecdl.evaluation.metrics import recovery
-from spikecdl.solvers.spike_list import list_spikes
-from spikecdl.training.base import Observations, UniversalThreshold
-from spikecdl.training.event_model import EventModel
-from spikecdl.training.population import (
-    RELATIVE_AMPLITUDES,
-    PopulationModel,
-    fit_baseline,
-    null_baseline,
-    sum_events,
-)
-from spikecdl.training.population_events import spikes_of
-from spikecdl.training.population_starts import unusual_part
-from spikecdl.training.summation import Summation
+from spikecdl.events.dense import DenseCounts
+from spikecdl.events.listed import ListedCounts
+from spikecdl.events.model import EventModel
+from spikecdl.events.posterior import with_baseline
+from spikecdl.events.spike_list import list_spikes
+from spikecdl.training.base import UniversalThreshold
+from spikecdl.training.events import counts_of
 
 
 def problem_of(model, counts):
@@ -49,7 +43,7 @@ def test_sequences_and_events_are_found(fitted):
     assert found.events.false_alarm_rate < 0.05
     own = 1 - parts.events()["probability"].mean()
     assert abs(own - found.events.false_alarm_rate) < 0.05
-    assert model.history_[-1]["agreement"] > 0.5
+    assert model.tensors_["n_agree"] > 1
 
 
 def test_most_units_that_take_no_part_have_a_row_of_zeros(fitted):
@@ -109,36 +103,6 @@ def test_events_drawn_make_the_counts_that_there_are(fitted):
     assert mean.sum() == pytest.approx(counts.counts.sum(), rel=0.05)
 
 
-STRETCH = np.ones(200, bool)
-STRETCH[70:140] = False  # longer than a template
-
-
-@pytest.mark.parametrize("shown", [[True], [True, True, False, True], STRETCH])
-def test_sums_without_overlap_are_those_of_dense_counts(shown):
-    rng, shown = np.random.default_rng(0), np.resize(shown, (3, 200))
-    counts, templates = rng.poisson(0.05, (3, 6, 200)), sequences(rng, 6, 8.0, 0.7)
-    spikes = list_spikes(counts, shown)
-    model = PopulationModel.of_templates(templates, null_baseline(spikes))
-    listed = sum_events(spikes, model, with_pairs=False)
-    seen = torch.from_numpy(shown[0])
-    y = torch.from_numpy(counts)[:, None].float()
-    level = torch.from_numpy(model.baseline).float()[None, None, :, None].expand(3, 1, 6, 1)
-    dense = Summation(Observations(y * seen, y >= 0, Poisson(), level, True, seen).load())
-    same = EventModel(
-        templates,
-        np.tile(RELATIVE_AMPLITUDES, (2, 1)),
-        model.rates,
-        model.baseline[None],
-        np.ones(2),
-    )
-    sums, found = dense.sum(same, keep_posterior=True)
-    gain = found.evidence - dense.evidence(same.take([]))
-    np.testing.assert_allclose(listed.evidence, gain, atol=1e-6)
-    posterior = listed.posterior.reshape(3, 200, 2)[:, :151].transpose(0, 2, 1)
-    np.testing.assert_allclose(posterior, found.posterior.sum(2), atol=1e-5)
-    np.testing.assert_allclose(listed.number.sum(0), sums.number, atol=1e-3)
-
-
 def test_hidden_bins_are_expected_from_the_others(fitted):
     counts, model = fitted
     best = DCEA(1, 0.5, layout="joint", trainer="marginal", n_epochs=1, random_state=0)
@@ -176,28 +140,28 @@ def test_overlapping_events_are_both_found():
     eta = np.tile(level[:, None], (1, 400))
     for c, s in ((0, 100), (1, 120)):
         eta[:, s : s + 50] += templates[c]
-    spikes = list_spikes(rng.poisson(np.exp(eta))[None])
-    model = PopulationModel.of_templates(templates, level)
-    posterior = sum_events(spikes, model, with_pairs=True).posterior
-    assert posterior[95:106, 0].sum() > 0.9
-    assert posterior[115:126, 1].sum() > 0.9
+    counts = ListedCounts(list_spikes(rng.poisson(np.exp(eta))[None]))
+    model = replace(EventModel.of_templates(templates, level[None]), overlap=2)
+    ((_, posterior, _),) = counts.posterior(model)
+    begins = posterior[0].sum(1)
+    assert begins[0, 95:106].sum() > 0.9
+    assert begins[1, 115:126].sum() > 0.9
 
 
 def test_the_part_that_starts_look_at_is_bounded():
     counts = population(5, 2000.0, n_events=3)
-    spikes = list_spikes(counts.counts)
-    part = unusual_part(spikes, 50)
+    part = ListedCounts(list_spikes(counts.counts)).part(30_000, 50)
     assert part.shape[0] * part.shape[2] <= 30_000
-    assert unusual_part(list_spikes(counts.counts[..., :9000]), 50).shape == (1, 5, 9000)
+    short = ListedCounts(list_spikes(counts.counts[..., :9000]))
+    assert short.part(30_000, 50).shape == (1, 5, 9000)
 
 
 def test_baselines_are_those_outside_events():
     counts = population(40, 150.0, n_events=30, random_state=1)
-    truth = counts.truth
-    spikes = list_spikes(counts.counts)
+    truth, listed = counts.truth, ListedCounts(list_spikes(counts.counts))
     size = truth.events["amplitude"].iloc[0]
-    model = PopulationModel.of_templates(size * truth.templates, null_baseline(spikes))
-    found = np.exp(fit_baseline(spikes, model).baseline) / BIN
+    model = EventModel.of_templates(size * truth.templates, listed.start)
+    found = np.exp(with_baseline(listed, model).baseline[0]) / BIN
     assert np.abs(found / truth.baseline[0] - 1).mean() < 0.1
 
 
@@ -219,7 +183,7 @@ def test_units_observed_at_other_times_are_summed_in_dense_form(fitted):
     mask = counts.mask.copy()
     mask[:, 0, :100] = False
     some = replace(counts, counts=np.where(mask, counts.counts, 0), mask=mask, n_pooled=mask * 1)
-    assert spikes_of(problem_of(model, some).data, 50) is None
+    assert isinstance(counts_of(problem_of(model, some).data, 50), DenseCounts)
     assert model.transform(some).shape == model.transform(counts).shape
 
 
@@ -228,7 +192,7 @@ def test_a_gap_in_the_recording_says_nothing(fitted):
     gap = np.arange(counts.n_bins) // 10_000 == 1
     some = hide(counts, gap)
     model = DCEA(2, 0.5, layout="joint", trainer="marginal", random_state=0).fit(some)
-    assert spikes_of(problem_of(model, some).data, 50) is not None
+    assert isinstance(counts_of(problem_of(model, some).data, 50), ListedCounts)
     found = recovery(model.decompose(some), 0.05)
     assert found.templates.max < 0.65
     begins = model.decompose(some).events()["time"] / BIN
