@@ -26,6 +26,7 @@ FLOORS = (
     {"validation", "files"},
     {"model", "data"},
     {"solvers"},
+    {"events"},
     {"training"},
     {"config", "checkpoint", "conversion", "io", "datasets", "progress", "simulate", "suggestions"},
     {"evaluation"},

@@ -15,10 +15,11 @@ from torch import Tensor
 from spikecdl import conversion, validation
 from spikecdl.config import Layout
 from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.model import observations
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import Family
 from spikecdl.solvers.events import Events
-from spikecdl.training import Observations, Problem, observations
+from spikecdl.training import Observations, Problem
 from spikecdl.training.base import predictor
 
 

@@ -51,6 +51,9 @@ class DenseCounts:
         self.integer_valued = data.family.integer_valued
         self.unit = np.arange(len(rows.y)) % data.y.shape[1]
         self.covariates = rows.covariates if data.learn_baseline else None
+        covariates = self.covariates
+        n_units = 0 if covariates is None else int(covariates.unit.max()) + 1
+        self._no_coefficients = np.zeros((n_units, covariates.n_columns if covariates else 0))
         eta = as_array(rows.baseline)
         self.start = np.zeros((data.y.shape[1], data.y.shape[2]))
         if self.learn_baseline:
@@ -79,8 +82,11 @@ class DenseCounts:
         return some
 
     def part(self, n_bins: int, length: int) -> DenseCounts:
-        """Return evenly spaced windows, as few as hold so many bins."""
-        return self.take(slice(None, None, max(1, self.loss.a.size // n_bins)))
+        """Return the windows of evenly spaced trials, as few as hold so many bins."""
+        every, number = max(1, self.loss.a.size // n_bins), np.arange(len(self.unit))
+        n_units = len(self.start)
+        trial = number // n_units if len(number) >= every * n_units else number
+        return self.take(np.flatnonzero(trial % every == 0))
 
     def tempered(self, power: float) -> DenseCounts:
         """Return the same counts, whose likelihood is raised to a power."""
@@ -92,10 +98,8 @@ class DenseCounts:
         """Return the argument of the loss without events (window, row, bin)."""
         z = model.baseline[self.unit][..., None] + self.offset
         if self.covariates is not None:
-            coefficients = model.coefficients
-            if coefficients is None:
-                n_units = int(self.covariates.unit.max()) + 1
-                coefficients = np.zeros((n_units, self.covariates.n_columns))
+            known = model.coefficients
+            coefficients = self._no_coefficients if known is None else known
             z = z + self.covariates.offset(torch.from_numpy(coefficients)).numpy()
         return np.ascontiguousarray(np.broadcast_to(z, self.shape))
 
@@ -199,10 +203,8 @@ class DenseCounts:
         if self.covariates is None:
             return model
         assert found.by_bin is not None
-        n_units = int(self.covariates.unit.max()) + 1
         known = model.coefficients
-        before = torch.zeros(n_units, self.covariates.n_columns, dtype=torch.float64)
-        before = before if known is None else torch.from_numpy(known)
+        before = torch.from_numpy(self._no_coefficients if known is None else known)
         residual, curvature = map(torch.from_numpy, found.by_bin)
         after = self.covariates.update(before, residual, curvature)
         return replace(model, coefficients=((1 - step) * before + step * after).numpy())
@@ -235,8 +237,10 @@ def _draw(
     total = np.where(closed, 0.0, total[:, length:] - total[:, :-length])
     order = np.argsort(-total, axis=None, kind="stable")[: 4 * _CROWD * number]
     order = order[total.ravel()[order] > 0]
+    if not len(order):
+        return []
     chance = np.exp(-np.arange(len(order)) / (_CROWD * number))
     number = min(number, len(order))
-    rank = rng.choice(len(order), number, replace=False, p=chance / max(chance.sum(), 1e-300))
+    rank = rng.choice(len(order), number, replace=False, p=chance / chance.sum())
     window, first = np.unravel_index(order[rank], total.shape)
     return list(zip(window.tolist(), first.tolist(), strict=True))

@@ -11,7 +11,7 @@ from spikecdl.events.counts import Counts, Expectation
 from spikecdl.events.model import EventModel
 from spikecdl.events.prior import updated_templates
 
-MOST_BUSY = 0.5  # expected events of a template in a time as long as the template, at most
+MOST_BUSY = 5.0  # events of a template in an idle time as long as the template, at most
 _FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible
 _SPREAD = 0.5  # events added to each amplitude
 _LARGEST_STEP = 0.5  # of a baseline, in units of the family's `eta_scale`
@@ -49,6 +49,11 @@ def _new_rates(model: EventModel, found: Expectation, step: float) -> np.ndarray
     shares = (count + _SPREAD) / (count + _SPREAD).sum(1, keepdims=True)
     new = np.exp((1 - step) * np.log(model.rates) + step * np.log(rate * shares))
     return np.where(model.has_events[:, None], new, model.rates)
+
+
+def as_often_as_may_be(model: EventModel) -> np.ndarray:
+    """Return which templates have events at the highest rate that is allowed (template,)."""
+    return model.rates.sum(1) > 0.99 * MOST_BUSY / model.length
 
 
 def with_new_level(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from spikecdl.events.ratios import NEGLIGIBLE
+from spikecdl.events.derivatives import NEGLIGIBLE
 from spikecdl.solvers.losses import EXPONENTIAL, LOGISTIC, QUADRATIC, exp
 
 _TOGETHER = 8  # factors of odds whose product is taken before its logarithm

@@ -14,8 +14,8 @@ from scipy.ndimage import convolve1d
 
 from spikecdl.events import chain, pairs
 from spikecdl.events.counts import Expectation
+from spikecdl.events.derivatives import NEGLIGIBLE
 from spikecdl.events.model import EventModel
-from spikecdl.events.ratios import NEGLIGIBLE
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
 from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.threads import in_parallel

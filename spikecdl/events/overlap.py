@@ -16,7 +16,7 @@ from spikecdl.events.starts import SPACING
 
 _SPACINGS = (1.0, SPACING)  # least distances of onsets of one template, in lengths
 _LEAST_NATS = 10.0  # that more overlap must gain
-_FIRST_STEPS, _STEPS = 3, 20  # of EM, after which overlaps are compared
+_FIRST_STEPS, _STEPS = 3, 12  # of EM, after which overlaps are compared
 
 
 def choose_overlap(
@@ -37,7 +37,7 @@ def choose_overlap(
     for each in known:
         two = replace(model, overlap=EXACT, distance=each)
         two, value = climb(counts, two, _FIRST_STEPS, learn_templates)
-        if value > highest - _LEAST_NATS:
+        if value > highest:
             two, value = climb(counts, two, _STEPS, learn_templates)
         if value > highest + _LEAST_NATS:
             best, highest = two, value

@@ -20,7 +20,7 @@ Step = Callable[[str, Callable[[], dict[str, Tensor]], np.random.Generator], dic
 
 _ENOUGH_BINS = 30_000  # that starts are found in
 _PADDING = 0.4  # bins learned beyond a template, as a fraction of its length
-_STRETCHES = 48  # drawn, for each template
+_STRETCHES = 32  # drawn, for each template
 _OCCUPANCY = 0.15  # of the time by a template that is learned alone
 _SHARPEST = 5  # candidates per template that are learned alone
 _PROBABLE = 0.5  # events, near which no other template is sought
@@ -29,7 +29,7 @@ _ALIKE, _ALIKE_ROW = 0.5, 0.9  # cosine of templates that are the same, with man
 _ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 3, 6, 2, 4, 60  # steps of EM
 _CROWDED = 0.4  # share of the time taken by events, from which overlaps matter to a search
 SPACING = 0.25  # least distance of onsets of one template whose events overlap, in lengths
-_LEAST_GAIN = 20.0  # nats, that a template must add
+_LEAST_GAIN = 10.0  # nats, that a template must add
 _SAME_NATS, _SAME_GAIN, _SAME_COSINE = 3.0, 0.01, 0.9  # of starts that have found the same optimum
 
 
@@ -49,29 +49,40 @@ class Search:
     n_found: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for: templates and their bins, in at most so many starts.
+
+    ``nonnegative`` says which templates do not fall below zero, and ``overlap`` how many events may
+    be under way at a time.
+    """
+
+    n_templates: int
+    length: int
+    most_starts: int
+    nonnegative: tuple[bool, ...]
+    overlap: int = 2
+
+
 def search(
     counts: Counts,
-    n_templates: int,
-    length: int,
-    most_starts: int,
+    wanted: Wanted,
     rng: np.random.Generator,
     step: Step,
     seeds: Sequence[EventModel] = (),
-    nonnegative: Sequence[bool] = (),
-    most_overlap: int = 2,
 ) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
-    Starts end when the best optimum has been found twice, or there were ``most_starts``.  The
+    Starts end when the best optimum has been found twice, or there were as many as may be.  The
     ``seeds``, models from elsewhere, are starts, too.  Where events fill much of the time, every
     second start is that of packed events: sequences that follow one another without a gap are not
     told apart by templates that are longer than they are.
     """
+    length = wanted.length
     part = counts.part(_ENOUGH_BINS, length)
     found: list[tuple[EventModel, float]] = []
     null = without_events(part, length)
     least = objective(null, part.expect(null))
-    bounds = tuple(nonnegative) or (False,) * n_templates
 
     def start(number: int) -> Callable[[], dict[str, Tensor]]:
         def run() -> dict[str, Tensor]:
@@ -79,14 +90,14 @@ def search(
                 model = seeds[number]
             else:
                 crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
-                packed = crowded and most_overlap > 1 and (number - len(seeds)) % 2 == 1
-                model = _built(part, n_templates, length, rng, all(bounds), packed)
-            model, value = climb(part, model.bounded(bounds), _LAST)
+                packed = crowded and wanted.overlap > 1 and (number - len(seeds)) % 2 == 1
+                model = _built(part, wanted.n_templates, length, rng, packed)
+            model, value = climb(part, model.bounded(wanted.nonnegative), _LAST)
             return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}
 
         return run
 
-    for number in range(most_starts + len(seeds)):
+    for number in range(wanted.most_starts + len(seeds)):
         tensors = step(f"start {number + 1}", start(number), rng)
         found.append((EventModel.from_tensors(tensors), float(tensors["value"])))
         found.sort(key=lambda each: -each[1])
@@ -116,7 +127,6 @@ def _built(
     n_templates: int,
     length: int,
     rng: np.random.Generator,
-    bounded: bool,
     packed: bool,
 ) -> EventModel:
     """Return templates learned from a start.
@@ -132,7 +142,7 @@ def _built(
     model = replace(null, overlap=2, distance=round(SPACING * length)) if packed else null
     taken = np.zeros((counts.shape[0], counts.shape[2] - longer + 1), np.bool_)
     for _ in range(n_templates + max(1, n_templates // 2)):
-        alone = _alone(counts, null, rng, taken, bounded)
+        alone = _alone(counts, null, rng, taken)
         tried = [climb(counts, model.joined(one), _TOGETHER) for one in alone[:_FINALISTS]]
         if not tried:
             break
@@ -153,13 +163,13 @@ def _nothing(null: EventModel, count: int) -> EventModel:
 
 
 def _alone(
-    counts: Counts, null: EventModel, rng: np.random.Generator, taken: np.ndarray, bounded: bool
+    counts: Counts, null: EventModel, rng: np.random.Generator, taken: np.ndarray
 ) -> list[EventModel]:
     """Return models of one template, the best first, from stretches where no onset is taken."""
     first, found = counts.stretches(null, _STRETCHES, rng, taken), []
     for c in _distinct(first, _SHARPEST) if len(first) else ():
         one = EventModel.of_templates(first[c : c + 1], null.baseline, _OCCUPANCY)
-        found.append(climb(counts, null.joined(one.bounded([bounded])), _ALONE))
+        found.append(climb(counts, null.joined(one), _ALONE))
     return [model for model, _ in sorted(found, key=lambda each: -each[1])]
 
 

@@ -8,15 +8,10 @@ import numpy as np
 from numba import njit
 
 from spikecdl.events import chain, pairs
+from spikecdl.events.derivatives import Derivatives, add_derivatives
 from spikecdl.events.interactions import add_pair_derivatives, fill_interactions
 from spikecdl.events.model import ChainPrior
-from spikecdl.events.ratios import (
-    Derivatives,
-    Templates,
-    add_derivatives,
-    fill_count_scores,
-    fill_ratios,
-)
+from spikecdl.events.ratios import Templates, fill_count_scores, fill_ratios
 from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.losses import QUADRATIC, Loss, fill_row, value
 from spikecdl.solvers.operators import add_multiple

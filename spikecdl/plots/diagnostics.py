@@ -13,8 +13,8 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from spikecdl.estimator import DCEA
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
+    from spikecdl.evaluation.heldout import TemplateModel
     from spikecdl.evaluation.selection import Selection
 
 _SIZE = (style.COLUMN, 2.3)
@@ -81,7 +81,7 @@ def autocorrelation(
 
 
 @style.styled
-def history(source: DCEA | Decomposition, *, ax: Any = None, axes: Any = None) -> Axes:
+def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw by which factor a spike changes the rate of its unit afterwards, a curve per unit.
 
     For the binomial family, it is the odds of a spike that change by this factor.  Of more than
@@ -132,7 +132,7 @@ def history(source: DCEA | Decomposition, *, ax: Any = None, axes: Any = None) -
 
 
 @style.styled
-def training_curve(model: DCEA, *, ax: Any = None, axes: Any = None) -> Axes:
+def training_curve(model: Any, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw the loss of a fitted model after each epoch.
 
     Examples

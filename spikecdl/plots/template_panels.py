@@ -17,7 +17,7 @@ from spikecdl.validation import counted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from spikecdl.estimator import DCEA
+    from spikecdl.evaluation.heldout import TemplateModel
 
 
 class _Match(NamedTuple):
@@ -46,7 +46,7 @@ class _Sheet(NamedTuple):
 
 @style.styled
 def templates(
-    source: DCEA | Decomposition,
+    source: TemplateModel | Decomposition,
     truth: Truth | np.ndarray | None = None,
     *,
     bands: Bands | None = None,
@@ -102,13 +102,13 @@ def templates(
 
 
 def _sheet(
-    source: DCEA | Decomposition, truth: Truth | np.ndarray | None, bands: Bands | None
+    source: TemplateModel | Decomposition, truth: Truth | np.ndarray | None, bands: Bands | None
 ) -> _Sheet:
     from sklearn.utils.validation import check_is_fitted
 
-    from spikecdl.estimator import DCEA
-
-    style.check_type("source", source, Decomposition, DCEA)
+    if not isinstance(source, Decomposition) and not hasattr(type(source), "templates_"):
+        name = type(source).__name__
+        raise TypeError(f"`source` ({name}) must be Decomposition or DCEA")
     label, gain, rates = "template (unit norm)", None, []
     if isinstance(source, Decomposition):
         shapes, counts = source.templates, source.counts

@@ -121,14 +121,18 @@ def score_summary(
 
 
 def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
-    """Compare the templates with those of the second best start, if training kept them."""
+    """Return how many starts of the search agree, and what the best of the others found."""
     from spikecdl.evaluation.template_metrics import template_error
 
     tensors = model.tensors_
-    if "other_start" not in tensors:
+    if "n_starts" not in tensors:
         return None
+    starts = {name: int(tensors[name]) for name in ("n_starts", "n_agree")}
+    if "other_start" not in tensors:
+        return {**starts, "template_errors": [], "gap_nats": None}
     found = template_error(tensors["other_start"].numpy(), decomposition.templates)
-    return {"template_errors": found.errors, "gap_nats": float(tensors["start_gap"])}
+    gap = float(tensors["start_gap"])
+    return {**starts, "template_errors": found.errors, "gap_nats": gap}
 
 
 def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict[str, Any] | None:

@@ -97,7 +97,9 @@ def completed(
     levels: list[list[float]] = []
     if problem.data.family.is_compiled:
         if "event_rates" not in tensors:
-            tensors = tensors | event_rates(problem, tensors, events)
+            data, some = _some_trials(problem.data, events.to("cpu"))
+            problem = replace(problem, data=data)
+            tensors = tensors | event_rates(problem, tensors, some)
         levels = event_model(problem, tensors)[1].baseline.tolist()
     used = events.template[events.amplitude != 0]
     count = torch.bincount(used, minlength=problem.n_templates)
@@ -109,8 +111,7 @@ def event_rates(
     problem: Problem, tensors: Mapping[str, Tensor], events: Events
 ) -> dict[str, Tensor]:
     """Return the tensors of events of given templates, fitted from those of their trainer on."""
-    data, events = _some_trials(problem.data, events.to("cpu"))
-    counts = counts_of(data, problem.length)
+    counts = counts_of(problem.data, problem.length)
     templates = tensors["templates"].double().cpu().numpy()
     model = of_events(templates, events, counts.start, known_coefficients(problem))
     model = em.climb(counts, model, _STEPS, learn_templates=False)[0]
@@ -177,7 +178,7 @@ def encoded(
 ) -> tuple[np.ndarray, Tensor]:
     """Return a table of probable events, see `event_table`, and the baseline of the data."""
     counts, model = event_model(problem, tensors)
-    table, eta = posterior.event_table(counts, model, width), problem.data.baseline
+    table, eta = posterior.event_table(counts, model.normalized(), width), problem.data.baseline
     if isinstance(counts, ListedCounts):
         level = torch.from_numpy(model.baseline)[..., None].expand(eta.shape)
     else:
@@ -248,7 +249,7 @@ def _certainty(
     problem: Problem, tensors: dict[str, Tensor], events: Events
 ) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
     counts, model = event_model(replace(problem, unit_tensors={}), tensors)
-    table = posterior.event_table(counts, model, round(NEAR * model.length), events)
+    table = posterior.event_table(counts, model.normalized(), round(NEAR * model.length), events)
     return table, partial(_drawn_mean, problem.data, counts, model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -29,6 +30,10 @@ _STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
 _ENOUGH_BINS = 30_000  # that overlaps are compared in
 _PROBABILITY = COLUMNS.index("probability")
+
+
+class EventRateWarning(UserWarning):
+    """The rate of events of a template has stopped at its bound."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,18 @@ class Marginal(Trainer):
             }
             return _learned(model, before), record
 
-        return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
+        learned = alternate(epoch, learned, problem.n_epochs, null, on_epoch)
+        busy = em.as_often_as_may_be(EventModel.from_tensors(learned.state))
+        if busy.any():
+            which = ", ".join(map(str, np.flatnonzero(busy)))
+            warnings.warn(
+                f"events of template {which} begin as often as they may: they follow one another "
+                "without a gap, or the template stands for a slow change of the rate; set `drift`, "
+                "or use shorter templates",
+                EventRateWarning,
+                stacklevel=3,
+            )
+        return learned
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return the events of posterior probability 1/2 or more, and the baseline."""
@@ -139,11 +155,12 @@ class Marginal(Trainer):
     def _search(self, problem: Problem, counts: Counts) -> Learned:
         """Return the most likely model of several starts."""
         seed = int(torch.randint(2**31, (1,), generator=problem.generator))
-        rng, bounded = np.random.default_rng(seed), problem.bounded
+        rng = np.random.default_rng(seed)
         seeds, left = self._seeds(problem, counts)
-        size = (problem.n_templates, problem.length, self.n_starts)
         most = posterior.EXACT if self.overlap is None else min(self.overlap, posterior.EXACT)
-        found = starts.search(counts, *size, rng, problem.steps, seeds, bounded, most)
+        size = (problem.n_templates, problem.length, self.n_starts)
+        wanted = starts.Wanted(*size, problem.bounded, most)
+        found = starts.search(counts, wanted, rng, problem.steps, seeds)
         distance = None if self.distance is None else round(self.distance * problem.length)
 
         def with_overlap() -> dict[str, Tensor]:
@@ -163,7 +180,7 @@ class Marginal(Trainer):
 
         model = EventModel.from_tensors(problem.steps("overlap", with_overlap, rng))
         more = {"n_starts": torch.tensor(found.n_starts), "n_agree": torch.tensor(found.n_found)}
-        if found.other is not None:
+        if found.other is not None and found.other.any((1, 2)).all():
             more |= {
                 "other_start": torch.from_numpy(found.other),
                 "start_gap": torch.tensor(found.gap, dtype=torch.float64),

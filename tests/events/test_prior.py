@@ -71,7 +71,7 @@ def test_steps_on_counts_end_where_the_expected_likelihood_is_highest():
         data = RowData(spikes[None], expected, expected, rows.copy(), variance.copy(), False)
         rule = RowPrior(second_differences(length), tau, learn=False)
         update_rows(Rows(rows, variance, np.array([alpha])), data, rule, found)
-    np.testing.assert_allclose(rows[0], best, atol=0.05)  # whose covariance is not diagonal
+    np.testing.assert_allclose(rows[0], best, atol=0.1)  # whose covariance is not diagonal
     gain = spikes @ rows[0] - (exposure * np.expm1(rows[0] + variance[0] / 2)).sum()
     assert found[0, 2] == pytest.approx(gain, abs=1e-6)
 

@@ -187,7 +187,8 @@ def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
             fit_quietly(model, counts, checkpoint=file, resume=True)
         if names[-1] == "overlap":
             break
-    assert list(dict.fromkeys(names))[:3] == ["alternating", "start 1", "start 2"]
+    steps = list(dict.fromkeys(names))
+    assert steps[steps.index("alternating") :][:3] == ["alternating", "start 1", "start 2"]
     assert len(set(names)) < len(names)
     monkeypatch.setattr(checkpoint, "save_tensors", save)
     fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
