@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,14 +69,12 @@ def search(
     wanted: Wanted,
     rng: np.random.Generator,
     step: Step,
-    seeds: Sequence[EventModel] = (),
 ) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
-    Starts end when the best optimum has been found twice, or there were as many as may be.  The
-    ``seeds``, models from elsewhere, are starts, too.  Where events fill much of the time, every
-    second start is that of packed events: sequences that follow one another without a gap are not
-    told apart by templates that are longer than they are.
+    Starts end when the best optimum has been found twice, or there were as many as may be.
+    Where events fill much of the time, every second start is that of packed events: sequences that
+    follow one another without a gap are not told apart by templates that are longer than they are.
     """
     length = wanted.length
     part = counts.part(_ENOUGH_BINS, length)
@@ -86,18 +84,15 @@ def search(
 
     def start(number: int) -> Callable[[], dict[str, Tensor]]:
         def run() -> dict[str, Tensor]:
-            if number < len(seeds):
-                model = seeds[number]
-            else:
-                crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
-                packed = crowded and wanted.overlap > 1 and (number - len(seeds)) % 2 == 1
-                model = _built(part, wanted.n_templates, length, rng, packed)
+            crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
+            packed = crowded and wanted.overlap > 1 and number % 2 == 1
+            model = _built(part, wanted.n_templates, length, rng, packed)
             model, value = climb(part, model.bounded(wanted.nonnegative), _LAST)
             return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}
 
         return run
 
-    for number in range(wanted.most_starts + len(seeds)):
+    for number in range(wanted.most_starts):
         tensors = step(f"start {number + 1}", start(number), rng)
         found.append((EventModel.from_tensors(tensors), float(tensors["value"])))
         found.sort(key=lambda each: -each[1])

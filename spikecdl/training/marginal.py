@@ -22,9 +22,9 @@ from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.events import Events
-from spikecdl.training.alternating import Alternating, Epoch, alternate
+from spikecdl.training.alternating import Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
-from spikecdl.training.events import counts_of, encoded, known_coefficients, of_events
+from spikecdl.training.events import counts_of, encoded
 
 _STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
@@ -50,8 +50,7 @@ class Marginal(Trainer):
     common to all trials of a unit.
 
     EM begins from stretches of the counts, again and again until the best optimum has been found
-    twice, and for single units from the templates of `Alternating`, too.  How far starts agree is
-    in the summary of a fit.
+    twice.  How far starts agree is in the summary of a fit.
 
     Parameters
     ----------
@@ -156,11 +155,10 @@ class Marginal(Trainer):
         """Return the most likely model of several starts."""
         seed = int(torch.randint(2**31, (1,), generator=problem.generator))
         rng = np.random.default_rng(seed)
-        seeds, left = self._seeds(problem, counts)
         most = posterior.EXACT if self.overlap is None else min(self.overlap, posterior.EXACT)
         size = (problem.n_templates, problem.length, self.n_starts)
         wanted = starts.Wanted(*size, problem.bounded, most)
-        found = starts.search(counts, wanted, rng, problem.steps, seeds)
+        found = starts.search(counts, wanted, rng, problem.steps)
         distance = None if self.distance is None else round(self.distance * problem.length)
 
         def with_overlap() -> dict[str, Tensor]:
@@ -185,33 +183,12 @@ class Marginal(Trainer):
                 "other_start": torch.from_numpy(found.other),
                 "start_gap": torch.tensor(found.gap, dtype=torch.float64),
             }
-        return _learned(model, Learned(left | more))
-
-    def _seeds(
-        self, problem: Problem, counts: Counts
-    ) -> tuple[list[EventModel], dict[str, Tensor]]:
-        """Return a model with the templates of `Alternating`, of single units, and its level."""
-        if counts.shape[1] > 1:
-            return [], {"level": torch.tensor(1.0)}
-        default = Alternating(most_bins=max(_ENOUGH_BINS, counts.shape[2]))
-        whole = replace(problem, n_epochs=default.default_epochs)
-
-        def alternating() -> dict[str, Tensor]:
-            found = default.fit(whole, None, lambda state: None)
-            return {**found.tensors, **found.unit_tensors}
-
-        units = problem.steps("alternating", alternating)
-        tensors = {name: units.pop(name) for name in ("templates", "level")}
-        events = default.encode(problem, tensors)[0].to("cpu")
-        templates = tensors["templates"].double().cpu().numpy()
-        known = known_coefficients(Learned({}, unit_tensors=units))
-        return [of_events(templates, events, counts.start, known)], {"level": tensors["level"]}
+        return _learned(model, Learned(more))
 
 
-#: Tensors of a search, which stay: the penalty's level that found the first templates; how many
-#: starts there were, and how many agree; templates of the best other optimum, and how much lower
-#: its objective is, in nats.
-_OF_SEARCH = ("level", "n_starts", "n_agree", "other_start", "start_gap")
+#: Tensors of a search, which stay: how many starts there were, and how many agree; templates of the
+#: best other optimum, and how much lower its objective is, in nats.
+_OF_SEARCH = ("n_starts", "n_agree", "other_start", "start_gap")
 
 
 def _learned(model: EventModel, before: Learned) -> Learned:

@@ -188,7 +188,7 @@ def test_a_search_broken_off_goes_on_to_the_same_model(tmp_path, monkeypatch):
         if names[-1] == "overlap":
             break
     steps = list(dict.fromkeys(names))
-    assert steps[steps.index("alternating") :][:3] == ["alternating", "start 1", "start 2"]
+    assert steps[:2] == ["start 1", "start 2"]
     assert len(set(names)) < len(names)
     monkeypatch.setattr(checkpoint, "save_tensors", save)
     fit_quietly(model, counts, checkpoint=file, resume=True).save(tmp_path / "again")
