@@ -47,6 +47,8 @@ class TemplateModel(Fitted, Estimator, Protocol):
     history: float | History | None
     drift: float | None
     trainer_: str | Trainer
+    history_: list[dict[str, Any]]
+    converged_: bool
 
     def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 

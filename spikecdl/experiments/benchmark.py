@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 
 from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
+from spikecdl.evaluation.heldout import Estimator
 from spikecdl.evaluation.metrics import TemplateError, deviance_explained, recovery, template_error
 from spikecdl.experiments import Options, Result, fitted, median_and_range
 from spikecdl.model.families import Binomial
@@ -206,7 +207,9 @@ def compare(
     return Result(pd.DataFrame(rows), figures, settings, findings=[], more={"traces": trace})
 
 
-def _fit(model: Any, counts: BinnedSpikes, traced: bool = True) -> list[tuple[float, Learned]]:
+def _fit(
+    model: Estimator, counts: BinnedSpikes, traced: bool = True
+) -> list[tuple[float, Learned]]:
     """Fit a model; return the seconds until the end of every epoch, and the state there."""
     states: list[tuple[float, Learned]] = []
     began = time.perf_counter()

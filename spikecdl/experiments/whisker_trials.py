@@ -226,14 +226,14 @@ def chosen(models: list, trials: BinnedSpikes) -> Any:
         return models[0]
     folds = divide(trials, FAMILY, 5).folds
 
-    def likelihood(model: Any) -> float:
+    def likelihood(model: heldout.Estimator) -> float:
         each = ((fitted(model, fold.seen), fold.unseen) for fold in folds)
         return sum(log_likelihood(unseen, model.predict(unseen)).sum() for model, unseen in each)
 
     return max(models, key=likelihood)
 
 
-def held_out(model: Any, counts: BinnedSpikes) -> np.ndarray | None:
+def held_out(model: heldout.Model, counts: BinnedSpikes) -> np.ndarray | None:
     """Return the log likelihood of each trial, (trial,), without codes of these trials.
 
     It is the evidence of a `DCEA`, whose events are summed out, and the likelihood of a model that
@@ -251,7 +251,7 @@ def log_likelihood(counts: BinnedSpikes, mean: np.ndarray) -> np.ndarray:
     return deviance.log_likelihood(data, eta).sum((1, 2))
 
 
-def hits(model: Any, counts: BinnedSpikes, seed: int) -> dict[str, float]:
+def hits(model: DCEA, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     """Compare the events in trials with the deflections, with one lag for a template."""
     events = model.decompose(counts).events()
     trial = events["trial"].map({name: k for k, name in enumerate(counts.trial_ids)})

@@ -132,7 +132,7 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
 
 
 @style.styled
-def training_curve(model: Any, *, ax: Any = None, axes: Any = None) -> Axes:
+def training_curve(model: TemplateModel, *, ax: Any = None, axes: Any = None) -> Axes:
     """Draw the loss of a fitted model after each epoch.
 
     Examples
