@@ -13,7 +13,7 @@ from spikecdl.events.posterior import EXACT
 from spikecdl.events.prior import perturbed
 
 FEWEST = 8  # trials, or windows, that are resampled
-_STEPS, _STEP = 20, 1.8  # of EM: their number, and length relative to whole steps
+_STEPS = 20  # of EM
 
 
 def windows_together(n_trials: int, n_units: int) -> int:
@@ -37,9 +37,9 @@ def resampled(
     windows: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return templates fitted to some windows by over-relaxed EM, with a prior drawn anew."""
+    """Return templates fitted to some windows by EM, with a prior drawn anew."""
     some, noise = counts.take(windows), perturbed(model, counts.scale, rng)
     model = replace(model, overlap=min(model.overlap, EXACT))
     for _ in range(_STEPS):
-        model = updated(some, model, some.expect(model), step=_STEP, perturbation=noise)
+        model = updated(some, model, some.expect(model), perturbation=noise)
     return model.templates

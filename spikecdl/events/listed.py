@@ -20,7 +20,6 @@ from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
 from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.threads import in_parallel
 
-_LIVE = -6.0  # log weight from which an event may be one of a pair
 _FEW_PAIRS = 1e-4  # expected pairs of two templates at one lag that say nothing
 _BLOCK = 20  # template lengths of the stretches that a search looks at
 _CROWD = 3  # times as many stretches are looked at as drawn
@@ -405,7 +404,7 @@ def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
         chain.to_posterior(weights, forward, backward)
         return evidence
     before = np.minimum(np.arange(n_bins + 1), n_onsets) * prior.log_idle
-    live = pairs.live_onsets(weights, _LIVE)
+    live = pairs.live_onsets(weights, prior.least)
     messages = pairs.overlapping(live, n_bins - n_onsets + 1, n_bins, n_kinds)
     pattern = np.empty(live.size, np.int64)
     for i in range(live.size):

@@ -13,6 +13,7 @@ from torch import Tensor
 #: Amplitudes that events may have, relative to the typical one of their template.
 RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 FIRST_SMOOTHNESS, FIRST_SHRINKAGE = 30.0, 1.0  # of templates that nothing is known of
+PAIRED = -4.0  # log weight from which an event may be one of a pair
 NEVER = 1e-10  # probability of an event of a template that has none
 _LEAST_NORM = 1e-9  # of a template that has a direction
 
@@ -21,13 +22,15 @@ class ChainPrior(NamedTuple):
     """Log probabilities, of each of ``n_chains``, that an event (template, amplitude) begins in a
     bin, and that none does.
 
-    Events of one template that overlap begin at least ``distance`` bins apart.
+    Events of one template that overlap begin at least ``distance`` bins apart; those of a log
+    weight below ``least`` are in no pair.
     """
 
     log_start: np.ndarray
     log_idle: float
     n_chains: int
     distance: int
+    least: float
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ class EventModel:
         """Log probabilities of the chains that share the events."""
         each = self.rates / self.overlap
         idle = float(np.log(max(1.0 - each.sum(), 1e-6)))
-        return ChainPrior(np.log(np.maximum(each, 1e-30)), idle, self.overlap, self.distance)
+        start = np.log(np.maximum(each, 1e-30))
+        return ChainPrior(start, idle, self.overlap, self.distance, PAIRED)
 
     @property
     def has_events(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
-from spikecdl.events.em import climb
+from spikecdl.events.em import climb, objective
 from spikecdl.events.model import EventModel
 from spikecdl.events.posterior import EXACT
 from spikecdl.events.sampling import anneal
@@ -39,9 +39,10 @@ def choose_overlap(
     known = [round(part * model.length) for part in _SPACINGS] if distance is None else [distance]
     for each in known:
         two = replace(model, overlap=EXACT, distance=each)
-        two, value = climb(counts, two, _FIRST_STEPS, learn_templates)
-        if value > highest:
-            two, value = climb(counts, two, _STEPS, learn_templates)
+        value = objective(two, counts.expect(two))
+        for n_steps in (_FIRST_STEPS, _STEPS):  # more where it is worth while
+            if value > highest - (n_steps < _STEPS) * _LEAST_NATS:
+                two, value = climb(counts, two, n_steps, learn_templates)
         if value > highest + enough:
             best, highest = two, value
             enough = max(_LEAST_NATS, _LEAST_GAIN * (highest - none))

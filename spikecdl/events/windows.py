@@ -19,7 +19,6 @@ from spikecdl.solvers.threads import in_parallel
 
 _NEVER = -1e30  # log weight of what cannot be
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
-_LIVE = -6.0  # log weight from which an event may be one of a pair
 
 
 class Sums(NamedTuple):
@@ -201,10 +200,10 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
                     overlaps[g : g + 1],
                 )
                 gain = _sum_pairs(
-                    where, ratios, pairs.live_onsets(flat, _LIVE), draws, kind, posterior
+                    where, ratios, pairs.live_onsets(flat, prior.least), draws, kind, posterior
                 )
             else:
-                bins = pairs.live_onsets(flat, _LIVE)
+                bins = pairs.live_onsets(flat, prior.least)
                 where, numbers = _pairs_of_window(window, base, model, prior, bins)
                 gain = _sum_pairs(where, ratios, bins, draws, kind, posterior)
             found.evidence[i] += gain

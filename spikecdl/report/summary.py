@@ -77,6 +77,7 @@ def fit_summary(
     starts = _starts(model, decomposition)
     if starts is not None:
         summary["starts"] = starts
+        summary["rates_at_bound"] = model.tensors_["at_bound"].nonzero().ravel().tolist()
     if bands is not None:
         about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
         summary["bands"] = {**about, "template_errors": bands.errors}

@@ -26,6 +26,7 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Problem
 
 _MOST_BINS = 120_000  # that rates of events are fitted to
+_ENOUGH_BINS = 30_000  # that overlaps are compared in
 _STEPS = 8  # of EM that fit rates of events to given templates
 _MOST_PATTERNS = 1000  # of bins that were observed under an event, in a list of spikes
 
@@ -115,7 +116,8 @@ def event_rates(
     templates = tensors["templates"].double().cpu().numpy()
     model = of_events(templates, events, counts.start, known_coefficients(problem))
     model = em.climb(counts, model, _STEPS, learn_templates=False)[0]
-    model = choose_overlap(counts, model, np.random.default_rng(0), learn_templates=False)
+    part = counts.part(_ENOUGH_BINS, problem.length)
+    model = choose_overlap(part, model, np.random.default_rng(0), learn_templates=False)
     new = model.to_file()
     del new["templates"]
     return {name: x.float() if x.is_floating_point() else x for name, x in new.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -30,10 +29,6 @@ _STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
 _ENOUGH_BINS = 30_000  # that overlaps are compared in
 _PROBABILITY = COLUMNS.index("probability")
-
-
-class EventRateWarning(UserWarning):
-    """The rate of events of a template has stopped at its bound."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +127,7 @@ class Marginal(Trainer):
             }
             return _learned(model, before), record
 
-        learned = alternate(epoch, learned, problem.n_epochs, null, on_epoch)
-        busy = em.as_often_as_may_be(EventModel.from_tensors(learned.state))
-        if busy.any():
-            which = ", ".join(map(str, np.flatnonzero(busy)))
-            warnings.warn(
-                f"events of template {which} begin as often as they may: they follow one another "
-                "without a gap, or the template stands for a slow change of the rate; set `drift`, "
-                "or use shorter templates",
-                EventRateWarning,
-                stacklevel=3,
-            )
-        return learned
+        return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
 
     def encode(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return the events of posterior probability 1/2 or more, and the baseline."""
@@ -197,6 +181,7 @@ def _learned(model: EventModel, before: Learned) -> Learned:
     units = {}
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
+    left["at_bound"] = torch.from_numpy(em.as_often_as_may_be(model))
     return Learned(left | model.to_file(), model.as_tensors(), unit_tensors=units)
 
 

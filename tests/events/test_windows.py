@@ -32,6 +32,11 @@ def dense(family, y, mask, eta0, onsets=None, learn=False):
     return DenseCounts(data)
 
 
+@pytest.fixture(autouse=True)
+def every_event_may_be_one_of_a_pair(monkeypatch):
+    monkeypatch.setattr("spikecdl.events.model.PAIRED", -np.inf)
+
+
 @pytest.mark.parametrize(("overlap", "distance"), [(1, 0), (2, 0), (2, 2), (2, LENGTH)])
 @pytest.mark.parametrize("varying", ["constant", "mask", "baseline"])
 @each_family

@@ -14,13 +14,12 @@ from spikecdl.events import em, posterior
 from spikecdl.events.model import EventModel
 from spikecdl.experiments.event_recovery import CASES
 from spikecdl.simulate import simulate
-from spikecdl.training.marginal import EventRateWarning
 
 
 def fit(model, counts):
     """Fit a model whose events may follow each other without a gap."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", (NotConvergedWarning, EventRateWarning))
+        warnings.simplefilter("ignore", NotConvergedWarning)
         return model.fit(counts)
 
 
