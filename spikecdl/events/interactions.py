@@ -20,12 +20,11 @@ _TOGETHER = 8  # factors of odds whose product is taken before its logarithm
 
 
 @njit(cache=True, error_model="numpy")
-def fill_interactions(loss, z, model, onset, lags, table, scale):
+def fill_interactions(loss, z, model, onset, lags, table):
     """Fill in by how much two events that overlap are more likely than the product of their ratios.
 
     The first begins in the bin ``onset``, the other by each of the ``lags`` later; ``table`` (lag,
-    event, event) receives the factor, with an event for each template and amplitude, in units of
-    the exponential of ``scale`` (lag,).
+    event, event) receives the log of the factor, with an event for each template and amplitude.
     """
     n_templates, n_amplitudes, n_rows, length = model.moves.shape
     n_kinds, kind = n_templates * n_amplitudes, loss.kind
@@ -59,9 +58,6 @@ def fill_interactions(loss, z, model, onset, lags, table, scale):
                         less = 1.0 if kind == EXPONENTIAL else 0.0
                         value = _product(exposure[lag:], one, other, less)
                     table[lag, j, i] -= value
-    for lag in lags:
-        scale[lag] = table[lag].max()
-        table[lag] = np.exp(table[lag] - scale[lag])
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)

@@ -33,14 +33,12 @@ class Pairs(NamedTuple):
     """Live onsets and what two events may do from there.
 
     ``onset`` (live,) are the bins; ``pattern`` (live,) says which of the ``factors`` (pattern, lag,
-    event, event), in units of the exponential of their ``scale`` (pattern, lag), belong to an event
-    that begins there.
+    event, event), logarithms, belong to an event that begins there.
     """
 
     onset: np.ndarray
     pattern: np.ndarray
     factors: np.ndarray
-    scale: np.ndarray
 
 
 class Messages(NamedTuple):
@@ -120,15 +118,16 @@ def _fill_first(i, until, given, messages, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _exponentials(logs, out):
-    """Fill in exponentials relative to the highest, which is returned."""
-    highest = logs[0]
-    for k in range(1, logs.size):
-        highest = max(highest, logs[k])
+def _log_sum(logs, factors):
+    """Return the log of the sum of products, of numbers given by their logarithms."""
+    highest, total = -np.inf, 0.0
     for k in range(logs.size):
-        possible = highest > -np.inf and logs[k] > highest + _LEAST
-        out[k] = np.exp(logs[k] - highest) if possible else 0.0
-    return highest
+        highest = max(highest, logs[k] + factors[k])
+    if highest == -np.inf:
+        return highest
+    for k in range(logs.size):
+        total += np.exp(max(logs[k] + factors[k] - highest, _LEAST))
+    return highest + np.log(total)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -143,7 +142,7 @@ def fill_forward(given, messages):
     n_kinds, n_onsets = weights.shape
     n_bins = forward.size - 1
     length, live = n_bins - n_onsets + 1, 0
-    first, share = np.empty(n_kinds), np.empty(n_kinds)
+    first, none = np.empty(n_kinds), np.zeros(n_kinds)
     ended = np.full(n_onsets, -np.inf)
     forward[0] = 0.0
     for t in range(n_bins + 1):
@@ -161,36 +160,26 @@ def fill_forward(given, messages):
             j = messages.low[i] + p - messages.begin[i]
             r = pairs.onset[j]
             _fill_first(j, messages.low[i], given, messages, first)
-            highest = _exponentials(first, share) + idle[t] - idle[r + length]
-            highest += pairs.scale[pairs.pattern[j], t - r]
             factors = pairs.factors[pairs.pattern[j], t - r]
             for k in range(n_kinds):
-                both = 0.0
-                for b in range(n_kinds):
-                    both += share[b] * factors[b, k]
-                value = highest + weights[k, t] + np.log(both) if both > 0.0 else -np.inf
+                value = _log_sum(first, factors[:, k]) + weights[k, t] + idle[t] - idle[r + length]
                 if p > messages.begin[i]:
                     value = _add(past[p - 1, k], value)
                 past[p, k] = value
-        highest, sum_ = -np.inf, 0.0
         if messages.begin[i + 1] > messages.begin[i]:
-            highest = _exponentials(past[messages.begin[i + 1] - 1], share)
-            sum_ = share.sum()
-        ended[t] = highest + np.log(sum_) if highest > -np.inf else -np.inf
-        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], share)
-        both += forward[t] - idle[t + length] + pairs.scale[pairs.pattern[i], 0]
+            ended[t] = _log_sum(past[messages.begin[i + 1] - 1], none)
+        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], first)
+        both += forward[t] - idle[t + length]
         ended[t] = _add(ended[t], both)
     return forward[n_bins]
 
 
 @njit(cache=True, error_model="numpy")
-def _at_once(weights, factors, share):
+def _at_once(weights, factors, sums):
     """Return the log weight of two events that begin in one bin."""
-    highest, total = _exponentials(weights, share), 0.0
-    for j in range(share.size):
-        for k in range(share.size):
-            total += share[j] * share[k] * factors[j, k]
-    return 2 * highest + np.log(total) if total > 0.0 else -np.inf
+    for j in range(weights.size):
+        sums[j] = weights[j] + _log_sum(weights, factors[j])
+    return _log_sum(sums, np.zeros(weights.size))
 
 
 @njit(cache=True, error_model="numpy")
@@ -218,7 +207,7 @@ def fill_backward(given, messages):
     n_kinds, n_onsets = weights.shape
     n_bins = backward.size - 1
     length, live = n_bins - n_onsets + 1, pairs.onset.size - 1
-    second, share, log_ = np.empty(n_kinds), np.empty(n_kinds), np.empty(n_kinds)
+    second, log_, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
     backward[n_bins] = 0.0
     for t in range(n_bins - 1, -1, -1):
         backward[t] = backward[t + 1] + 2 * (idle[t + 1] - idle[t])
@@ -234,25 +223,19 @@ def fill_backward(given, messages):
             _fill_second(j, messages.high[i], given, messages, second)
             for k in range(n_kinds):
                 log_[k] = second[k] + weights[k, s]
-            highest = _exponentials(log_, share) + idle[s] - idle[t + length]
-            highest += pairs.scale[pairs.pattern[i], s - t]
             factors = pairs.factors[pairs.pattern[i], s - t]
             for k in range(n_kinds):
-                both = 0.0
-                for b in range(n_kinds):
-                    both += factors[k, b] * share[b]
-                value = highest + np.log(both) if both > 0.0 else -np.inf
+                value = _log_sum(log_, factors[k]) + idle[s] - idle[t + length]
                 if j < messages.high[i] - 1:
                     value = _add(future[p + 1, k], value)
                 future[p, k] = value
         if messages.high[i] > i + 1:
             for k in range(n_kinds):
                 log_[k] = weights[k, t] + future[messages.until[i], k]
-            highest = _exponentials(log_, share)
-            paired = highest + np.log(share.sum()) + _LOG_2 - idle[t]
+            paired = _log_sum(log_, none) + _LOG_2 - idle[t]
             backward[t] = _add(backward[t], paired)
-        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], share)
-        both += backward[t + length] + pairs.scale[pairs.pattern[i], 0]
+        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], log_)
+        both += backward[t + length]
         backward[t] = _add(backward[t], both)
 
 
@@ -266,8 +249,7 @@ def fill_posterior(given, messages, posterior, number):
     forward, backward, evidence = messages.forward, messages.backward, messages.forward[-1]
     n_kinds, n_onsets = weights.shape
     length = forward.size - n_onsets
-    first, share = np.empty(n_kinds), np.empty(n_kinds)
-    second, later = np.empty(n_kinds), np.empty(n_kinds)
+    first, second = np.empty(n_kinds), np.empty(n_kinds)
     for s in range(n_onsets):
         begun = forward[s] + _LOG_2 + idle[s + length] - idle[s] + backward[s + length] - evidence
         for k in range(n_kinds):
@@ -279,27 +261,26 @@ def fill_posterior(given, messages, posterior, number):
             for k in range(n_kinds):
                 paired = begun + weights[k, t] + messages.future[messages.until[i], k]
                 posterior[k, t] += np.exp(min(paired, 0.0))
-        at_once = _exponentials(weights[:, t], share) * 2 + forward[t] + backward[t + length]
-        at_once = np.exp(min(at_once - evidence + pairs.scale[pairs.pattern[i], 0], -_LEAST))
+        at_once = forward[t] + backward[t + length] - evidence
         factors, found = pairs.factors[pairs.pattern[i], 0], number[pairs.pattern[i], 0]
         for j in range(n_kinds):
             for k in range(n_kinds):
-                chance = at_once * share[j] * share[k] * factors[j, k]
+                both = weights[j, t] + weights[k, t] + factors[j, k]
+                chance = np.exp(min(at_once + both, 0.0))
                 found[j, k] += chance
                 posterior[j, t] += chance
                 posterior[k, t] += chance
         for j in range(messages.low[i], i):
             r = pairs.onset[j]
             _fill_first(j, messages.low[i], given, messages, first)
-            highest = _exponentials(first, share) + idle[t] - idle[r + length] - evidence
-            highest += pairs.scale[pairs.pattern[j], t - r]
+            rest = idle[t] - idle[r + length] - evidence
             _fill_second(i, messages.high[j], given, messages, second)
             factors = pairs.factors[pairs.pattern[j], t - r]
             found = number[pairs.pattern[j], t - r]
             for k in range(n_kinds):
-                later[k] = np.exp(min(highest + weights[k, t] + second[k], -_LEAST))
+                later = rest + weights[k, t] + second[k]
                 for b in range(n_kinds):
-                    chance = share[b] * factors[b, k] * later[k]
+                    chance = np.exp(min(first[b] + factors[b, k] + later, 0.0))
                     found[b, k] += chance
                     posterior[k, t] += chance
 
@@ -335,7 +316,7 @@ def sample(given, messages, uniform, kind):
                 begun = k
                 break
         if begun < 0 and here:
-            rest = backward[t + length] - backward[t] + pairs.scale[pairs.pattern[live], 0]
+            rest = backward[t + length] - backward[t]
             begun = _draw_two(live, given, left, rest, kind)
         elif begun < 0:
             begun = n_kinds - 1
@@ -353,7 +334,7 @@ def _draw_two(i, given, left, rest, kind):
     t, factors = pairs.onset[i], pairs.factors[pairs.pattern[i], 0]
     for j in range(len(weights)):
         for k in range(len(weights)):
-            left -= np.exp(min(weights[j, t] + weights[k, t] + rest, -_LEAST)) * factors[j, k]
+            left -= np.exp(min(weights[j, t] + weights[k, t] + factors[j, k] + rest, 0.0))
             if left < 0.0:
                 kind[1, t] = k
                 return j
@@ -382,11 +363,11 @@ def _draw_followers(i, given, messages, uniform, kind):
         for j in range(begin, messages.high[i]):
             _fill_second(j, messages.high[i], given, messages, second)
             t = pairs.onset[j]
-            before = idle[t] - idle[end] - future[now] + pairs.scale[pairs.pattern[i], t - s]
+            before = idle[t] - idle[end] - future[now]
             factors = pairs.factors[pairs.pattern[i], t - s]
             for k in range(n_kinds):
-                chance = np.exp(min(before + weights[k, t] + second[k], -_LEAST))
-                left -= chance * factors[now, k]
+                log_chance = before + weights[k, t] + second[k] + factors[now, k]
+                left -= np.exp(min(log_chance, 0.0))
                 if left < 0.0:
                     follows, chain = j, 1 - chain
                     kind[chain, t] = k

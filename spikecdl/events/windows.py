@@ -116,9 +116,9 @@ def sum_events(
     exact = len(draws) < 2
     if not exact:
         group = np.full(len(z), -1)
-    factors, scale = _factors_of_groups(windows._replace(group=group), model, prior)
+    factors = _factors_of_groups(windows._replace(group=group), model, prior)
     overlaps = np.zeros((N_PARTS, *factors.shape))
-    given = (loss, z, model, prior, where, group, factors, scale)
+    given = (loss, z, model, prior, where, group, factors)
     sum_ = _sum_windows if exact else _sample_windows
 
     def work(numbers: slice) -> None:
@@ -142,21 +142,17 @@ def sum_events(
     return sums
 
 
-def _factors_of_groups(
-    windows: Windows, model: Templates, prior: ChainPrior
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return factors of pairs (group, lag, event, event), and the logarithms (group, lag) of their
-    unit; no groups if events do not overlap.
-    """
+def _factors_of_groups(windows: Windows, model: Templates, prior: ChainPrior) -> np.ndarray:
+    """Return log factors of pairs (group, lag, event, event); no groups if none overlap."""
     length, n_kinds = model.taps.shape[2], model.amplitudes.size
     n_groups = int(windows.group.max(initial=-1)) + 1 if prior.n_chains == 2 else 0
-    factors, scale = np.ones((n_groups, length, n_kinds, n_kinds)), np.zeros((n_groups, length))
+    factors = np.zeros((n_groups, length, n_kinds, n_kinds))
     for g, some in enumerate(factors):
         i = int(np.argmax(windows.group == g))
         window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
-        fill_interactions(window, windows.z[i], model, 0, np.arange(length), some, scale[g])
+        fill_interactions(window, windows.z[i], model, 0, np.arange(length), some)
         _exclude_near(some, model.amplitudes.shape[1], prior.distance)
-    return factors, scale
+    return factors
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -165,7 +161,7 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
 
     Expected pairs of windows of a group are added to ``overlaps``.
     """
-    loss, z, model, prior, onsets, group, factors, scale = given
+    loss, z, model, prior, onsets, group, factors = given
     n_templates, n_rows, length = model.taps.shape
     n_kinds, n_bins = model.amplitudes.size, z.shape[2]
     n_onsets = n_bins - length + 1
@@ -196,7 +192,6 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
                 where = (
                     np.zeros(n_bins, np.int64),
                     factors[g : g + 1],
-                    scale[g : g + 1],
                     overlaps[g : g + 1],
                 )
                 gain = _sum_pairs(
@@ -236,25 +231,24 @@ def _sum_chain(weights, idle, uniform, kind, n_bins, posterior):
 def _pairs_of_window(window, base, model, prior, live):
     """Return the factors of pairs that begin at each live onset, and room for their numbers."""
     length, n_kinds = model.taps.shape[2], model.amplitudes.size
-    factors = np.ones((live.size, length, n_kinds, n_kinds))
+    factors = np.zeros((live.size, length, n_kinds, n_kinds))
     pattern, number = np.zeros(base.shape[1], np.int64), np.zeros(factors.shape)
-    scale = np.zeros(factors.shape[:2])
     for p in range(live.size):
         end = np.searchsorted(live, live[p] + length)
         pattern[live[p]] = p
-        fill_interactions(window, base, model, live[p], live[p:end] - live[p], factors[p], scale[p])
+        fill_interactions(window, base, model, live[p], live[p:end] - live[p], factors[p])
         _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
-    return (pattern, factors, scale, number), number
+    return (pattern, factors, number), number
 
 
 @njit(cache=True, error_model="numpy")
 def _sum_pairs(where, ratios, live, uniform, kind, posterior):
     """Sum over events of which two may overlap; return the log likelihood ratio over no event.
 
-    ``where`` are the pattern of each onset, the factors of pairs and their scale, and their
-    numbers, which are added, by pattern.
+    ``where`` are the pattern of each onset, the log factors of pairs, and their expected numbers,
+    which are added, by pattern.
     """
-    (pattern, factors, scale, number), (weights, log_idle) = where, ratios
+    (pattern, factors, number), (weights, log_idle) = where, ratios
     n_kinds, n_onsets = weights.shape
     length, n_bins = factors.shape[1], pattern.size
     idle, total = np.zeros(n_bins + 1), np.empty(n_onsets)
@@ -262,7 +256,7 @@ def _sum_pairs(where, ratios, live, uniform, kind, posterior):
         idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
     chain.sum_kinds(weights, total)
     messages = pairs.overlapping(live, length, n_bins, n_kinds)
-    given = (weights, idle, pairs.Pairs(live, pattern[live], factors, scale), total)
+    given = (weights, idle, pairs.Pairs(live, pattern[live], factors), total)
     evidence = pairs.fill_forward(given, messages)
     pairs.fill_backward(given, messages)
     pairs.fill_posterior(given, messages, posterior.reshape(n_kinds, n_onsets), number)
@@ -277,13 +271,13 @@ def _exclude_near(factors, n_amplitudes, distance):
     for lag in range(min(distance, len(factors))):
         for j in range(factors.shape[1]):
             first = j - j % n_amplitudes
-            factors[lag, j, first : first + n_amplitudes] = 0.0
+            factors[lag, j, first : first + n_amplitudes] = -np.inf
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
     """Draw the events of the windows of a span, a chain at a time, and sum over those of each."""
-    loss, z, model, prior, onsets, _, _, _ = given
+    loss, z, model, prior, onsets, _, _ = given
     n_templates, n_rows, length = model.taps.shape
     n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
     n_onsets = n_bins - length + 1
