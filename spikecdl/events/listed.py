@@ -402,7 +402,8 @@ def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
     pattern = np.empty(live.size, np.int64)
     for i in range(live.size):
         pattern[i] = part.pattern[live[i]]
-    given = (weights.copy(), before, pairs.Pairs(live, pattern, factors), total)
+    largest = pairs.largest(factors)
+    given = (weights.copy(), before, pairs.Pairs(live, pattern, factors, largest), total)
     evidence = pairs.fill_forward(given, messages)
     pairs.fill_backward(given, messages)
     pairs.fill_posterior(given, messages, weights, overlaps)

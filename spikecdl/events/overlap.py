@@ -40,9 +40,10 @@ def choose_overlap(
     for each in known:
         two = replace(model, overlap=EXACT, distance=each)
         value = objective(two, counts.expect(two))
-        for n_steps in (_FIRST_STEPS, _STEPS):  # more where it is worth while
-            if value > highest - (n_steps < _STEPS) * _LEAST_NATS:
-                two, value = climb(counts, two, n_steps, learn_templates)
+        if value > highest - _LEAST_NATS:
+            two, value = climb(counts, two, _FIRST_STEPS, learn_templates)
+        if value > highest and learn_templates:  # which takes longer than rates
+            two, value = climb(counts, two, _STEPS)
         if value > highest + enough:
             best, highest = two, value
             enough = max(_LEAST_NATS, _LEAST_GAIN * (highest - none))

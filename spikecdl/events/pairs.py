@@ -26,19 +26,22 @@ from numba import njit
 from spikecdl.events.chain import log_add
 
 _LOG_2 = float(np.log(2.0))  # chains in which an event can begin while both are idle
-_LEAST = -700.0  # log of a number in double precision
+_FAR = 30.0  # log of a ratio from which the smaller term is left out
+_NEGLIGIBLE = -20.0  # log probability of pairs that say nothing
 
 
 class Pairs(NamedTuple):
     """Live onsets and what two events may do from there.
 
     ``onset`` (live,) are the bins; ``pattern`` (live,) says which of the ``factors`` (pattern, lag,
-    event, event), logarithms, belong to an event that begins there.
+    event, event), logarithms, belong to an event that begins there, and ``largest`` (pattern, lag)
+    are the largest of these.
     """
 
     onset: np.ndarray
     pattern: np.ndarray
     factors: np.ndarray
+    largest: np.ndarray
 
 
 class Messages(NamedTuple):
@@ -47,7 +50,8 @@ class Messages(NamedTuple):
     first onset up to this one; and ``future`` (pair, event), of first events, summed over pairs
     with the same first onset and a second onset from this one on.  Pairs are numbered by second
     onset from ``begin``, and by first onset from ``until``; ``low`` and ``high`` are the first and
-    the end of the live onsets whose events overlap with each.
+    the end of the live onsets whose events overlap with each.  ``most`` (2, live) are the largest
+    weights of the past and of the future of the events of an onset.
     """
 
     forward: np.ndarray
@@ -58,6 +62,7 @@ class Messages(NamedTuple):
     until: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    most: np.ndarray
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -82,6 +87,16 @@ def live_onsets(weights, least):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
+def largest(factors):
+    """Return the largest factors of each pattern and lag."""
+    found = np.empty(factors.shape[:2])
+    for p in range(found.shape[0]):
+        for lag in range(found.shape[1]):
+            found[p, lag] = factors[p, lag].max()
+    return found
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
 def overlapping(onset, length, n_bins, n_kinds):
     """Return messages without values for these live onsets."""
     size = onset.size
@@ -97,8 +112,10 @@ def overlapping(onset, length, n_bins, n_kinds):
             high[i] += 1
         until[i + 1] = until[i] + high[i] - i - 1
     shape = (begin[size], n_kinds)
-    ends = np.full((2, n_bins + 1), -np.inf)
-    return Messages(ends[0], ends[1], np.empty(shape), np.empty(shape), begin, until, low, high)
+    ends, most = np.full((2, n_bins + 1), -np.inf), np.full((2, size), -np.inf)
+    return Messages(
+        ends[0], ends[1], np.empty(shape), np.empty(shape), begin, until, low, high, most
+    )
 
 
 @njit(cache=True, error_model="numpy")
@@ -118,16 +135,34 @@ def _fill_first(i, until, given, messages, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _log_sum(logs, factors):
-    """Return the log of the sum of products, of numbers given by their logarithms."""
-    highest, total = -np.inf, 0.0
-    for k in range(logs.size):
-        highest = max(highest, logs[k] + factors[k])
+def _log_sum(logs, factors, highest):
+    """Return the log of the sum of products of numbers given by logarithms, and of the largest."""
     if highest == -np.inf:
         return highest
+    total = 0.0
     for k in range(logs.size):
-        total += np.exp(max(logs[k] + factors[k] - highest, _LEAST))
+        each = logs[k] + factors[k] - highest
+        if each > -_FAR:
+            total += np.exp(each)
     return highest + np.log(total)
+
+
+@njit(cache=True, error_model="numpy")
+def _highest(logs, factors):
+    """Return the log of the largest product of numbers given by logarithms."""
+    highest = logs[0] + factors[0]
+    for k in range(1, logs.size):
+        highest = max(highest, logs[k] + factors[k])
+    return highest
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_highest(first, factors, best):
+    """Fill in the log of the largest product (event,) of a first event with the factor of both."""
+    best[:] = -np.inf
+    for b in range(first.size):
+        for k in range(best.size):
+            best[k] = max(best[k], first[b] + factors[b, k])
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -138,11 +173,12 @@ def fill_forward(given, messages):
     times their log probability, `Pairs`, and the log of the sum over events (onset,).
     """
     weights, idle, pairs, total = given
-    forward, past = messages.forward, messages.past
+    forward, past, most = messages.forward, messages.past, messages.most
     n_kinds, n_onsets = weights.shape
+    log_n, highest = np.log(n_kinds), max(pairs.largest.max(), 0.0) if len(pairs.largest) else 0.0
     n_bins = forward.size - 1
     length, live = n_bins - n_onsets + 1, 0
-    first, none = np.empty(n_kinds), np.zeros(n_kinds)
+    first, best, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
     ended = np.full(n_onsets, -np.inf)
     forward[0] = 0.0
     for t in range(n_bins + 1):
@@ -156,18 +192,31 @@ def fill_forward(given, messages):
         if live == pairs.onset.size or pairs.onset[live] != t:
             continue
         i, live = live, live + 1
+        begun = forward[t] + _LOG_2 - idle[t]
+        most[0, i] = begun + weights[:, t].max()
         for p in range(messages.begin[i], messages.begin[i + 1]):
             j = messages.low[i] + p - messages.begin[i]
             r = pairs.onset[j]
+            bound = most[0, j] + idle[t] - idle[r + length] + log_n
+            if bound + pairs.largest[pairs.pattern[j], t - r] < begun - _FAR:
+                past[p] = past[p - 1] if p > messages.begin[i] else none - np.inf
+                continue
             _fill_first(j, messages.low[i], given, messages, first)
             factors = pairs.factors[pairs.pattern[j], t - r]
+            hopeless = first.max() - highest - _FAR
+            _fill_highest(first, factors, best)
             for k in range(n_kinds):
-                value = _log_sum(first, factors[:, k]) + weights[k, t] + idle[t] - idle[r + length]
+                value = -np.inf
+                if best[k] + weights[k, t] > hopeless:
+                    value = _log_sum(first, factors[:, k], best[k])
+                    value += weights[k, t] + idle[t] - idle[r + length]
                 if p > messages.begin[i]:
                     value = _add(past[p - 1, k], value)
                 past[p, k] = value
         if messages.begin[i + 1] > messages.begin[i]:
-            ended[t] = _log_sum(past[messages.begin[i + 1] - 1], none)
+            last = past[messages.begin[i + 1] - 1]
+            ended[t] = _log_sum(last, none, last.max())
+            most[0, i] = max(most[0, i], last.max())
         both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], first)
         both += forward[t] - idle[t + length]
         ended[t] = _add(ended[t], both)
@@ -178,8 +227,8 @@ def fill_forward(given, messages):
 def _at_once(weights, factors, sums):
     """Return the log weight of two events that begin in one bin."""
     for j in range(weights.size):
-        sums[j] = weights[j] + _log_sum(weights, factors[j])
-    return _log_sum(sums, np.zeros(weights.size))
+        sums[j] = weights[j] + _log_sum(weights, factors[j], _highest(weights, factors[j]))
+    return _log_sum(sums, np.zeros(weights.size), sums.max())
 
 
 @njit(cache=True, error_model="numpy")
@@ -203,8 +252,9 @@ def _fill_second(i, begin, given, messages, out):
 def fill_backward(given, messages):
     """Fill in the weights of the future; see `fill_forward`."""
     weights, idle, pairs, total = given
-    backward, future = messages.backward, messages.future
+    backward, future, most = messages.backward, messages.future, messages.most
     n_kinds, n_onsets = weights.shape
+    log_n = np.log(n_kinds)
     n_bins = backward.size - 1
     length, live = n_bins - n_onsets + 1, pairs.onset.size - 1
     second, log_, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
@@ -218,21 +268,31 @@ def fill_backward(given, messages):
         if live < 0 or pairs.onset[live] != t:
             continue
         i, live = live, live - 1
+        end = t + length
+        alone = backward[end] + idle[end]
+        most[1, i] = alone + weights[:, t].max()
         for j in range(messages.high[i] - 1, i, -1):
             p, s = messages.until[i] + j - i - 1, pairs.onset[j]
+            bound = most[1, j] + idle[s] - idle[end] + log_n
+            if bound + pairs.largest[pairs.pattern[i], s - t] < alone - _FAR:
+                future[p] = future[p + 1] if j < messages.high[i] - 1 else none - np.inf
+                continue
             _fill_second(j, messages.high[i], given, messages, second)
             for k in range(n_kinds):
                 log_[k] = second[k] + weights[k, s]
             factors = pairs.factors[pairs.pattern[i], s - t]
             for k in range(n_kinds):
-                value = _log_sum(log_, factors[k]) + idle[s] - idle[t + length]
+                highest, value = _highest(log_, factors[k]), -np.inf
+                if highest + idle[s] - idle[end] > alone - _FAR:
+                    value = _log_sum(log_, factors[k], highest) + idle[s] - idle[end]
                 if j < messages.high[i] - 1:
                     value = _add(future[p + 1, k], value)
                 future[p, k] = value
         if messages.high[i] > i + 1:
             for k in range(n_kinds):
                 log_[k] = weights[k, t] + future[messages.until[i], k]
-            paired = _log_sum(log_, none) + _LOG_2 - idle[t]
+            most[1, i] = max(most[1, i], log_.max())
+            paired = _log_sum(log_, none, log_.max()) + _LOG_2 - idle[t]
             backward[t] = _add(backward[t], paired)
         both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], log_)
         both += backward[t + length]
@@ -265,24 +325,30 @@ def fill_posterior(given, messages, posterior, number):
         factors, found = pairs.factors[pairs.pattern[i], 0], number[pairs.pattern[i], 0]
         for j in range(n_kinds):
             for k in range(n_kinds):
-                both = weights[j, t] + weights[k, t] + factors[j, k]
-                chance = np.exp(min(at_once + both, 0.0))
-                found[j, k] += chance
-                posterior[j, t] += chance
-                posterior[k, t] += chance
+                both = at_once + weights[j, t] + weights[k, t] + factors[j, k]
+                if both > _NEGLIGIBLE:
+                    chance = np.exp(min(both, 0.0))
+                    found[j, k] += chance
+                    posterior[j, t] += chance
+                    posterior[k, t] += chance
         for j in range(messages.low[i], i):
             r = pairs.onset[j]
-            _fill_first(j, messages.low[i], given, messages, first)
             rest = idle[t] - idle[r + length] - evidence
+            bound = messages.most[0, j] + messages.most[1, i] + rest
+            if bound + pairs.largest[pairs.pattern[j], t - r] < _NEGLIGIBLE:
+                continue
+            _fill_first(j, messages.low[i], given, messages, first)
             _fill_second(i, messages.high[j], given, messages, second)
             factors = pairs.factors[pairs.pattern[j], t - r]
             found = number[pairs.pattern[j], t - r]
             for k in range(n_kinds):
                 later = rest + weights[k, t] + second[k]
                 for b in range(n_kinds):
-                    chance = np.exp(min(first[b] + factors[b, k] + later, 0.0))
-                    found[b, k] += chance
-                    posterior[k, t] += chance
+                    both = first[b] + factors[b, k] + later
+                    if both > _NEGLIGIBLE:
+                        chance = np.exp(min(both, 0.0))
+                        found[b, k] += chance
+                        posterior[k, t] += chance
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

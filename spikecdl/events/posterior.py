@@ -54,7 +54,7 @@ def event_table(
 
 def with_baseline(counts: Counts, model: EventModel) -> EventModel:
     """Return the model with the baselines that are most likely, all else as it is."""
-    exact = replace(model, overlap=min(model.overlap, EXACT))
+    exact = model if model.overlap <= EXACT else replace(model, overlap=1)
     fitted = replace(em.with_baseline(counts, exact), overlap=model.overlap)
     if model.overlap <= EXACT or not counts.learn_baseline:
         return fitted
