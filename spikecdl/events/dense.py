@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import convolve1d
 
 from spikecdl.events.counts import Expectation
@@ -19,7 +20,6 @@ from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array
 
 _PART = 2**22  # probabilities of events in memory at once
-_MOST_FACTORS = 2**22  # of pairs of events, in memory at once
 _CROWD = 10  # stretches among which each start is drawn
 _DAMPING = 1.5  # of the changes in a stretch, most of which are noise
 _LEAST_FACTOR = 0.067  # of the rate in a stretch
@@ -129,33 +129,32 @@ class DenseCounts:
         )
         taps, moves = map(np.ascontiguousarray, (model.templates, model.moves()))
         templates = Templates(taps, np.ascontiguousarray(model.amplitudes), moves)
-        where, per_bin = self.onsets_of(model.length), self.covariates is not None
-        z = self.predictor(model)
-        group = self._groups(model, z)
-        windows = Windows(self.loss, z, per_bin, where, group, self.processes)
+        where, z = self.onsets_of(model.length), self.predictor(model)
+        varies = bool((self.offset != self.offset[..., :1]).any())
+        per_bin = varies or self.covariates is not None
+        pattern = self._patterns(model, z, per_bin)
+        windows = Windows(self.loss, z, per_bin, where, pattern, self.processes)
         return sum_events(windows, templates, model.prior, found, uniform), found
 
-    def _groups(self, model: EventModel, z: np.ndarray) -> np.ndarray:
-        """Return numbers (window,) of windows of a unit that differ in their counts alone.
+    def _patterns(self, model: EventModel, z: np.ndarray, per_bin: bool) -> np.ndarray:
+        """Return numbers (window, onset) of onsets of a unit from which on counts alone differ.
 
-        Windows are on their own, -1, where the rate changes, or if there were too many groups.
+        They are not compared if rates vary; no windows if no two events overlap.
         """
-        group = np.full(len(z), -1)
-        if (
-            model.overlap != 2
-            or not len(model)
-            or self.covariates is not None
-            or self.loss.kind == QUADRATIC
-        ):
-            return group
+        shape = (len(z), self.shape[2] - model.length + 1)
+        if model.overlap != 2 or not len(model):
+            return np.empty((0, shape[1]), np.int64)
+        if per_bin:
+            return np.arange(len(z) * shape[1]).reshape(shape)
         logistic = self.loss.kind == LOSSES["logistic"]
         exposure = self.loss.b + self.loss.a if logistic else self.loss.b
-        same = [(x == x[..., :1]).all((1, 2)) for x in (exposure, z)]
-        some = np.flatnonzero(np.logical_and(*same))
-        keys = np.concatenate([self.unit[:, None], exposure[..., 0], z[..., 0]], axis=1)[some]
-        group[some] = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
-        size = (group.max(initial=-1) + 1) * model.length * model.amplitudes.size**2
-        return group if size < _MOST_FACTORS else np.full(len(z), -1)
+        change = (exposure != exposure[..., :1]).any((1, 2))
+        unit = np.broadcast_to(self.unit[:, None, None].astype(float), (len(z), 1, self.shape[2]))
+        of_bin = _hash(np.concatenate([exposure, z, unit], axis=1).swapaxes(1, 2))
+        code = np.repeat(of_bin[:, :1], shape[1], axis=1)
+        bins = sliding_window_view(of_bin[change], model.length, axis=1)
+        code[change] = _hash(bins)
+        return np.unique(code, return_inverse=True)[1].reshape(shape)
 
     def expect(self, model: EventModel) -> Expectation:
         """Sum over the events of all windows, of which at most two overlap."""
@@ -227,6 +226,16 @@ class DenseCounts:
         picked = _draw(energy, length, number, closed, rng)
         shape = (len(picked), self.shape[1], length)
         return np.reshape([change[w, :, s : s + length] for w, s in picked], shape)
+
+
+def _hash(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers that are the same where all values along the last axis are."""
+    odd = np.random.default_rng(0).integers(2**63, size=values.shape[-1], dtype=np.uint64) * 2 + 1
+    total = np.zeros(values.shape[:-1], np.uint64)
+    for k, factor in enumerate(odd):
+        bits = values[..., k].view(np.uint64)
+        total += (bits ^ (bits >> np.uint64(32))) * factor
+    return total
 
 
 def _draw(

@@ -87,6 +87,18 @@ def live_onsets(weights, least):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
+def most_live_onsets(weights, least, most):
+    """Return at most so many onsets, those at which some event has the largest weights."""
+    found = live_onsets(weights, least)
+    if found.size <= most:
+        return found
+    highest = np.empty(found.size)
+    for i in range(found.size):
+        highest[i] = weights[:, found[i]].max()
+    return np.sort(found[np.argsort(-highest)[:most]])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
 def largest(factors):
     """Return the largest factors of each pattern and lag."""
     found = np.empty(factors.shape[:2])

@@ -54,10 +54,12 @@ def event_table(
 
 def with_baseline(counts: Counts, model: EventModel) -> EventModel:
     """Return the model with the baselines that are most likely, all else as it is."""
-    exact = model if model.overlap <= EXACT else replace(model, overlap=1)
-    fitted = replace(em.with_baseline(counts, exact), overlap=model.overlap)
-    if model.overlap <= EXACT or not counts.learn_baseline:
+    alone = em.with_baseline(counts, replace(model, overlap=1))  # soon, and not far from it
+    fitted = replace(alone, overlap=model.overlap)
+    if model.overlap == 1 or not counts.learn_baseline:
         return fitted
+    if model.overlap <= EXACT:
+        return em.with_baseline(counts, fitted)
     assert isinstance(counts, DenseCounts)
     return sampled_baseline(counts, fitted)  # where that of fewer chains is too high
 

@@ -18,7 +18,10 @@ from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
 _NEVER = -1e30  # log weight of what cannot be
+_MOST_FACTORS = 2**22  # of pairs of events in memory at once, shared or of a window
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
+
+_NO_PATTERNS = np.empty((0, 2), np.int64)
 
 
 class Sums(NamedTuple):
@@ -78,16 +81,16 @@ class Windows(NamedTuple):
 
     ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
     of all bins of a window are in its first, unless ``per_bin``.  Events begin where ``onsets``
-    (window, onset) are True; None: anywhere.  ``group`` (window,) numbers windows that differ in
-    their counts alone, and is -1 for others.  The ``processes`` share the windows, and all have the
-    same in the end.
+    (window, onset) are True; None: anywhere.  Onsets with the same ``pattern`` (window, onset)
+    differ in the counts from there on alone; there are no windows if no more than one event is
+    under way.  The ``processes`` share the windows, and all have the same in the end.
     """
 
     loss: Loss
     z: np.ndarray
     per_bin: bool
     onsets: np.ndarray | None
-    group: np.ndarray
+    pattern: np.ndarray
     processes: Processes = ALONE
 
 
@@ -106,7 +109,7 @@ def sum_events(
     blocked Gibbs sampling: the events of each chain are drawn given those of the others, whose
     signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42, 1995).
     """
-    loss, z, per_bin, onsets, group, processes = windows
+    loss, z, per_bin, onsets, pattern, processes = windows
     by_template = np.zeros((3, N_PARTS, *model.taps.shape))
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
     free = np.zeros((N_PARTS, 1))
@@ -114,11 +117,10 @@ def sum_events(
     draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
     where = np.ones((len(z), 0), bool) if onsets is None else onsets
     exact = len(draws) < 2
-    if not exact:
-        group = np.full(len(z), -1)
-    factors = _factors_of_groups(windows._replace(group=group), model, prior)
+    shared = _shared_patterns(windows, model) if exact else _NO_PATTERNS
+    factors = _factors(windows, model, prior, shared)
     overlaps = np.zeros((N_PARTS, *factors.shape))
-    given = (loss, z, model, prior, where, group, factors)
+    given = (loss, z, model, prior, where, pattern, factors)
     sum_ = _sum_windows if exact else _sample_windows
 
     def work(numbers: slice) -> None:
@@ -134,23 +136,32 @@ def sum_events(
         values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
     processes.fill(*of_windows, number, free, by_template, overlaps)
     sums = Sums(number.sum(0), free.sum(0), *by_template.sum(1))
-    for g, pairs_of_group in enumerate(overlaps.sum(0)):
-        i = int(np.argmax(group == g))
+    for (i, onset), pairs_of_pattern in zip(shared, overlaps.sum(0), strict=True):
         at = Derivatives(*sums[2:], found.residual[i], found.curvature[i])
         window = Loss(loss.kind, loss.a[i], loss.b[i])
-        add_pair_derivatives(window, z[i], model, 0, pairs_of_group, at, 0)
+        add_pair_derivatives(window, z[i], model, onset, pairs_of_pattern, at, 0)
     return sums
 
 
-def _factors_of_groups(windows: Windows, model: Templates, prior: ChainPrior) -> np.ndarray:
-    """Return log factors of pairs (group, lag, event, event); no groups if none overlap."""
+def _shared_patterns(windows: Windows, model: Templates) -> np.ndarray:
+    """Return the first window and onset of each pattern (pattern, 2); none if they are too many."""
+    pattern = windows.pattern
+    size = model.taps.shape[2] * model.amplitudes.size**2
+    if windows.per_bin or not 0 < (pattern.max(initial=-1) + 1) * size <= _MOST_FACTORS:
+        return _NO_PATTERNS
+    first = np.unique(pattern, return_index=True)[1]
+    return np.stack(np.unravel_index(first, pattern.shape), 1)
+
+
+def _factors(
+    windows: Windows, model: Templates, prior: ChainPrior, shared: np.ndarray
+) -> np.ndarray:
+    """Return log factors of pairs (pattern, lag, event, event) of shared patterns."""
     length, n_kinds = model.taps.shape[2], model.amplitudes.size
-    n_groups = int(windows.group.max(initial=-1)) + 1 if prior.n_chains == 2 else 0
-    factors = np.zeros((n_groups, length, n_kinds, n_kinds))
-    for g, some in enumerate(factors):
-        i = int(np.argmax(windows.group == g))
+    factors = np.zeros((len(shared), length, n_kinds, n_kinds))
+    for (i, onset), some in zip(shared, factors, strict=True):
         window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
-        fill_interactions(window, windows.z[i], model, 0, np.arange(length), some)
+        fill_interactions(window, windows.z[i], model, onset, np.arange(length), some)
         _exclude_near(some, model.amplitudes.shape[1], prior.distance)
     return factors
 
@@ -161,7 +172,7 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
 
     Expected pairs of windows of a group are added to ``overlaps``.
     """
-    loss, z, model, prior, onsets, group, factors = given
+    loss, z, model, prior, onsets, pattern, factors = given
     n_templates, n_rows, length = model.taps.shape
     n_kinds, n_bins = model.amplitudes.size, z.shape[2]
     n_onsets = n_bins - length + 1
@@ -183,24 +194,17 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
         draws = uniform[:, i]
         kind = found.drawn.kind[:, i]
         numbers = np.zeros((0, length, n_kinds, n_kinds))
-        bins = np.zeros(1, np.int64)
+        first = np.zeros(1, np.int64)
         if n_templates and prior.n_chains == 1:
             found.evidence[i] += _sum_chain(flat, idle, draws, kind, n_bins, posterior)
         elif n_templates:
-            ratios, g = (flat, idle), group[i]
-            if g >= 0:
-                where = (
-                    np.zeros(n_bins, np.int64),
-                    factors[g : g + 1],
-                    overlaps[g : g + 1],
-                )
-                gain = _sum_pairs(
-                    where, ratios, pairs.live_onsets(flat, prior.least), draws, kind, posterior
-                )
+            if len(factors):
+                live, where = pairs.live_onsets(flat, prior.least), (pattern[i], factors, overlaps)
             else:
-                bins = pairs.live_onsets(flat, prior.least)
-                where, numbers = _pairs_of_window(window, base, model, prior, bins)
-                gain = _sum_pairs(where, ratios, bins, draws, kind, posterior)
+                live = pairs.most_live_onsets(flat, prior.least, _MOST_FACTORS // (length * n_kinds**2))
+                where, first = _pairs_of_window(window, base, model, prior, live, pattern[i])
+                numbers = where[2]
+            gain = _sum_pairs(where, (flat, idle), live, draws, kind, posterior)
             found.evidence[i] += gain
         for each in range(len(kind) if n_templates else 0):
             _fill_signal(found.drawn.signal[each, i], model, kind[each], prior.log_start)
@@ -208,7 +212,8 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
             _add_probabilities(i, posterior, n_bins, prior.n_chains, onsets[i], sums, found)
         add_derivatives(window, base, model, posterior[:n_templates], at, per_bin)
         for p in range(len(numbers)):
-            add_pair_derivatives(window, base, model, bins[p], numbers[p], at, -1)
+            level_at = -1 if per_bin else 0
+            add_pair_derivatives(window, base, model, first[p], numbers[p], at, level_at)
 
 
 @njit(cache=True, error_model="numpy")
@@ -228,17 +233,26 @@ def _sum_chain(weights, idle, uniform, kind, n_bins, posterior):
 
 
 @njit(cache=True, error_model="numpy")
-def _pairs_of_window(window, base, model, prior, live):
-    """Return the factors of pairs that begin at each live onset, and room for their numbers."""
+def _pairs_of_window(window, base, model, prior, live, pattern):
+    """Return what `_sum_pairs` asks for, and the first onset of each pattern of live onsets."""
     length, n_kinds = model.taps.shape[2], model.amplitudes.size
-    factors = np.zeros((live.size, length, n_kinds, n_kinds))
-    pattern, number = np.zeros(base.shape[1], np.int64), np.zeros(factors.shape)
+    order, numbered = np.argsort(pattern[live], kind="mergesort"), np.zeros_like(pattern)
+    first, n_found = np.empty_like(live), 0
     for p in range(live.size):
-        end = np.searchsorted(live, live[p] + length)
-        pattern[live[p]] = p
-        fill_interactions(window, base, model, live[p], live[p:end] - live[p], factors[p])
+        here = live[order[p]]
+        if p == 0 or pattern[here] != pattern[live[order[p - 1]]]:
+            first[n_found] = here
+            n_found += 1
+        numbered[here] = n_found - 1
+    factors = np.zeros((n_found, length, n_kinds, n_kinds))
+    lags = np.arange(length)
+    for p in range(n_found):
+        if n_found == live.size:
+            begin, end = np.searchsorted(live, first[p]), np.searchsorted(live, first[p] + length)
+            lags = live[begin:end] - first[p]
+        fill_interactions(window, base, model, first[p], lags, factors[p])
         _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
-    return (pattern, factors, number), number
+    return (numbered, factors, np.zeros(factors.shape)), first
 
 
 @njit(cache=True, error_model="numpy")
@@ -250,7 +264,7 @@ def _sum_pairs(where, ratios, live, uniform, kind, posterior):
     """
     (pattern, factors, number), (weights, log_idle) = where, ratios
     n_kinds, n_onsets = weights.shape
-    length, n_bins = factors.shape[1], pattern.size
+    length, n_bins = factors.shape[1], n_onsets + factors.shape[1] - 1
     idle, total = np.zeros(n_bins + 1), np.empty(n_onsets)
     for t in range(n_bins):
         idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
@@ -278,7 +292,7 @@ def _exclude_near(factors, n_amplitudes, distance):
 @njit(cache=True, error_model="numpy", nogil=True)
 def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
     """Draw the events of the windows of a span, a chain at a time, and sum over those of each."""
-    loss, z, model, prior, onsets, _, _ = given
+    loss, z, model, prior, onsets = given[:5]
     n_templates, n_rows, length = model.taps.shape
     n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
     n_onsets = n_bins - length + 1
