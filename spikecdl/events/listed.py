@@ -107,7 +107,7 @@ class ListedCounts:
             uniform = np.empty(0) if rng is None else rng.random(n_bins + 1)
             chance = np.zeros((1, *model.amplitudes.shape, n_bins - model.length + 1))
             if self.spikes.shown.bins[window].any():
-                found = np.zeros(factors.shape)
+                found = np.zeros(factors.log.shape)
                 _sum_window(part, factors, model.prior, n_bins, found, chance[0], uniform, drawn)
             yield (
                 slice(window, window + 1),
@@ -138,12 +138,12 @@ class ListedCounts:
             score, np.ascontiguousarray(fixed.reshape(-1, len(seen)).T), pattern, model.amplitudes
         )
 
-    def _factors(self, model: EventModel) -> np.ndarray:
-        """Return log factors of pairs (pattern, lag, event, event); none if no events overlap."""
+    def _factors(self, model: EventModel) -> pairs.Factors:
+        """Return factors of pairs (pattern, lag, event, event); none if no events overlap."""
         seen, _ = self.spikes.shown.under(model.length)
         n_kinds, length, mean = model.amplitudes.size, model.length, np.exp(model.baseline[0])
         if model.overlap == 1:
-            return np.zeros((0, length, n_kinds, n_kinds))
+            return pairs.relative(np.zeros((0, length, n_kinds, n_kinds)))
         growth = np.expm1(model.moves()).reshape(n_kinds, -1, length)
         factors = np.empty((len(seen), length, n_kinds, n_kinds))
         of_kind = np.arange(n_kinds) // model.amplitudes.shape[1]
@@ -154,10 +154,10 @@ class ListedCounts:
                 one = weighted[:, :, lag:].reshape(n_kinds, -1)
                 other = growth[:, :, : length - lag].reshape(n_kinds, -1)
                 some[lag] = np.where(same & (lag < model.distance), -np.inf, -one @ other.T)
-        return factors
+        return pairs.relative(factors)
 
     def _sum(
-        self, model: EventModel, weights: Weights, factors: np.ndarray
+        self, model: EventModel, weights: Weights, factors: pairs.Factors
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
         """Return log likelihood ratios (window,), expected numbers of events (pattern, event), the
         expected amplitude of those that begin (onset, template), bins of idle chains, and pairs
@@ -169,7 +169,7 @@ class ListedCounts:
         expected = np.zeros_like(weights.score)
         n_parts = min(N_PARTS, n_windows)
         number = np.zeros((n_parts, *weights.fixed.shape))
-        overlaps = np.zeros((n_parts, *factors.shape))
+        overlaps = np.zeros((n_parts, *factors.log.shape))
         edges = np.arange(n_parts + 1) * n_windows // n_parts
         observed = spikes.shown.bins.any(1)
 
@@ -348,7 +348,7 @@ def _sum_windows(span, observed, weights, factors, prior, n_bins, found):
     """Sum over the events of the windows of a span, and add what they say of parameters."""
     evidence, free, expected, number, overlaps = found
     n_templates, n_amplitudes = weights.amplitudes.shape
-    length = factors.shape[1]
+    length = factors.log.shape[1]
     n_onsets = n_bins - length + 1
     chance = np.empty((n_templates, n_amplitudes, n_onsets))
     nothing, drawn = np.empty(0), np.empty((prior.n_chains, 0), np.int32)
@@ -402,8 +402,8 @@ def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
     pattern = np.empty(live.size, np.int64)
     for i in range(live.size):
         pattern[i] = part.pattern[live[i]]
-    largest = pairs.largest(factors)
-    given = (weights.copy(), before, pairs.Pairs(live, pattern, factors, largest), total)
+    by_onset = np.ascontiguousarray(weights.T)
+    given = (by_onset, before, pairs.Pairs(live, pattern, factors), total)
     evidence = pairs.fill_forward(given, messages)
     pairs.fill_backward(given, messages)
     pairs.fill_posterior(given, messages, weights, overlaps)

@@ -24,24 +24,37 @@ import numpy as np
 from numba import njit
 
 from spikecdl.events.chain import log_add
+from spikecdl.solvers.operators import add_multiple
 
 _LOG_2 = float(np.log(2.0))  # chains in which an event can begin while both are idle
 _FAR = 30.0  # log of a ratio from which the smaller term is left out
+_NEVER = -1e30  # log weight of what cannot be
+_TINY = 1e-290  # sum of relative numbers that may have lost some
 _NEGLIGIBLE = -20.0  # log probability of pairs that say nothing
+
+
+class Factors(NamedTuple):
+    """Factors of two events that overlap, as logarithms (pattern, lag, event, event).
+
+    ``largest`` (pattern, lag) are the largest logarithms, and ``linear`` the factors relative to
+    these.
+    """
+
+    log: np.ndarray
+    largest: np.ndarray
+    linear: np.ndarray
 
 
 class Pairs(NamedTuple):
     """Live onsets and what two events may do from there.
 
-    ``onset`` (live,) are the bins; ``pattern`` (live,) says which of the ``factors`` (pattern, lag,
-    event, event), logarithms, belong to an event that begins there, and ``largest`` (pattern, lag)
-    are the largest of these.
+    ``onset`` (live,) are the bins; ``pattern`` (live,) says which factors belong to an event that
+    begins there.
     """
 
     onset: np.ndarray
     pattern: np.ndarray
-    factors: np.ndarray
-    largest: np.ndarray
+    factors: Factors
 
 
 class Messages(NamedTuple):
@@ -66,10 +79,10 @@ class Messages(NamedTuple):
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _add(x, y):
-    """Return log(exp(x) + exp(y)), also of impossible events."""
-    high, low = max(x, y), min(x, y)
-    return high if low == -np.inf else log_add(high, low)
+def _add(x, y, out):
+    """Fill in the log of exp(x) + exp(y) (event,)."""
+    for k in range(out.size):
+        out[k] = log_add(max(x[k], y[k]), min(x[k], y[k]))
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -99,13 +112,15 @@ def most_live_onsets(weights, least, most):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def largest(factors):
-    """Return the largest factors of each pattern and lag."""
-    found = np.empty(factors.shape[:2])
-    for p in range(found.shape[0]):
-        for lag in range(found.shape[1]):
-            found[p, lag] = factors[p, lag].max()
-    return found
+def relative(factors):
+    """Return logarithms of factors together with their largest ones, and relative to these."""
+    largest, linear = np.empty(factors.shape[:2]), np.zeros_like(factors)
+    for p in range(largest.shape[0]):
+        for lag in range(largest.shape[1]):
+            largest[p, lag] = factors[p, lag].max()
+            if largest[p, lag] > -np.inf:
+                linear[p, lag] = np.exp(factors[p, lag] - largest[p, lag])
+    return Factors(factors, largest, linear)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -124,7 +139,7 @@ def overlapping(onset, length, n_bins, n_kinds):
             high[i] += 1
         until[i + 1] = until[i] + high[i] - i - 1
     shape = (begin[size], n_kinds)
-    ends, most = np.full((2, n_bins + 1), -np.inf), np.full((2, size), -np.inf)
+    ends, most = np.full((2, n_bins + 1), _NEVER), np.full((2, size), _NEVER)
     return Messages(
         ends[0], ends[1], np.empty(shape), np.empty(shape), begin, until, low, high, most
     )
@@ -140,17 +155,17 @@ def _fill_first(i, until, given, messages, out):
     s = pairs.onset[i]
     begun = messages.forward[s] + _LOG_2 - idle[s]
     last = messages.begin[i] + min(until, i) - messages.low[i] - 1
-    for k in range(out.size):
-        out[k] = begun + weights[k, s]
-        if last >= messages.begin[i]:
-            out[k] = _add(out[k], messages.past[last, k])
+    out[:] = weights[s]
+    out += begun
+    if last >= messages.begin[i]:
+        _add(out, messages.past[last], out)
 
 
 @njit(cache=True, error_model="numpy")
 def _log_sum(logs, factors, highest):
     """Return the log of the sum of products of numbers given by logarithms, and of the largest."""
-    if highest == -np.inf:
-        return highest
+    if highest <= _NEVER:
+        return _NEVER
     total = 0.0
     for k in range(logs.size):
         each = logs[k] + factors[k] - highest
@@ -169,29 +184,41 @@ def _highest(logs, factors):
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_highest(first, factors, best):
-    """Fill in the log of the largest product (event,) of a first event with the factor of both."""
-    best[:] = -np.inf
-    for b in range(first.size):
-        for k in range(best.size):
-            best[k] = max(best[k], first[b] + factors[b, k])
+def _fill_mixed(logs, log, largest, linear, out):
+    """Fill in the log (event,) of the sum over events, given by logs, times their factors.
+
+    ``log`` and ``linear`` (event, other event) are the factors of one lag.
+    """
+    highest = logs.max()
+    out[:] = 0.0
+    for j in range(out.size):
+        weight = np.exp(logs[j] - highest)
+        if weight > 0.0:
+            for k in range(out.size):
+                out[k] += weight * linear[j, k]
+    for k in range(out.size):
+        if out[k] > _TINY:
+            out[k] = np.log(out[k]) + highest + largest
+        else:  # underflow
+            out[k] = _log_sum(logs, log[:, k], _highest(logs, log[:, k]))
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def fill_forward(given, messages):
     """Fill in the weights of the past; return that of all that may happen in the window.
 
-    ``given`` are log weights (event, onset), the number of idle bins before each bin (bin + 1,)
+    ``given`` are log weights (onset, event), the number of idle bins before each bin (bin + 1,)
     times their log probability, `Pairs`, and the log of the sum over events (onset,).
     """
     weights, idle, pairs, total = given
     forward, past, most = messages.forward, messages.past, messages.most
-    n_kinds, n_onsets = weights.shape
-    log_n, highest = np.log(n_kinds), max(pairs.largest.max(), 0.0) if len(pairs.largest) else 0.0
+    n_onsets, n_kinds = weights.shape
+    log, largest, linear = pairs.factors
+    log_n = np.log(n_kinds)
     n_bins = forward.size - 1
     length, live = n_bins - n_onsets + 1, 0
-    first, best, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
-    ended = np.full(n_onsets, -np.inf)
+    first, both, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
+    ended = np.full(n_onsets, _NEVER)
     forward[0] = 0.0
     for t in range(n_bins + 1):
         if t > 0:
@@ -199,39 +226,34 @@ def fill_forward(given, messages):
         s = t - length
         if s >= 0:
             alone = forward[s] + _LOG_2 + total[s] + idle[t] - idle[s]
-            forward[t] = _add(forward[t], alone)
-            forward[t] = _add(forward[t], ended[s] + idle[t])
+            forward[t] = log_add(forward[t], alone)
+            forward[t] = log_add(forward[t], ended[s] + idle[t])
         if live == pairs.onset.size or pairs.onset[live] != t:
             continue
         i, live = live, live + 1
         begun = forward[t] + _LOG_2 - idle[t]
-        most[0, i] = begun + weights[:, t].max()
+        most[0, i] = begun + weights[t].max()
         for p in range(messages.begin[i], messages.begin[i + 1]):
             j = messages.low[i] + p - messages.begin[i]
             r = pairs.onset[j]
             bound = most[0, j] + idle[t] - idle[r + length] + log_n
-            if bound + pairs.largest[pairs.pattern[j], t - r] < begun - _FAR:
-                past[p] = past[p - 1] if p > messages.begin[i] else none - np.inf
+            here = pairs.pattern[j], t - r
+            if bound + largest[here] < begun - _FAR:
+                past[p] = past[p - 1] if p > messages.begin[i] else none + _NEVER
                 continue
             _fill_first(j, messages.low[i], given, messages, first)
-            factors = pairs.factors[pairs.pattern[j], t - r]
-            hopeless = first.max() - highest - _FAR
-            _fill_highest(first, factors, best)
-            for k in range(n_kinds):
-                value = -np.inf
-                if best[k] + weights[k, t] > hopeless:
-                    value = _log_sum(first, factors[:, k], best[k])
-                    value += weights[k, t] + idle[t] - idle[r + length]
-                if p > messages.begin[i]:
-                    value = _add(past[p - 1, k], value)
-                past[p, k] = value
+            _fill_mixed(first, log[here], largest[here], linear[here], both)
+            add_multiple(both, 1.0, weights[t])
+            both += idle[t] - idle[r + length]
+            if p > messages.begin[i]:
+                _add(both, past[p - 1], both)
+            past[p] = both
         if messages.begin[i + 1] > messages.begin[i]:
             last = past[messages.begin[i + 1] - 1]
             ended[t] = _log_sum(last, none, last.max())
             most[0, i] = max(most[0, i], last.max())
-        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], first)
-        both += forward[t] - idle[t + length]
-        ended[t] = _add(ended[t], both)
+        at_once = _at_once(weights[t], log[pairs.pattern[i], 0], first)
+        ended[t] = log_add(ended[t], at_once + forward[t] - idle[t + length])
     return forward[n_bins]
 
 
@@ -251,13 +273,12 @@ def _fill_second(i, begin, given, messages, out):
     Weights are relative to the idle bins before the event's own.
     """
     idle, pairs = given[1], given[2]
-    length = messages.backward.size - given[0].shape[1]
+    length = messages.backward.size - len(given[0])
     end = pairs.onset[i] + length
     out[:] = messages.backward[end] + idle[end]
     if begin < messages.high[i]:
         at = messages.until[i] + max(begin, i + 1) - i - 1
-        for k in range(out.size):
-            out[k] = _add(out[k], messages.future[at, k])
+        _add(out, messages.future[at], out)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -265,50 +286,46 @@ def fill_backward(given, messages):
     """Fill in the weights of the future; see `fill_forward`."""
     weights, idle, pairs, total = given
     backward, future, most = messages.backward, messages.future, messages.most
-    n_kinds, n_onsets = weights.shape
+    n_onsets, n_kinds = weights.shape
+    log, largest, linear = pairs.factors
     log_n = np.log(n_kinds)
     n_bins = backward.size - 1
     length, live = n_bins - n_onsets + 1, pairs.onset.size - 1
-    second, log_, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
+    second, both, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
     backward[n_bins] = 0.0
     for t in range(n_bins - 1, -1, -1):
         backward[t] = backward[t + 1] + 2 * (idle[t + 1] - idle[t])
         if t < n_onsets:
             end = t + length
             alone = _LOG_2 + total[t] + idle[end] - idle[t] + backward[end]
-            backward[t] = _add(backward[t], alone)
+            backward[t] = log_add(backward[t], alone)
         if live < 0 or pairs.onset[live] != t:
             continue
         i, live = live, live - 1
         end = t + length
         alone = backward[end] + idle[end]
-        most[1, i] = alone + weights[:, t].max()
+        most[1, i] = alone + weights[t].max()
         for j in range(messages.high[i] - 1, i, -1):
             p, s = messages.until[i] + j - i - 1, pairs.onset[j]
             bound = most[1, j] + idle[s] - idle[end] + log_n
-            if bound + pairs.largest[pairs.pattern[i], s - t] < alone - _FAR:
-                future[p] = future[p + 1] if j < messages.high[i] - 1 else none - np.inf
+            here = pairs.pattern[i], s - t
+            if bound + largest[here] < alone - _FAR:
+                future[p] = future[p + 1] if j < messages.high[i] - 1 else none + _NEVER
                 continue
             _fill_second(j, messages.high[i], given, messages, second)
-            for k in range(n_kinds):
-                log_[k] = second[k] + weights[k, s]
-            factors = pairs.factors[pairs.pattern[i], s - t]
-            for k in range(n_kinds):
-                highest, value = _highest(log_, factors[k]), -np.inf
-                if highest + idle[s] - idle[end] > alone - _FAR:
-                    value = _log_sum(log_, factors[k], highest) + idle[s] - idle[end]
-                if j < messages.high[i] - 1:
-                    value = _add(future[p + 1, k], value)
-                future[p, k] = value
+            add_multiple(second, 1.0, weights[s])
+            _fill_mixed(second, log[here].T, largest[here], linear[here].T, both)
+            both += idle[s] - idle[end]
+            if j < messages.high[i] - 1:
+                _add(both, future[p + 1], both)
+            future[p] = both
         if messages.high[i] > i + 1:
-            for k in range(n_kinds):
-                log_[k] = weights[k, t] + future[messages.until[i], k]
-            most[1, i] = max(most[1, i], log_.max())
-            paired = _log_sum(log_, none, log_.max()) + _LOG_2 - idle[t]
-            backward[t] = _add(backward[t], paired)
-        both = _at_once(weights[:, t], pairs.factors[pairs.pattern[i], 0], log_)
-        both += backward[t + length]
-        backward[t] = _add(backward[t], both)
+            second[:] = weights[t] + future[messages.until[i]]
+            most[1, i] = max(most[1, i], second.max())
+            paired = _log_sum(second, none, second.max()) + _LOG_2 - idle[t]
+            backward[t] = log_add(backward[t], paired)
+        at_once = _at_once(weights[t], log[pairs.pattern[i], 0], second)
+        backward[t] = log_add(backward[t], at_once + backward[end])
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -319,25 +336,25 @@ def fill_posterior(given, messages, posterior, number):
     """
     weights, idle, pairs = given[:3]
     forward, backward, evidence = messages.forward, messages.backward, messages.forward[-1]
-    n_kinds, n_onsets = weights.shape
+    n_onsets, n_kinds = weights.shape
     length = forward.size - n_onsets
-    first, second = np.empty(n_kinds), np.empty(n_kinds)
+    first, second, (log, largest, _) = np.empty(n_kinds), np.empty(n_kinds), pairs.factors
     for s in range(n_onsets):
         begun = forward[s] + _LOG_2 + idle[s + length] - idle[s] + backward[s + length] - evidence
         for k in range(n_kinds):
-            posterior[k, s] = np.exp(min(begun + weights[k, s], 0.0))
+            posterior[k, s] = np.exp(min(begun + weights[s, k], 0.0))
     for i in range(pairs.onset.size):
         t = pairs.onset[i]
         begun = forward[t] + _LOG_2 - idle[t] - evidence
         if messages.high[i] > i + 1:
             for k in range(n_kinds):
-                paired = begun + weights[k, t] + messages.future[messages.until[i], k]
+                paired = begun + weights[t, k] + messages.future[messages.until[i], k]
                 posterior[k, t] += np.exp(min(paired, 0.0))
         at_once = forward[t] + backward[t + length] - evidence
-        factors, found = pairs.factors[pairs.pattern[i], 0], number[pairs.pattern[i], 0]
+        factors, found = log[pairs.pattern[i], 0], number[pairs.pattern[i], 0]
         for j in range(n_kinds):
             for k in range(n_kinds):
-                both = at_once + weights[j, t] + weights[k, t] + factors[j, k]
+                both = at_once + weights[t, j] + weights[t, k] + factors[j, k]
                 if both > _NEGLIGIBLE:
                     chance = np.exp(min(both, 0.0))
                     found[j, k] += chance
@@ -347,19 +364,20 @@ def fill_posterior(given, messages, posterior, number):
             r = pairs.onset[j]
             rest = idle[t] - idle[r + length] - evidence
             bound = messages.most[0, j] + messages.most[1, i] + rest
-            if bound + pairs.largest[pairs.pattern[j], t - r] < _NEGLIGIBLE:
+            if bound + largest[pairs.pattern[j], t - r] < _NEGLIGIBLE:
                 continue
             _fill_first(j, messages.low[i], given, messages, first)
             _fill_second(i, messages.high[j], given, messages, second)
-            factors = pairs.factors[pairs.pattern[j], t - r]
-            found = number[pairs.pattern[j], t - r]
-            for k in range(n_kinds):
-                later = rest + weights[k, t] + second[k]
-                for b in range(n_kinds):
-                    both = first[b] + factors[b, k] + later
+            here = pairs.pattern[j], t - r
+            add_multiple(second, 1.0, weights[t])
+            second += rest
+            least = _NEGLIGIBLE - largest[here] - second.max()
+            for b in range(n_kinds):
+                for k in range(n_kinds if first[b] > least else 0):
+                    both = first[b] + log[here][b, k] + second[k]
                     if both > _NEGLIGIBLE:
                         chance = np.exp(min(both, 0.0))
-                        found[b, k] += chance
+                        number[here][b, k] += chance
                         posterior[k, t] += chance
 
 
@@ -371,7 +389,7 @@ def sample(given, messages, uniform, kind):
     """
     weights, idle, pairs = given[:3]
     backward = messages.backward
-    n_kinds, n_onsets = weights.shape
+    n_onsets, n_kinds = weights.shape
     n_bins = backward.size - 1
     length, t, live = n_bins - n_onsets + 1, 0, 0
     kind[:] = -1
@@ -384,10 +402,10 @@ def sample(given, messages, uniform, kind):
             live += 1
         here, begun = live < pairs.onset.size and pairs.onset[live] == t, -1
         for k in range(n_kinds):
-            alone = _LOG_2 + weights[k, t] - idle[t] + idle[t + length] + backward[t + length]
+            alone = _LOG_2 + weights[t, k] - idle[t] + idle[t + length] + backward[t + length]
             chance = np.exp(min(alone - backward[t], 0.0))
             if here and messages.high[live] > live + 1:
-                paired = _LOG_2 + weights[k, t] - idle[t] + messages.future[messages.until[live], k]
+                paired = _LOG_2 + weights[t, k] - idle[t] + messages.future[messages.until[live], k]
                 chance += np.exp(min(paired - backward[t], 0.0))
             left -= chance
             if left < 0.0:
@@ -409,14 +427,15 @@ def sample(given, messages, uniform, kind):
 def _draw_two(i, given, left, rest, kind):
     """Draw two events that begin at a live onset; return the kind of one and fill in the other."""
     weights, pairs = given[0], given[2]
-    t, factors = pairs.onset[i], pairs.factors[pairs.pattern[i], 0]
-    for j in range(len(weights)):
-        for k in range(len(weights)):
-            left -= np.exp(min(weights[j, t] + weights[k, t] + factors[j, k] + rest, 0.0))
+    t, factors = pairs.onset[i], pairs.factors.log[pairs.pattern[i], 0]
+    n_kinds = weights.shape[1]
+    for j in range(n_kinds):
+        for k in range(n_kinds):
+            left -= np.exp(min(weights[t, j] + weights[t, k] + factors[j, k] + rest, 0.0))
             if left < 0.0:
                 kind[1, t] = k
                 return j
-    return len(weights) - 1
+    return n_kinds - 1
 
 
 @njit(cache=True, error_model="numpy")
@@ -426,8 +445,8 @@ def _draw_followers(i, given, messages, uniform, kind):
     Returns the live onset of the last one.
     """
     weights, idle, pairs = given[:3]
-    n_kinds, chain, begin = len(weights), 0, i + 1
-    length = messages.backward.size - weights.shape[1]
+    n_kinds, chain, begin = weights.shape[1], 0, i + 1
+    length = messages.backward.size - len(weights)
     future, second = np.empty(n_kinds), np.empty(n_kinds)
     while True:
         s = pairs.onset[i]
@@ -442,9 +461,9 @@ def _draw_followers(i, given, messages, uniform, kind):
             _fill_second(j, messages.high[i], given, messages, second)
             t = pairs.onset[j]
             before = idle[t] - idle[end] - future[now]
-            factors = pairs.factors[pairs.pattern[i], t - s]
+            factors = pairs.factors.log[pairs.pattern[i], t - s]
             for k in range(n_kinds):
-                log_chance = before + weights[k, t] + second[k] + factors[now, k]
+                log_chance = before + weights[t, k] + second[k] + factors[now, k]
                 left -= np.exp(min(log_chance, 0.0))
                 if left < 0.0:
                     follows, chain = j, 1 - chain

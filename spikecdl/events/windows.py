@@ -119,7 +119,7 @@ def sum_events(
     exact = len(draws) < 2
     shared = _shared_patterns(windows, model) if exact else _NO_PATTERNS
     factors = _factors(windows, model, prior, shared)
-    overlaps = np.zeros((N_PARTS, *factors.shape))
+    overlaps = np.zeros((N_PARTS, *factors.log.shape))
     given = (loss, z, model, prior, where, pattern, factors)
     sum_ = _sum_windows if exact else _sample_windows
 
@@ -155,15 +155,15 @@ def _shared_patterns(windows: Windows, model: Templates) -> np.ndarray:
 
 def _factors(
     windows: Windows, model: Templates, prior: ChainPrior, shared: np.ndarray
-) -> np.ndarray:
-    """Return log factors of pairs (pattern, lag, event, event) of shared patterns."""
+) -> pairs.Factors:
+    """Return factors of pairs (pattern, lag, event, event) of shared patterns."""
     length, n_kinds = model.taps.shape[2], model.amplitudes.size
     factors = np.zeros((len(shared), length, n_kinds, n_kinds))
     for (i, onset), some in zip(shared, factors, strict=True):
         window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
         fill_interactions(window, windows.z[i], model, onset, np.arange(length), some)
         _exclude_near(some, model.amplitudes.shape[1], prior.distance)
-    return factors
+    return pairs.relative(factors)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -198,7 +198,7 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
         if n_templates and prior.n_chains == 1:
             found.evidence[i] += _sum_chain(flat, idle, draws, kind, n_bins, posterior)
         elif n_templates:
-            if len(factors):
+            if len(factors.log):
                 live, where = pairs.live_onsets(flat, prior.least), (pattern[i], factors, overlaps)
             else:
                 live = pairs.most_live_onsets(flat, prior.least, _MOST_FACTORS // (length * n_kinds**2))
@@ -252,26 +252,25 @@ def _pairs_of_window(window, base, model, prior, live, pattern):
             lags = live[begin:end] - first[p]
         fill_interactions(window, base, model, first[p], lags, factors[p])
         _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
-    return (numbered, factors, np.zeros(factors.shape)), first
+    return (numbered, pairs.relative(factors), np.zeros(factors.shape)), first
 
 
 @njit(cache=True, error_model="numpy")
 def _sum_pairs(where, ratios, live, uniform, kind, posterior):
     """Sum over events of which two may overlap; return the log likelihood ratio over no event.
 
-    ``where`` are the pattern of each onset, the log factors of pairs, and their expected numbers,
+    ``where`` are the pattern of each onset, the factors of pairs, and their expected numbers,
     which are added, by pattern.
     """
     (pattern, factors, number), (weights, log_idle) = where, ratios
     n_kinds, n_onsets = weights.shape
-    length, n_bins = factors.shape[1], n_onsets + factors.shape[1] - 1
+    length, n_bins = factors.log.shape[1], n_onsets + factors.log.shape[1] - 1
     idle, total = np.zeros(n_bins + 1), np.empty(n_onsets)
     for t in range(n_bins):
         idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
     chain.sum_kinds(weights, total)
     messages = pairs.overlapping(live, length, n_bins, n_kinds)
-    largest = pairs.largest(factors)
-    given = (weights, idle, pairs.Pairs(live, pattern[live], factors, largest), total)
+    given = (np.ascontiguousarray(weights.T), idle, pairs.Pairs(live, pattern[live], factors), total)
     evidence = pairs.fill_forward(given, messages)
     pairs.fill_backward(given, messages)
     pairs.fill_posterior(given, messages, posterior.reshape(n_kinds, n_onsets), number)

@@ -26,7 +26,7 @@ from spikecdl.solvers.events import Events
 from spikecdl.training.base import COVARIATES, Learned, Problem
 
 _MOST_BINS = 120_000  # that rates of events are fitted to
-_ENOUGH_BINS = 30_000  # that overlaps are compared in
+_ENOUGH_BINS = 10_000  # that overlaps of given templates are compared in
 _STEPS = 8  # of EM that fit rates of events to given templates
 _MOST_PATTERNS = 1000  # of bins that were observed under an event, in a list of spikes
 
