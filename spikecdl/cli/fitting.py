@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from spikecdl.evaluation.crossvalidation import CrossValidated
 
 Files = Annotated[
-    list[Path],
-    argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads."),
+    list[Path], argument("FILE", "Recordings: NWB, npz, Phy folders, or any format that Neo reads.")
 ]
 
 

@@ -32,10 +32,7 @@ def windows_together(n_trials: int, n_units: int) -> int:
 
 
 def resampled(
-    counts: Counts,
-    model: EventModel,
-    windows: np.ndarray,
-    rng: np.random.Generator,
+    counts: Counts, model: EventModel, windows: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Return templates fitted to some windows by EM, with a prior drawn anew."""
     some, noise = counts.take(windows), perturbed(model, counts.scale, rng)

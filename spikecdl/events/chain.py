@@ -17,14 +17,14 @@ from numba import njit
 
 from spikecdl.solvers.losses import exp, log1p, to_log
 
-_LEAST = -30.0  # log of a ratio below which the smaller term is left out
+LEAST = -30.0  # log of a ratio below which the smaller term is left out
 _LARGEST = 30.0  # log of a sum, in its unit
 
 
 @njit(cache=True, error_model="numpy", inline="always")
 def log_add(x, y):
     """Return log(exp(x) + exp(y)), most quickly where y is negligible."""
-    return x if y < x + _LEAST else max(x, y) + log1p(exp(-abs(x - y)))
+    return x if y < x + LEAST else max(x, y) + log1p(exp(-abs(x - y)))
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
@@ -62,7 +62,7 @@ def fill_forward(log_idle, total, forward):
         idle += log_idle[t - 1] if t <= n_onsets else 0.0
         if t >= length:
             more = forward[t - length] + total[t - length] - idle
-            if more > shift + log_units + _LEAST:
+            if more > shift + log_units + LEAST:
                 shift, units = _added(shift, units, more)
                 log_units = np.log(units)
         forward[t] = idle + shift + log_units
@@ -88,7 +88,7 @@ def fill_backward(log_idle, total, backward):
         idle += log_idle[t] if t < total.size else 0.0
         if t + length <= n_bins:
             more = backward[t + length] + total[t] - idle
-            if more > shift + log_units + _LEAST:
+            if more > shift + log_units + LEAST:
                 shift, units = _added(shift, units, more)
                 log_units = np.log(units)
         backward[t] = idle + shift + log_units

@@ -230,9 +230,9 @@ class DenseCounts:
 
 def _hash(values: np.ndarray) -> np.ndarray:
     """Return whole numbers that are the same where all values along the last axis are."""
-    odd = np.random.default_rng(0).integers(2**63, size=values.shape[-1], dtype=np.uint64) * 2 + 1
-    total = np.zeros(values.shape[:-1], np.uint64)
-    for k, factor in enumerate(odd):
+    rng, total = np.random.default_rng(0), np.zeros(values.shape[:-1], np.uint64)
+    for k in range(values.shape[-1]):
+        factor = rng.integers(2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
         bits = values[..., k].view(np.uint64)
         total += (bits ^ (bits >> np.uint64(32))) * factor
     return total

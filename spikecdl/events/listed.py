@@ -397,7 +397,7 @@ def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
         chain.to_posterior(weights, forward, backward)
         return evidence
     before = np.minimum(np.arange(n_bins + 1), n_onsets) * prior.log_idle
-    live = pairs.live_onsets(weights, prior.least)
+    live = pairs.live_onsets(weights, prior.least, n_onsets)
     messages = pairs.overlapping(live, n_bins - n_onsets + 1, n_bins, n_kinds)
     pattern = np.empty(live.size, np.int64)
     for i in range(live.size):

@@ -23,12 +23,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from spikecdl.events.chain import log_add
+from spikecdl.events.chain import LEAST, log_add
 from spikecdl.solvers.operators import add_multiple
 
 _LOG_2 = float(np.log(2.0))  # chains in which an event can begin while both are idle
-_FAR = 30.0  # log of a ratio from which the smaller term is left out
-_NEVER = -1e30  # log weight of what cannot be
+NEVER = -1e30  # log weight of what cannot be
 _TINY = 1e-290  # sum of relative numbers that may have lost some
 _NEGLIGIBLE = -20.0  # log probability of pairs that say nothing
 
@@ -86,29 +85,13 @@ def _add(x, y, out):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def live_onsets(weights, least):
-    """Return the onsets at which some event has at least a log weight."""
-    n_kinds, n_onsets = weights.shape
-    found, size = np.empty(n_onsets, np.int64), 0
-    for s in range(n_onsets):
-        for k in range(n_kinds):
-            if weights[k, s] > least:
-                found[size] = s
-                size += 1
-                break
-    return found[:size]
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def most_live_onsets(weights, least, most):
-    """Return at most so many onsets, those at which some event has the largest weights."""
-    found = live_onsets(weights, least)
-    if found.size <= most:
-        return found
-    highest = np.empty(found.size)
-    for i in range(found.size):
-        highest[i] = weights[:, found[i]].max()
-    return np.sort(found[np.argsort(-highest)[:most]])
+def live_onsets(weights, least, most):
+    """Return the onsets at which some event has at least a log weight; the best if too many."""
+    highest = np.empty(weights.shape[1])
+    for s in range(highest.size):
+        highest[s] = weights[:, s].max()
+    found = np.flatnonzero(highest > least)
+    return np.sort(found[np.argsort(-highest[found])[:most]]) if found.size > most else found
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -139,7 +122,7 @@ def overlapping(onset, length, n_bins, n_kinds):
             high[i] += 1
         until[i + 1] = until[i] + high[i] - i - 1
     shape = (begin[size], n_kinds)
-    ends, most = np.full((2, n_bins + 1), _NEVER), np.full((2, size), _NEVER)
+    ends, most = np.full((2, n_bins + 1), NEVER), np.full((2, size), NEVER)
     return Messages(
         ends[0], ends[1], np.empty(shape), np.empty(shape), begin, until, low, high, most
     )
@@ -162,25 +145,14 @@ def _fill_first(i, until, given, messages, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _log_sum(logs, factors, highest):
-    """Return the log of the sum of products of numbers given by logarithms, and of the largest."""
-    if highest <= _NEVER:
-        return _NEVER
-    total = 0.0
-    for k in range(logs.size):
-        each = logs[k] + factors[k] - highest
-        if each > -_FAR:
-            total += np.exp(each)
-    return highest + np.log(total)
-
-
-@njit(cache=True, error_model="numpy")
-def _highest(logs, factors):
-    """Return the log of the largest product of numbers given by logarithms."""
-    highest = logs[0] + factors[0]
-    for k in range(1, logs.size):
-        highest = max(highest, logs[k] + factors[k])
-    return highest
+def _log_sum(logs, factors):
+    """Return the log of the sum of products of numbers given by logarithms."""
+    each, total = logs + factors, 0.0
+    highest = each.max()
+    for k in range(logs.size if highest > NEVER else 0):
+        if each[k] > highest + LEAST:
+            total += np.exp(each[k] - highest)
+    return highest + np.log(total) if total > 0.0 else NEVER
 
 
 @njit(cache=True, error_model="numpy")
@@ -200,7 +172,7 @@ def _fill_mixed(logs, log, largest, linear, out):
         if out[k] > _TINY:
             out[k] = np.log(out[k]) + highest + largest
         else:  # underflow
-            out[k] = _log_sum(logs, log[:, k], _highest(logs, log[:, k]))
+            out[k] = _log_sum(logs, log[:, k])
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -218,7 +190,7 @@ def fill_forward(given, messages):
     n_bins = forward.size - 1
     length, live = n_bins - n_onsets + 1, 0
     first, both, none = np.empty(n_kinds), np.empty(n_kinds), np.zeros(n_kinds)
-    ended = np.full(n_onsets, _NEVER)
+    ended = np.full(n_onsets, NEVER)
     forward[0] = 0.0
     for t in range(n_bins + 1):
         if t > 0:
@@ -238,8 +210,8 @@ def fill_forward(given, messages):
             r = pairs.onset[j]
             bound = most[0, j] + idle[t] - idle[r + length] + log_n
             here = pairs.pattern[j], t - r
-            if bound + largest[here] < begun - _FAR:
-                past[p] = past[p - 1] if p > messages.begin[i] else none + _NEVER
+            if bound + largest[here] < begun + LEAST:
+                past[p] = past[p - 1] if p > messages.begin[i] else none + NEVER
                 continue
             _fill_first(j, messages.low[i], given, messages, first)
             _fill_mixed(first, log[here], largest[here], linear[here], both)
@@ -250,7 +222,7 @@ def fill_forward(given, messages):
             past[p] = both
         if messages.begin[i + 1] > messages.begin[i]:
             last = past[messages.begin[i + 1] - 1]
-            ended[t] = _log_sum(last, none, last.max())
+            ended[t] = _log_sum(last, none)
             most[0, i] = max(most[0, i], last.max())
         at_once = _at_once(weights[t], log[pairs.pattern[i], 0], first)
         ended[t] = log_add(ended[t], at_once + forward[t] - idle[t + length])
@@ -261,8 +233,8 @@ def fill_forward(given, messages):
 def _at_once(weights, factors, sums):
     """Return the log weight of two events that begin in one bin."""
     for j in range(weights.size):
-        sums[j] = weights[j] + _log_sum(weights, factors[j], _highest(weights, factors[j]))
-    return _log_sum(sums, np.zeros(weights.size), sums.max())
+        sums[j] = weights[j] + _log_sum(weights, factors[j])
+    return _log_sum(sums, np.zeros(weights.size))
 
 
 @njit(cache=True, error_model="numpy")
@@ -309,8 +281,8 @@ def fill_backward(given, messages):
             p, s = messages.until[i] + j - i - 1, pairs.onset[j]
             bound = most[1, j] + idle[s] - idle[end] + log_n
             here = pairs.pattern[i], s - t
-            if bound + largest[here] < alone - _FAR:
-                future[p] = future[p + 1] if j < messages.high[i] - 1 else none + _NEVER
+            if bound + largest[here] < alone + LEAST:
+                future[p] = future[p + 1] if j < messages.high[i] - 1 else none + NEVER
                 continue
             _fill_second(j, messages.high[i], given, messages, second)
             add_multiple(second, 1.0, weights[s])
@@ -322,7 +294,7 @@ def fill_backward(given, messages):
         if messages.high[i] > i + 1:
             second[:] = weights[t] + future[messages.until[i]]
             most[1, i] = max(most[1, i], second.max())
-            paired = _log_sum(second, none, second.max()) + _LOG_2 - idle[t]
+            paired = _log_sum(second, none) + _LOG_2 - idle[t]
             backward[t] = log_add(backward[t], paired)
         at_once = _at_once(weights[t], log[pairs.pattern[i], 0], second)
         backward[t] = log_add(backward[t], at_once + backward[end])

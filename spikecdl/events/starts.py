@@ -64,12 +64,7 @@ class Wanted:
     overlap: int = 2
 
 
-def search(
-    counts: Counts,
-    wanted: Wanted,
-    rng: np.random.Generator,
-    step: Step,
-) -> Search:
+def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
     Starts end when the best optimum has been found twice, or there were as many as may be.
@@ -118,11 +113,7 @@ def _same(one: tuple[EventModel, float], other: tuple[EventModel, float], least:
 
 
 def _built(
-    counts: Counts,
-    n_templates: int,
-    length: int,
-    rng: np.random.Generator,
-    packed: bool,
+    counts: Counts, n_templates: int, length: int, rng: np.random.Generator, packed: bool
 ) -> EventModel:
     """Return templates learned from a start.
 

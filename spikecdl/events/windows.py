@@ -17,7 +17,6 @@ from spikecdl.solvers.losses import QUADRATIC, Loss, fill_row, value
 from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
-_NEVER = -1e30  # log weight of what cannot be
 _MOST_FACTORS = 2**22  # of pairs of events in memory at once, shared or of a window
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
 
@@ -199,9 +198,11 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
             found.evidence[i] += _sum_chain(flat, idle, draws, kind, n_bins, posterior)
         elif n_templates:
             if len(factors.log):
-                live, where = pairs.live_onsets(flat, prior.least), (pattern[i], factors, overlaps)
+                live = pairs.live_onsets(flat, prior.least, n_onsets)
+                where = pattern[i], factors, overlaps
             else:
-                live = pairs.most_live_onsets(flat, prior.least, _MOST_FACTORS // (length * n_kinds**2))
+                most = _MOST_FACTORS // (length * n_kinds**2)
+                live = pairs.live_onsets(flat, prior.least, most)
                 where, first = _pairs_of_window(window, base, model, prior, live, pattern[i])
                 numbers = where[2]
             gain = _sum_pairs(where, (flat, idle), live, draws, kind, posterior)
@@ -270,7 +271,8 @@ def _sum_pairs(where, ratios, live, uniform, kind, posterior):
         idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
     chain.sum_kinds(weights, total)
     messages = pairs.overlapping(live, length, n_bins, n_kinds)
-    given = (np.ascontiguousarray(weights.T), idle, pairs.Pairs(live, pattern[live], factors), total)
+    by_onset = np.ascontiguousarray(weights.T)
+    given = (by_onset, idle, pairs.Pairs(live, pattern[live], factors), total)
     evidence = pairs.fill_forward(given, messages)
     pairs.fill_backward(given, messages)
     pairs.fill_posterior(given, messages, posterior.reshape(n_kinds, n_onsets), number)
@@ -371,7 +373,7 @@ def _add_prior(weights, idle, prior, onsets):
     idle[:] = prior.log_idle
     for s in range(onsets.size):
         if not onsets[s]:
-            weights[:, :, s], idle[s] = _NEVER, 0.0
+            weights[:, :, s], idle[s] = pairs.NEVER, 0.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -380,7 +382,9 @@ def _exclude(weights, kind, distance):
     n_amplitudes = weights.shape[1]
     for s in range(kind.size if distance else 0):
         if kind[s] >= 0:
-            weights[kind[s] // n_amplitudes, :, max(0, s - distance + 1) : s + distance] = _NEVER
+            weights[kind[s] // n_amplitudes, :, max(0, s - distance + 1) : s + distance] = (
+                pairs.NEVER
+            )
 
 
 @njit(cache=True, error_model="numpy")

@@ -34,11 +34,7 @@ class UnrolledAutoencoder(nn.Module):
     (torch.Size([1, 3]), torch.Size([1, 4]))
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        dictionary: ConvDictionary | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, dictionary: ConvDictionary | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.dictionary = encoder.dictionary if dictionary is None else dictionary

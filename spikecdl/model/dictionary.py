@@ -261,8 +261,5 @@ def _onsets(bins: Sequence[int], templates: Tensor, stride: tuple[int, ...]) -> 
     return (..., *(slice(0, n - length + 1, step) for n, length, step in pairs))
 
 
-_OPERATORS = {
-    "direct": (_direct_forward, _direct_adjoint),
-    "fft": (_fft_forward, _fft_adjoint),
-}
+_OPERATORS = {"direct": (_direct_forward, _direct_adjoint), "fft": (_fft_forward, _fft_adjoint)}
 _METHODS = ("auto", *_OPERATORS, "blocked", "cells")

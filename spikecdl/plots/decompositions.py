@@ -74,12 +74,7 @@ def codes(
 
 @style.styled
 def decomposition(
-    decomposition: Decomposition,
-    trial: int = 0,
-    unit: int = 0,
-    *,
-    ax: Any = None,
-    axes: Any = None,
+    decomposition: Decomposition, trial: int = 0, unit: int = 0, *, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw the counts and fitted rate of one window, and below what each template adds to eta.
 

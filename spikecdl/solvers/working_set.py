@@ -27,16 +27,7 @@ from numba import njit
 from torch import Tensor
 
 from spikecdl.model.families import ScalarLoss
-from spikecdl.solvers.losses import (
-    LOSSES,
-    Loss,
-    State,
-    as_array,
-    cut,
-    fill_state,
-    paste,
-    take_step,
-)
+from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, cut, fill_state, paste, take_step
 from spikecdl.solvers.operators import (
     add_events,
     banded_gram,

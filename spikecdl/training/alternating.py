@@ -14,14 +14,7 @@ from torch import Tensor
 from spikecdl import validation
 from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.events import Events
-from spikecdl.training.base import (
-    COVARIATES,
-    Learned,
-    Observations,
-    OnEpoch,
-    Problem,
-    Trainer,
-)
+from spikecdl.training.base import COVARIATES, Learned, Observations, OnEpoch, Problem, Trainer
 from spikecdl.training.covariates import fitted, with_coefficients
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.initialization import Initialization

@@ -184,12 +184,7 @@ class Problem:
         return mean
 
     def eta(
-        self,
-        dictionary: ConvDictionary,
-        events: Events,
-        baseline: Tensor,
-        part: slice,
-        bins: slice,
+        self, dictionary: ConvDictionary, events: Events, baseline: Tensor, part: slice, bins: slice
     ) -> Tensor:
         """Return the linear predictor (window, channel, bin) of some windows, and bins of them."""
         return predictor(dictionary, events, baseline.flatten(0, 1), part, bins, self.code_shape[1])

@@ -50,10 +50,7 @@ def with_covariates(problem: Problem) -> Problem:
 
 @torch.no_grad()
 def with_coefficients(
-    data: Observations,
-    coefficients: Tensor,
-    before: Tensor | None = None,
-    total: Total = _same,
+    data: Observations, coefficients: Tensor, before: Tensor | None = None, total: Total = _same
 ) -> Observations:
     """Return the data with coefficients (unit, column) of their covariates.
 
@@ -87,12 +84,7 @@ def with_coefficients(
 
 
 @torch.no_grad()
-def fitted(
-    data: Observations,
-    coefficients: Tensor,
-    eta: Tensor,
-    total: Total = _same,
-) -> Tensor:
+def fitted(data: Observations, coefficients: Tensor, eta: Tensor, total: Total = _same) -> Tensor:
     """Return the coefficients after a Newton step at the linear predictor, shape of ``data.y``.
 
     ``total`` sums a tensor over processes.

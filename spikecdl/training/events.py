@@ -191,9 +191,7 @@ def encoded(
 
 
 def evidence(
-    problem: Problem,
-    tensors: Mapping[str, Tensor],
-    levels: np.ndarray | None,
+    problem: Problem, tensors: Mapping[str, Tensor], levels: np.ndarray | None
 ) -> np.ndarray:
     """Return the log likelihood (trial, unit) of the data, events summed out.
 
