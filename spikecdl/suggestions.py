@@ -32,7 +32,7 @@ _ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
 _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
-_FEW, _MANY = 30_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
+_FEW, _MANY = 60_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
 
 #: What `Suggestion.short` means.
 SHORT_DISTANCES = {
@@ -47,27 +47,37 @@ def history_option(short: str | None, seconds: float | None) -> str:
 
 
 def trainer(given: Any, model: Arguments, counts: BinnedSpikes) -> Any:
-    """Return the trainer given or, for "auto", the name of that which suits a `DCEA` and counts.
+    """Return the trainer given or, for "auto", the name of that which suits; see `best_trainer`."""
+    return best_trainer(model, counts)[0] if given == "auto" else given
 
-    Marginal for counts of up to 30,000 bins, for single trials of up to ten million bins, without
+
+def best_trainer(model: Arguments, counts: BinnedSpikes) -> tuple[str, str]:
+    """Return the name of the trainer that suits a `DCEA` and counts, and why.
+
+    Marginal for counts of up to 60,000 bins, for single trials of up to ten million bins, without
     history and drift in the joint layout, and for populations whose events are summed from a list
     of spikes.  Alternating for more bins, whose events take minutes to sum, for signals, and for a
     penalty of one's own.
     """
-    if given != "auto":
-        return given
-    family = member("family", model.family, FAMILIES, Family)
+    if not counts.is_counts:
+        return "alternating", "the data are signals"
     positive = getattr(model.penalty, "config", dict)() == {"name": "l1", "sign": "positive"}
-    plain = model.penalty_weight is None and (model.penalty == "l1" or positive)
+    if model.penalty_weight is not None or not (model.penalty == "l1" or positive):
+        return "alternating", "a penalty is given"
+    family = member("family", model.family, FAMILIES, Family)
     single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
-    n_bins, constant = counts.mask.sum(), model.history is None and model.drift is None
-    joint = model.layout == "joint"
-    population = joint and constant and model.baseline == "learned" and counts.n_units > 1
-    population = population and counts.onsets is None and has_exponential_loss(family.typical())
+    n_bins, constant = int(counts.mask.sum()), model.history is None and model.drift is None
+    joint = model.layout == "joint" and counts.n_units > 1
+    population = joint and constant and model.baseline == "learned" and counts.onsets is None
+    population = population and has_exponential_loss(family.typical())
     population = population and bool((counts.mask == counts.mask[:, :1]).all())
     minutes = (constant or not joint) and n_bins <= _MANY or population
-    soon = n_bins <= _FEW or single and minutes
-    return "marginal" if plain and counts.is_counts and soon else "alternating"
+    if n_bins <= _FEW or single and minutes:
+        return "marginal", "events can be summed out in about a minute"
+    return (
+        "alternating",
+        f"events of {n_bins:,} bins take minutes to sum out, by trainer='marginal'",
+    )
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def test_what_takes_minutes_for_many_bins_is_alternated():
         ({"layout": "joint", "history": 5}, "alternating"),
         ({"layout": "joint", "family": Binomial(30)}, "alternating"),
     ]:
-        counts = BinnedSpikes.from_array(np.zeros((2, 3, 6000), int))
+        counts = BinnedSpikes.from_array(np.zeros((2, 3, 12_000), int))
         assert trainer("auto", DCEA(1, 5, **arguments), counts) == expected
 
 

@@ -130,31 +130,29 @@ class DenseCounts:
         taps, moves = map(np.ascontiguousarray, (model.templates, model.moves()))
         templates = Templates(taps, np.ascontiguousarray(model.amplitudes), moves)
         where, z = self.onsets_of(model.length), self.predictor(model)
-        varies = bool((self.offset != self.offset[..., :1]).any())
-        per_bin = varies or self.covariates is not None
-        pattern = self._patterns(model, z, per_bin)
+        per_bin = self.covariates is not None or bool(np.ptp(self.offset, axis=-1).any())
+        pattern = np.empty((0, n_onsets), np.int64)
+        if model.overlap == 2 and len(model) and (uniform is None or len(uniform) == 1):
+            pattern = self._patterns(z, n_onsets, per_bin)
         windows = Windows(self.loss, z, per_bin, where, pattern, self.processes)
         return sum_events(windows, templates, model.prior, found, uniform), found
 
-    def _patterns(self, model: EventModel, z: np.ndarray, per_bin: bool) -> np.ndarray:
+    def _patterns(self, z: np.ndarray, n_onsets: int, per_bin: bool) -> np.ndarray:
         """Return numbers (window, onset) of onsets of a unit from which on counts alone differ.
 
-        They are not compared if rates vary; no windows if no two events overlap.
+        They are not compared if rates vary.
         """
-        shape = (len(z), self.shape[2] - model.length + 1)
-        if model.overlap != 2 or not len(model):
-            return np.empty((0, shape[1]), np.int64)
         if per_bin:
-            return np.arange(len(z) * shape[1]).reshape(shape)
+            return np.arange(len(z) * n_onsets).reshape(len(z), n_onsets)
         logistic = self.loss.kind == LOSSES["logistic"]
         exposure = self.loss.b + self.loss.a if logistic else self.loss.b
         change = (exposure != exposure[..., :1]).any((1, 2))
         unit = np.broadcast_to(self.unit[:, None, None].astype(float), (len(z), 1, self.shape[2]))
         of_bin = _hash(np.concatenate([exposure, z, unit], axis=1).swapaxes(1, 2))
-        code = np.repeat(of_bin[:, :1], shape[1], axis=1)
-        bins = sliding_window_view(of_bin[change], model.length, axis=1)
+        code = np.repeat(of_bin[:, :1], n_onsets, axis=1)
+        bins = sliding_window_view(of_bin[change], self.shape[2] - n_onsets + 1, axis=1)
         code[change] = _hash(bins)
-        return np.unique(code, return_inverse=True)[1].reshape(shape)
+        return np.unique(code, return_inverse=True)[1].reshape(code.shape)
 
     def expect(self, model: EventModel) -> Expectation:
         """Sum over the events of all windows, of which at most two overlap."""

@@ -135,17 +135,13 @@ def _built(
         model, _ = max(tried, key=lambda each: each[1])
         taken |= _near_events(counts, model)
     model = _reduced(counts, model, n_templates)
-    if len(model) < n_templates:
-        model = model.joined(_nothing(null, n_templates - len(model)))
+    if missing := n_templates - len(model):
+        zeros = np.zeros((missing, *null.templates.shape[1:]))
+        nothing = EventModel.of_templates(zeros, null.baseline)
+        model = model.joined(nothing.without_events(np.arange(missing)))
     extra = min(length // 2, (counts.shape[2] - longer) // 2)  # for those that begin or end late
     model, _ = climb(counts, model.padded(extra), _AFTER)
     return model.cropped(length)[0]
-
-
-def _nothing(null: EventModel, count: int) -> EventModel:
-    """Return templates of zeros without events."""
-    zeros = EventModel.of_templates(np.zeros((count, *null.templates.shape[1:])), null.baseline)
-    return zeros.without_events(np.arange(count))
 
 
 def _alone(

@@ -20,8 +20,6 @@ from spikecdl.solvers.threads import in_parallel
 _MOST_FACTORS = 2**22  # of pairs of events in memory at once, shared or of a window
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
 
-_NO_PATTERNS = np.empty((0, 2), np.int64)
-
 
 class Sums(NamedTuple):
     """Sums over windows, and over chains.
@@ -81,8 +79,8 @@ class Windows(NamedTuple):
     ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
     of all bins of a window are in its first, unless ``per_bin``.  Events begin where ``onsets``
     (window, onset) are True; None: anywhere.  Onsets with the same ``pattern`` (window, onset)
-    differ in the counts from there on alone; there are no windows if no more than one event is
-    under way.  The ``processes`` share the windows, and all have the same in the end.
+    differ in the counts from there on alone; there are no windows if no pairs are summed.  The
+    ``processes`` share the windows, and all have the same in the end.
     """
 
     loss: Loss
@@ -115,12 +113,10 @@ def sum_events(
     edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
     draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
     where = np.ones((len(z), 0), bool) if onsets is None else onsets
-    exact = len(draws) < 2
-    shared = _shared_patterns(windows, model) if exact else _NO_PATTERNS
-    factors = _factors(windows, model, prior, shared)
+    shared, factors = _shared_factors(windows, model, prior)
     overlaps = np.zeros((N_PARTS, *factors.log.shape))
     given = (loss, z, model, prior, where, pattern, factors)
-    sum_ = _sum_windows if exact else _sample_windows
+    sum_ = _sum_windows if len(draws) < 2 else _sample_windows
 
     def work(numbers: slice) -> None:
         for p in range(numbers.start, numbers.stop):
@@ -142,27 +138,24 @@ def sum_events(
     return sums
 
 
-def _shared_patterns(windows: Windows, model: Templates) -> np.ndarray:
-    """Return the first window and onset of each pattern (pattern, 2); none if they are too many."""
-    pattern = windows.pattern
-    size = model.taps.shape[2] * model.amplitudes.size**2
-    if windows.per_bin or not 0 < (pattern.max(initial=-1) + 1) * size <= _MOST_FACTORS:
-        return _NO_PATTERNS
-    first = np.unique(pattern, return_index=True)[1]
-    return np.stack(np.unravel_index(first, pattern.shape), 1)
+def _shared_factors(
+    windows: Windows, model: Templates, prior: ChainPrior
+) -> tuple[np.ndarray, pairs.Factors]:
+    """Return the first window and onset of each pattern (pattern, 2), and factors of pairs.
 
-
-def _factors(
-    windows: Windows, model: Templates, prior: ChainPrior, shared: np.ndarray
-) -> pairs.Factors:
-    """Return factors of pairs (pattern, lag, event, event) of shared patterns."""
-    length, n_kinds = model.taps.shape[2], model.amplitudes.size
+    There are none where derivatives are those of bins, and if there were too many.
+    """
+    length, n_kinds, pattern = model.taps.shape[2], model.amplitudes.size, windows.pattern
+    first = np.empty(0, np.int64)
+    if not windows.per_bin and (pattern.max(initial=-1) + 1) * length * n_kinds**2 < _MOST_FACTORS:
+        first = np.unique(pattern, return_index=True)[1]
+    shared = np.stack(np.unravel_index(first, (len(pattern) or 1, pattern.shape[1])), 1)
     factors = np.zeros((len(shared), length, n_kinds, n_kinds))
     for (i, onset), some in zip(shared, factors, strict=True):
         window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
         fill_interactions(window, windows.z[i], model, onset, np.arange(length), some)
         _exclude_near(some, model.amplitudes.shape[1], prior.distance)
-    return pairs.relative(factors)
+    return shared, pairs.relative(factors)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from spikecdl import validation
 from spikecdl.files import sha256
-from spikecdl.suggestions import SHORT_DISTANCES, history_option
+from spikecdl.suggestions import SHORT_DISTANCES, best_trainer, history_option
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -65,12 +65,15 @@ def fit_summary(
 
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")
+    best, reason = best_trainer(model, decomposition.counts)
+    name = model.trainer_.name
     summary = {
         "settings": {**settings, "bin_size": decomposition.counts.bin_size},
         "seed": seed,
         **score_summary(model, decomposition, source),
         "held_out": _held_out(held_out, decomposition),
         "penalty_weight_fraction": model.penalty_weight_,
+        "trainer": {"name": name, "reason": reason if name == best else "it was chosen"},
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
