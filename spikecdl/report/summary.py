@@ -66,7 +66,7 @@ def fit_summary(
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")
     best, reason = best_trainer(model, decomposition.counts)
-    name = model.trainer_.name
+    name = getattr(model.trainer_, "name", model.trainer_)
     summary = {
         "settings": {**settings, "bin_size": decomposition.counts.bin_size},
         "seed": seed,
