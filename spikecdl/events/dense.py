@@ -127,8 +127,8 @@ class DenseCounts:
             Drawn.nothing(0, self.shape) if drawn is None else drawn,
             np.zeros(self.shape[0]),
         )
-        taps, moves = map(np.ascontiguousarray, (model.templates, model.moves()))
-        templates = Templates(taps, np.ascontiguousarray(model.amplitudes), moves)
+        of_model = (model.templates, model.amplitudes, model.moves())
+        templates = Templates(*map(np.ascontiguousarray, of_model))
         where, z = self.onsets_of(model.length), self.predictor(model)
         per_bin = self.covariates is not None or bool(np.ptp(self.offset, axis=-1).any())
         pattern = np.empty((0, n_onsets), np.int64)

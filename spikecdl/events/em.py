@@ -79,11 +79,12 @@ def without_events(counts: Counts, length: int) -> EventModel:
 
 def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = False) -> EventModel:
     """Return the model with the baselines that are most likely, all else as it is."""
+    step = 1.6 if len(model) else 1.0  # EM alone goes too short where events follow the baseline
     for _ in range(_NULL_STEPS if counts.learn_baseline else 0):
         found, before = counts.expect(model), model
         if learn_covariates:
             model = counts.covariates_of(model, found, 1.0)
-        model = with_new_level(counts, model, found)
+        model = with_new_level(counts, model, found, step)
         change = np.abs(model.baseline - before.baseline).max(initial=0.0)
         if change < _SMALL_STEP * counts.scale:
             break

@@ -97,7 +97,7 @@ def add_pair_derivatives(loss, z, model, onset, pairs, found, level_at):
     that is not negative.
     """
     n_templates, n_amplitudes, n_rows, length = model.moves.shape
-    n_kinds, kind = n_templates * n_amplitudes, loss.kind
+    n_kinds, kind, sizes = n_templates * n_amplitudes, loss.kind, model.amplitudes
     for lag in range(length):
         for j in range(n_kinds):
             for i in range(n_kinds):
@@ -105,10 +105,7 @@ def add_pair_derivatives(loss, z, model, onset, pairs, found, level_at):
                 if number < NEGLIGIBLE:
                     continue
                 b, c = j // n_amplitudes, i // n_amplitudes
-                one, other = (
-                    model.amplitudes[b, j % n_amplitudes],
-                    model.amplitudes[c, i % n_amplitudes],
-                )
+                one, other = sizes[b, j % n_amplitudes], sizes[c, i % n_amplitudes]
                 for n in range(n_rows):
                     for k in range(lag, length):
                         t = onset + k

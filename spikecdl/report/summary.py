@@ -65,7 +65,7 @@ def fit_summary(
 
     settings = describe(model.get_params(deep=False))
     seed = settings.pop("random_state")
-    best, reason = best_trainer(model, decomposition.counts)
+    auto, why = best_trainer(model, decomposition.counts)
     name = getattr(model.trainer_, "name", model.trainer_)
     summary = {
         "settings": {**settings, "bin_size": decomposition.counts.bin_size},
@@ -73,7 +73,7 @@ def fit_summary(
         **score_summary(model, decomposition, source),
         "held_out": _held_out(held_out, decomposition),
         "penalty_weight_fraction": model.penalty_weight_,
-        "trainer": {"name": name, "reason": reason if name == best else "it was chosen"},
+        "trainer": {"name": name, "reason": why if name == auto else "it was chosen"},
         "converged": model.converged_,
         "n_epochs": model.n_iter_,
     }
