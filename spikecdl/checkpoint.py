@@ -83,7 +83,7 @@ def _split(
 
 
 @contextmanager
-def kept(
+def checkpointing(
     path: str | Path | None, settings: Mapping[str, Any], problem: Problem, resume: bool
 ) -> Iterator[tuple[Learned | None, OnEpoch]]:
     """Keep a fit in a file, if there is a path.

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, progress, suggestions, training, validation
-from spikecdl.checkpoint import kept, read_model, write_model
+from spikecdl.checkpoint import checkpointing, read_model, write_model
 from spikecdl.config import Settings
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
@@ -211,23 +211,24 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         settings = self._settings()
         rest = (counts, settings.weight, length, config.generator(self.random_state))
         given, trainer = conversion.problem(settings, *rest), settings.trainer
-        told = progress.of_fit(self.epochs_at_most) if self.verbose else progress.compilation_told()
-        keeping = kept(checkpoint, self.get_params(deep=False), given, resume)
-        with told as tell, keeping as (learned, keep):
+        quiet = progress.announcing_compilation()
+        display = progress.of_fit(self.epochs_at_most) if self.verbose else quiet
+        writing = checkpointing(checkpoint, self.get_params(deep=False), given, resume)
+        with display as show, writing as (learned, write):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(given, self.family_)
                 given = replace(conversion.problem(self._settings(), *rest), steps=given.steps)
             problem = training.with_covariates(given)
 
             def after_epoch(state: Learned) -> None:
-                keep(state)
-                for listener in filter(None, (tell, on_epoch)):
+                write(state)
+                for listener in filter(None, (show, on_epoch)):
                     listener(state)
 
             with threads.for_size(problem.size):
                 learned = trainer.fit(problem, learned, after_epoch)
             learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
-            training.tell(training.AFTER)
+            training.announce(training.AFTER)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
         return self
@@ -287,7 +288,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             found = found + deviance.of_hidden_bins(whole, hidden, seen, coded)
         return found
 
-    @progress.compilation_told()
+    @progress.announcing_compilation()
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
@@ -302,7 +303,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """Yield templates (template, channel, bin) fitted to resampled X; see `spikecdl.bands`."""
         return training.resampled_templates(*self._event_model(X), n_resamples, seed)
 
-    @progress.compilation_told()
+    @progress.announcing_compilation()
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
         counts = self._counts(X)
@@ -419,7 +420,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def _dictionary(self) -> ConvDictionary:
         return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))
 
-    @progress.compilation_told()
+    @progress.announcing_compilation()
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         return self._settings().trainer.coded(problem, self.tensors_)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
-_LONG = 2.0  # seconds of compilation, after which it is told
+_LONG = 2.0  # seconds of compilation, after which it is announced
 COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
-_watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is told already
+_watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is announced
 START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
 
@@ -97,14 +97,14 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
     """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
 
     Where there is no terminal, each stage that takes a while has a line, and short ones have none.
-    For compilation see `compilation_told`.
+    For compilation see `announcing_compilation`.
     """
     progress, over = Progress(stage), threading.Event()
     thread = threading.Thread(target=_show, args=(progress, over), daemon=True)
     if not quiet:
         thread.start()
     try:
-        with compilation_told(quiet):
+        with announcing_compilation(quiet):
             yield progress
     finally:
         over.set()
@@ -113,7 +113,7 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def compilation_told(quiet: bool = False) -> Iterator[None]:
+def announcing_compilation(quiet: bool = False) -> Iterator[None]:
     """Say on standard error, once, that functions are compiled in a block, if that takes long.
 
     Blocks within it say nothing of their own, also if it is ``quiet``.
@@ -177,12 +177,12 @@ def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None
                 return
 
 
-def steps_told(progress: Progress) -> AbstractContextManager[None]:
+def showing_steps(progress: Progress) -> AbstractContextManager[None]:
     """Tell of the steps of choosing a start, and of what follows the epochs.
 
     Some steps know their number, as in "start 3 of 8".
     """
-    from spikecdl.training.steps import AFTER, told
+    from spikecdl.training.steps import AFTER, listening
 
     count = itertools.count(1)
 
@@ -194,10 +194,10 @@ def steps_told(progress: Progress) -> AbstractContextManager[None]:
             done, total = (int(number[1]) - 1, int(number[2])) if number else (0, None)
             progress(name if number else f"step {next(count)}, {name}", done, total)
 
-    return told(on_step)
+    return listening(on_step)
 
 
-def epochs_told(progress: Progress, epochs_at_most: int) -> Callable[[Learned], None]:
+def showing_epochs(progress: Progress, epochs_at_most: int) -> Callable[[Learned], None]:
     """Return what tells of each epoch of a fit."""
 
     def on_epoch(state: Learned) -> None:
@@ -217,6 +217,6 @@ def _epoch(state: Learned, last: int) -> str:
 
 @contextmanager
 def of_fit(epochs_at_most: int) -> Iterator[Callable[[Learned], None]]:
-    """Show the progress of a fit in this block; what is returned is told of each epoch."""
-    with shown(START, quiet=False) as progress, steps_told(progress):
-        yield epochs_told(progress, epochs_at_most)
+    """Show the progress of a fit in this block; yield what takes each state."""
+    with shown(START, quiet=False) as progress, showing_steps(progress):
+        yield showing_epochs(progress, epochs_at_most)

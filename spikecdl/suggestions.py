@@ -74,10 +74,7 @@ def best_trainer(model: Arguments, counts: BinnedSpikes) -> tuple[str, str]:
     minutes = (constant or not joint) and n_bins <= _MANY or population
     if n_bins <= _FEW or single and minutes:
         return "marginal", "events can be summed out in about a minute"
-    return (
-        "alternating",
-        f"events of {n_bins:,} bins take minutes to sum out, by trainer='marginal'",
-    )
+    return "alternating", f"marginal training would take minutes for {n_bins:,} bins"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from spikecdl.cli import outputs
 from spikecdl.cli.options import REQUIRED, Device, Process, Seed, argument, option, per_template
 from spikecdl.cli.windows import Recordings, Selected, Selection
-from spikecdl.progress import START, Progress, epochs_told, shown, steps_told
+from spikecdl.progress import START, Progress, showing_epochs, showing_steps, shown
 from spikecdl.validation import integer, one_of, seconds
 
 if TYPE_CHECKING:
@@ -225,8 +225,8 @@ def fit(
             selected = recordings.whole
             _check_repeats(model, selected, settings)
             began = time.perf_counter()
-            with shown(START, results.as_json) as progress, steps_told(progress):
-                on_epoch = epochs_told(progress, model.epochs_at_most)
+            with shown(START, results.as_json) as progress, showing_steps(progress):
+                on_epoch = showing_epochs(progress, model.epochs_at_most)
                 model.fit(selected.counts, on_epoch=on_epoch, **how)
                 if settings.onset is not None:
                     model = shift_to_response(model, settings.onset)

@@ -11,7 +11,7 @@ from spikecdl.cli import outputs
 from spikecdl.cli.options import Device, File, Seed, argument
 from spikecdl.cli.windows import Selected, Selection
 from spikecdl.experiments import EXPERIMENTS
-from spikecdl.progress import compilation_told, shown
+from spikecdl.progress import announcing_compilation, shown
 from spikecdl.validation import listed
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def experiment(
     options = experiments.Options(**vars(settings), say=results.say)
     began = time.perf_counter()
     folder = results.folder(settings.data or Path())
-    with folder as unfinished, compilation_told(results.as_json):
+    with folder as unfinished, announcing_compilation(results.as_json):
         result = experiments.run(name, options)
         about = {
             **outputs.provenance(),

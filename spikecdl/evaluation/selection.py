@@ -23,7 +23,7 @@ from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio
 from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
-from spikecdl.progress import compilation_told
+from spikecdl.progress import announcing_compilation
 from spikecdl.training import NotConvergedWarning
 
 if TYPE_CHECKING:
@@ -299,5 +299,5 @@ def _begin(score: Callable[[_Key], _Rows]) -> None:
 
 
 def _work(key: _Key) -> _Rows:
-    with compilation_told(quiet=True):  # not by each process
+    with announcing_compilation(quiet=True):  # not by each process
         return _WORK[0](key)

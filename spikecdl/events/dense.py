@@ -117,13 +117,13 @@ class DenseCounts:
         sums where events are sampled.
         """
         n_onsets = self.shape[2] - model.length + 1
-        n_kept = self.shape[0] if keep_posterior else 0
+        n_filled = self.shape[0] if keep_posterior else 0
         derived = (0 if only_draw else self.shape[0], *self.shape[1:])
         found = Found(
             np.zeros(self.shape[0]),
             np.zeros(derived),
             np.zeros(derived),
-            np.zeros((n_kept, *model.amplitudes.shape, n_onsets)),
+            np.zeros((n_filled, *model.amplitudes.shape, n_onsets)),
             Drawn.nothing(0, self.shape) if drawn is None else drawn,
             np.zeros(self.shape[0]),
         )

@@ -157,13 +157,13 @@ class EventModel:
 
         If others do, those take these places from whose likelihood the bound takes least.
         """
-        kept, order = np.array(nonnegative, bool), np.arange(len(self))
+        bounded, order = np.array(nonnegative, bool), np.arange(len(self))
         below = np.square(self.templates.clip(max=0)).sum((1, 2)) * self.rates.sum(1)
-        least = below.argsort(kind="stable")[: kept.sum()]
-        order[kept], order[~kept] = np.sort(least), np.setdiff1d(order, least)
+        least = below.argsort(kind="stable")[: bounded.sum()]
+        order[bounded], order[~bounded] = np.sort(least), np.setdiff1d(order, least)
         one = self.take(order)
-        templates = np.where(kept[:, None, None], one.templates.clip(min=0), one.templates)
-        return replace(one, templates=templates, nonnegative=kept)
+        templates = np.where(bounded[:, None, None], one.templates.clip(min=0), one.templates)
+        return replace(one, templates=templates, nonnegative=bounded)
 
     def without_events(self, index: Sequence[int] | np.ndarray) -> EventModel:
         """Return the model in which some templates are zero and have no events."""

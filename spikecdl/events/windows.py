@@ -149,7 +149,7 @@ def _shared_factors(
     first = np.empty(0, np.int64)
     if not windows.per_bin and (pattern.max(initial=-1) + 1) * length * n_kinds**2 < _MOST_FACTORS:
         first = np.unique(pattern, return_index=True)[1]
-    shared = np.stack(np.unravel_index(first, (len(pattern) or 1, pattern.shape[1])), 1)
+    shared = np.stack(np.divmod(first, pattern.shape[1]), 1)
     factors = np.zeros((len(shared), length, n_kinds, n_kinds))
     for (i, onset), some in zip(shared, factors, strict=True):
         window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])

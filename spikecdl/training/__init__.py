@@ -24,7 +24,7 @@ from spikecdl.training.covariates import with_covariates
 from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.marginal import Marginal
-from spikecdl.training.steps import AFTER, Steps, tell
+from spikecdl.training.steps import AFTER, Steps, announce
 
 __all__ = [
     "AFTER",
@@ -53,7 +53,7 @@ __all__ = [
     "has_exponential_loss",
     "lambda_max",
     "resampled_templates",
-    "tell",
+    "announce",
     "windows_together",
     "with_covariates",
 ]

@@ -147,9 +147,9 @@ def _some_trials(data: Observations, events: Events) -> tuple[Observations, Even
     """Return evenly spaced trials of at most `_MOST_BINS` bins, and their events."""
     every = max(1, math.ceil(data.y.numel() / _MOST_BINS))
     trial, unit = events.window // data.y.shape[1], events.window % data.y.shape[1]
-    kept = events.take(trial % every == 0)
+    taken = events.take(trial % every == 0)
     window = (trial // every * data.y.shape[1] + unit)[trial % every == 0]
-    return data.take(slice(None, None, every)), replace(kept, window=window)
+    return data.take(slice(None, None, every)), replace(taken, window=window)
 
 
 def event_model(

@@ -19,13 +19,13 @@ _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", def
 
 
 @contextmanager
-def told(listener: Callable[[str], None]) -> Iterator[None]:
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
     """Call ``listener`` with the name of each step that is computed in this block, at its start.
 
     Examples
     --------
     >>> names = []
-    >>> with told(names.append):
+    >>> with listening(names.append):
     ...     _ = Steps()("first", lambda: {"x": torch.ones(1)})
     >>> names
     ['first']
@@ -37,8 +37,8 @@ def told(listener: Callable[[str], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
-def tell(name: str) -> None:
-    """Call the listener of `told`, if there is one, with the name of what is computed next."""
+def announce(name: str) -> None:
+    """Call the listener of `listening`, if there is one, with the name of what is computed next."""
     listener = _listener.get()
     if listener is not None:
         listener(name)
@@ -89,7 +89,7 @@ class Steps:
         """
         at = self._next
         if at == len(self.done) or self.done[at][0] != name:
-            tell(name)
+            announce(name)
             found = {key: value.contiguous() for key, value in compute().items()}
             states = {_GENERATOR: self._generator.get_state()}
             if rng is not None:

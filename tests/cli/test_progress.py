@@ -16,10 +16,10 @@ from spikecdl.progress import (
     START,
     Progress,
     State,
-    compilation_told,
-    epochs_told,
+    announcing_compilation,
+    showing_epochs,
+    showing_steps,
     shown,
-    steps_told,
 )
 from spikecdl.training import Alternating, Learned, Steps, steps
 
@@ -74,14 +74,14 @@ def test_compilation_is_told_once(monkeypatch, soon):
         assert functions[0](1.0) == 2.0
     assert stream.getvalue().count("\n") == 1
     monkeypatch.setattr(progress, "_LONG", 60.0)
-    with compilation_told():
+    with announcing_compilation():
         assert njit(lambda x: x + 3)(1) == 4
     assert stream.getvalue().count("\n") == 1
 
 
 def test_a_block_within_another_tells_nothing_of_its_own(capsys, soon):
     for quiet in (False, True):
-        with shown("a stage", quiet), compilation_told():
+        with shown("a stage", quiet), announcing_compilation():
             assert njit(lambda x: x + 4)(1) == 5
         assert capsys.readouterr().err.count("compiling") == 1 - quiet
 
@@ -143,13 +143,13 @@ def test_errors_and_interruptions_end_it(quick, monkeypatch):
 
 def test_what_follows_the_last_epoch_is_a_stage_of_its_own():
     at = Progress(START)
-    tell, record = epochs_told(at, 5), {"loss": 1.0}
-    tell(Learned({}, {}, 1, [record]))
+    show, record = showing_epochs(at, 5), {"loss": 1.0}
+    show(Learned({}, {}, 1, [record]))
     assert at.state.stage == "training"
-    with steps_told(at):
-        steps.tell("rounds")
+    with showing_steps(at):
+        steps.announce("rounds")
         assert at.state.stage == "training"
-        steps.tell(steps.AFTER)
+        steps.announce(steps.AFTER)
     assert at.state.stage == "finding events"
 
 
@@ -158,7 +158,7 @@ def test_a_fit_tells_that_its_epochs_are_over(trainer):
     from fits import quick, some_counts
 
     told, weight = [], 0.05 if trainer == "alternating" else None
-    with steps.told(told.append):
+    with steps.listening(told.append):
         model = quick(trainer=trainer, penalty_weight=weight, n_epochs=30)
         model.fit(some_counts(trials=4), on_epoch=lambda state: told.append(state.epoch))
     assert told[-2:] == [model.n_iter_, "finding events"]
@@ -166,7 +166,7 @@ def test_a_fit_tells_that_its_epochs_are_over(trainer):
 
 def test_steps_of_choosing_a_start_are_counted():
     at = progress.Progress(START)
-    with steps_told(at):
+    with showing_steps(at):
         for name in ("first rounds", "removal"):
             Steps()(name, dict)
             assert name in str(at)
