@@ -193,28 +193,28 @@ class ListedCounts:
     ) -> np.ndarray:
         """Correct derivatives for events that overlap; return their part of the exposure (row,)."""
         (expected, second), length = derivatives, model.length
-        exposure, mean = np.zeros(self.shape[1]), np.exp(model.baseline[0])[:, None]
+        exposure, mean = np.zeros(self.shape[1]), np.exp(model.baseline[0])
         if not len(overlaps):
             return exposure
-        n_amplitudes = model.amplitudes.shape[1]
-        shape = (len(seen), length, len(model), n_amplitudes, len(model), n_amplitudes)
-        number = overlaps.reshape(shape)
-        for lag, b, c in np.argwhere(number.sum((0, 3, 5)) > _FEW_PAIRS):
-            here = np.einsum("pij,pk->ijk", number[:, lag, b, :, c], seen[:, lag:])
-            early, late = growth[b][..., lag:], growth[c][..., : length - lag]
-            with_late = np.einsum("ijk,jnk->ink", here, late - 1.0, optimize=True)
-            with_early = np.einsum("ijk,ink->jnk", here, early - 1.0, optimize=True)
-            exposure += ((early - 1.0) * with_late).sum((0, 2))
-            sizes = np.abs(model.amplitudes[b][:, None] * model.amplitudes[c])[..., None] * here
-            crossed = mean * np.einsum("ijk,ink,jnk->nk", sizes, early, late, optimize=True)
-            for at, part, other, which in (
-                (slice(lag, None), early, with_late, b),
-                (slice(0, length - lag), late, with_early, c),
+        grown = growth.reshape(model.amplitudes.size, -1, length).transpose(2, 0, 1)
+        size = np.abs(model.amplitudes.ravel())
+        for lag in np.flatnonzero(overlaps.sum((0, 2, 3)) > _FEW_PAIRS):
+            here = np.einsum("pij,pk->kij", overlaps[:, lag], seen[:, lag:])
+            early, late = grown[lag:], grown[: length - lag]
+            with_late, with_early = here @ (late - 1.0), here.swapaxes(1, 2) @ (early - 1.0)
+            exposure += ((early - 1.0) * with_late).sum((0, 1))
+            here *= size[:, None] * size
+            both = here @ late, here.swapaxes(1, 2) @ early
+            for bins, part, other, crossed in (
+                (slice(lag, None), early, with_late, both[0]),
+                (slice(0, length - lag), late, with_early, both[1]),
             ):
-                size = model.amplitudes[which]
-                changed = mean * part * other
-                expected[which][:, at] += np.tensordot(size, changed, 1)
-                second[which][:, at] += np.tensordot(size**2, changed, 1) + crossed
+                shape = (len(part), *model.amplitudes.shape, self.shape[1])
+                first, more = ((mean * part * x).reshape(shape) for x in (other, crossed))
+                for of_template, power in ((expected, 1), (second, 2)):
+                    factor = model.amplitudes**power
+                    of_template[..., bins] += np.einsum("kcan,ca->cnk", first, factor)
+                second[..., bins] += more.sum(2).transpose(1, 2, 0)
         return exposure
 
     def take(self, windows: np.ndarray) -> ListedCounts:
