@@ -30,7 +30,7 @@ from .io import (
     write_nwb,
 )
 from .model.autoencoder import UnrolledAutoencoder
-from .model.covariates import History
+from .model.history import History
 from .model.dictionary import ConvDictionary
 from .model.encoder import UnrolledEncoder
 from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson

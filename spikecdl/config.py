@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from spikecdl import training, validation
-from spikecdl.model.covariates import Drift, History
+from spikecdl.model.bursts import Bursts
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import Drift, History
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
 
 FITTED = (  # attributes in files, in this order
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
-    "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_"
+    "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_ "
+    "ingredients_"
 ).split()
 _WINDOWS = {  # how windows were chosen, and the type of what says it
     **{"align": str, "table": str, "events": str},
@@ -77,13 +79,21 @@ class Arguments(Protocol):
     penalty: str | Penalty
     penalty_weight: float | None
     baseline: Any
-    history: float | History | None
-    drift: float | None
+    history: float | str | History | None
+    drift: float | str | None
+    bursts: float | str | None
+
+
+#: Arguments that may be "auto": chosen by the evidence with and without.
+INGREDIENTS = ("history", "drift", "bursts", "dispersion")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments of `DCEA`, checked and made into objects, but for the name of the device."""
+    """Arguments of `DCEA`, checked and made into objects, but for the name of the device.
+
+    ``auto`` are the ingredients that are still to be chosen.
+    """
 
     n_templates: int
     family: Family
@@ -93,6 +103,8 @@ class Settings:
     baseline: Any
     history: History | None
     drift: Drift | None
+    bursts: Bursts | None
+    auto: tuple[str, ...]
     trainer: Trainer
     n_epochs: int
     device: str
@@ -105,20 +117,38 @@ class Settings:
             for name, kinds in _MEMBERS.items()
         }
         validation.positive("bin_size", arguments["bin_size"])
-        n_epochs, drift = arguments["n_epochs"], arguments["drift"]
+        n_epochs = arguments["n_epochs"]
+        auto = tuple(name for name in INGREDIENTS if _is_auto(name, arguments[name]))
+        given = {name: None if name in auto else arguments[name] for name in INGREDIENTS}
+        drift, bursts = given["drift"], given["bursts"]
+        if given["dispersion"] is not None:
+            raise ValueError(
+                f"`dispersion` (={given['dispersion']!r}) must be 'auto' or None; for counts of a "
+                "known shape use spikecdl.NegativeBinomial(shape=...)"
+            )
         return cls(
             n_templates=validation.integer("n_templates", arguments["n_templates"]),
             layout=LAYOUTS[validation.one_of("layout", arguments["layout"], LAYOUTS)],
             weight=weight(arguments["penalty_weight"]),
             baseline=arguments["baseline"],
-            history=history(arguments["history"]),
+            history=history(given["history"]),
             drift=None if drift is None else Drift(drift, *span),
+            bursts=None if bursts is None else Bursts(bursts),
+            auto=auto,
             n_epochs=validation.integer(
                 "n_epochs", chosen["trainer"].default_epochs if n_epochs is None else n_epochs
             ),
             device=device_name(arguments["device"]),
             **chosen,
         )
+
+
+def _is_auto(name: str, value: Any) -> bool:
+    """Return whether an ingredient is to be chosen; any other text is refused."""
+    if isinstance(value, str):
+        validation.one_of(name, value, ("auto",))
+        return True
+    return False
 
 
 def weight(penalty_weight: float | None) -> Weight:
@@ -134,8 +164,10 @@ def weight(penalty_weight: float | None) -> Weight:
     return Fraction(fraction)
 
 
-def history(value: float | History | None) -> History | None:
-    """Return the spike history that an argument means."""
+def history(value: float | str | History | None) -> History | None:
+    """Return the spike history that an argument means; none if it is still to be chosen."""
+    if isinstance(value, str):
+        return None
     return value if value is None or isinstance(value, History) else History(value)
 
 
@@ -221,9 +253,16 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
     found["windows_"] = _windows(found.get("windows_", {}))
+    found["ingredients_"] = _ingredients(found.get("ingredients_", {}))
     if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
+
+
+def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with what was chosen in place of "auto"; dispersion is in the family."""
+    values = {n: chosen[n]["value"] for n in chosen if arguments[n] == "auto" and n != "dispersion"}
+    return {**arguments, **values}
 
 
 def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned: Learned) -> None:
@@ -235,7 +274,8 @@ def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned
     span = (validation.real("_time_span", start), validation.real("_time_span", stop), in_time)
     auto = arguments["trainer"] == "auto"
     trainer = fitted["trainer_"] if auto else arguments["trainer"]
-    settings = Settings.of({**arguments, "trainer": trainer}, span)
+    chosen = with_ingredients(arguments, fitted.get("ingredients_", {}))
+    settings = Settings.of({**chosen, "trainer": trainer}, span)
     if arguments["random_state"] is not None:
         generator(arguments["random_state"])
     for name in ("penalty_weight_", "_absolute_weight"):
@@ -265,8 +305,10 @@ def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned
 def _check_covariates(
     settings: Settings, bin_size: float, unit_tensors: Mapping[str, Tensor], n_units: int
 ) -> None:
-    """Raise unless coefficients are as many as history and drift have."""
+    """Raise unless coefficients are as many as history, drift and bursts have."""
     columns = 0 if settings.drift is None else settings.drift.n_columns
+    if settings.bursts is not None:
+        columns += settings.bursts.n_lags(bin_size)
     if settings.history is not None:
         n_lags = settings.history.seconds / bin_size
         if n_lags > 10**6:
@@ -286,6 +328,17 @@ def _windows(values: Any) -> dict[str, Any]:
             value = found[name] = tuple(validation.real(name, edge) for edge in value)
         if value is not None and not isinstance(value, _WINDOWS[name]):
             raise ValueError(f"`{name}` of its windows (={value!r}) is of another type")
+    return found
+
+
+def _ingredients(values: Any) -> dict[str, dict[str, float | None]]:
+    """Return which ingredients were compared, from a file; raise if something is amiss."""
+    if not isinstance(values, dict) or not set(values) <= set(INGREDIENTS):
+        raise ValueError(f"`ingredients_` must be a mapping with some of {INGREDIENTS}")
+    found = {}
+    for name, one in values.items():
+        value, nats = one["value"], validation.real(name, one["nats"])
+        found[name] = {"value": None if value is None else float(value), "nats": nats}
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,19 @@ from spikecdl import config, training, validation
 from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes
-from spikecdl.model.covariates import Covariates, Drift, History
-from spikecdl.model.families import Family
-from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
+from spikecdl.model.bursts import Bursts
+from spikecdl.model.covariates import Covariates
+from spikecdl.model.families import Family, NegativeBinomial, Poisson
+from spikecdl.model.history import Drift, History
+from spikecdl.training import Choices, Observations, Problem, Trainer, Weight, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
+
+# What is tried where ingredients are chosen: seconds of history and of bursts, or bins where the
+# unit of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
+_HISTORY, _BURSTS, _HISTORY_BINS, _BURST_BINS = 0.1, 0.025, 20, 5
+_KNOTS, _SLOW = (8, 24), 5.0
+_SHAPES = tuple(2.0**power for power in range(-5, 7))
 
 
 def rates_of_levels(
@@ -108,6 +116,7 @@ def observe(
     device: torch.device,
     history: History | None = None,
     drift: Drift | None = None,
+    bursts: Bursts | None = None,
 ) -> Observations:
     """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
@@ -130,7 +139,8 @@ def observe(
     none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
     data = Observations(y, tensor(counts.mask), family, none, learn)
     data = data.load() if data.is_one_part else data
-    data = replace(data, covariates=_covariates(counts, layout, data, history, drift))
+    terms = (history, drift, bursts)
+    data = replace(data, covariates=_covariates(counts, layout, data, *terms))
     _check_support(counts, layout, data)
     _check_pooling(counts, layout, data)
     if learn:
@@ -185,7 +195,12 @@ def problem(
     """Return the problem that a `DCEA` poses for counts, with templates of ``length`` bins."""
     trainer, device = settings.trainer, config.device(settings.device)
     about = (settings.family, settings.layout, settings.baseline, device)
-    data = observe(counts, *about, settings.history, settings.drift)
+    if settings.bursts is not None and not trainer.chooses:
+        raise ValueError(
+            f"`bursts` (={settings.bursts.seconds:g}) needs trainer='marginal', not "
+            f"{trainer.name!r}; leave it out"
+        )
+    data = observe(counts, *about, settings.history, settings.drift, settings.bursts)
     return Problem(
         data=near_times(data, counts, length, trainer),
         n_templates=settings.n_templates,
@@ -197,6 +212,50 @@ def problem(
         steps=training.Steps(generator),
         nonnegative=trainer.bounded(settings.n_templates),
     )
+
+
+def choices(
+    settings: Settings, counts: BinnedSpikes, weight: Weight, length: int, *rest: Any
+) -> Choices | None:
+    """Return the ingredients among which a fit chooses by their evidence, if any.
+
+    They are for single trials of a shared layout, and baselines that are learned.
+    """
+    single = counts.is_counts and counts.n_pooled.max() <= 1 and counts.n_units > 0
+    apart = not settings.layout.is_joint or counts.n_units == 1
+    learned = isinstance(settings.baseline, str)
+    if not (settings.auto and settings.trainer.chooses and single and apart and learned):
+        return None
+    if not settings.family.integer_valued or settings.family.has_n_trials:
+        return None
+    bin_size, (start, stop, in_time) = counts.bin_size, time_span(counts)
+    in_seconds = bin_size != 1
+    n_history = round(_HISTORY / bin_size) if in_seconds else _HISTORY_BINS
+    n_bursts = round(_BURSTS / bin_size) if in_seconds else _BURST_BINS
+    poisson = type(settings.family) is Poisson
+    knots = [(stop - start) / number for number in _KNOTS]
+    values: dict[str, Sequence[float]] = {
+        "history": [bin_size * max(4, min(n_history, counts.n_bins - 1, 100))],
+        "drift": [each for each in knots if each > _SLOW * length * bin_size],
+        "bursts": [bin_size * max(1, min(n_bursts, 25))] if poisson else [],
+        "dispersion": list(_SHAPES) if poisson else [],
+    }
+    values = {name: values[name] for name in settings.auto if values[name]}
+    if settings.bursts is not None:
+        values.pop("dispersion", None)
+
+    def drift(seconds: float) -> Drift:
+        return Drift(seconds, start, stop, in_time)
+
+    kinds = {"history": History, "drift": drift, "bursts": Bursts, "dispersion": NegativeBinomial}
+
+    def data(chosen: Mapping[str, float]) -> Observations:
+        more: dict[str, Any] = {name: kinds[name](value) for name, value in chosen.items()}
+        if "dispersion" in more:
+            more["family"] = more.pop("dispersion")
+        return problem(replace(settings, **more), counts, weight, length, *rest).data
+
+    return Choices(values, data)
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:
@@ -227,9 +286,10 @@ def _covariates(
     data: Observations,
     history: History | None,
     drift: Drift | None,
+    bursts: Bursts | None,
 ) -> Covariates | None:
     """Return the covariates of counts, if any; they are for counts of single trials."""
-    for name, term in (("history", history), ("drift", drift)):
+    for name, term in (("history", history), ("drift", drift), ("bursts", bursts)):
         asked = f"`{name}` (={term.seconds:g}) needs" if term is not None else ""
         if asked and not (data.family.integer_valued and counts.is_counts):
             raise ValueError(f"{asked} counts, not a real-valued signal; leave it out")
@@ -238,7 +298,12 @@ def _covariates(
                 f"{asked} counts of single trials, but up to {most} are pooled; do not pool "
                 "trials, or leave it out"
             )
-    if history is None and drift is None:
+    if bursts is not None and type(data.family) is not Poisson:
+        raise ValueError(
+            f"`bursts` (={bursts.seconds:g}) needs family='poisson', not {data.family.name!r}; "
+            "leave it out"
+        )
+    if history is None and drift is None and bursts is None:
         return None
 
     past = data.y
@@ -259,6 +324,7 @@ def _covariates(
         drift=drift,
         largest=np.inf if history is None else history.largest,
         common=history is not None and history.common,
+        n_bursts=0 if bursts is None else bursts.n_lags(counts.bin_size),
     )
 
 

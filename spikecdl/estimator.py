@@ -19,9 +19,9 @@ from spikecdl.config import Settings
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
 from spikecdl.files import reading
-from spikecdl.model.covariates import History
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import History
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers import threads
 from spikecdl.solvers.events import Events
@@ -142,8 +142,10 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         penalty: str | Penalty = "l1",
         penalty_weight: float | None = None,
         baseline: Any = "learned",
-        history: float | History | None = None,
-        drift: float | None = None,
+        history: float | str | History | None = "auto",
+        drift: float | str | None = "auto",
+        bursts: float | str | None = "auto",
+        dispersion: str | None = "auto",
         trainer: str | Trainer = "auto",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
@@ -160,6 +162,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         self.baseline = baseline
         self.history = history
         self.drift = drift
+        self.bursts = bursts
+        self.dispersion = dispersion
         self.trainer = trainer
         self.n_epochs = n_epochs
         self.bin_size = bin_size
@@ -204,6 +208,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         if resume and checkpoint is None:
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
+        self.ingredients_: dict[str, dict[str, float | None]] = {}
         length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         self._time_span = conversion.time_span(counts)
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
@@ -218,6 +223,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(given, self.family_)
                 given = replace(conversion.problem(self._settings(), *rest), steps=given.steps)
+            given = replace(given, choices=conversion.choices(settings, *rest))
             problem = training.with_covariates(given)
 
             def after_epoch(state: Learned) -> None:
@@ -229,6 +235,11 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
                 learned = trainer.fit(problem, learned, after_epoch)
             learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
             training.announce(training.AFTER)
+            chosen = training.Chosen.from_tensors(learned.state)
+            self.ingredients_ = chosen.table()
+            if chosen.values:
+                self.family_ = chosen.family(self.family_)
+                given = conversion.problem(self._settings(), *rest)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
         return self
@@ -360,7 +371,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         if self.trainer == "auto":
             known["trainer"] = self.trainer_
         span = getattr(self, "_time_span", (0.0, 0.0, False))
-        return Settings.of(self.get_params(deep=False) | known, span)
+        given, chosen = self.get_params(deep=False), getattr(self, "ingredients_", {})
+        return Settings.of(config.with_ingredients(given, chosen) | known, span)
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Return checked counts, which must match the fit unless ``reset``."""

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from spikecdl import validation
 from spikecdl.data import LAYOUTS, BinnedSpikes, SpikeTrains, Truth
 from spikecdl.data.truth import unit_norm
-from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import sample_in_time
 
 Rng = np.random.Generator
 

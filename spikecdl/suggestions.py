@@ -66,7 +66,8 @@ def best_trainer(model: Arguments, counts: BinnedSpikes) -> tuple[str, str]:
         return "alternating", "a penalty is given"
     family = member("family", model.family, FAMILIES, Family)
     single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
-    n_bins, constant = int(counts.mask.sum()), model.history is None and model.drift is None
+    n_bins, given = int(counts.mask.sum()), (model.history, model.drift, model.bursts)
+    constant = all(value in (None, "auto") for value in given)
     joint = model.layout == "joint" and counts.n_units > 1
     population = joint and constant and model.baseline == "learned" and counts.onsets is None
     population = population and has_exponential_loss(family.typical())

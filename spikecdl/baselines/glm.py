@@ -18,8 +18,8 @@ from spikecdl import validation
 from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.heldout import SHARED, observed
-from spikecdl.model.covariates import raised_cosines
 from spikecdl.model.families import Family
+from spikecdl.model.history import raised_cosines
 from spikecdl.training import Observations
 
 

@@ -72,8 +72,8 @@ class Settings(Seed, Device):
     def estimator(self, process: Process, **more: Any) -> DCEA:
         """Return an estimator with these settings and others; `set_trainer` completes it."""
         from spikecdl.estimator import DCEA
-        from spikecdl.model.covariates import History
         from spikecdl.model.families import from_text
+        from spikecdl.model.history import History
 
         past = None
         if self.history is not None:

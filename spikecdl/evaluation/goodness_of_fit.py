@@ -19,8 +19,8 @@ from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import store
 from spikecdl.evaluation.heldout import Estimator
 from spikecdl.evaluation.rescaled_time import by_unit, checked, intervals_of
-from spikecdl.model.covariates import sample_in_time
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import sample_in_time
 
 if TYPE_CHECKING:
     import pandas as pd

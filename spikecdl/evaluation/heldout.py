@@ -15,8 +15,8 @@ from spikecdl.data import BinnedSpikes
 from spikecdl.data.results import Fitted
 from spikecdl.data.truth import store
 from spikecdl.evaluation import deviance
-from spikecdl.model.covariates import History
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import History
 from spikecdl.training import Observations, Trainer
 
 SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window

@@ -12,8 +12,8 @@ from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance
 from spikecdl.evaluation.heldout import SHARED, TemplateModel
-from spikecdl.model.covariates import Drift, History
 from spikecdl.model.families import FAMILIES, Family
+from spikecdl.model.history import Drift, History
 from spikecdl.training import Observations
 from spikecdl.training.covariates import fitted
 
@@ -100,7 +100,7 @@ class NullModel:
     def _observed(self, counts: BinnedSpikes) -> Observations:
         family = validation.member("family", self.family, FAMILIES, Family)
         history = config.history(self.history)
-        drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
+        drift = None if self.drift in (None, "auto") else Drift(self.drift, *self.time_span_)
         device = torch.device("cpu")
         data = conversion.observe(counts, family, SHARED, "learned", device, history, drift)
         return data.to(torch.float64)

@@ -16,7 +16,7 @@ class Expectation(NamedTuple):
     Parameters
     ----------
     evidence : ndarray, shape (window,)
-        Log likelihood, up to a constant of the counts.
+        Log likelihood, but for `Counts.constant`.
     number : ndarray, shape (template, amplitude)
         Expected events.
     free : float
@@ -46,13 +46,15 @@ class Counts(Protocol):
 
     ``scale`` is the typical change of the predictor, `Family.eta_scale`; ``learn_baseline`` says
     whether levels are to be fitted, from ``start`` (unit, row) on; ``integer_valued`` whether these
-    are counts, and no signal.
+    are counts, and no signal.  ``constant`` (window,) is what the log likelihoods of `Expectation`
+    lack.
     """
 
     scale: float
     learn_baseline: bool
     integer_valued: bool
     start: np.ndarray
+    constant: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import convolve1d
+from torch import Tensor
 
+from spikecdl.events.bursts import CountLoss
 from spikecdl.events.counts import Expectation
 from spikecdl.events.model import EventModel
 from spikecdl.events.ratios import Templates
 from spikecdl.events.windows import Drawn, Found, Sums, Windows, sum_events
 from spikecdl.model.observations import Observations, earlier
 from spikecdl.solvers.distributed import ALONE, Processes
-from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array
+from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array, value
 
 _PART = 2**22  # probabilities of events in memory at once
 _CROWD = 10  # stretches among which each start is drawn
@@ -42,18 +44,18 @@ class DenseCounts:
 
     def __init__(self, data: Observations, processes: Processes = ALONE) -> None:
         self.processes = processes
-        rows, losses = data.rows().to("cpu"), []
+        rows, losses, constant = data.rows().to("cpu"), [], []
         for _, some in rows.parts():
-            kind, a, b, shift = some.family.scalar_loss(some.y * some.mask)
-            losses.append((as_array(a * some.mask), as_array(b * some.mask)))
-        self.loss = Loss(LOSSES[kind], *map(np.concatenate, zip(*losses, strict=True)))
+            kind, a, b, shift, excess = some.family.scalar_loss(some.y * some.mask)
+            more = a[..., :0] if excess is None else excess * some.mask
+            losses.append([as_array(x) for x in (a * some.mask, b * some.mask, more)])
+            constant.append(_constant(some, CountLoss(LOSSES[kind], *losses[-1]), shift))
+        self.loss = CountLoss(LOSSES[kind], *map(np.concatenate, zip(*losses, strict=True)))
+        self.constant = np.concatenate(constant)
         self.scale, self.learn_baseline = data.family.eta_scale, data.learn_baseline
         self.integer_valued = data.family.integer_valued
         self.unit = np.arange(len(rows.y)) % data.y.shape[1]
         self.covariates = rows.covariates if data.learn_baseline else None
-        covariates = self.covariates
-        n_units = 0 if covariates is None else int(covariates.unit.max()) + 1
-        self._no_coefficients = np.zeros((n_units, covariates.n_columns if covariates else 0))
         eta = as_array(rows.baseline)
         self.start = np.zeros((data.y.shape[1], data.y.shape[2]))
         if self.learn_baseline:
@@ -73,8 +75,9 @@ class DenseCounts:
         """Keep some windows."""
         some = copy(self)
         # contiguous, as functions are compiled for each layout
-        parts = (np.ascontiguousarray(x[windows]) for x in (self.loss.a, self.loss.b))
-        some.loss = Loss(self.loss.kind, *parts)
+        parts = (np.ascontiguousarray(x[windows]) for x in self.loss[1:])
+        some.loss = CountLoss(self.loss.kind, *parts)
+        some.constant = self.constant[windows]
         some.offset, some.unit = self.offset[windows], self.unit[windows]
         some.onsets = None if self.onsets is None else self.onsets[windows]
         if self.covariates is not None:
@@ -91,17 +94,28 @@ class DenseCounts:
     def tempered(self, power: float) -> DenseCounts:
         """Return the same counts, whose likelihood is raised to a power."""
         some = copy(self)
-        some.loss = Loss(self.loss.kind, power * self.loss.a, power * self.loss.b)
+        some.loss = self.loss._replace(a=power * self.loss.a, b=power * self.loss.b)
         return some
 
     def predictor(self, model: EventModel) -> np.ndarray:
         """Return the argument of the loss without events (window, row, bin)."""
         z = model.baseline[self.unit][..., None] + self.offset
         if self.covariates is not None:
-            known = model.coefficients
-            coefficients = self._no_coefficients if known is None else known
-            z = z + self.covariates.offset(torch.from_numpy(coefficients)).numpy()
+            z = z + self.covariates.offset(self._coefficients(model)).numpy()
         return np.ascontiguousarray(np.broadcast_to(z, self.shape))
+
+    def loss_of(self, model: EventModel) -> CountLoss:
+        """Return the loss, with what bursts of the model add to the mean."""
+        if self.covariates is None:
+            return self.loss
+        excess = self.covariates.excess(self._coefficients(model))
+        return self.loss if excess is None else self.loss._replace(excess=as_array(excess))
+
+    def _coefficients(self, model: EventModel) -> Tensor:
+        """Return the coefficients of covariates, which there are."""
+        assert self.covariates is not None
+        known = model.coefficients
+        return self.covariates.none() if known is None else torch.from_numpy(known)
 
     def sum(
         self,
@@ -130,11 +144,13 @@ class DenseCounts:
         of_model = (model.templates, model.amplitudes, model.moves())
         templates = Templates(*map(np.ascontiguousarray, of_model))
         where, z = self.onsets_of(model.length), self.predictor(model)
+        loss = self.loss_of(model)
         per_bin = self.covariates is not None or bool(np.ptp(self.offset, axis=-1).any())
+        per_bin = per_bin or loss.excess.size > 0
         pattern = np.empty((0, n_onsets), np.int64)
         if model.overlap == 2 and len(model) and (uniform is None or len(uniform) == 1):
             pattern = self._patterns(z, n_onsets, per_bin)
-        windows = Windows(self.loss, z, per_bin, where, pattern, self.processes)
+        windows = Windows(loss, z, per_bin, where, pattern, self.processes)
         return sum_events(windows, templates, model.prior, found, uniform), found
 
     def _patterns(self, z: np.ndarray, n_onsets: int, per_bin: bool) -> np.ndarray:
@@ -200,11 +216,18 @@ class DenseCounts:
         if self.covariates is None:
             return model
         assert found.by_bin is not None
-        known = model.coefficients
-        before = torch.from_numpy(self._no_coefficients if known is None else known)
+        before = self._coefficients(model)
         residual, curvature = map(torch.from_numpy, found.by_bin)
         after = self.covariates.update(before, residual, curvature)
         return replace(model, coefficients=((1 - step) * before + step * after).numpy())
+
+    def log_volume(self, model: EventModel, found: Expectation) -> float:
+        """Return what the evidence loses as coefficients of covariates are not known."""
+        if self.covariates is None:
+            return 0.0
+        assert found.by_bin is not None
+        derivatives = map(torch.from_numpy, found.by_bin)
+        return self.covariates.log_volume(self._coefficients(model), *derivatives)
 
     def stretches(
         self, null: EventModel, number: int, rng: np.random.Generator, taken: np.ndarray
@@ -224,6 +247,16 @@ class DenseCounts:
         picked = _draw(energy, length, number, closed, rng)
         shape = (len(picked), self.shape[1], length)
         return np.reshape([change[w, :, s : s + length] for w, s in picked], shape)
+
+
+def _constant(data: Observations, loss: CountLoss, shift: float) -> np.ndarray:
+    """Return by how much the log likelihood (window,) of counts differs from minus their loss."""
+    eta = torch.full_like(data.y, shift, dtype=torch.float64)
+    some = data.to(torch.float64)
+    of_family = torch.where(some.mask, some.family.without_bursts().log_prob(some.y, eta), 0)
+    z = np.zeros(loss.a.shape[1:])
+    alone = [value(Loss(loss.kind, a, b), z) for a, b in zip(loss.a, loss.b, strict=True)]
+    return of_family.sum((1, 2)).numpy() + np.array(alone)
 
 
 def _hash(values: np.ndarray) -> np.ndarray:

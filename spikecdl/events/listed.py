@@ -49,9 +49,14 @@ class ListedCounts:
     integer_valued = True
 
     def __init__(
-        self, spikes: SpikeList, learn_baseline: bool = True, start: np.ndarray | None = None
+        self,
+        spikes: SpikeList,
+        learn_baseline: bool = True,
+        start: np.ndarray | None = None,
+        constant: np.ndarray | None = None,
     ) -> None:
         self.spikes, self.learn_baseline = spikes, learn_baseline
+        self.constant = np.zeros(spikes.shape[0]) if constant is None else constant
         rate = (spikes.totals().sum(0) + 0.5) / (spikes.shown.number + 1.0)
         self.start = np.log(rate)[None] if start is None else start
 
@@ -219,13 +224,13 @@ class ListedCounts:
 
     def take(self, windows: np.ndarray) -> ListedCounts:
         """Keep some windows."""
-        return self._with(self.spikes.stretches(windows * self.shape[2], self.shape[2]))
+        some = self.spikes.stretches(windows * self.shape[2], self.shape[2])
+        return self._with(some, self.constant[windows])
 
-    def _with(self, spikes: SpikeList) -> ListedCounts:
+    def _with(self, spikes: SpikeList, constant: np.ndarray | None = None) -> ListedCounts:
         """Return other spikes of the same units."""
-        return ListedCounts(
-            spikes, self.learn_baseline, None if self.learn_baseline else self.start
-        )
+        start = None if self.learn_baseline else self.start
+        return ListedCounts(spikes, self.learn_baseline, start, constant)
 
     # ----- what a search begins with
 

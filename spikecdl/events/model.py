@@ -140,6 +140,15 @@ class EventModel:
         parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return replace(self, **parts)
 
+    def filled(self, n_templates: int) -> EventModel:
+        """Return the model with as many templates; those that are added have no events."""
+        missing = n_templates - len(self)
+        if missing <= 0:
+            return self
+        zeros = np.zeros((missing, *self.templates.shape[1:]))
+        nothing = EventModel.of_templates(zeros, self.baseline)
+        return self.joined(nothing.without_events(np.arange(missing)))
+
     def padded(self, n_bins: int) -> EventModel:
         """Return the model with templates longer by bins of zeros at both ends."""
         width = ((0, 0), (0, 0), (n_bins, n_bins))

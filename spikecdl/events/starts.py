@@ -64,7 +64,16 @@ class Wanted:
     overlap: int = 2
 
 
-def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
+def _no_step(
+    name: str, compute: Callable[[], dict[str, Tensor]], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """Take a step that is in no checkpoint."""
+    return compute()
+
+
+def search(
+    counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step = _no_step
+) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
     Starts end when the best optimum has been found twice, or there were as many as may be.
@@ -135,10 +144,7 @@ def _built(
         model, _ = max(tried, key=lambda each: each[1])
         taken |= _near_events(counts, model)
     model = _reduced(counts, model, n_templates)
-    if missing := n_templates - len(model):
-        zeros = np.zeros((missing, *null.templates.shape[1:]))
-        nothing = EventModel.of_templates(zeros, null.baseline)
-        model = model.joined(nothing.without_events(np.arange(missing)))
+    model = model.filled(n_templates)
     extra = min(length // 2, (counts.shape[2] - longer) // 2)  # for those that begin or end late
     model, _ = climb(counts, model.padded(extra), _AFTER)
     return model.cropped(length)[0]

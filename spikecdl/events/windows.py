@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from spikecdl.events import chain, pairs
+from spikecdl.events import bursts, chain, pairs
+from spikecdl.events.bursts import CountLoss
 from spikecdl.events.derivatives import Derivatives, add_derivatives
 from spikecdl.events.interactions import add_pair_derivatives, fill_interactions
 from spikecdl.events.model import ChainPrior
 from spikecdl.events.ratios import Templates, fill_count_scores, fill_ratios
 from spikecdl.solvers.distributed import ALONE, Processes
-from spikecdl.solvers.losses import QUADRATIC, Loss, fill_row, value
+from spikecdl.solvers.losses import QUADRATIC, fill_row, value
 from spikecdl.solvers.operators import add_multiple
 from spikecdl.solvers.threads import in_parallel
 
@@ -83,7 +84,7 @@ class Windows(NamedTuple):
     ``processes`` share the windows, and all have the same in the end.
     """
 
-    loss: Loss
+    loss: CountLoss
     z: np.ndarray
     per_bin: bool
     onsets: np.ndarray | None
@@ -133,8 +134,7 @@ def sum_events(
     sums = Sums(number.sum(0), free.sum(0), *by_template.sum(1))
     for (i, onset), pairs_of_pattern in zip(shared, overlaps.sum(0), strict=True):
         at = Derivatives(*sums[2:], found.residual[i], found.curvature[i])
-        window = Loss(loss.kind, loss.a[i], loss.b[i])
-        add_pair_derivatives(window, z[i], model, onset, pairs_of_pattern, at, 0)
+        add_pair_derivatives(bursts.window(loss, i), z[i], model, onset, pairs_of_pattern, at, 0)
     return sums
 
 
@@ -152,7 +152,7 @@ def _shared_factors(
     shared = np.stack(np.divmod(first, pattern.shape[1]), 1)
     factors = np.zeros((len(shared), length, n_kinds, n_kinds))
     for (i, onset), some in zip(shared, factors, strict=True):
-        window = Loss(windows.loss.kind, windows.loss.a[i], windows.loss.b[i])
+        window = bursts.window(windows.loss, i)
         fill_interactions(window, windows.z[i], model, onset, np.arange(length), some)
         _exclude_near(some, model.amplitudes.shape[1], prior.distance)
     return shared, pairs.relative(factors)
@@ -172,16 +172,17 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
     flat, posterior = weights.reshape(n_kinds, n_onsets), np.empty_like(weights)
     idle, score = np.empty(n_onsets), np.empty((n_templates, n_onsets))
     for i in range(span[0], span[1]):
-        window, base = Loss(loss.kind, loss.a[i], loss.b[i]), z[i]
+        window, base = bursts.window(loss, i), z[i]
         if not (np.any(window.a) or np.any(window.b)):
             continue  # nothing was observed
-        found.likelihood[i] = -value(window, base)
+        found.likelihood[i] = bursts.value(window, base) - value(window, base)
         found.evidence[i] = found.likelihood[i]
         by_bin = (found.residual[i], found.curvature[i])
         at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
         if n_templates:
             fill_count_scores(window.a, model.taps, score)
             fill_ratios(window, base, model, score, weights)
+            bursts.add_ratios(window, base, model, weights)
             _add_prior(weights, idle, prior, onsets[i])
         draws = uniform[:, i]
         kind = found.drawn.kind[:, i]
@@ -205,9 +206,13 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
         if n_templates:
             _add_probabilities(i, posterior, n_bins, prior.n_chains, onsets[i], sums, found)
         add_derivatives(window, base, model, posterior[:n_templates], at, per_bin)
+        chance = posterior[:n_templates]
+        bursts.add_derivatives(window, base, model, chance, at.spikes, at.residual)
         for p in range(len(numbers)):
             level_at = -1 if per_bin else 0
-            add_pair_derivatives(window, base, model, first[p], numbers[p], at, level_at)
+            of_pairs = (window, base, model, first[p], numbers[p])
+            add_pair_derivatives(*of_pairs, at, level_at)
+            bursts.add_pair_derivatives(*of_pairs, at.spikes, at.residual)
 
 
 @njit(cache=True, error_model="numpy")
@@ -245,6 +250,7 @@ def _pairs_of_window(window, base, model, prior, live, pattern):
             begin, end = np.searchsorted(live, first[p]), np.searchsorted(live, first[p] + length)
             lags = live[begin:end] - first[p]
         fill_interactions(window, base, model, first[p], lags, factors[p])
+        bursts.add_interactions(window, base, model, first[p], lags, factors[p])
         _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
     return (numbered, pairs.relative(factors), np.zeros(factors.shape)), first
 
@@ -297,7 +303,7 @@ def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
     flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
     score, only_draw = np.empty((n_templates, n_onsets)), len(found.residual) == 0
     for i in range(span[0], span[1]):
-        window = Loss(loss.kind, loss.a[i], loss.b[i])
+        window = bursts.window(loss, i)
         if not (np.any(window.a) or np.any(window.b)):
             continue  # nothing was observed
         fill_count_scores(window.a, model.taps, score)
@@ -305,13 +311,15 @@ def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
             _fill_base(base, z, found.drawn.signal, i, each)
             of_others = log_prior.sum() - log_prior[each]
             fill_ratios(window, base, model, score, weights)
+            bursts.add_ratios(window, base, model, weights)
             _add_prior(weights, idle, prior, onsets[i])
             for other in range(len(uniform)):
                 if other != each:
                     _exclude(weights, found.drawn.kind[other, i], prior.distance)
             chain.sum_kinds(flat, total)
             ratio = chain.fill_forward(idle, total, forward)
-            found.evidence[i] = ratio - value(window, base) + of_others
+            likelihood = bursts.value(window, base) - value(window, base)
+            found.evidence[i] = ratio + likelihood + of_others
             kind = found.drawn.kind[each, i]
             of_idle = chain.sample(flat, idle, total, forward, uniform[each, i], kind)
             signal = found.drawn.signal[each, i]
@@ -325,7 +333,7 @@ def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
             by_bin = (found.residual[i], found.curvature[i])
             at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
             _derive_at_drawn(window, base, model, found.drawn.kind[:, i], at)
-        found.likelihood[i] = -value(window, base)
+        found.likelihood[i] = bursts.value(window, base) - value(window, base)
 
 
 @njit(cache=True, error_model="numpy")
@@ -386,7 +394,8 @@ def _derive_at_drawn(window, base, model, kinds, found):
     for n in range(len(base)):
         of_row = (window.a[n], window.b[n], base[n])
         fill_row(window.kind, *of_row, found.residual[n], found.curvature[n])
-    linear = window.a * window.b if window.kind == QUADRATIC else window.a
+    linear = window.a * window.b if window.kind == QUADRATIC else window.a.copy()
+    bursts.take_away(window, base, linear, found.residual)
     length, n_amplitudes = model.taps.shape[2], model.amplitudes.shape[1]
     for kind in kinds:
         for s in range(kind.size):

@@ -18,7 +18,7 @@ from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments import Options, Result, findings, fitted
-from spikecdl.model.covariates import History
+from spikecdl.model.history import History
 from spikecdl.plots import style
 from spikecdl.plots import templates as draw_templates
 from spikecdl.simulate import random_events

@@ -1,4 +1,4 @@
-"""Covariates of the linear predictor besides events: a unit's own spikes, and slow drift."""
+"""Covariates of counts with their coefficients: of the linear predictor, and of bursts."""
 
 from __future__ import annotations
 
@@ -11,135 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikecdl import validation
-from spikecdl.model.family import Family
+from spikecdl.model.history import Drift
+from spikecdl.model.laplace import log_volume
 
 _PART = 2**22  # numbers of the design that are in memory at once: 16 MiB
-
-
-@dataclass(frozen=True)
-class History:
-    r"""Filter of a unit's own spikes: how each one changes the log rate of the bins after it.
-
-    The filter is a sum of raised cosines in the logarithm of the lag, from one bin to ``seconds``,
-
-    .. math:: \phi_j(l) = \tfrac12 + \tfrac12 \cos\bigl(
-              \tfrac{\pi}{2 \Delta} (\log l - \log l_j)\bigr), \qquad
-              |\log l - \log l_j| \le 2 \Delta
-
-    with peaks :math:`l_j` a factor :math:`e^\Delta` apart: fine just after a spike, where
-    refractoriness and bursts are, and smooth later.  With fewer lags than cosines there is a
-    coefficient for each lag.  Coefficients have a normal prior of standard deviation 2.
-
-    Spikes of an event follow each other closely, so a filter that may raise the rate explains
-    events as well as bursts.  By default it cannot.
-
-    Parameters
-    ----------
-    seconds : float
-        Longest lag, at least one bin; in the unit of the bin size.
-    n_basis : int
-        Number of cosines.
-    sign : {"negative", "both"}
-        Negative: a spike can only lower the rate, by refractoriness or in regular spiking.  Both:
-        it can also raise it, in bursts.
-    common : bool
-        One filter for all units, instead of one for each.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-
-    References
-    ----------
-    Pillow et al. 2008, doi:10.1038/nature07140.
-
-    Examples
-    --------
-    >>> History(0.04, n_basis=3).basis(bin_size=0.005).round(decimals=2)
-    tensor([[1.0000, 0.7500, 0.4600, 0.2500, 0.1200, 0.0500, 0.0100, 0.0000],
-            [0.5000, 0.9300, 1.0000, 0.9300, 0.8300, 0.7100, 0.6000, 0.5000],
-            [0.0000, 0.2500, 0.5400, 0.7500, 0.8800, 0.9500, 0.9900, 1.0000]])
-    """
-
-    seconds: float
-    n_basis: int = 10
-    sign: str = "negative"
-    common: bool = False
-
-    def __post_init__(self) -> None:
-        validation.positive("history", self.seconds, "seconds")
-        validation.integer("n_basis", self.n_basis)
-        validation.one_of("sign", self.sign, ("negative", "both"))
-
-    def basis(self, bin_size: float) -> Tensor:
-        """Return the functions at lags of 1, 2, ... bins, shape (column, lag)."""
-        n_lags = math.floor(self.seconds / bin_size + 1e-6)
-        if n_lags < 1:
-            raise ValueError(
-                f"`history` (={self.seconds:g}) must be at least one bin of {bin_size:g}"
-            )
-        if n_lags <= self.n_basis:
-            return torch.eye(n_lags)
-        lags = torch.arange(1, n_lags + 1, dtype=torch.float64)
-        return raised_cosines(lags.log(), math.log(n_lags), self.n_basis).float()
-
-    @property
-    def largest(self) -> float:
-        """Largest coefficient."""
-        return 0.0 if self.sign == "negative" else math.inf
-
-    def filters(self, coefficients: Tensor, bin_size: float) -> Tensor:
-        """Return the filter (unit, lag) of coefficients (unit, column), as in `Covariates`."""
-        basis = self.basis(bin_size).to(coefficients)
-        return coefficients[:, : len(basis)] @ basis
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Slow log rate: raised cosines in the recording's time, as far apart as their half width.
-
-    They are centred over the time of the fit, from ``start`` to ``stop``; before and after it, the
-    log rate stays as it is at that end.  ``in_time`` says whether that is time in the recording, or
-    windows were put one after the other.
-    """
-
-    seconds: float
-    start: float
-    stop: float
-    in_time: bool = True
-
-    def __post_init__(self) -> None:
-        validation.positive("drift", self.seconds, "seconds")
-
-    @property
-    def n_columns(self) -> int:
-        """Number of functions: peaks over the time of the fit, and one more at either end."""
-        return 3 + math.ceil((self.stop - self.start) / self.seconds - 1e-9)
-
-    def __call__(self, times: Tensor) -> Tensor:
-        """Return the functions at some times, shape (column, *times)."""
-        grid = torch.linspace(self.start, self.stop, 8 * self.n_columns, dtype=times.dtype)
-        mean = self._at(grid.to(times.device)).mean(1)
-        return self._at(times) - mean.reshape(-1, *[1] * times.ndim)
-
-    def _at(self, times: Tensor) -> Tensor:
-        apart = max(self.stop - self.start, 1e-9) / max(self.n_columns - 3, 1)
-        elapsed = times.clamp(self.start, self.stop) - self.start
-        return raised_cosines(elapsed + apart, apart * (self.n_columns - 1), self.n_columns)
-
-
-def raised_cosines(x: Tensor, last: float, count: int) -> Tensor:
-    """Return cosines around peaks at ``count`` places from 0 to ``last``, shape (count, *x).
-
-    Each is four times as wide as the peaks are apart, so that between the first and the last peak
-    they sum to about 2.
-    """
-    apart = last / max(count - 1, 1)
-    peaks = apart * torch.arange(count, dtype=x.dtype, device=x.device)
-    away = (x - peaks.reshape(-1, *[1] * x.ndim)) * (math.pi / (2 * apart))
-    return (1 + away.clamp(-math.pi, math.pi).cos()) / 2
+_BURST_SD = 0.2  # spikes after a spike, in each bin: of their half-normal prior
+_FIRST_BURSTS, _NO_BURSTS = 0.02, 1e-4  # such spikes: before a fit, and as good as none
 
 
 @dataclass(frozen=True)
@@ -152,6 +29,8 @@ class Covariates:
     of `History`; there are no spikes before the first bin.  Columns of drift are the functions of
     `Drift`.  The constant is not among them.  Columns are kept if they are few numbers, and else
     computed a few windows at a time whenever they are needed.
+
+    After those of columns, a unit has the coefficients of its bursts, see `Bursts`.
 
     Parameters
     ----------
@@ -169,6 +48,8 @@ class Covariates:
         Largest coefficient of the history: 0 if a spike can only lower the rate.
     common : bool
         Whether all units have the same coefficients of the history.
+    n_bursts : int
+        Lags of bursts.
     """
 
     counts: Tensor
@@ -179,11 +60,24 @@ class Covariates:
     drift: Drift | None = None
     largest: float = math.inf
     common: bool = False
+    n_bursts: int = 0
 
     @property
     def n_columns(self) -> int:
         """Number of columns: those of the history, then those of drift."""
         return len(self.basis) + (0 if self.drift is None else self.drift.n_columns)
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of coefficients of a unit: those of columns, then those of bursts."""
+        return self.n_columns + self.n_bursts
+
+    def none(self) -> Tensor:
+        """Return coefficients (unit, coefficient) that change nothing."""
+        n_units = int(self.unit.max()) + 1
+        found = torch.zeros(n_units, self.n_coefficients, dtype=torch.float64)
+        found[:, self.n_columns :] = _FIRST_BURSTS  # from which EM can go on
+        return found.to(self.unit.device)
 
     @property
     def precision(self) -> Tensor:
@@ -207,9 +101,21 @@ class Covariates:
 
     def offset(self, coefficients: Tensor) -> Tensor:
         """Return the sum of columns times coefficients (unit, column), in the shape of counts."""
+        known = coefficients[:, : self.n_columns]
         parts = [
-            torch.einsum("rkt,rk->rt", columns, coefficients.to(columns)[unit])
+            torch.einsum("rkt,rk->rt", columns, known.to(columns)[unit])
             for _, unit, columns in self._columns()
+        ]
+        return torch.cat(parts).reshape(self.counts.shape)
+
+    def excess(self, coefficients: Tensor) -> Tensor | None:
+        """Return what bursts add to the mean, in the shape of counts, if there are any."""
+        if not self.n_bursts:
+            return None
+        effect = coefficients[:, self.n_columns :]
+        parts = [
+            torch.einsum("rkt,rk->rt", past, effect.to(past)[self._units(part)])
+            for part, past in self._lagged()
         ]
         return torch.cat(parts).reshape(self.counts.shape)
 
@@ -223,19 +129,64 @@ class Covariates:
         """Return the coefficients (unit, column) after a Newton step, in their precision.
 
         The constant level of each unit moves along: the step is the one for columns centred in the
-        weight of the curvature.  Steps are at most 1 in the log rate.
+        weight of the curvature.  Steps are at most 1 in the log rate.  Those of bursts are a step
+        of EM: a spike is one of a burst in proportion to what bursts add to the mean.
 
         Parameters
         ----------
         coefficients : tensor, shape (unit, column)
         residual, curvature : tensors, shape of counts
-            First and second derivative of the (expected) log likelihood by eta and by ``-eta``;
-            zero where nothing was observed.
+            First and second derivative of the (expected) log likelihood by eta and by ``-eta``, of
+            spikes that are not of bursts; zero where nothing was observed.
         total : callable
             Sums a tensor over processes.
         """
+        new = coefficients.clone()
+        if self.n_columns:
+            known = coefficients[:, : self.n_columns].double()
+            step = self._step(total(self._sums(len(coefficients), residual, curvature)), known)
+            step = step / step.abs().amax(1, keepdim=True).clamp(min=1.0)
+            new[:, : self.n_columns] += step.to(coefficients)
+        if self.n_bursts:
+            effect = coefficients[:, self.n_columns :].double()
+            mine, number, _ = total(self._sums_of_bursts(effect, residual, curvature)).unbind(-1)
+            mine, number, each = mine[..., 0], number[..., 0], _BURST_SD**2
+            # the root of mine / x - number - x / each
+            found = (each * number).square() + 4 * each * mine
+            new[:, self.n_columns :] = ((found.sqrt() - each * number) / 2).to(coefficients)
+        return new
+
+    def log_volume(self, coefficients: Tensor, residual: Tensor, curvature: Tensor) -> float:
+        """Return the log of the share of the likelihood that is left if coefficients are unknown.
+
+        With normal priors, by `spikecdl.model.laplace`; parameters as for `update`.
+        """
+        found, coefficients = 0.0, coefficients.double()
+        if self.n_columns:
+            known, n_past = coefficients[:, : self.n_columns], len(self.basis)
+            sums = self._sums(len(known), residual, curvature)
+            own, _, left, _ = self._eliminated(sums, known)
+            drift = self.precision[n_past:]
+            found -= float((own.logdet() - own[:, 0, 0].log()).sum()) / 2
+            found += float((drift.log() - drift * known[:, n_past:].square()).sum()) / 2
+            if n_past:
+                past, prior = known[: len(left), :n_past], self.precision[:n_past]
+                slope = left[..., -1] + prior * past
+                bend = left[..., :-1] - prior.diag()
+                found += float(log_volume(bend, slope, past, prior, self.largest).sum())
+        if self.n_bursts:
+            effect = coefficients[:, self.n_columns :]
+            sums = self._sums_of_bursts(effect, residual, curvature)
+            effect = torch.where(effect < _NO_BURSTS, 0, effect)
+            slope = sums[..., 0, 0] / effect.clamp(min=_NO_BURSTS) - sums[..., 0, 1]
+            prior = effect.new_full((self.n_bursts,), _BURST_SD**-2)
+            found += float(log_volume(sums[..., 2], slope, effect, prior, 0.0).sum())
+        return found
+
+    def _sums(self, n_units: int, residual: Tensor, curvature: Tensor) -> Tensor:
+        """Return the curvature of a constant and the columns, and their score, for each unit."""
         size = 1 + self.n_columns  # a constant, and the columns
-        shape, device = (len(coefficients), size, size + 1), self.unit.device
+        shape, device = (n_units, size, size + 1), self.unit.device
         sums = torch.zeros(shape, dtype=torch.float64, device=device)
         residual, curvature = (t.reshape(-1, t.shape[-1]) for t in (residual, curvature))
         for part, unit, columns in self._columns():
@@ -243,12 +194,38 @@ class Covariates:
             weighted = x * curvature[part, None].to(x)
             score = x @ residual[part, :, None].to(x)
             sums.index_add_(0, unit, torch.cat([weighted @ x.mT, score], dim=2).double())
-        step = self._step(total(sums), coefficients.double())
-        step = step / step.abs().amax(1, keepdim=True).clamp(min=1.0)
-        return coefficients + step.to(coefficients)
+        return sums
 
-    def _step(self, sums: Tensor, coefficients: Tensor) -> Tensor:
-        """Return the Newton step: level and drift are eliminated, the history is solved for."""
+    def _sums_of_bursts(self, effect: Tensor, residual: Tensor, curvature: Tensor) -> Tensor:
+        """Return sums (unit, lag, lag, 3) over bins: spikes of bursts by the lag at which they
+        follow another (in the first column), bins that many after a spike (there, too), and minus
+        the second derivative of the log likelihood.
+        """
+        shape = (len(effect), self.n_bursts, self.n_bursts, 3)
+        sums = torch.zeros(shape, dtype=torch.float64, device=self.unit.device)
+        residual, curvature = (t.reshape(-1, t.shape[-1]) for t in (residual, curvature))
+        counts = self.counts.reshape(residual.shape)
+        for part, past in self._lagged():
+            unit, seen, past = self._units(part), curvature[part] > 0, past.double()
+            others = torch.where(seen, counts[part] - residual[part] - curvature[part], 0)
+            excess = torch.einsum("rkt,rk->rt", past, effect[unit]).clamp(min=1e-300)
+            share = past * (others / excess)[:, None]
+            found = past.new_zeros(len(past), *shape[1:])
+            found[..., 0, 0] = effect[unit] * share.sum(-1)
+            found[..., 0, 1] = (past * seen[:, None]).sum(-1)
+            found[..., 2] = (share / excess[:, None]) @ past.mT
+            sums.index_add_(0, unit, found)
+        return sums
+
+    def _eliminated(
+        self, sums: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what is left of the normal equations without level and drift of each unit.
+
+        The matrix of level and drift; their solution for each coefficient of the history and for
+        the score; the matrix of the history, with its score in the last column; and the step of
+        level and drift if the history stays.
+        """
         n_past = len(self.basis)
         past = slice(1, 1 + n_past)
         own = torch.tensor([0, *range(past.stop, sums.shape[1])], device=sums.device)
@@ -259,13 +236,32 @@ class Covariates:
         ridge = 1e-9  # in a unit without spikes the level has no curvature
         both = torch.cat([sums[..., :-1] + (prior + ridge).diag(), score], dim=2)
         edge = both[:, own][:, :, past]
-        solved = torch.linalg.solve(both[:, own][:, :, own], torch.cat([edge, score[:, own]], 2))
+        matrix = both[:, own][:, :, own]
+        solved = torch.linalg.solve(matrix, torch.cat([edge, score[:, own]], 2))
         left = torch.cat([both[:, past, past], score[:, past]], dim=2) - edge.mT @ solved
         left = left.sum(0, keepdim=True) if self.common else left
-        room = self.largest - coefficients[: len(left), :n_past]
+        return matrix, solved[..., :-1], left, solved[..., -1]
+
+    def _step(self, sums: Tensor, coefficients: Tensor) -> Tensor:
+        """Return the Newton step: level and drift are eliminated, the history is solved for."""
+        _, solved, left, rest = self._eliminated(sums, coefficients)
+        room = self.largest - coefficients[: len(left), : len(self.basis)]
         step = _solve_below(left[..., :-1], left[..., -1], room).expand(len(sums), -1)
-        rest = solved[..., -1] - (solved[..., :-1] @ step[..., None])[..., 0]
+        rest = rest - (solved @ step[..., None])[..., 0]
         return torch.cat([step, rest[:, 1:]], dim=1)
+
+    def _units(self, part: slice) -> Tensor:
+        """Return the units of some rows."""
+        return self.unit.reshape(-1)[part]
+
+    def _lagged(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows, and their counts 1, 2, ... bins ago (row, lag, bin)."""
+        counts = self.counts.reshape(-1, self.counts.shape[-1])
+        n_rows = max(1, _PART // (counts.shape[-1] * self.n_bursts))
+        for first in range(0, len(counts), n_rows):
+            part = slice(first, min(first + n_rows, len(counts)))
+            before = F.pad(counts[part].double(), (self.n_bursts, 0))[:, :-1]
+            yield part, before.unfold(-1, counts.shape[-1], 1).flip(1)
 
     def _columns(self) -> Iterable[tuple[slice, Tensor, Tensor]]:
         """Return the slice, the units and the columns (row, column, bin) of some rows of counts."""
@@ -316,20 +312,3 @@ def _solve_below(
         if (x - before).abs().max() < tol:
             break
     return x
-
-
-def sample_in_time(
-    family: Family, eta: Tensor, effect: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draw counts (..., unit, bin) bin by bin, as those of a bin depend on earlier ones.
-
-    ``eta`` is the linear predictor without history, and ``effect`` (unit, lag) or (lag,) what each
-    count 1, 2, ... bins ago adds to it.
-    """
-    counts = torch.zeros_like(eta)
-    for now in range(eta.shape[-1]):
-        n_lags = min(now, effect.shape[-1])
-        past = counts[..., now - n_lags : now] * effect[..., :n_lags].flip(-1)
-        of_bin = family.map(lambda values: values.expand(eta.shape)[..., now])  # noqa: B023
-        counts[..., now] = of_bin.sample(eta[..., now] + past.sum(-1), generator)
-    return counts

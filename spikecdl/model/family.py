@@ -24,12 +24,15 @@ class ScalarLoss(NamedTuple):
     "logistic"      a log(1 + exp(-z)) + b log(1 + exp(z))
     "exponential"   b exp(z) - a z
     ==============  ======================================================
+
+    With an ``excess`` c, which bursts add to the mean, the last is b exp(z) - a log(exp(z) + c).
     """
 
     kind: str
     a: Tensor
     b: Tensor
     shift: float = 0.0
+    excess: Tensor | None = None
 
 
 class CountingProcess(NamedTuple):
@@ -187,6 +190,10 @@ class Family(ABC):
 
     def per_trial(self) -> Family:
         """Return the family of one recorded trial, and of one Bernoulli trial of it."""
+        return self
+
+    def without_bursts(self) -> Family:
+        """Return the family of the spikes that are not of bursts."""
         return self
 
     @property

@@ -7,6 +7,7 @@ from spikecdl.training.alternating import Alternating
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
     COVARIATES,
+    Choices,
     Fixed,
     Fraction,
     Learned,
@@ -23,6 +24,7 @@ from spikecdl.training.bootstrap import resampled_templates
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.family import estimated_family, family_of_first_fit
+from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import Marginal
 from spikecdl.training.steps import AFTER, Steps, announce
 
@@ -31,6 +33,8 @@ __all__ = [
     "COVARIATES",
     "TRAINERS",
     "Alternating",
+    "Choices",
+    "Chosen",
     "Fixed",
     "Fraction",
     "Implicit",

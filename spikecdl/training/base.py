@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -123,6 +123,18 @@ def lambda_max(
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Ingredients that a model may have beside events.
+
+    ``values`` are those to try of each, in seconds or as a shape; ``data`` returns the observations
+    with some ingredients, given the value of each.
+    """
+
+    values: Mapping[str, Sequence[float]]
+    data: Callable[[Mapping[str, float]], Observations]
+
+
+@dataclass(frozen=True)
 class Problem:
     """Observations and the model to be learned from them.
 
@@ -130,6 +142,7 @@ class Problem:
     randomness; ``steps`` are those before the first epoch.  ``unit_tensors`` are those of `Learned`
     for these units, in their order; before the fit, coefficients of covariates alone.
     ``nonnegative`` says which of the templates are kept from falling below zero; none if empty.
+    ``choices`` are ingredients that a trainer may add, if it `Trainer.chooses`.
     """
 
     data: Observations
@@ -142,6 +155,7 @@ class Problem:
     unit_tensors: Mapping[str, Tensor] = field(default_factory=dict)
     steps: Steps = field(default_factory=Steps)
     nonnegative: tuple[bool, ...] = ()
+    choices: Choices | None = None
 
     @property
     def bounded(self) -> tuple[bool, ...]:
@@ -312,6 +326,8 @@ class Trainer(ABC):
     uses_penalty: ClassVar[bool] = True
     #: Whether `fit` and `encode` keep events to `Observations.onsets`.
     takes_onsets: ClassVar[bool] = False
+    #: Whether `fit` chooses among `Problem.choices`, and takes bursts.
+    chooses: ClassVar[bool] = False
 
     def bounded(self, n_templates: int) -> tuple[bool, ...]:
         """Return which of the templates are kept from falling below zero; see `Alternating`.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.covariates import Covariates
 from spikecdl.training.base import COVARIATES, Observations, Problem
 
@@ -34,8 +35,7 @@ def with_covariates(problem: Problem) -> Problem:
         return problem
     coefficients = problem.unit_tensors.get(COVARIATES)
     if coefficients is None:
-        n_units = int(covariates.unit.max()) + 1
-        coefficients = data.baseline.new_zeros(n_units, covariates.n_columns)
+        coefficients = covariates.none().to(data.baseline)
         for _ in range(_MOST_STEPS):
             before, data = coefficients, with_coefficients(problem.data, coefficients)
             coefficients = fitted(data, coefficients, data.baseline)
@@ -58,7 +58,7 @@ def with_coefficients(
     level moves so that the mean rate without events stays: that of each window, or with drift,
     which is across windows, that of each unit.  ``total`` sums a tensor over processes.
     """
-    rows = data.rows()
+    rows = replace(data, family=data.family.without_bursts()).rows()
     covariates = _of(rows)
     eta = rows.baseline + covariates.offset(coefficients).to(rows.baseline)
     if before is not None:
@@ -80,7 +80,13 @@ def with_coefficients(
         eta = eta + step[group]
         if step.abs().max() < _LEVEL_TOL:
             break
-    return replace(data, baseline=eta.reshape(data.y.shape))
+    return with_bursts(replace(data, baseline=eta.reshape(data.y.shape)), coefficients)
+
+
+def with_bursts(data: Observations, coefficients: Tensor) -> Observations:
+    """Return the data with what bursts add to the mean, if there are any."""
+    excess = _of(data).excess(coefficients)
+    return data if excess is None else replace(data, family=PoissonWithBursts(excess))
 
 
 @torch.no_grad()

@@ -46,10 +46,13 @@ def counts_of(
     if spikes is None:
         return DenseCounts(data, processes)
     start = data.baseline[0, :, :, 0].double().cpu().numpy()
+    number = spikes.counts()
+    each = data.family.per_trial().log_base(torch.arange(number.shape[2], dtype=torch.float64))
     return ListedCounts(
         spikes._replace(processes=processes),
         data.learn_baseline,
         None if data.learn_baseline else start,
+        number.sum(1) @ each.numpy(),
     )
 
 
@@ -73,7 +76,7 @@ def has_exponential_loss(family: Family) -> bool:
     """Return whether events of a population can be summed under a family, from listed spikes."""
     if not (family.is_compiled and family.integer_valued and family.is_known):
         return False
-    kind, _, exposure, shift = family.scalar_loss(torch.ones(1, 1, 1, 1))
+    kind, _, exposure, shift, _ = family.scalar_loss(torch.ones(1, 1, 1, 1))
     return kind == "exponential" and not shift and bool((exposure == 1).all())
 
 
@@ -204,31 +207,12 @@ def evidence(
     """
     data = problem.data
     counts, model = event_model(problem, tensors, levels)
-    none = model.take([])
-    gain = posterior.evidence(counts, model) - counts.expect(none).evidence
-    found = gain + _log_prob(counts, model, data)
-    if data.family.integer_valued and found.max(initial=0.0) > 1e-3 * (1 + np.abs(gain).max()):
+    found = posterior.evidence(counts, model) + counts.constant
+    if data.family.integer_valued and found.max(initial=0.0) > 1e-3 * (1 + np.abs(found).max()):
         raise FloatingPointError(
             f"the log probability of counts is {found.max():.6g}, above zero; please report this"
         )
     return found.reshape(len(data.y), -1)
-
-
-def _log_prob(counts: Counts, model: EventModel, data: Observations) -> np.ndarray:
-    """Return the log likelihood (window,) without events."""
-    if isinstance(counts, ListedCounts):
-        number = counts.spikes.counts()
-        count = torch.arange(number.shape[2], dtype=torch.float64)
-        eta = torch.from_numpy(model.baseline[0])[:, None].expand(number.shape[1:])
-        log_prob = data.family.per_trial().log_prob(count.expand_as(eta), eta).numpy()
-        return np.einsum("nuk,uk->n", number, log_prob)
-    assert isinstance(counts, DenseCounts)
-    eta = torch.from_numpy(counts.predictor(model) + counts.shift)
-    found = [
-        torch.where(some.mask, some.family.log_prob(some.y.double(), eta[part]), 0).sum((1, 2))
-        for part, some in data.rows().to("cpu").parts()
-    ]
-    return torch.cat(found).numpy()
 
 
 def certainty(

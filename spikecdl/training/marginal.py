@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,18 +13,18 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.events import em, posterior, starts
-from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
 from spikecdl.events.overlap import choose_overlap
 from spikecdl.events.sampling import learn_overlapping
 from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
-from spikecdl.solvers.distributed import current_processes
+from spikecdl.solvers.distributed import Processes, current_processes
 from spikecdl.solvers.events import Events
 from spikecdl.training.alternating import Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.events import counts_of, encoded
+from spikecdl.training.ingredients import Chosen, Comparison, with_chosen
 
 _STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
@@ -87,6 +88,7 @@ class Marginal(Trainer):
     name: ClassVar[str] = "marginal"
     default_epochs: ClassVar[int] = 30
     takes_onsets: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
     uses_penalty: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -106,12 +108,16 @@ class Marginal(Trainer):
         Processes of torch.distributed share the sums over events, also those of the search.
         """
         _refuse_penalty(problem)
-        counts = counts_of(problem.data, problem.length, self.overlap, current_processes())
+        processes = current_processes()
+        if learned is None:
+            learned = self._search(problem, processes)
+        chosen = Chosen.from_tensors(learned.state)
+        counts = counts_of(
+            with_chosen(problem, chosen).data, problem.length, self.overlap, processes
+        )
         n_observed = max(1, int(problem.data.mask.count_nonzero()))
         none = em.without_events(counts, problem.length)
         null = -float(counts.expect(none).evidence.sum())
-        if learned is None:
-            learned = self._search(problem, counts)
 
         def epoch(before: Learned) -> Epoch:
             model = EventModel.from_tensors(before.state)
@@ -135,14 +141,30 @@ class Marginal(Trainer):
         events, probability = to_events(table), torch.from_numpy(table[:, _PROBABILITY])
         return events.take(events.strongest(probability, self.most_events)).to(eta.device), eta
 
-    def _search(self, problem: Problem, counts: Counts) -> Learned:
-        """Return the most likely model of several starts."""
+    def _search(self, problem: Problem, processes: Processes) -> Learned:
+        """Return the most likely model of several starts, with the ingredients that it needs."""
+        counts = counts_of(problem.data, problem.length, self.overlap, processes)
         seed = int(torch.randint(2**31, (1,), generator=problem.generator))
         rng = np.random.default_rng(seed)
         most = posterior.EXACT if self.overlap is None else min(self.overlap, posterior.EXACT)
         size = (problem.n_templates, problem.length, self.n_starts)
         wanted = starts.Wanted(*size, problem.bounded, most)
         found = starts.search(counts, wanted, rng, problem.steps)
+        chosen = Chosen({}, {})
+        if problem.choices is not None:
+
+            def again(part: DenseCounts) -> EventModel:
+                return starts.search(part, wanted, rng).model
+
+            compared = Comparison(problem.choices, problem.length, again, processes)
+            compute = partial(compared.choose, found.model)
+            tensors = problem.steps("ingredients", compute, rng)
+            chosen = Chosen.from_tensors(tensors)
+            if chosen.values:
+                model = EventModel.from_tensors(tensors).filled(problem.n_templates)
+                found = replace(found, model=model)
+                data = with_chosen(problem, chosen).data
+                counts = counts_of(data, problem.length, self.overlap, processes)
         distance = None if self.distance is None else round(self.distance * problem.length)
 
         def with_overlap() -> dict[str, Tensor]:
@@ -167,7 +189,7 @@ class Marginal(Trainer):
                 "other_start": torch.from_numpy(found.other),
                 "start_gap": torch.tensor(found.gap, dtype=torch.float64),
             }
-        return _learned(model, Learned(more))
+        return _learned(model, Learned(more, chosen.as_tensors()))
 
 
 #: Tensors of a search, which stay: how many starts there were, and how many agree; templates of the
@@ -182,7 +204,8 @@ def _learned(model: EventModel, before: Learned) -> Learned:
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
     left["at_bound"] = torch.from_numpy(em.as_often_as_may_be(model))
-    return Learned(left | model.to_file(), model.as_tensors(), unit_tensors=units)
+    state = model.as_tensors() | Chosen.from_tensors(before.state).as_tensors()
+    return Learned(left | model.to_file(), state, unit_tensors=units)
 
 
 def _refuse_penalty(problem: Problem) -> None:

@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import minimize
 
 from spikecdl import History
-from spikecdl.model.covariates import Covariates, Drift
+from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Poisson
+from spikecdl.model.history import Drift
 
 
 def covariates(units=3, trials=12, bins=80, drift=True, **more):

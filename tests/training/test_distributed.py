@@ -14,7 +14,8 @@ from commands import ENVIRONMENT, FIT, SIMULATE, run, succeeded
 from populations import population
 
 from spikecdl import L1, Alternating, GroupL1, History, Implicit, Marginal, Poisson, Unrolled, load
-from spikecdl.model.covariates import Covariates, Drift
+from spikecdl.model.covariates import Covariates
+from spikecdl.model.history import Drift
 from spikecdl.solvers.distributed import Processes, ProcessGroup, current_processes, joined
 from spikecdl.solvers.events import Events
 from spikecdl.training import (

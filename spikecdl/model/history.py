@@ -1,0 +1,154 @@
+"""What changes the linear predictor besides events: a unit's own spikes, and slow drift."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikecdl import validation
+from spikecdl.model.family import Family
+
+
+@dataclass(frozen=True)
+class History:
+    r"""Filter of a unit's own spikes: how each one changes the log rate of the bins after it.
+
+    The filter is a sum of raised cosines in the logarithm of the lag, from one bin to ``seconds``,
+
+    .. math:: \phi_j(l) = \tfrac12 + \tfrac12 \cos\bigl(
+              \tfrac{\pi}{2 \Delta} (\log l - \log l_j)\bigr), \qquad
+              |\log l - \log l_j| \le 2 \Delta
+
+    with peaks :math:`l_j` a factor :math:`e^\Delta` apart: fine just after a spike, where
+    refractoriness and bursts are, and smooth later.  With fewer lags than cosines there is a
+    coefficient for each lag.  Coefficients have a normal prior of standard deviation 2.
+
+    Spikes of an event follow each other closely, so a filter that may raise the rate explains
+    events as well as bursts.  By default it cannot.
+
+    Parameters
+    ----------
+    seconds : float
+        Longest lag, at least one bin; in the unit of the bin size.
+    n_basis : int
+        Number of cosines.
+    sign : {"negative", "both"}
+        Negative: a spike can only lower the rate, by refractoriness or in regular spiking.  Both:
+        it can also raise it, in bursts.
+    common : bool
+        One filter for all units, instead of one for each.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    References
+    ----------
+    Pillow et al. 2008, doi:10.1038/nature07140.
+
+    Examples
+    --------
+    >>> History(0.04, n_basis=3).basis(bin_size=0.005).round(decimals=2)
+    tensor([[1.0000, 0.7500, 0.4600, 0.2500, 0.1200, 0.0500, 0.0100, 0.0000],
+            [0.5000, 0.9300, 1.0000, 0.9300, 0.8300, 0.7100, 0.6000, 0.5000],
+            [0.0000, 0.2500, 0.5400, 0.7500, 0.8800, 0.9500, 0.9900, 1.0000]])
+    """
+
+    seconds: float
+    n_basis: int = 10
+    sign: str = "negative"
+    common: bool = False
+
+    def __post_init__(self) -> None:
+        validation.positive("history", self.seconds, "seconds")
+        validation.integer("n_basis", self.n_basis)
+        validation.one_of("sign", self.sign, ("negative", "both"))
+
+    def basis(self, bin_size: float) -> Tensor:
+        """Return the functions at lags of 1, 2, ... bins, shape (column, lag)."""
+        n_lags = math.floor(self.seconds / bin_size + 1e-6)
+        if n_lags < 1:
+            raise ValueError(
+                f"`history` (={self.seconds:g}) must be at least one bin of {bin_size:g}"
+            )
+        if n_lags <= self.n_basis:
+            return torch.eye(n_lags)
+        lags = torch.arange(1, n_lags + 1, dtype=torch.float64)
+        return raised_cosines(lags.log(), math.log(n_lags), self.n_basis).float()
+
+    @property
+    def largest(self) -> float:
+        """Largest coefficient."""
+        return 0.0 if self.sign == "negative" else math.inf
+
+    def filters(self, coefficients: Tensor, bin_size: float) -> Tensor:
+        """Return the filter (unit, lag) of coefficients (unit, column), as in `Covariates`."""
+        basis = self.basis(bin_size).to(coefficients)
+        return coefficients[:, : len(basis)] @ basis
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Slow log rate: raised cosines in the recording's time, as far apart as their half width.
+
+    They are centred over the time of the fit, from ``start`` to ``stop``; before and after it, the
+    log rate stays as it is at that end.  ``in_time`` says whether that is time in the recording, or
+    windows were put one after the other.
+    """
+
+    seconds: float
+    start: float
+    stop: float
+    in_time: bool = True
+
+    def __post_init__(self) -> None:
+        validation.positive("drift", self.seconds, "seconds")
+
+    @property
+    def n_columns(self) -> int:
+        """Number of functions: peaks over the time of the fit, and one more at either end."""
+        return 3 + math.ceil((self.stop - self.start) / self.seconds - 1e-9)
+
+    def __call__(self, times: Tensor) -> Tensor:
+        """Return the functions at some times, shape (column, *times)."""
+        grid = torch.linspace(self.start, self.stop, 8 * self.n_columns, dtype=times.dtype)
+        mean = self._at(grid.to(times.device)).mean(1)
+        return self._at(times) - mean.reshape(-1, *[1] * times.ndim)
+
+    def _at(self, times: Tensor) -> Tensor:
+        apart = max(self.stop - self.start, 1e-9) / max(self.n_columns - 3, 1)
+        elapsed = times.clamp(self.start, self.stop) - self.start
+        return raised_cosines(elapsed + apart, apart * (self.n_columns - 1), self.n_columns)
+
+
+def raised_cosines(x: Tensor, last: float, count: int) -> Tensor:
+    """Return cosines around peaks at ``count`` places from 0 to ``last``, shape (count, *x).
+
+    Each is four times as wide as the peaks are apart, so that between the first and the last peak
+    they sum to about 2.
+    """
+    apart = last / max(count - 1, 1)
+    peaks = apart * torch.arange(count, dtype=x.dtype, device=x.device)
+    away = (x - peaks.reshape(-1, *[1] * x.ndim)) * (math.pi / (2 * apart))
+    return (1 + away.clamp(-math.pi, math.pi).cos()) / 2
+
+
+def sample_in_time(
+    family: Family, eta: Tensor, effect: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw counts (..., unit, bin) bin by bin, as those of a bin depend on earlier ones.
+
+    ``eta`` is the linear predictor without history, and ``effect`` (unit, lag) or (lag,) what each
+    count 1, 2, ... bins ago adds to it.
+    """
+    counts = torch.zeros_like(eta)
+    for now in range(eta.shape[-1]):
+        n_lags = min(now, effect.shape[-1])
+        past = counts[..., now - n_lags : now] * effect[..., :n_lags].flip(-1)
+        of_bin = family.map(lambda values: values.expand(eta.shape)[..., now])  # noqa: B023
+        counts[..., now] = of_bin.sample(eta[..., now] + past.sum(-1), generator)
+    return counts

@@ -1,0 +1,189 @@
+"""Which ingredients a model needs beside events, by the evidence with and without each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikecdl.events import em
+from spikecdl.events.dense import DenseCounts
+from spikecdl.events.model import EventModel
+from spikecdl.model.families import Family, NegativeBinomial
+from spikecdl.solvers.distributed import ALONE, Processes
+from spikecdl.training.base import Choices, Problem
+
+_ENOUGH_BINS = 60_000  # that ingredients are compared in
+_LEAST_NATS = 10.0  # that an ingredient must gain
+_STEPS = 20  # of EM with an ingredient, before evidences are compared
+_ROUNDS = 2  # of the fit of a shape
+_LOG_SHAPES = 12.0  # range of the flat prior of the log shape of a negative binomial
+_VALUE, _NATS = "value of ", "nats of "  # before names of ingredients
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The values of ingredients that were chosen, and what each that was tried gains in nats."""
+
+    values: dict[str, float]
+    nats: dict[str, float]
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return numbers as tensors, see `from_tensors`."""
+        named = {_VALUE: self.values, _NATS: self.nats}
+        return {
+            prefix + name: torch.tensor(value, dtype=torch.float64)
+            for prefix, numbers in named.items()
+            for name, value in numbers.items()
+        }
+
+    def table(self) -> dict[str, dict[str, float | None]]:
+        """Return value, or None, and nats of each that was tried."""
+        return {
+            name: {"value": self.values.get(name), "nats": self.nats[name]} for name in self.nats
+        }
+
+    def family(self, before: Family) -> Family:
+        """Return the family, which is another one if counts are more variable."""
+        shape = self.values.get("dispersion")
+        return before if shape is None else NegativeBinomial(shape)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Chosen:
+        """Return what `as_tensors` made these of, if there are others among them."""
+
+        def numbers(prefix: str) -> dict[str, float]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): float(tensors[name]) for name in names}
+
+        return cls(numbers(_VALUE), numbers(_NATS))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A model with ingredients, fitted to a part of the counts, and its log evidence."""
+
+    values: dict[str, float]
+    model: EventModel
+    evidence: float
+
+
+def with_chosen(problem: Problem, chosen: Chosen) -> Problem:
+    """Return the problem with the ingredients that were chosen."""
+    if not chosen.values:
+        return problem
+    assert problem.choices is not None
+    return replace(problem, data=problem.choices.data(chosen.values))
+
+
+class Comparison:
+    """Models with and without ingredients, fitted to the same part of the counts."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        length: int,
+        search: Callable[[DenseCounts], EventModel],
+        processes: Processes = ALONE,
+    ) -> None:
+        self.choices, self.length, self.processes = choices, length, processes
+        self._search = search
+        self._known: dict[tuple[tuple[str, float], ...], DenseCounts] = {}
+
+    def choose(self, model: EventModel) -> dict[str, Tensor]:
+        """Add the ingredient that gains most to a model, as long as one gains ten nats.
+
+        Events are sought anew with each.  Returns the tensors of `Chosen` and of the best model.
+        """
+        best, nats = self._climbed({}, model), {}
+        while True:
+            tried = {name: self._with(name, best) for name in self._left(best.values)}
+            gains = {name: fit.evidence - best.evidence for name, fit in tried.items()}
+            nats |= gains
+            name = max(gains, key=lambda each: gains[each], default="")
+            if not name or gains[name] < _LEAST_NATS:
+                break
+            found = self._search(self._counts(tried[name].values))
+            best = max(tried[name], self._fitted(tried[name].values, found), key=_evidence_of)
+        return Chosen(best.values, nats).as_tensors() | best.model.as_tensors()
+
+    def _left(self, values: Mapping[str, float]) -> list[str]:
+        """Return the ingredients that can be added to others."""
+        apart = {"bursts", "dispersion"}  # which explain the same, and have no common family
+        taken = set(values) | (apart if apart & set(values) else set())
+        return [name for name in self.choices.values if name not in taken]
+
+    def _with(self, name: str, best: _Fit) -> _Fit:
+        """Return the best model with one more ingredient.
+
+        It begins from the events found so far, or has none, as what an ingredient explains may have
+        been taken for events.
+        """
+        options = [best.values | {name: value} for value in self.choices.values[name]]
+        if name == "dispersion":
+            fits = [self._with_shape(options, best.model), self._with_shape(options, None)]
+            return max(fits, key=_evidence_of)
+        none = max((self._without_events(values) for values in options), key=_evidence_of)
+        return max(none, self._climbed(none.values, best.model), key=_evidence_of)
+
+    def _with_shape(self, options: list[dict[str, float]], model: EventModel | None) -> _Fit:
+        """Return the model with the likeliest shape, which is summed out (Laplace)."""
+
+        def evidence(at: int) -> float:
+            if model is None:
+                return self._without_events(options[at]).evidence
+            return self._evidence(options[at], model)
+
+        at, found = len(options) - 2, {}
+        for _ in range(_ROUNDS if model is not None else 1):
+            found = {k: evidence(k) for k in (at - 1, at, at + 1)}
+            while found[at] < max(found[at - 1], found[at + 1]):
+                at += 1 if found[at + 1] > found[at - 1] else -1
+                if not 0 < at < len(options) - 1:
+                    break
+                found |= {k: evidence(k) for k in (at - 1, at + 1) if k not in found}
+            if not 0 < at < len(options) - 1:
+                at = min(max(at, 1), len(options) - 2)
+                break
+            if model is not None:
+                model = self._climbed(options[at], model).model
+        step = np.log(options[at]["dispersion"] / options[at - 1]["dispersion"])
+        bend = (2 * found[at] - found[at - 1] - found[at + 1]) / step**2
+        volume = np.log(2 * np.pi / max(bend, 1.0)) / 2 - np.log(_LOG_SHAPES)
+        fit = self._without_events(options[at])
+        if model is not None:
+            fit = self._fitted(options[at], model)
+        return replace(fit, evidence=fit.evidence + volume)
+
+    def _counts(self, values: Mapping[str, float]) -> DenseCounts:
+        """Return a part of the counts, for a model with these ingredients."""
+        key = tuple(values.items())
+        if key not in self._known:
+            whole = DenseCounts(self.choices.data(values), self.processes)
+            self._known[key] = whole.part(_ENOUGH_BINS, self.length)
+        return self._known[key]
+
+    def _climbed(self, values: dict[str, float], model: EventModel) -> _Fit:
+        """Return the model that EM finds from another one."""
+        first = replace(model, coefficients=None)
+        return self._fitted(values, em.climb(self._counts(values), first, _STEPS)[0])
+
+    def _without_events(self, values: dict[str, float]) -> _Fit:
+        """Return the model of no events."""
+        return self._fitted(values, em.without_events(self._counts(values), self.length))
+
+    def _fitted(self, values: dict[str, float], model: EventModel) -> _Fit:
+        return _Fit(values, model, self._evidence(values, model))
+
+    def _evidence(self, values: Mapping[str, float], model: EventModel) -> float:
+        """Return the log evidence of counts, templates and coefficients."""
+        counts = self._counts(values)
+        found = counts.expect(model)
+        return em.objective(model, found) + counts.constant.sum() + counts.log_volume(model, found)
+
+
+_evidence_of = attrgetter("evidence")
