@@ -7,14 +7,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import binning
+from spikecdl.data import binning, counts_file
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.binning import Allocate, Clock, bin_spikes
-from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.labelled import is_a
 from spikecdl.data.times import (
     Windows,
@@ -350,9 +350,8 @@ class SpikeTrains:
             if file is None:
                 return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
             with replacing(file, self.source, sealed=True) as temporary:
-                stored = CountsFile(temporary)
-                stored.finish(binned(stored.allocate))
-            return replace(read_counts(file), windows=windows.chosen)
+                counts_file.finish(temporary, binned(partial(counts_file.allocate, temporary)))
+            return replace(counts_file.read_counts(file), windows=windows.chosen)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         chosen = self.unit_ids if units is None else units

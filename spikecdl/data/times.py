@@ -156,13 +156,11 @@ def _whole_recording(times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
 
 def union(intervals: np.ndarray) -> np.ndarray:
     """Return sorted disjoint intervals that cover the same time as any intervals (interval, 2)."""
-    joined: list[list[float]] = []
-    for start, stop in intervals[np.lexsort(intervals.T[::-1])].tolist():
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(stop, joined[-1][1])
-        else:
-            joined.append([start, stop])
-    return np.array(joined).reshape(-1, 2)
+    start, stop = intervals[np.argsort(intervals[:, 0])].T
+    stop = np.maximum.accumulate(stop)
+    edges = np.flatnonzero(start[1:] > stop[:-1]) + 1
+    first, last = np.r_[0, edges], np.r_[edges, len(start)] - 1
+    return np.stack([start[first], stop[last]], axis=1) if len(start) else intervals
 
 
 def end_to_end(spans: np.ndarray) -> np.ndarray:
@@ -308,15 +306,17 @@ class Windows:
         column = "start_time" if align is None else align
         check_columns(name, table, column)
         anchors = _times(table, column)
+        start = 0.0
         if window is None:
             check_columns(name, table, "stop_time")
-            chosen: dict[str, Any] = {"align": align, "window": None, "table": name}
-            return cls(ids, rows, anchors, _durations(table), 0.0, chosen)
-        start, stop = (real("window", edge, "seconds") for edge in window)
-        if stop <= start:
-            raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
-        chosen = {"align": align, "window": (start, stop), "table": name}
-        return cls(ids, rows, anchors + start, np.full(len(rows), stop - start), start, chosen)
+            durations = _durations(table)
+        else:
+            start, stop = (real("window", edge, "seconds") for edge in window)
+            if stop <= start:
+                raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
+            durations, window = np.full(len(rows), stop - start), (start, stop)
+        chosen = {"align": align, "window": window, "table": name}
+        return cls(ids, rows, anchors + start, durations, start, chosen)
 
     def check_inside(self, t_start: float, t_stop: float) -> None:
         """Raise if a window is wholly outside the recording."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data.times import check_columns
 from spikecdl.validation import counted, one_of, positive
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class Truth:
         check_templates(self.templates)
         if self.baseline.ndim != 2:
             raise ValueError(f"`baseline` {self.baseline.shape} must have shape (trial, unit)")
-        missing = [name for name in EVENT_COLUMNS if name not in self.events]
-        if missing:
-            raise ValueError(f"`events` lacks the columns {missing}; it needs {EVENT_COLUMNS}")
+        check_columns("events", self.events, *EVENT_COLUMNS)
         dtypes = dict.fromkeys(EVENT_COLUMNS, "float64") | dict.fromkeys(EVENT_COLUMNS[:3], "int64")
         events = self.events[list(EVENT_COLUMNS)].reset_index(drop=True).astype(dtypes)
         object.__setattr__(self, "events", events)

@@ -72,15 +72,16 @@ def read_neo(source: Any, *, follow_links: bool = False) -> SpikeTrains:
         with reading(path, "a format that Neo knows"):
             return _spike_trains(_segments_in(path), str(source))
     segments = source.segments if isinstance(source, neo.Block) else [source]
-    if all(isinstance(segment, neo.Segment) for segment in segments):
-        return _spike_trains(list(map(_segment, segments)), "Neo")
-    trains = [source] if isinstance(source, neo.SpikeTrain) else source
-    if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
-        raise TypeError(
-            "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
-            f"Neo's, not {type(source).__name__}"
-        )
-    return _spike_trains([_Segment(list(trains), [], {})], "Neo")
+    if not all(isinstance(segment, neo.Segment) for segment in segments):
+        trains = [source] if isinstance(source, neo.SpikeTrain) else source
+        if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
+            raise TypeError(
+                "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
+                f"Neo's, not {type(source).__name__}"
+            )
+        segments = [neo.Segment()]
+        segments[0].spiketrains.extend(trains)
+    return _spike_trains(list(map(_segment, segments)), "Neo")
 
 
 def to_neo(spikes: SpikeTrains) -> neo.Block:

@@ -17,8 +17,6 @@ from spikecdl.model.penalties import L1, Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
 
-_MOST_STEPS = 500  # of conjugate gradients
-
 
 class ImplicitEncoder(Encoder):
     r"""Codes that solve the penalised problem, with the derivative of the solution.
@@ -170,7 +168,7 @@ def _observed(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _conjugate_gradients(
-    times: Callable[[Tensor], Tensor], right: Tensor, dims: tuple[int, ...]
+    times: Callable[[Tensor], Tensor], right: Tensor, dims: tuple[int, ...], n_steps: int = 500
 ) -> Tensor:
     """Solve positive systems, one per window, whose axes are ``dims``.
 
@@ -184,7 +182,7 @@ def _conjugate_gradients(
     solution, residual, direction = torch.zeros_like(right), right, right
     size = square(right)
     goal = size * torch.finfo(right.dtype).eps ** 1.5
-    for _ in range(_MOST_STEPS):
+    for _ in range(n_steps):
         if (size <= goal).all():
             break
         image = times(direction)

@@ -14,9 +14,6 @@ from spikecdl.model.families import Family
 from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import L1, GroupL1, Penalty
 
-_CHECK_EVERY = 8
-_KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
-
 
 @dataclass(frozen=True)
 class SparseCode:
@@ -54,8 +51,8 @@ class _State:
 
     def take(self, index: Tensor) -> _State:
         """Keep some of the windows."""
-        values = vars(self).items()
-        return _State(**{n: v.take(index) if n == "windows" else v[index] for n, v in values})
+        windows, *others = vars(self).values()
+        return _State(windows.take(index), *(values[index] for values in others))
 
 
 @torch.no_grad()
@@ -197,7 +194,10 @@ def _compiled(
 def _fista(
     windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve all windows together; those that are finished leave."""
+    """Solve all windows together; they are checked every 8 steps.
+
+    Those that are finished leave once they are more than a quarter.
+    """
     y = windows.y
     layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
     state = _start(windows, codes, dictionary, layout)
@@ -206,13 +206,13 @@ def _fista(
     left = torch.arange(len(codes), device=y.device)
     n_iter = 0
     while True:
-        if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
+        if n_iter % 8 == 0 or n_iter == max_iter:
             error = _violation(state, layout)
             done = (error <= tol) | (n_iter == max_iter)
             codes[left[done]], violation[left[done]] = state.codes[done], error[done]
             if done.all():
                 return layout.onsets(codes), violation, n_iter
-            if done.float().mean() > 1 - _KEEP_ABOVE:
+            if done.float().mean() > 0.25:
                 left, state = left[~done], state.take(~done)
         _iterate(state, layout)
         n_iter += 1
@@ -228,15 +228,7 @@ def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: 
     curvature = curvature if windows.mask is None else curvature * windows.mask
     largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
     step = 1 / (largest * norm)
-    return _State(
-        windows=windows,
-        codes=codes,
-        eta=eta,
-        step=step,
-        point=codes,
-        point_eta=eta,
-        momentum=torch.ones_like(step),
-    )
+    return _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
 
 
 def _dims(tensor: Tensor) -> tuple[int, ...]:

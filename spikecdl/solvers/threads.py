@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from threading import current_thread, main_thread
 from typing import TypeVar
@@ -17,8 +17,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 SMALL = 2_000_000  # observed numbers times templates, below which torch uses one thread
 COSTLY = 10  # work per number, where it is more than to read it
-_SERIAL = 200_000  # numbers to read, below which one thread solves all windows
-_PARTS = 4  # per thread, so that slow windows do not delay the others
 
 
 @contextmanager
@@ -34,10 +32,7 @@ def for_size(size: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    if size >= SMALL:
-        yield
-        return
-    with _one_thread():
+    with nullcontext() if size >= SMALL else _one_thread():
         yield
 
 
@@ -92,16 +87,17 @@ def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device
 def in_parallel(work: Callable[[slice], None], windows: int | slice, size: int) -> None:
     """Call ``work``, compiled code without the interpreter's lock, on slices of the windows.
 
-    ``windows`` are a number of them, or those from one to another.  Few numbers (``size``) are left
-    to one thread.  Errors of ``work`` are raised.
+    ``windows`` are a number of them, or those from one to another.  Fewer than 200,000 numbers to
+    read (``size``) are left to one thread; each of several has four slices, so that slow windows do
+    not delay the others.  Errors of ``work`` are raised.
     """
     span = slice(0, windows) if isinstance(windows, int) else windows
     n_windows = span.stop - span.start
     threads = min(n_threads(), n_windows)
-    if threads <= 1 or size < _SERIAL:
+    if threads <= 1 or size < 200_000:
         work(span)
         return
-    parts = min(n_windows, threads * _PARTS)
+    parts = min(n_windows, 4 * threads)
     edges = [span.start + n_windows * part // parts for part in range(parts + 1)]
     list(_pool(threads, os.getpid()).map(work, map(slice, edges[:-1], edges[1:])))
 

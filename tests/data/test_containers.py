@@ -319,7 +319,7 @@ def test_truths_that_cannot_be_are_refused():
         ({"baseline": np.ones(3)}, ValueError, "must have shape (trial, unit)"),
         ({"bin_size": 0.0}, ValueError, "`bin_size` (=0.0) must be positive"),
         ({"layout": "both"}, ValueError, "must be one of: joint, shared"),
-        ({"events": pd.DataFrame({"trial": [0]})}, ValueError, "lacks the columns ['unit'"),
+        ({"events": pd.DataFrame({"trial": [0]})}, ValueError, "lacks ['unit'"),
         ({"settings": {"generator": object()}}, TypeError, "writable as JSON"),
     ]:
         truth = make_truth(3, 2)
