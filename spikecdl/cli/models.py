@@ -64,7 +64,7 @@ def select(
     from spikecdl.config import describe
     from spikecdl.evaluation.selection import select as compare_candidates
     from spikecdl.report.summary import data_summary
-    from spikecdl.solvers.threads import n_threads
+    from spikecdl.solvers.parallel import n_threads
 
     n_templates = numbers("n_templates", search.n_templates, "--templates 1 2 3", int)
     as_seconds = partial(seconds, "template_length")

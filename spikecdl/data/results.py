@@ -213,9 +213,8 @@ class Decomposition:
         check_templates(np.asarray(self.templates))
         object.__setattr__(self, "_later", {})
         for name in self._shapes:
-            value = vars(self).pop(name)
-            if callable(value):
-                self._later[name] = value
+            if callable(value := vars(self)[name]):
+                self._later[name] = vars(self).pop(name)
             else:
                 vars(self)[name] = self._checked(name, value)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from spikecdl.solvers import losses, operators
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import Loss, State, as_array, fill_row, fill_state, value
+from spikecdl.solvers.parallel import in_parallel
 from spikecdl.solvers.quadratic import Weights, minimize, solve_banded
-from spikecdl.solvers.threads import in_parallel
 
 
 class Prior(NamedTuple):

@@ -133,8 +133,12 @@ def sparse_code(
             'units and onsets; use "fista"'
         )
     if fits and method != "fista":
-        given = (windows, codes, allowed, dictionary)
-        codes, violation, n_iter = _compiled(*given, tol, max_iter)
+        from spikecdl.solvers import working_set
+
+        if allowed is not None:
+            allowed = allowed.reshape(len(codes), -1, codes.shape[-1])[:, 0]
+        given = (windows, dictionary, codes, allowed)
+        codes, violation, n_iter = working_set.solve(*given, tol, max_iter)
     else:
         if allowed is not None:  # elsewhere the weight is infinite
             weight = torch.as_tensor(windows.penalty.weight).to(codes)
@@ -163,32 +167,6 @@ def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | N
     if start is None:
         return windows.y.new_zeros(shape)
     return windows.penalty.project(start.to(windows.y).reshape(shape))
-
-
-def _compiled(
-    windows: Windows,
-    codes: Tensor,
-    allowed: Tensor | None,
-    dictionary: ConvDictionary,
-    tol: float,
-    max_iter: int,
-) -> tuple[Tensor, Tensor, int]:
-    """Solve every window on its own, in compiled code."""
-    from spikecdl.solvers import working_set
-
-    loss = windows.family.scalar_loss(windows.y)
-    seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
-    signs = torch.ones(len(dictionary.templates), 1)
-    return working_set.solve(
-        loss._replace(a=loss.a * seen, b=loss.b * seen),
-        windows.baseline.expand_as(windows.y) - loss.shift,
-        dictionary.templates.detach(),
-        torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
-        (windows.penalty.project(signs)[:, 0] > 0, windows.penalty.project(-signs)[:, 0] < 0),
-        codes,
-        None if allowed is None else allowed.reshape(len(codes), -1, codes.shape[-1])[:, 0],
-        (tol, max_iter),
-    )
 
 
 def _fista(

@@ -26,11 +26,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from spikecdl.model.families import ScalarLoss
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import Windows
 from spikecdl.solvers import operators
 from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, cut, fill_state, paste, take_step
+from spikecdl.solvers.parallel import COSTLY, in_parallel
 from spikecdl.solvers.quadratic import Weights, allowed, minimize, norms, weights_of
-from spikecdl.solvers.threads import COSTLY, in_parallel
 
 BLOCK = 64  # onsets whose scores are renewed together
 
@@ -57,46 +58,46 @@ class _Scan(NamedTuple):
 
 
 def solve(
-    loss: ScalarLoss,
-    offset: Tensor,
-    templates: Tensor,
-    weight: Tensor,
-    signs: tuple[Tensor, Tensor],
+    windows: Windows,
+    dictionary: ConvDictionary,
     start: Tensor,
     onsets: Tensor | None,
-    limits: tuple[float, int],
+    tol: float,
+    max_iter: int,
 ) -> tuple[Tensor, Tensor, int]:
     """Solve windows, divided among threads.
 
     Parameters
     ----------
-    loss : ScalarLoss
-        With a and b of shape (window, [unit,] channel, bin), zero where nothing was observed.
-    offset : tensor, shape (window, [unit,] channel, bin)
-        Linear predictor without events, minus the shift of the loss.
-    templates : tensor, shape (template, channel, bin)
-    weight : tensor, shape (window, template)
-        Of the penalty; positive.
-    signs : two tensors of bool, shape (template,)
-        Whether codes may be positive, and negative.
+    windows : Windows
+        With a family that has a scalar loss and a positive weight for each window and template.
+    dictionary : ConvDictionary
+        Of templates (template, channel, bin).
     start : tensor, shape (window, [unit,] template, onset)
         Codes to start from; without the unit axis, the penalty is the l1 norm.
     onsets : tensor of bool, shape (window, onset), optional
         Where codes may differ from zero; None: everywhere.
-    limits : float and int
-        Violation of the optimality conditions that is accepted, relative to the weight, and largest
-        number of rounds.
+    tol : float
+        Violation of the optimality conditions that is accepted, relative to the weight.
+    max_iter : int
+        Largest number of rounds.
 
     Returns
     -------
     codes, violation of each window, rounds of the slowest window
     """
-    shape = (len(start), -1, offset.shape[-1])
-    a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a, loss.b, offset))
-    codes, full, weights = (as_array(t) for t in (start, templates, weight))
+    y, penalty, limits = windows.y, windows.penalty, (tol, max_iter)
+    loss, seen = windows.family.scalar_loss(y), 1 if windows.mask is None else windows.mask
+    shape = (len(start), -1, y.shape[-1])
+    offset = windows.baseline.expand_as(y) - loss.shift
+    a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a * seen, loss.b * seen, offset))
+    codes, full = as_array(start), as_array(dictionary.templates.detach())
     # scores in single precision are accurate to this
-    low = full.astype(np.float32 if limits[0] >= 1e-3 else np.float64)
-    up, down = (sign.numpy() for sign in signs)
+    low = full.astype(np.float32 if tol >= 1e-3 else np.float64)
+    weights = as_array(torch.as_tensor(penalty.weight).flatten(1).expand(-1, len(full)))
+    signs = torch.ones(len(full), 1)
+    up = (penalty.project(signs)[:, 0] > 0).numpy()
+    down = (penalty.project(-signs)[:, 0] < 0).numpy()
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
     where = np.ones((len(a), 0), bool) if onsets is None else onsets.contiguous().numpy()
 

@@ -435,8 +435,7 @@ def test_events_of_no_codes_is_an_empty_table():
     counts = make_counts()
     parts = make_decomposition(counts)
     codes = np.zeros_like(parts.codes)
-    changed = {**vars(parts), "codes": codes}
-    events = type(parts)(**changed).events()
+    events = replace(parts, codes=codes).events()
     assert len(events) == 0
     names = ["trial", "unit", "template", "time", "amplitude", "response_time", "peak_time"]
     assert list(events.columns) == names
@@ -448,4 +447,4 @@ def test_parts_that_do_not_fit_are_refused():
     for name in [*names, "deviance_explained_per_unit"]:
         array = getattr(parts, name)
         with refused(ValueError, "must have shape|unit l2 norm", name):
-            type(parts)(**{**vars(parts), name: array[..., :-1]})
+            replace(parts, **{name: array[..., :-1]})

@@ -1,4 +1,8 @@
-"""Threads by the size of a problem: one for a small one, one per window or item for a large one."""
+"""How work is divided: among threads by the size of a problem, and among processes of a fit.
+
+A small problem has one thread, a large one a thread per window or item.  Processes that share a fit
+take some windows each, and sums go through all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ from functools import lru_cache
 from threading import current_thread, main_thread
 from typing import TypeVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from threadpoolctl import ThreadpoolController
+from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,3 +123,96 @@ def n_threads() -> int:
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Return a pool of this process; a forked process does not inherit its threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="spikecdl")
+
+
+class Processes:
+    """The processes that share a fit, or one process, which takes all windows.
+
+    Parameters
+    ----------
+    rank, size : int
+        Number of this process, and of all; see `current_processes`.
+
+    Examples
+    --------
+    >>> Processes().part(7)
+    slice(0, 7, None)
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    def part(self, n_windows: int) -> slice:
+        """Return the windows of this process; ValueError if there are more processes."""
+        if n_windows < self.size:
+            raise ValueError(
+                f"{self.size} processes cannot share {n_windows} windows; start at most "
+                f"{n_windows} (--nproc-per-node)"
+            )
+        return self.share(n_windows)
+
+    def share(self, n_parts: int) -> slice:
+        """Return the parts of this process, of which there may be none."""
+        edges = [n_parts * rank // self.size for rank in (self.rank, self.rank + 1)]
+        return slice(*edges)
+
+    def fill(self, *values: np.ndarray) -> None:
+        """Fill in what the other processes have computed, where this one has left zeros.
+
+        No two have computed the same numbers, so that none is rounded.
+        """
+        for each in values:
+            if self.size > 1 and each.size:
+                dist.all_reduce(torch.from_numpy(each))
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over processes, the same in each."""
+        return self._reduced(values, "SUM")
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Return the largest over processes, the same in each."""
+        return self._reduced(values, "MAX")
+
+    def whole(self, part: Tensor, n_windows: int) -> Tensor:
+        """Return the parts of all processes along the first axis, the same in each."""
+        if self.size == 1:
+            return part
+        everyone = part.new_zeros(n_windows, *part.shape[1:])
+        everyone[self.part(n_windows)] = part
+        return self.total(everyone)
+
+    def _reduced(self, values: Tensor, operation: str) -> Tensor:
+        if self.size == 1:
+            return values
+        # on the CPU, which every group can do
+        shared = values.detach().to("cpu", copy=True).contiguous()
+        dist.all_reduce(shared, getattr(dist.ReduceOp, operation))
+        return shared.to(values.device)
+
+
+ALONE = Processes()
+
+
+def current_processes() -> Processes:
+    """Return the processes that there are: those of a group that has begun, or this one."""
+    begun = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Processes(dist.get_rank(), dist.get_world_size()) if begun else ALONE
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun has started, if it has, until the end of the context.
+
+    Each computes with the CPU, or a GPU of its own where there is one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield current_processes()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo")
+    try:
+        yield current_processes()
+        dist.barrier()  # none leaves while others still speak to it
+    finally:
+        dist.destroy_process_group()
