@@ -57,8 +57,8 @@ def _stem(path: str | Path) -> Path:
 
 def _packed(learned: Learned) -> dict[str, Tensor]:
     """Return all tensors of what was learned, with prefixes that tell their kinds apart."""
-    units = _prefixed(_UNIT, learned.unit_tensors)
-    return learned.tensors | units | _prefixed(_STATE, learned.state)
+    more = _prefixed(_UNIT, learned.unit_tensors) | _prefixed(_STATE, learned.state)
+    return learned.tensors | more
 
 
 def _unpacked(tensors: Mapping[str, Tensor]) -> Learned:

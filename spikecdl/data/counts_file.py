@@ -112,7 +112,8 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 
 def is_counts_file(path: Path) -> bool:
     """Return whether a file is of this format."""
-    return hdf5.kind(path) == _KIND
+    with hdf5.peeked(path) as file:
+        return file is not None and hdf5.attribute(file, "kind", "") == _KIND
 
 
 def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:

@@ -65,7 +65,7 @@ def opened(
 
 
 @contextmanager
-def _peeked(path: Path) -> Iterator[h5py.File | None]:
+def peeked(path: Path) -> Iterator[h5py.File | None]:
     """Open a file to see what it is; None if it is not HDF5."""
     import h5py
 
@@ -80,7 +80,7 @@ def names(path: Path, group: str = "/") -> set[str]:
     """Return what a group of an HDF5 file holds; nothing if there is no such file or group."""
     from h5py import h5g, h5l, h5o
 
-    with _peeked(path) as file:
+    with peeked(path) as file:
         inside = None if file is None else file.id
         for part in filter(None, group.encode().split(b"/")):
             if inside is None or part not in list(inside):
@@ -89,12 +89,6 @@ def names(path: Path, group: str = "/") -> set[str]:
             found = h5o.open(inside, part) if here else None
             inside = found if isinstance(found, h5g.GroupID) else None
         return {name.decode(errors="replace") for name in inside or ()}
-
-
-def kind(path: Path) -> str:
-    """Return the attribute ``kind`` of an HDF5 file; "" if there is none or it is not HDF5."""
-    with _peeked(path) as file:
-        return "" if file is None else str(attribute(file, "kind", ""))
 
 
 def values(dataset: h5py.Dataset, at_once: int = 64) -> Any:

@@ -22,23 +22,19 @@ class PooledTrialsWarning(UserWarning):
     """A model of counts that were summed over trials is given single trials."""
 
 
-def check_shape(X: Any) -> None:
-    """Raise unless an array is (trial, unit, bin) or (trial, bin), of real numbers."""
+def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
+    """Check an array as scikit-learn does; its values are checked with the counts.
+
+    ValueError unless it is (trial, unit, bin) or (trial, bin), of real numbers.
+    """
+    from sklearn.utils.validation import check_array, validate_data
+
     values = X if hasattr(X, "shape") else np.asarray(X)
     if values.ndim not in (2, 3):
         raise ValueError(
             f"`X` {values.shape} must have shape (trial, unit, bin), or (trial, bin) for one "
             "unit. Reshape your data: one window x is x[None]"
         )
-    if np.iscomplexobj(values):
-        raise ValueError("Complex data not supported: counts are real numbers")
-
-
-def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
-    """Check an array as scikit-learn does; its values are checked with the counts."""
-    from sklearn.utils.validation import check_array, validate_data
-
-    check_shape(X)
     array = check_array(X, allow_nd=True, ensure_all_finite=False, estimator=estimator)
     if array.ndim == 2:  # bins are features
         validate_data(estimator, X, reset=reset, skip_check_array=True)

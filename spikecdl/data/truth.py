@@ -161,21 +161,22 @@ def read_only(values: Any) -> np.ndarray:
 
 def check_templates(templates: np.ndarray) -> None:
     """Raise unless ``templates`` are (template, channel, bin), finite and of unit l2 norm."""
-    if templates.ndim != 3 or templates.size == 0:
-        raise ValueError(f"`templates` {templates.shape} must have shape (template, channel, bin)")
+    _check_axes("templates", templates)
     norms = np.linalg.norm(templates, axis=(1, 2))
     if not np.allclose(norms, 1.0, atol=1e-3):
         raise ValueError(f"`templates` must have unit l2 norm each, not {norms}")
+
+
+def _check_axes(name: str, templates: np.ndarray) -> None:
+    if templates.ndim != 3 or templates.size == 0:
+        raise ValueError(f"`{name}` {templates.shape} must have shape (template, channel, bin)")
 
 
 def unit_norm(name: str, templates: Any) -> np.ndarray:
     """Return templates of any norm, (template, channel, bin) or (template, bin), with unit norm."""
     array = np.asarray(templates, dtype=float)
     array = array[:, np.newaxis] if array.ndim == 2 else array
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(
-            f"`{name}` (shape {np.shape(templates)}) must have the shape (template, channel, bin)"
-        )
+    _check_axes(name, array)
     norms = np.linalg.norm(array, axis=(1, 2), keepdims=True)
     wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if wrong.size:

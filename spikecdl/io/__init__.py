@@ -20,16 +20,12 @@ from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.data.labelled import is_a, labelled
 from spikecdl.data.times import as_observed, as_table, check_columns, union
 from spikecdl.files import existing
+from spikecdl.io import sorters
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
-from spikecdl.io.sorters import (
-    is_phy_folder,
-    is_spikeinterface_folder,
-    read_phy,
-    read_spikeinterface,
-)
+from spikecdl.io.sorters import read_phy, read_spikeinterface
 from spikecdl.validation import extra, listed, plain
 
 if TYPE_CHECKING:
@@ -145,9 +141,12 @@ READERS: tuple[Converter, ...] = (
     Converter(
         "NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb, _LINKS
     ),
-    Converter("Phy or Kilosort folder", is_phy_folder, read_phy, ()),
+    Converter("Phy or Kilosort folder", sorters.is_phy_folder, read_phy, ()),
     Converter(
-        "sorting or analyzer of spikeinterface", is_spikeinterface_folder, read_spikeinterface, ()
+        "sorting or analyzer of spikeinterface",
+        sorters.is_spikeinterface_folder,
+        read_spikeinterface,
+        (),
     ),
     Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, _LINKS),
 )

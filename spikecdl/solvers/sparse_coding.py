@@ -119,7 +119,10 @@ def sparse_code(
     validation.one_of("method", method, ("auto", "working_set", "fista"))
     batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
     windows = Windows.of(y, family, dictionary, penalty, baseline, mask)
-    codes = _first_codes(windows, dictionary, start)
+    shape = windows.code_shape(dictionary)
+    codes = windows.y.new_zeros(shape)
+    if start is not None:
+        codes = windows.penalty.project(start.to(codes).reshape(shape))
     allowed = None
     if onsets is not None:
         axes = dictionary.axes
@@ -159,14 +162,6 @@ def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
     shared = weight.numel() == len(weight) * weight.shape[-1 - dictionary.axes]
     on_cpu = windows.y.device.type == "cpu"
     return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
-
-
-def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | None) -> Tensor:
-    """Return the codes to start from: those given, of an allowed sign, or none."""
-    shape = windows.code_shape(dictionary)
-    if start is None:
-        return windows.y.new_zeros(shape)
-    return windows.penalty.project(start.to(windows.y).reshape(shape))
 
 
 def _fista(

@@ -36,17 +36,6 @@ from spikecdl.solvers.quadratic import Weights, allowed, minimize, norms, weight
 BLOCK = 64  # onsets whose scores are renewed together
 
 
-class _Effort(NamedTuple):
-    """How many overlapping events are solved together, and by how many Newton steps."""
-
-    events: int
-    doublings: int  # of that number, at most
-    newton_steps: int
-
-
-_SINGLE, _GROUPS = _Effort(64, 0, 8), _Effort(32, 2, 3)
-
-
 class _Scan(NamedTuple):
     """Scores of a window and what follows from them, in blocks of onsets."""
 
@@ -137,7 +126,8 @@ def _solve(loss, offset, templates, penalty, limits, solution):
     """
     (full, low), (tol, max_iter), (codes, onsets) = templates, limits, solution
     single, length = codes.ndim == 2, full.shape[2]
-    effort = _SINGLE if single else _GROUPS
+    # overlapping events that are solved together, doublings of that number, Newton steps for them
+    together, doublings, n_steps = (64, 0, 8) if single else (32, 2, 3)
     events = _listed(codes)
     codes[:] = 0.0
     state = State(offset.copy(), np.empty_like(offset), np.empty_like(offset))
@@ -152,8 +142,8 @@ def _solve(loss, offset, templates, penalty, limits, solution):
             break
         events = _joined(events, scan.owner, _candidates(scan, 1.0 + tol, max(1, length // 8)))
         goal = max(0.5 * tol, min(0.3, 0.1 * worst))  # what the Newton steps may leave
-        accuracy = (goal, (tol if single else goal) / 4 * penalty.weight.min(), effort.newton_steps)
-        most = effort.events << min(rounds // 12, effort.doublings)  # doubles after 12 rounds
+        accuracy = (goal, (tol if single else goal) / 4 * penalty.weight.min(), n_steps)
+        most = together << min(rounds // 12, doublings)  # doubles after 12 rounds
         which, onset, amplitude = events
         begin, limit = 0, most if rounds % 2 else most // 2  # runs end elsewhere every other round
         while begin < which.size:

@@ -72,7 +72,7 @@ def test_recordings_that_cannot_be_are_refused():
         (
             {"times": [[0.1]], "units": {"area": ["a", "b"]}},
             ValueError,
-            "`units` has 2 rows for 1 units",
+            "`units` has 2 entries for 1 units",
         ),
         ({"times": [[0.1]], "clock_rate": 0.0}, ValueError, "`clock_rate` (=0.0) must be positive"),
         ({"times": [[0.1, 0.1]], "duplicates": "drop"}, ValueError, "must be one of: error, keep"),
