@@ -113,7 +113,7 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 def is_counts_file(path: Path) -> bool:
     """Return whether a file is of this format."""
     with hdf5.peeked(path) as file:
-        return file is not None and hdf5.attribute(file, "kind", "") == _KIND
+        return file is not None and str(hdf5.attribute(file, "kind", "")) == _KIND
 
 
 def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:
