@@ -53,13 +53,11 @@ def opened(
         if path.is_dir() or not h5py.is_hdf5(path):
             raise ValueError(f"not an HDF5 file, so not {called}, or cut short")
         has_seal(path)
-        with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
-            _check_links(file, path, follow_links, set())
-            if not follow_links:
-                _check_sizes(file, path, parts, leave_out)
-                yield file
-        if follow_links:  # the library opens the other files
-            with h5py.File(path, "r") as file:
+        with _Guarded(path) as guarded:
+            with h5py.File(guarded, "r") as file:
+                _check_links(file, path, follow_links, set())
+            # the library looks for other files beside a path
+            with h5py.File(path if follow_links else guarded, "r") as file:
                 _check_sizes(file, path, parts, leave_out)
                 yield file
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, read_only
+from spikecdl.data.times import read_only
+from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates
 from spikecdl.validation import one_of, real, shaped
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def _seconds(unit: int | str, times: Any) -> np.ndarray:
 
 def check_times(unit: int | str, times: Any) -> np.ndarray:
     """Return one unit's times as a read-only array, or raise if not 1-D, finite and sorted."""
-    array = np.asarray(times, dtype=float).view()
+    array = np.asarray(times, dtype=float)
     if array.ndim != 1:
         raise ValueError(f"`times` of unit {unit!r} must be 1-D, not of shape {array.shape}")
     if not np.isfinite(array).all():
@@ -70,8 +70,14 @@ def check_times(unit: int | str, times: Any) -> np.ndarray:
         raise ValueError(
             f"`times` of unit {unit!r} are not sorted; use np.sort, or from_arrays(sort=True)"
         )
-    array.flags.writeable = False
-    return array
+    return read_only(array)
+
+
+def read_only(values: Any) -> np.ndarray:
+    """Return a read-only array that shares the memory of another."""
+    view = np.asarray(values).view()
+    view.flags.writeable = False
+    return view
 
 
 def check_seconds(
@@ -102,7 +108,7 @@ def check_seconds(
 
 def check_observed(unit: int | str, observed: Any) -> np.ndarray:
     """Return one unit's observed intervals, read-only, or raise if not sorted and disjoint."""
-    array = np.asarray(observed, dtype=float).reshape(-1, 2).view()
+    array = np.asarray(observed, dtype=float).reshape(-1, 2)
     if not np.isfinite(array).all() or np.any(array[:, 1] <= array[:, 0]):
         raise ValueError(
             f"`observed` of unit {unit!r} must be finite intervals that stop after they start"
@@ -113,8 +119,7 @@ def check_observed(unit: int | str, observed: Any) -> np.ndarray:
         raise ValueError(
             f"`observed` of unit {unit!r}: {first} and {second} s overlap or are not sorted"
         )
-    array.flags.writeable = False
-    return array
+    return read_only(array)
 
 
 def as_observed(

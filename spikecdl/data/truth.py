@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data.times import check_columns
+from spikecdl.data.times import check_columns, read_only
 from spikecdl.validation import counted, one_of, positive
 
 if TYPE_CHECKING:
@@ -150,13 +150,6 @@ def store(target: object, *names: str) -> None:
     """Replace these attributes of a frozen dataclass by read-only arrays."""
     for name in names:
         object.__setattr__(target, name, read_only(getattr(target, name)))
-
-
-def read_only(values: Any) -> np.ndarray:
-    """Return a read-only array that shares the memory of another."""
-    view = np.asarray(values).view()
-    view.flags.writeable = False
-    return view
 
 
 def check_templates(templates: np.ndarray) -> None:
