@@ -17,13 +17,12 @@ from torch import Tensor
 
 from spikecdl import __version__, config
 from spikecdl.files import locked, remove_leftovers, write_bytes, write_json
-from spikecdl.solvers.distributed import current_processes
+from spikecdl.solvers.parallel import current_processes
 from spikecdl.training import Learned, OnEpoch, Problem
 from spikecdl.training.steps import Steps
 
-_STATE = "state."  # prefix of tensors that only training needs
-_UNIT = "unit."  # prefix of tensors with a row per unit
-_STEP = "step."  # prefix of results of steps before the first epoch
+# Prefixes of tensors that only training needs, and of those with a row per unit.
+_STATE, _UNIT = "state.", "unit."
 MOMENT = 1.0  # seconds between steps that are written
 
 
@@ -58,8 +57,8 @@ def _stem(path: str | Path) -> Path:
 
 def _packed(learned: Learned) -> dict[str, Tensor]:
     """Return all tensors of what was learned, with prefixes that tell their kinds apart."""
-    units = _prefixed(_UNIT, learned.unit_tensors)
-    return learned.tensors | units | _prefixed(_STATE, learned.state)
+    more = _prefixed(_UNIT, learned.unit_tensors) | _prefixed(_STATE, learned.state)
+    return learned.tensors | more
 
 
 def _unpacked(tensors: Mapping[str, Tensor]) -> Learned:
@@ -150,7 +149,7 @@ class Checkpoint:
         }
         tensors = _packed(learned)
         for number, (_, result) in enumerate(self.steps.done):
-            tensors |= _prefixed(f"{_STEP}{number}.", result)
+            tensors |= _prefixed(f"step.{number}.", result)
         save_tensors(self.path, tensors, about)
         self._written = time.monotonic()
 
@@ -170,7 +169,7 @@ class Checkpoint:
             for n, t in tensors.items()
         }
         for number, name in enumerate(about["steps"]):
-            tensors, result = _split(tensors, f"{_STEP}{number}.")
+            tensors, result = _split(tensors, f"step.{number}.")
             self.steps.done.append((name, result))
         if about["epoch"]:
             known = {name: about[name] for name in ("epoch", "history", "converged")}
@@ -202,15 +201,11 @@ def save_tensors(
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     header = {"metadata": text, "sha256": _digest(plain, text)}
-    write_bytes(path, _ordered(save(plain, metadata=header)))
-
-
-def _ordered(content: bytes) -> bytes:
-    """Return a safetensors file with the keys of its header, which come in any order, sorted."""
-    header, data = _divided(content)
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data
+    about, data = _divided(save(plain, metadata=header))
+    # the keys of the header come in any order
+    ordered = json.dumps(about, sort_keys=True, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    write_bytes(path, len(ordered).to_bytes(8, "little") + ordered + data)
 
 
 def _divided(content: bytes) -> tuple[dict[str, Any], bytes]:

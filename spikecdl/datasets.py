@@ -30,9 +30,7 @@ WHISKER = {
 }
 """Recordings of the whisker data by name, with the units of each."""
 
-_BIN = 1e-3  # seconds, of the originals
-_TRIAL = 3000  # bins
-_DURATION = _TRIAL * _BIN
+_BIN, _TRIAL = 1e-3, 3000  # seconds, and bins of a trial, of the originals
 _PARTS = {"trngdataBis.mat": "idxtr", "testdataBis.mat": "idxts"}  # file: positions of its trials
 
 
@@ -124,21 +122,21 @@ def _whisker(name: str, folder: str | Path | None) -> SpikeTrains:
     converted = _shelf(folder) / f"{name}.nwb"
     if converted.exists():
         return read_nwb(converted)
-    times, splits = [], []
+    times, splits, duration = [], [], _TRIAL * _BIN
     for unit in WHISKER[name]:
         y, is_train = _recorded(name, unit, "y", folder)
         trial, bin_ = np.nonzero(y)
-        times.append(trial * _DURATION + (bin_ + 0.5) * _BIN)
+        times.append(trial * duration + (bin_ + 0.5) * _BIN)
         splits.append(is_train)
     if not all(np.array_equal(split, splits[0]) for split in splits):
         raise ValueError(f"the units of {name} have other trials in their training files")
-    start = np.arange(len(splits[0])) * _DURATION
+    start = np.arange(len(splits[0])) * duration
     return SpikeTrains.from_arrays(
         times,
-        observed=(0.0, len(start) * _DURATION),
+        observed=(0.0, len(start) * duration),
         trials={
             "start_time": start,
-            "stop_time": start + _DURATION,
+            "stop_time": start + duration,
             "split": np.where(splits[0], "train", "test").astype(object),
             "stimulus": np.full(len(start), int(name[-1])),
         },

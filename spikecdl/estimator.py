@@ -23,7 +23,7 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import History
 from spikecdl.model.penalties import Penalty
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Problem, Trainer
 
@@ -231,7 +231,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
                 for listener in filter(None, (show, on_epoch)):
                     listener(state)
 
-            with threads.for_size(problem.size):
+            with parallel.for_size(problem.size):
                 learned = trainer.fit(problem, learned, after_epoch)
             learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
             training.announce(training.AFTER)

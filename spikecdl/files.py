@@ -215,8 +215,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        holder = ""
+        with suppress(OSError):
+            holder = path.read_text("utf-8")
         raise ValueError(
-            f"{what} is in use by {_holder(path)}; wait until it ends, or choose another"
+            f"{what} is in use by {holder or 'another process'}; wait until it ends, or choose "
+            "another"
         ) from None
     try:
         started = datetime.now().astimezone().isoformat(" ", "seconds")
@@ -226,13 +230,6 @@ def locked(path: Path, what: str) -> Iterator[None]:
         with suppress(OSError):  # Windows removes it with the lock
             path.unlink()
         lock.release()
-
-
-def _holder(path: Path) -> str:
-    """Return what `locked` has written about the process that holds a lock."""
-    with suppress(OSError):
-        return path.read_text("utf-8") or "another process"
-    return "another process"
 
 
 def remove_leftovers(path: Path) -> None:

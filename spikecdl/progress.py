@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 if TYPE_CHECKING:
     from spikecdl.training import Learned
 
-_TICK = 0.5  # seconds between updates of a terminal
 _PAUSE = 10.0  # seconds between lines where there is no terminal
 _LONG = 2.0  # seconds of compilation, after which it is announced
 COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
@@ -33,11 +32,6 @@ class State(NamedTuple):
     total: int | None = None
     latest: float = 0.0
     first: tuple[int, float] | None = None
-
-    @property
-    def fraction(self) -> float | None:
-        """How much of the stage is done, if it is known."""
-        return None if self.total is None else self.done / max(self.total, 1)
 
     def left(self, now: float) -> float | None:
         """Seconds that the rest will take at the pace until now, if it is known."""
@@ -150,13 +144,11 @@ def _show(progress: Progress, over: threading.Event) -> None:
     """Show progress until it is over, or standard error is closed."""
     stream = sys.stderr
     with suppress(OSError, ValueError):
-        _show_bar(progress, over, stream) if stream.isatty() else _print(progress, over, stream)
-
-
-def _print(progress: Progress, over: threading.Event, stream: TextIO) -> None:
-    while not over.wait(_PAUSE):
-        stream.write(f"{progress}\n")
-        stream.flush()
+        if stream.isatty():
+            _show_bar(progress, over, stream)
+        while not over.wait(_PAUSE):
+            stream.write(f"{progress}\n")
+            stream.flush()
 
 
 def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None:
@@ -167,14 +159,12 @@ def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None
     columns: tuple[Any, ...] = (BarColumn(bar_width=20), TextColumn("{task.description}"))
     console = Console(file=stream)
     with Bar(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(str(progress), total=None)
-        while True:
-            fraction = progress.state.fraction
-            total = None if fraction is None else 1.0
-            bar.update(task, description=str(progress), total=total, completed=fraction or 0.0)
+        task, is_over = bar.add_task("", total=None), False
+        while not is_over:
+            at = progress.state
+            bar.update(task, description=str(progress), total=at.total, completed=at.done)
             bar.refresh()
-            if over.wait(_TICK):
-                return
+            is_over = over.wait(0.5)  # seconds between updates
 
 
 def showing_steps(progress: Progress) -> AbstractContextManager[None]:
@@ -203,16 +193,12 @@ def showing_epochs(progress: Progress, epochs_at_most: int) -> Callable[[Learned
     def on_epoch(state: Learned) -> None:
         if progress.state.stage != TRAINING:
             progress.begin(TRAINING)
-        progress(_epoch(state, epochs_at_most), state.epoch, epochs_at_most)
+        record = state.history[-1]
+        events = f", {record['n_events']} events" if "n_events" in record else ""
+        text = f"epoch {state.epoch} of at most {epochs_at_most}, loss {record['loss']:.5g}{events}"
+        progress(text, state.epoch, epochs_at_most)
 
     return on_epoch
-
-
-def _epoch(state: Learned, last: int) -> str:
-    """Describe the latest epoch."""
-    record = state.history[-1]
-    events = f", {record['n_events']} events" if "n_events" in record else ""
-    return f"epoch {state.epoch} of at most {last}, loss {record['loss']:.5g}{events}"
 
 
 @contextmanager

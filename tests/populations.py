@@ -8,7 +8,7 @@ import numpy as np
 
 from spikecdl import BinnedSpikes, read_counts
 from spikecdl.data import Truth
-from spikecdl.data.counts_file import CountsFile
+from spikecdl.data.counts_file import allocate, finish
 from spikecdl.simulate import random_events, simulate
 
 BIN, LENGTH = 0.01, 50  # seconds, and bins of a sequence
@@ -69,8 +69,7 @@ def in_a_file(
     baseline = rng.gamma(8, rate / 8, n_units)
     shape = (1, 1, len(templates))
     events = random_events(shape, n_bins - LENGTH + 1, LENGTH, 0.0, n_events, rng)
-    file = CountsFile(path)
-    counts = file.allocate("counts", (1, n_units, n_bins), np.int16)
+    counts = allocate(path, "counts", (1, n_units, n_bins), np.int16)
     covered = events["onset"].to_numpy()[:, None] + np.arange(LENGTH)
     for unit in range(n_units):
         eta = np.zeros(n_bins)
@@ -81,7 +80,7 @@ def in_a_file(
     unit_norm, rates = templates / norms[:, None, None], baseline[None]
     truth = Truth(unit_norm, events, rates, BIN, "poisson", "joint", {"random_state": random_state})
     drawn = BinnedSpikes.from_array(counts[..., :1], BIN, trial_starts=[0.0], truth=truth)
-    file.finish(drawn)
+    finish(path, drawn)
     return read_counts(path)
 
 

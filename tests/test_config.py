@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from spikecdl import DCEA, L1, Binomial, config
 from spikecdl.model.families import FAMILIES, Poisson
 from spikecdl.model.penalties import PENALTIES
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.training import TRAINERS
 
 
@@ -126,10 +126,10 @@ class TestThreads:
         return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]
 
     def test_small_and_large(self):
-        with threads.for_size(threads.SMALL - 1):
+        with parallel.for_size(parallel.SMALL - 1):
             assert {torch.get_num_threads(), *self._of_blas()} == {1}
         assert {torch.get_num_threads(), *self._of_blas()} == {2}
-        with threads.for_size(threads.SMALL):
+        with parallel.for_size(parallel.SMALL):
             assert {torch.get_num_threads(), *self._of_blas()} == {2}
 
     def test_other_threads_keep_theirs(self):
@@ -137,14 +137,14 @@ class TestThreads:
         seen, inside, done = {}, threading.Event(), threading.Event()
 
         def first():
-            with threads.for_size(1):
+            with parallel.for_size(1):
                 seen["first"] = torch.get_num_threads()
                 inside.set()
                 done.wait(60)
 
         def second():
             seen["before"] = torch.get_num_threads()
-            with threads.for_size(1):
+            with parallel.for_size(1):
                 done.set()
                 other.join(60)
                 seen["second"] = torch.get_num_threads()
@@ -161,7 +161,7 @@ class TestThreads:
         assert torch.get_num_threads() == 2
 
     def test_restored_after_an_error(self):
-        with pytest.raises(KeyError), threads.for_size(1):
+        with pytest.raises(KeyError), parallel.for_size(1):
             raise KeyError
         assert torch.get_num_threads() == 2
 
@@ -173,7 +173,7 @@ class TestThreads:
             return (torch.full((2, 2), float(number)) @ torch.eye(2, requires_grad=True)).square()
 
         with torch.autocast("cpu", torch.bfloat16):
-            found = list(threads.on_each(square, range(5), torch.device("cpu")))
+            found = list(parallel.on_each(square, range(5), torch.device("cpu")))
         assert [float(one[0, 0]) for one in found] == [0, 1, 4, 9, 16]
         assert {one.dtype for one in found} == {torch.bfloat16}  # the precision of the caller
         assert used == [(1, False)] * 5
@@ -181,5 +181,5 @@ class TestThreads:
 
     def test_errors_of_an_item_are_raised(self):
         with pytest.raises(ZeroDivisionError):
-            list(threads.on_each(lambda number: 1 / number, [1, 0, 2], torch.device("cpu")))
+            list(parallel.on_each(lambda number: 1 / number, [1, 0, 2], torch.device("cpu")))
         assert torch.get_num_threads() == 2

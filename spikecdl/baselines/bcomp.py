@@ -21,7 +21,7 @@ from spikecdl.evaluation.deviance import decompose
 from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1, Penalty
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.solvers.amplitudes import Baselines, Prior, fit_in_turn, of_window, prior_value
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_state, value
@@ -142,7 +142,7 @@ class BCOMP(TransformerMixin, BaseEstimator):
         length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         data = observed(counts, self.family, self.baseline)
         rows, rule = data.rows(), self._rule(data, length)
-        with threads.for_size(rows.y.numel() * self.n_templates):
+        with parallel.for_size(rows.y.numel() * self.n_templates):
             fits = [
                 self._alternate(rows, rule, initial)
                 for initial in self._initializations(rows, rule, length)
@@ -295,7 +295,7 @@ def pursue(rows: Observations, templates: Tensor, rule: Rule) -> tuple[Events, T
         span = (part.start, part.stop)
         _pursue_windows(span, loss, shapes, prior, baselines, criteria, found, number)
 
-    threads.in_parallel(work, len(level), loss.a.size * len(shapes) * threads.COSTLY)
+    parallel.in_parallel(work, len(level), loss.a.size * len(shapes) * parallel.COSTLY)
     window, rank = np.nonzero(np.arange(shape[1]) < number[:, None])
     which, onset, amplitude = (values[window, rank] for values in found)
     order = np.lexsort((onset, which, window))

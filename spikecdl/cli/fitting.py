@@ -203,7 +203,7 @@ def fit(
     from spikecdl.data import shift_to_response
     from spikecdl.evaluation.bands import bands as bootstrap
     from spikecdl.report import fit_summary, summary, verdict
-    from spikecdl.solvers.distributed import joined
+    from spikecdl.solvers.parallel import joined
 
     model = settings.model(templates)
     checkpoint = results.out / "checkpoint.safetensors"

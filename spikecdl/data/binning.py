@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl.data.binned import blocks
-from spikecdl.data.times import in_ranges
+from spikecdl.data.times import in_ranges, union
 from spikecdl.validation import positive, seconds
 
 COMMON_RATES = (
@@ -146,9 +146,7 @@ def observed_bins(
     """
     longest = int(n_bins.max())
     edges = np.zeros((starts.size, longest + 1), dtype=np.int32)
-    apart = intervals[1:, 0] > intervals[:-1, 1]
-    first = intervals[np.r_[True, apart], 0] if len(intervals) else intervals[:, 0]
-    last = intervals[np.r_[apart, True], 1] if len(intervals) else intervals[:, 1]
+    first, last = union(intervals).T
     stops = starts + _first_tick(n_bins, clock)
     which, trial = in_ranges(np.searchsorted(last, starts), np.searchsorted(first, stops))
     begin = np.clip(-clock.bins(starts[trial] - first[which]), 0, None)

@@ -21,45 +21,35 @@ if TYPE_CHECKING:
 _KIND = "spikecdl counts"  # attribute `kind` of the file
 
 
-class CountsFile:
-    """A new file of counts: allocate its arrays, fill them, finish."""
+def allocate(path: Path, name: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Return an array of zeros that is a map of a file of counts, which is made if it is missing.
 
-    def __init__(self, path: Path) -> None:
-        import h5py
+    Writing to it writes to the file; `finish` adds the rest.
+    """
+    import h5py
+    from h5py import h5d, h5p
 
-        self._path = path
-        self._arrays: list[np.memmap] = []
-        with h5py.File(path, "w") as file:
-            file.attrs["kind"] = _KIND
+    in_one_piece = h5p.create(h5p.DATASET_CREATE)
+    in_one_piece.set_layout(h5d.CONTIGUOUS)
+    in_one_piece.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    with h5py.File(path, "a") as file:
+        file.attrs["kind"] = _KIND
+        file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
+    with hdf5.opened(path, "counts in HDF5") as file:
+        return _mapped(path, file[name], "r+")
 
-    def allocate(self, name: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """Return an array of zeros that is a map of the file: writing to it writes to the file."""
-        import h5py
-        from h5py import h5d, h5p
 
-        in_one_piece = h5p.create(h5p.DATASET_CREATE)
-        in_one_piece.set_layout(h5d.CONTIGUOUS)
-        in_one_piece.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-        with h5py.File(self._path, "r+") as file:
-            file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
-        with hdf5.opened(self._path, "counts in HDF5") as file:
-            self._arrays.append(_mapped(self._path, file[name], "r+"))
-        return self._arrays[-1]
+def finish(path: Path, counts: BinnedSpikes) -> None:
+    """Write all parts of the counts that are not in the file yet."""
+    import h5py
 
-    def finish(self, counts: BinnedSpikes) -> None:
-        """Write all parts of the counts that are not in the file yet."""
-        import h5py
-
-        for array in self._arrays:
-            array.flush()
-        self._arrays.clear()  # so that the file is closed when the counts are
-        with h5py.File(self._path, "r+") as file:
-            file["header"] = json.dumps(counts.header())
-            file["trial_starts"] = counts.trial_starts
-            if counts.truth is not None:
-                file["truth/header"] = json.dumps(counts.truth.header())
-                for name, values in counts.truth.arrays().items():
-                    file[f"truth/{name}"] = values
+    with h5py.File(path, "r+") as file:
+        file["header"] = json.dumps(counts.header())
+        file["trial_starts"] = counts.trial_starts
+        if counts.truth is not None:
+            file["truth/header"] = json.dumps(counts.truth.header())
+            for name, values in counts.truth.arrays().items():
+                file[f"truth/{name}"] = values
 
 
 def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSpikes:
@@ -76,13 +66,12 @@ def write_counts(path: str | os.PathLike[str], counts: BinnedSpikes) -> BinnedSp
     """
     needed = {"counts": True, "mask": not counts.mask.all(), "n_pooled": counts.n_pooled.max() > 1}
     with replacing(path, counts.source, sealed=True) as temporary:
-        file = CountsFile(temporary)
         for name in filter(needed.get, needed):
             array = getattr(counts, name)
-            stored = file.allocate(name, array.shape, array.dtype)
+            stored = allocate(temporary, name, array.shape, array.dtype)
             for block in blocks(array.shape):
                 stored[block] = array[block]
-        file.finish(counts)
+        finish(temporary, counts)
     return read_counts(path)
 
 
@@ -123,7 +112,8 @@ def read_counts(path: str | os.PathLike[str]) -> BinnedSpikes:
 
 def is_counts_file(path: Path) -> bool:
     """Return whether a file is of this format."""
-    return hdf5.kind(path) == _KIND
+    with hdf5.peeked(path) as file:
+        return file is not None and str(hdf5.attribute(file, "kind", "")) == _KIND
 
 
 def _mapped(path: Path, dataset: h5py.Dataset, mode: Any = "r") -> np.memmap:

@@ -53,19 +53,17 @@ def opened(
         if path.is_dir() or not h5py.is_hdf5(path):
             raise ValueError(f"not an HDF5 file, so not {called}, or cut short")
         has_seal(path)
-        with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
-            _check_links(file, path, follow_links, set())
-            if not follow_links:
-                _check_sizes(file, path, parts, leave_out)
-                yield file
-        if follow_links:  # the library opens the other files
-            with h5py.File(path, "r") as file:
+        with _Guarded(path) as guarded:
+            with h5py.File(guarded, "r") as file:
+                _check_links(file, path, follow_links, set())
+            # the library looks for other files beside a path
+            with h5py.File(path if follow_links else guarded, "r") as file:
                 _check_sizes(file, path, parts, leave_out)
                 yield file
 
 
 @contextmanager
-def _peeked(path: Path) -> Iterator[h5py.File | None]:
+def peeked(path: Path) -> Iterator[h5py.File | None]:
     """Open a file to see what it is; None if it is not HDF5."""
     import h5py
 
@@ -80,7 +78,7 @@ def names(path: Path, group: str = "/") -> set[str]:
     """Return what a group of an HDF5 file holds; nothing if there is no such file or group."""
     from h5py import h5g, h5l, h5o
 
-    with _peeked(path) as file:
+    with peeked(path) as file:
         inside = None if file is None else file.id
         for part in filter(None, group.encode().split(b"/")):
             if inside is None or part not in list(inside):
@@ -89,12 +87,6 @@ def names(path: Path, group: str = "/") -> set[str]:
             found = h5o.open(inside, part) if here else None
             inside = found if isinstance(found, h5g.GroupID) else None
         return {name.decode(errors="replace") for name in inside or ()}
-
-
-def kind(path: Path) -> str:
-    """Return the attribute ``kind`` of an HDF5 file; "" if there is none or it is not HDF5."""
-    with _peeked(path) as file:
-        return "" if file is None else str(attribute(file, "kind", ""))
 
 
 def values(dataset: h5py.Dataset, at_once: int = 64) -> Any:
@@ -194,28 +186,29 @@ def _check_links(file: h5py.File, path: Path, follow: bool, seen: set[Path]) -> 
             _check_source(name, path, seen, *source)
 
 
-def _check_source(name: str, path: Path, seen: set[Path], file: bytes, inside: bytes | int) -> None:
+def _check_source(name: str, path: Path, seen: set[Path], file: Any, inside: Any) -> None:
     """Raise unless another file holds an object, or has as many bytes."""
     import h5py
 
-    found = path if file == b"." else path.parent / os.fsdecode(file)
     if isinstance(inside, int):  # the library looks for these in the working folder
         found = Path(os.fsdecode(file))
-    there = found.is_file()
-    if there and isinstance(inside, int):
-        there = found.stat().st_size >= inside
-    elif there:
-        if found.resolve() not in seen:
+        there = found.is_file() and found.stat().st_size >= inside
+    else:
+        found = path.parent / os.fsdecode(file) if file not in (b".", ".") else path
+        there = found.is_file()
+        if there and found.resolve() not in seen:
             with _Guarded(found) as guarded, h5py.File(guarded, "r") as other:
                 _check_links(other, found, True, seen)
-        with h5py.File(found, "r") as other:
-            there = inside in other
+        if there:
+            with h5py.File(found, "r") as other:
+                there = inside in other
     if not there:
         raise ValueError(f"the values of {name} are missing: they should be in {str(found)!r}")
 
 
 def _elsewhere(file: h5py.File) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield what has its values in other files: its name, how, and pairs of file and object."""
+    import h5py
     from h5py import h5d, h5g, h5l, h5o
 
     groups, seen = [("", h5o.open(file.id, b"/"))], set[int]()
@@ -234,24 +227,18 @@ def _elsewhere(file: h5py.File) -> Iterator[tuple[str, tuple[Any, ...]]]:
             seen.add(address)
             if isinstance(thing, h5g.GroupID):
                 groups.append((name, thing))
-            elif isinstance(thing, h5d.DatasetID) and (how := _storage(thing)):
+            elif isinstance(thing, h5d.DatasetID) and (how := _storage(h5py.Dataset(thing))):
                 yield name, how
 
 
-def _storage(dataset: h5py.h5d.DatasetID) -> tuple[Any, ...]:
+def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
     """Return how a dataset is stored in other files, and pairs of file and object; () if not."""
-    from h5py import h5d
-
-    how = dataset.get_create_plist()
-    if how.get_layout() == h5d.VIRTUAL:
-        virtual = range(how.get_virtual_count())
-        files = (how.get_virtual_filename(i).encode() for i in virtual)
-        objects = (how.get_virtual_dsetname(i).encode() for i in virtual)
-        return ("a virtual dataset", *(list(zip(files, objects, strict=True)) or [(b"", b"")]))
-    n_bytes = math.prod(dataset.shape or (0,)) * dataset.get_type().get_size()
-    parts = [how.get_external(i) for i in range(how.get_external_count())]
-    sources = ((file, start + min(size, n_bytes)) for file, start, size in parts)
-    return ("stored externally", *sources) if parts else ()
+    if dataset.is_virtual:
+        virtual = [(part.file_name, part.dset_name) for part in dataset.virtual_sources()]
+        return ("a virtual dataset", *(virtual or [("", "")]))
+    n_bytes = math.prod(dataset.shape or (0,)) * dataset.id.get_type().get_size()
+    parts = [(f, start + min(size, n_bytes)) for f, start, size in dataset.external or ()]
+    return ("stored externally", *parts) if parts else ()
 
 
 def _check_sizes(
@@ -311,21 +298,13 @@ def _check_chunks(name: str, dataset: h5py.Dataset, n_bytes: int, size: int) -> 
     filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
     if filters.count(h5z.FILTER_DEFLATE) > 1:
         raise ValueError(f"{name} is compressed more than once; write the file anew")
-    large = []
-    most = memory_limit(size) // 1032  # bytes that deflate can make of one
-
-    def look(chunk: Any) -> None:
-        if chunk.size > most:
-            large.append(chunk.chunk_offset)
-
     if h5z.FILTER_DEFLATE not in filters:
         return
-    position = filters.index(h5z.FILTER_DEFLATE)
-    dataset.id.chunk_iter(look)
-    for offset in large:
-        mask, packed = dataset.id.read_direct_chunk(offset)
-        if (
-            not mask >> position & 1
-            and len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes
-        ):
+    position, chunks = filters.index(h5z.FILTER_DEFLATE), list[Any]()
+    dataset.id.chunk_iter(chunks.append)
+    most = memory_limit(size) // 1032  # bytes that deflate can make of one
+    for chunk in (each for each in chunks if each.size > most):
+        mask, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+        is_packed = not mask >> position & 1
+        if is_packed and len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes:
             raise ValueError(f"a chunk of {name} holds more than it declares")

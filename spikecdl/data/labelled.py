@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,15 +27,6 @@ class Values(NamedTuple):
     known: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A class of another library, and the function that turns its objects into `Values`."""
-
-    library: str
-    name: str
-    values: Callable[[Any], Values]
-
-
 def is_a(value: Any, library: str, *names: str) -> bool:
     """Return whether a value is of a class of a library, which need not be installed for that."""
     return any(
@@ -45,41 +35,36 @@ def is_a(value: Any, library: str, *names: str) -> bool:
     )
 
 
-def labelled(value: Any) -> Labelled | None:
-    """Return the member of `LABELLED` that a value is an object of, if any."""
-    return next((one for one in LABELLED if is_a(value, one.library, one.name)), None)
+def labelled(value: Any) -> Callable[[Any], Values] | None:
+    """Return what turns a value into `Values`, if it is an object of a class in `LABELLED`."""
+    return next((values for of, values in LABELLED.items() if is_a(value, *of)), None)
 
 
 def values_of(array: Any) -> Values:
     """Return the values of an array, in its own order if nothing says what its axes are."""
-    kind = labelled(array)
-    return Values(np.asarray(array), {}) if kind is None else kind.values(array)
+    values = labelled(array)
+    return Values(np.asarray(array), {}) if values is None else values(array)
 
 
 def _of_xarray(array: Any) -> Values:
-    axes = [_NAMES.get(str(name).lower().removesuffix("s")) for name in array.dims]
-    if None in axes or len(set(axes)) < len(axes) or "time" not in axes or len(axes) == 1:
+    axes = {_NAMES.get(str(name).lower().removesuffix("s")): name for name in array.dims}
+    if None in axes or len(axes) < max(2, array.ndim) or "time" not in axes:
         raise ValueError(
             f"dimensions {array.dims} of the DataArray must be named trial, unit and time; use its "
             "`rename`, or pass its `values` in the order (trial, unit, bin)"
         )
-    order = sorted(range(len(axes)), key=lambda i: _AXES.index(str(axes[i])))
-    values = array.values.transpose(order)
-    for i, axis in enumerate(_AXES):
-        if axis not in axes:
-            values = np.expand_dims(values, i)
-    ids = dict(zip(axes, array.dims, strict=True))
+    values = array.transpose(*(axes[axis] for axis in _AXES if axis in axes)).values
+    values = np.expand_dims(values, [i for i, axis in enumerate(_AXES) if axis not in axes])
     known: dict[str, Any] = {}
     for axis in ("trial", "unit"):
-        if axis in ids and ids[axis] in array.coords:
-            known[f"{axis}_ids"] = [plain(v) for v in array.coords[ids[axis]].values]
-    if ids["time"] in array.coords:
-        edges = array.coords[ids["time"]].values
+        if axes.get(axis) in array.coords:
+            known[f"{axis}_ids"] = [plain(v) for v in array.coords[axes[axis]].values]
+    time = axes["time"]
+    if time in array.coords:
+        edges = array.coords[time].values
         if edges.dtype.kind not in "iuf":
-            raise TypeError(
-                f"coordinate {ids['time']!r} must be numbers, in seconds, not {edges.dtype}"
-            )
-        if (size := _spacing(edges, str(ids["time"]))) is not None:
+            raise TypeError(f"coordinate {time!r} must be numbers, in seconds, not {edges.dtype}")
+        if (size := _spacing(edges, str(time))) is not None:
             known |= {"t_start": float(edges[0]), "bin_size": size}
     return Values(values, known)
 
@@ -118,13 +103,13 @@ def _of_sparse(matrix: Any) -> Values:
     return Values(matrix.toarray()[None], {})
 
 
-LABELLED = (
-    Labelled("xarray", "DataArray", _of_xarray),
-    Labelled("pynapple", "TsdFrame", _of_frame),
-    Labelled("pynapple", "Tsd", _of_frame),
-    Labelled("elephant", "BinnedSpikeTrain", _of_elephant),
-    Labelled("scipy", "_spbase", _of_sparse),
-)
+#: Classes of other libraries, and the function that turns their objects into `Values`.
+LABELLED = {
+    ("xarray", "DataArray"): _of_xarray,
+    ("pynapple", "TsdFrame", "Tsd"): _of_frame,
+    ("elephant", "BinnedSpikeTrain"): _of_elephant,
+    ("scipy", "_spbase"): _of_sparse,
+}
 
 
 def _spacing(times: np.ndarray, name: str, tolerance: float = 1e-6) -> float | None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates, read_only
+from spikecdl.data.times import read_only
+from spikecdl.data.truth import EVENT_COLUMNS, LAYOUTS, check_templates
 from spikecdl.validation import one_of, real, shaped
 
 if TYPE_CHECKING:
@@ -38,6 +39,21 @@ class Fitted(Protocol):
 
 
 M = TypeVar("M", bound=Fitted)
+
+#: Columns of `Decomposition.events`, in the words of files.
+DESCRIPTIONS = {
+    "trial": "trial",
+    "unit": "unit; -1 where units share the codes of one template",
+    "template": "number of the template",
+    "time": "onset of the template, in seconds from what the window is aligned to",
+    "amplitude": "amplitude of the code",
+    "response_time": "when the template rises above a fifth of its largest change",
+    "peak_time": "when the template is largest, in the time of its onset",
+    "probability": "probability that the template begins here, given the fitted model",
+    "amplitude_sd": "posterior standard deviation of the amplitude, given that there is an event",
+    "time_sd": "posterior standard deviation of the onset, in seconds",
+    "q_value": "smallest false discovery rate at which the event is kept",
+}
 
 
 class Certainty(NamedTuple):
@@ -133,25 +149,6 @@ def shift_to_response(model: M, fraction: float = 0.2) -> M:
     return one
 
 
-class _Computed:
-    """A field that may be given as a function, which is called when it is first needed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        value = vars(instance)[self._name]
-        if callable(value):
-            value = instance.checked(self._name, value())
-            vars(instance)[self._name] = value
-        return value
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        vars(instance)[self._name] = value
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Decomposition:
     """What a fitted model finds in a set of counts: the rate of each window in its parts.
@@ -215,9 +212,19 @@ class Decomposition:
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
         check_templates(np.asarray(self.templates))
-        for name, value in list(vars(self).items()):
-            if name in self._shapes and not callable(value):
-                object.__setattr__(self, name, self.checked(name, value))
+        object.__setattr__(self, "_later", {})
+        for name in self._shapes:
+            if callable(value := vars(self)[name]):
+                self._later[name] = vars(self).pop(name)
+            else:
+                vars(self)[name] = self._checked(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Call the function that a field was given as, when the field is first needed."""
+        if name not in vars(self).get("_later", ()):
+            raise AttributeError(f"Decomposition has no attribute {name!r}", name=name, obj=self)
+        vars(self)[name] = self._checked(name, self._later[name]())
+        return vars(self)[name]
 
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -237,7 +244,7 @@ class Decomposition:
             shapes["history_filter"] = (units, *np.shape(self.history_filter)[-1:])
         return shapes
 
-    def checked(self, name: str, value: Any) -> Any:
+    def _checked(self, name: str, value: Any) -> Any:
         """Return the value of a field, read-only, of the shape that it must have."""
         found = read_only(value)
         shaped(name, found, self._shapes[name])
@@ -245,8 +252,8 @@ class Decomposition:
 
     def of_units(self, name: str, units: Sequence[int] | slice) -> np.ndarray:
         """Return the ``rate`` or ``contributions`` of some units, in the memory of theirs alone."""
-        value = vars(self)[one_of("name", name, ("rate", "contributions"))]
-        return value(units) if callable(value) else value[:, units]
+        is_later = one_of("name", name, ("rate", "contributions")) not in vars(self)
+        return self._later[name](units) if is_later else getattr(self, name)[:, units]
 
     def __repr__(self) -> str:
         model = f"family={self.family.name!r}, layout={self.layout!r}"
@@ -368,7 +375,3 @@ class Decomposition:
             "time_sd": time_sd * self.counts.bin_size,
             "q_value": q_value,
         }
-
-
-for _name in ("rate", "contributions", "deviance_explained", "deviance_explained_per_unit"):
-    setattr(Decomposition, _name, _Computed(_name))

@@ -7,27 +7,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import binning
+from spikecdl.data import binning, counts_file
+from spikecdl.data import times as timing
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.binning import Allocate, Clock, bin_spikes
-from spikecdl.data.counts_file import CountsFile, read_counts
 from spikecdl.data.labelled import is_a
-from spikecdl.data.times import (
-    Windows,
-    as_observed,
-    as_table,
-    check_columns,
-    check_observed,
-    check_seconds,
-    check_times,
-    check_trials,
-    interval_of,
-    spike_arrays,
-)
 from spikecdl.data.truth import Truth
 from spikecdl.files import naming, replacing
 from spikecdl.validation import counted, distinct, one_of, positive
@@ -90,22 +79,20 @@ class SpikeTrains:
         if not len(self.times):
             raise ValueError("`times` must hold at least one unit")
         object.__setattr__(self, "unit_ids", distinct("unit_ids", self.unit_ids, self.n_units))
-        n_observed = len(self.observed)
-        if n_observed != self.n_units:
-            raise ValueError(f"`observed` has {n_observed} entries for {self.n_units} units")
-        for name, check in (("times", check_times), ("observed", check_observed)):
+        for name, value in (("observed", self.observed), ("units", self.units)):
+            if value is not None and len(value) != self.n_units:
+                raise ValueError(f"`{name}` has {len(value)} entries for {self.n_units} units")
+        for name, check in (("times", timing.check_times), ("observed", timing.check_observed)):
             arrays = tuple(map(check, self.unit_ids, getattr(self, name)))
             object.__setattr__(self, name, arrays)
         if self.clock_rate is not None:
             positive("clock_rate", self.clock_rate, "ticks per second")
-        if self.units is not None and len(self.units) != self.n_units:
-            raise ValueError(f"`units` has {len(self.units)} rows for {self.n_units} units")
         if self.trials is not None:
-            check_trials(self.trials)
+            timing.check_trials(self.trials)
         if "trials" in self.intervals:
             raise ValueError("`intervals` must not hold 'trials'; give them as `trials`")
         for name, table in self.intervals.items():
-            check_columns(name, table, "start_time")
+            timing.check_columns(name, table, "start_time")
         shape = (1 if self.trials is None else len(self.trials), self.n_units)
         if self.truth is not None and self.truth.baseline.shape != shape:
             raise ValueError(
@@ -172,12 +159,12 @@ class SpikeTrains:
             if unit_ids is None and "unit_id" in units:
                 unit_ids, units = list(units["unit_id"]), units.drop(columns="unit_id")
             units = units if len(units.columns) else None
-        ids, arrays = spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
-        trial_table = None if trials is None else as_table("trials", trials)
-        tables = {name: as_table(name, table) for name, table in (intervals or {}).items()}
+        ids, arrays = timing.spike_arrays(times, unit_ids, sort=sort, duplicates=duplicates)
+        trial_table = None if trials is None else timing.as_table("trials", trials)
+        tables = {name: timing.as_table(name, table) for name, table in (intervals or {}).items()}
         spans = [table for table in (trial_table, *tables.values()) if table is not None]
-        filled = as_observed(observed, arrays, spans)
-        check_seconds(arrays, spans, () if observed is None else filled)
+        filled = timing.as_observed(observed, arrays, spans)
+        timing.check_seconds(arrays, spans, () if observed is None else filled)
         unit_table = None if units is None else pd.DataFrame(units)
         if unit_table is not None and len(unit_table) == len(ids):
             unit_table = unit_table.set_axis(list(ids), axis=0)
@@ -234,7 +221,7 @@ class SpikeTrains:
         rates = np.full(self.n_units, np.nan)
         for unit, (times, observed) in enumerate(zip(self.times, self.observed, strict=True)):
             if len(observed):
-                inside = interval_of(times, observed) >= 0
+                inside = timing.interval_of(times, observed) >= 0
                 rates[unit] = inside.sum() / np.diff(observed, axis=1).sum()
         return rates
 
@@ -298,7 +285,7 @@ class SpikeTrains:
         with naming(self.source):
             chosen = self._unit_positions(units)
             rows = self._table(table)
-            windows = Windows.of(table, rows, trials, align, window)
+            windows = timing.Windows.of(table, rows, trials, align, window)
             windows.check_inside(self.t_start, self.t_stop)
             times = [self.times[i] for i in chosen]
             observed = [self.observed[i] for i in chosen]
@@ -319,7 +306,7 @@ class SpikeTrains:
                 truth = truth.shift(windows.starts - starts, windows.durations)
 
             timed = ["start_time" if align is None else align, *["stop_time"] * (window is None)]
-            every = Windows.of(table, rows.dropna(subset=timed), None, align, window)
+            every = timing.Windows.of(table, rows.dropna(subset=timed), None, align, window)
             in_all = (every.starts, every.durations, clock)
             shape = (len(n_bins), len(chosen), int(n_bins.max()))
             binning.check_size(shape, self.times, every.starts, every.durations)
@@ -350,9 +337,8 @@ class SpikeTrains:
             if file is None:
                 return binned(lambda name, shape, dtype: np.zeros(shape, dtype), np.int32)
             with replacing(file, self.source, sealed=True) as temporary:
-                stored = CountsFile(temporary)
-                stored.finish(binned(stored.allocate))
-            return replace(read_counts(file), windows=windows.chosen)
+                counts_file.finish(temporary, binned(partial(counts_file.allocate, temporary)))
+            return replace(counts_file.read_counts(file), windows=windows.chosen)
 
     def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
         chosen = self.unit_ids if units is None else units
@@ -364,6 +350,6 @@ class SpikeTrains:
 
     def _table(self, name: str) -> pd.DataFrame:
         """Return a table by name; one row for the whole recording if there are no trials."""
-        whole = as_table("trials", [[self.t_start, self.t_stop]])
+        whole = timing.as_table("trials", [[self.t_start, self.t_stop]])
         known = {"trials": whole, **self.tables}
         return known[one_of("table", name, known)]

@@ -61,7 +61,7 @@ def _seconds(unit: int | str, times: Any) -> np.ndarray:
 
 def check_times(unit: int | str, times: Any) -> np.ndarray:
     """Return one unit's times as a read-only array, or raise if not 1-D, finite and sorted."""
-    array = np.asarray(times, dtype=float).view()
+    array = np.asarray(times, dtype=float)
     if array.ndim != 1:
         raise ValueError(f"`times` of unit {unit!r} must be 1-D, not of shape {array.shape}")
     if not np.isfinite(array).all():
@@ -70,8 +70,14 @@ def check_times(unit: int | str, times: Any) -> np.ndarray:
         raise ValueError(
             f"`times` of unit {unit!r} are not sorted; use np.sort, or from_arrays(sort=True)"
         )
-    array.flags.writeable = False
-    return array
+    return read_only(array)
+
+
+def read_only(values: Any) -> np.ndarray:
+    """Return a read-only array that shares the memory of another."""
+    view = np.asarray(values).view()
+    view.flags.writeable = False
+    return view
 
 
 def check_seconds(
@@ -102,7 +108,7 @@ def check_seconds(
 
 def check_observed(unit: int | str, observed: Any) -> np.ndarray:
     """Return one unit's observed intervals, read-only, or raise if not sorted and disjoint."""
-    array = np.asarray(observed, dtype=float).reshape(-1, 2).view()
+    array = np.asarray(observed, dtype=float).reshape(-1, 2)
     if not np.isfinite(array).all() or np.any(array[:, 1] <= array[:, 0]):
         raise ValueError(
             f"`observed` of unit {unit!r} must be finite intervals that stop after they start"
@@ -113,8 +119,7 @@ def check_observed(unit: int | str, observed: Any) -> np.ndarray:
         raise ValueError(
             f"`observed` of unit {unit!r}: {first} and {second} s overlap or are not sorted"
         )
-    array.flags.writeable = False
-    return array
+    return read_only(array)
 
 
 def as_observed(
@@ -156,13 +161,11 @@ def _whole_recording(times: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]
 
 def union(intervals: np.ndarray) -> np.ndarray:
     """Return sorted disjoint intervals that cover the same time as any intervals (interval, 2)."""
-    joined: list[list[float]] = []
-    for start, stop in intervals[np.lexsort(intervals.T[::-1])].tolist():
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(stop, joined[-1][1])
-        else:
-            joined.append([start, stop])
-    return np.array(joined).reshape(-1, 2)
+    start, stop = intervals[np.argsort(intervals[:, 0])].T
+    stop = np.maximum.accumulate(stop)
+    edges = np.flatnonzero(start[1:] > stop[:-1]) + 1
+    first, last = np.r_[0, edges], np.r_[edges, len(start)] - 1
+    return np.stack([start[first], stop[last]], axis=1) if len(start) else intervals
 
 
 def end_to_end(spans: np.ndarray) -> np.ndarray:
@@ -308,15 +311,17 @@ class Windows:
         column = "start_time" if align is None else align
         check_columns(name, table, column)
         anchors = _times(table, column)
+        start = 0.0
         if window is None:
             check_columns(name, table, "stop_time")
-            chosen: dict[str, Any] = {"align": align, "window": None, "table": name}
-            return cls(ids, rows, anchors, _durations(table), 0.0, chosen)
-        start, stop = (real("window", edge, "seconds") for edge in window)
-        if stop <= start:
-            raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
-        chosen = {"align": align, "window": (start, stop), "table": name}
-        return cls(ids, rows, anchors + start, np.full(len(rows), stop - start), start, chosen)
+            durations = _durations(table)
+        else:
+            start, stop = (real("window", edge, "seconds") for edge in window)
+            if stop <= start:
+                raise ValueError(f"`window` (={window!r}) must stop after it starts, in seconds")
+            durations, window = np.full(len(rows), stop - start), (start, stop)
+        chosen = {"align": align, "window": window, "table": name}
+        return cls(ids, rows, anchors + start, durations, start, chosen)
 
     def check_inside(self, t_start: float, t_stop: float) -> None:
         """Raise if a window is wholly outside the recording."""

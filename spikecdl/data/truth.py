@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikecdl.data.times import check_columns, read_only
 from spikecdl.validation import counted, one_of, positive
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class Truth:
         check_templates(self.templates)
         if self.baseline.ndim != 2:
             raise ValueError(f"`baseline` {self.baseline.shape} must have shape (trial, unit)")
-        missing = [name for name in EVENT_COLUMNS if name not in self.events]
-        if missing:
-            raise ValueError(f"`events` lacks the columns {missing}; it needs {EVENT_COLUMNS}")
+        check_columns("events", self.events, *EVENT_COLUMNS)
         dtypes = dict.fromkeys(EVENT_COLUMNS, "float64") | dict.fromkeys(EVENT_COLUMNS[:3], "int64")
         events = self.events[list(EVENT_COLUMNS)].reset_index(drop=True).astype(dtypes)
         object.__setattr__(self, "events", events)
@@ -153,30 +152,24 @@ def store(target: object, *names: str) -> None:
         object.__setattr__(target, name, read_only(getattr(target, name)))
 
 
-def read_only(values: Any) -> np.ndarray:
-    """Return a read-only array that shares the memory of another."""
-    view = np.asarray(values).view()
-    view.flags.writeable = False
-    return view
-
-
 def check_templates(templates: np.ndarray) -> None:
     """Raise unless ``templates`` are (template, channel, bin), finite and of unit l2 norm."""
-    if templates.ndim != 3 or templates.size == 0:
-        raise ValueError(f"`templates` {templates.shape} must have shape (template, channel, bin)")
+    _check_axes("templates", templates)
     norms = np.linalg.norm(templates, axis=(1, 2))
     if not np.allclose(norms, 1.0, atol=1e-3):
         raise ValueError(f"`templates` must have unit l2 norm each, not {norms}")
+
+
+def _check_axes(name: str, templates: np.ndarray) -> None:
+    if templates.ndim != 3 or templates.size == 0:
+        raise ValueError(f"`{name}` {templates.shape} must have shape (template, channel, bin)")
 
 
 def unit_norm(name: str, templates: Any) -> np.ndarray:
     """Return templates of any norm, (template, channel, bin) or (template, bin), with unit norm."""
     array = np.asarray(templates, dtype=float)
     array = array[:, np.newaxis] if array.ndim == 2 else array
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(
-            f"`{name}` (shape {np.shape(templates)}) must have the shape (template, channel, bin)"
-        )
+    _check_axes(name, array)
     norms = np.linalg.norm(array, axis=(1, 2), keepdims=True)
     wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if wrong.size:

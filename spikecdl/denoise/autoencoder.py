@@ -18,7 +18,7 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import UnrolledEncoder
 from spikecdl.model.families import Poisson
 from spikecdl.model.penalties import L1
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 
 _N_MEAN = 2  # templates of the mean, which come first: one bright and one dark
 
@@ -109,7 +109,7 @@ class ImageAutoencoder(ImageNetwork):
             return self.on_tiles(self.eta, counts, before, 2 * self.border + self.stride - 1)
 
         shifts = itertools.product(range(self.stride), repeat=2)
-        total = sum(threads.on_each(moved, shifts, counts.device), torch.zeros_like(counts))
+        total = sum(parallel.on_each(moved, shifts, counts.device), torch.zeros_like(counts))
         return (total / self.stride**2).exp() / peak
 
     def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:

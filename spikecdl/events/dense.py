@@ -18,8 +18,8 @@ from spikecdl.events.model import EventModel
 from spikecdl.events.ratios import Templates
 from spikecdl.events.windows import Drawn, Found, Sums, Windows, sum_events
 from spikecdl.model.observations import Observations, earlier
-from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array, value
+from spikecdl.solvers.parallel import ALONE, Processes
 
 _PART = 2**22  # probabilities of events in memory at once
 _CROWD = 10  # stretches among which each start is drawn

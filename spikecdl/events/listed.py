@@ -17,8 +17,7 @@ from spikecdl.events.counts import Expectation
 from spikecdl.events.derivatives import NEGLIGIBLE
 from spikecdl.events.model import EventModel
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
-from spikecdl.solvers.distributed import Processes
-from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.parallel import Processes, in_parallel
 
 _FEW_PAIRS = 1e-4  # expected pairs of two templates at one lag that say nothing
 _BLOCK = 20  # template lengths of the stretches that a search looks at

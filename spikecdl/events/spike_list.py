@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.operators import add_multiple
-from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
 
 N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
 

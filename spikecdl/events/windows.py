@@ -13,10 +13,9 @@ from spikecdl.events.derivatives import Derivatives, add_derivatives
 from spikecdl.events.interactions import add_pair_derivatives, fill_interactions
 from spikecdl.events.model import ChainPrior
 from spikecdl.events.ratios import Templates, fill_count_scores, fill_ratios
-from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.losses import QUADRATIC, fill_row, value
 from spikecdl.solvers.operators import add_multiple
-from spikecdl.solvers.threads import in_parallel
+from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
 
 _MOST_FACTORS = 2**22  # of pairs of events in memory at once, shared or of a window
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike

@@ -7,24 +7,29 @@ new kind of object is one line in `CONVERTERS`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
+from spikecdl.data.labelled import is_a, labelled
+from spikecdl.data.times import as_observed, as_table, check_columns, union
 from spikecdl.files import existing
-from spikecdl.io.interop import CONVERTERS, LINKS, Converter, convert, from_table, to_pynapple
+from spikecdl.io import sorters
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
-from spikecdl.io.sorters import (
-    is_phy_folder,
-    is_spikeinterface_folder,
-    read_phy,
-    read_spikeinterface,
-)
+from spikecdl.io.sorters import read_phy, read_spikeinterface
+from spikecdl.validation import extra, listed, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "CONVERTERS",
@@ -48,20 +53,102 @@ __all__ = [
 ]
 
 
-def _content(kind: str) -> Callable[[Path], bool]:
-    return lambda path: nwb_content(path) == kind
+_LINKS = ("follow_links",)  # of readers of files that may name other files
 
 
-READERS = (
+@dataclass(frozen=True)
+class Converter:
+    """Objects or files of one kind: their name, which they are, and the function that reads them.
+
+    The function takes the object or path and, by name, those of ``arguments`` that are given to
+    `read`.
+    """
+
+    name: str
+    recognises: Callable[[Any], bool]
+    convert: Callable[..., SpikeTrains | BinnedSpikes]
+    arguments: tuple[str, ...] = ("observed", "trials")
+
+
+def from_table(table: pd.DataFrame, *, observed: Any = None, trials: Any = None) -> SpikeTrains:
+    """Return the spikes in a long table: one row per spike, with the columns ``unit`` and ``time``.
+
+    Times are in seconds of the recording; they are sorted within each unit, duplicates are kept.
+    Other columns (amplitudes, ...) are left out.
+
+    Parameters
+    ----------
+    table : DataFrame
+    observed, trials
+        As in `SpikeTrains.from_arrays`.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or a unit is not named; if there is a column ``trial``, as times are
+        then likely to be relative to trials.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from_table(pd.DataFrame({"unit": ["a", "b", "a"], "time": [0.4, 0.2, 0.1]}))
+    SpikeTrains(2 units, 3 spikes, 0 to 0.4 s)
+    """
+    check_columns("spikes", table, "unit", "time")
+    if "trial" in table:
+        raise ValueError(
+            "the table of spikes has a column 'trial'; add the start of its trial to each time, "
+            "drop the column, and give `trials`, a table with start_time and stop_time"
+        )
+    if table["unit"].isna().any():
+        raise ValueError("the table of spikes has rows without a unit; drop them, or name the unit")
+    times = {plain(unit): rows.to_numpy() for unit, rows in table.groupby("unit")["time"]}
+    more: dict[str, Any] = {"source": "table", "sort": True, "duplicates": "keep"}
+    return SpikeTrains.from_arrays(times, observed=observed, trials=trials, **more)
+
+
+def _is_of_neo(source: Any) -> bool:
+    some = source if isinstance(source, list | tuple) and source else [source]
+    return all(is_a(each, "neo", "Block", "Segment", "SpikeTrain") for each in some)
+
+
+def _of(library: str, *names: str) -> Callable[[Any], bool]:
+    return lambda source: is_a(source, library, *names)
+
+
+_SORTINGS = _of("spikeinterface", "BaseSorting", "SortingAnalyzer")
+_GROUPS = partial(SpikeTrains.from_arrays, duplicates="keep")
+_COUNTS = "a DataArray, TsdFrame, BinnedSpikeTrain or sparse array"
+CONVERTERS: tuple[Converter, ...] = (
+    Converter("a TsGroup of pynapple", _of("pynapple", "TsGroup"), _GROUPS),
+    Converter(
+        "a mapping of units to times",
+        lambda source: isinstance(source, Mapping),
+        SpikeTrains.from_arrays,
+    ),
+    Converter("a Block, Segment or SpikeTrain of Neo", _is_of_neo, read_neo, ()),
+    Converter("a sorting or analyzer of spikeinterface", _SORTINGS, read_spikeinterface),
+    Converter("a DataFrame with the columns unit and time", _of("pandas", "DataFrame"), from_table),
+    Converter(_COUNTS, lambda x: labelled(x) is not None, BinnedSpikes.from_array, ("bin_size",)),
+)
+"""Kinds of objects that `spikecdl.read` takes, asked in this order."""
+
+
+READERS: tuple[Converter, ...] = (
     Converter("npz", lambda path: path.suffix == ".npz", read_npz, ()),
     Converter("counts in HDF5", is_counts_file, read_counts, ()),
-    Converter("binned NWB", _content("binned"), read_binned_nwb, LINKS),
-    Converter("NWB or NWB-style HDF5", _content("spikes"), read_nwb, LINKS),
-    Converter("Phy or Kilosort folder", is_phy_folder, read_phy, ()),
+    Converter("binned NWB", lambda path: nwb_content(path) == "binned", read_binned_nwb, _LINKS),
     Converter(
-        "sorting or analyzer of spikeinterface", is_spikeinterface_folder, read_spikeinterface, ()
+        "NWB or NWB-style HDF5", lambda path: nwb_content(path) == "spikes", read_nwb, _LINKS
     ),
-    Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, LINKS),
+    Converter("Phy or Kilosort folder", sorters.is_phy_folder, read_phy, ()),
+    Converter(
+        "sorting or analyzer of spikeinterface",
+        sorters.is_spikeinterface_folder,
+        read_spikeinterface,
+        (),
+    ),
+    Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, _LINKS),
 )
 """Formats that `spikecdl.read` reads, asked in this order."""
 
@@ -114,7 +201,98 @@ def read(
     SpikeTrains(2 units, 3 spikes, 0 to 1 s, 2 trials)
     """
     asked = {"observed": observed, "trials": trials, "bin_size": bin_size}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if not isinstance(source, str | os.PathLike):
-        return convert(source, CONVERTERS, given)
-    return convert(existing(source), READERS, {**given, "follow_links": follow_links})
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    kinds = CONVERTERS
+    if is_path := isinstance(source, str | os.PathLike):
+        source, kinds = existing(source), READERS
+        given["follow_links"] = follow_links
+    for kind in kinds:
+        if kind.recognises(source):
+            taken = {name: value for name, value in given.items() if name in kind.arguments}
+            rest = {name: value for name, value in given.items() if name not in (*taken, *_LINKS)}
+            return _completed(kind.convert(source, **taken), rest)
+    names = [kind.name for kind in kinds]
+    if is_path:
+        raise ValueError(f"{source} is of no format that can be read: {', '.join(names)}")
+    raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {'; '.join(names)}")
+
+
+def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> Any:
+    """Return a recording with the observed intervals and trials of a user in place of its own."""
+    if not given:
+        return data
+    if not isinstance(data, SpikeTrains):
+        raise ValueError(f"`{next(iter(given))}` is for spike times, but these are counts in bins")
+    if "bin_size" in given:
+        raise ValueError("`bin_size` is for arrays of counts; count these spikes with `bin`")
+    parts: dict[str, Any] = {}
+    if "trials" in given:
+        parts["trials"] = as_table("trials", given["trials"])
+    if "observed" in given:
+        parts["observed"] = as_observed(given["observed"], data.times, list(data.tables.values()))
+    return replace(data, **parts)
+
+
+def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
+    """Return a recording as a TsGroup of pynapple, or a table of intervals as an IntervalSet.
+
+    Columns of ``units``, or of the table, become metadata.  The time support of a group is the time
+    in which any unit was observed; a warning says if units differ in it, as a group cannot hold
+    that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as ``unit_id``;
+    `read` gives them back.
+
+    Parameters
+    ----------
+    data : SpikeTrains or DataFrame
+        A table has the columns ``start_time`` and ``stop_time``, as ``spikes.trials`` and
+        `Decomposition.intervals`.
+
+    Raises
+    ------
+    ValueError
+        If intervals of a table overlap, which an IntervalSet cannot hold.
+    ModuleNotFoundError
+        If pynapple is not installed: ``pip install "spikecdl[interop]"``.
+
+    Examples
+    --------
+    >>> spikes = SpikeTrains.from_arrays({"a": [0.1, 0.4], "b": [0.2]}, observed=(0.0, 1.0))
+    >>> group = to_pynapple(spikes)  # doctest: +SKIP
+    >>> group[0].t, list(group["unit_id"])  # doctest: +SKIP
+    (array([0.1, 0.4]), ['a', 'b'])
+    """
+    with extra("interop", "an object of pynapple's"):
+        import pynapple
+
+    if not isinstance(data, SpikeTrains):
+        return _intervals(pynapple, as_table("data", data))
+    support = union(np.concatenate(data.observed))
+    if any(not np.array_equal(union(rows), support) for rows in data.observed):
+        warnings.warn(
+            "units were observed at different times, which a TsGroup cannot hold: its time support "
+            "is the time in which any of them was",
+            stacklevel=2,
+        )
+    support = pynapple.IntervalSet(support)
+    about = {} if data.units is None else {str(key): list(v) for key, v in data.units.items()}
+    ids = data.unit_ids
+    if not all(isinstance(unit, int) for unit in ids):
+        ids, about["unit_id"] = tuple(range(len(ids))), list(map(str, data.unit_ids))
+    trains = [pynapple.Ts(times, time_support=support) for times in data.times]
+    return pynapple.TsGroup(
+        dict(zip(ids, trains, strict=True)), time_support=support, metadata=about
+    )
+
+
+def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
+    check_columns("data", table, "start_time", "stop_time")
+    table = table.sort_values("start_time")
+    edges = table[["start_time", "stop_time"]].to_numpy(dtype=float)
+    if np.any(edges[1:, 0] < edges[:-1, 1]):
+        first = int(np.argmax(edges[1:, 0] < edges[:-1, 1]))
+        raise ValueError(
+            f"intervals overlap ({listed(edges[first].tolist())} s and the next), which an "
+            "IntervalSet cannot hold; select some of the rows, such as one unit and template"
+        )
+    about = {str(key): list(table[key]) for key in table.columns.drop(["start_time", "stop_time"])}
+    return pynapple.IntervalSet(edges, metadata=about)

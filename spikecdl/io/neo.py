@@ -72,15 +72,16 @@ def read_neo(source: Any, *, follow_links: bool = False) -> SpikeTrains:
         with reading(path, "a format that Neo knows"):
             return _spike_trains(_segments_in(path), str(source))
     segments = source.segments if isinstance(source, neo.Block) else [source]
-    if all(isinstance(segment, neo.Segment) for segment in segments):
-        return _spike_trains(list(map(_segment, segments)), "Neo")
-    trains = [source] if isinstance(source, neo.SpikeTrain) else source
-    if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
-        raise TypeError(
-            "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
-            f"Neo's, not {type(source).__name__}"
-        )
-    return _spike_trains([_Segment(list(trains), [], {})], "Neo")
+    if not all(isinstance(segment, neo.Segment) for segment in segments):
+        trains = [source] if isinstance(source, neo.SpikeTrain) else source
+        if not np.iterable(trains) or not all(isinstance(t, neo.SpikeTrain) for t in trains):
+            raise TypeError(
+                "`source` must be a path, or a Block, Segment, SpikeTrain or list of SpikeTrain of "
+                f"Neo's, not {type(source).__name__}"
+            )
+        segments = [neo.Segment()]
+        segments[0].spiketrains.extend(trains)
+    return _spike_trains(list(map(_segment, segments)), "Neo")
 
 
 def to_neo(spikes: SpikeTrains) -> neo.Block:
@@ -173,11 +174,11 @@ def _segment(segment: Any) -> _Segment:
     """Load what is not loaded yet of one of Neo's segments, and turn its tables into frames."""
     trains = list(map(_loaded, segment.spiketrains))
     tables = [
-        (_text(table.name) or kind, _frame(table))
+        (table.name or kind, _frame(table))
         for kind in ("epochs", "events")
         for table in map(_loaded, getattr(segment, kind))
     ]
-    name = {"name": segment.name} if _text(segment.name) else {}
+    name = {"name": segment.name} if segment.name else {}
     return _Segment(trains, tables, _scalars({**segment.annotations, **name}))
 
 
@@ -212,14 +213,6 @@ def _frame(table: Any) -> pd.DataFrame:
     return pd.DataFrame(columns, index=None if rows is None else pd.Index(rows.tolist()))
 
 
-def _concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables one after another, with their row ids if these stay distinct."""
-    import pandas as pd
-
-    joined = pd.concat(tables)
-    return joined if joined.index.is_unique else joined.reset_index(drop=True)
-
-
 def _loaded(lazy: Any) -> Any:
     return lazy.load() if hasattr(lazy, "load") else lazy
 
@@ -229,10 +222,6 @@ def _seconds(quantity: Any) -> np.ndarray:
     import quantities as pq
 
     return np.asarray(quantity.magnitude, dtype=float) / float(pq.s.rescale(quantity.units))
-
-
-def _text(name: Any) -> str | None:
-    return str(name) if isinstance(name, str) and name else None
 
 
 def _scalars(notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +253,10 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
             columns = table.columns.intersection(["start_time", "stop_time"])
             shifted = table.assign(**{column: table[column] + offset for column in columns})
             tables.setdefault(kind, []).append(shifted)
-    intervals = {kind: _concatenated(parts) for kind, parts in tables.items()}
+    intervals = {kind: pd.concat(parts) for kind, parts in tables.items()}
+    for kind, table in intervals.items():  # row ids that are not distinct are lost
+        if not table.index.is_unique:
+            intervals[kind] = table.reset_index(drop=True)
     trials = intervals.pop("trials", None)
     if trials is not None:
         has_ends = "stop_time" in trials and (trials.stop_time > trials.start_time).all()
@@ -290,7 +282,7 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
 
 def _unit_names(segments: Sequence[_Segment]) -> list[list[Any]]:
     """Return the names of each segment's trains, by which units are matched across segments."""
-    for name_of in (lambda t: plain(t.annotations.get("unit_id")), lambda t: _text(t.name)):
+    for name_of in (lambda t: plain(t.annotations.get("unit_id")), lambda t: t.name or None):
         names = [[name_of(train) for train in segment.trains] for segment in segments]
         if all(None not in some and len(set(some)) == len(some) for some in names):
             return names

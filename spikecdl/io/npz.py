@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
+from spikecdl import files
 from spikecdl.data import BinnedSpikes, SpikeTrains, Truth
-from spikecdl.files import (
-    SEAL_LENGTH,
-    check_memory,
-    existing,
-    has_seal,
-    reading,
-    replacing,
-    starts_with,
-)
 from spikecdl.validation import listed, one_of
 
 if TYPE_CHECKING:
@@ -70,10 +62,13 @@ def write_npz(path: str | os.PathLike[str], data: SpikeTrains | BinnedSpikes) ->
         arrays |= {f"truth/{name}": array for name, array in data.truth.arrays().items()}
     header["tables"] = {name: _pack(name, frame, arrays) for name, frame in tables.items()}
     arrays[_HEADER] = np.array(json.dumps(header))
-    with replacing(path, data.source, sealed=True) as temporary, temporary.open("wb+") as file:
+    with (
+        files.replacing(path, data.source, sealed=True) as temporary,
+        temporary.open("wb+") as file,
+    ):
         np.savez_compressed(file, **arrays)
         file.seek(-2, os.SEEK_END)
-        file.write(SEAL_LENGTH.to_bytes(2, "little"))  # the checksum is the archive's comment
+        file.write(files.SEAL_LENGTH.to_bytes(2, "little"))  # the checksum is the archive's comment
 
 
 def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
@@ -91,11 +86,11 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
     >>> read_npz(path)
     BinnedSpikes(2 trials, 1 unit, 2 bins of 0.005 s, 3 spikes)
     """
-    path = existing(path)
-    if not starts_with(path, b"PK"):
+    path = files.existing(path)
+    if not files.starts_with(path, b"PK"):
         raise ValueError(f"{path}: not an npz archive, or cut short")
-    with reading(path, "npz"), path.open("rb") as file:
-        has_seal(path)
+    with files.reading(path, "npz"), path.open("rb") as file:
+        files.has_seal(path)
         with zipfile.ZipFile(path) as members:
             _check_sizes(members, path.stat().st_size)
         with np.load(file, allow_pickle=False) as archive:
@@ -124,7 +119,7 @@ def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
                 shape, _, dtype = read_header[read_magic(file)[0]](file)
             n_bytes = max(n_bytes, math.prod(shape) * dtype.itemsize)
         declared += n_bytes
-        check_memory(declared, size, member.filename)
+        files.check_memory(declared, size, member.filename)
 
 
 def _read_own(

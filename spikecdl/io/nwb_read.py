@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from fractions import Fraction
@@ -16,8 +17,6 @@ from spikecdl.data import BinnedSpikes, SpikeTrains, Truth, hdf5
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.times import intersection, union
 from spikecdl.data.truth import EVENT_COLUMNS
-from spikecdl.io import nwb_layout
-from spikecdl.io.nwb_layout import has_series, read_series, read_table, split
 
 if TYPE_CHECKING:
     import h5py
@@ -25,8 +24,11 @@ if TYPE_CHECKING:
 
 _WAVEFORMS = ("waveforms", "waveforms_index", "waveform_mean", "waveform_sd")
 _NOT_COLUMNS = ("spike_times", "obs_intervals", *_WAVEFORMS)
-_MODULE = f"processing/{nwb_layout.MODULE}"
+MODULE = "ecephys"  # processing module of all series and tables that are no recording
+_MODULE = f"processing/{MODULE}"
 _PARTS = ("units", "intervals", "general/notes", _MODULE)
+_SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
+_SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
 
 def read_nwb(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTrains:
@@ -79,14 +81,14 @@ def read_binned_nwb(path: str | os.PathLike[str], *, follow_links: bool = False)
     """
     with _opened(path, follow_links) as file:
         module = file.get(_MODULE, {})
-        if not has_series(module, "binned_signal"):
+        if not _has_series(module, "binned_signal"):
             raise ValueError(f"no binned_signal; the file has {_contents(file)}")
         header = _notes(file)["binned"]
         shape = header.pop("shape")
-        counts = read_series(module, "binned_signal", shape)
+        counts = _read_series(module, "binned_signal", shape)
         n_pooled = np.ones(counts.shape, dtype=np.int64)
-        if has_series(module, "binned_n_pooled"):
-            n_pooled = read_series(module, "binned_n_pooled", shape)
+        if _has_series(module, "binned_n_pooled"):
+            n_pooled = _read_series(module, "binned_n_pooled", shape)
         header["trial_starts"] = np.array(header["trial_starts"], dtype=float)
         return BinnedSpikes(
             **header,
@@ -160,11 +162,11 @@ def _contents(file: h5py.File) -> str:
 def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
     units = file["units"]
     index = units.get("spike_times_index")
-    table = read_table(units, leave_out=_NOT_COLUMNS, n_rows=1 if index is None else len(index))
+    table = _read_table(units, leave_out=_NOT_COLUMNS, n_rows=1 if index is None else len(index))
     times = [np.sort(t) for t in _per_unit(units, "spike_times", len(table))]
     table = _named_rows(table, "unit_id")
     tables = {
-        name: read_table(group)
+        name: _read_table(group)
         for name, group in file.get("intervals", {}).items()
         if hasattr(group, "keys") and "start_time" in group
     }
@@ -201,7 +203,7 @@ def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
     """Read a column of times, one array per unit."""
     values = np.asarray(units[name], dtype=float)
     if f"{name}_index" in units:
-        rows = split(values, np.asarray(units[f"{name}_index"]), f"{name}_index")
+        rows = _split(values, np.asarray(units[f"{name}_index"]), f"{name}_index")
     elif n_units == 1:
         rows = [values]
     else:
@@ -236,12 +238,12 @@ def _truth(file: h5py.File) -> Truth | None:
     header = _notes(file)["truth"]
     count, shape = header.pop("n_templates"), header.pop("shape")
     waveforms = [np.asarray(module[f"true_templates/template_{i}"]) for i in range(count)]
-    baseline = read_table(module["true_baseline"])["rate"].to_numpy()
+    baseline = _read_table(module["true_baseline"])["rate"].to_numpy()
     none = pd.DataFrame(columns=list(EVENT_COLUMNS))
     return Truth(
         **header,
         templates=np.stack([w.reshape(len(w), -1).T for w in waveforms]),
-        events=read_table(module["true_events"]) if "true_events" in module else none,
+        events=_read_table(module["true_events"]) if "true_events" in module else none,
         baseline=baseline.reshape(shape),
     )
 
@@ -252,3 +254,99 @@ def _notes(file: h5py.File) -> dict[str, Any]:
         return json.loads(hdf5.values(file["general/notes"]))
     except (KeyError, RecursionError, TypeError, ValueError):
         raise ValueError("general/notes hold no JSON, as spikecdl writes it") from None
+
+
+def session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what an NWB file says of its session and its subject."""
+    import pandas as pd
+
+    def texts(group: Any, names: tuple[str, ...]) -> dict[str, Any]:
+        found = ((name, hdf5.values(group[name])) for name in names if name in group)
+        return {name: value for name, value in found if value}
+
+    with hdf5.opened(source, "NWB", ("session_start_time", "general")) as file:
+        general = file.get("general", {})
+        session = texts(general, _SESSION)
+        if "session_start_time" in file:
+            start = pd.Timestamp(str(hdf5.values(file["session_start_time"]))).to_pydatetime()
+            session["session_start_time"] = start if start.tzinfo else start.astimezone()
+        return session, texts(general.get("subject", {}), _SUBJECT)
+
+
+def _read_table(
+    group: h5py.Group, leave_out: Collection[str] = (), n_rows: int = 0
+) -> pd.DataFrame:
+    """Read a table with its ids as index and its columns in the order of ``colnames``.
+
+    Columns of references and of compound types are left out.  More than 100 columns are in the
+    order of their names.  ``n_rows`` is the number of rows if there is neither a column nor ``id``.
+    """
+    import pandas as pd
+
+    stored = [name for name, column in group.items() if hasattr(column, "shape")]
+    indices = [f"{name}_index" for name in stored]
+    order = [
+        n.decode(errors="replace") if isinstance(n, bytes) else str(n)
+        for n in hdf5.attribute(group, "colnames", ())
+    ]
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys([*order, *stored]):
+        is_column = name in stored and name not in ("id", *leave_out, *indices)
+        if is_column and _is_plain(group[name]):
+            columns[name] = _read_column(group, name)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of {group.name} differ in length: {lengths}")
+    ids = np.asarray(group["id"]) if "id" in group else None
+    size = next(iter(lengths.values()), n_rows if ids is None else len(ids))
+    if ids is None or len(ids) != size or len(np.unique(ids)) != size:
+        ids = np.arange(size)
+    return pd.DataFrame(columns, index=pd.Index(ids))
+
+
+def _read_column(group: h5py.Group, name: str) -> Any:
+    """Read one column: an array or list of plain values, or a list of one tuple or array per row.
+
+    Ragged columns whose rows all have exactly one value are given as plain values.
+    """
+    values = hdf5.values(group[name])
+    index = f"{name}_index"
+    if index not in group:
+        return values if np.ndim(values) == 1 else list(values)
+    while index in group:
+        values = [tuple(part) for part in _split(values, np.asarray(group[index]), index)]
+        index += "_index"
+    return [row[0] for row in values] if all(len(row) == 1 for row in values) else values
+
+
+def _split(values: Any, index: np.ndarray, name: str) -> list[Any]:
+    """Cut values into rows; ``index`` holds the end of each row."""
+    if index.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold whole numbers, not {index.dtype}")
+    ends = index.astype(np.int64)
+    if np.any(np.diff(ends, prepend=0) < 0) or (ends[-1] if ends.size else 0) != len(values):
+        raise ValueError(f"{name} does not rise to the {len(values)} values it cuts into rows")
+    starts = np.r_[0, ends[:-1]]
+    return [values[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    import h5py
+
+    is_reference = h5py.check_ref_dtype(dataset.dtype) is not None
+    return dataset.ndim > 0 and not is_reference and dataset.dtype.kind != "V"
+
+
+def _has_series(module: Mapping[str, Any], name: str) -> bool:
+    """Return whether `write_nwb` wrote this series, whole or split."""
+    return name in module or f"{name}_0" in module
+
+
+def _read_series(module: h5py.Group, name: str, shape: Sequence[int]) -> np.ndarray:
+    """Read what `write_nwb` wrote of an array of this shape (trial, column, bin)."""
+    names = [name] if name in module else []
+    while f"{name}_{len(names)}" in module:
+        names.append(f"{name}_{len(names)}")
+    trials, columns, bins = shape
+    rows = np.concatenate([np.asarray(module[part]["data"]) for part in names], axis=1)
+    return rows.reshape(trials, bins, columns).transpose(0, 2, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
@@ -13,36 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth, hdf5
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
+from spikecdl.data.results import DESCRIPTIONS
 from spikecdl.files import HDF5_SIGNATURE, replacing, starts_with
-from spikecdl.io.nwb_layout import (
-    TimeAxis,
-    add_intervals,
-    add_table,
-    add_to_module,
-    ragged,
-    rows_and_columns,
-)
-from spikecdl.validation import listed
+from spikecdl.io.nwb_read import MODULE, session_of
+from spikecdl.validation import listed, plain
 
 if TYPE_CHECKING:
     import pandas as pd
+    from hdmf.common import DynamicTable, VectorData
     from pynwb import NWBFile
 
-_EVENT_COLUMNS = {
-    "trial": "trial",
-    "unit": "unit; -1 where units share the codes of one template",
-    "template": "number of the template",
-    "time": "onset of the template, in seconds from what the window is aligned to",
-    "amplitude": "amplitude of the code",
-    "response_time": "when the template rises above a fifth of its largest change",
-    "peak_time": "when the template is largest, in the time of its onset",
-    "probability": "probability that the template begins here, given the fitted model",
-    "amplitude_sd": "posterior standard deviation of the amplitude, given that there is an event",
-    "time_sd": "posterior standard deviation of the onset, in seconds",
-    "q_value": "smallest false discovery rate at which the event is kept",
-}
+Values = np.ndarray | Callable[[slice], np.ndarray]  # or what returns those of some columns
+
+_TIMES = {"start_time": "start, in seconds", "stop_time": "end, in seconds"}
+_NAMES = {"unit_id": "name of the unit", "trial_id": "name of the trial"}
 
 
 def write_nwb(
@@ -122,27 +109,27 @@ def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:
     never = np.full((1, 2), spikes.t_start)  # without any interval, a unit counts as observed
     observed = [rows if len(rows) else never for rows in spikes.observed]
     columns = [
-        *ragged("spike_times", "spike times of each unit, in seconds", spikes.times),
-        *ragged("obs_intervals", "intervals in which each unit was observed", observed),
+        *_ragged("spike_times", "spike times of each unit, in seconds", spikes.times),
+        *_ragged("obs_intervals", "intervals in which each unit was observed", observed),
     ]
     file.units = Units(
         name="units",
         description="Spike trains, and when each unit was observed",
         resolution=None if rate is None else 1.0 / rate,
-        **rows_and_columns(Units, "unit_id", columns, others),
+        **_rows_and_columns(Units, "unit_id", columns, others),
     )
     for name, frame in spikes.tables.items():
-        add_intervals(file, name, frame)
+        _add_intervals(file, name, frame)
 
 
 def _add_binned(file: NWBFile, counts: BinnedSpikes) -> dict[str, Any]:
-    axis = TimeAxis(counts)
+    axis = _TimeAxis(file, counts)
     unit = "spikes" if counts.is_counts else "a.u."
-    axis.add(file, "binned_signal", counts.counts, unit, f"{unit} in each bin; {_columns(counts)}")
+    axis.add("binned_signal", counts.counts, unit, f"{unit} in each bin; {_units(counts)}")
     if not (counts.n_pooled == 1).all():
         about = "recorded trials summed in each bin; 0 where nothing was observed"
-        axis.add(file, "binned_n_pooled", counts.n_pooled, "trials", about)
-    axis.add_windows(file, "trials", counts.trial_ids)
+        axis.add("binned_n_pooled", counts.n_pooled, "trials", about)
+    axis.add_windows("trials", counts.trial_ids)
     starts = _numbers(counts.trial_starts)
     return {"shape": counts.shape, "trial_starts": starts, **counts.header()}
 
@@ -156,45 +143,44 @@ def _add_truth(file: NWBFile, truth: Truth) -> dict[str, Any]:
         "unit": ("position of the unit", unit),
         "rate": ("baseline rate, in Hz", truth.baseline.ravel()),
     }
-    add_table(file, "true_baseline", f"Baseline {about}", columns)
+    _add_table(file, "true_baseline", f"Baseline {about}", columns)
     _add_events(file, "true_events", f"Events {about}", truth.events)
-    shape = truth.baseline.shape
-    return {"n_templates": len(truth.templates), "shape": shape, **truth.header()}
+    return {"n_templates": len(truth.templates), "shape": truth.baseline.shape, **truth.header()}
 
 
 def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
-    counts, axis = parts.counts, TimeAxis(parts.counts)
+    counts, axis = parts.counts, _TimeAxis(file, parts.counts)
     fit = f"family {parts.family.name}, layout {parts.layout}, bins of {counts.bin_size:g} s"
     _add_templates(file, "templates", f"Templates ({fit})", parts.templates, counts.bin_size)
-    padding = counts.n_bins - parts.codes.shape[-1]
-    codes = np.pad(parts.codes, [(0, 0), (0, 0), (0, 0), (0, padding)])
+    codes = np.pad(parts.codes, [(0, 0)] * 3 + [(0, counts.n_bins - parts.codes.shape[-1])])
     codes = codes.reshape(len(counts), -1, counts.n_bins)
-    units = _columns(counts)
+    units = _units(counts)
     who = "" if parts.layout == "joint" else f"{units}, and for each of them "
     order = f"{who}one column per template, {len(parts.templates)} in all"
-    axis.add(file, "codes", codes, "a.u.", f"Amplitude of each template at its onset; {order}")
+    about = f"Amplitude of each template at its onset; {order}"
+    axis.add("codes", codes, "a.u.", about, codes.shape[1])
     unit = "Hz" if parts.family.integer_valued else "a.u."
     rate = partial(parts.of_units, "rate")
-    axis.add(file, "fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}", counts.n_units)
+    axis.add("fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}")
     baseline = np.broadcast_to(parts.baseline[:, :, None], counts.shape)
-    axis.add(file, "fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
+    axis.add("fitted_baseline", baseline, unit, f"Baseline of the fit; {units}")
     events = parts.events()
     ids: Any = list(counts.unit_ids)
     ids = ids if all(isinstance(unit, int) for unit in ids) else list(map(str, ids))
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
         events = events.astype({"trial": str, "unit": str})
     _add_events(file, "events", f"Codes that are not zero ({fit})", events)
-    _add_event_series(file, axis, parts, events)
+    _add_event_series(axis, parts, events)
     about = "unit of each column of fitted_rate and fitted_baseline"
-    add_table(file, "rate_columns", f"Units of the fit ({fit})", {"unit": (about, ids)})
+    _add_table(file, "rate_columns", f"Units of the fit ({fit})", {"unit": (about, ids)})
     if parts.history_filter is not None:
         lags = counts.bin_size * np.arange(1, 1 + parts.history_filter.shape[1])
         columns = {
             "lag": ("time since a spike, in seconds", lags),
             "log_rate": (f"change of eta, the log rate; {units}", parts.history_filter.T),
         }
-        add_table(file, "history_filter", f"Effect of a unit's own spikes ({fit})", columns)
-    axis.add_windows(file, "windows", counts.trial_ids)
+        _add_table(file, "history_filter", f"Effect of a unit's own spikes ({fit})", columns)
+    axis.add_windows("windows", counts.trial_ids)
     return {
         "family": parts.family.name,
         "layout": parts.layout,
@@ -205,7 +191,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     }
 
 
-def _columns(counts: BinnedSpikes) -> str:
+def _units(counts: BinnedSpikes) -> str:
     """Name the columns of a series, one per unit; attributes of HDF5 cannot hold long lists."""
     return f"columns: units {listed(counts.unit_ids, 20)}"
 
@@ -217,40 +203,34 @@ def _add_templates(
     for i, template in enumerate(templates):
         waveform = template[0] if len(template) == 1 else template.T
         columns[f"template_{i}"] = (f"template {i}: (bin,) or (bin, channel)", waveform)
-    add_table(file, name, about, columns)
+    _add_table(file, name, about, columns)
 
 
 def _add_events(file: NWBFile, name: str, about: str, events: pd.DataFrame) -> None:
     if len(events):
-        columns = {key: (_EVENT_COLUMNS[key], events[key].to_numpy()) for key in events}
-        add_table(file, name, about, columns)
+        columns = {key: (DESCRIPTIONS[key], events[key].to_numpy()) for key in events}
+        _add_table(file, name, about, columns)
 
 
-def _add_event_series(
-    file: NWBFile, axis: TimeAxis, parts: Decomposition, events: pd.DataFrame
-) -> None:
+def _add_event_series(axis: _TimeAxis, parts: Decomposition, events: pd.DataFrame) -> None:
     """Add series of the events of each template, with their onsets on the time axis."""
     from pynwb import TimeSeries
 
-    trial, unit, template, _ = np.nonzero(parts.codes)
+    trial, unit, *_ = np.nonzero(parts.codes)
     times = axis.starts[trial] + events["time"].to_numpy() - parts.counts.t_start
-    values = {"amplitude": ("a.u.", events["amplitude"].to_numpy())}
-    if "probability" in events:
-        values["probability"] = ("1", events["probability"].to_numpy())
-    if parts.codes.shape[1] > 1:
-        values["column"] = ("1", unit)
-    for i in np.unique(template):
-        rows = np.flatnonzero(template == i)
-        rows = rows[np.argsort(times[rows], kind="stable")]
-        for name, (measure, data) in values.items():
+    table = events.assign(time=times, column=unit).sort_values("time", kind="stable")
+    measures = {"amplitude": "a.u.", "probability": "1"}
+    measures |= {"column": "1"} if parts.codes.shape[1] > 1 else {}
+    for i, rows in table.groupby("template"):
+        for name in (measure for measure in measures if measure in rows):
             series = TimeSeries(
                 name=f"events_{i}_{name}",
                 description=f"{name} of the events of template {i}, at their onsets",
-                data=data[rows],
-                timestamps=times[rows],
-                unit=measure,
+                data=rows[name].to_numpy(),
+                timestamps=rows["time"].to_numpy(),
+                unit=measures[name],
             )
-            add_to_module(file, series)
+            _add_to_module(axis.file, series)
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
@@ -258,11 +238,8 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-_UNKNOWN_START = datetime(2000, 1, 1, tzinfo=timezone.utc)  # NWB requires a session_start_time
 _UNIDENTIFIED = "http://purl.obolibrary.org/obo/NCBITaxon_32644"  # as a species, at NCBI
 _UNKNOWN_SUBJECT = {"age": "P0D/", "sex": "U", "species": _UNIDENTIFIED}
-_SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
-_SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
 
 def _new_file(source: str, *, simulated: bool) -> NWBFile:
@@ -272,14 +249,14 @@ def _new_file(source: str, *, simulated: bool) -> NWBFile:
 
     unknown = "simulated" if simulated else "unknown"
     session: dict[str, Any] = {
-        "session_start_time": _UNKNOWN_START,
+        "session_start_time": datetime(2000, 1, 1, tzinfo=timezone.utc),  # NWB requires one
         "experimenter": [f"{unknown.title()}, {unknown.title()}"],
         "institution": unknown,
     }
     subject = {"subject_id": unknown, "description": f"{unknown} subject", **_UNKNOWN_SUBJECT}
     if starts_with(source, HDF5_SIGNATURE):
         with suppress(ValueError):  # one that names other files, say
-            known_session, known_subject = _session_of(source)
+            known_session, known_subject = session_of(source)
             session, subject = session | known_session, known_subject or subject
     file = NWBFile(
         session_description=f"Written by spikecdl; the data come from {_name_of(source)}",
@@ -298,18 +275,176 @@ def _name_of(source: str) -> str:
     return ", ".join(path.name if path.is_absolute() else str(path) for path in paths)
 
 
-def _session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what an NWB file says of its session and its subject."""
-    import pandas as pd
+def _add_table(
+    file: NWBFile, name: str, description: str, columns: Mapping[str, tuple[str, Any]]
+) -> None:
+    """Add a table to the module, of columns given as name: (description, values)."""
+    from hdmf.common import DynamicTable
 
-    def texts(group: Any, names: tuple[str, ...]) -> dict[str, Any]:
-        found = ((name, hdf5.values(group[name])) for name in names if name in group)
-        return {name: value for name, value in found if value}
+    made = [_column(key, about, _smallest(values)) for key, (about, values) in columns.items()]
+    table = DynamicTable(name=name, description=description, columns=made, colnames=list(columns))
+    _add_to_module(file, table)
 
-    with hdf5.opened(source, "NWB", ("session_start_time", "general")) as file:
-        general = file.get("general", {})
-        session = texts(general, _SESSION)
-        if "session_start_time" in file:
-            start = pd.Timestamp(str(hdf5.values(file["session_start_time"]))).to_pydatetime()
-            session["session_start_time"] = start if start.tzinfo else start.astimezone()
-        return session, texts(general.get("subject", {}), _SUBJECT)
+
+def _add_intervals(file: NWBFile, name: str, frame: pd.DataFrame) -> None:
+    """Add a frame to a file as the interval table ``name``; rows without an end get their start."""
+    from pynwb.epoch import TimeIntervals
+
+    starts = frame["start_time"].to_numpy(dtype=float)
+    stops = frame["stop_time"].to_numpy(dtype=float) if "stop_time" in frame else starts
+    times = {"start_time": starts, "stop_time": stops}
+    columns = [_column(key, _TIMES[key], values) for key, values in times.items()]
+    others = frame.drop(columns=list(times), errors="ignore")
+    table = TimeIntervals(
+        name=_allowed(name),
+        description=f"{name} of the recording",
+        **_rows_and_columns(TimeIntervals, "trial_id", columns, others),
+    )
+    if name in ("trials", "epochs", "invalid_times"):
+        setattr(file, name, table)
+    else:
+        file.add_time_intervals(table)
+
+
+def _rows_and_columns(
+    kind: type[DynamicTable], id_column: str, columns: Sequence[VectorData], frame: pd.DataFrame
+) -> dict[str, Any]:
+    """Return ``id``, ``columns`` and ``colnames`` of a table.
+
+    The frame's index holds the ids, which are kept in ``id_column`` if they are not all integers.
+    Numbers, booleans and text are written as they are, rows of several values as a ragged column,
+    and anything else as text, empty where nothing is known.  Names that this kind of table keeps
+    for itself get an underscore; characters that HDF5 does not allow become underscores.
+    """
+    from hdmf.common import VectorIndex
+
+    made, ids = list(columns), list(map(plain, frame.index))
+    if not all(isinstance(row, int) for row in ids):
+        made.append(_column(id_column, _NAMES[id_column], list(map(str, ids))))
+        ids = list(range(len(ids)))
+    kept = {about["name"] for about in kind.__columns__} - {"tags"} | _NAMES.keys()
+    for original, series in frame.items():
+        name = _allowed(str(original))
+        name += "_" * (name in kept or hasattr(kind, name))
+        made += _frame_column(name, _TIMES.get(original, str(original)), series)
+    names = [column.name for column in made if not isinstance(column, VectorIndex)]
+    return {"id": ids, "columns": made, "colnames": names}
+
+
+def _ragged(name: str, description: str, rows: Sequence[Any]) -> list[VectorData]:
+    """Return a column with rows of different length, and its index; more if rows have rows."""
+    from hdmf.common import VectorIndex
+
+    all_arrays = all(isinstance(row, np.ndarray) for row in rows)
+    flat: Any = np.concatenate(rows) if all_arrays else [value for row in rows for value in row]
+    nested = isinstance(flat, list) and any(isinstance(value, tuple) for value in flat)
+    made = _ragged(name, description, flat) if nested else [_column(name, description, flat)]
+    ends = np.cumsum([len(row) for row in rows])
+    return [*made, VectorIndex(name=f"{made[-1].name}_index", data=ends, target=made[-1])]
+
+
+def _frame_column(name: str, about: str, series: pd.Series) -> list[VectorData]:
+    values = series.to_numpy()
+    if name != "tags" and values.dtype.kind in "biuf":
+        return [_column(name, about, values)]
+    if all(isinstance(row, np.ndarray) for row in values) and len({r.shape for r in values}) == 1:
+        return [_column(name, about, np.stack(list(values)))]
+    rows = [tuple(row) if isinstance(row, list | tuple | np.ndarray) else row for row in values]
+    if name == "tags" or any(isinstance(row, tuple) for row in rows):
+        return _ragged(name, about, [row if isinstance(row, tuple) else (row,) for row in rows])
+    absent = series.isna().to_numpy()
+    return [_column(name, about, ["" if n else str(r) for r, n in zip(rows, absent, strict=True)])]
+
+
+def _column(name: str, description: str, values: Any) -> VectorData:
+    from hdmf.common import VectorData
+
+    return VectorData(name=name, description=description, data=values)
+
+
+def _allowed(name: str) -> str:
+    return name.replace("/", "_").replace(":", "_")
+
+
+def _smallest(values: Any) -> Any:
+    """Return integers in the smallest type that holds them, and anything else as it is."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or array.size == 0:
+        return values
+    low, high = array.min(), array.max()
+    return array.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
+
+
+class _TimeAxis:
+    """Where the windows of binned data lie, in seconds.
+
+    At their own times in the recording if these are known and do not overlap, else end to end.
+    """
+
+    at_once = 2**24  # numbers of a series that are computed and written at a time (128 MB)
+
+    def __init__(self, file: NWBFile, counts: BinnedSpikes) -> None:
+        self.file, self.n_units = file, counts.n_units
+        starts, duration = counts.trial_starts, counts.duration
+        slack = 1e-6 * counts.bin_size
+        if not np.isfinite(starts).all() or np.any(np.diff(starts) < duration - slack):
+            starts = duration * np.arange(len(counts))
+        self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
+        self.n_bins, self.n_rows = counts.n_bins, len(starts) * counts.n_bins
+
+    def add(self, name: str, values: Values, unit: str, about: str, n_columns: int = 0) -> None:
+        """Add (trial, column, bin) values to the module as one series (time, column).
+
+        There is a column for each unit, unless their number is given.
+        A series with more columns than rows is split, because NWB takes the longer axis for time.
+        Long ones, which may be given by what returns some columns, are written a few columns at a
+        time.
+        """
+        from hdmf.backends.hdf5 import H5DataIO
+        from hdmf.data_utils import DataChunkIterator
+        from pynwb import TimeSeries
+
+        if np.all(np.abs(self.starts[1:] - self.stops[:-1]) <= 1e-6 * self.bin_size):
+            times = {"starting_time": float(self.starts[0]), "rate": 1.0 / self.bin_size}
+        else:
+            edges = np.add.outer(self.starts, self.bin_size * np.arange(self.n_bins))
+            times = {"timestamps": edges.ravel()}
+        parts = range(0, n_columns or self.n_units, self.n_rows)
+        few, chunk = max(1, self.at_once // self.n_rows), 2**16  # what HDF5 caches of a file
+        for i, first in enumerate(parts):
+            span = range(first, min(first + self.n_rows, parts.stop))
+            which = f"; columns {first} to {span[-1]}" if len(parts) > 1 else ""
+            how = {"maxshape": (self.n_rows, len(span)), "buffer_size": few, "iter_axis": 1}
+            data = DataChunkIterator(_columns(values, span, few), **how)
+            chunks = (min(self.n_rows, chunk), min(len(span), max(1, chunk // self.n_rows)))
+            series = TimeSeries(
+                name=f"{name}_{i}" if len(parts) > 1 else name,
+                description=about + which,
+                data=H5DataIO(data, compression="gzip", chunks=chunks),
+                unit=unit,
+                **times,
+            )
+            _add_to_module(self.file, series)
+
+    def add_windows(self, name: str, trial_ids: Sequence[int | str]) -> None:
+        """Add the interval table that says where each window lies, if there are several."""
+        import pandas as pd
+
+        if len(self.starts) > 1:
+            times = {"start_time": self.starts, "stop_time": self.stops}
+            _add_intervals(self.file, name, pd.DataFrame(times, list(trial_ids)))
+
+
+def _columns(values: Values, span: range, few: int) -> Iterator[np.ndarray]:
+    """Yield columns of (trial, column, bin) values, of which a few are computed together."""
+    for first in range(span.start, span.stop, few):
+        columns = slice(first, min(first + few, span.stop))
+        some = values(columns) if callable(values) else values[:, columns]
+        yield from np.moveaxis(some, 1, 0).reshape(some.shape[1], -1)
+
+
+def _add_to_module(file: NWBFile, thing: Any) -> None:
+    """Add a series or table to the processing module, which is made when it is first needed."""
+    if MODULE not in file.processing:
+        file.create_processing_module(MODULE, "Templates of firing-rate change, and binned data")
+    file.processing[MODULE].add(thing)

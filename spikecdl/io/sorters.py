@@ -7,8 +7,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -163,11 +164,53 @@ def read_spikeinterface(source: Any, *, observed: Any = None, trials: Any = None
     FileNotFoundError, ValueError
         If the folder is missing, damaged or of another kind, or a property needs unpickling.
     """
-    given = {"observed": observed, "trials": trials}
-    if isinstance(source, str | os.PathLike):
-        path = existing(source)
-        with reading(path, "a folder of spikeinterface"):
-            return _from_folder(path, given)
+    is_path = isinstance(source, str | os.PathLike)
+    path = existing(source) if is_path else None
+    with nullcontext() if path is None else reading(path, "a folder of spikeinterface"):
+        ids, times, spans, columns, rate = _of_object(source) if path is None else _in_folder(path)
+        last = [max((float(t.max()) for t in units if t.size), default=0.0) for units in times]
+        edges = np.array(
+            [
+                [start, max(start, end) if stop is None else stop]
+                for (start, stop), end in zip(spans, last, strict=True)
+            ]
+        )
+        offsets = end_to_end(edges)
+        edges = (edges + offsets[:, None])[edges[:, 1] > edges[:, 0]]
+        several, has_ends = len(spans) > 1, all(stop is not None for _, stop in spans)
+        if observed is None and (several or has_ends):
+            observed = edges
+        moved = [[t + offset for t in units] for units, offset in zip(times, offsets, strict=True)]
+        return SpikeTrains.from_arrays(
+            [np.concatenate(unit) for unit in zip(*moved, strict=True)],
+            unit_ids=list(map(plain, ids)),
+            observed=observed,
+            trials=edges if several and trials is None else trials,
+            units={key: each for key, each in columns.items() if np.ndim(each) == 1} or None,
+            clock_rate=positive("sampling_frequency", rate, "samples per second"),
+            source="spikeinterface" if path is None else str(path),
+            sort=True,
+            duplicates="keep",
+        )
+
+
+def is_spikeinterface_folder(path: Path) -> bool:
+    """Return whether spikeinterface has saved a sorting or an analyzer here."""
+    return (path / _SORTING).is_file() or (path / _ANALYZER).is_file()
+
+
+class _Sorting(NamedTuple):
+    """Units, and their times in each segment (segment, unit), with start and, if known, stop."""
+
+    unit_ids: Sequence[Any]
+    times: Sequence[Sequence[np.ndarray]]
+    spans: Sequence[tuple[float, float | None]]
+    columns: dict[str, Any]
+    rate: float
+
+
+def _of_object(source: Any) -> _Sorting:
+    """Take a sorting apart, or that of an analyzer."""
     sorting, clock = source, source
     length = source.get_num_samples if source.has_recording() else None
     if hasattr(source, "sorting"):  # an analyzer, which knows how long its recording was
@@ -191,51 +234,10 @@ def read_spikeinterface(source: Any, *, observed: Any = None, trials: Any = None
 
     times = [[seconds(unit, segment) for unit in sorting.unit_ids] for segment in segments]
     columns = {key: sorting.get_property(key) for key in sorting.get_property_keys()}
-    parts = (times, list(map(span, segments)), columns, rate)
-    return _spike_trains(sorting.unit_ids, *parts, "spikeinterface", given)
+    return _Sorting(sorting.unit_ids, times, list(map(span, segments)), columns, rate)
 
 
-def is_spikeinterface_folder(path: Path) -> bool:
-    """Return whether spikeinterface has saved a sorting or an analyzer here."""
-    return (path / _SORTING).is_file() or (path / _ANALYZER).is_file()
-
-
-def _spike_trains(
-    unit_ids: Sequence[Any],
-    times: Sequence[Sequence[np.ndarray]],
-    spans: Sequence[tuple[float, float | None]],
-    columns: dict[str, Any],
-    rate: float,
-    source: str,
-    given: dict[str, Any],
-) -> SpikeTrains:
-    """Join segments, of ``times`` (segment, unit) and with start and, if known, stop."""
-    last = [max((float(t.max()) for t in units if t.size), default=0.0) for units in times]
-    known = [
-        [start, max(start, end) if stop is None else stop]
-        for (start, stop), end in zip(spans, last, strict=True)
-    ]
-    edges = np.array(known)
-    offsets = end_to_end(edges)
-    edges = (edges + offsets[:, None])[edges[:, 1] > edges[:, 0]]
-    several, has_ends = len(spans) > 1, all(stop is not None for _, stop in spans)
-    observed = edges if several or has_ends else None
-    moved = [[t + offset for t in units] for units, offset in zip(times, offsets, strict=True)]
-    table = {key: values for key, values in columns.items() if np.ndim(values) == 1}
-    return SpikeTrains.from_arrays(
-        [np.concatenate(unit) for unit in zip(*moved, strict=True)],
-        unit_ids=list(map(plain, unit_ids)),
-        observed=observed if given["observed"] is None else given["observed"],
-        trials=edges if several and given["trials"] is None else given["trials"],
-        units=table or None,
-        clock_rate=positive("sampling_frequency", rate, "samples per second"),
-        source=source,
-        sort=True,
-        duplicates="keep",
-    )
-
-
-def _from_folder(folder: Path, given: dict[str, Any]) -> SpikeTrains:
+def _in_folder(folder: Path) -> _Sorting:
     """Read the arrays of a folder, and never the classes that it names."""
     has_recording = (folder / _ANALYZER).is_file()
     place = folder / "sorting" if has_recording else folder
@@ -266,7 +268,7 @@ def _from_folder(folder: Path, given: dict[str, Any]) -> SpikeTrains:
         lengths = json.loads(attributes.read_text("utf-8"))["num_samples"]
     spans = [(0.0, n and n / rate) for _, n in zip(segments, lengths, strict=True)]
     columns = {file.stem: _array(file) for file in sorted((place / "properties").glob("*.npy"))}
-    return _spike_trains(ids, times, spans, columns, rate, str(folder), given)
+    return _Sorting(ids, times, spans, columns, rate)
 
 
 def _array(path: Path) -> np.ndarray:

@@ -12,32 +12,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from spikecdl.solvers import losses, operators
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.losses import (
-    Loss,
-    State,
-    as_array,
-    cut,
-    fill_row,
-    fill_state,
-    paste,
-    take_step,
-    value,
-)
-from spikecdl.solvers.operators import (
-    add_events,
-    add_multiple,
-    banded_gram,
-    overlap_end,
-    scores_of_events,
-)
+from spikecdl.solvers.losses import Loss, State, as_array, fill_row, fill_state, value
+from spikecdl.solvers.parallel import in_parallel
 from spikecdl.solvers.quadratic import Weights, minimize, solve_banded
-from spikecdl.solvers.threads import in_parallel
-
-_RIDGE = 1e-9  # added to the diagonal, relative to it
-_ROUNDS = 12  # of amplitudes and baseline in turn
-_NOISE = 0.01  # of a standard error; shorter steps say nothing about the next
-_LARGEST_RELAXATION = 8.0  # multiple of the Newton step of the baseline
 
 
 class Prior(NamedTuple):
@@ -111,8 +90,8 @@ def _solve_windows(begin, end, templates, curvature, rows):
     """Solve some windows, from the right-hand sides in ``rows.amplitude`` and into them."""
     for i in range(begin, end):
         which, onset, right = events_of(rows, i)
-        gram = banded_gram(templates, curvature[i], which, onset, right)
-        gram[:, 0] *= 1 + _RIDGE
+        gram = operators.banded_gram(templates, curvature[i], which, onset, right)
+        gram[:, 0] *= 1 + 1e-9
         if not solve_banded(gram, np.arange(right.size), right):
             right[:] = 0.0
 
@@ -148,9 +127,9 @@ def fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives)
         events = events_of(rows, i)
         for n in range(len(eta)):
             eta[n] = levels.value[n] + levels.offset[n]
-        add_events(eta, templates, *events)
+        operators.add_events(eta, templates, *events)
         fill_state(window, state)
-        fit_in_turn(window, state, templates, prior, levels, events, (tol, _ROUNDS))
+        fit_in_turn(window, state, templates, prior, levels, events, (tol, 12))
         cost += value(window, eta)
         of_priors += prior_value(prior, levels, events)
         _add_derivatives(state, events, derivatives)
@@ -179,8 +158,8 @@ def _add_derivatives(state, events, derivatives):
     for j in range(which.size):
         size, bins = amplitude[j], slice(onset[j], onset[j] + first.shape[2])
         for n in range(first.shape[1]):
-            add_multiple(first[which[j], n], -size, state.residual[n, bins])
-            add_multiple(second[which[j], n], size * size, state.curvature[n, bins])
+            operators.add_multiple(first[which[j], n], -size, state.residual[n, bins])
+            operators.add_multiple(second[which[j], n], size * size, state.curvature[n, bins])
 
 
 @njit(cache=True, error_model="numpy")
@@ -203,16 +182,17 @@ def _fit_baselines(loss, state, baselines, last):
     """Take a step of the baseline of each row; return the largest, in standard errors.
 
     Newton's step holds the amplitudes fixed.  When they are refitted in turn, each step leaves a
-    constant fraction of the distance.  ``baselines.relaxation`` is the multiple of the step that
-    leaves none, extrapolated from the last steps (Aitken), which are kept in ``last``.
+    constant fraction of the distance.  ``baselines.relaxation`` is the multiple of the step, at
+    most 8, that leaves none, extrapolated from the last steps (Aitken), which are kept in ``last``;
+    those below a hundredth of a standard error say nothing about the next.
     """
     largest = 0.0
     value, relaxation, expected, stiffness, _ = baselines
     for n in range(value.size):
         curvature = state.curvature[n].sum() + stiffness
         step = (state.residual[n].sum() - stiffness * (value[n] - expected[n])) / curvature
-        if abs(last[n]) * np.sqrt(curvature) > _NOISE:
-            left = min(step / last[n], 1 - relaxation[n] / _LARGEST_RELAXATION)
+        if abs(last[n]) * np.sqrt(curvature) > 0.01:
+            left = min(step / last[n], 1 - relaxation[n] / 8.0)
             relaxation[n] = max(relaxation[n] / (1 - left), 1.0)
         last[n] = step
         step = max(-1.0, min(1.0, relaxation[n] * step))
@@ -234,14 +214,14 @@ def _fit_events(loss, state, templates, prior, events, tol):
     which, onset, amplitude = events
     length, largest, begin = templates.shape[2], 0.0, 0
     while begin < which.size:
-        end = overlap_end(onset, begin, which.size, length)
+        end = operators.overlap_end(onset, begin, which.size, length)
         first, last = onset[begin], onset[end - 1] + length
-        part_loss, part = cut(loss, state, first, last)
+        part_loss, part = losses.cut(loss, state, first, last)
         own, start, size = which[begin:end], onset[begin:end] - first, amplitude[begin:end]
         precision, score = prior.precision[own], np.empty(own.size)
-        scores_of_events(templates, part.residual, own, start, score)
+        operators.scores_of_events(templates, part.residual, own, start, score)
         score -= precision * size
-        gram = banded_gram(templates, part.curvature, own, start, size)
+        gram = operators.banded_gram(templates, part.curvature, own, start, size)
         gram[:, 0] += precision
         penalty = Weights(np.zeros(own.size), prior.up[own], prior.down[own])
         accuracy = tol / 4 * np.sqrt(gram[:, 0].max())
@@ -250,7 +230,7 @@ def _fit_events(loss, state, templates, prior, events, tol):
         for j in range(own.size):
             slope += precision[j] * size[j] * move[j]
             largest = max(largest, abs(move[j]) * np.sqrt(gram[j, 0]))
-        take_step(part_loss, part, templates, (own, start, size), move, slope)
-        paste(state, first, part)
+        losses.take_step(part_loss, part, templates, (own, start, size), move, slope)
+        losses.paste(state, first, part)
         begin = end
     return largest

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import Encoder, window_dims
+from spikecdl.model.encoder import Encoder, Windows, window_dims
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1, Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import sparse_code
-
-_MOST_STEPS = 500  # of conjugate gradients
 
 
 class ImplicitEncoder(Encoder):
@@ -96,25 +94,23 @@ class ImplicitEncoder(Encoder):
             )
         if not torch.is_grad_enabled():
             return solved.codes
-        windows = (solved.codes, y, torch.zeros_like(y) + baseline, mask, family)
+        windows = Windows(y, mask, torch.zeros_like(y) + baseline, family, penalty)
         if type(penalty) is L1 and y.device.type == "cpu" and self.dictionary.plain:
-            return self._on_events(*windows)
-        return self._on_tensors(*windows, penalty)
+            return self._on_events(solved.codes, windows)
+        return self._on_tensors(solved.codes, windows)
 
-    def _on_events(
-        self, codes: Tensor, y: Tensor, baseline: Tensor, mask: Tensor | None, family: Family
-    ) -> Tensor:
+    def _on_events(self, codes: Tensor, windows: Windows) -> Tensor:
         """Attach the derivative to codes in time, as a list of events."""
         from spikecdl.solvers.amplitudes import solve_events
 
+        y = windows.y
         dense = codes.reshape(-1, *codes.shape[-2:])
         events, rows = Events.from_codes(dense), (len(dense), *y.shape[-2:])
         templates = self.dictionary.templates
-        eta = events.add_to(baseline.reshape(rows), templates).reshape(y.shape)
-        residual = _observed(family.residual(y, eta), mask).reshape(rows)
+        eta = events.add_to(windows.baseline.reshape(rows), templates).reshape(y.shape)
+        residual, curvature = (each.reshape(rows) for each in _slopes(windows, eta))
         patches = events.patches(residual, templates.shape[-1])
         score = (templates[events.template] * patches).sum(dim=(1, 2))
-        curvature = _observed(family.curvature(y, eta.detach()), mask).reshape(rows)
 
         def solve(right: Tensor) -> Tensor:
             return solve_events(templates.detach(), curvature, events, right)
@@ -122,20 +118,11 @@ class ImplicitEncoder(Encoder):
         amplitude = _Solution.apply(events.amplitude, score, solve)
         return events.with_amplitude(amplitude).to_codes(dense.shape).reshape(codes.shape)
 
-    def _on_tensors(
-        self,
-        codes: Tensor,
-        y: Tensor,
-        baseline: Tensor,
-        mask: Tensor | None,
-        family: Family,
-        penalty: Penalty,
-    ) -> Tensor:
+    def _on_tensors(self, codes: Tensor, windows: Windows) -> Tensor:
         """Attach the derivative to codes of any kind."""
-        dictionary = self.dictionary
-        eta = dictionary(codes) + baseline
-        score = dictionary.adjoint(_observed(family.residual(y, eta), mask))
-        curvature = _observed(family.curvature(y, eta.detach()), mask)
+        dictionary, penalty = self.dictionary, windows.penalty
+        residual, curvature = _slopes(windows, dictionary(codes) + windows.baseline)
+        score = dictionary.adjoint(residual)
         known = ConvDictionary(dictionary.templates.detach(), dictionary.stride, dictionary.method)
         present = codes != 0
 
@@ -165,12 +152,17 @@ class _Solution(torch.autograd.Function):
         return None, ctx.solve(gradient), None
 
 
-def _observed(values: Tensor, mask: Tensor | None) -> Tensor:
-    return values if mask is None else torch.where(mask, values, 0)
+def _slopes(windows: Windows, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual and, as a constant, the curvature; zero where nothing was observed."""
+    family, mask = windows.family, windows.mask
+    slopes = family.residual(windows.y, eta), family.curvature(windows.y, eta.detach())
+    if mask is None:
+        return slopes
+    return torch.where(mask, slopes[0], 0), torch.where(mask, slopes[1], 0)
 
 
 def _conjugate_gradients(
-    times: Callable[[Tensor], Tensor], right: Tensor, dims: tuple[int, ...]
+    times: Callable[[Tensor], Tensor], right: Tensor, dims: tuple[int, ...], n_steps: int = 500
 ) -> Tensor:
     """Solve positive systems, one per window, whose axes are ``dims``.
 
@@ -184,7 +176,7 @@ def _conjugate_gradients(
     solution, residual, direction = torch.zeros_like(right), right, right
     size = square(right)
     goal = size * torch.finfo(right.dtype).eps ** 1.5
-    for _ in range(_MOST_STEPS):
+    for _ in range(n_steps):
         if (size <= goal).all():
             break
         image = times(direction)

@@ -17,11 +17,7 @@ from spikecdl.solvers.operators import add_events, add_multiple, dot
 LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
 QUADRATIC, LOGISTIC, EXPONENTIAL = LOSSES.values()
 
-_LARGEST_EXPONENT = 80.0
-_SCALE = 1 / 1024  # exp(z) = exp(z / 1024) ** 1024, by ten squarings
-_MANTISSA, _BIAS, _LOG_2 = 52, 1023, float(np.log(2.0))  # of numbers in double precision
-_MOST_SECANTS = 8  # of a line search
-_LARGEST_CHANGE = 4.0  # of the linear predictor of a bin in one Newton step
+_MANTISSA, _BIAS = 52, 1023  # of numbers in double precision
 
 
 class Loss(NamedTuple):
@@ -47,20 +43,13 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
 def exp(z):
-    """Exponential of z, which saturates at 80 and at -80."""
-    x = min(max(z, -_LARGEST_EXPONENT), _LARGEST_EXPONENT) * _SCALE
+    """Exponential of z, which saturates at 80 and at -80: exp(z / 1024), squared ten times."""
+    x = min(max(z, -80.0), 80.0) / 1024
     tail = 1.0 + x / 5 * (1.0 + x / 6 * (1.0 + x / 7))
     power = 1.0 + x * (1.0 + x / 2 * (1.0 + x / 3 * (1.0 + x / 4 * tail)))
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    return power * power
+    for _ in range(10):
+        power *= power
+    return power
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
@@ -81,7 +70,7 @@ def to_log(values):
     for s in range(values.size):
         bits[s] = (bits[s] & ((1 << _MANTISSA) - 1)) | (_BIAS << _MANTISSA)
     for s in range(values.size):
-        values[s] = exponent[s] * _LOG_2 + log1p(values[s] - 1.0)
+        values[s] = exponent[s] * np.log(2.0) + log1p(values[s] - 1.0)
 
 
 @njit(cache=True, error_model="numpy", fastmath=True, inline="always")
@@ -122,24 +111,6 @@ def fill_state(loss, state):
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _row_value(kind, a, b, z):
-    total = 0.0
-    if kind == QUADRATIC:
-        for t in range(z.size):
-            miss = a[t] - z[t]
-            total += b[t] * miss * miss / 2
-    elif kind == LOGISTIC:
-        for t in range(z.size):
-            x = z[t]
-            small = exp(-abs(x))
-            total += (a[t] + b[t]) * log1p(small) + a[t] * max(-x, 0.0) + b[t] * max(x, 0.0)
-    else:
-        for t in range(z.size):
-            total += b[t] * exp(z[t]) - a[t] * z[t]
-    return total
-
-
-@njit(cache=True, error_model="numpy", fastmath=True)
 def fill_terms(kind, a, b, z, out):
     """Fill in the loss of every bin."""
     if kind == QUADRATIC:
@@ -154,26 +125,24 @@ def fill_terms(kind, a, b, z, out):
             out[t] = b[t] * exp(z[t]) - a[t] * z[t]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath=True)
 def value(loss, eta):
     """Return the sum of the loss over bins."""
-    total = 0.0
+    total, terms = 0.0, np.empty(eta.shape[1])
     for n in range(len(eta)):
-        total += _row_value(loss.kind, loss.a[n], loss.b[n], eta[n])
+        fill_terms(loss.kind, loss.a[n], loss.b[n], eta[n], terms)
+        for t in range(terms.size):
+            total += terms[t]
     return total
 
 
 @njit(cache=True, error_model="numpy")
 def cut(loss, state, first, last):
     """Copy loss and state in the bins from ``first`` up to ``last``; loops are fast on copies."""
-    bins = slice(first, last)
+    (eta, residual, curvature), bins = state, slice(first, last)
     return (
         Loss(loss.kind, loss.a[:, bins].copy(), loss.b[:, bins].copy()),
-        State(
-            state.eta[:, bins].copy(),
-            state.residual[:, bins].copy(),
-            state.curvature[:, bins].copy(),
-        ),
+        State(eta[:, bins].copy(), residual[:, bins].copy(), curvature[:, bins].copy()),
     )
 
 
@@ -205,7 +174,10 @@ def take_step(loss, state, templates, events, move, penalty_slope):
 
 @njit(cache=True, error_model="numpy")
 def _line_search(loss, state, direction, penalty_slope):
-    """Return the step at which the objective stops falling, by secants; update the state."""
+    """Return the step at which the objective stops falling, by 8 secants; update the state.
+
+    The first step changes the linear predictor of no bin by more than 4.
+    """
     eta, residual = state.eta, state.residual
     low, high = 0.0, 1.0
     slope_low, largest = penalty_slope, 0.0
@@ -213,8 +185,8 @@ def _line_search(loss, state, direction, penalty_slope):
         slope_low -= dot(residual[n], direction[n])
         if loss.kind != QUADRATIC:  # whose Newton step is exact
             largest = max(largest, np.abs(direction[n]).max())
-    position, step = 0.0, min(1.0, _LARGEST_CHANGE / max(largest, 1e-300))
-    for trial in range(_MOST_SECANTS):
+    position, step = 0.0, min(1.0, 4.0 / max(largest, 1e-300))
+    for trial in range(8):
         slope = penalty_slope
         for n in range(len(eta)):
             add_multiple(eta[n], step - position, direction[n])
@@ -222,7 +194,7 @@ def _line_search(loss, state, direction, penalty_slope):
             slope -= dot(residual[n], direction[n])
         position = step
         short = slope <= 0.1 * abs(slope_low) and step * largest <= 1
-        if slope <= 0 or short or trial == _MOST_SECANTS - 1:
+        if slope <= 0 or short or trial == 7:
             break
         high, slope_high = step, slope
         step = low + (high - low) * max(0.05, min(0.9, -slope_low / (slope_high - slope_low)))

@@ -13,11 +13,6 @@ from numba import njit
 
 from spikecdl.solvers.operators import dot
 
-_ROUNDS = 20  # of sweeps, each followed by a Newton step on the codes that are not zero
-_SWEEPS = 4  # in a round; with units, this many more than there are events
-_ROOT_STEPS = 50
-_HALVINGS = 6
-
 
 class Weights(NamedTuple):
     """Penalty weight and whether positive and negative codes are allowed, by template or event."""
@@ -52,11 +47,12 @@ def minimize(gram, score, penalty, amplitude, tol):
         Of the penalty.
     """
     value, product = amplitude.copy(), np.empty_like(amplitude)
+    n_sweeps = 4 if amplitude.ndim == 1 else 4 + len(value)  # before each Newton step
     _times(gram, value, product)
     linear = score + product
-    for _ in range(_ROUNDS):
+    for _ in range(20):
         largest = 0.0
-        for _ in range(_SWEEPS if amplitude.ndim == 1 else _SWEEPS + len(value)):
+        for _ in range(n_sweeps):
             if amplitude.ndim == 1:
                 largest = _sweep(gram, linear, penalty, value, product)
             else:
@@ -205,7 +201,7 @@ def _minimize_group(score, own, weight, radius, best):
     if np.sqrt(dot(score, score)) <= weight:
         best[:] = 0.0
         return
-    for _ in range(_ROOT_STEPS):
+    for _ in range(50):
         total = fall = 0.0
         for u in range(score.size):
             stiffness = own[u] * radius + weight
@@ -272,7 +268,7 @@ def _step_on_support(gram, linear, penalty, value, product):
     gradient = product - linear
     step = min(1.0, longest.min())
     start = _slope(0.0, gradient, penalty.weight, value, direction, image)
-    for _ in range(_HALVINGS):
+    for _ in range(6):
         if _slope(step, gradient, penalty.weight, value, direction, image) <= 0.5 * abs(start):
             break
         step /= 2

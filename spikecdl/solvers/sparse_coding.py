@@ -14,9 +14,6 @@ from spikecdl.model.families import Family
 from spikecdl.model.layouts import Layout
 from spikecdl.model.penalties import L1, GroupL1, Penalty
 
-_CHECK_EVERY = 8
-_KEEP_ABOVE = 0.75  # windows are dropped from the batch once fewer than this share is unfinished
-
 
 @dataclass(frozen=True)
 class SparseCode:
@@ -54,8 +51,8 @@ class _State:
 
     def take(self, index: Tensor) -> _State:
         """Keep some of the windows."""
-        values = vars(self).items()
-        return _State(**{n: v.take(index) if n == "windows" else v[index] for n, v in values})
+        windows, *others = vars(self).values()
+        return _State(windows.take(index), *(values[index] for values in others))
 
 
 @torch.no_grad()
@@ -122,7 +119,10 @@ def sparse_code(
     validation.one_of("method", method, ("auto", "working_set", "fista"))
     batch = y.shape[: y.ndim + window_dims(dictionary, penalty)[0]]
     windows = Windows.of(y, family, dictionary, penalty, baseline, mask)
-    codes = _first_codes(windows, dictionary, start)
+    shape = windows.code_shape(dictionary)
+    codes = windows.y.new_zeros(shape)
+    if start is not None:
+        codes = windows.penalty.project(start.to(codes).reshape(shape))
     allowed = None
     if onsets is not None:
         axes = dictionary.axes
@@ -136,8 +136,12 @@ def sparse_code(
             'units and onsets; use "fista"'
         )
     if fits and method != "fista":
-        given = (windows, codes, allowed, dictionary)
-        codes, violation, n_iter = _compiled(*given, tol, max_iter)
+        from spikecdl.solvers import working_set
+
+        if allowed is not None:
+            allowed = allowed.reshape(len(codes), -1, codes.shape[-1])[:, 0]
+        given = (windows, dictionary, codes, allowed)
+        codes, violation, n_iter = working_set.solve(*given, tol, max_iter)
     else:
         if allowed is not None:  # elsewhere the weight is infinite
             weight = torch.as_tensor(windows.penalty.weight).to(codes)
@@ -160,44 +164,13 @@ def _fits(windows: Windows, dictionary: ConvDictionary) -> bool:
     return on_cpu and dictionary.plain and shared and bool((weight > 0).all())
 
 
-def _first_codes(windows: Windows, dictionary: ConvDictionary, start: Tensor | None) -> Tensor:
-    """Return the codes to start from: those given, of an allowed sign, or none."""
-    shape = windows.code_shape(dictionary)
-    if start is None:
-        return windows.y.new_zeros(shape)
-    return windows.penalty.project(start.to(windows.y).reshape(shape))
-
-
-def _compiled(
-    windows: Windows,
-    codes: Tensor,
-    allowed: Tensor | None,
-    dictionary: ConvDictionary,
-    tol: float,
-    max_iter: int,
-) -> tuple[Tensor, Tensor, int]:
-    """Solve every window on its own, in compiled code."""
-    from spikecdl.solvers import working_set
-
-    loss = windows.family.scalar_loss(windows.y)
-    seen = torch.ones_like(windows.y) if windows.mask is None else windows.mask
-    signs = torch.ones(len(dictionary.templates), 1)
-    return working_set.solve(
-        loss._replace(a=loss.a * seen, b=loss.b * seen),
-        windows.baseline.expand_as(windows.y) - loss.shift,
-        dictionary.templates.detach(),
-        torch.as_tensor(windows.penalty.weight).flatten(1).expand(-1, len(signs)),
-        (windows.penalty.project(signs)[:, 0] > 0, windows.penalty.project(-signs)[:, 0] < 0),
-        codes,
-        None if allowed is None else allowed.reshape(len(codes), -1, codes.shape[-1])[:, 0],
-        (tol, max_iter),
-    )
-
-
 def _fista(
     windows: Windows, codes: Tensor, dictionary: ConvDictionary, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve all windows together; those that are finished leave."""
+    """Solve all windows together; they are checked every 8 steps.
+
+    Those that are finished leave once they are more than a quarter.
+    """
     y = windows.y
     layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
     state = _start(windows, codes, dictionary, layout)
@@ -206,13 +179,13 @@ def _fista(
     left = torch.arange(len(codes), device=y.device)
     n_iter = 0
     while True:
-        if n_iter % _CHECK_EVERY == 0 or n_iter == max_iter:
+        if n_iter % 8 == 0 or n_iter == max_iter:
             error = _violation(state, layout)
             done = (error <= tol) | (n_iter == max_iter)
             codes[left[done]], violation[left[done]] = state.codes[done], error[done]
             if done.all():
                 return layout.onsets(codes), violation, n_iter
-            if done.float().mean() > 1 - _KEEP_ABOVE:
+            if done.float().mean() > 0.25:
                 left, state = left[~done], state.take(~done)
         _iterate(state, layout)
         n_iter += 1
@@ -228,15 +201,7 @@ def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: 
     curvature = curvature if windows.mask is None else curvature * windows.mask
     largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
     step = 1 / (largest * norm)
-    return _State(
-        windows=windows,
-        codes=codes,
-        eta=eta,
-        step=step,
-        point=codes,
-        point_eta=eta,
-        momentum=torch.ones_like(step),
-    )
+    return _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
 
 
 def _dims(tensor: Tensor) -> tuple[int, ...]:

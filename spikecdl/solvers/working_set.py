@@ -26,33 +26,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from spikecdl.model.families import ScalarLoss
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import Windows
+from spikecdl.solvers import operators
 from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, cut, fill_state, paste, take_step
-from spikecdl.solvers.operators import (
-    add_events,
-    banded_gram,
-    fill_scores,
-    overlap_end,
-    scores_of_events,
-)
+from spikecdl.solvers.parallel import COSTLY, in_parallel
 from spikecdl.solvers.quadratic import Weights, allowed, minimize, norms, weights_of
-from spikecdl.solvers.threads import COSTLY, in_parallel
 
 BLOCK = 64  # onsets whose scores are renewed together
-_SINGLE_FROM = 1e-3  # tolerances for which scores in single precision are accurate enough
-_REMAINDER = 0.1  # share of the violation of a round that its Newton steps may leave
-_PATIENCE = 12  # rounds after which the largest number of events solved together doubles
-
-
-class _Effort(NamedTuple):
-    """How many overlapping events are solved together, and by how many Newton steps."""
-
-    events: int
-    doublings: int  # of that number, at most
-    newton_steps: int
-
-
-_SINGLE, _GROUPS = _Effort(64, 0, 8), _Effort(32, 2, 3)
 
 
 class _Scan(NamedTuple):
@@ -66,45 +47,46 @@ class _Scan(NamedTuple):
 
 
 def solve(
-    loss: ScalarLoss,
-    offset: Tensor,
-    templates: Tensor,
-    weight: Tensor,
-    signs: tuple[Tensor, Tensor],
+    windows: Windows,
+    dictionary: ConvDictionary,
     start: Tensor,
     onsets: Tensor | None,
-    limits: tuple[float, int],
+    tol: float,
+    max_iter: int,
 ) -> tuple[Tensor, Tensor, int]:
     """Solve windows, divided among threads.
 
     Parameters
     ----------
-    loss : ScalarLoss
-        With a and b of shape (window, [unit,] channel, bin), zero where nothing was observed.
-    offset : tensor, shape (window, [unit,] channel, bin)
-        Linear predictor without events, minus the shift of the loss.
-    templates : tensor, shape (template, channel, bin)
-    weight : tensor, shape (window, template)
-        Of the penalty; positive.
-    signs : two tensors of bool, shape (template,)
-        Whether codes may be positive, and negative.
+    windows : Windows
+        With a family that has a scalar loss and a positive weight for each window and template.
+    dictionary : ConvDictionary
+        Of templates (template, channel, bin).
     start : tensor, shape (window, [unit,] template, onset)
         Codes to start from; without the unit axis, the penalty is the l1 norm.
     onsets : tensor of bool, shape (window, onset), optional
         Where codes may differ from zero; None: everywhere.
-    limits : float and int
-        Violation of the optimality conditions that is accepted, relative to the weight, and largest
-        number of rounds.
+    tol : float
+        Violation of the optimality conditions that is accepted, relative to the weight.
+    max_iter : int
+        Largest number of rounds.
 
     Returns
     -------
     codes, violation of each window, rounds of the slowest window
     """
-    shape = (len(start), -1, offset.shape[-1])
-    a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a, loss.b, offset))
-    codes, full, weights = (as_array(t) for t in (start, templates, weight))
-    low = full.astype(np.float32 if limits[0] >= _SINGLE_FROM else np.float64)
-    up, down = (sign.numpy() for sign in signs)
+    y, penalty, limits = windows.y, windows.penalty, (tol, max_iter)
+    loss, seen = windows.family.scalar_loss(y), 1 if windows.mask is None else windows.mask
+    shape = (len(start), -1, y.shape[-1])
+    offset = windows.baseline.expand_as(y) - loss.shift
+    a, b, eta = (as_array(t.reshape(shape)) for t in (loss.a * seen, loss.b * seen, offset))
+    codes, full = as_array(start), as_array(dictionary.templates.detach())
+    # scores in single precision are accurate to this
+    low = full.astype(np.float32 if tol >= 1e-3 else np.float64)
+    weights = as_array(torch.as_tensor(penalty.weight).flatten(1).expand(-1, len(full)))
+    signs = torch.ones(len(full), 1)
+    up = (penalty.project(signs)[:, 0] > 0).numpy()
+    down = (penalty.project(-signs)[:, 0] < 0).numpy()
     violation, rounds = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
     where = np.ones((len(a), 0), bool) if onsets is None else onsets.contiguous().numpy()
 
@@ -144,11 +126,12 @@ def _solve(loss, offset, templates, penalty, limits, solution):
     """
     (full, low), (tol, max_iter), (codes, onsets) = templates, limits, solution
     single, length = codes.ndim == 2, full.shape[2]
-    effort = _SINGLE if single else _GROUPS
+    # overlapping events that are solved together, doublings of that number, Newton steps for them
+    together, doublings, n_steps = (64, 0, 8) if single else (32, 2, 3)
     events = _listed(codes)
     codes[:] = 0.0
     state = State(offset.copy(), np.empty_like(offset), np.empty_like(offset))
-    add_events(state.eta, full, *events)
+    operators.add_events(state.eta, full, *events)
     fill_state(loss, state)
     scan = _new_scan(codes, low)
     worst = 0.0
@@ -158,13 +141,13 @@ def _solve(loss, offset, templates, penalty, limits, solution):
         if worst <= tol or rounds == max_iter:
             break
         events = _joined(events, scan.owner, _candidates(scan, 1.0 + tol, max(1, length // 8)))
-        goal = max(0.5 * tol, min(0.3, _REMAINDER * worst))
-        accuracy = (goal, (tol if single else goal) / 4 * penalty.weight.min(), effort.newton_steps)
-        most = effort.events << min(rounds // _PATIENCE, effort.doublings)
+        goal = max(0.5 * tol, min(0.3, 0.1 * worst))  # what the Newton steps may leave
+        accuracy = (goal, (tol if single else goal) / 4 * penalty.weight.min(), n_steps)
+        most = together << min(rounds // 12, doublings)  # doubles after 12 rounds
         which, onset, amplitude = events
         begin, limit = 0, most if rounds % 2 else most // 2  # runs end elsewhere every other round
         while begin < which.size:
-            end = overlap_end(onset, begin, limit, length)
+            end = operators.overlap_end(onset, begin, limit, length)
             run = (which[begin:end], onset[begin:end], amplitude[begin:end])
             if _worst_event(scan.score, run, penalty) > goal:
                 first, last = onset[begin], onset[end - 1] + length
@@ -251,7 +234,7 @@ def _renew(scan, templates, residual, penalty, onsets):
         first, last = begin * BLOCK, min(end * BLOCK, n_onsets)
         for u in range(len(score)):
             rows = rounded[u * n_channels : (u + 1) * n_channels]
-            fill_scores(templates, rows, first, last, score[u])
+            operators.fill_scores(templates, rows, first, last, score[u])
         _rate(scan.score, penalty, first, last, scan.ratio, scan.owner)
         if onsets.size:
             scan.ratio[first:last] *= onsets[first:last]
@@ -392,10 +375,10 @@ def _take_newton_steps(loss, state, templates, penalty, events, accuracy):
     (which, onset, amplitude), (goal, tol, n_steps) = events, accuracy
     own, score = weights_of(penalty, which), np.empty_like(amplitude)
     for _ in range(n_steps):
-        scores_of_events(templates, state.residual, which, onset, score)
+        operators.scores_of_events(templates, state.residual, which, onset, score)
         if _worst(score, amplitude, own) <= goal:
             break
-        gram = banded_gram(templates, state.curvature, *events)
+        gram = operators.banded_gram(templates, state.curvature, *events)
         gram[:, 0] *= 1 + 1e-9
         move, change = minimize(gram, score, own, amplitude, tol)
         if not move.any():

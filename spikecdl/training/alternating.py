@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spikecdl import validation
-from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.events import Events
+from spikecdl.solvers.parallel import current_processes
 from spikecdl.training.base import COVARIATES, Learned, Observations, OnEpoch, Problem, Trainer
 from spikecdl.training.covariates import fitted, with_coefficients
 from spikecdl.training.dictionary_update import Round

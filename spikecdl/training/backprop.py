@@ -14,9 +14,9 @@ from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import UnrolledEncoder
 from spikecdl.model.penalties import Penalty
-from spikecdl.solvers.distributed import current_processes
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.implicit import ImplicitEncoder
+from spikecdl.solvers.parallel import current_processes
 from spikecdl.training.base import Learned, Observations, OnEpoch, Problem, Trainer
 from spikecdl.training.dictionary_update import Updater
 from spikecdl.training.initialization import initial_templates

@@ -15,7 +15,7 @@ from spikecdl import validation
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.observations import Observations
 from spikecdl.model.penalties import Penalty
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.solvers.events import Events
 from spikecdl.training.steps import Steps
 
@@ -355,7 +355,7 @@ class Trainer(ABC):
     def coded(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return what `encode` does in single precision, with tensors on any device."""
         moved = {n: value.to(problem.data.baseline.device) for n, value in tensors.items()}
-        with threads.for_size(problem.size):
+        with parallel.for_size(problem.size):
             events, baseline = self.encode(problem, moved)
         return events.with_amplitude(events.amplitude.float()), baseline.float()
 

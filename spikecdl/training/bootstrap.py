@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spikecdl.events import em
 from spikecdl.events.bootstrap import resampled, windows_together
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.training.base import Problem
 from spikecdl.training.events import event_model
 
@@ -42,4 +42,4 @@ def resampled_templates(
         windows = (drawn[:, None] * together + np.arange(together)).ravel()
         return resampled(counts, model, windows, rng)
 
-    return threads.on_each(of_resample, range(n_resamples), torch.device("cpu"))
+    return parallel.on_each(of_resample, range(n_resamples), torch.device("cpu"))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
-from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.events import Events
+from spikecdl.solvers.parallel import Processes
 from spikecdl.solvers.sparse_coding import sparse_code
 from spikecdl.training.base import Observations, Weight
 from spikecdl.training.gains import event_gains

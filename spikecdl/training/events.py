@@ -21,8 +21,8 @@ from spikecdl.events.spike_list import Shown, list_spikes
 from spikecdl.events.table import NEAR
 from spikecdl.model.families import Family
 from spikecdl.model.observations import Observations
-from spikecdl.solvers.distributed import ALONE, Processes
 from spikecdl.solvers.events import Events
+from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.training.base import COVARIATES, Learned, Problem
 
 _MOST_BINS = 120_000  # that rates of events are fitted to

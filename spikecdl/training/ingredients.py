@@ -14,7 +14,7 @@ from spikecdl.events import em
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
 from spikecdl.model.families import Family, NegativeBinomial
-from spikecdl.solvers.distributed import ALONE, Processes
+from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.training.base import Choices, Problem
 
 _ENOUGH_BINS = 60_000  # that ingredients are compared in

@@ -19,8 +19,8 @@ from spikecdl.events.overlap import choose_overlap
 from spikecdl.events.sampling import learn_overlapping
 from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
-from spikecdl.solvers.distributed import Processes, current_processes
 from spikecdl.solvers.events import Events
+from spikecdl.solvers.parallel import Processes, current_processes
 from spikecdl.training.alternating import Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.events import counts_of, encoded

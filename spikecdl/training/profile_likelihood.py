@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from spikecdl.solvers.amplitudes import Baselines, Prior, fit_windows, listed
-from spikecdl.solvers.distributed import Processes
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.losses import LOSSES, Loss, as_array
-from spikecdl.solvers.threads import COSTLY, in_parallel
+from spikecdl.solvers.parallel import COSTLY, Processes, in_parallel
 from spikecdl.training.base import Observations
 
 _TOL = 0.1  # of a standard error, to which amplitudes and baselines are fitted

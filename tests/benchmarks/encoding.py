@@ -14,7 +14,7 @@ from timing import Row, Settings, Skip, compared, duration, interleaved
 from torch import Tensor
 
 from spikecdl import L1, BinnedSpikes, ConvDictionary, Gaussian, UnrolledEncoder
-from spikecdl.solvers.threads import n_threads
+from spikecdl.solvers.parallel import n_threads
 from spikecdl.training import Observations, lambda_max
 
 _PAPER_ITERATIONS = 250

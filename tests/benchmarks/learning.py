@@ -18,7 +18,7 @@ from yardstick import Training
 
 from spikecdl import DCEA, L1, Alternating, BinnedSpikes, ConvDictionary, sparse_code
 from spikecdl.evaluation.metrics import template_error
-from spikecdl.solvers import threads
+from spikecdl.solvers import parallel
 from spikecdl.training import NotConvergedWarning, Observations, UniversalThreshold
 from spikecdl.training.dictionary_update import DictionaryUpdate, Round, Updater
 
@@ -130,7 +130,7 @@ def default_round(data: Observations, debias: bool = True) -> Round:
 
 def take(step: Round, templates: Tensor, baseline: Tensor, tol: float = _TOL) -> DictionaryUpdate:
     """Take a round with as many threads as a fit uses."""
-    with threads.for_size(step.data.y.numel() * len(templates)):
+    with parallel.for_size(step.data.y.numel() * len(templates)):
         return step(templates, baseline, tol)
 
 

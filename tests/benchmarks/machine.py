@@ -16,7 +16,7 @@ from numba import njit
 from timing import Row, Settings, interleaved, number
 
 import spikecdl
-from spikecdl.solvers.threads import in_parallel, n_threads
+from spikecdl.solvers.parallel import in_parallel, n_threads
 
 _CHAIN = 16  # multiply-adds on a number while it is in a register
 _IN_CACHE = 2048  # numbers of a thread that stay in the first cache

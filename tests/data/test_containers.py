@@ -72,7 +72,7 @@ def test_recordings_that_cannot_be_are_refused():
         (
             {"times": [[0.1]], "units": {"area": ["a", "b"]}},
             ValueError,
-            "`units` has 2 rows for 1 units",
+            "`units` has 2 entries for 1 units",
         ),
         ({"times": [[0.1]], "clock_rate": 0.0}, ValueError, "`clock_rate` (=0.0) must be positive"),
         ({"times": [[0.1, 0.1]], "duplicates": "drop"}, ValueError, "must be one of: error, keep"),
@@ -319,7 +319,7 @@ def test_truths_that_cannot_be_are_refused():
         ({"baseline": np.ones(3)}, ValueError, "must have shape (trial, unit)"),
         ({"bin_size": 0.0}, ValueError, "`bin_size` (=0.0) must be positive"),
         ({"layout": "both"}, ValueError, "must be one of: joint, shared"),
-        ({"events": pd.DataFrame({"trial": [0]})}, ValueError, "lacks the columns ['unit'"),
+        ({"events": pd.DataFrame({"trial": [0]})}, ValueError, "lacks ['unit'"),
         ({"settings": {"generator": object()}}, TypeError, "writable as JSON"),
     ]:
         truth = make_truth(3, 2)
@@ -435,8 +435,7 @@ def test_events_of_no_codes_is_an_empty_table():
     counts = make_counts()
     parts = make_decomposition(counts)
     codes = np.zeros_like(parts.codes)
-    changed = {**vars(parts), "codes": codes}
-    events = type(parts)(**changed).events()
+    events = replace(parts, codes=codes).events()
     assert len(events) == 0
     names = ["trial", "unit", "template", "time", "amplitude", "response_time", "peak_time"]
     assert list(events.columns) == names
@@ -448,4 +447,4 @@ def test_parts_that_do_not_fit_are_refused():
     for name in [*names, "deviance_explained_per_unit"]:
         array = getattr(parts, name)
         with refused(ValueError, "must have shape|unit l2 norm", name):
-            type(parts)(**{**vars(parts), name: array[..., :-1]})
+            replace(parts, **{name: array[..., :-1]})

@@ -27,7 +27,7 @@ from recordings import (
 
 from spikecdl import DCEA
 from spikecdl.data import BinnedSpikes, SpikeTrains
-from spikecdl.io import nwb_layout, read, read_binned_nwb, read_nwb, write_nwb
+from spikecdl.io import nwb_write, read, read_binned_nwb, read_nwb, write_nwb
 from spikecdl.simulate import simulate
 
 
@@ -388,7 +388,7 @@ def test_a_large_recording_is_written_column_by_column(tmp_path):
 def test_long_series_are_written_a_few_columns_at_a_time(trials, tmp_path, monkeypatch):
     parts = made_up("poisson", "joint", trials=trials, units=5)
     write_nwb(tmp_path / "whole.nwb", parts.counts, decomposition=parts)
-    monkeypatch.setattr(nwb_layout, "_MANY", 2 * trials * parts.counts.n_bins)
+    monkeypatch.setattr(nwb_write._TimeAxis, "at_once", 2 * trials * parts.counts.n_bins)
     write_nwb(tmp_path / "pieces.nwb", parts.counts, decomposition=parts)
     for name in ("fitted_rate", "fitted_baseline", "codes"):
         found = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from decompositions import made_up
@@ -10,7 +12,7 @@ from matplotlib.colors import to_rgb
 
 import spikecdl
 from spikecdl import plots
-from spikecdl.data import Decomposition, Truth
+from spikecdl.data import Truth
 from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import rate_gain, template_error, template_table
 from spikecdl.evaluation.template_metrics import gain_of
@@ -60,9 +62,7 @@ def test_the_truth_lies_on_its_estimate(as_truth):
     bump[0, 0, 12:28] = np.hanning(16)
     bump[1, 0, 12:28] = -np.gradient(np.hanning(16))
     parts = made_up(length=40, bins=200)
-    parts = Decomposition(
-        **{**vars(parts), "templates": bump / np.linalg.norm(bump, axis=(1, 2), keepdims=True)}
-    )
+    parts = replace(parts, templates=bump / np.linalg.norm(bump, axis=(1, 2), keepdims=True))
     true = np.stack([np.roll(parts.templates[1], 5), np.roll(parts.templates[0], -3)])
     assert template_error(parts.templates, true).max < 1e-6
     truth = true * 7

@@ -16,8 +16,8 @@ from populations import population
 from spikecdl import L1, Alternating, GroupL1, History, Implicit, Marginal, Poisson, Unrolled, load
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.history import Drift
-from spikecdl.solvers.distributed import Processes, ProcessGroup, current_processes, joined
 from spikecdl.solvers.events import Events
+from spikecdl.solvers.parallel import Processes, current_processes, joined
 from spikecdl.training import (
     Fraction,
     Observations,
@@ -109,7 +109,7 @@ def learn_of_populations(rank, folder):
 
 def too_many(rank, folder):
     try:
-        ProcessGroup().part(2)
+        current_processes().part(2)
     except ValueError as error:
         (folder / f"{rank}.txt").write_text(str(error))
 
