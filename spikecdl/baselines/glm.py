@@ -84,12 +84,7 @@ class Basis:
 
         Raises ValueError if the length is not a whole number of bins, or too short for them.
         """
-        n_bins = round(self.length / bin_size)
-        if n_bins < 1 or abs(self.length / bin_size - n_bins) > 1e-6 * n_bins:
-            raise ValueError(
-                f"`length` (={self.length:g}) must be a whole number of bins of {bin_size:g} s; "
-                f"the nearest is {max(n_bins, 1) * bin_size:g}"
-            )
+        n_bins = validation.whole_bins("length", self.length, bin_size)
         if self.size is None:
             return np.eye(n_bins)
         if self.size > n_bins:

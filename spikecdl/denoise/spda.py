@@ -18,17 +18,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from spikecdl import config, validation
-from spikecdl.denoise.frames import FrameDenoiser, interpolated, summed
+from spikecdl.denoise.images import SingleImageDenoiser, summed
+from spikecdl.denoise.networks import interpolated
 from spikecdl.model.families import Poisson
-
-FAMILY = Poisson()
-# Of the Gaussian prior of codes, which keeps codes of dark patches finite; far below the curvature
-# of others, which is about the mean count of a pixel.
-PRECISION = 1e-3
 
 
 @dataclass(eq=False, repr=False)
-class SPDA(FrameDenoiser):
+class SPDA(SingleImageDenoiser):
     r"""Denoise an image of photon counts by sparse codes of its patches, without training.
 
     A patch (its pixels in a row) is Poisson with mean :math:`\exp(b + \sum_c a_c h_c)`, where few
@@ -233,7 +229,7 @@ class GroupCodes:
 
 def log_mean(y: Tensor) -> Tensor:
     """Return the baseline: the log of each patch's mean (..., 1), with half a count added."""
-    return FAMILY.link((y.sum(-1, keepdim=True) + 0.5) / y.shape[-1])
+    return Poisson().link((y.sum(-1, keepdim=True) + 0.5) / y.shape[-1])
 
 
 def refit(
@@ -243,13 +239,16 @@ def refit(
     codes: Tensor,
     n_steps: int = 4,
     tolerance: float = 1e-2,
+    precision: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
     """Return codes and means, fitted by Newton steps on templates (group, active, pixel).
 
     Steps are shortened so that no log rate changes by more than 1.  Then the Poisson likelihood
     cannot fall, because it is generalized self-concordant (Bach, Electron. J. Stat. 4, 2010,
     doi:10.1214/09-EJS521), and no line search is needed.  They end after ``n_steps``, or when the
-    squared Newton decrement of all patches is below the tolerance.
+    squared Newton decrement of all patches is below the tolerance.  The ``precision`` of a Gaussian
+    prior keeps codes of dark patches finite; it is far below the curvature of others, which is
+    about the mean count of a pixel.
     """
     n_active = templates.shape[1]
     row, column = torch.triu_indices(n_active, n_active)
@@ -257,19 +256,19 @@ def refit(
     diagonal = torch.arange(n_active)
     eta = baseline + codes @ templates
     for _ in range(n_steps):
-        mean = FAMILY.mean(eta)  # also the curvature
-        gradient = (y - mean) @ templates.mT - PRECISION * codes
+        mean = Poisson().mean(eta)  # also the curvature
+        gradient = (y - mean) @ templates.mT - precision * codes
         hessian = mean.new_empty(*codes.shape, n_active)
         hessian[..., row, column] = hessian[..., column, row] = mean @ products
         hessian[..., diagonal, diagonal] *= 1 + 1e-5  # for templates that are nearly equal
-        hessian[..., diagonal, diagonal] += PRECISION
+        hessian[..., diagonal, diagonal] += precision
         step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
         change = step @ templates
         longest = change.abs().amax(-1, keepdim=True).clamp(min=1)
         codes, eta = codes + step / longest, eta + change / longest
         if (gradient * step).sum(-1).max() < tolerance:
             break
-    return codes, FAMILY.mean(eta)
+    return codes, Poisson().mean(eta)
 
 
 def pursue(
@@ -303,7 +302,7 @@ def pursue(
         if size == most or not len(going):
             break
         gradient = (y[going] - mean) @ templates.T
-        test = (gradient.square() / (mean @ templates.T.square() + PRECISION)).sum(1)
+        test = (gradient.square() / (mean @ templates.T.square() + 1e-3)).sum(1)
         best = test.scatter(1, support, -1.0).argmax(1, keepdim=True)
         support = torch.cat([support, best], 1)
         codes = torch.cat([codes, codes.new_zeros(*codes.shape[:2], 1)], 2)
@@ -328,7 +327,7 @@ def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor
         if not len(users):
             continue
         size, now = amplitude[users], eta[users]
-        mean = FAMILY.mean(now)
+        mean = Poisson().mean(now)
         step = size @ (rows[users] - mean) / (size.square() @ mean + 1)
         step /= (step.abs() * size.abs().max()).clamp(min=1)
         eta[users] = now + size[:, None] * step

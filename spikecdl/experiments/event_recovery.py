@@ -31,8 +31,6 @@ Rng = np.random.Generator
 Bump = tuple[float, float, float]  # height, peak and width of a smooth rise or fall
 Spiking = Callable[[np.ndarray, float, Rng], np.ndarray]
 
-TOLERANCE = 1 / 8  # of a template's length: the largest distance of a hit, the width of a bump
-N_SEEDS = 5  # data sets of a case: enough for a median
 _UNIT_RATES = (0.8, 0.93, 1.07, 1.25)  # baselines of units, as multiples of a case's
 
 
@@ -113,6 +111,7 @@ class Case:
     drift: float = 0.0  # the log rate has a sine of this size, four times in a recording
     spiking: Spiking = poisson
     family: str = "poisson"
+    tolerance: float = 1 / 8  # of a template's length: largest distance of a hit, width of a bump
     model: Mapping[str, Any] = field(default_factory=dict)  # further settings of `DCEA`
     aim: Mapping[str, float] = field(default_factory=dict)  # targets by column of `summary`
 
@@ -305,7 +304,7 @@ def run(options: Options) -> Result:
     """Fit every method to five data sets of each case (quick: one smaller data set)."""
     import pandas as pd
 
-    n_seeds, n_windows = (1, 40) if options.quick else (N_SEEDS, None)
+    n_seeds, n_windows = (1, 40) if options.quick else (5, None)
     seeds = range(options.random_state, options.random_state + n_seeds)
     rows: list[dict[str, Any]] = []
     first: dict[str, dict[str, Decomposition]] = {method: {} for method in METHODS}
@@ -329,7 +328,7 @@ def run(options: Options) -> Result:
             "cases": {name: case.shows for name, case in CASES.items()},
             "methods": {name: dict(settings) for name, settings in METHODS.items()},
             "n_windows": n_windows or {name: case.n_windows for name, case in CASES.items()},
-            "tolerance": TOLERANCE,
+            "tolerance": Case.tolerance,
             "seeds": list(seeds),
         },
         findings=findings("events", medians, CASES),
@@ -351,7 +350,7 @@ def scores(parts: Decomposition, case: Case) -> dict[str, float]:
         found["expected_events"] = 100 * float(events["probability"].sum()) / windows
         found["own_false"] = 1 - float(events["probability"].mean())
     if case.shapes:
-        truth = recovery(parts, TOLERANCE * case.length)
+        truth = recovery(parts, case.tolerance * case.length)
         found |= {f"error_{k}": float(e) for k, e in enumerate(truth.templates.errors, 1)}
         found["hit_rate"] = truth.events.hit_rate
         found["false_alarm_rate"] = truth.events.false_alarm_rate

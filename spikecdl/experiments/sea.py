@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -22,11 +23,6 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-AMPLITUDE = (1.0, 2.0)  # range of the uniform nonzero entries of a code
-BIAS = 0.5  # in units of the codes: half of the smallest nonzero entry
-GAIN = 0.15  # expected fraction of its distance that a column loses in a step: small, as in theory
-COLUMNS = 1.5  # per dimension: an overcomplete dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +117,16 @@ class Condition:
     common: float = 0.0  # correlation of all columns with each other
     probability: float = 0.5  # of a success where the code is zero
 
+    # the same in all conditions
+    amplitude: ClassVar = (1.0, 2.0)  # range of the uniform nonzero entries of a code
+    bias: ClassVar = 0.5  # in units of the codes: half of the smallest nonzero entry
+    gain: ClassVar = 0.15  # expected fraction of its distance that a column loses in a step: small
+    columns_per_dimension: ClassVar = 1.5  # an overcomplete dictionary
+
     @property
     def n_columns(self) -> int:
         """Columns of the dictionary, an even number."""
-        return 2 * round(COLUMNS * self.dimension / 2)
+        return 2 * round(self.columns_per_dimension * self.dimension / 2)
 
     @property
     def share_active(self) -> float:
@@ -192,28 +194,23 @@ def run(options: Options) -> Result:
         for varied, conditions in groups.items()
         for name, condition in conditions.items()
     ]
-    runs: dict[tuple[Condition, int], pd.DataFrame] = {}
+
+    @cache
+    def followed(condition: Condition, seed: int) -> pd.DataFrame:
+        run = follow(condition, size, seed)
+        return run.assign(**asdict(fitted_contraction(run["median"].to_numpy())))
+
     tables = []
     for part, varied, name, condition in listed:
         options.say(f"{varied}: {name}")
         for seed in seeds:
-            if (condition, seed) not in runs:
-                run = follow(condition, size, seed)
-                fit = fitted_contraction(run["median"].to_numpy())
-                runs[condition, seed] = run.assign(**asdict(fit))
             labels = {"part": part, "varied": varied, "condition": name, "seed": seed}
-            columns = {**labels, **asdict(condition), **runs[condition, seed]}
+            columns = {**labels, **asdict(condition), **followed(condition, seed)}
             tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
-    settings = {
-        **asdict(size),
-        "seeds": seeds,
-        "columns_per_dimension": COLUMNS,
-        "amplitude": list(AMPLITUDE),
-        "bias": BIAS,
-        "gain": GAIN,
-        "expected_rate": (1 - GAIN) ** 2,
-    }
+    same = ("columns_per_dimension", "amplitude", "bias", "gain")
+    settings = {**asdict(size), "seeds": seeds, **{name: getattr(Condition, name) for name in same}}
+    settings["expected_rate"] = (1 - Condition.gain) ** 2
     claim, broken = table[table.part == "claim"], table[table.part == "break"]
     figures = {"contraction": draw(claim, with_fit=True), "breaks": draw(broken, with_fit=False)}
     return Result(table, figures, settings, findings("sea", table, settings["expected_rate"]))
@@ -229,13 +226,13 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
     generator = torch.Generator().manual_seed(seed)
     truth = dictionary(condition, generator)
     start = displaced(truth, condition, generator)
-    model = ShallowAutoencoder(start, condition.family, BIAS, condition.baseline)
+    model = ShallowAutoencoder(start, condition.family, condition.bias, condition.baseline)
     n_samples = round(size.samples_per_column / condition.share_active)
     length = step_length(condition)
     rows = []
     for step in range(size.n_steps + 1):
         if step:
-            active = codes(n_samples, condition.n_columns, condition.n_active, generator)
+            active = codes(n_samples, condition, generator)
             y = condition.family.sample(active @ truth.T + condition.baseline, generator)
             model = model.after_step(y, length)
         distances = (model.columns - truth).square().sum(dim=0)
@@ -244,16 +241,16 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
 
 
 def step_length(condition: Condition) -> float:
-    r"""Return the step that reduces the distance of a column by the fraction ``GAIN``.
+    r"""Return the step that reduces the distance of a column by the fraction ``gain``.
 
     It assumes an incoherent dictionary, a start near it and rectified codes with the right support:
     along a column the loss has the curvature :math:`\kappa\, \mathrm{E}[x_i^2]`, with
     :math:`\kappa` that of the family at the baseline.
     """
-    low, high = AMPLITUDE
+    low, high = condition.amplitude
     square = condition.share_active * (low**2 + low * high + high**2) / 3
     eta = torch.tensor(condition.baseline)
-    return GAIN / (float(condition.family.curvature(eta, eta)) * square)
+    return condition.gain / (float(condition.family.curvature(eta, eta)) * square)
 
 
 def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:
@@ -277,12 +274,13 @@ def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -
     return cosine * truth + math.sqrt(1 - cosine**2) * away
 
 
-def codes(n_samples: int, n_columns: int, n_active: int, generator: torch.Generator) -> Tensor:
+def codes(n_samples: int, condition: Condition, generator: torch.Generator) -> Tensor:
     """Draw codes (sample, column) with ``n_active`` nonzero entries at random positions."""
-    low, high = AMPLITUDE
-    positions = torch.rand((n_samples, n_columns), generator=generator).topk(n_active).indices
+    low, high = condition.amplitude
+    chances = torch.rand((n_samples, condition.n_columns), generator=generator)
+    positions = chances.topk(condition.n_active).indices
     values = low + (high - low) * torch.rand(positions.shape, generator=generator)
-    return torch.zeros(n_samples, n_columns).scatter_(1, positions, values)
+    return torch.zeros_like(chances).scatter_(1, positions, values)
 
 
 def _unit(columns: Tensor) -> Tensor:
@@ -341,7 +339,6 @@ def draw(table: pd.DataFrame, with_fit: bool) -> Figure:
                 fitted = fit.neighbourhood + fit.excess * fit.rate ** np.arange(len(middle))
                 ax.plot(fitted, color=style.INK, linewidth=0.9, linestyle=(0, (3, 3)))
         ax.set(yscale="log", xlabel="gradient steps")
-        style.tidy(ax)
         ax.legend(title=varied, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
     axes[0].set_ylabel("squared distance from the truth")
     return axes[0].figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
-BIN_SIZE = 0.005  # seconds: 25 bins between deflections
 ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
-TOLERANCE = 0.01  # seconds, of a hit: two bins, so that chance is a sixth of the time
 _DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"  # every millisecond
 
 #: Rules by name that mark the trials to fit; the others are the test trials.
@@ -40,14 +38,6 @@ SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 
-def split_counts(spikes: SpikeTrains, split: str) -> tuple[BinnedSpikes, BinnedSpikes]:
-    """Return the counts of the trials to fit and of the test trials."""
-    assert spikes.trials is not None
-    chosen, ids = SPLITS[split](spikes.trials), spikes.trials.index
-    fitted, test = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
-    return fitted, test
-
-
 @dataclass(frozen=True)
 class Recording:
     """Spikes under one stimulus, and that stimulus in the bins of a trial, shape (signal, bin)."""
@@ -55,6 +45,16 @@ class Recording:
     name: str
     spikes: SpikeTrains
     stimulus: np.ndarray
+    bin_size: ClassVar = 0.005  # seconds: 25 bins between deflections
+    tolerance: ClassVar = 0.01  # seconds, of a hit: two bins, so that chance is a sixth of the time
+
+    def split(self, rule: str) -> tuple[BinnedSpikes, BinnedSpikes]:
+        """Return the counts of the trials to fit and of the test trials."""
+        assert self.spikes.trials is not None
+        chosen, ids = SPLITS[rule](self.spikes.trials), self.spikes.trials.index
+        parts = (list(ids[rows]) for rows in (chosen, ~chosen))
+        trials, test = (self.spikes.bin(self.bin_size, trials=part) for part in parts)
+        return trials, test
 
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
@@ -73,13 +73,13 @@ def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Rec
             spikes = read_nwb(path)
             with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
                 displacement = file[_DISPLACEMENT][:3000]
-        binned = displacement.reshape(-1, round(1000 * BIN_SIZE)).mean(axis=1)
+        binned = displacement.reshape(-1, round(1000 * Recording.bin_size)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
 
 
 def after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
     """Return values (bin,) averaged over deflections, for as many bins as a template has."""
-    first = np.rint((ONSETS - parts.counts.t_start) / BIN_SIZE).astype(int)
+    first = np.rint((ONSETS - parts.counts.t_start) / parts.counts.bin_size).astype(int)
     return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
 
 
@@ -105,10 +105,10 @@ class OnsetHits:
 def onset_hits(
     times: Sequence[ArrayLike],
     onsets: ArrayLike,
-    tolerance: float,
     duration: float,
     bin_size: float,
     generator: np.random.Generator,
+    tolerance: float = Recording.tolerance,
 ) -> OnsetHits:
     """Compare the events of each template with known onsets, all in seconds.
 
@@ -190,8 +190,7 @@ METHODS: Mapping[str, Callable[[int], list]] = {
 """Functions of a seed that make a model by name, or several, of which `chosen` takes one."""
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
     """A method's account of the test trials of a unit: gains in log likelihood, and its events."""
 
     recording: str
@@ -204,7 +203,7 @@ class Judged:
 
 def judge(recording: Recording, split: str, seed: int) -> Iterator[Judged]:
     """Fit each method to each unit, and judge it on the test trials."""
-    trials, test = split_counts(recording.spikes, split)
+    trials, test = recording.split(split)
     for index, unit in enumerate(trials.unit_ids):
         seen, unseen = trials.select(units=[index]), test.select(units=[index])
         constant = log_likelihood(unseen, ConstantRate().fit(seen).predict(unseen))
@@ -259,7 +258,7 @@ def hits(model: DCEA, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     known = (ONSETS + counts.duration * np.arange(len(counts))[:, None]).ravel()
     generator = np.random.default_rng(seed)
     length = counts.duration * len(counts)
-    found = onset_hits([time], known, TOLERANCE, length, counts.bin_size, generator)
+    found = onset_hits([time], known, length, counts.bin_size, generator)
     scores = {"n_events": len(events) / len(counts), **found.rates()}
     if "probability" in events:
         scores["own_false"] = 1 - float(events["probability"].mean())

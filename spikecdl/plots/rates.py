@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Bins of rasters of spike trains, in seconds: the spikes of a unit are rarely nearer to each other.
-_FINEST = 1e-3
-
 
 @style.styled
 def raster(
@@ -68,7 +65,7 @@ def raster(
     else:
         counts = spikes if unit is None else spikes.select(units=[unit])
     height = float(np.clip(1.2 + 0.02 * len(counts) * counts.n_units, 2.4, 9))
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), (style.PAGE, height))[0, 0]
+    panel = style.panel(ax, axes, (style.PAGE, height))
     draw_raster(panel, counts)
     panel.set_xlabel(style.time_label(counts.bin_size))
     return panel
@@ -311,7 +308,7 @@ def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
         duration = float((spikes.trials["stop_time"] - spikes.trials["start_time"]).max())
     else:
         duration = spikes.t_stop - spikes.t_start
-    return _FINEST * max(1, round(duration / _FINEST / 50_000))
+    return max(1, round(1000 * duration / 50_000)) / 1000
 
 
 def _single_trials(
@@ -339,7 +336,7 @@ def _single_trials(
         {"start_time": starts, "stop_time": starts + counts.duration}, index=list(counts.trial_ids)
     )
     aligned = replace(spikes, intervals={"windows": windows})
-    fine = aligned.bin(min(_FINEST, counts.bin_size), units=[label], table="windows")
+    fine = aligned.bin(min(0.001, counts.bin_size), units=[label], table="windows")
     return replace(fine, t_start=counts.t_start)
 
 
@@ -371,7 +368,6 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         if trials > 1 and units <= 20:  # lines between more would hide them
             for edge in np.arange(1, units) * trials - 0.5:
                 ax.axhline(edge, color=style.DATA, linewidth=0.8)
-    style.tidy(ax)
 
 
 def panel_heights(trials: BinnedSpikes | None, height: float) -> list[float]:
@@ -410,7 +406,6 @@ def draw_unit(
     style.time_axis(ax, counts)
     if not rates.is_signal:
         ax.set_ylim(bottom=0)
-    style.tidy(ax)
 
 
 def merged_bins(rates: Rates, units: Sequence[int]) -> int:

@@ -25,6 +25,8 @@ MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
 DASHES = (0, (4, 3))
 COLUMN, PAGE = 3.5, 7.2  # widths in inches: of one column of a journal, and of two
+TICKS: dict[str, Any] = {"length": 3, "width": 0.8, "color": MUTED}
+TICKS |= {"labelsize": 7.5, "labelcolor": INK}
 BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8}  # of histograms
 
 
@@ -41,11 +43,7 @@ styled = _styled()
 
 # Text stays text: TrueType fonts in PDF, and no outlines of letters in SVG.
 _FILE: dict[str, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "spikecdl"}
-_NO_DATE: dict[str, dict[str, None]] = {
-    "png": {},
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
-}
+_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) -> None:
@@ -77,7 +75,7 @@ def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    first = drawn if isinstance(drawn, Figure) else np.ravel(np.asarray(drawn, dtype=object))[0]
+    first = np.ravel(np.asarray(drawn, dtype=object))[0]
     check_type("drawn", first, Figure, Axes)
     figure = first if isinstance(first, Figure) else first.figure
     kind = format or Path(file).suffix[1:]
@@ -159,17 +157,28 @@ def given_axes(ax: Any, axes: Any) -> np.ndarray | None:
 def axes_array(
     axes: np.ndarray | None, shape: tuple[int, int], size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
-    """Return the given axes, or those of a new figure of that size, as an array of that shape."""
+    """Return the given axes, or those of a new figure of that size, as an array of that shape.
+
+    They get the look of the package: ticks, and no upper and right spines.
+    """
     if axes is None:
         import matplotlib.pyplot as plt
 
-        return plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
-    if axes.size != shape[0] * shape[1]:
+        axes = plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
+    elif axes.size != shape[0] * shape[1]:
         raise ValueError(
             f"`axes` must hold {shape[0] * shape[1]} axes, not {axes.size}; make them with "
             f"plt.subplots({shape[0]}, {shape[1]})"
         )
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(**TICKS)
     return axes.reshape(shape)
+
+
+def panel(ax: Any, axes: Any, size: tuple[float, float]) -> Any:
+    """Return the one of the arguments `ax` and `axes`, or the axes of a new figure."""
+    return axes_array(given_axes(ax, axes), (1, 1), size)[0, 0]
 
 
 def wrapped(
@@ -193,12 +202,6 @@ def label_outer(grid: np.ndarray, columns: int, every_ylabel: bool = False) -> N
         ax.set_xlabel("")
     for ax in () if every_ylabel else np.delete(grid, slice(None, None, columns)):
         ax.set_ylabel("")
-
-
-def tidy(ax: Axes) -> None:
-    """Remove the upper and right spines and set the look of the ticks."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=7.5, length=3, width=0.8, color=MUTED, labelcolor=INK)
 
 
 def legend_above(ax: Axes) -> None:
@@ -225,8 +228,7 @@ def left_out(shown: int, count: int) -> str:
 def title_above(figure: Figure, *parts: str) -> None:
     """Write above a figure what it shows, if there is something to say."""
     if any(parts):
-        text = " · ".join(filter(None, parts))
-        figure.suptitle(text, x=0.01, ha="left")
+        figure.suptitle(" · ".join(filter(None, parts)), x=0.01, ha="left")
 
 
 def say_why_empty(ax: Axes, why: str) -> None:
@@ -242,6 +244,11 @@ def baseline(ax: Axes, rate: float) -> None:
 def in_bins(bin_size: float) -> bool:
     """Whether times are in bins, not in seconds: plain arrays have bins of size 1."""
     return bin_size == 1.0
+
+
+def short_times(bin_size: float) -> tuple[float, str]:
+    """Return the bin size in milliseconds, or 1 if times are in bins, and the unit."""
+    return (1.0, "bins") if in_bins(bin_size) else (1e3 * bin_size, "ms")
 
 
 def time_label(bin_size: float, origin: str = "") -> str:

@@ -14,7 +14,6 @@ from tables import refused
 
 from spikecdl.denoise import SPDA
 from spikecdl.denoise.spda import (
-    PRECISION,
     GroupCodes,
     initial_templates,
     log_mean,
@@ -66,8 +65,8 @@ def test_refitted_codes_are_those_of_scipy(level):
 
         def objective(values, shapes=shapes, own=own, baseline=baseline):
             eta = baseline + values @ shapes
-            gradient = shapes @ (np.exp(eta) - own) + PRECISION * values
-            return (np.exp(eta) - own * eta).sum() + PRECISION * (values**2).sum() / 2, gradient
+            gradient = shapes @ (np.exp(eta) - own) + 1e-3 * values
+            return (np.exp(eta) - own * eta).sum() + 1e-3 * (values**2).sum() / 2, gradient
 
         options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}
         found = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options=options)
@@ -86,7 +85,7 @@ def test_no_newton_step_makes_the_fit_worse(log_level, seed):
     )
 
     def objective(codes):
-        return cost(y, baseline + codes @ templates) + PRECISION * float(codes.square().sum()) / 2
+        return cost(y, baseline + codes @ templates) + 1e-3 * float(codes.square().sum()) / 2
 
     for _ in range(5):
         after, _ = refit(y, baseline, templates, codes, n_steps=1)

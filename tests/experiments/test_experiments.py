@@ -13,7 +13,7 @@ from commands import run as command
 from commands import succeeded
 from scipy.special import expit, logit
 
-from spikecdl import DCEA, BinnedSpikes, experiments
+from spikecdl import BinnedSpikes, experiments
 from spikecdl.experiments import Options, Result, benchmark, binomial, median_and_range
 from spikecdl.experiments.benchmark import Groups, probability, truth
 
@@ -93,9 +93,9 @@ def test_a_model_that_knows_everything_explains_everything():
 
 
 def test_initial_templates_are_those_that_training_changes():
-    method, groups = benchmark.unrolled(4, 1), Groups(4)
+    method, groups = benchmark.unrolled(binomial.Size(n_unrolled=4, n_epochs=1)), Groups(4)
     initial = benchmark.initial_templates(method, groups, 5)
-    after = benchmark.run(method, groups, 5).templates
+    after = benchmark.score(method, groups, 5)[2]
     assert initial.shape == after.shape == (3, 1, 50)
     for n in range(3):  # one step of Adam moves it a little; other templates are far away
         assert (initial[n] * after[n]).sum() > 0.95
@@ -106,7 +106,7 @@ def test_initial_templates_are_those_that_training_changes():
 
 def test_a_gaussian_model_sees_parts_of_trials_minus_the_baseline():
     counts = Groups(4).draw(0)
-    signal = binomial.AsSignal(DCEA(family="gaussian"), 8.0).signal(counts)
+    signal = benchmark.as_signal(counts, 8.0)
     assert not signal.is_counts
     np.testing.assert_allclose(30 * (signal.counts + 0.008), counts.counts, atol=1e-9)
 
