@@ -8,12 +8,7 @@ comparison methods.
 from __future__ import annotations
 
 from spikecdl.denoise.benchmark import VST
-from spikecdl.denoise.denoiser import (
-    MODELS,
-    PoissonDenoiser,
-    UnusualLightWarning,
-    estimate_peak,
-)
+from spikecdl.denoise.denoiser import MODELS, PoissonDenoiser, UnusualLightWarning, estimate_peak
 from spikecdl.denoise.images import read_folder, read_images, write_images
 from spikecdl.denoise.networks import ResidualCNN
 from spikecdl.denoise.spda import SPDA

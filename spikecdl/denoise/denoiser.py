@@ -19,16 +19,8 @@ from torch import Tensor
 
 from spikecdl import config, validation
 from spikecdl.checkpoint import load_tensors, save_tensors
+from spikecdl.denoise import networks
 from spikecdl.denoise.images import checked
-from spikecdl.denoise.networks import (
-    Architecture,
-    ImageAutoencoder,
-    ImageNetwork,
-    MultiscaleAutoencoder,
-    ResidualCNN,
-    interpolated,
-    mirrored,
-)
 from spikecdl.denoise.training import Crops, Schedule, Training, initial_templates
 from spikecdl.files import reading, write_json
 
@@ -44,32 +36,36 @@ class Model:
     ``restore`` makes one from its `ImageNetwork.settings`, with arbitrary weights.
     """
 
-    build: Callable[[Sequence[Tensor], float, torch.Generator], ImageNetwork]
-    restore: Callable[[Mapping[str, Any]], ImageNetwork]
+    build: Callable[[Sequence[Tensor], float, torch.Generator], networks.ImageNetwork]
+    restore: Callable[[Mapping[str, Any]], networks.ImageNetwork]
     peaks: tuple[float, ...] = (4.0,)  # counts
     learning_rate: float = 6e-4
 
 
 def _autoencoder(tied: bool) -> Model:
-    def build(images: Sequence[Tensor], peak: float, generator: torch.Generator) -> ImageNetwork:
-        chosen = Architecture(tied, stabilizer=peak)
-        return ImageAutoencoder(chosen, initial_templates(images, chosen, peak, generator))
+    def build(
+        images: Sequence[Tensor], peak: float, generator: torch.Generator
+    ) -> networks.ImageNetwork:
+        chosen = networks.Architecture(tied, stabilizer=peak)
+        return networks.ImageAutoencoder(chosen, initial_templates(images, chosen, peak, generator))
 
-    return Model(build, lambda settings: ImageAutoencoder(Architecture(**settings)))
+    return Model(
+        build, lambda settings: networks.ImageAutoencoder(networks.Architecture(**settings))
+    )
 
 
 MODELS = {
     "c": _autoencoder(tied=True),
     "uc": _autoencoder(tied=False),
     "blind": Model(
-        lambda images, peak, generator: MultiscaleAutoencoder(generator=generator),
-        lambda settings: MultiscaleAutoencoder(**settings),
+        lambda images, peak, generator: networks.MultiscaleAutoencoder(generator=generator),
+        lambda settings: networks.MultiscaleAutoencoder(**settings),
         peaks=(0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
         learning_rate=1e-3,
     ),
     "ca": Model(
-        lambda images, peak, generator: ResidualCNN(generator=generator),
-        lambda settings: ResidualCNN(**settings),
+        lambda images, peak, generator: networks.ResidualCNN(generator=generator),
+        lambda settings: networks.ResidualCNN(**settings),
     ),
 }
 
@@ -180,7 +176,7 @@ class PoissonDenoiser(BaseEstimator):
     precision: str = "single"
     device: str = "auto"
     random_state: Any = 0
-    network_: ImageNetwork = field(init=False)
+    network_: networks.ImageNetwork = field(init=False)
 
     @classmethod
     def pretrained(
@@ -332,10 +328,8 @@ class PoissonDenoiser(BaseEstimator):
                 "PoissonDenoiser.pretrained()"
             )
         frames = checked("counts", counts, whole=True)
-        rates = np.empty(frames.shape, np.float32)
-        for place in np.ndindex(frames.shape[:-2]):
-            rates[place] = self._frame(frames[place])
-        return rates
+        rates = [self._frame(frame) for frame in frames.reshape(-1, *frames.shape[-2:])]
+        return np.array(rates, np.float32).reshape(frames.shape)
 
     def _frame(self, frame: np.ndarray) -> np.ndarray:
         """Return the rates of one frame."""
@@ -421,9 +415,9 @@ def in_known_light(
         f"trained for: counts are summed over squares of {side} x {side} pixels"
     )
     warnings.warn(message, UnusualLightWarning, stacklevel=2)
-    whole = mirrored(counts, (0, 0), [-(-size // side) * side for size in counts.shape])
+    whole = networks.mirrored(counts, (0, 0), [-(-size // side) * side for size in counts.shape])
     sums = F.avg_pool2d(whole[None], side)[0] * side**2
-    fine = interpolated(rate(sums, peak * side**2) / side**2, side)
+    fine = networks.interpolated(rate(sums, peak * side**2) / side**2, side)
     return fine[: counts.shape[0], : counts.shape[1]]
 
 

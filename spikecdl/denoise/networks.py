@@ -209,12 +209,10 @@ class ImageAutoencoder(ImageNetwork):
         """
         more = self.margin(len(shifts))
         height, width = (side - more for side in y.shape[-2:])
-        parts = [y[..., i : i + height, j : j + width] for i, j in shifts]
-        etas = self.eta(torch.cat(parts)).split(len(y))  # faster than one by one
-        back = [
-            F.pad(eta, (j, more - j, i, more - i)) for eta, (i, j) in zip(etas, shifts, strict=True)
-        ]
-        return torch.stack(back).mean(0).exp() / peak
+        parts = torch.cat([y[..., i : i + height, j : j + width] for i, j in shifts])
+        etas = self.eta(parts).split(len(y))  # faster than one by one
+        margins = [(j, more - j, i, more - i) for i, j in shifts]
+        return torch.stack([*map(F.pad, etas, margins)]).mean(0).exp() / peak
 
     @torch.no_grad()
     def denoise(self, counts: Tensor, peak: float) -> Tensor:

@@ -294,10 +294,8 @@ probability above one half, 66 to 72 % of the events of single trials, 12 to 16 
 them false, unless it begins with the true events.
 """
 
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    name: {"trainer": name} for name in ("alternating", "marginal")
-}
-"""Settings of `DCEA` by name of the method; each case adds its own ``family`` and ``model``."""
+METHODS = ("alternating", "marginal")
+"""Trainers; each case adds its own ``family`` and ``model``."""
 
 
 def run(options: Options) -> Result:
@@ -311,9 +309,9 @@ def run(options: Options) -> Result:
     for name, case in CASES.items():
         for seed in seeds:
             counts = case.draw(seed, n_windows)
-            for method, settings in METHODS.items():
+            for method in METHODS:
                 began = time.perf_counter()
-                model = fitted(case.estimator(seed, **settings), counts)
+                model = fitted(case.estimator(seed, trainer=method), counts)
                 parts = model.decompose(counts)
                 row = {"case": name, "method": method, "seed": seed, **scores(parts, case)}
                 rows.append({**row, "seconds": time.perf_counter() - began})
@@ -326,7 +324,7 @@ def run(options: Options) -> Result:
         figures={f"templates_{method}": templates(parts) for method, parts in first.items()},
         settings={
             "cases": {name: case.shows for name, case in CASES.items()},
-            "methods": {name: dict(settings) for name, settings in METHODS.items()},
+            "methods": list(METHODS),
             "n_windows": n_windows or {name: case.n_windows for name, case in CASES.items()},
             "tolerance": Case.tolerance,
             "seeds": list(seeds),

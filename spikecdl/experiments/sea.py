@@ -6,6 +6,7 @@ starts at some distance from that dictionary and takes gradient steps, each on f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl.experiments import Options, Result, findings
@@ -93,7 +95,7 @@ class ShallowAutoencoder:
 
     def after_step(self, y: Tensor, step: float) -> ShallowAutoencoder:
         """Return the model after a gradient step, with columns rescaled to unit norm."""
-        return replace(self, columns=_unit(self.columns - step * self.gradient(y)))
+        return replace(self, columns=F.normalize(self.columns - step * self.gradient(y), dim=0))
 
     def _response(self, y: Tensor) -> Tensor:
         """Return z, (sample, dimension)."""
@@ -188,12 +190,8 @@ def run(options: Options) -> Result:
 
     size = Size(n_steps=40, samples_per_column=50, n_seeds=1) if options.quick else Size()
     seeds = [options.random_state + repetition for repetition in range(size.n_seeds)]
-    listed = [
-        (part, varied, name, condition)
-        for part, groups in (("claim", CLAIM), ("break", BREAKS))
-        for varied, conditions in groups.items()
-        for name, condition in conditions.items()
-    ]
+    listed = [("claim", *each) for each in CLAIM.items()]
+    listed += [("break", *each) for each in BREAKS.items()]
 
     @cache
     def followed(condition: Condition, seed: int) -> pd.DataFrame:
@@ -201,9 +199,9 @@ def run(options: Options) -> Result:
         return run.assign(**asdict(fitted_contraction(run["median"].to_numpy())))
 
     tables = []
-    for part, varied, name, condition in listed:
-        options.say(f"{varied}: {name}")
-        for seed in seeds:
+    for part, varied, conditions in listed:
+        for (name, condition), seed in itertools.product(conditions.items(), seeds):
+            options.say(f"{varied}: {name}, seed {seed}")
             labels = {"part": part, "varied": varied, "condition": name, "seed": seed}
             columns = {**labels, **asdict(condition), **followed(condition, seed)}
             tables.append(pd.DataFrame(columns))
@@ -256,12 +254,12 @@ def step_length(condition: Condition) -> float:
 def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:
     """Draw a true dictionary (dimension, column), with columns of unit norm."""
     shape = condition.dimension, condition.n_columns
-    columns = _unit(torch.randn(shape, generator=generator))
-    shared = _unit(torch.randn((shape[0], 1), generator=generator))
+    columns = F.normalize(torch.randn(shape, generator=generator), dim=0)
+    shared = F.normalize(torch.randn((shape[0], 1), generator=generator), dim=0)
     columns = math.sqrt(condition.common) * shared + math.sqrt(1 - condition.common) * columns
     one, other = columns[:, ::2], columns[:, 1::2]
     other = condition.alike * one + math.sqrt(1 - condition.alike**2) * other
-    return _unit(torch.stack([one, other], dim=2).flatten(1))
+    return F.normalize(torch.stack([one, other], dim=2).flatten(1), dim=0)
 
 
 def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
@@ -269,7 +267,7 @@ def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -
     direction = torch.randn(truth.shape, generator=generator)
     if condition.toward_another:
         direction = truth.roll(1, dims=1)
-    away = _unit(direction - (direction * truth).sum(dim=0) * truth)
+    away = F.normalize(direction - (direction * truth).sum(dim=0) * truth, dim=0)
     cosine = 1 - condition.start**2 / 2
     return cosine * truth + math.sqrt(1 - cosine**2) * away
 
@@ -281,10 +279,6 @@ def codes(n_samples: int, condition: Condition, generator: torch.Generator) -> T
     positions = chances.topk(condition.n_active).indices
     values = low + (high - low) * torch.rand(positions.shape, generator=generator)
     return torch.zeros_like(chances).scatter_(1, positions, values)
-
-
-def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=0)
 
 
 @dataclass(frozen=True)
