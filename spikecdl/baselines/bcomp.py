@@ -226,12 +226,8 @@ class BCOMP(TransformerMixin, BaseEstimator):
         is unknown, and are cropped to the bins of most energy after three epochs.
         """
         if self.templates is not None:
-            given, expected = unit_norm("templates", self.templates), (self.n_templates, 1, length)
-            if given.shape != expected:
-                raise ValueError(
-                    f"`templates` (shape {given.shape}) must have the shape (template, 1, bin) = "
-                    f"{expected}"
-                )
+            given = unit_norm("templates", self.templates)
+            validation.shaped("templates", given, (self.n_templates, 1, length))
             yield torch.from_numpy(given)
             return
         generator = config.generator(self.random_state)

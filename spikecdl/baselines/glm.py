@@ -174,13 +174,10 @@ def sampled(values: Any, counts: BinnedSpikes) -> np.ndarray:
         if not signal.ndim or not np.isfinite(signal).all():
             raise ValueError("`stimulus` must hold a finite number for each bin, or be a function")
         signal = signal.reshape((1,) * (4 - signal.ndim) + signal.shape)
-    try:
-        return np.broadcast_to(signal, (len(signal), *counts.shape))
-    except ValueError:
-        raise ValueError(
-            f"`stimulus` (shape {signal.shape}) must broadcast to (signal, trial, unit, bin) = "
-            f"{(len(signal), *counts.shape)}"
-        ) from None
+    shape = (len(signal), *counts.shape)
+    return validation.broadcast(
+        "stimulus", signal, shape, "broadcast to (signal, trial, unit, bin) ="
+    )
 
 
 @dataclass(eq=False, repr=False)

@@ -357,7 +357,7 @@ class PoissonDenoiser(BaseEstimator):
         origin: dict[str, Any] = {
             "model": self.model,
             "peaks": self.peaks_,
-            "settings": network.settings(),
+            "settings": network.settings,
         }
         save_tensors(path, dict(network.named_parameters()), origin)
         origin |= {"n_parameters": network.n_parameters, **(about or {})}

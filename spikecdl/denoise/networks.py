@@ -29,6 +29,7 @@ class ImageNetwork(nn.Module):
     It takes sides of ``length`` plus a multiple of ``stride`` pixels.
     """
 
+    settings: dict[str, Any]  # that build the network again, as plain values
     length = stride = 1
     border = 0  # pixels at each edge of a crop that do not count in training
     halo = 0  # pixels to each side that a pixel of the result depends on; a multiple of the stride
@@ -45,10 +46,6 @@ class ImageNetwork(nn.Module):
     @abstractmethod
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
         """Return the fractions of the peak (row, column) for counts of an image of any size."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that build the network again, as plain values."""
 
     def margin(self, n_shifts: int) -> int:
         """Return how many pixels more a crop needs if training takes the mean over shifts.
@@ -186,7 +183,7 @@ class ImageAutoencoder(ImageNetwork):
             stabilizer=architecture.stabilizer,
         )
         self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
-        self.architecture, self.length, self.stride = architecture, length, stride
+        self.settings, self.length, self.stride = asdict(architecture), length, stride
         self.border = length // 2  # where fewer templates reach
         self.most_shifts = stride**2
         # The first layer starts from zero codes and sees the patch at a position.  Each further one
@@ -233,9 +230,6 @@ class ImageAutoencoder(ImageNetwork):
         total = sum(threads.on_each(moved, shifts, counts.device), torch.zeros_like(counts))
         return (total / self.stride**2).exp() / peak
 
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.architecture)
-
 
 class MultiscaleAutoencoder(ImageNetwork):
     r"""Layers of soft thresholds at scales that halve: a deep relaxation of DCEA.
@@ -275,7 +269,7 @@ class MultiscaleAutoencoder(ImageNetwork):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.widths, self.n_unrolled = tuple(widths), n_unrolled
+        self.settings = {"widths": list(widths), "n_unrolled": n_unrolled}
         self.length = self.stride = self.border = 2 ** (len(widths) - 1)  # of the coarsest scale
         counts = (2, 1, 1)  # of layers, down and up, at each scale but the coarsest, which has one
         layers_seen = sum(count * 2 ** (scale + 1) for scale, count in enumerate(counts))
@@ -334,9 +328,6 @@ class MultiscaleAutoencoder(ImageNetwork):
             back = torch.rot90(found, -turns)
             total += back.mT if flipped else back
         return total / (8 * peak)
-
-    def settings(self) -> dict[str, Any]:
-        return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}
 
 
 class _Layer(nn.Module):
@@ -423,7 +414,8 @@ class ResidualCNN(ImageNetwork):
         super().__init__()
         validation.integer("n_layers", n_layers)
         validation.integer("n_maps", n_maps, minimum=2)
-        self.n_maps, self.halo = n_maps, n_layers
+        self.settings = {"n_layers": n_layers, "n_maps": n_maps}
+        self.halo = n_layers
         n_in = [1] + [n_maps - 1] * (n_layers - 1)
         n_out = [n_maps] * (n_layers - 1) + [1]
         self.layers = nn.ModuleList()
@@ -444,6 +436,3 @@ class ResidualCNN(ImageNetwork):
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
         scale = counts.new_full((1, 1, 1, 1), peak)
         return self.on_tiles(lambda y: self(y, scale).float(), counts)
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_layers": len(self.layers), "n_maps": self.n_maps}

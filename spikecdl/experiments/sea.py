@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import linregress
 from torch import Tensor
 
 from spikecdl.experiments import Options, Result, findings
@@ -304,11 +305,9 @@ def fitted_contraction(distances: np.ndarray) -> Contraction:
     n_fitted = int(near.argmax()) if near.any() else len(distances)
     if n_fitted < 4:
         return Contraction(math.nan, math.nan, neighbourhood, math.nan, 0)
-    steps, logs = np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood)
-    slope, intercept = np.polyfit(steps, logs, 1)
-    r_squared = 1 - np.var(logs - slope * steps - intercept) / np.var(logs)
-    rate, excess = math.exp(slope), math.exp(intercept)
-    return Contraction(rate, excess, neighbourhood, float(r_squared), n_fitted)
+    line = linregress(np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood))
+    rate, excess = math.exp(line.slope), math.exp(line.intercept)
+    return Contraction(rate, excess, neighbourhood, line.rvalue**2, n_fitted)
 
 
 @style.styled

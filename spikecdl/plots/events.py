@@ -241,7 +241,7 @@ def population_raster(
             "which templates order the units; use `raster` and `codes`"
         )
     start, stop, about = rates.stretch(decomposition, window, (), slice(trial, trial + 1))
-    counts = rates.cut(decomposition.counts.select(trials=[trial]), start, stop)
+    counts = decomposition.counts.select(trials=[trial], bins=slice(start, stop))
     favourite, latency, order = _sorted_units(decomposition)
     height = float(np.clip(1.2 + 0.045 * len(order), 2.2, 7))
     panel = style.panel(ax, axes, (style.PAGE, height))
@@ -259,7 +259,6 @@ def population_raster(
         delays = (latency[order][rows] + 0.5) * counts.bin_size
         for time in times if len(rows) else ():
             panel.plot(time + delays, rows, color=style.colour(k), linewidth=1, alpha=0.7)
-    style.time_axis(panel, counts)
     panel.tick_params(axis="y", pad=7)
     panel.set(
         xlabel=style.time_label(counts.bin_size), ylabel="unit (by template and time of peak)"

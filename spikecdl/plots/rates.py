@@ -157,7 +157,7 @@ def rates_figure(
     shown = range(min(whole.n_units, most))
     rates = rates_of(source, shown).cut(start, stop)
     if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
-        spikes = cut(spikes, start, stop)
+        spikes = spikes.select(bins=slice(start, stop))
     columns = 1 if wide else min(len(shown), 3)
     blocks = -(-len(shown) // columns)  # rows of units
     sources = [_single_trials(rates.counts, unit, spikes) for unit in shown]
@@ -200,8 +200,8 @@ class Rates(NamedTuple):
     def cut(self, start: int, stop: int) -> Rates:
         """Return the bins from ``start`` to ``stop``."""
         fit = None if self.fit is None else self.fit[..., start:stop]
-        counts, data = cut(self.counts, start, stop), self.data[..., start:stop]
-        return self._replace(counts=counts, data=data, fit=fit)
+        counts = self.counts.select(bins=slice(start, stop))
+        return self._replace(counts=counts, data=self.data[..., start:stop], fit=fit)
 
     def around(
         self, trial: np.ndarray, first: np.ndarray, span: tuple[int, int], names: Any = None
@@ -231,20 +231,6 @@ class Rates(NamedTuple):
         baseline = None if self.baseline is None else self.baseline[trial, :1]
         more = {"data": taken(self.data), "fit": taken(self.fit), "baseline": baseline}
         return self._replace(counts=counts, **more)
-
-
-def cut(counts: BinnedSpikes, start: int, stop: int) -> BinnedSpikes:
-    """Return the bins from ``start`` to ``stop`` of counts."""
-    return replace(
-        counts,
-        counts=counts.counts[..., start:stop],
-        mask=counts.mask[..., start:stop],
-        n_pooled=counts.n_pooled[..., start:stop],
-        t_start=float(counts.times[start]),
-        trial_starts=counts.trial_starts + start * counts.bin_size,
-        truth=None,
-        onsets=None,
-    )
 
 
 def stretch(
