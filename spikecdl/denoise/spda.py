@@ -60,8 +60,6 @@ class SPDA(SingleImageDenoiser):
     binning : int
         Denoise sums over squares of this many pixels a side, and interpolate linearly between
         their centres: for few photons (3 is "SPDAbin" of the authors).
-    templates : array_like, shape (template, patch_size, patch_size), optional
-        Initial templates; the first does not change and should be constant.
     random_state : int, RandomState or None
         Chooses the groups from which templates are learned.
 
@@ -90,7 +88,6 @@ class SPDA(SingleImageDenoiser):
     n_steps: int = 2
     stride: int = 1
     binning: int = 1
-    templates: Any = None
     random_state: Any = None
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
@@ -118,7 +115,7 @@ class SPDA(SingleImageDenoiser):
         """Return the expected counts of an image (row, column)."""
         generator = config.generator(self.random_state)
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)
-        templates = self._initial_templates()
+        templates = initial_templates(self.patch_size, self.n_templates).float()
         y = image.flatten()
         compared = torch.from_numpy(gaussian_filter(image.numpy(), 2)).flatten()
         floor = 1e-3 * y.mean() + torch.finfo(y.dtype).tiny  # of rates whose log is taken
@@ -137,21 +134,6 @@ class SPDA(SingleImageDenoiser):
                 ((coded(some).mean, some) for some in groups.split(32)), len(y)
             )
         return compared.reshape(image.shape)
-
-    def _initial_templates(self) -> Tensor:
-        """Return the initial templates (template, pixel), of unit norm."""
-        if self.templates is None:
-            return initial_templates(self.patch_size, self.n_templates).float()
-        given = np.asarray(self.templates, dtype=np.float32)
-        expected = (self.n_templates, self.patch_size, self.patch_size)
-        flat = given.reshape(len(given), -1) if given.shape == expected else np.zeros((1, 1))
-        norms = np.sqrt((flat**2).sum(1, keepdims=True))
-        if not (np.isfinite(norms) & (norms > 0)).all():
-            raise ValueError(
-                f"`templates` (shape {given.shape}) must be finite, none zero, and of the shape "
-                f"(template, row, column) = {expected}"
-            )
-        return torch.from_numpy(flat / norms)
 
 
 def initial_templates(size: int, number: int) -> Tensor:

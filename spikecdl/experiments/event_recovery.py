@@ -93,9 +93,8 @@ class Case:
     """Recordings of one kind with known events, settings of the model, and what is aimed at.
 
     Shapes are sums of bumps: the change of the log rate over a template, whose time runs from 0 to
-    1.
-    Rates are those of one trial.  Pooled cases have a unit for each window; the others have four
-    units of their own baselines, and trials that follow each other without a gap.
+    1.  Rates are those of one trial.  Pooled cases have a unit for each window; the others have
+    four units of their own baselines, and trials that follow each other without a gap.
     """
 
     shows: str

@@ -107,11 +107,13 @@ class Fit(NamedTuple):
 
 def run(options: Options) -> Result:
     """Fit every method to every recording and split (quick: two recordings, one split)."""
+    import pandas as pd
+
     names, splits = whisker_trials.RECORDINGS, list(whisker_trials.SPLITS)
     if options.quick:
         names, splits = names[1::3], splits[:1]
     fits: list[Fit] = []
-    judged: list[whisker_trials.Judged] = []
+    judged: list[dict[str, Any]] = []
     generator = np.random.default_rng(options.random_state)
     for recording in whisker_trials.load(options.data, names):
         for split in splits:
@@ -120,7 +122,7 @@ def run(options: Options) -> Result:
                 fits += fit_method(recording, split, method, options.random_state, generator)
         options.say(f"{recording.name}, single trials")
         judged += whisker_trials.judge(recording, splits[0], options.random_state)
-    table, single = with_leads(fits), whisker_trials.table(judged)
+    table, single = with_leads(fits), pd.DataFrame(judged)
     first = [fit for fit in fits if fit.row["split"] == splits[0]]
     of_first = table[table["split"] == splits[0]]
     return Result(

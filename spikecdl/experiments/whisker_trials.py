@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -190,30 +190,38 @@ METHODS: Mapping[str, Callable[[int], list]] = {
 """Functions of a seed that make a model by name, or several, of which `chosen` takes one."""
 
 
-class Judged(NamedTuple):
-    """A method's account of the test trials of a unit: gains in log likelihood, and its events."""
-
-    recording: str
-    unit: int | str
-    method: str
-    gain: np.ndarray | None  # (trial,) nats over a constant rate; None without a likelihood
-    spikes: np.ndarray  # (trial,)
-    events: dict[str, float]  # scores of the events; empty for a method without events
-
-
-def judge(recording: Recording, split: str, seed: int) -> Iterator[Judged]:
-    """Fit each method to each unit, and judge it on the test trials."""
+def judge(recording: Recording, split: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Fit each method to each unit, and yield the rows of the test trials, see `compared`."""
     trials, test = recording.split(split)
     for index, unit in enumerate(trials.unit_ids):
         seen, unseen = trials.select(units=[index]), test.select(units=[index])
         constant = log_likelihood(unseen, ConstantRate().fit(seen).predict(unseen))
+        gains, events = {}, {}
         for name, make in METHODS.items():
             model = fitted(chosen(make(seed), seen), seen)
-            events = hits(model, unseen, seed) if hasattr(model, "decompose") else {}
+            events[name] = hits(model, unseen, seed) if hasattr(model, "decompose") else {}
             likelihood = held_out(model, unseen)
-            gain = None if likelihood is None else likelihood - constant
-            spikes = unseen.counts.sum(axis=(1, 2))
-            yield Judged(recording.name, unit, name, gain, spikes, events)
+            gains[name] = None if likelihood is None else likelihood - constant
+        for row in compared(gains, events, unseen.counts.sum(axis=(1, 2))):
+            yield {"recording": recording.name, "unit": unit, **row}
+
+
+def compared(
+    gains: Mapping[str, np.ndarray | None], events: Mapping[str, dict], spikes: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each method, with the scores of its events, if it has any.
+
+    ``bits_per_spike`` is the gain in log likelihood of test trials over a constant rate, and
+    ``lead`` the difference to the GLM with history; both with standard errors over trials.  Gains,
+    in nats, and spikes are (trial,); None for a method without a likelihood.
+    """
+    bits = spikes * np.log(2)
+    for method, gain in gains.items():
+        row = {"method": method, **events[method]}
+        if gain is not None:
+            row["bits_per_spike"], row["bits_per_spike_se"] = ratio(gain, bits)
+            row["lead"], row["lead_se"] = ratio(gain - gains[HISTORY], bits)
+        yield row
 
 
 def chosen(models: list, trials: BinnedSpikes) -> Any:
@@ -263,24 +271,3 @@ def hits(model: DCEA, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     if "probability" in events:
         scores["own_false"] = 1 - float(events["probability"].mean())
     return scores
-
-
-def table(judged: list[Judged]) -> pd.DataFrame:
-    """Return a row for each method and unit.
-
-    ``bits_per_spike`` is the gain in log likelihood of test trials over a constant rate, and
-    ``lead`` the difference to the GLM with history; both with standard errors over trials.
-    """
-    import pandas as pd
-
-    reference = {(one.recording, one.unit): one.gain for one in judged if one.method == HISTORY}
-    rows = []
-    for one in judged:
-        row = {"recording": one.recording, "unit": one.unit, "method": one.method, **one.events}
-        if one.gain is not None:
-            bits = one.spikes * np.log(2)
-            lead = one.gain - reference[one.recording, one.unit]
-            row["bits_per_spike"], row["bits_per_spike_se"] = ratio(one.gain, bits)
-            row["lead"], row["lead_se"] = ratio(lead, bits)
-        rows.append(row)
-    return pd.DataFrame(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,13 +78,8 @@ def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) 
     check_type("drawn", first, Figure, Axes)
     figure = first if isinstance(first, Figure) else first.figure
     kind = format or Path(file).suffix[1:]
-    content = io.BytesIO()
     with matplotlib.rc_context(_FILE):
-        figure.savefig(content, format=kind, dpi=dpi, metadata=_NO_DATE.get(kind))
-    if hasattr(file, "write"):
-        file.write(content.getvalue())
-    else:
-        Path(file).write_bytes(content.getvalue())
+        figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATE.get(kind))
 
 
 def colour(number: int) -> str:

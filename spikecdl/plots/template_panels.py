@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spikecdl.data import Decomposition, Truth
+from spikecdl.data.truth import unit_norm
 from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import template_error, template_shape
 from spikecdl.evaluation.template_metrics import gain_of, template_table
 from spikecdl.plots import style
 from spikecdl.plots.rates import rates_of
-from spikecdl.validation import counted
+from spikecdl.validation import counted, shaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,11 +211,7 @@ def _ends(bands: Bands | None, shapes: np.ndarray) -> list[tuple[np.ndarray, np.
     """Return the ends of simultaneous and pointwise bands, if any."""
     if bands is None:
         return []
-    if bands.templates.shape != shapes.shape:
-        raise ValueError(
-            f"`bands` (of templates of shape {bands.templates.shape}) must be of the templates "
-            f"drawn, of shape {shapes.shape}"
-        )
+    shaped("bands", bands.templates, shapes.shape, "templates")
     return [(bands.simultaneous_lower, bands.simultaneous_upper), (bands.lower, bands.upper)]
 
 
@@ -231,14 +228,12 @@ def _matches(
             f"`truth` has bins of {true_bin_size:g} s and the model of {bin_size:g} s; "
             "simulate or bin with the same bin size"
         )
-    true = np.asarray(getattr(truth, "templates", truth), dtype=float)
-    true = true[:, np.newaxis] if true.ndim == 2 else true
+    true = unit_norm("truth", getattr(truth, "templates", truth))
     error = template_error(shapes, true)
     for k, partner in enumerate(error.assignment):
         if partner >= 0:
-            height = scale[partner] / np.linalg.norm(true[k])
             shift = -int(error.shifts[k])
-            found[partner] = _Match(height * true[k], shift, float(error.errors[k]))
+            found[partner] = _Match(scale[partner] * true[k], shift, float(error.errors[k]))
     return found
 
 

@@ -237,16 +237,6 @@ def test_same_seed_same_bits_and_the_counts_are_left_alone():
     np.testing.assert_array_equal(first, SMALL.predict(counts.tolist()))
 
 
-def test_given_templates_are_used_and_checked():
-    counts = np.random.default_rng(0).poisson(scene(4.0)[:30])
-    initial = 3 * initial_templates(8, 64).reshape(64, 8, 8).numpy()
-    given = clone(SMALL).set_params(templates=initial).predict(counts)
-    np.testing.assert_allclose(given, SMALL.predict(counts), rtol=1e-3)
-    for bad in (initial[:5], initial[:, 0], np.full_like(initial, np.nan), 0 * initial):
-        with pytest.raises(ValueError, match=r"`templates` \(shape .* must be finite, none zero"):
-            clone(SMALL).set_params(templates=bad).predict(counts)
-
-
 def test_settings_out_of_range_are_refused():
     for setting, message in [
         ({"patch_size": 0}, "`patch_size` .* must be at least 1"),
