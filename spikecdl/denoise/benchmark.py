@@ -77,12 +77,14 @@ class VST(SingleImageDenoiser):
     binning: int = 2
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
-        denoise, default = _DENOISERS[validation.one_of("denoiser", self.denoiser, _DENOISERS)]
+        defaults = {"tv": 0.8, "nlm": 0.6, "wavelet": 0.9}
+        default = defaults[validation.one_of("denoiser", self.denoiser, defaults)]
         strength = default if self.strength is None else self.strength
         validation.positive("strength", strength)
         validation.integer("binning", self.binning)
         with validation.extra("images", f'`denoiser` (="{self.denoiser}")'):
-            denoised = denoise(anscombe(summed(counts, self.binning)), float(strength))
+            sums = anscombe(summed(counts, self.binning))
+            denoised = _denoised(sums, self.denoiser, float(strength))
         rates = unbiased_inverse(denoised)
         if self.binning > 1:
             rates = rates / self.binning**2
@@ -116,26 +118,18 @@ def _inverse_table() -> interpolate.CubicSpline:
     return interpolate.CubicSpline(expected, mean)
 
 
-def _total_variation(image: np.ndarray, strength: float) -> np.ndarray:
+def _denoised(image: np.ndarray, denoiser: str, strength: float) -> np.ndarray:
+    """Denoise an image with noise of standard deviation 1."""
     from skimage import restoration
 
-    return restoration.denoise_tv_chambolle(image, weight=strength, eps=1e-5, max_num_iter=1000)
-
-
-def _nonlocal_means(image: np.ndarray, strength: float) -> np.ndarray:
-    from skimage import restoration
-
-    # scikit-image leaves out axes of one pixel
-    wide = np.pad(image, [(0, max(0, 2 - side)) for side in image.shape], mode="edge")
-    smooth = restoration.denoise_nl_means(
-        wide, patch_size=5, patch_distance=5, h=strength, sigma=1.0
-    )
-    return smooth[: image.shape[0], : image.shape[1]]
-
-
-def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
+    if denoiser == "tv":
+        return restoration.denoise_tv_chambolle(image, weight=strength, eps=1e-5, max_num_iter=1000)
+    if denoiser == "nlm":  # scikit-image leaves out axes of one pixel
+        wide = np.pad(image, [(0, max(0, 2 - side)) for side in image.shape], mode="edge")
+        near = {"patch_size": 5, "patch_distance": 5, "sigma": 1.0}
+        smooth = restoration.denoise_nl_means(wide, h=strength, **near)
+        return smooth[: image.shape[0], : image.shape[1]]
     import pywt
-    from skimage import restoration
 
     levels = pywt.dwt_max_level(min(image.shape), pywt.Wavelet("db2").dec_len)
     settings = {"sigma": strength, "wavelet": "db2", "wavelet_levels": levels}
@@ -145,14 +139,6 @@ def _wavelet(image: np.ndarray, strength: float) -> np.ndarray:
         smooth = restoration.denoise_wavelet(moved, **settings)
         total += np.roll(smooth, (-row, -column), (0, 1))
     return total / 16
-
-
-# for noise of standard deviation 1, with the default strength of each
-_DENOISERS = {
-    "tv": (_total_variation, 0.8),
-    "nlm": (_nonlocal_means, 0.6),
-    "wavelet": (_wavelet, 0.9),
-}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
@@ -20,7 +19,7 @@ from torch import Tensor
 from spikecdl import config, validation
 from spikecdl.checkpoint import load_tensors, save_tensors
 from spikecdl.denoise import networks
-from spikecdl.denoise.images import checked
+from spikecdl.denoise.images import checked, summed
 from spikecdl.denoise.training import Crops, Schedule, Training, initial_templates
 from spikecdl.files import reading, write_json
 
@@ -415,8 +414,7 @@ def in_known_light(
         f"trained for: counts are summed over squares of {side} x {side} pixels"
     )
     warnings.warn(message, UnusualLightWarning, stacklevel=2)
-    whole = networks.mirrored(counts, (0, 0), [-(-size // side) * side for size in counts.shape])
-    sums = F.avg_pool2d(whole[None], side)[0] * side**2
+    sums = torch.from_numpy(summed(counts.cpu().numpy(), side)).to(counts)
     fine = networks.interpolated(rate(sums, peak * side**2) / side**2, side)
     return fine[: counts.shape[0], : counts.shape[1]]
 

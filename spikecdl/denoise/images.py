@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +114,9 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     place = existing(path)
     if place.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a file; see read_folder for a folder")
-    read, _ = _format(place)
-    with reading(place, f"{place.suffix[1:].lower()} images"):
-        return _frames(read(place))
+    suffix = _suffix(place)
+    with reading(place, f"{suffix[1:]} images"):
+        return _frames(_READERS[suffix](place))
 
 
 def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -139,12 +139,12 @@ def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"`path` (={str(path)!r}) must be a folder; see read_images for a file")
     named = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in _FORMATS and not file.name.startswith(".") and file.is_file():
+        if file.suffix.lower() in _READERS and not file.name.startswith(".") and file.is_file():
             frames = read_images(file)
             for number, frame in enumerate(frames):
                 named[file.name if len(frames) == 1 else f"{file.name}:{number}"] = frame
     if not named:
-        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_FORMATS)})")
+        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_READERS)})")
     return named
 
 
@@ -170,7 +170,7 @@ def write_images(path: str | os.PathLike[str], images: Any) -> None:
         or too large for single precision (whole numbers: to be exact), or a PNG would have several
         frames.
     """
-    _, write = _format(Path(path))
+    suffix = _suffix(Path(path))
     values = np.asarray(images)
     frames = _frames(values)
     with np.errstate(over="ignore"):
@@ -181,12 +181,12 @@ def write_images(path: str | os.PathLike[str], images: Any) -> None:
             f"whole numbers up to {2**24} and others up to 3.4e38; divide them"
         )
     with replacing(path) as temporary:
-        write(temporary, single.reshape(values.shape))
+        _write(temporary, single.reshape(values.shape), suffix)
 
 
 def check_target(path: Path, n_frames: int, source: Path) -> None:
     """Raise what `write_images` would raise, or if ``source`` would be replaced."""
-    if _format(path)[1] is _write_png:
+    if _suffix(path) == ".png":
         _check_one(n_frames)
     replaceable(path, str(source))
 
@@ -263,45 +263,38 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.load(file, allow_pickle=False)
 
 
-def _write_npy(path: Path, images: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, images)
+_READERS = {".npy": _read_npy, ".png": _read_png, ".tif": _read_tiff, ".tiff": _read_tiff}
 
 
-def _write_png(path: Path, images: np.ndarray) -> None:
-    from PIL import Image
+def _suffix(path: Path) -> str:
+    """Return the suffix of a file in small letters, or raise if its format is unknown."""
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(
+            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(_READERS)}"
+        )
+    return suffix
 
-    _check_one(len(images) if images.ndim == 3 else 1)
-    frame = images.reshape(images.shape[-2:]).astype(float)
-    scaled = np.rint(frame / (frame.max() or 1.0) * (2**16 - 1))
-    Image.fromarray(scaled.astype(np.uint16)).save(path, format="PNG")
+
+def _write(path: Path, images: np.ndarray, suffix: str) -> None:
+    """Write images in the format of a suffix, which the path may lack."""
+    if suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, images)
+    elif suffix == ".png":
+        from PIL import Image
+
+        _check_one(len(images) if images.ndim == 3 else 1)
+        frame = images.reshape(images.shape[-2:]).astype(float)
+        scaled = np.rint(frame / (frame.max() or 1.0) * (2**16 - 1))
+        Image.fromarray(scaled.astype(np.uint16)).save(path, format="PNG")
+    else:
+        with extra("images", "TIFF"):
+            import tifffile
+
+        tifffile.imwrite(path, images, photometric="minisblack")
 
 
 def _check_one(n_frames: int) -> None:
     if n_frames > 1:
         raise ValueError(f"`images` ({n_frames} frames) must be one for PNG; write a .tif")
-
-
-def _write_tiff(path: Path, images: np.ndarray) -> None:
-    with extra("images", "TIFF"):
-        import tifffile
-
-    tifffile.imwrite(path, images, photometric="minisblack")
-
-
-_TIFF = (_read_tiff, _write_tiff)
-_FORMATS = {
-    ".npy": (_read_npy, _write_npy),
-    ".png": (_read_png, _write_png),
-    ".tif": _TIFF,
-    ".tiff": _TIFF,
-}
-
-
-def _format(path: Path) -> tuple[Callable[[Path], np.ndarray], Callable[..., None]]:
-    """Return what reads and what writes files of that suffix."""
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(
-            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(_FORMATS)}"
-        )
-    return _FORMATS[path.suffix.lower()]
