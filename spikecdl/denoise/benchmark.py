@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import interpolate, ndimage, stats
@@ -141,8 +141,7 @@ def _denoised(image: np.ndarray, denoiser: str, strength: float) -> np.ndarray:
     return total / 16
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """A method for one peak: it returns rates, given counts (row, column)."""
 
     rates: Callable[[np.ndarray], np.ndarray]

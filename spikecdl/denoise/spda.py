@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -200,8 +200,7 @@ def mean_of_patches(patches: Iterable[tuple[Tensor, Tensor]], n_pixels: int) -> 
     return total / number
 
 
-@dataclass(frozen=True)
-class GroupCodes:
+class GroupCodes(NamedTuple):
     """Codes of groups of patches, on the templates that each group has chosen."""
 
     support: Tensor  # (group, active): templates of each group, -1 for none

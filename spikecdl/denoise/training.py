@@ -56,16 +56,16 @@ def _part(images: Sequence[Tensor], length: int, peak: float, generator: torch.G
     Parts are flat if the norm of their log counts, with 0.1 counts added, is 1 or less.
     """
     for _ in range(100):
-        part = (_square(images, length, generator) * peak + 0.1).log()
+        image = images[_draw(len(images), generator)]
+        part = (_square(image, length, generator) * peak + 0.1).log()
         part = part - part.mean()
         if part.norm() > 1:
             break
     return part / part.norm().clamp(min=torch.finfo(part.dtype).eps)
 
 
-def _square(images: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
-    """Return a random square of a random image."""
-    image = images[_draw(len(images), generator)]
+def _square(image: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Return a random square of an image."""
     row, column = (_draw(extent - side + 1, generator) for extent in image.shape)
     return image[row : row + side, column : column + side]
 
@@ -104,15 +104,17 @@ class Crops:
         return clean, torch.poisson(clean * peak, generator=generator), peak
 
     def _crop(self, generator: torch.Generator) -> Tensor:
+        image = self.images[_draw(len(self.images), generator)]
+        turns, flipped = _draw(4, generator), _draw(2, generator)
         side = self.size  # pixels of the image along a side
         if self.zoom > 1:
             chance, power = torch.rand(2, generator=generator).tolist()
             side = self.size if chance < 0.5 else math.ceil(self.size / self.zoom**power)
-        crop = _square(self.images, side, generator)
+        crop = _square(image, side, generator)
         if side < self.size:
             crop = F.interpolate(crop[None, None], self.size, mode="bicubic")[0, 0].clamp(0, 1)
-        crop = torch.rot90(crop, _draw(4, generator))
-        return crop.flip(1) if _draw(2, generator) else crop
+        crop = torch.rot90(crop, turns)
+        return crop.flip(1) if flipped else crop
 
 
 @dataclass(frozen=True)

@@ -418,10 +418,7 @@ def templates(
         row[0].set_ylabel(name)
     for ax in grid[-1]:
         ax.set_xlabel("time (ms)")
-    each = (ax.get_legend_handles_labels() for ax in grid[:, 0])
-    handles, labels = max(each, key=lambda both: len(both[1]))
-    grid[0, 0].figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    return grid[0, 0].figure
+    return style.legend_outside(max(grid[:, 0], key=lambda ax: len(ax.lines)))
 
 
 @style.styled

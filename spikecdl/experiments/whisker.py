@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,8 +35,7 @@ SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free valu
 RIDGES = (1e-3, 0.03, 1.0, 30.0)
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """Models by the name of their settings, made from a recording and a seed.
 
     If there are several, one is chosen by `chosen`.  ``apart``: for each unit.
@@ -296,6 +294,4 @@ def _labelled(axes: np.ndarray, fits: Sequence[Fit], xlabel: str, ylabel: str) -
         title = f"{fit.row['recording']}, {style.unit_title(fit.row['unit'])}"
         ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     style.label_outer(axes, 3)
-    figure = axes[0].figure
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
-    return figure
+    return style.legend_outside(axes[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ def after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
     return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
 
 
-@dataclass(frozen=True)
-class OnsetHits:
+class OnsetHits(NamedTuple):
     """Agreement of events with known onsets; made by `onset_hits`.
 
     Chance is that of 500 sets of as many events at random times, each set with its best lags.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikecdl.data import Decomposition
 from spikecdl.plots import style
+from spikecdl.plots.style import Units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +23,7 @@ _SIZE = (style.COLUMN, 2.3)
 
 @style.styled
 def ks(
-    rescaling: TimeRescaling,
-    *,
-    units: Sequence[int] | None = None,
-    ax: Any = None,
-    axes: Any = None,
+    rescaling: TimeRescaling, *, units: Units = None, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw the distribution of each unit's rescaled intervals against the model's.
 
@@ -57,11 +54,7 @@ def ks(
 
 @style.styled
 def autocorrelation(
-    rescaling: TimeRescaling,
-    *,
-    units: Sequence[int] | None = None,
-    ax: Any = None,
-    axes: Any = None,
+    rescaling: TimeRescaling, *, units: Units = None, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw the autocorrelation of each unit's rescaled intervals, zero under a correct model.
 
@@ -199,7 +192,7 @@ def selection(found: Selection, *, ax: Any = None, axes: Any = None) -> Axes:
 
 def _panels(
     rescaling: TimeRescaling,
-    units: Sequence[int] | None,
+    units: Units,
     axes: np.ndarray | None,
     height: float,
     draw: Callable[[Axes, TimeRescaling, int], None],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from spikecdl import validation
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.plots import rates, style
+from spikecdl.plots.style import Units, Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +22,7 @@ _ORDERS = ("amplitude", "probability", "time")
 
 @style.styled
 def codes(
-    decomposition: Decomposition,
-    *,
-    units: Sequence[int] | None = None,
-    ax: Any = None,
-    axes: Any = None,
+    decomposition: Decomposition, *, units: Units = None, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw events as stems at their onsets, with a panel per unit and a row per trial.
 
@@ -85,7 +81,7 @@ def event_raster(
     *,
     align: str = "onset",
     sort: str = "amplitude",
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     spikes: BinnedSpikes | None = None,
     ax: Any = None,
     axes: Any = None,
@@ -202,7 +198,7 @@ def population_raster(
     decomposition: Decomposition,
     trial: int = 0,
     *,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     ax: Any = None,
     axes: Any = None,
 ) -> Axes:
@@ -312,12 +308,7 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
 
 
 def _windows(
-    decomposition: Decomposition,
-    template: int,
-    unit: int,
-    align: str,
-    sort: str,
-    window: tuple[float, float] | None,
+    decomposition: Decomposition, template: int, unit: int, align: str, sort: str, window: Window
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Return trial and aligned bin of each event, in the order of rows, and the bins around it."""
     if sort == "probability" and decomposition.certainty is None:

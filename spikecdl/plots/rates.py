@@ -10,6 +10,7 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.plots import style
+from spikecdl.plots.style import Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ def raster(
     unit: int | None = 0,
     *,
     align: str | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     ax: Any = None,
     axes: Any = None,
 ) -> Axes:
@@ -125,7 +126,7 @@ def rates_figure(
     source: Decomposition | BinnedSpikes,
     spikes: SpikeTrains | BinnedSpikes | None = None,
     max_units: int | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
 ) -> Figure:
     """Draw `rate` for the first units, as a new figure.
 
@@ -173,9 +174,7 @@ def rates_figure(
         style.time_axis(axes[-1], rates.counts)
     for spare in panels[len(shown) :].ravel():
         spare.remove()
-    figure = grid[0, 0].figure
-    handles, labels = grid[-1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
+    figure = style.legend_outside(grid[-1, 0])
     style.title_above(figure, style.left_out(len(shown), whole.n_units), about)
     return figure
 
@@ -235,7 +234,7 @@ class Rates(NamedTuple):
 
 def stretch(
     source: Decomposition | BinnedSpikes,
-    window: tuple[float, float] | None,
+    window: Window,
     units: Sequence[int],
     trials: slice = slice(None),
 ) -> tuple[int, int, str]:
@@ -286,7 +285,7 @@ def rates_of(source: Decomposition | BinnedSpikes, units: Any = slice(None)) -> 
     return Rates(counts, data, fit, source.baseline[:, units], is_signal, widest)
 
 
-def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
+def _bin_size(spikes: SpikeTrains, window: Window) -> float:
     """Return one millisecond, or more in windows so long that they would have too many bins."""
     if window is not None:
         duration = window[1] - window[0]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Units = Sequence[int] | None  # positions of units; None: the first ones
+Window = tuple[float, float] | None  # start and stop in seconds
+
 # Okabe and Ito's palette for colour-blind readers, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
@@ -125,7 +128,7 @@ def check_position(name: str, value: int, size: int) -> int:
     return int(value)
 
 
-def shown_units(units: Sequence[int] | None, n_units: int, most: int) -> list[int]:
+def shown_units(units: Units, n_units: int, most: int) -> list[int]:
     """Return checked positions of units; the first ones, at most ``most``, if they are None."""
     if units is None:
         return list(range(min(n_units, most)))
@@ -203,6 +206,13 @@ def legend_above(ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     look = {"borderaxespad": 0.1, "handlelength": 1.4, "columnspacing": 1.2, "ncols": len(labels)}
     ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), **look)
+
+
+def legend_outside(ax: Axes) -> Any:
+    """Name the lines of one panel above its figure, and return the figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
+    return ax.figure
 
 
 def legend_of_templates(figure: Figure, count: int) -> None:
