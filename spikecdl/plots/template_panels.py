@@ -165,8 +165,7 @@ def _sheet(
     from sklearn.utils.validation import check_is_fitted
 
     if not isinstance(source, Decomposition) and not hasattr(type(source), "templates_"):
-        name = type(source).__name__
-        raise TypeError(f"`source` ({name}) must be Decomposition or DCEA")
+        raise TypeError(f"`source` ({type(source).__name__}) must be Decomposition or DCEA")
     label, gain, rates = "template (unit norm)", None, []
     if isinstance(source, Decomposition):
         shapes, counts = source.templates, source.counts
