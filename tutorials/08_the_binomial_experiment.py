@@ -32,7 +32,7 @@ if importlib.util.find_spec("spikecdl") is None:  # as on Colab
 import matplotlib.pyplot as plt
 
 from spikecdl.experiments import Options, binomial
-from spikecdl.experiments.benchmark import Groups
+from spikecdl.experiments.binomial import Groups
 
 size = binomial.Size(
     many=40,  # groups, for alternating training

@@ -17,6 +17,7 @@ from torch import Tensor
 from spikecdl import config, conversion, validation
 from spikecdl.baselines.psth import binned
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
+from spikecdl.data.truth import unit_norm
 from spikecdl.evaluation.deviance import decompose
 from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
@@ -225,7 +226,9 @@ class BCOMP(TransformerMixin, BaseEstimator):
         is unknown, and are cropped to the bins of most energy after three epochs.
         """
         if self.templates is not None:
-            yield self._given(length)
+            given = unit_norm("templates", self.templates)
+            validation.shaped("templates", given, (self.n_templates, 1, length))
+            yield torch.from_numpy(given)
             return
         generator = config.generator(self.random_state)
         extra = min(round(0.4 * length), rows.y.shape[-1] - length)
@@ -235,19 +238,6 @@ class BCOMP(TransformerMixin, BaseEstimator):
             for _ in range(3):
                 templates = _epoch(rows, rule, templates).templates
             yield crop(templates, length)
-
-    def _given(self, length: int) -> Tensor:
-        """Return the templates that were given, scaled to unit norm."""
-        templates = np.asarray(self.templates, dtype=float)
-        templates = templates[:, None] if templates.ndim == 2 else templates
-        expected = (self.n_templates, 1, length)
-        valid = templates.shape == expected and np.isfinite(templates).all()
-        if not valid or not templates.any(-1).all():
-            raise ValueError(
-                f"`templates` (shape {templates.shape}) must be finite, none zero, and of the "
-                f"shape (template, 1, bin) = {expected}"
-            )
-        return torch.from_numpy(templates / np.linalg.norm(templates, axis=-1, keepdims=True))
 
     def _alternate(self, rows: Observations, rule: Rule, templates: Tensor) -> Learned:
         """Alternate between finding events and updating templates."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.interpolate import BSpline
 from scipy.linalg import pinvh
 from scipy.signal import lfilter
 from torch import Tensor
@@ -22,24 +21,7 @@ from spikecdl.model.families import Family
 from spikecdl.model.history import raised_cosines
 from spikecdl.training import Observations
 
-
-def _raised_cosines(time: np.ndarray, size: int) -> np.ndarray:
-    return raised_cosines(torch.from_numpy(time), float(time[-1]), size).numpy().T
-
-
-def _b_splines(n_bins: int, size: int) -> np.ndarray:
-    degree = min(3, size - 1)
-    inner = np.linspace(0, n_bins - 1, size - degree + 1)
-    knots = np.pad(inner, degree, mode="edge")
-    return BSpline.design_matrix(np.arange(n_bins, dtype=float), knots, degree).toarray()
-
-
-#: Functions of the numbers of bins and of basis functions, by name.
-SHAPES: Mapping[str, Callable[[int, int], np.ndarray]] = {
-    "raised_cosine": lambda n_bins, size: _raised_cosines(np.arange(float(n_bins)), size),
-    "log_cosine": lambda n_bins, size: _raised_cosines(np.log(np.arange(n_bins) + 1.0), size),
-    "b_spline": _b_splines,
-}
+SHAPES = ("raised_cosine", "log_cosine")
 
 
 @dataclass(frozen=True)
@@ -52,20 +34,19 @@ class Basis:
         Duration of the response in seconds, a whole number of bins.
     size : int, optional
         Number of functions, 2 or more; None: one per bin, so that any response is possible.
-    shape : {"raised_cosine", "log_cosine", "b_spline"}
+    shape : {"raised_cosine", "log_cosine"}
         Shape of the functions, unless there is one per bin: raised cosines, evenly spaced from the
-        first to the last bin and four times as wide as their spacing; the same in the logarithm of
-        time, narrow at first, where a unit's response to its own spikes changes most (Pillow et
-        al., J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005); or B-splines that sum to 1,
-        cubic if there are four or more.
+        first to the last bin and four times as wide as their spacing; or the same in the logarithm
+        of time, narrow at first, where a unit's response to its own spikes changes most (Pillow et
+        al., J. Neurosci. 25, 2005, doi:10.1523/JNEUROSCI.3305-05.2005).
 
     Examples
     --------
-    >>> Basis(0.02, size=3, shape="b_spline").functions(bin_size=0.005).round(2)
-    array([[1.  , 0.  , 0.  ],
-           [0.44, 0.44, 0.11],
-           [0.11, 0.44, 0.44],
-           [0.  , 0.  , 1.  ]])
+    >>> Basis(0.02, size=3).functions(bin_size=0.005).round(2)
+    array([[1.  , 0.5 , 0.  ],
+           [0.75, 0.93, 0.25],
+           [0.25, 0.93, 0.75],
+           [0.  , 0.5 , 1.  ]])
     """
 
     length: float
@@ -84,12 +65,7 @@ class Basis:
 
         Raises ValueError if the length is not a whole number of bins, or too short for them.
         """
-        n_bins = round(self.length / bin_size)
-        if n_bins < 1 or abs(self.length / bin_size - n_bins) > 1e-6 * n_bins:
-            raise ValueError(
-                f"`length` (={self.length:g}) must be a whole number of bins of {bin_size:g} s; "
-                f"the nearest is {max(n_bins, 1) * bin_size:g}"
-            )
+        n_bins = validation.whole_bins("length", self.length, bin_size)
         if self.size is None:
             return np.eye(n_bins)
         if self.size > n_bins:
@@ -97,7 +73,9 @@ class Basis:
                 f"`size` (={self.size}) must be at most the {n_bins} bins of `length` "
                 f"(={self.length:g} s); use fewer functions or smaller bins"
             )
-        return SHAPES[self.shape](n_bins, self.size)
+        bins = torch.arange(n_bins, dtype=torch.float64)
+        time = bins.log1p() if self.shape == "log_cosine" else bins
+        return raised_cosines(time, float(time[-1]), self.size).numpy().T
 
 
 Stimulus = Callable[[BinnedSpikes], np.ndarray]
@@ -179,13 +157,10 @@ def sampled(values: Any, counts: BinnedSpikes) -> np.ndarray:
         if not signal.ndim or not np.isfinite(signal).all():
             raise ValueError("`stimulus` must hold a finite number for each bin, or be a function")
         signal = signal.reshape((1,) * (4 - signal.ndim) + signal.shape)
-    try:
-        return np.broadcast_to(signal, (len(signal), *counts.shape))
-    except ValueError:
-        raise ValueError(
-            f"`stimulus` (shape {signal.shape}) must broadcast to (signal, trial, unit, bin) = "
-            f"{(len(signal), *counts.shape)}"
-        ) from None
+    shape = (len(signal), *counts.shape)
+    return validation.broadcast(
+        "stimulus", signal, shape, "broadcast to (signal, trial, unit, bin) ="
+    )
 
 
 @dataclass(eq=False, repr=False)

@@ -12,10 +12,6 @@ from spikecdl import validation
 from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
 
-# Squared standard deviations from the mean at which a density is taken as zero: exp(-50 / 2) is
-# 1e-11 of its peak.
-_FARTHEST = 50.0
-
 
 class _Sequences(NamedTuple):
     """Parameters (sequence, unit), weights (sequence,), and background (unit,) in Hz."""
@@ -172,7 +168,7 @@ def _expected(s, events, bin_size, n_bins):
     rate = np.repeat(s.background[:, None] * bin_size, n_bins, axis=1)
     for kind, when, mean in zip(*events, strict=True):
         offset, variance, share = (x[kind, :, None] for x in s[1:3] + s[:1])
-        far = np.abs(offset).max() + np.sqrt(_FARTHEST * variance.max())
+        far = np.abs(offset).max() + np.sqrt(50 * variance.max())  # as in `_density`
         ends = np.clip([(when - far) / bin_size, (when + far) / bin_size], 0, n_bins)
         bins = np.arange(*ends.astype(int))
         late = (bins + 0.5) * bin_size - when - offset
@@ -236,12 +232,15 @@ def _add(s, sums, k, time, n, sign):
 
 @njit(cache=True, error_model="numpy")
 def _density(s, sums, k, time, n):
-    """Return the density that the next spike of an event is of a unit, at a time."""
+    """Return the density that the next spike of an event is of a unit, at a time.
+
+    It is taken as zero where it is less than exp(-50 / 2), 1e-11, of its peak.
+    """
     (total, posterior, _, origin), density = sums, 0.0
     for c in range(len(s.weight)):
         variance = s.variance[c, n] + 1 / total[k, c, 1]
         late = time - origin[k] - total[k, c, 2] / total[k, c, 1] - s.offset[c, n]
-        if late**2 < _FARTHEST * variance:
+        if late**2 < 50 * variance:
             normal = np.exp(-0.5 * late**2 / variance) / np.sqrt(2 * np.pi * variance)
             density += posterior[k, c] * s.share[c, n] * normal
     return density

@@ -93,16 +93,16 @@ def image(
     """
     import numpy as np
 
-    from spikecdl.denoise import PoissonDenoiser, estimate_peak, images, pretrained
-    from spikecdl.denoise.frames import checked
+    from spikecdl.denoise import PoissonDenoiser, estimate_peak, images
+    from spikecdl.denoise.denoiser import find
     from spikecdl.validation import counted
 
     out, peak = output.out, network.peak
-    frames = checked("counts", images.read_images(file), whole=True)
+    frames = images.checked("counts", images.read_images(file), whole=True)
     images.check_target(out, len(frames), file)
     output.check_new(out)
     used = max(map(estimate_peak, frames)) if peak is None else peak
-    path = network.weights or pretrained.find(network.model, used)
+    path = network.weights or find(network.model, used)
     denoiser = PoissonDenoiser.read(
         path, peak=peak, precision=network.precision, device=network.device
     )
@@ -193,7 +193,8 @@ def train(folder: Images, settings: Training, run: Run) -> None:
     Counts are drawn anew for every crop. --out receives MODEL-PEAK.safetensors, and its origin as
     .json.
     """
-    from spikecdl.denoise import PoissonDenoiser, images, pretrained
+    from spikecdl.denoise import PoissonDenoiser, images
+    from spikecdl.denoise.denoiser import file_name, peaks_of
     from spikecdl.files import remove_leftovers
 
     clean = list(images.read_folder(folder).values())
@@ -203,8 +204,8 @@ def train(folder: Images, settings: Training, run: Run) -> None:
     out, epochs = run.out, settings.n_epochs
     denoiser = PoissonDenoiser(**vars(settings))
     checkpoint = out / f"{settings.model}.checkpoint"
-    peaks = pretrained.peaks_of(settings.model, settings.peak)
-    path = out / pretrained.file_name(settings.model, peaks)
+    peaks = peaks_of(settings.model, settings.peak)
+    path = out / file_name(settings.model, peaks)
     run.check_new(path)
     with outputs.claimed(out):
         remove_leftovers(checkpoint)

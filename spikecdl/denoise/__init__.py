@@ -7,13 +7,11 @@ comparison methods.
 
 from __future__ import annotations
 
-from spikecdl.denoise.denoiser import PoissonDenoiser
-from spikecdl.denoise.frames import UnusualLightWarning, estimate_peak
+from spikecdl.denoise.benchmark import VST
+from spikecdl.denoise.denoiser import MODELS, PoissonDenoiser, UnusualLightWarning, estimate_peak
 from spikecdl.denoise.images import read_folder, read_images, write_images
 from spikecdl.denoise.networks import ResidualCNN
-from spikecdl.denoise.pretrained import MODELS
 from spikecdl.denoise.spda import SPDA
-from spikecdl.denoise.vst import VST
 
 __all__ = [
     "MODELS",

@@ -1,24 +1,111 @@
-"""The estimator of photon-limited images: counts in, expected counts out."""
+"""The estimator of photon-limited images, its networks by name, and where their weights are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
+from torch import Tensor
 
 from spikecdl import config, validation
 from spikecdl.checkpoint import load_tensors, save_tensors
-from spikecdl.denoise import pretrained
-from spikecdl.denoise.frames import checked, clean_image, estimate_peak, in_known_light
-from spikecdl.denoise.networks import ImageNetwork
-from spikecdl.denoise.training import Crops, Schedule, Training
+from spikecdl.denoise import networks
+from spikecdl.denoise.images import checked, summed
+from spikecdl.denoise.training import Crops, Schedule, Training, initial_templates
 from spikecdl.files import reading, write_json
+
+SHIPPED = Path(__file__).parent / "weights"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A kind of network, and the defaults of its training.
+
+    ``build`` makes one from clean images, the largest expected count in training, and a generator;
+    ``restore`` makes one from its `ImageNetwork.settings`, with arbitrary weights.
+    """
+
+    build: Callable[[Sequence[Tensor], float, torch.Generator], networks.ImageNetwork]
+    restore: Callable[[Mapping[str, Any]], networks.ImageNetwork]
+    peaks: tuple[float, ...] = (4.0,)  # counts
+    learning_rate: float = 6e-4
+
+
+def _autoencoder(tied: bool) -> Model:
+    def build(
+        images: Sequence[Tensor], peak: float, generator: torch.Generator
+    ) -> networks.ImageNetwork:
+        chosen = networks.Architecture(tied, stabilizer=peak)
+        return networks.ImageAutoencoder(chosen, initial_templates(images, chosen, peak, generator))
+
+    return Model(
+        build, lambda settings: networks.ImageAutoencoder(networks.Architecture(**settings))
+    )
+
+
+MODELS = {
+    "c": _autoencoder(tied=True),
+    "uc": _autoencoder(tied=False),
+    "blind": Model(
+        lambda images, peak, generator: networks.MultiscaleAutoencoder(generator=generator),
+        lambda settings: networks.MultiscaleAutoencoder(**settings),
+        peaks=(0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
+        learning_rate=1e-3,
+    ),
+    "ca": Model(
+        lambda images, peak, generator: networks.ResidualCNN(generator=generator),
+        lambda settings: networks.ResidualCNN(**settings),
+    ),
+}
+
+
+def peaks_of(model: str, peak: float | None) -> tuple[float, ...]:
+    """Return the largest expected counts that a model is trained for; None: its own."""
+    own = MODELS[validation.one_of("model", model, MODELS)].peaks
+    return own if peak is None else (validation.positive("peak", peak),)
+
+
+def file_name(model: str, peaks: Sequence[float]) -> str:
+    """Return the file name of weights, such as ``uc-4.safetensors``."""
+    return f"{model}-{peaks[0]:g}{_SUFFIX}" if len(peaks) == 1 else f"{model}{_SUFFIX}"
+
+
+def find(model: str, peak: float | None, folder: Path | None = None) -> Path:
+    """Return the weights of a model, from a folder or else from the package.
+
+    Of several files, the one with the nearest peak by ratio is taken.  Raises ValueError if there
+    are none, or files are for single peaks and no peak is given.
+    """
+    validation.one_of("model", model, MODELS)
+    for place in [SHIPPED] if folder is None else [folder, SHIPPED]:
+        files = sorted(place.glob(f"{model}-*{_SUFFIX}"))
+        if files:
+            if peak is None:
+                raise ValueError(f"`peak` (=None) must be given for `model` ({model!r}), in counts")
+            known = {float(file.stem.removeprefix(f"{model}-")): file for file in files}
+            wanted = validation.positive("peak", peak, "counts")
+            return known[min(known, key=lambda value: abs(math.log(value / wanted)))]
+        if (file := place / f"{model}{_SUFFIX}").exists():
+            return file
+    there = sorted({file.stem.partition("-")[0] for file in SHIPPED.glob(f"*{_SUFFIX}")})
+    raise ValueError(
+        f"`model` (={model!r}) comes without weights; give a folder of those that `denoise train` "
+        f"wrote, or use one of: {', '.join(there)}"
+    )
+
+
+class UnusualLightWarning(UserWarning):
+    """An image has much more or less light than a network was trained for."""
 
 
 @dataclass(eq=False, repr=False)
@@ -88,7 +175,7 @@ class PoissonDenoiser(BaseEstimator):
     precision: str = "single"
     device: str = "auto"
     random_state: Any = 0
-    network_: ImageNetwork = field(init=False)
+    network_: networks.ImageNetwork = field(init=False)
 
     @classmethod
     def pretrained(
@@ -104,7 +191,7 @@ class PoissonDenoiser(BaseEstimator):
         "uc" and "c" need a peak: they come for 1, 2 and 4, of which the nearest is taken.  Raises
         ValueError without one, or if there are no weights of that model.
         """
-        path = pretrained.find(model, peak)
+        path = find(model, peak)
         return cls.read(path, peak=peak, precision=precision, device=device)
 
     @classmethod
@@ -123,13 +210,13 @@ class PoissonDenoiser(BaseEstimator):
         """
         tensors, metadata = load_tensors(path)
         model = metadata.get("model")
-        if model not in pretrained.MODELS:
+        if model not in MODELS:
             raise ValueError(
                 f"`{path}` is not of a denoiser; give weights that `denoise train` wrote"
             )
         denoiser = cls(peak, model, precision=precision, device=device)
         with reading(Path(path), "a denoiser"):
-            denoiser.network_ = pretrained.MODELS[model].restore(metadata["settings"])
+            denoiser.network_ = MODELS[model].restore(metadata["settings"])
             denoiser.network_.copy_weights(tensors)
             denoiser.peaks_ = tuple(metadata["peaks"])
         return denoiser
@@ -184,12 +271,12 @@ class PoissonDenoiser(BaseEstimator):
 
     def _training(self, images: Iterable[Any], start: str | Path | None) -> Training:
         """Return the state of training before its first step."""
-        model = pretrained.MODELS[validation.one_of("model", self.model, pretrained.MODELS)]
+        model = MODELS[validation.one_of("model", self.model, MODELS)]
         generator = config.generator(self.random_state)
         clean = [clean_image(image, number) for number, image in enumerate(images)]
         if not clean:
             raise ValueError("`images` is empty; give at least one clean image")
-        peaks = pretrained.peaks_of(self.model, self.peak)
+        peaks = peaks_of(self.model, self.peak)
         network = model.build(clean, max(peaks), generator)
         if start is not None:
             other = self.read(start)
@@ -199,18 +286,20 @@ class PoissonDenoiser(BaseEstimator):
                 )
             network.copy_weights(dict(other.network_.named_parameters()))
         self.network_ = network.to(config.device(self.device))
-        trained = network.in_training(self.n_shifts, generator)
-        size = trained.padded(validation.integer("crop", self.crop))
-        if size <= 2 * trained.border:
+        margin = network.margin(self.n_shifts)
+        size = network.padded(validation.integer("crop", self.crop)) + margin
+        edges = 2 * (network.border + margin)
+        if size <= edges:
             raise ValueError(
-                f"`crop` (={self.crop}) must be more than {2 * trained.border} pixels: that many "
-                "lie at its edges, which are not trained"
+                f"`crop` (={self.crop}) must be more than {edges} pixels: that many lie at its "
+                "edges, which are not trained"
             )
         pixels = sum(image.numel() for image in clean)
         per_epoch = max(1, round(pixels / size**2 / validation.integer("batch", self.batch)))
         rate = model.learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = Schedule(self.n_epochs, per_epoch, self.batch, rate, self.precision, self.loss)
-        return Training(trained, Crops(clean, size, peaks, self.zoom), schedule, generator)
+        how = (self.batch, rate, self.precision, self.loss, self.n_shifts)
+        schedule = Schedule(self.n_epochs, per_epoch, *how)
+        return Training(network, Crops(clean, size, peaks, self.zoom), schedule, generator)
 
     def predict(self, counts: Any) -> np.ndarray:
         """Return expected counts, of the same shape, in single precision.
@@ -238,10 +327,8 @@ class PoissonDenoiser(BaseEstimator):
                 "PoissonDenoiser.pretrained()"
             )
         frames = checked("counts", counts, whole=True)
-        rates = np.empty(frames.shape, np.float32)
-        for place in np.ndindex(frames.shape[:-2]):
-            rates[place] = self._frame(frames[place])
-        return rates
+        rates = [self._frame(frame) for frame in frames.reshape(-1, *frames.shape[-2:])]
+        return np.array(rates, np.float32).reshape(frames.shape)
 
     def _frame(self, frame: np.ndarray) -> np.ndarray:
         """Return the rates of one frame."""
@@ -269,8 +356,76 @@ class PoissonDenoiser(BaseEstimator):
         origin: dict[str, Any] = {
             "model": self.model,
             "peaks": self.peaks_,
-            "settings": network.settings(),
+            "settings": network.settings,
         }
         save_tensors(path, dict(network.named_parameters()), origin)
         origin |= {"n_parameters": network.n_parameters, **(about or {})}
         write_json(Path(path).with_suffix(".json"), origin)
+
+
+def estimate_peak(counts: np.ndarray) -> float:
+    """Estimate the largest expected count of an image (row, column), at least 0.01.
+
+    It is the 99.9 % quantile of the counts, smoothed by a Gaussian window two pixels wide, less one
+    standard deviation of the noise that remains after smoothing.
+
+    Examples
+    --------
+    >>> counts = np.random.default_rng(0).poisson(4.0, (64, 64))
+    >>> 3.5 < estimate_peak(counts) < 5
+    True
+    """
+    width = 2.0
+    smooth = gaussian_filter(np.asarray(counts, float), width, mode="reflect")
+    highest = float(np.quantile(smooth, 0.999))
+    noise = math.sqrt(highest / (4 * math.pi)) / width
+    return max(highest - noise, 0.01)
+
+
+def in_known_light(
+    rate: Callable[[Tensor, float], Tensor], counts: Tensor, peak: float, known: Sequence[float]
+) -> Tensor:
+    """Return the expected counts of a network, which is shown about as much light as it knows.
+
+    Brighter counts are scaled down to the largest known peak, and expected counts scaled up again.
+    Scaled counts are less noisy than the network assumes, so the result is smoother than necessary.
+    Counts of at most half the smallest known peak are summed over squares of pixels, and expected
+    counts are interpolated.
+
+    ``rate`` returns expected counts, given counts (row, column) and their peak; ``known`` are the
+    peaks of training.  Warns if the peak is more than twice the largest known one, or pixels are
+    summed.
+    """
+    brightest, darkest = max(known), min(known)
+    if peak > brightest:
+        if peak > 2 * brightest:
+            message = (
+                f"`peak` (={peak:.3g}) is above {brightest:g} counts, the most that these weights "
+                "were trained for: the result is smoother than necessary; denoise.VST may be better"
+            )
+            warnings.warn(message, UnusualLightWarning, stacklevel=2)
+        scale = brightest / peak
+        return rate(counts * scale, brightest) / scale
+    side = math.ceil(math.sqrt(darkest / 2 / peak))
+    if side <= 1:
+        return rate(counts, peak)
+    message = (
+        f"`peak` (={peak:.3g}) is below {darkest:g} counts, the least that these weights were "
+        f"trained for: counts are summed over squares of {side} x {side} pixels"
+    )
+    warnings.warn(message, UnusualLightWarning, stacklevel=2)
+    sums = torch.from_numpy(summed(counts.cpu().numpy(), side)).to(counts)
+    fine = networks.interpolated(rate(sums, peak * side**2) / side**2, side)
+    return fine[: counts.shape[0], : counts.shape[1]]
+
+
+def clean_image(image: Any, number: int) -> Tensor:
+    """Return a clean image (row, column), scaled to a largest value of 1; see `checked`.
+
+    ``number`` names the image in errors.
+    """
+    name = f"images[{number}]"
+    values = checked(name, np.asarray(image, np.float32), axes=(2,))
+    if not values.any():
+        raise ValueError(f"`{name}` must not be all zero")
+    return torch.tensor(values / values.max())

@@ -1,20 +1,87 @@
-"""Image files: counts in, expected counts out, and folders of clean images for training."""
+"""Images: their pixels, methods that learn from one alone, files, and folders of clean images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
-from spikecdl.denoise.frames import checked
 from spikecdl.files import existing, reading, replaceable, replacing
 from spikecdl.validation import extra
 
 if TYPE_CHECKING:
     import tifffile
+
+
+_AXES = ("frame", "row", "column")
+_PHOTONS = (
+    "whole numbers of photons, 0 or more; subtract the detector's offset and divide by its gain"
+)
+
+
+def checked(
+    name: str, values: Any, axes: Sequence[int] = (2, 3), whole: bool = False
+) -> np.ndarray:
+    """Return pixels (row, column) or (frame, row, column) as an array, if they can be light.
+
+    ``axes`` are the numbers of axes that are allowed.  Raises TypeError if values are not numbers,
+    and ValueError for other axes, if there are no pixels, or if one is negative, not finite or, if
+    ``whole``, not a whole number.
+    """
+    pixels = np.asarray(values)
+    if pixels.dtype.kind not in "biuf":
+        raise TypeError(f"`{name}` (of {pixels.dtype}) must be real numbers")
+    if pixels.ndim not in axes or 0 in pixels.shape[-2:]:
+        needed = " or ".join(f"({', '.join(_AXES[-number:])})" for number in axes)
+        raise ValueError(
+            f"`{name}` (shape {pixels.shape}) must have the axes {needed} and at least one pixel"
+        )
+    wrong = ~np.isfinite(pixels) | (pixels < 0)
+    if whole:
+        wrong |= pixels != np.floor(pixels)
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        where = ", ".join(
+            f"{axis} {i}" for axis, i in zip(_AXES[-len(place) :], place, strict=True)
+        )
+        needed = _PHOTONS if whole else "finite and not negative"
+        raise ValueError(f"`{name}` (={pixels[place]} at {where}) must be {needed}")
+    return pixels
+
+
+class SingleImageDenoiser(BaseEstimator):
+    """A method that denoises a single frame and learns nothing from others, so it has no fit."""
+
+    def predict(self, counts: Any) -> np.ndarray:
+        """Return the expected counts (row, column) of every pixel.
+
+        Parameters
+        ----------
+        counts : array_like, shape (row, column)
+            Photons per pixel.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a count is not a whole number of 0 or more, or a setting does not suit the image.
+        """
+        return self._rates(checked("counts", counts, axes=(2,), whole=True).astype(float))
+
+    @abstractmethod
+    def _rates(self, counts: np.ndarray) -> np.ndarray:
+        """Return the expected counts (row, column) of a frame."""
+
+
+def summed(counts: np.ndarray, size: int) -> np.ndarray:
+    """Return sums over squares of pixels; the image is mirrored where the last ones exceed it."""
+    whole = np.pad(counts, [(0, -side % size) for side in counts.shape], mode="symmetric")
+    rows, columns = whole.shape
+    return whole.reshape(rows // size, size, columns // size, size).sum((1, 3))
 
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
@@ -47,9 +114,9 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     place = existing(path)
     if place.is_dir():
         raise ValueError(f"`path` (={str(path)!r}) must be a file; see read_folder for a folder")
-    read, _ = _format(place)
-    with reading(place, f"{place.suffix[1:].lower()} images"):
-        return _frames(read(place))
+    suffix = _suffix(place)
+    with reading(place, f"{suffix[1:]} images"):
+        return _frames(_READERS[suffix](place))
 
 
 def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -72,20 +139,20 @@ def read_folder(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"`path` (={str(path)!r}) must be a folder; see read_images for a file")
     named = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in _FORMATS and not file.name.startswith(".") and file.is_file():
+        if file.suffix.lower() in _READERS and not file.name.startswith(".") and file.is_file():
             frames = read_images(file)
             for number, frame in enumerate(frames):
                 named[file.name if len(frames) == 1 else f"{file.name}:{number}"] = frame
     if not named:
-        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_FORMATS)})")
+        raise ValueError(f"`path` (={str(path)!r}) holds no image ({', '.join(_READERS)})")
     return named
 
 
-def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 16) -> None:
+def write_images(path: str | os.PathLike[str], images: Any) -> None:
     """Write frames to a TIFF, npy or PNG file, whole or not at all.
 
     TIFF (a page per frame) and npy keep numbers, in single precision.  PNG is for viewing: one
-    frame, scaled so that its largest value is white and 0 is black.
+    frame with 16 bits per pixel, scaled so that its largest value is white and 0 is black.
 
     Parameters
     ----------
@@ -93,8 +160,6 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
         Replaced if it exists; its suffix gives the format.
     images : array_like, shape (row, column) or (frame, row, column)
         Counts or expected counts.
-    png_bits : {16, 8}
-        Per pixel of a PNG.
 
     Raises
     ------
@@ -105,9 +170,7 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
         or too large for single precision (whole numbers: to be exact), or a PNG would have several
         frames.
     """
-    _, write = _format(Path(path))
-    if png_bits not in (8, 16):
-        raise ValueError(f"`png_bits` (={png_bits}) must be 8 or 16")
+    suffix = _suffix(Path(path))
     values = np.asarray(images)
     frames = _frames(values)
     with np.errstate(over="ignore"):
@@ -118,12 +181,12 @@ def write_images(path: str | os.PathLike[str], images: Any, *, png_bits: int = 1
             f"whole numbers up to {2**24} and others up to 3.4e38; divide them"
         )
     with replacing(path) as temporary:
-        write(temporary, single.reshape(values.shape), png_bits)
+        _write(temporary, single.reshape(values.shape), suffix)
 
 
 def check_target(path: Path, n_frames: int, source: Path) -> None:
     """Raise what `write_images` would raise, or if ``source`` would be replaced."""
-    if _format(path)[1] is _write_png:
+    if _suffix(path) == ".png":
         _check_one(n_frames)
     replaceable(path, str(source))
 
@@ -200,45 +263,38 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.load(file, allow_pickle=False)
 
 
-def _write_npy(path: Path, images: np.ndarray, png_bits: int) -> None:
-    with path.open("wb") as file:
-        np.save(file, images)
+_READERS = {".npy": _read_npy, ".png": _read_png, ".tif": _read_tiff, ".tiff": _read_tiff}
 
 
-def _write_png(path: Path, images: np.ndarray, png_bits: int) -> None:
-    from PIL import Image
+def _suffix(path: Path) -> str:
+    """Return the suffix of a file in small letters, or raise if its format is unknown."""
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(
+            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(_READERS)}"
+        )
+    return suffix
 
-    _check_one(len(images) if images.ndim == 3 else 1)
-    frame = images.reshape(images.shape[-2:]).astype(float)
-    scaled = np.rint(frame / (frame.max() or 1.0) * (2**png_bits - 1))
-    Image.fromarray(scaled.astype(f"uint{png_bits}")).save(path, format="PNG")
+
+def _write(path: Path, images: np.ndarray, suffix: str) -> None:
+    """Write images in the format of a suffix, which the path may lack."""
+    if suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, images)
+    elif suffix == ".png":
+        from PIL import Image
+
+        _check_one(len(images) if images.ndim == 3 else 1)
+        frame = images.reshape(images.shape[-2:]).astype(float)
+        scaled = np.rint(frame / (frame.max() or 1.0) * (2**16 - 1))
+        Image.fromarray(scaled.astype(np.uint16)).save(path, format="PNG")
+    else:
+        with extra("images", "TIFF"):
+            import tifffile
+
+        tifffile.imwrite(path, images, photometric="minisblack")
 
 
 def _check_one(n_frames: int) -> None:
     if n_frames > 1:
         raise ValueError(f"`images` ({n_frames} frames) must be one for PNG; write a .tif")
-
-
-def _write_tiff(path: Path, images: np.ndarray, png_bits: int) -> None:
-    with extra("images", "TIFF"):
-        import tifffile
-
-    tifffile.imwrite(path, images, photometric="minisblack")
-
-
-_TIFF = (_read_tiff, _write_tiff)
-_FORMATS = {
-    ".npy": (_read_npy, _write_npy),
-    ".png": (_read_png, _write_png),
-    ".tif": _TIFF,
-    ".tiff": _TIFF,
-}
-
-
-def _format(path: Path) -> tuple[Callable[[Path], np.ndarray], Callable[..., None]]:
-    """Return what reads and what writes files of that suffix."""
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(
-            f"`path` (={str(path)!r}) must be a file that ends in one of: {', '.join(_FORMATS)}"
-        )
-    return _FORMATS[path.suffix.lower()]

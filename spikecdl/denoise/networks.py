@@ -1,23 +1,40 @@
-"""What a denoising network must offer, how one sees images of any size, and two that are deep."""
+"""What a denoising network must offer, how one sees images of any size, and the networks."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import validation
+from spikecdl.model.autoencoder import UnrolledAutoencoder
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.families import Poisson
+from spikecdl.model.penalties import L1
+from spikecdl.solvers import parallel
 
 
-class Trainable(nn.Module):
-    """What training asks of a network."""
+class ImageNetwork(nn.Module):
+    """A network that turns counts into expected counts.
 
+    It takes sides of ``length`` plus a multiple of ``stride`` pixels.
+    """
+
+    settings: dict[str, Any]  # that build the network again, as plain values
+    length = stride = 1
     border = 0  # pixels at each edge of a crop that do not count in training
+    halo = 0  # pixels to each side that a pixel of the result depends on; a multiple of the stride
+    most_shifts = 1  # of a grid of positions, over which `forward` can take the mean
+    tile = 504  # pixels along a side of a tile, without its halo
 
     @abstractmethod
     def forward(self, y: Tensor, peak: Tensor) -> Tensor:
@@ -27,8 +44,24 @@ class Trainable(nn.Module):
         """
 
     @abstractmethod
-    def padded(self, size: int) -> int:
-        """Return the smallest number of pixels, at least ``size``, that a side can have."""
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        """Return the fractions of the peak (row, column) for counts of an image of any size."""
+
+    def margin(self, n_shifts: int) -> int:
+        """Return how many pixels more a crop needs if training takes the mean over shifts.
+
+        Raises ValueError if the grid has fewer shifts.
+        """
+        if validation.integer("n_shifts", n_shifts) > self.most_shifts:
+            raise ValueError(
+                f"`n_shifts` (={n_shifts}) must be at most {self.most_shifts}, those of the grid"
+            )
+        return self.stride - 1 if n_shifts > 1 else 0
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network learns."""
+        return sum(values.numel() for values in self.parameters())
 
     @torch.no_grad()
     def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -36,40 +69,8 @@ class Trainable(nn.Module):
         for name, value in self.named_parameters():
             value.copy_(weights[name])
 
-
-class ImageNetwork(Trainable):
-    """A network that turns counts into expected counts.
-
-    It takes sides of ``length`` plus a multiple of ``stride`` pixels.
-    """
-
-    length = stride = 1
-    halo = 0  # pixels to each side that a pixel of the result depends on; a multiple of the stride
-    tile = 504  # pixels along a side of a tile, without its halo
-
-    @abstractmethod
-    def denoise(self, counts: Tensor, peak: float) -> Tensor:
-        """Return the fractions of the peak (row, column) for counts of an image of any size."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that build the network again, as plain values."""
-
-    def in_training(self, n_shifts: int, generator: torch.Generator) -> Trainable:
-        """Return what is trained: the mean over ``n_shifts`` shifts of the grid, if there is one.
-
-        Raises ValueError if the grid has fewer shifts.
-        """
-        if n_shifts != 1:
-            raise ValueError(f"`n_shifts` (={n_shifts!r}) must be 1 for networks without a grid")
-        return self
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers the network learns."""
-        return sum(values.numel() for values in self.parameters())
-
     def padded(self, size: int) -> int:
+        """Return the smallest number of pixels, at least ``size``, that a side can have."""
         least = max(size, self.length)
         return least + (self.length - least) % self.stride
 
@@ -118,7 +119,116 @@ def mirrored(image: Tensor, before: Sequence[int], shape: Sequence[int]) -> Tens
     return image[rows[:, None], columns]
 
 
-_LAYERS = (2, 1, 1)  # on the way down and up at each scale but the coarsest, which has one
+def interpolated(image: Tensor, factor: int) -> Tensor:
+    """Return an image (row, column), enlarged by linear interpolation between its pixels."""
+    return F.interpolate(image[None, None], scale_factor=factor, mode="bilinear")[0, 0]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Settings of an image auto-encoder; the defaults are DCEA-UC of the paper.
+
+    If ``tied``, one dictionary serves as analysis and synthesis of the encoder and as decoder
+    (DCEA-C, 20,618 parameters).  Otherwise there are three (DCEA-UC, 61,516 parameters).
+    """
+
+    tied: bool = False
+    n_templates: int = 169
+    length: int = 11  # pixels along a side of a template
+    stride: int = 7  # pixels between neighbouring positions of a template
+    n_unrolled: int = 15
+    stabilizer: float = 4.0  # bounds the residual (see `UnrolledEncoder`); the paper's is the peak
+
+    def __post_init__(self) -> None:
+        for name in ("n_templates", "length", "stride", "n_unrolled"):
+            validation.integer(name, getattr(self, name))
+        validation.positive("stabilizer", self.stabilizer)
+
+
+class ImageAutoencoder(ImageNetwork):
+    """An unrolled auto-encoder of Poisson counts.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    templates : tensor, shape (template, 1, row, column), optional
+        Initial templates of all dictionaries; see `initial_templates`.  None: zero, until weights
+        are loaded.
+
+    References
+    ----------
+    Tolooshams, Song, Temereanca and Ba, ICML 2020, arXiv:1907.03211.
+    """
+
+    def __init__(self, architecture: Architecture, templates: Tensor | None = None) -> None:
+        super().__init__()
+        length, stride = architecture.length, architecture.stride
+        if templates is None:
+            templates = torch.zeros(architecture.n_templates, 1, length, length)
+        bias = torch.full((architecture.n_templates, 1, 1), 0.9)
+        bias[:2] = -0.5  # of the templates of the mean
+
+        def dictionary() -> ConvDictionary:
+            return ConvDictionary(templates.clone(), stride)
+
+        encoder = UnrolledEncoder(
+            Poisson(),
+            dictionary(),
+            L1(axes=2),
+            architecture.n_unrolled,
+            accelerated=False,
+            step=1.0,
+            analysis=None if architecture.tied else dictionary(),
+            bias=bias,
+            stabilizer=architecture.stabilizer,
+        )
+        self.autoencoder = UnrolledAutoencoder(encoder, None if architecture.tied else dictionary())
+        self.settings, self.length, self.stride = asdict(architecture), length, stride
+        self.border = length // 2  # where fewer templates reach
+        self.most_shifts = stride**2
+        # The first layer starts from zero codes and sees the patch at a position.  Each further one
+        # sees the neighbours whose patches overlap it, and the decoder all positions over a pixel.
+        neighbours = (length - 1) // stride
+        self.halo = (neighbours * architecture.n_unrolled + -(-length // stride)) * stride
+
+    def eta(self, y: Tensor) -> Tensor:
+        """Return log expected counts of images (..., 1, row, column) of `padded` sizes."""
+        return self.autoencoder(y)[1].float()
+
+    def forward(
+        self, y: Tensor, peak: Tensor, shifts: Sequence[tuple[int, int]] = ((0, 0),)
+    ) -> Tensor:
+        """Return the fractions of the peak by the mean of eta over shifts (row, column).
+
+        Several shifts need sides that are longer by `margin`.  Trained at one shift, a network
+        learns to be right on its own; trained at several, it learns what their mean needs, which is
+        what denoising takes.
+        """
+        more = self.margin(len(shifts))
+        height, width = (side - more for side in y.shape[-2:])
+        parts = torch.cat([y[..., i : i + height, j : j + width] for i, j in shifts])
+        etas = self.eta(parts).split(len(y))  # faster than one by one
+        margins = [(j, more - j, i, more - i) for i, j in shifts]
+        return torch.stack([*map(F.pad, etas, margins)]).mean(0).exp() / peak
+
+    @torch.no_grad()
+    def denoise(self, counts: Tensor, peak: float) -> Tensor:
+        r"""Return the fractions of the peak by the mean of eta over all shifts of the grid.
+
+        .. math:: \bar\eta = \frac{1}{s^2} \sum_{i,j=0}^{s-1} S_{ij}^{-1}\, \eta(S_{ij}\, y)
+
+        where s is the stride and :math:`S_{ij}` moves the image (row, column) by i rows and j
+        columns on a canvas that is filled by reflection.  The canvas is so large that as many
+        templates reach the edges of the image as its middle.
+        """
+
+        def moved(shift: tuple[int, ...]) -> Tensor:
+            before = [self.border + move for move in shift]
+            return self.on_tiles(self.eta, counts, before, 2 * self.border + self.stride - 1)
+
+        shifts = itertools.product(range(self.stride), repeat=2)
+        total = sum(parallel.on_each(moved, shifts, counts.device), torch.zeros_like(counts))
+        return (total / self.stride**2).exp() / peak
 
 
 class MultiscaleAutoencoder(ImageNetwork):
@@ -159,16 +269,17 @@ class MultiscaleAutoencoder(ImageNetwork):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.widths, self.n_unrolled = tuple(widths), n_unrolled
+        self.settings = {"widths": list(widths), "n_unrolled": n_unrolled}
         self.length = self.stride = self.border = 2 ** (len(widths) - 1)  # of the coarsest scale
-        layers_seen = sum(count * 2 ** (scale + 1) for scale, count in enumerate(_LAYERS))
+        counts = (2, 1, 1)  # of layers, down and up, at each scale but the coarsest, which has one
+        layers_seen = sum(count * 2 ** (scale + 1) for scale, count in enumerate(counts))
         reach = 2 + n_unrolled * (layers_seen + self.stride) + 2 * self.stride
         self.halo = self.padded(reach)  # an upper bound
 
         def layers() -> nn.ModuleList:
             return nn.ModuleList(
                 nn.Sequential(*(_Layer(width, n_unrolled, generator) for _ in range(count)))
-                for width, count in zip(widths[:-1], _LAYERS, strict=True)
+                for width, count in zip(widths[:-1], counts, strict=True)
             )
 
         scales = list(itertools.pairwise(widths))
@@ -199,9 +310,7 @@ class MultiscaleAutoencoder(ImageNetwork):
             kept.append(maps)
             maps = down(torch.relu(maps))
         maps = self.bottom(maps)
-        for layers, up, fine in zip(
-            reversed(self.going_up), reversed(self.up), reversed(kept), strict=True
-        ):
+        for layers, up, fine in [*zip(self.going_up, self.up, kept, strict=True)][::-1]:
             maps = layers(up(torch.relu(maps)) + fine)
         return mean_count * self.last(torch.relu(maps)).float().exp()
 
@@ -212,18 +321,13 @@ class MultiscaleAutoencoder(ImageNetwork):
         """Return the mean over the eight orientations of the image, as fractions of the peak."""
         mean_count, border = self.mean_count(counts[None, None]), self.border
         total = torch.zeros_like(counts)
-        for number in range(8):
-            turns, flipped = number % 4, number >= 4
+        rate = functools.partial(self.rate, mean_count=mean_count)
+        for flipped, turns in itertools.product((False, True), range(4)):
             image = torch.rot90(counts.mT if flipped else counts, turns)
-            found = self.on_tiles(
-                lambda y: self.rate(y, mean_count), image, (border, border), 2 * border
-            )
-            rate = torch.rot90(found, -turns)
-            total += rate.mT if flipped else rate
+            found = self.on_tiles(rate, image, (border, border), 2 * border)
+            back = torch.rot90(found, -turns)
+            total += back.mT if flipped else back
         return total / (8 * peak)
-
-    def settings(self) -> dict[str, Any]:
-        return {"widths": list(self.widths), "n_unrolled": self.n_unrolled}
 
 
 class _Layer(nn.Module):
@@ -310,7 +414,8 @@ class ResidualCNN(ImageNetwork):
         super().__init__()
         validation.integer("n_layers", n_layers)
         validation.integer("n_maps", n_maps, minimum=2)
-        self.n_maps, self.halo = n_maps, n_layers
+        self.settings = {"n_layers": n_layers, "n_maps": n_maps}
+        self.halo = n_layers
         n_in = [1] + [n_maps - 1] * (n_layers - 1)
         n_out = [n_maps] * (n_layers - 1) + [1]
         self.layers = nn.ModuleList()
@@ -331,6 +436,3 @@ class ResidualCNN(ImageNetwork):
     def denoise(self, counts: Tensor, peak: float) -> Tensor:
         scale = counts.new_full((1, 1, 1, 1), peak)
         return self.on_tiles(lambda y: self(y, scale).float(), counts)
-
-    def settings(self) -> dict[str, Any]:
-        return {"n_layers": len(self.layers), "n_maps": self.n_maps}

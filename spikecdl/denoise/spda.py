@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +18,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from spikecdl import config, validation
-from spikecdl.denoise.frames import FrameDenoiser, interpolated, summed
+from spikecdl.denoise.images import SingleImageDenoiser, summed
+from spikecdl.denoise.networks import interpolated
 from spikecdl.model.families import Poisson
-
-FAMILY = Poisson()
-# Of the Gaussian prior of codes, which keeps codes of dark patches finite; far below the curvature
-# of others, which is about the mean count of a pixel.
-PRECISION = 1e-3
 
 
 @dataclass(eq=False, repr=False)
-class SPDA(FrameDenoiser):
+class SPDA(SingleImageDenoiser):
     r"""Denoise an image of photon counts by sparse codes of its patches, without training.
 
     A patch (its pixels in a row) is Poisson with mean :math:`\exp(b + \sum_c a_c h_c)`, where few
@@ -64,8 +60,6 @@ class SPDA(FrameDenoiser):
     binning : int
         Denoise sums over squares of this many pixels a side, and interpolate linearly between
         their centres: for few photons (3 is "SPDAbin" of the authors).
-    templates : array_like, shape (template, patch_size, patch_size), optional
-        Initial templates; the first does not change and should be constant.
     random_state : int, RandomState or None
         Chooses the groups from which templates are learned.
 
@@ -94,7 +88,6 @@ class SPDA(FrameDenoiser):
     n_steps: int = 2
     stride: int = 1
     binning: int = 1
-    templates: Any = None
     random_state: Any = None
 
     def _rates(self, counts: np.ndarray) -> np.ndarray:
@@ -122,7 +115,7 @@ class SPDA(FrameDenoiser):
         """Return the expected counts of an image (row, column)."""
         generator = config.generator(self.random_state)
         pixels = patch_pixels(image.shape, self.patch_size, self.stride)
-        templates = self._initial_templates()
+        templates = initial_templates(self.patch_size, self.n_templates).float()
         y = image.flatten()
         compared = torch.from_numpy(gaussian_filter(image.numpy(), 2)).flatten()
         floor = 1e-3 * y.mean() + torch.finfo(y.dtype).tiny  # of rates whose log is taken
@@ -141,21 +134,6 @@ class SPDA(FrameDenoiser):
                 ((coded(some).mean, some) for some in groups.split(32)), len(y)
             )
         return compared.reshape(image.shape)
-
-    def _initial_templates(self) -> Tensor:
-        """Return the initial templates (template, pixel), of unit norm."""
-        if self.templates is None:
-            return initial_templates(self.patch_size, self.n_templates).float()
-        given = np.asarray(self.templates, dtype=np.float32)
-        expected = (self.n_templates, self.patch_size, self.patch_size)
-        flat = given.reshape(len(given), -1) if given.shape == expected else np.zeros((1, 1))
-        norms = np.sqrt((flat**2).sum(1, keepdims=True))
-        if not (np.isfinite(norms) & (norms > 0)).all():
-            raise ValueError(
-                f"`templates` (shape {given.shape}) must be finite, none zero, and of the shape "
-                f"(template, row, column) = {expected}"
-            )
-        return torch.from_numpy(flat / norms)
 
 
 def initial_templates(size: int, number: int) -> Tensor:
@@ -222,8 +200,7 @@ def mean_of_patches(patches: Iterable[tuple[Tensor, Tensor]], n_pixels: int) -> 
     return total / number
 
 
-@dataclass(frozen=True)
-class GroupCodes:
+class GroupCodes(NamedTuple):
     """Codes of groups of patches, on the templates that each group has chosen."""
 
     support: Tensor  # (group, active): templates of each group, -1 for none
@@ -233,7 +210,7 @@ class GroupCodes:
 
 def log_mean(y: Tensor) -> Tensor:
     """Return the baseline: the log of each patch's mean (..., 1), with half a count added."""
-    return FAMILY.link((y.sum(-1, keepdim=True) + 0.5) / y.shape[-1])
+    return Poisson().link((y.sum(-1, keepdim=True) + 0.5) / y.shape[-1])
 
 
 def refit(
@@ -243,13 +220,16 @@ def refit(
     codes: Tensor,
     n_steps: int = 4,
     tolerance: float = 1e-2,
+    precision: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
     """Return codes and means, fitted by Newton steps on templates (group, active, pixel).
 
     Steps are shortened so that no log rate changes by more than 1.  Then the Poisson likelihood
     cannot fall, because it is generalized self-concordant (Bach, Electron. J. Stat. 4, 2010,
     doi:10.1214/09-EJS521), and no line search is needed.  They end after ``n_steps``, or when the
-    squared Newton decrement of all patches is below the tolerance.
+    squared Newton decrement of all patches is below the tolerance.  The ``precision`` of a Gaussian
+    prior keeps codes of dark patches finite; it is far below the curvature of others, which is
+    about the mean count of a pixel.
     """
     n_active = templates.shape[1]
     row, column = torch.triu_indices(n_active, n_active)
@@ -257,19 +237,19 @@ def refit(
     diagonal = torch.arange(n_active)
     eta = baseline + codes @ templates
     for _ in range(n_steps):
-        mean = FAMILY.mean(eta)  # also the curvature
-        gradient = (y - mean) @ templates.mT - PRECISION * codes
+        mean = Poisson().mean(eta)  # also the curvature
+        gradient = (y - mean) @ templates.mT - precision * codes
         hessian = mean.new_empty(*codes.shape, n_active)
         hessian[..., row, column] = hessian[..., column, row] = mean @ products
         hessian[..., diagonal, diagonal] *= 1 + 1e-5  # for templates that are nearly equal
-        hessian[..., diagonal, diagonal] += PRECISION
+        hessian[..., diagonal, diagonal] += precision
         step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
         change = step @ templates
         longest = change.abs().amax(-1, keepdim=True).clamp(min=1)
         codes, eta = codes + step / longest, eta + change / longest
         if (gradient * step).sum(-1).max() < tolerance:
             break
-    return codes, FAMILY.mean(eta)
+    return codes, Poisson().mean(eta)
 
 
 def pursue(
@@ -303,7 +283,7 @@ def pursue(
         if size == most or not len(going):
             break
         gradient = (y[going] - mean) @ templates.T
-        test = (gradient.square() / (mean @ templates.T.square() + PRECISION)).sum(1)
+        test = (gradient.square() / (mean @ templates.T.square() + 1e-3)).sum(1)
         best = test.scatter(1, support, -1.0).argmax(1, keepdim=True)
         support = torch.cat([support, best], 1)
         codes = torch.cat([codes, codes.new_zeros(*codes.shape[:2], 1)], 2)
@@ -328,7 +308,7 @@ def updated_templates(y: Tensor, templates: Tensor, found: GroupCodes) -> Tensor
         if not len(users):
             continue
         size, now = amplitude[users], eta[users]
-        mean = FAMILY.mean(now)
+        mean = Poisson().mean(now)
         step = size @ (rows[users] - mean) / (size.square() @ mean + 1)
         step /= (step.abs() * size.abs().max()).clamp(min=1)
         eta[users] = now + size[:, None] * step

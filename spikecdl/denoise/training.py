@@ -1,4 +1,4 @@
-"""Training of image networks: crops of clean images, the schedule, the optimizer, checkpoints."""
+"""Training of image networks: initial templates, crops, schedule, optimizer and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import checkpoint, validation
-from spikecdl.denoise.networks import Trainable
+from spikecdl.denoise.networks import Architecture, ImageNetwork
+from spikecdl.model.dictionary import ConvDictionary
+
+
+def initial_templates(
+    images: Sequence[Tensor], architecture: Architecture, peak: float, generator: torch.Generator
+) -> Tensor:
+    """Return templates (template, 1, row, column) from random parts of log expected counts.
+
+    Images (row, column) have a largest value of 1, whose expected count is the peak.  The first two
+    templates are smooth, one bright and one dark, and carry the mean.  The others are parts of zero
+    mean and a random sign, which fade out where neighbours overlap.  They are 3.5
+    times (those of the mean 1.2 times) as large as they may be for steps of 1 to be stable if all
+    act, but their thresholds leave few.
+    """
+    length, stride = architecture.length, architecture.stride
+    overlap = max(length - stride, 0)
+    pixel = torch.arange(1, length + 1)
+    fade = torch.minimum(pixel, pixel.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+    smooth = (-((pixel - pixel.float().mean()) / (0.32 * length)).square() / 2).exp()
+    templates = torch.empty(architecture.n_templates, 1, length, length)
+    for number, template in enumerate(templates):
+        if number < 2:
+            template.copy_((-1) ** number * smooth[:, None] * smooth)
+        else:
+            sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
+            part = _part(images, length, peak, generator) * fade[:, None] * fade
+            template.copy_(sign * F.normalize(part.flatten(), dim=0).view_as(part))
+    size = length + 15 * stride
+    for some, scale in ((templates[:2], 1.2), (templates[2:], 3.5)):
+        if len(some):
+            norm = ConvDictionary(some.clone(), stride).norm_squared((size, size)).detach()
+            some.mul_(scale / (peak * norm).sqrt())
+    return templates
+
+
+def _part(images: Sequence[Tensor], length: int, peak: float, generator: torch.Generator) -> Tensor:
+    """Return a part of log counts, of mean 0 and norm 1; of 100 flat ones the last.
+
+    Parts are flat if the norm of their log counts, with 0.1 counts added, is 1 or less.
+    """
+    for _ in range(100):
+        image = images[_draw(len(images), generator)]
+        part = (_square(image, length, generator) * peak + 0.1).log()
+        part = part - part.mean()
+        if part.norm() > 1:
+            break
+    return part / part.norm().clamp(min=torch.finfo(part.dtype).eps)
+
+
+def _square(image: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Return a random square of an image."""
+    row, column = (_draw(extent - side + 1, generator) for extent in image.shape)
+    return image[row : row + side, column : column + side]
+
+
+def _draw(high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(high, (), generator=generator))
 
 
 @dataclass(frozen=True)
@@ -31,7 +88,6 @@ class Crops:
     zoom: float = 1.0  # half of the crops, on average, are enlarged by up to this factor
 
     def __post_init__(self) -> None:
-        validation.integer("size", self.size)
         if validation.positive("zoom", self.zoom) < 1:
             raise ValueError(f"`zoom` (={self.zoom:g}) must be at least 1: crops are not reduced")
         small = min(min(image.shape) for image in self.images)
@@ -48,16 +104,13 @@ class Crops:
         return clean, torch.poisson(clean * peak, generator=generator), peak
 
     def _crop(self, generator: torch.Generator) -> Tensor:
-        def draw(high: int) -> int:
-            return int(torch.randint(high, (), generator=generator))
-
-        image, turns, flipped = self.images[draw(len(self.images))], draw(4), draw(2)
+        image = self.images[_draw(len(self.images), generator)]
+        turns, flipped = _draw(4, generator), _draw(2, generator)
         side = self.size  # pixels of the image along a side
         if self.zoom > 1:
             chance, power = torch.rand(2, generator=generator).tolist()
             side = self.size if chance < 0.5 else math.ceil(self.size / self.zoom**power)
-        row, column = (draw(extent - side + 1) for extent in image.shape)
-        crop = image[row : row + side, column : column + side]
+        crop = _square(image, side, generator)
         if side < self.size:
             crop = F.interpolate(crop[None, None], self.size, mode="bicubic")[0, 0].clamp(0, 1)
         crop = torch.rot90(crop, turns)
@@ -78,6 +131,7 @@ class Schedule:
     learning_rate: float = 6e-4
     precision: str = "bfloat16"
     loss: str = "mse"
+    n_shifts: int = 1
 
     def __post_init__(self) -> None:
         for name in ("n_epochs", "per_epoch", "batch"):
@@ -94,9 +148,6 @@ class Schedule:
             return self.learning_rate * (step + 1) / warm
         done = (step - warm) / max(1, n_steps - warm)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
-
-
-_BETA = 0.95  # decay per step of the moments of the gradient, as in SOAP
 
 
 class SOAP(torch.optim.Optimizer):
@@ -116,8 +167,8 @@ class SOAP(torch.optim.Optimizer):
     Vyas et al. 2025, SOAP: improving and stabilizing Shampoo using Adam, ICLR, arXiv:2409.11321.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 2e-3) -> None:
-        super().__init__(params, {"lr": lr})
+    def __init__(self, params: Iterable[Tensor], lr: float = 2e-3, beta: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "beta": beta})  # decay of the moments per step
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -125,11 +176,13 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _update(parameter, parameter.grad, self.state[parameter], group["lr"])
+                    _update(
+                        parameter, parameter.grad, self.state[parameter], group["lr"], group["beta"]
+                    )
 
 
 def _update(
-    parameter: Tensor, gradient: Tensor, state: dict[str, Any], learning_rate: float
+    parameter: Tensor, gradient: Tensor, state: dict[str, Any], lr: float, beta: float
 ) -> None:
     """Take a step of SOAP, with the symbols of its docstring."""
     is_matrix = parameter.ndim == 4 and parameter.shape[-1] > 1
@@ -146,19 +199,19 @@ def _update(
         return state["Q_L"].mT @ matrix @ state["Q_R"] if is_matrix else matrix
 
     state["step"] += 1
-    first = state["first"].lerp_(G, 1 - _BETA)
-    state["second"].lerp_(rotated(G).square(), 1 - _BETA)
-    unbiased = 1 - _BETA ** state["step"]
+    first = state["first"].lerp_(G, 1 - beta)
+    state["second"].lerp_(rotated(G).square(), 1 - beta)
+    unbiased = 1 - beta ** state["step"]
     scale = (state["second"] / unbiased).sqrt_().add_(1e-8)
     change = rotated(first) / unbiased / scale
     if is_matrix:
         change = state["Q_L"] @ change @ state["Q_R"].mT
     for side, product in products.items():
-        state[side].lerp_(product, 1 - _BETA)
+        state[side].lerp_(product, 1 - beta)
         if state["step"] % 10 == 0:  # by power iteration
             state[f"Q_{side}"] = torch.linalg.qr(state[side] @ state[f"Q_{side}"]).Q.contiguous()
     faster = 10 if parameter.ndim == 3 else 1
-    parameter.sub_(faster * learning_rate * change.view_as(parameter))
+    parameter.sub_(faster * lr * change.view_as(parameter))
 
 
 def _eigenvectors(moments: Tensor) -> Tensor:
@@ -177,7 +230,7 @@ class Training:
     """
 
     def __init__(
-        self, network: Trainable, crops: Crops, schedule: Schedule, generator: torch.Generator
+        self, network: ImageNetwork, crops: Crops, schedule: Schedule, generator: torch.Generator
     ) -> None:
         self.network, self.crops = network, crops
         self.schedule, self.generator = schedule, generator
@@ -226,11 +279,15 @@ class Training:
     def _errors(self, clean: Tensor, y: Tensor, peak: Tensor) -> Tensor:
         """Return the mean squared error of every crop, without the border."""
         clean, y, peak = (tensor.to(self.device) for tensor in (clean, y, peak))
-        border = self.network.border
+        network, n_shifts, shifts = self.network, self.schedule.n_shifts, {}
+        if n_shifts > 1:  # drawn anew for every batch
+            drawn = torch.randperm(network.most_shifts, generator=self.generator)[:n_shifts]
+            shifts = {"shifts": [divmod(number, network.stride) for number in drawn.tolist()]}
+        border = network.border + network.margin(n_shifts)  # where not all shifts reach
         inner = slice(border, y.shape[-1] - border)
         bfloat16 = self.schedule.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            fraction = self.network(y, peak)
+            fraction = network(y, peak, **shifts)
         return (fraction.float() - clean)[..., inner, inner].square().mean((1, 2, 3))
 
     def save(self, path: Path) -> None:

@@ -31,8 +31,6 @@ Rng = np.random.Generator
 Bump = tuple[float, float, float]  # height, peak and width of a smooth rise or fall
 Spiking = Callable[[np.ndarray, float, Rng], np.ndarray]
 
-TOLERANCE = 1 / 8  # of a template's length: the largest distance of a hit, the width of a bump
-N_SEEDS = 5  # data sets of a case: enough for a median
 _UNIT_RATES = (0.8, 0.93, 1.07, 1.25)  # baselines of units, as multiples of a case's
 
 
@@ -95,9 +93,8 @@ class Case:
     """Recordings of one kind with known events, settings of the model, and what is aimed at.
 
     Shapes are sums of bumps: the change of the log rate over a template, whose time runs from 0 to
-    1.
-    Rates are those of one trial.  Pooled cases have a unit for each window; the others have four
-    units of their own baselines, and trials that follow each other without a gap.
+    1.  Rates are those of one trial.  Pooled cases have a unit for each window; the others have
+    four units of their own baselines, and trials that follow each other without a gap.
     """
 
     shows: str
@@ -113,6 +110,7 @@ class Case:
     drift: float = 0.0  # the log rate has a sine of this size, four times in a recording
     spiking: Spiking = poisson
     family: str = "poisson"
+    tolerance: float = 1 / 8  # of a template's length: largest distance of a hit, width of a bump
     model: Mapping[str, Any] = field(default_factory=dict)  # further settings of `DCEA`
     aim: Mapping[str, float] = field(default_factory=dict)  # targets by column of `summary`
 
@@ -295,26 +293,24 @@ probability above one half, 66 to 72 % of the events of single trials, 12 to 16 
 them false, unless it begins with the true events.
 """
 
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    name: {"trainer": name} for name in ("alternating", "marginal")
-}
-"""Settings of `DCEA` by name of the method; each case adds its own ``family`` and ``model``."""
+METHODS = ("alternating", "marginal")
+"""Trainers; each case adds its own ``family`` and ``model``."""
 
 
 def run(options: Options) -> Result:
     """Fit every method to five data sets of each case (quick: one smaller data set)."""
     import pandas as pd
 
-    n_seeds, n_windows = (1, 40) if options.quick else (N_SEEDS, None)
+    n_seeds, n_windows = (1, 40) if options.quick else (5, None)
     seeds = range(options.random_state, options.random_state + n_seeds)
     rows: list[dict[str, Any]] = []
     first: dict[str, dict[str, Decomposition]] = {method: {} for method in METHODS}
     for name, case in CASES.items():
         for seed in seeds:
             counts = case.draw(seed, n_windows)
-            for method, settings in METHODS.items():
+            for method in METHODS:
                 began = time.perf_counter()
-                model = fitted(case.estimator(seed, **settings), counts)
+                model = fitted(case.estimator(seed, trainer=method), counts)
                 parts = model.decompose(counts)
                 row = {"case": name, "method": method, "seed": seed, **scores(parts, case)}
                 rows.append({**row, "seconds": time.perf_counter() - began})
@@ -327,9 +323,9 @@ def run(options: Options) -> Result:
         figures={f"templates_{method}": templates(parts) for method, parts in first.items()},
         settings={
             "cases": {name: case.shows for name, case in CASES.items()},
-            "methods": {name: dict(settings) for name, settings in METHODS.items()},
+            "methods": list(METHODS),
             "n_windows": n_windows or {name: case.n_windows for name, case in CASES.items()},
-            "tolerance": TOLERANCE,
+            "tolerance": Case.tolerance,
             "seeds": list(seeds),
         },
         findings=findings("events", medians, CASES),
@@ -351,7 +347,7 @@ def scores(parts: Decomposition, case: Case) -> dict[str, float]:
         found["expected_events"] = 100 * float(events["probability"].sum()) / windows
         found["own_false"] = 1 - float(events["probability"].mean())
     if case.shapes:
-        truth = recovery(parts, TOLERANCE * case.length)
+        truth = recovery(parts, case.tolerance * case.length)
         found |= {f"error_{k}": float(e) for k, e in enumerate(truth.templates.errors, 1)}
         found["hit_rate"] = truth.events.hit_rate
         found["false_alarm_rate"] = truth.events.false_alarm_rate

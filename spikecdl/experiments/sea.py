@@ -6,13 +6,17 @@ starts at some distance from that dictionary and takes gradient steps, each on f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.stats import linregress
 from torch import Tensor
 
 from spikecdl.experiments import Options, Result, findings
@@ -22,11 +26,6 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-AMPLITUDE = (1.0, 2.0)  # range of the uniform nonzero entries of a code
-BIAS = 0.5  # in units of the codes: half of the smallest nonzero entry
-GAIN = 0.15  # expected fraction of its distance that a column loses in a step: small, as in theory
-COLUMNS = 1.5  # per dimension: an overcomplete dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class ShallowAutoencoder:
 
     def after_step(self, y: Tensor, step: float) -> ShallowAutoencoder:
         """Return the model after a gradient step, with columns rescaled to unit norm."""
-        return replace(self, columns=_unit(self.columns - step * self.gradient(y)))
+        return replace(self, columns=F.normalize(self.columns - step * self.gradient(y), dim=0))
 
     def _response(self, y: Tensor) -> Tensor:
         """Return z, (sample, dimension)."""
@@ -121,10 +120,16 @@ class Condition:
     common: float = 0.0  # correlation of all columns with each other
     probability: float = 0.5  # of a success where the code is zero
 
+    # the same in all conditions
+    amplitude: ClassVar = (1.0, 2.0)  # range of the uniform nonzero entries of a code
+    bias: ClassVar = 0.5  # in units of the codes: half of the smallest nonzero entry
+    gain: ClassVar = 0.15  # expected fraction of its distance that a column loses in a step: small
+    columns_per_dimension: ClassVar = 1.5  # an overcomplete dictionary
+
     @property
     def n_columns(self) -> int:
         """Columns of the dictionary, an even number."""
-        return 2 * round(COLUMNS * self.dimension / 2)
+        return 2 * round(self.columns_per_dimension * self.dimension / 2)
 
     @property
     def share_active(self) -> float:
@@ -186,34 +191,25 @@ def run(options: Options) -> Result:
 
     size = Size(n_steps=40, samples_per_column=50, n_seeds=1) if options.quick else Size()
     seeds = [options.random_state + repetition for repetition in range(size.n_seeds)]
-    listed = [
-        (part, varied, name, condition)
-        for part, groups in (("claim", CLAIM), ("break", BREAKS))
-        for varied, conditions in groups.items()
-        for name, condition in conditions.items()
-    ]
-    runs: dict[tuple[Condition, int], pd.DataFrame] = {}
+    listed = [("claim", *each) for each in CLAIM.items()]
+    listed += [("break", *each) for each in BREAKS.items()]
+
+    @cache
+    def followed(condition: Condition, seed: int) -> pd.DataFrame:
+        run = follow(condition, size, seed)
+        return run.assign(**asdict(fitted_contraction(run["median"].to_numpy())))
+
     tables = []
-    for part, varied, name, condition in listed:
-        options.say(f"{varied}: {name}")
-        for seed in seeds:
-            if (condition, seed) not in runs:
-                run = follow(condition, size, seed)
-                fit = fitted_contraction(run["median"].to_numpy())
-                runs[condition, seed] = run.assign(**asdict(fit))
+    for part, varied, conditions in listed:
+        for (name, condition), seed in itertools.product(conditions.items(), seeds):
+            options.say(f"{varied}: {name}, seed {seed}")
             labels = {"part": part, "varied": varied, "condition": name, "seed": seed}
-            columns = {**labels, **asdict(condition), **runs[condition, seed]}
+            columns = {**labels, **asdict(condition), **followed(condition, seed)}
             tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
-    settings = {
-        **asdict(size),
-        "seeds": seeds,
-        "columns_per_dimension": COLUMNS,
-        "amplitude": list(AMPLITUDE),
-        "bias": BIAS,
-        "gain": GAIN,
-        "expected_rate": (1 - GAIN) ** 2,
-    }
+    same = ("columns_per_dimension", "amplitude", "bias", "gain")
+    settings = {**asdict(size), "seeds": seeds, **{name: getattr(Condition, name) for name in same}}
+    settings["expected_rate"] = (1 - Condition.gain) ** 2
     claim, broken = table[table.part == "claim"], table[table.part == "break"]
     figures = {"contraction": draw(claim, with_fit=True), "breaks": draw(broken, with_fit=False)}
     return Result(table, figures, settings, findings("sea", table, settings["expected_rate"]))
@@ -229,13 +225,13 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
     generator = torch.Generator().manual_seed(seed)
     truth = dictionary(condition, generator)
     start = displaced(truth, condition, generator)
-    model = ShallowAutoencoder(start, condition.family, BIAS, condition.baseline)
+    model = ShallowAutoencoder(start, condition.family, condition.bias, condition.baseline)
     n_samples = round(size.samples_per_column / condition.share_active)
     length = step_length(condition)
     rows = []
     for step in range(size.n_steps + 1):
         if step:
-            active = codes(n_samples, condition.n_columns, condition.n_active, generator)
+            active = codes(n_samples, condition, generator)
             y = condition.family.sample(active @ truth.T + condition.baseline, generator)
             model = model.after_step(y, length)
         distances = (model.columns - truth).square().sum(dim=0)
@@ -244,27 +240,27 @@ def follow(condition: Condition, size: Size, seed: int) -> pd.DataFrame:
 
 
 def step_length(condition: Condition) -> float:
-    r"""Return the step that reduces the distance of a column by the fraction ``GAIN``.
+    r"""Return the step that reduces the distance of a column by the fraction ``gain``.
 
     It assumes an incoherent dictionary, a start near it and rectified codes with the right support:
     along a column the loss has the curvature :math:`\kappa\, \mathrm{E}[x_i^2]`, with
     :math:`\kappa` that of the family at the baseline.
     """
-    low, high = AMPLITUDE
+    low, high = condition.amplitude
     square = condition.share_active * (low**2 + low * high + high**2) / 3
     eta = torch.tensor(condition.baseline)
-    return GAIN / (float(condition.family.curvature(eta, eta)) * square)
+    return condition.gain / (float(condition.family.curvature(eta, eta)) * square)
 
 
 def dictionary(condition: Condition, generator: torch.Generator) -> Tensor:
     """Draw a true dictionary (dimension, column), with columns of unit norm."""
     shape = condition.dimension, condition.n_columns
-    columns = _unit(torch.randn(shape, generator=generator))
-    shared = _unit(torch.randn((shape[0], 1), generator=generator))
+    columns = F.normalize(torch.randn(shape, generator=generator), dim=0)
+    shared = F.normalize(torch.randn((shape[0], 1), generator=generator), dim=0)
     columns = math.sqrt(condition.common) * shared + math.sqrt(1 - condition.common) * columns
     one, other = columns[:, ::2], columns[:, 1::2]
     other = condition.alike * one + math.sqrt(1 - condition.alike**2) * other
-    return _unit(torch.stack([one, other], dim=2).flatten(1))
+    return F.normalize(torch.stack([one, other], dim=2).flatten(1), dim=0)
 
 
 def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
@@ -272,21 +268,18 @@ def displaced(truth: Tensor, condition: Condition, generator: torch.Generator) -
     direction = torch.randn(truth.shape, generator=generator)
     if condition.toward_another:
         direction = truth.roll(1, dims=1)
-    away = _unit(direction - (direction * truth).sum(dim=0) * truth)
+    away = F.normalize(direction - (direction * truth).sum(dim=0) * truth, dim=0)
     cosine = 1 - condition.start**2 / 2
     return cosine * truth + math.sqrt(1 - cosine**2) * away
 
 
-def codes(n_samples: int, n_columns: int, n_active: int, generator: torch.Generator) -> Tensor:
+def codes(n_samples: int, condition: Condition, generator: torch.Generator) -> Tensor:
     """Draw codes (sample, column) with ``n_active`` nonzero entries at random positions."""
-    low, high = AMPLITUDE
-    positions = torch.rand((n_samples, n_columns), generator=generator).topk(n_active).indices
+    low, high = condition.amplitude
+    chances = torch.rand((n_samples, condition.n_columns), generator=generator)
+    positions = chances.topk(condition.n_active).indices
     values = low + (high - low) * torch.rand(positions.shape, generator=generator)
-    return torch.zeros(n_samples, n_columns).scatter_(1, positions, values)
-
-
-def _unit(columns: Tensor) -> Tensor:
-    return columns / columns.norm(dim=0)
+    return torch.zeros_like(chances).scatter_(1, positions, values)
 
 
 @dataclass(frozen=True)
@@ -312,11 +305,9 @@ def fitted_contraction(distances: np.ndarray) -> Contraction:
     n_fitted = int(near.argmax()) if near.any() else len(distances)
     if n_fitted < 4:
         return Contraction(math.nan, math.nan, neighbourhood, math.nan, 0)
-    steps, logs = np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood)
-    slope, intercept = np.polyfit(steps, logs, 1)
-    r_squared = 1 - np.var(logs - slope * steps - intercept) / np.var(logs)
-    rate, excess = math.exp(slope), math.exp(intercept)
-    return Contraction(rate, excess, neighbourhood, float(r_squared), n_fitted)
+    line = linregress(np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood))
+    rate, excess = math.exp(line.slope), math.exp(line.intercept)
+    return Contraction(rate, excess, neighbourhood, line.rvalue**2, n_fitted)
 
 
 @style.styled
@@ -341,7 +332,6 @@ def draw(table: pd.DataFrame, with_fit: bool) -> Figure:
                 fitted = fit.neighbourhood + fit.excess * fit.rate ** np.arange(len(middle))
                 ax.plot(fitted, color=style.INK, linewidth=0.9, linestyle=(0, (3, 3)))
         ax.set(yscale="log", xlabel="gradient steps")
-        style.tidy(ax)
         ax.legend(title=varied, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
     axes[0].set_ylabel("squared distance from the truth")
     return axes[0].figure

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +19,9 @@ from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
 from spikecdl.evaluation.crossvalidation import divide
-from spikecdl.evaluation.goodness_of_fit import TimeRescaling, rescale
+from spikecdl.evaluation.goodness_of_fit import rescale
 from spikecdl.experiments import Options, Result, findings, whisker_trials
-from spikecdl.experiments.whisker_trials import BIN_SIZE, ONSETS, TOLERANCE, Recording, after_onsets
+from spikecdl.experiments.whisker_trials import ONSETS, Recording, after_onsets
 from spikecdl.plots import style
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free valu
 RIDGES = (1e-3, 0.03, 1.0, 30.0)
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """Models by the name of their settings, made from a recording and a seed.
 
     If there are several, one is chosen by `chosen`.  ``apart``: for each unit.
@@ -95,19 +93,14 @@ def chosen(models: Mapping[str, Any], trials: BinnedSpikes) -> tuple[str, Any]:
     return max(models.items(), key=lambda item: folds.fit(item[1]).deviance_explained)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A method fitted to units of a recording, and its predictions of the test trials."""
+class Fit(NamedTuple):
+    """A method fitted to a unit of a recording."""
 
-    recording: str
-    split: str
-    method: str
-    settings: str  # chosen by cross-validation
-    pooled: heldout.HeldOut  # pooled test trials
-    single: heldout.HeldOut  # single test trials
-    intervals: TimeRescaling  # rescaled intervals of single test trials
-    parts: Decomposition | None  # of the pooled fitted trials; None for a model without events
-    seconds: float  # time to fit
+    row: dict[str, Any]  # of the table, without its lead
+    lost: np.ndarray  # deviance of each single test trial, (trial,)
+    null: float  # deviance of the null model of the pooled test trials
+    intervals: np.ndarray  # of single test trials, rescaled and sorted
+    rates: tuple[np.ndarray, np.ndarray] | None  # counted and fitted after deflections, if it can
 
 
 def run(options: Options) -> Result:
@@ -118,19 +111,17 @@ def run(options: Options) -> Result:
     if options.quick:
         names, splits = names[1::3], splits[:1]
     fits: list[Fit] = []
-    judged: list[whisker_trials.Judged] = []
+    judged: list[dict[str, Any]] = []
+    generator = np.random.default_rng(options.random_state)
     for recording in whisker_trials.load(options.data, names):
         for split in splits:
             options.say(f"{recording.name}, trials {split}")
             for method in METHODS:
-                fits += fit_method(recording, split, method, options.random_state)
+                fits += fit_method(recording, split, method, options.random_state, generator)
         options.say(f"{recording.name}, single trials")
         judged += whisker_trials.judge(recording, splits[0], options.random_state)
-    generator = np.random.default_rng(options.random_state)
-    table = pd.DataFrame([row for fit in fits for row in _rows(fit, generator)])
-    table = table.merge(leads(fits), how="left")
-    single = whisker_trials.table(judged)
-    first = [fit for fit in fits if fit.split == splits[0]]
+    table, single = with_leads(fits), pd.DataFrame(judged)
+    first = [fit for fit in fits if fit.row["split"] == splits[0]]
     of_first = table[table["split"] == splits[0]]
     return Result(
         table=table,
@@ -142,23 +133,25 @@ def run(options: Options) -> Result:
         settings={
             "recordings": list(names),
             "splits": splits,
-            "bin_size": BIN_SIZE,
+            "bin_size": Recording.bin_size,
             "template_length": LENGTH,
             "template_length_single_trials": whisker_trials.LENGTH,
             "family": FAMILY,
-            "onset_tolerance": TOLERANCE,
+            "onset_tolerance": Recording.tolerance,
         },
         findings=[
-            *findings("whisker", of_first, OURS, KNOWN_ONSETS, TOLERANCE),
+            *findings("whisker", of_first, OURS, KNOWN_ONSETS, Recording.tolerance),
             *findings("single_trials", single, whisker_trials.HISTORY),
         ],
         more={"single_trials": single},
     )
 
 
-def fit_method(recording: Recording, split: str, method: Method, seed: int) -> Iterator[Fit]:
-    """Yield the fit of all units, or one fit per unit."""
-    fitted, test = whisker_trials.split_counts(recording.spikes, split)
+def fit_method(
+    recording: Recording, split: str, method: Method, seed: int, generator: np.random.Generator
+) -> Iterator[Fit]:
+    """Yield the fit of each unit, all together or one by one."""
+    fitted, test = recording.split(split)
     every = list(range(fitted.n_units))
     for units in [[unit] for unit in every] if method.apart else [every]:
         trials, single = fitted.select(units=units), test.select(units=units)
@@ -166,22 +159,34 @@ def fit_method(recording: Recording, split: str, method: Method, seed: int) -> I
         settings, model = chosen(method.make(recording, seed), trials)
         model.fit(pooled)
         seconds = time.perf_counter() - began
-        scored = heldout.transfer(model, pooled, single, FAMILY)
-        yield Fit(
-            recording=recording.name,
-            split=split,
-            method=method.name,
-            settings=settings,
-            pooled=heldout.transfer(model, pooled, single.pool(), FAMILY),
-            single=scored,
-            intervals=rescale(single, scored.mean, FAMILY),
-            parts=model.decompose(pooled) if hasattr(model, "decompose") else None,
-            seconds=seconds,
-        )
+        scored = heldout.transfer(model, pooled, single.pool(), FAMILY)
+        of_single = heldout.transfer(model, pooled, single, FAMILY)
+        rescaled = rescale(single, of_single.mean, FAMILY)
+        parts = model.decompose(pooled) if hasattr(model, "decompose") else None
+        for index, unit in enumerate(pooled.unit_ids):
+            row = {
+                "recording": recording.name,
+                "unit": unit,
+                "split": split,
+                "method": method.name,
+                "deviance_explained": scored.deviance_explained_per_unit[index],
+                "settings": settings,  # chosen by cross-validation
+                "bits_per_spike": scored.bits_per_spike_per_unit[index],
+                "ks_distance": rescaled.distance[index],
+                "ks_band": rescaled.band[index],
+            }
+            rates = None
+            if parts is not None:
+                own = (parts.counts.rate()[0, index], parts.rate[0, index])
+                rates = after_onsets(own[0], parts), after_onsets(own[1], parts)
+                row |= _event_scores(parts, index, rates[1], generator)
+            row["seconds"] = seconds  # time to fit
+            lost, null = of_single.deviances[0, :, index], float(scored.deviances[1, 0, index])
+            yield Fit(row, lost, null, np.sort(rescaled.uniforms[index]), rates)
 
 
-def leads(fits: Sequence[Fit]) -> pd.DataFrame:
-    r"""Compare DCEA with the other methods on the same trials.
+def with_leads(fits: Sequence[Fit]) -> pd.DataFrame:
+    r"""Return the table, with a comparison of DCEA to the other methods on the same trials.
 
     ``lead`` is the deviance explained by DCEA minus that of the other method, on pooled test
     trials.  With the differences d of deviance in n single trials, whose sum is that of the pooled
@@ -190,63 +195,36 @@ def leads(fits: Sequence[Fit]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    lost = {
-        (fit.recording, unit, fit.split, fit.method): (
-            fit.single.deviances[0, :, index],
-            fit.pooled.deviances[1, 0, index],
-        )
-        for fit in fits
-        for index, unit in enumerate(fit.pooled.counts.unit_ids)
-    }
+    def where(fit: Fit) -> tuple:
+        return tuple(fit.row[name] for name in ("recording", "unit", "split"))
+
+    ours = {where(fit): fit.lost for fit in fits if fit.row["method"] == OURS}
     rows = []
-    for (recording, unit, split, method), (theirs, null) in lost.items():
-        if method != OURS:
-            more = theirs - lost[recording, unit, split, OURS][0]
-            error = np.sqrt(len(more) * more.var(ddof=1)) / null
-            rows.append((recording, unit, split, method, more.sum() / null, error))
-    return pd.DataFrame(rows, columns=["recording", "unit", "split", "method", "lead", "lead_se"])
-
-
-def _rows(fit: Fit, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Yield the scores of each unit."""
-    for index, unit in enumerate(fit.pooled.counts.unit_ids):
-        yield {
-            "recording": fit.recording,
-            "unit": unit,
-            "split": fit.split,
-            "method": fit.method,
-            "deviance_explained": fit.pooled.deviance_explained_per_unit[index],
-            "settings": fit.settings,
-            "bits_per_spike": fit.pooled.bits_per_spike_per_unit[index],
-            "ks_distance": fit.intervals.distance[index],
-            "ks_band": fit.intervals.band[index],
-            **(_event_scores(fit.parts, index, generator) if fit.parts is not None else {}),
-            "seconds": fit.seconds,
-        }
+    for fit in fits:
+        row, more = fit.row, fit.lost - ours[where(fit)]
+        if row["method"] != OURS:
+            error = np.sqrt(len(more) * more.var(ddof=1))
+            row = {**row, "lead": more.sum() / fit.null, "lead_se": error / fit.null}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _event_scores(
-    parts: Decomposition, index: int, generator: np.random.Generator
+    parts: Decomposition, index: int, response: np.ndarray, generator: np.random.Generator
 ) -> dict[str, float]:
-    """Return the response of a unit to a deflection, and the onsets that its events hit."""
+    """Describe the response of a unit to a deflection, and the onsets that its events hit."""
     counts = parts.counts
     codes = parts.codes[0, index if parts.layout == "shared" else 0]
     times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
-    duration = counts.duration
-    found = whisker_trials.onset_hits(times, ONSETS, TOLERANCE, duration, BIN_SIZE, generator)
-    response = after_onsets(parts.rate[0, index], parts)
+    window = counts.duration, counts.bin_size
+    found = whisker_trials.onset_hits(times, ONSETS, *window, generator)
     return {
         "peak_hz": float(response.max()),
-        "peak_ms": 1e3 * BIN_SIZE * (int(response.argmax()) + 0.5),
+        "peak_ms": 1e3 * counts.bin_size * (int(response.argmax()) + 0.5),
         "n_events": sum(map(len, times)),
         **found.rates(),
         "hit_p_value": found.p_value,
     }
-
-
-_MARKERS = "osD^vP*Xh"
-_PANEL, _COLUMNS = (style.PAGE, 1.8), 3
-_INTERVALS_OF = {"DCEA": style.PALETTE[1], "PSTH": style.PALETTE[0], "constant rate": style.MUTED}
 
 
 @style.styled
@@ -261,7 +239,7 @@ def scores(table: pd.DataFrame) -> Figure:
         ax.plot(
             np.array([units.index(key) for key in keys]) + (number - 3.5) * 0.08,
             of_method["deviance_explained"],
-            _MARKERS[number],
+            "osD^vP*Xh"[number],
             color=style.PALETTE[1] if ours else style.PALETTE[(0, 2, 3, 5)[number % 4]],
             markerfacecolor=None if main else "none",
             markersize=8 if main else 6,
@@ -272,7 +250,6 @@ def scores(table: pd.DataFrame) -> Figure:
     ax.set(xticks=range(len(units)), xticklabels=names, ylabel="deviance explained, test trials")
     ax.set_xlim(-0.5, len(units) - 0.5)
     ax.grid(axis="y", color=style.UNSEEN)
-    style.tidy(ax)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return ax.figure
 
@@ -280,56 +257,41 @@ def scores(table: pd.DataFrame) -> Figure:
 @style.styled
 def templates(fits: Sequence[Fit]) -> Figure:
     """Draw the mean rate after a deflection, as counted and as fitted by DCEA."""
-    panels = _panels(fits)
-    axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True)
-    for ax, (fit, index) in zip(axes, panels, strict=True):
-        parts = fit.parts
-        assert parts is not None
-        measured = after_onsets(parts.counts.rate()[0, index], parts)
-        fitted = after_onsets(parts.rate[0, index], parts)
-        edges = 1e3 * BIN_SIZE * np.arange(len(measured) + 1)
+    ours = [fit for fit in fits if fit.row["method"] == OURS]
+    axes = style.wrapped(None, len(ours), 3, (style.PAGE, 1.8), sharex=True)
+    for ax, fit in zip(axes, ours, strict=True):
+        assert fit.rates is not None
+        measured, fitted = fit.rates
+        edges = 1e3 * Recording.bin_size * np.arange(len(measured) + 1)
         ax.stairs(measured, edges, fill=True, color=style.DATA, alpha=0.6, label="counted")
         line = {"color": style.PALETTE[1], "linewidth": 1.6, "baseline": None}
         ax.stairs(fitted, edges, label="DCEA", **line)
         ax.set_ylim(bottom=0)
-    return _labelled(axes, panels, "time from the deflection (ms)", "rate (Hz)")
+    return _labelled(axes, ours, "time from the deflection (ms)", "rate (Hz)")
 
 
 @style.styled
 def intervals(fits: Sequence[Fit]) -> Figure:
     """Draw quantiles of the rescaled intervals of test trials minus those of the uniform law."""
-    panels = _panels(fits)
-    axes = style.wrapped(None, len(panels), _COLUMNS, _PANEL, sharex=True, sharey=True)
-    by_name = {
-        (fit.recording, fit.method, unit): np.sort(fit.intervals.uniforms[index])
-        for fit in fits
-        for index, unit in enumerate(fit.pooled.counts.unit_ids)
-    }
-    for ax, (fit, index) in zip(axes, panels, strict=True):
-        for method, colour in _INTERVALS_OF.items():
-            uniforms = by_name[fit.recording, method, fit.pooled.counts.unit_ids[index]]
-            expected = (np.arange(len(uniforms)) + 0.5) / len(uniforms)
-            ax.plot(expected, uniforms - expected, color=colour, label=method)
-        band = fit.intervals.band[index]
+    colours = {"DCEA": style.PALETTE[1], "PSTH": style.PALETTE[0], "constant rate": style.MUTED}
+    ours = [fit for fit in fits if fit.row["method"] == OURS]
+    axes = style.wrapped(None, len(ours), 3, (style.PAGE, 1.8), sharex=True, sharey=True)
+    for ax, own in zip(axes, ours, strict=True):
+        same = {"recording": own.row["recording"], "unit": own.row["unit"]}
+        for fit in fits:
+            if fit.row["method"] in colours and fit.row.items() >= same.items():
+                expected = (np.arange(len(fit.intervals)) + 0.5) / len(fit.intervals)
+                name = fit.row["method"]
+                ax.plot(expected, fit.intervals - expected, color=colours[name], label=name)
+        band = own.row["ks_band"]
         ax.axhspan(-band, band, color=style.UNSEEN, zorder=0)
-    return _labelled(axes, panels, "quantile of the uniform law", "difference")
+    return _labelled(axes, ours, "quantile of the uniform law", "difference")
 
 
-def _panels(fits: Sequence[Fit]) -> list[tuple[Fit, int]]:
-    """Return the fits of DCEA with each of their units."""
-    ours = [fit for fit in fits if fit.method == OURS]
-    return [(fit, index) for fit in ours for index in range(fit.pooled.counts.n_units)]
-
-
-def _labelled(axes: np.ndarray, panels: list[tuple[Fit, int]], xlabel: str, ylabel: str) -> Figure:
+def _labelled(axes: np.ndarray, fits: Sequence[Fit], xlabel: str, ylabel: str) -> Figure:
     """Add titles, labels of the outer panels and a legend, and return the figure."""
-    for ax, (fit, index) in zip(axes, panels, strict=True):
-        ax.set_title(f"{fit.recording}, {style.unit_title(fit.pooled.counts.unit_ids[index])}")
-        style.tidy(ax)
-    for ax in axes[::_COLUMNS]:
-        ax.set_ylabel(ylabel)
-    for ax in axes[-_COLUMNS:]:
-        ax.set_xlabel(xlabel)
-    figure = axes[0].figure
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=_COLUMNS)
-    return figure
+    for ax, fit in zip(axes, fits, strict=True):
+        title = f"{fit.row['recording']}, {style.unit_title(fit.row['unit'])}"
+        ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    style.label_outer(axes, 3)
+    return style.legend_outside(axes[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
-BIN_SIZE = 0.005  # seconds: 25 bins between deflections
 ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
-TOLERANCE = 0.01  # seconds, of a hit: two bins, so that chance is a sixth of the time
 _DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"  # every millisecond
 
 #: Rules by name that mark the trials to fit; the others are the test trials.
@@ -40,14 +38,6 @@ SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 
-def split_counts(spikes: SpikeTrains, split: str) -> tuple[BinnedSpikes, BinnedSpikes]:
-    """Return the counts of the trials to fit and of the test trials."""
-    assert spikes.trials is not None
-    chosen, ids = SPLITS[split](spikes.trials), spikes.trials.index
-    fitted, test = (spikes.bin(BIN_SIZE, trials=list(ids[c])) for c in (chosen, ~chosen))
-    return fitted, test
-
-
 @dataclass(frozen=True)
 class Recording:
     """Spikes under one stimulus, and that stimulus in the bins of a trial, shape (signal, bin)."""
@@ -55,6 +45,16 @@ class Recording:
     name: str
     spikes: SpikeTrains
     stimulus: np.ndarray
+    bin_size: ClassVar = 0.005  # seconds: 25 bins between deflections
+    tolerance: ClassVar = 0.01  # seconds, of a hit: two bins, so that chance is a sixth of the time
+
+    def split(self, rule: str) -> tuple[BinnedSpikes, BinnedSpikes]:
+        """Return the counts of the trials to fit and of the test trials."""
+        assert self.spikes.trials is not None
+        chosen, ids = SPLITS[rule](self.spikes.trials), self.spikes.trials.index
+        parts = (list(ids[rows]) for rows in (chosen, ~chosen))
+        trials, test = (self.spikes.bin(self.bin_size, trials=part) for part in parts)
+        return trials, test
 
 
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
@@ -73,18 +73,17 @@ def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Rec
             spikes = read_nwb(path)
             with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
                 displacement = file[_DISPLACEMENT][:3000]
-        binned = displacement.reshape(-1, round(1000 * BIN_SIZE)).mean(axis=1)
+        binned = displacement.reshape(-1, round(1000 * Recording.bin_size)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
 
 
 def after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
     """Return values (bin,) averaged over deflections, for as many bins as a template has."""
-    first = np.rint((ONSETS - parts.counts.t_start) / BIN_SIZE).astype(int)
+    first = np.rint((ONSETS - parts.counts.t_start) / parts.counts.bin_size).astype(int)
     return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
 
 
-@dataclass(frozen=True)
-class OnsetHits:
+class OnsetHits(NamedTuple):
     """Agreement of events with known onsets; made by `onset_hits`.
 
     Chance is that of 500 sets of as many events at random times, each set with its best lags.
@@ -105,10 +104,10 @@ class OnsetHits:
 def onset_hits(
     times: Sequence[ArrayLike],
     onsets: ArrayLike,
-    tolerance: float,
     duration: float,
     bin_size: float,
     generator: np.random.Generator,
+    tolerance: float = Recording.tolerance,
 ) -> OnsetHits:
     """Compare the events of each template with known onsets, all in seconds.
 
@@ -190,31 +189,38 @@ METHODS: Mapping[str, Callable[[int], list]] = {
 """Functions of a seed that make a model by name, or several, of which `chosen` takes one."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A method's account of the test trials of a unit: gains in log likelihood, and its events."""
-
-    recording: str
-    unit: int | str
-    method: str
-    gain: np.ndarray | None  # (trial,) nats over a constant rate; None without a likelihood
-    spikes: np.ndarray  # (trial,)
-    events: dict[str, float]  # scores of the events; empty for a method without events
-
-
-def judge(recording: Recording, split: str, seed: int) -> Iterator[Judged]:
-    """Fit each method to each unit, and judge it on the test trials."""
-    trials, test = split_counts(recording.spikes, split)
+def judge(recording: Recording, split: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Fit each method to each unit, and yield the rows of the test trials, see `compared`."""
+    trials, test = recording.split(split)
     for index, unit in enumerate(trials.unit_ids):
         seen, unseen = trials.select(units=[index]), test.select(units=[index])
         constant = log_likelihood(unseen, ConstantRate().fit(seen).predict(unseen))
+        gains, events = {}, {}
         for name, make in METHODS.items():
             model = fitted(chosen(make(seed), seen), seen)
-            events = hits(model, unseen, seed) if hasattr(model, "decompose") else {}
+            events[name] = hits(model, unseen, seed) if hasattr(model, "decompose") else {}
             likelihood = held_out(model, unseen)
-            gain = None if likelihood is None else likelihood - constant
-            spikes = unseen.counts.sum(axis=(1, 2))
-            yield Judged(recording.name, unit, name, gain, spikes, events)
+            gains[name] = None if likelihood is None else likelihood - constant
+        for row in compared(gains, events, unseen.counts.sum(axis=(1, 2))):
+            yield {"recording": recording.name, "unit": unit, **row}
+
+
+def compared(
+    gains: Mapping[str, np.ndarray | None], events: Mapping[str, dict], spikes: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each method, with the scores of its events, if it has any.
+
+    ``bits_per_spike`` is the gain in log likelihood of test trials over a constant rate, and
+    ``lead`` the difference to the GLM with history; both with standard errors over trials.  Gains,
+    in nats, and spikes are (trial,); None for a method without a likelihood.
+    """
+    bits = spikes * np.log(2)
+    for method, gain in gains.items():
+        row = {"method": method, **events[method]}
+        if gain is not None:
+            row["bits_per_spike"], row["bits_per_spike_se"] = ratio(gain, bits)
+            row["lead"], row["lead_se"] = ratio(gain - gains[HISTORY], bits)
+        yield row
 
 
 def chosen(models: list, trials: BinnedSpikes) -> Any:
@@ -259,29 +265,8 @@ def hits(model: DCEA, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     known = (ONSETS + counts.duration * np.arange(len(counts))[:, None]).ravel()
     generator = np.random.default_rng(seed)
     length = counts.duration * len(counts)
-    found = onset_hits([time], known, TOLERANCE, length, counts.bin_size, generator)
+    found = onset_hits([time], known, length, counts.bin_size, generator)
     scores = {"n_events": len(events) / len(counts), **found.rates()}
     if "probability" in events:
         scores["own_false"] = 1 - float(events["probability"].mean())
     return scores
-
-
-def table(judged: list[Judged]) -> pd.DataFrame:
-    """Return a row for each method and unit.
-
-    ``bits_per_spike`` is the gain in log likelihood of test trials over a constant rate, and
-    ``lead`` the difference to the GLM with history; both with standard errors over trials.
-    """
-    import pandas as pd
-
-    reference = {(one.recording, one.unit): one.gain for one in judged if one.method == HISTORY}
-    rows = []
-    for one in judged:
-        row = {"recording": one.recording, "unit": one.unit, "method": one.method, **one.events}
-        if one.gain is not None:
-            bits = one.spikes * np.log(2)
-            lead = one.gain - reference[one.recording, one.unit]
-            row["bits_per_spike"], row["bits_per_spike_se"] = ratio(one.gain, bits)
-            row["lead"], row["lead_se"] = ratio(lead, bits)
-        rows.append(row)
-    return pd.DataFrame(rows)

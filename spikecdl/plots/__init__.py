@@ -6,12 +6,11 @@ Times are in seconds, in bins for plain arrays. Arguments of the wrong type rais
 or trials that do not exist, and the wrong number of axes, raise ValueError.
 """
 
-from spikecdl.plots.decompositions import codes, decomposition
 from spikecdl.plots.diagnostics import autocorrelation, history, ks, selection, training_curve
-from spikecdl.plots.event_rasters import event_figure, event_raster, population_raster
+from spikecdl.plots.events import codes, event_figure, event_raster, population_raster
 from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.style import save
-from spikecdl.plots.template_panels import templates
+from spikecdl.plots.template_panels import decomposition, templates
 
 __all__ = [
     "autocorrelation",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikecdl.data import Decomposition
 from spikecdl.plots import style
+from spikecdl.plots.style import Units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,11 +23,7 @@ _SIZE = (style.COLUMN, 2.3)
 
 @style.styled
 def ks(
-    rescaling: TimeRescaling,
-    *,
-    units: Sequence[int] | None = None,
-    ax: Any = None,
-    axes: Any = None,
+    rescaling: TimeRescaling, *, units: Units = None, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw the distribution of each unit's rescaled intervals against the model's.
 
@@ -57,11 +54,7 @@ def ks(
 
 @style.styled
 def autocorrelation(
-    rescaling: TimeRescaling,
-    *,
-    units: Sequence[int] | None = None,
-    ax: Any = None,
-    axes: Any = None,
+    rescaling: TimeRescaling, *, units: Units = None, ax: Any = None, axes: Any = None
 ) -> np.ndarray:
     """Draw the autocorrelation of each unit's rescaled intervals, zero under a correct model.
 
@@ -111,8 +104,8 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
         bin_size, units = getattr(source, "bin_size_", 1.0), getattr(source, "unit_ids_", ())
     if filters is None:
         raise ValueError("`source` has no history; fit a model with `history`, in seconds")
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
-    step = 1.0 if style.in_bins(bin_size) else 1000 * bin_size
+    panel = style.panel(ax, axes, _SIZE)
+    step, unit_of_time = style.short_times(bin_size)
     lags = step * np.arange(1, 1 + filters.shape[1])
     if len(units) <= 4:
         for number, (unit, values) in enumerate(zip(units, filters, strict=True)):
@@ -123,11 +116,9 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
         median = np.exp(np.median(filters, axis=0))
         panel.plot(lags, median, color=style.PALETTE[0], linewidth=2, label="median of units")
     panel.axhline(1, color=style.INK, linewidth=0.9, linestyle=style.DASHES, zorder=1.8)
-    unit_of_time = "bins" if style.in_bins(bin_size) else "ms"
     panel.set(xlabel=f"time since a spike ({unit_of_time})", ylabel="factor on the rate")
     panel.set(xlim=(0, lags[-1]), ylim=(0, None))
     style.legend_above(panel)
-    style.tidy(panel)
     return panel
 
 
@@ -147,7 +138,7 @@ def training_curve(model: TemplateModel, *, ax: Any = None, axes: Any = None) ->
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model)
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
+    panel = style.panel(ax, axes, _SIZE)
     points = [(entry["epoch"], entry["loss"]) for entry in model.history_]
     marker = "o" if len(points) < 30 else ""
     panel.plot(*zip(*points, strict=True), color=style.PALETTE[0], marker=marker, markersize=3.5)
@@ -156,7 +147,6 @@ def training_curve(model: TemplateModel, *, ax: Any = None, axes: Any = None) ->
     panel.ticklabel_format(axis="y", useOffset=False)
     panel.set(xlabel="epoch", ylabel="loss")
     panel.set_title("converged" if model.converged_ else "stopped before it converged")
-    style.tidy(panel)
     return panel
 
 
@@ -183,32 +173,26 @@ def selection(found: Selection, *, ax: Any = None, axes: Any = None) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     table = found.table()
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), _SIZE)[0, 0]
-    none, some = (table[table["template_length"].isna() == left] for left in (True, False))
-    curves = [("none", none)] * bool(len(none)) + [
-        (f"{length:g}", rows) for length, rows in some.groupby("template_length")
-    ]
-    for number, (label, rows) in enumerate(curves):
+    panel = style.panel(ax, axes, _SIZE)
+    curves = table.groupby("template_length", dropna=False)
+    for number, (length, rows) in enumerate(curves):
+        label = "none" if np.isnan(length) else f"{length:g}"
         place = rows["n_templates"] + 0.06 * (number - (len(curves) - 1) / 2)
-        panel.errorbar(
-            *(place, rows["difference"], rows["difference_error"]),
-            **{"label": label, "color": style.PALETTE[number % len(style.PALETTE)], "marker": "o"},
-            **{"markersize": 4, "linewidth": 1.2, "capsize": 0},
-        )
+        look = {"label": label, "color": style.colour(number), "marker": "o", "markersize": 4}
+        panel.errorbar(place, rows["difference"], rows["difference_error"], **look)
         chosen = rows["recommended"]
         ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "zorder": 3}
         panel.scatter(place[chosen], rows["difference"][chosen], **ring)
-    panel.axhline(0, color="black", linewidth=0.8, linestyle="--")
+    panel.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set(xlabel="number of templates", ylabel="evidence, best = 0 (nats per spike)")
     panel.legend(title="length")
-    style.tidy(panel)
     return panel
 
 
 def _panels(
     rescaling: TimeRescaling,
-    units: Sequence[int] | None,
+    units: Units,
     axes: np.ndarray | None,
     height: float,
     draw: Callable[[Axes, TimeRescaling, int], None],
@@ -224,7 +208,6 @@ def _panels(
     for ax, unit in zip(grid, shown, strict=True):
         draw(ax, rescaling, unit)
         ax.set_title(style.unit_title(rescaling.unit_ids[unit]))
-        style.tidy(ax)
     if axes is None:
         style.label_outer(grid, columns)
         if units is None:

@@ -10,13 +10,11 @@ import numpy as np
 
 from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.plots import style
+from spikecdl.plots.style import Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Bins of rasters of spike trains, in seconds: the spikes of a unit are rarely nearer to each other.
-_FINEST = 1e-3
 
 
 @style.styled
@@ -25,7 +23,7 @@ def raster(
     unit: int | None = 0,
     *,
     align: str | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     ax: Any = None,
     axes: Any = None,
 ) -> Axes:
@@ -68,7 +66,7 @@ def raster(
     else:
         counts = spikes if unit is None else spikes.select(units=[unit])
     height = float(np.clip(1.2 + 0.02 * len(counts) * counts.n_units, 2.4, 9))
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), (style.PAGE, height))[0, 0]
+    panel = style.panel(ax, axes, (style.PAGE, height))
     draw_raster(panel, counts)
     panel.set_xlabel(style.time_label(counts.bin_size))
     return panel
@@ -128,7 +126,7 @@ def rates_figure(
     source: Decomposition | BinnedSpikes,
     spikes: SpikeTrains | BinnedSpikes | None = None,
     max_units: int | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
 ) -> Figure:
     """Draw `rate` for the first units, as a new figure.
 
@@ -160,7 +158,7 @@ def rates_figure(
     shown = range(min(whole.n_units, most))
     rates = rates_of(source, shown).cut(start, stop)
     if isinstance(spikes, BinnedSpikes) and spikes.n_bins == whole.n_bins:
-        spikes = cut(spikes, start, stop)
+        spikes = spikes.select(bins=slice(start, stop))
     columns = 1 if wide else min(len(shown), 3)
     blocks = -(-len(shown) // columns)  # rows of units
     sources = [_single_trials(rates.counts, unit, spikes) for unit in shown]
@@ -176,9 +174,7 @@ def rates_figure(
         style.time_axis(axes[-1], rates.counts)
     for spare in panels[len(shown) :].ravel():
         spare.remove()
-    figure = grid[0, 0].figure
-    handles, labels = grid[-1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
+    figure = style.legend_outside(grid[-1, 0])
     style.title_above(figure, style.left_out(len(shown), whole.n_units), about)
     return figure
 
@@ -203,8 +199,8 @@ class Rates(NamedTuple):
     def cut(self, start: int, stop: int) -> Rates:
         """Return the bins from ``start`` to ``stop``."""
         fit = None if self.fit is None else self.fit[..., start:stop]
-        counts, data = cut(self.counts, start, stop), self.data[..., start:stop]
-        return self._replace(counts=counts, data=data, fit=fit)
+        counts = self.counts.select(bins=slice(start, stop))
+        return self._replace(counts=counts, data=self.data[..., start:stop], fit=fit)
 
     def around(
         self, trial: np.ndarray, first: np.ndarray, span: tuple[int, int], names: Any = None
@@ -236,23 +232,9 @@ class Rates(NamedTuple):
         return self._replace(counts=counts, **more)
 
 
-def cut(counts: BinnedSpikes, start: int, stop: int) -> BinnedSpikes:
-    """Return the bins from ``start`` to ``stop`` of counts."""
-    return replace(
-        counts,
-        counts=counts.counts[..., start:stop],
-        mask=counts.mask[..., start:stop],
-        n_pooled=counts.n_pooled[..., start:stop],
-        t_start=float(counts.times[start]),
-        trial_starts=counts.trial_starts + start * counts.bin_size,
-        truth=None,
-        onsets=None,
-    )
-
-
 def stretch(
     source: Decomposition | BinnedSpikes,
-    window: tuple[float, float] | None,
+    window: Window,
     units: Sequence[int],
     trials: slice = slice(None),
 ) -> tuple[int, int, str]:
@@ -303,7 +285,7 @@ def rates_of(source: Decomposition | BinnedSpikes, units: Any = slice(None)) -> 
     return Rates(counts, data, fit, source.baseline[:, units], is_signal, widest)
 
 
-def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
+def _bin_size(spikes: SpikeTrains, window: Window) -> float:
     """Return one millisecond, or more in windows so long that they would have too many bins."""
     if window is not None:
         duration = window[1] - window[0]
@@ -311,7 +293,7 @@ def _bin_size(spikes: SpikeTrains, window: tuple[float, float] | None) -> float:
         duration = float((spikes.trials["stop_time"] - spikes.trials["start_time"]).max())
     else:
         duration = spikes.t_stop - spikes.t_start
-    return _FINEST * max(1, round(duration / _FINEST / 50_000))
+    return max(1, round(1000 * duration / 50_000)) / 1000
 
 
 def _single_trials(
@@ -339,7 +321,7 @@ def _single_trials(
         {"start_time": starts, "stop_time": starts + counts.duration}, index=list(counts.trial_ids)
     )
     aligned = replace(spikes, intervals={"windows": windows})
-    fine = aligned.bin(min(_FINEST, counts.bin_size), units=[label], table="windows")
+    fine = aligned.bin(min(0.001, counts.bin_size), units=[label], table="windows")
     return replace(fine, t_start=counts.t_start)
 
 
@@ -371,7 +353,6 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         if trials > 1 and units <= 20:  # lines between more would hide them
             for edge in np.arange(1, units) * trials - 0.5:
                 ax.axhline(edge, color=style.DATA, linewidth=0.8)
-    style.tidy(ax)
 
 
 def panel_heights(trials: BinnedSpikes | None, height: float) -> list[float]:
@@ -410,7 +391,6 @@ def draw_unit(
     style.time_axis(ax, counts)
     if not rates.is_signal:
         ax.set_ylim(bottom=0)
-    style.tidy(ax)
 
 
 def merged_bins(rates: Rates, units: Sequence[int]) -> int:

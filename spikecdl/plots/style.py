@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Units = Sequence[int] | None  # positions of units; None: the first ones
+Window = tuple[float, float] | None  # start and stop in seconds
+
 # Okabe and Ito's palette for colour-blind readers, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#222222"
@@ -25,6 +27,8 @@ MUTED = "#6B7075"
 UNSEEN = "#EFEFEF"
 DASHES = (0, (4, 3))
 COLUMN, PAGE = 3.5, 7.2  # widths in inches: of one column of a journal, and of two
+TICKS: dict[str, Any] = {"length": 3, "width": 0.8, "color": MUTED}
+TICKS |= {"labelsize": 7.5, "labelcolor": INK}
 BARS: dict[str, Any] = {"fill": True, "fc": DATA, "ec": DATA, "linewidth": 0.8}  # of histograms
 
 
@@ -41,11 +45,7 @@ styled = _styled()
 
 # Text stays text: TrueType fonts in PDF, and no outlines of letters in SVG.
 _FILE: dict[str, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "spikecdl"}
-_NO_DATE: dict[str, dict[str, None]] = {
-    "png": {},
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
-}
+_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) -> None:
@@ -77,17 +77,12 @@ def save(drawn: Any, file: Any, *, format: str | None = None, dpi: float = 200) 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    first = drawn if isinstance(drawn, Figure) else np.ravel(np.asarray(drawn, dtype=object))[0]
+    first = np.ravel(np.asarray(drawn, dtype=object))[0]
     check_type("drawn", first, Figure, Axes)
     figure = first if isinstance(first, Figure) else first.figure
     kind = format or Path(file).suffix[1:]
-    content = io.BytesIO()
     with matplotlib.rc_context(_FILE):
-        figure.savefig(content, format=kind, dpi=dpi, metadata=_NO_DATE.get(kind))
-    if hasattr(file, "write"):
-        file.write(content.getvalue())
-    else:
-        Path(file).write_bytes(content.getvalue())
+        figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATE.get(kind))
 
 
 def colour(number: int) -> str:
@@ -133,7 +128,7 @@ def check_position(name: str, value: int, size: int) -> int:
     return int(value)
 
 
-def shown_units(units: Sequence[int] | None, n_units: int, most: int) -> list[int]:
+def shown_units(units: Units, n_units: int, most: int) -> list[int]:
     """Return checked positions of units; the first ones, at most ``most``, if they are None."""
     if units is None:
         return list(range(min(n_units, most)))
@@ -159,17 +154,28 @@ def given_axes(ax: Any, axes: Any) -> np.ndarray | None:
 def axes_array(
     axes: np.ndarray | None, shape: tuple[int, int], size: tuple[float, float], **layout: Any
 ) -> np.ndarray:
-    """Return the given axes, or those of a new figure of that size, as an array of that shape."""
+    """Return the given axes, or those of a new figure of that size, as an array of that shape.
+
+    They get the look of the package: ticks, and no upper and right spines.
+    """
     if axes is None:
         import matplotlib.pyplot as plt
 
-        return plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
-    if axes.size != shape[0] * shape[1]:
+        axes = plt.subplots(*shape, figsize=size, squeeze=False, **layout)[1]
+    elif axes.size != shape[0] * shape[1]:
         raise ValueError(
             f"`axes` must hold {shape[0] * shape[1]} axes, not {axes.size}; make them with "
             f"plt.subplots({shape[0]}, {shape[1]})"
         )
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(**TICKS)
     return axes.reshape(shape)
+
+
+def panel(ax: Any, axes: Any, size: tuple[float, float]) -> Any:
+    """Return the one of the arguments `ax` and `axes`, or the axes of a new figure."""
+    return axes_array(given_axes(ax, axes), (1, 1), size)[0, 0]
 
 
 def wrapped(
@@ -195,17 +201,18 @@ def label_outer(grid: np.ndarray, columns: int, every_ylabel: bool = False) -> N
         ax.set_ylabel("")
 
 
-def tidy(ax: Axes) -> None:
-    """Remove the upper and right spines and set the look of the ticks."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=7.5, length=3, width=0.8, color=MUTED, labelcolor=INK)
-
-
 def legend_above(ax: Axes) -> None:
     """Put the legend over the upper right corner, outside the data."""
     handles, labels = ax.get_legend_handles_labels()
     look = {"borderaxespad": 0.1, "handlelength": 1.4, "columnspacing": 1.2, "ncols": len(labels)}
     ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), **look)
+
+
+def legend_outside(ax: Axes) -> Any:
+    """Name the lines of one panel above its figure, and return the figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.figure.legend(handles, labels, loc="outside upper right", ncols=len(handles))
+    return ax.figure
 
 
 def legend_of_templates(figure: Figure, count: int) -> None:
@@ -225,8 +232,7 @@ def left_out(shown: int, count: int) -> str:
 def title_above(figure: Figure, *parts: str) -> None:
     """Write above a figure what it shows, if there is something to say."""
     if any(parts):
-        text = " · ".join(filter(None, parts))
-        figure.suptitle(text, x=0.01, ha="left")
+        figure.suptitle(" · ".join(filter(None, parts)), x=0.01, ha="left")
 
 
 def say_why_empty(ax: Axes, why: str) -> None:
@@ -242,6 +248,11 @@ def baseline(ax: Axes, rate: float) -> None:
 def in_bins(bin_size: float) -> bool:
     """Whether times are in bins, not in seconds: plain arrays have bins of size 1."""
     return bin_size == 1.0
+
+
+def short_times(bin_size: float) -> tuple[float, str]:
+    """Return the bin size in milliseconds, or 1 if times are in bins, and the unit."""
+    return (1.0, "bins") if in_bins(bin_size) else (1e3 * bin_size, "ms")
 
 
 def time_label(bin_size: float, origin: str = "") -> str:

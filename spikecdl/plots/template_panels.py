@@ -1,4 +1,4 @@
-"""Templates, at the size of a typical event and together with the truth."""
+"""Templates, at the size of a typical event and together with the truth, and in one window."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spikecdl.data import Decomposition, Truth
+from spikecdl.data.truth import unit_norm
 from spikecdl.evaluation.bands import Bands
 from spikecdl.evaluation.metrics import template_error, template_shape
 from spikecdl.evaluation.template_metrics import gain_of, template_table
 from spikecdl.plots import style
-from spikecdl.validation import counted
+from spikecdl.plots.rates import rates_of
+from spikecdl.validation import counted, shaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,14 +103,69 @@ def templates(
     return _curves_of_units(sheet, units, given)
 
 
+@style.styled
+def decomposition(
+    decomposition: Decomposition, trial: int = 0, unit: int = 0, *, ax: Any = None, axes: Any = None
+) -> np.ndarray:
+    """Draw the counts and fitted rate of one window, and below what each template adds to eta.
+
+    Triangles mark the onsets of events.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    trial, unit : int
+        Positions of the window.
+    ax, axes : array of Axes, shape (1 + template,), optional
+        Where to draw the rate and what each template adds.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> rate, *added = decomposition(model.decompose(counts), trial=3)
+    >>> rate.get_ylabel(), added[0].get_ylabel()
+    ('spikes per bin', 'log rate')
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    style.check_type("decomposition", decomposition, Decomposition)
+    n_templates, counts = len(decomposition.templates), decomposition.counts
+    style.check_position("trial", trial, len(counts))
+    style.check_position("unit", unit, counts.n_units)
+    size, ratios = (style.PAGE, 1.9 + 0.85 * n_templates), [2.2, *[1] * n_templates]
+    layout, given = {"sharex": True, "height_ratios": ratios}, style.given_axes(ax, axes)
+    grid = style.axes_array(given, (1 + n_templates, 1), size, **layout)[:, 0]
+    _draw_window(grid[0], decomposition, trial, unit)
+    added = decomposition.of_units("contributions", [unit])[trial, 0]
+    events = decomposition.codes[trial, 0 if decomposition.layout == "joint" else unit]
+    low, high = min(0.0, added.min(initial=0)), max(0.0, added.max(initial=0))
+    margin = 0.12 * ((high - low) or 1.0)
+    middle, marker = counts.times + counts.bin_size / 2, "o" if counts.n_bins == 1 else ""
+    for k, panel in enumerate(grid[1:]):
+        onsets, colour = counts.times[np.flatnonzero(events[k])], style.colour(k)
+        style.shade(panel, counts, ~counts.mask[trial, unit])
+        panel.axhline(0, color=style.DATA, linewidth=0.8, zorder=1)
+        panel.fill_between(middle, added[k], color=colour, alpha=0.25, linewidth=0)
+        panel.plot(middle, added[k], color=colour, marker=marker)
+        width = style.thin(len(onsets), 4.5)
+        panel.plot(onsets, np.zeros(len(onsets)), "^", color=colour, markersize=width, zorder=3)
+        panel.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        panel.set_title(f"added by template {k}", pad=3)
+        panel.set(ylabel=decomposition.family.eta_name, ylim=(low - margin, high + margin))
+    grid[-1].set_xlabel(style.time_label(counts.bin_size))
+    return grid
+
+
 def _sheet(
     source: TemplateModel | Decomposition, truth: Truth | np.ndarray | None, bands: Bands | None
 ) -> _Sheet:
     from sklearn.utils.validation import check_is_fitted
 
     if not isinstance(source, Decomposition) and not hasattr(type(source), "templates_"):
-        name = type(source).__name__
-        raise TypeError(f"`source` ({name}) must be Decomposition or DCEA")
+        raise TypeError(f"`source` ({type(source).__name__}) must be Decomposition or DCEA")
     label, gain, rates = "template (unit norm)", None, []
     if isinstance(source, Decomposition):
         shapes, counts = source.templates, source.counts
@@ -127,7 +184,7 @@ def _sheet(
         scale, unit_ids = np.ones(len(shapes)), tuple(range(shapes.shape[1]))
         names = [f"template {k}" for k in range(len(shapes))]
     matches = _matches(shapes, truth, bin_size, scale)
-    step, unit = (1.0, "bins") if style.in_bins(bin_size) else (1e3 * bin_size, "ms")
+    step, unit = style.short_times(bin_size)
     size, time_label = scale[:, None, None], f"time from onset ({unit})"
     ends = [(size * low, size * high) for low, high in _ends(bands, shapes)]
     shown = size * shapes
@@ -153,11 +210,7 @@ def _ends(bands: Bands | None, shapes: np.ndarray) -> list[tuple[np.ndarray, np.
     """Return the ends of simultaneous and pointwise bands, if any."""
     if bands is None:
         return []
-    if bands.templates.shape != shapes.shape:
-        raise ValueError(
-            f"`bands` (of templates of shape {bands.templates.shape}) must be of the templates "
-            f"drawn, of shape {shapes.shape}"
-        )
+    shaped("bands", bands.templates, shapes.shape, "templates")
     return [(bands.simultaneous_lower, bands.simultaneous_upper), (bands.lower, bands.upper)]
 
 
@@ -174,14 +227,12 @@ def _matches(
             f"`truth` has bins of {true_bin_size:g} s and the model of {bin_size:g} s; "
             "simulate or bin with the same bin size"
         )
-    true = np.asarray(getattr(truth, "templates", truth), dtype=float)
-    true = true[:, np.newaxis] if true.ndim == 2 else true
+    true = unit_norm("truth", getattr(truth, "templates", truth))
     error = template_error(shapes, true)
     for k, partner in enumerate(error.assignment):
         if partner >= 0:
-            height = scale[partner] / np.linalg.norm(true[k])
             shift = -int(error.shifts[k])
-            found[partner] = _Match(height * true[k], shift, float(error.errors[k]))
+            found[partner] = _Match(scale[partner] * true[k], shift, float(error.errors[k]))
     return found
 
 
@@ -246,7 +297,6 @@ def _curve(ax: Axes, sheet: _Sheet, k: int, unit: int) -> None:
         times = (match.shift + np.arange(match.template.shape[-1]) + 0.5) * sheet.step
         ax.plot(times, shown(match.template[unit]), color=style.INK, **line)
     ax.set_xlim(0, length * sheet.step)
-    style.tidy(ax)
 
 
 def _error(match: _Match | None) -> str:
@@ -277,7 +327,7 @@ def _gain_axis(ax: Axes, gain: Callable[[np.ndarray], np.ndarray]) -> None:
     names = [f"×{gain:g}" if gain >= 1 else f"×1/{1 / gain:g}" for gain in marks[kept]]
     right.set_yticks(positions[kept], labels=names)
     right.set_ylabel("rate / baseline rate")
-    right.tick_params(labelsize=7.5, length=3, width=0.8, color=style.MUTED)
+    right.tick_params(**style.TICKS)
 
 
 def _images(sheet: _Sheet, order: np.ndarray, label: str, axes: np.ndarray | None) -> np.ndarray:
@@ -307,7 +357,7 @@ def _images(sheet: _Sheet, order: np.ndarray, label: str, axes: np.ndarray | Non
     grid[0, 0].set_xlim(0, length * sheet.step)
     bar = grid[0, 0].figure.colorbar(mesh, ax=list(grid.ravel()), label=sheet.label, aspect=30)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7.5, length=3, width=0.8, color=style.MUTED)
+    bar.ax.tick_params(**style.TICKS)
     return grid if rows == 2 else grid[0]
 
 
@@ -317,5 +367,35 @@ def _image(ax: Axes, sheet: _Sheet, values: np.ndarray, shift: int, top: float) 
     rows = np.arange(units + 1) - 0.5
     mesh = ax.pcolormesh(edges, rows, values, cmap="RdBu_r", vmin=-top, vmax=top)
     ax.set_ylim(units - 0.5, -0.5)
-    style.tidy(ax)
     return mesh
+
+
+def _draw_window(ax: Axes, decomposition: Decomposition, trial: int, unit: int) -> None:
+    """Draw the fitted rate over the counts: up to three spikes in a bin as marks, else bars."""
+    rates = rates_of(decomposition, [unit])
+    counts, baseline, unit = rates.counts, decomposition.baseline[trial, unit], 0
+    middle = counts.times + counts.bin_size / 2
+    assert rates.fit is not None
+    fit = rates.fit[trial, unit]
+    style.shade(ax, counts, ~counts.mask[trial, unit])
+    spikes = counts.counts[trial, unit]
+    single = not rates.is_signal and counts.n_pooled[trial, unit].max() <= 1
+    sparse = single and spikes.max() <= 3
+    if not sparse:
+        ax.stairs(rates.data[trial, unit], style.edges(counts), label="data", **style.BARS)
+    style.baseline(ax, baseline)
+    ax.plot(middle, fit, color=style.INK, label="fit", marker="o" if len(fit) == 1 else "")
+    if not rates.is_signal:
+        top = ax.get_ylim()[1]
+        ax.set_ylim(0, 1.25 * top if sparse else top)
+    if sparse:  # longer marks for more spikes in a bin
+        at = np.flatnonzero(spikes)
+        sizes = 90.0 * (0.5 + 0.5 * spikes[at] / spikes.max(initial=1)) ** 2
+        look: dict[str, Any] = {"marker": "|", "linewidths": style.thin(len(at), 0.9)}
+        look |= {"transform": ax.get_xaxis_transform(), "label": "spikes"}
+        ax.scatter(middle[at], np.full(len(at), 0.93), sizes, style.INK, **look)
+    ax.set_ylabel(rates.label)
+    style.time_axis(ax, counts)
+    name = style.unit_title(counts.unit_ids[unit])
+    ax.set_title(f"{name} · trial {style.short(counts.trial_ids[trial])}")
+    style.legend_above(ax)

@@ -212,9 +212,9 @@ def test_errors_say_what_is_wrong():
         ({"n_templates": 0}, "`n_templates` (=0) must be at least 1"),
         ({"sign": "up"}, "`sign` (='up') must be one of"),
         ({"template_length": 1.0}, "is longer than the window"),
-        ({"templates": np.zeros((1, 4))}, "`templates` (shape (1, 1, 4)) must be finite"),
-        ({"templates": np.ones((2, 4))}, "of the shape (template, 1, bin) = (1, 1, 4)"),
-        ({"templates": np.ones(4)}, "of the shape (template, 1, bin) = (1, 1, 4)"),
+        ({"templates": np.zeros((1, 4))}, "`templates` number 0 must be finite and not all zeros"),
+        ({"templates": np.ones((2, 4))}, "must have shape (1, 1, 4)"),
+        ({"templates": np.ones(4)}, "must have the shape (template, channel, bin)"),
         ({"family": Binomial(n_trials=1)}, "is outside the support of Binomial"),
     ]:
         model = BCOMP(1, 0.04, "poisson").set_params(**arguments)

@@ -16,9 +16,8 @@ from timing import Row, Settings, compared, interleaved
 from torch import Tensor
 from yardstick import encode_images
 
-from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder
-from spikecdl.denoise.networks import ImageNetwork
-from spikecdl.denoise.pretrained import MODELS
+from spikecdl.denoise.denoiser import MODELS
+from spikecdl.denoise.networks import Architecture, ImageAutoencoder, ImageNetwork
 from spikecdl.model.dictionary import ConvDictionary
 
 _ARCHITECTURE = Architecture(tied=True, stabilizer=4.0)

@@ -9,8 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
-from spikecdl.denoise.networks import ImageNetwork, MultiscaleAutoencoder
+from spikecdl.denoise.networks import (
+    Architecture,
+    ImageAutoencoder,
+    ImageNetwork,
+    MultiscaleAutoencoder,
+)
+from spikecdl.denoise.training import initial_templates
 from spikecdl.model.dictionary import ConvDictionary
 
 SMALL = {"n_templates": 6, "length": 5, "stride": 3, "n_unrolled": 2}
@@ -146,30 +151,25 @@ def test_turned_images_give_turned_rates():
 
 
 def test_the_mean_of_shifts_in_training():
-    """Inside its border it is the exponential of the mean of log rates at the drawn shifts."""
+    """Inside its border it is the exponential of the mean of log rates at the shifts."""
     network = autoencoder()
-    trained = network.in_training(4, draw(5))
-    side = trained.padded(15)
+    side = network.padded(15) + network.margin(4)
     assert side == 17 + 2
     y, peak = photons((2, 1, side, side)), torch.full((2, 1, 1, 1), 2.0)
-    drawn = torch.randperm(9, generator=draw(5))[:4]
+    shifts = [(0, 0), (2, 1), (1, 2), (0, 2)]
     logs = torch.zeros(4, 2, 1, side, side)
-    for eta, number in zip(logs, drawn, strict=True):
-        i, j = int(number) // 3, int(number) % 3
+    for eta, (i, j) in zip(logs, shifts, strict=True):
         eta[..., i : i + 17, j : j + 17] = network.eta(y[..., i : i + 17, j : j + 17]).detach()
-    inner = (..., slice(trained.border, -trained.border), slice(trained.border, -trained.border))
+    inner = (..., slice(4, -4), slice(4, -4))
     expected = logs.mean(0).exp() / 2
-    torch.testing.assert_close(trained(y, peak).detach()[inner], expected[inner])
-    assert network.in_training(1, draw()) is network
+    torch.testing.assert_close(network(y, peak, shifts).detach()[inner], expected[inner])
 
 
 def test_as_many_shifts_as_there_are():
     with pytest.raises(ValueError, match=r"`n_shifts` \(=10\) must be at most 9"):
-        autoencoder().in_training(10, draw())
-    with pytest.raises(
-        ValueError, match=r"`n_shifts` \(=2\) must be 1 for networks without a grid"
-    ):
-        multiscale().in_training(2, draw())
+        autoencoder().margin(10)
+    with pytest.raises(ValueError, match=r"`n_shifts` \(=2\) must be at most 1"):
+        multiscale().margin(2)
 
 
 def random_images():

@@ -11,7 +11,8 @@ from photographs import camera
 from scipy.ndimage import gaussian_filter
 
 from spikecdl import checkpoint
-from spikecdl.denoise import PoissonDenoiser, pretrained
+from spikecdl.denoise import MODELS, PoissonDenoiser
+from spikecdl.denoise.denoiser import SHIPPED, find
 from spikecdl.evaluation.metrics import psnr
 
 
@@ -32,7 +33,7 @@ def test_photographs_are_better_than_smoothed(model, size, margin, bias):
 
 
 def test_files_are_small_and_tell_their_origin():
-    files = sorted(pretrained.SHIPPED.glob("*.safetensors"))
+    files = sorted(SHIPPED.glob("*.safetensors"))
     assert len(files) == 7
     for file in files:
         assert file.stat().st_size < 300_000
@@ -47,21 +48,21 @@ def test_files_are_small_and_tell_their_origin():
 )
 def test_numbers_of_parameters(name, expected):
     generator = torch.Generator().manual_seed(0)
-    network = pretrained.MODELS[name].build([torch.rand(40, 40)], 4.0, generator)
+    network = MODELS[name].build([torch.rand(40, 40)], 4.0, generator)
     assert network.n_parameters == expected
 
 
 def test_the_nearest_peak_by_ratio():
-    assert pretrained.find("uc", 1.3).name == "uc-1.safetensors"
-    assert pretrained.find("uc", 1.5).name == "uc-2.safetensors"
-    assert pretrained.find("uc", 90.0).name == "uc-4.safetensors"
-    assert pretrained.find("blind", None).name == "blind.safetensors"
+    assert find("uc", 1.3).name == "uc-1.safetensors"
+    assert find("uc", 1.5).name == "uc-2.safetensors"
+    assert find("uc", 90.0).name == "uc-4.safetensors"
+    assert find("blind", None).name == "blind.safetensors"
 
 
 def test_a_folder_comes_before_the_package(tmp_path):
     (tmp_path / "ca-4.safetensors").touch()
-    assert pretrained.find("ca", 1.0, tmp_path) == tmp_path / "ca-4.safetensors"
-    assert pretrained.find("c", 1.0, tmp_path) == pretrained.SHIPPED / "c-1.safetensors"
+    assert find("ca", 1.0, tmp_path) == tmp_path / "ca-4.safetensors"
+    assert find("c", 1.0, tmp_path) == SHIPPED / "c-1.safetensors"
 
 
 def test_missing_weights():
@@ -74,7 +75,7 @@ def test_missing_weights():
 
 
 def test_files_that_are_refused(tmp_path):
-    content = bytearray(pretrained.find("blind", None).read_bytes())
+    content = bytearray(find("blind", None).read_bytes())
     content[-100] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="SHA-256 does not match"):

@@ -14,7 +14,6 @@ from tables import refused
 
 from spikecdl.denoise import SPDA
 from spikecdl.denoise.spda import (
-    PRECISION,
     GroupCodes,
     initial_templates,
     log_mean,
@@ -66,8 +65,8 @@ def test_refitted_codes_are_those_of_scipy(level):
 
         def objective(values, shapes=shapes, own=own, baseline=baseline):
             eta = baseline + values @ shapes
-            gradient = shapes @ (np.exp(eta) - own) + PRECISION * values
-            return (np.exp(eta) - own * eta).sum() + PRECISION * (values**2).sum() / 2, gradient
+            gradient = shapes @ (np.exp(eta) - own) + 1e-3 * values
+            return (np.exp(eta) - own * eta).sum() + 1e-3 * (values**2).sum() / 2, gradient
 
         options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10}
         found = minimize(objective, np.zeros(4), jac=True, method="L-BFGS-B", options=options)
@@ -86,7 +85,7 @@ def test_no_newton_step_makes_the_fit_worse(log_level, seed):
     )
 
     def objective(codes):
-        return cost(y, baseline + codes @ templates) + PRECISION * float(codes.square().sum()) / 2
+        return cost(y, baseline + codes @ templates) + 1e-3 * float(codes.square().sum()) / 2
 
     for _ in range(5):
         after, _ = refit(y, baseline, templates, codes, n_steps=1)
@@ -236,16 +235,6 @@ def test_same_seed_same_bits_and_the_counts_are_left_alone():
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(counts, before)
     np.testing.assert_array_equal(first, SMALL.predict(counts.tolist()))
-
-
-def test_given_templates_are_used_and_checked():
-    counts = np.random.default_rng(0).poisson(scene(4.0)[:30])
-    initial = 3 * initial_templates(8, 64).reshape(64, 8, 8).numpy()
-    given = clone(SMALL).set_params(templates=initial).predict(counts)
-    np.testing.assert_allclose(given, SMALL.predict(counts), rtol=1e-3)
-    for bad in (initial[:5], initial[:, 0], np.full_like(initial, np.nan), 0 * initial):
-        with pytest.raises(ValueError, match=r"`templates` \(shape .* must be finite, none zero"):
-            clone(SMALL).set_params(templates=bad).predict(counts)
 
 
 def test_settings_out_of_range_are_refused():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tables import refused
 
-from spikecdl.denoise.autoencoder import Architecture, ImageAutoencoder, initial_templates
-from spikecdl.denoise.training import SOAP, Crops, Schedule, Training
+from spikecdl.denoise.networks import Architecture, ImageAutoencoder
+from spikecdl.denoise.training import SOAP, Crops, Schedule, Training, initial_templates
 
 ARCHITECTURE = Architecture(n_templates=8, length=5, stride=3, n_unrolled=3)
 
@@ -35,10 +35,9 @@ def training(n_epochs=4, seed=0, n_shifts=1, **schedule):
     network = ImageAutoencoder(
         ARCHITECTURE, initial_templates(images(), ARCHITECTURE, 4.0, generator)
     )
-    trained = network.in_training(n_shifts, generator)
-    plan = Schedule(**{"n_epochs": n_epochs, "per_epoch": 5, "batch": 3, **schedule})
-    crops = Crops(images(), trained.padded(20), [1.0, 4.0])
-    return Training(trained, crops, plan, generator)
+    settings = {"n_epochs": n_epochs, "per_epoch": 5, "batch": 3, "n_shifts": n_shifts}
+    crops = Crops(images(), network.padded(20) + network.margin(n_shifts), [1.0, 4.0])
+    return Training(network, crops, Schedule(**{**settings, **schedule}), generator)
 
 
 class TestCrops:

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.base import clone
 
 from spikecdl.denoise import VST
-from spikecdl.denoise.vst import anscombe, unbiased_inverse
+from spikecdl.denoise.benchmark import anscombe, unbiased_inverse
 
 DENOISERS = ["nlm", "tv", "wavelet"]
 each_denoiser = pytest.mark.parametrize("denoiser", DENOISERS)

@@ -13,7 +13,7 @@ ONSETS = 0.5 + 0.125 * np.arange(16)
 
 def hits(times, tolerance=0.01, seed=0):
     generator = np.random.default_rng(seed)
-    return onset_hits(times, ONSETS, tolerance, 3.0, 0.005, generator)
+    return onset_hits(times, ONSETS, 3.0, 0.005, generator, tolerance)
 
 
 def test_events_at_a_constant_distance_hit_every_onset():
@@ -59,6 +59,6 @@ def test_events_at_random_times_are_at_chance():
 def test_the_splits_share_no_trial(shared_data):
     recording = next(whisker_trials.load(shared_data / "whisker_thalamus", ["dir3_stim2"]))
     for split, sizes in zip(whisker_trials.SPLITS, ((17, 33), (30, 20)), strict=True):
-        fitted, test = whisker_trials.split_counts(recording.spikes, split)
+        fitted, test = recording.split(split)
         assert (len(fitted), len(test)) == sizes
         assert not set(fitted.trial_ids) & set(test.trial_ids)

@@ -148,11 +148,10 @@ def test_summary_says_what_misses_its_target():
 def test_the_experiment_runs(monkeypatch, tmp_path):
     cases = {name: replace(CASES[name], n_windows=8) for name in ("quick", "noise")}
     monkeypatch.setattr(event_recovery, "CASES", cases)
-    monkeypatch.setattr(event_recovery, "N_SEEDS", 2)
     result = event_recovery.run(Options())
     methods = list(event_recovery.METHODS)
-    assert list(result.table["case"]) == ["quick"] * 2 * len(methods) + ["noise"] * 2 * len(methods)
-    assert list(result.table["method"]) == methods * 4
+    assert list(result.table["case"]) == ["quick"] * 5 * len(methods) + ["noise"] * 5 * len(methods)
+    assert list(result.table["method"]) == methods * 10
     assert len(result.findings) == len(result.more["medians"]) == 2 * len(methods)
     assert "100 windows" in result.findings[-1]
     result.write(tmp_path, {})

@@ -13,9 +13,9 @@ from commands import run as command
 from commands import succeeded
 from scipy.special import expit, logit
 
-from spikecdl import DCEA, BinnedSpikes, experiments
-from spikecdl.experiments import Options, Result, benchmark, binomial, median_and_range
-from spikecdl.experiments.benchmark import Groups, probability, truth
+from spikecdl import BinnedSpikes, experiments
+from spikecdl.experiments import Options, Result, binomial, median_and_range
+from spikecdl.experiments.binomial import Groups, probability, truth
 
 TINY = binomial.Size(4, 3, 2, (10, 30), (8.0, 17.0), (4, 6), 6, 2)
 TINY_ABLATION = binomial.Size(few=4, n_seeds=2, n_unrolled=4, n_epochs=2)
@@ -85,28 +85,28 @@ def test_a_model_that_knows_everything_explains_everything():
         templates=truth(counts).templates,
         rate=probability(counts) / counts.bin_size,
     )
-    found = benchmark.measured(known, 0)
+    found = binomial.measured(known, 0)
     assert found["rate_r2"] == pytest.approx(1)
     assert found["error_max"] == pytest.approx(0, abs=1e-6)
-    fitted = benchmark.measured(parts, 0)
+    fitted = binomial.measured(parts, 0)
     assert found["deviance_explained_new"] > fitted["deviance_explained_new"]
 
 
 def test_initial_templates_are_those_that_training_changes():
-    method, groups = benchmark.unrolled(4, 1), Groups(4)
-    initial = benchmark.initial_templates(method, groups, 5)
-    after = benchmark.run(method, groups, 5).templates
+    method, groups = binomial.unrolled(binomial.Size(n_unrolled=4, n_epochs=1)), Groups(4)
+    initial = binomial.initial_templates(method, groups, 5)
+    after = binomial.score(method, groups, 5)[2]
     assert initial.shape == after.shape == (3, 1, 50)
     for n in range(3):  # one step of Adam moves it a little; other templates are far away
         assert (initial[n] * after[n]).sum() > 0.95
         assert abs((initial[n] * after[n - 1]).sum()) < 0.6
-    other = benchmark.initial_templates(method, groups, 6)
+    other = binomial.initial_templates(method, groups, 6)
     assert not np.allclose(initial, other)
 
 
 def test_a_gaussian_model_sees_parts_of_trials_minus_the_baseline():
     counts = Groups(4).draw(0)
-    signal = binomial.AsSignal(DCEA(family="gaussian"), 8.0).signal(counts)
+    signal = binomial.as_signal(counts, 8.0)
     assert not signal.is_counts
     np.testing.assert_allclose(30 * (signal.counts + 0.008), counts.counts, atol=1e-9)
 

@@ -83,7 +83,7 @@ def test_dictionary_and_start_are_as_asked(condition):
 
 
 def test_codes_are_sparse_and_bounded():
-    codes = sea.codes(200, 30, 4, torch.Generator().manual_seed(0))
+    codes = sea.codes(200, sea.Condition(dimension=20), torch.Generator().manual_seed(0))
     assert ((codes != 0).sum(dim=1) == 4).all()
     used = codes[codes != 0]
     assert used.min() >= 1
@@ -110,7 +110,7 @@ def test_nothing_is_fitted_where_nothing_contracts():
 
 def test_distance_contracts_linearly():
     fit = sea.fitted_contraction(follow(sea.Condition(n_active=2))["median"].to_numpy())
-    assert (1 - sea.GAIN) ** 2 - 0.02 < fit.rate < 0.83
+    assert (1 - sea.Condition.gain) ** 2 - 0.02 < fit.rate < 0.83
     assert fit.r_squared > 0.98
     assert fit.neighbourhood < 0.01
 

@@ -10,7 +10,7 @@ from spikecdl import BinnedSpikes, Binomial
 from spikecdl.baselines import PSTH
 from spikecdl.evaluation.heldout import HeldOut
 from spikecdl.experiments import Options, whisker, whisker_trials
-from spikecdl.experiments.whisker import chosen, leads
+from spikecdl.experiments.whisker import chosen, with_leads
 
 
 def test_a_folder_without_recordings_is_an_error(tmp_path):
@@ -73,7 +73,7 @@ def test_the_error_of_a_lead_is_that_over_sets_of_trials():
         fits = [
             fit(counts, name, rate) for name, rate in (("DCEA", 0.2), ("other", np.full(200, 0.25)))
         ]
-        draws.append(leads(fits)[["lead", "lead_se"]].to_numpy()[0])
+        draws.append(with_leads(fits)[["lead", "lead_se"]].to_numpy()[1])
     lead, error = np.transpose(draws)
     assert error.mean() == pytest.approx(lead.std(), rel=0.15)
 
@@ -85,7 +85,9 @@ def fit(counts, name, rate):
         HeldOut(each, expected[:1] * each.n_pooled, null[:1] * each.n_pooled, family)
         for each, family in ((counts.pool(), Binomial(30)), (counts, Binomial(1)))
     ]
-    return whisker.Fit("dir3_stim1", "all", name, "", *scored, None, None, 0.0)
+    pooled, single = (each.deviances for each in scored)
+    row = {"recording": "dir3_stim1", "unit": 0, "split": "all", "method": name}
+    return whisker.Fit(row, single[0, :, 0], pooled[1, 0, 0], None, None)
 
 
 def test_the_chosen_settings_are_those_that_predict_other_trials():
@@ -105,7 +107,7 @@ def test_dcea_finds_the_deflections_beyond_chance(result):
 
 def test_the_response_peaks_where_the_counts_do(result, whisker_folder):
     recording = next(whisker_trials.load(whisker_folder, ["dir3_stim2"]))
-    fitted, _ = whisker_trials.split_counts(recording.spikes, "of the file")
+    fitted, _ = recording.split("of the file")
     cycles = fitted.pool().rate()[0, 0, 100:500].reshape(16, 25).mean(axis=0)
     row = result.table[(result.table["method"] == "DCEA") & (result.table["unit"] == 0)].iloc[0]
     assert row["peak_ms"] == 5 * (cycles.argmax() + 0.5)

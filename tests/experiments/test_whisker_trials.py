@@ -14,12 +14,11 @@ from spikecdl.baselines import GLM, Basis
 from spikecdl.experiments import findings, whisker_trials
 from spikecdl.experiments.whisker_trials import (
     HISTORY,
-    Judged,
     chosen,
+    compared,
     held_out,
     hits,
     log_likelihood,
-    table,
 )
 
 
@@ -71,12 +70,9 @@ def test_hits_are_counted_over_trials_with_one_lag():
 def test_leads_are_over_the_glm_with_history():
     spikes = np.array([10.0, 10.0, 20.0])
     bits = spikes * np.log(2)
-    judged = [
-        Judged("dir3_stim1", 0, "marginal", 0.7 * bits, spikes, {"hit_rate": 0.5}),
-        Judged("dir3_stim1", 0, HISTORY, 0.5 * bits, spikes, {}),
-        Judged("dir3_stim1", 0, "BCOMP", None, spikes, {"hit_rate": 0.1}),
-    ]
-    rows = table(judged).set_index("method")
+    gains = {"marginal": 0.7 * bits, HISTORY: 0.5 * bits, "BCOMP": None}
+    events = {"marginal": {"hit_rate": 0.5}, HISTORY: {}, "BCOMP": {"hit_rate": 0.1}}
+    rows = pd.DataFrame(compared(gains, events, spikes)).set_index("method")
     assert rows.loc["marginal", "bits_per_spike"] == pytest.approx(0.7)
     assert rows.loc["marginal", "lead"] == pytest.approx(0.2)
     assert rows.loc["marginal", "lead_se"] == pytest.approx(0, abs=1e-9)
@@ -88,10 +84,8 @@ def test_every_method_is_judged_on_trials_it_has_not_seen(shared_data, monkeypat
     del methods["marginal, history"]
     monkeypatch.setattr(whisker_trials, "METHODS", methods)
     recording = next(whisker_trials.load(shared_data / "whisker_thalamus", ["dir16_stim2"]))
-    judged = list(whisker_trials.judge(recording, "of the file", 0))
-    assert [one.method for one in judged] == list(whisker_trials.METHODS)
-    assert all(len(one.spikes) == 33 for one in judged)
-    rows = table(judged).set_index("method")
+    rows = pd.DataFrame(whisker_trials.judge(recording, "of the file", 0)).set_index("method")
+    assert list(rows.index) == list(whisker_trials.METHODS)
     assert rows.loc["alternating", "hit_rate"] > rows.loc["alternating", "chance_hit_rate"] + 0.5
     assert min(rows.loc[["marginal", "alternating"], "bits_per_spike"]) > 0.38
     known = rows.loc["GLM, history and known onsets"]

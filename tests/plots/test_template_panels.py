@@ -180,5 +180,5 @@ def test_images_are_blank_where_the_band_holds_zero():
 
 
 def test_bands_of_other_templates_are_refused():
-    with pytest.raises(ValueError, match="`bands`.*must be of the templates drawn"):
+    with pytest.raises(ValueError, match="`bands` .* must have shape .*, as `templates`"):
         plots.templates(made_up(), bands=bands_of(made_up(length=10)))

@@ -1,4 +1,4 @@
-"""Spikes around the events of templates, and of a population sorted by its templates."""
+"""Events in time, the spikes around them, and those of a population sorted by its templates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from spikecdl import validation
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.plots import rates, style
+from spikecdl.plots.style import Units, Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,59 @@ _ORDERS = ("amplitude", "probability", "time")
 
 
 @style.styled
+def codes(
+    decomposition: Decomposition, *, units: Units = None, ax: Any = None, axes: Any = None
+) -> np.ndarray:
+    """Draw events as stems at their onsets, with a panel per unit and a row per trial.
+
+    The height of a stem is the amplitude of the event; improbable events are pale, if the events
+    have probabilities. With several trials, the tallest stem of a panel fills its row, and the
+    title gives its amplitude.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Made by ``model.decompose(counts)``.
+    units : sequence of int, optional
+        Positions of the units. Default: the first six. The joint layout has one panel for all.
+    ax, axes : array of Axes, shape (unit,), optional
+        Where to draw; (1,) in the joint layout.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA
+    >>> counts = np.random.default_rng(0).poisson(np.repeat([0.2, 2, 0.2], [20, 5, 75]), (10, 100))
+    >>> model = DCEA(n_templates=1, template_length=10, random_state=0).fit(counts)
+    >>> (ax,) = codes(model.decompose(counts))
+    >>> ax.get_title(loc="left")
+    'unit 0 · tallest stem ...'
+    """
+    style.check_type("decomposition", decomposition, Decomposition)
+    counts, trials = decomposition.counts, len(decomposition.counts)
+    joint = decomposition.layout == "joint"
+    shown = [0] if joint else style.shown_units(units, counts.n_units, most=6)
+    columns = min(len(shown), 3 if trials > 1 else 1)
+    height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
+    given = style.given_axes(ax, axes)
+    size = (style.PAGE, height)
+    grid = style.wrapped(given, len(shown), columns, size, sharex=True)
+    opacity = np.ones(decomposition.codes.shape, np.float32)
+    if decomposition.certainty is not None:
+        probability = decomposition.events()["probability"].to_numpy()
+        opacity[decomposition.codes != 0] = 0.15 + 0.85 * probability
+    for panel, unit in zip(grid, shown, strict=True):
+        _draw_codes(panel, decomposition, unit, opacity[:, unit])
+        panel.set_xlabel(style.time_label(counts.bin_size))
+    if given is None:
+        figure = grid[0].figure
+        style.label_outer(grid, columns, every_ylabel=True)
+        style.legend_of_templates(figure, len(decomposition.templates))
+        if units is None and not joint:
+            style.title_above(figure, style.left_out(len(shown), counts.n_units))
+    return grid
+
+
+@style.styled
 def event_raster(
     decomposition: Decomposition,
     template: int = 0,
@@ -27,7 +81,7 @@ def event_raster(
     *,
     align: str = "onset",
     sort: str = "amplitude",
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     spikes: BinnedSpikes | None = None,
     ax: Any = None,
     axes: Any = None,
@@ -144,7 +198,7 @@ def population_raster(
     decomposition: Decomposition,
     trial: int = 0,
     *,
-    window: tuple[float, float] | None = None,
+    window: Window = None,
     ax: Any = None,
     axes: Any = None,
 ) -> Axes:
@@ -183,10 +237,10 @@ def population_raster(
             "which templates order the units; use `raster` and `codes`"
         )
     start, stop, about = rates.stretch(decomposition, window, (), slice(trial, trial + 1))
-    counts = rates.cut(decomposition.counts.select(trials=[trial]), start, stop)
+    counts = decomposition.counts.select(trials=[trial], bins=slice(start, stop))
     favourite, latency, order = _sorted_units(decomposition)
     height = float(np.clip(1.2 + 0.045 * len(order), 2.2, 7))
-    panel = style.axes_array(style.given_axes(ax, axes), (1, 1), (style.PAGE, height))[0, 0]
+    panel = style.panel(ax, axes, (style.PAGE, height))
     rates.draw_raster(panel, counts.select(units=order))
     above, beside = panel.get_xaxis_transform(), panel.get_yaxis_transform()
     for k, codes in enumerate(decomposition.codes[trial, 0]):
@@ -201,7 +255,6 @@ def population_raster(
         delays = (latency[order][rows] + 0.5) * counts.bin_size
         for time in times if len(rows) else ():
             panel.plot(time + delays, rows, color=style.colour(k), linewidth=1, alpha=0.7)
-    style.time_axis(panel, counts)
     panel.tick_params(axis="y", pad=7)
     panel.set(
         xlabel=style.time_label(counts.bin_size), ylabel="unit (by template and time of peak)"
@@ -213,13 +266,49 @@ def population_raster(
     return panel
 
 
+def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.ndarray) -> None:
+    """Draw the events of one unit (of all units in the joint layout)."""
+    from matplotlib.colors import to_rgba_array
+
+    counts = decomposition.counts
+    joint = decomposition.layout == "joint"
+    seen = np.any(counts.mask if joint else counts.mask[:, [unit]], axis=1)
+    values = decomposition.codes[:, unit]
+    title = "all units" if joint else style.unit_title(counts.unit_ids[unit])
+    tallest = float(np.abs(values).max())
+    if not tallest:
+        style.say_why_empty(ax, "no events")
+    if len(values) == 1:
+        base, scale = np.arange(1.0), 1.0
+        style.shade(ax, counts, ~seen[0])
+        ax.axhline(0, color=style.MUTED, linewidth=0.8)
+        low, high = 1.1 * min(0.0, float(values.min())), 1.1 * max(0.0, float(values.max()))
+        ax.set(ylabel="amplitude", ylim=(low, high if tallest else 1.0))
+    else:
+        two_sided = values.min() < 0
+        base = np.arange(0.0, len(values)) + (0.0 if two_sided else 0.42)
+        scale = -(0.42 if two_sided else 0.84) / (tallest or 1.0)
+        style.shade(ax, counts, ~seen, rows=range(len(values)))
+        style.row_axis(ax, counts.trial_ids)
+        title += f" · tallest stem {tallest:.3g}" if tallest else ""
+    ax.set_title(title)
+    most = int(np.count_nonzero(values, axis=(1, 2)).max())
+    for k in range(values.shape[1]):
+        trial, onset = np.nonzero(values[:, k])
+        if not len(onset):  # an empty line that is not clipped would spoil the layout
+            continue
+        times, colour = counts.times[onset], style.colour(k)
+        shades = to_rgba_array(colour, opacity[trial, k, onset])
+        tip = base[trial] + scale * values[trial, k, onset]
+        ax.vlines(times, base[trial], tip, colors=shades, linewidth=style.thin(most, 1.3))
+        if len(values) == 1:
+            size = style.thin(most, 4.5)
+            ax.scatter(times, tip, size**2, shades, clip_on=False)
+    style.time_axis(ax, counts)
+
+
 def _windows(
-    decomposition: Decomposition,
-    template: int,
-    unit: int,
-    align: str,
-    sort: str,
-    window: tuple[float, float] | None,
+    decomposition: Decomposition, template: int, unit: int, align: str, sort: str, window: Window
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Return trial and aligned bin of each event, in the order of rows, and the bins around it."""
     if sort == "probability" and decomposition.certainty is None:
@@ -259,7 +348,6 @@ def _draw(
         for panel in grid:
             style.say_why_empty(panel, "no events")
             panel.set(xlim=np.array(span) * decomposition.counts.bin_size, yticks=[])
-            style.tidy(panel)
         return
     found = rates.rates_of(decomposition, [unit])
     around = found.around(trial, first, span)
