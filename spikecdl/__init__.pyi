@@ -30,6 +30,7 @@ from .io import (
     write_nwb,
 )
 from .model.autoencoder import UnrolledAutoencoder
+from .model.bursts import Bursts
 from .model.dictionary import ConvDictionary
 from .model.encoder import UnrolledEncoder
 from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson
@@ -47,6 +48,7 @@ __all__ = [
     "Alternating",
     "BinnedSpikes",
     "Binomial",
+    "Bursts",
     "ConvDictionary",
     "Decomposition",
     "Family",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import __version__, config
-from spikecdl.files import locked, remove_leftovers, write_bytes, write_json
+from spikecdl.files import locked, reading, remove_leftovers, write_bytes, write_json
 from spikecdl.solvers.parallel import current_processes
 from spikecdl.training import Learned, OnEpoch, Problem
 from spikecdl.training.steps import Steps
@@ -45,6 +45,20 @@ def read_model(path: str | Path) -> tuple[Learned, dict[str, Any]]:
     if not isinstance(content, dict) or "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
     return _unpacked(tensors), content
+
+
+def restored(path: str | Path, kind: Callable[..., Any]) -> Any:
+    """Return an estimator of this kind from the files that `write_model` has written."""
+    learned, content = read_model(path)
+    with reading(Path(path), "a model"):
+        arguments = config.restore(content["settings"])
+        model, fitted = kind(**arguments), config.attributes(content["fitted"])
+        if arguments.keys() != model.get_params(deep=False).keys():
+            raise ValueError(f"its settings {sorted(arguments)} are not those of this version")
+        config.check_model(arguments, fitted, learned)
+        model.__dict__ |= fitted
+        model.tensors_, model.unit_tensors_ = learned.tensors, learned.unit_tensors
+    return model
 
 
 def _stem(path: str | Path) -> Path:

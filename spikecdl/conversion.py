@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +17,11 @@ from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes
 from spikecdl.model.bursts import Bursts
 from spikecdl.model.covariates import Covariates
-from spikecdl.model.families import Family, NegativeBinomial, Poisson
+from spikecdl.model.families import Family, Poisson
 from spikecdl.model.history import Drift, History
-from spikecdl.training import Choices, Observations, Problem, Trainer, Weight, estimated_family
+from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
-
-# What is tried where ingredients are chosen: seconds of history and of bursts, or bins where the
-# unit of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
-_HISTORY, _BURSTS, _HISTORY_BINS, _BURST_BINS = 0.1, 0.025, 20, 5
-_KNOTS, _SLOW = (8, 24), 5.0
-_SHAPES = tuple(2.0**power for power in range(-5, 7))
 
 
 def rates_of_levels(
@@ -65,7 +59,7 @@ def _per_bin(
     """
     trials = torch.from_numpy(layout.expand(trials_everywhere(counts))[0, ..., :1].astype(float))
     one = data.take(slice(1)).between(slice(1)).to("cpu").to(torch.float64).load()
-    family = one.family.map(lambda values: values[0, ..., :1])
+    family = one.family.without_bursts().map(lambda values: values[0, ..., :1])
     return one.y[0, ..., :1], family, trials
 
 
@@ -214,50 +208,6 @@ def problem(
     )
 
 
-def choices(
-    settings: Settings, counts: BinnedSpikes, weight: Weight, length: int, *rest: Any
-) -> Choices | None:
-    """Return the ingredients among which a fit chooses by their evidence, if any.
-
-    They are for single trials of a shared layout, and baselines that are learned.
-    """
-    single = counts.is_counts and counts.n_pooled.max() <= 1 and counts.n_units > 0
-    apart = not settings.layout.is_joint or counts.n_units == 1
-    learned = isinstance(settings.baseline, str)
-    if not (settings.auto and settings.trainer.chooses and single and apart and learned):
-        return None
-    if not settings.family.integer_valued or settings.family.has_n_trials:
-        return None
-    bin_size, (start, stop, in_time) = counts.bin_size, time_span(counts)
-    in_seconds = bin_size != 1
-    n_history = round(_HISTORY / bin_size) if in_seconds else _HISTORY_BINS
-    n_bursts = round(_BURSTS / bin_size) if in_seconds else _BURST_BINS
-    poisson = type(settings.family) is Poisson
-    knots = [(stop - start) / number for number in _KNOTS]
-    values: dict[str, Sequence[float]] = {
-        "history": [bin_size * max(4, min(n_history, counts.n_bins - 1, 100))],
-        "drift": [each for each in knots if each > _SLOW * length * bin_size],
-        "bursts": [bin_size * max(1, min(n_bursts, 25))] if poisson else [],
-        "dispersion": list(_SHAPES) if poisson else [],
-    }
-    values = {name: values[name] for name in settings.auto if values[name]}
-    if settings.bursts is not None:
-        values.pop("dispersion", None)
-
-    def drift(seconds: float) -> Drift:
-        return Drift(seconds, start, stop, in_time)
-
-    kinds = {"history": History, "drift": drift, "bursts": Bursts, "dispersion": NegativeBinomial}
-
-    def data(chosen: Mapping[str, float]) -> Observations:
-        more: dict[str, Any] = {name: kinds[name](value) for name, value in chosen.items()}
-        if "dispersion" in more:
-            more["family"] = more.pop("dispersion")
-        return problem(replace(settings, **more), counts, weight, length, *rest).data
-
-    return Choices(values, data)
-
-
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:
     """Return when the first window begins and the last one ends, and whether that is known.
 
@@ -362,7 +312,7 @@ def baseline_rates(
     n_pooled, per_trial = layout.rows(counts.n_pooled), _count_per_rate(counts, data.family)
 
     def terms(some: Observations, part: slice, bins: slice) -> Tensor:
-        mean = some.family.mean(some.baseline.expand_as(some.y))
+        mean = some.family.without_bursts().mean(some.baseline.expand_as(some.y))
         exposure = torch.from_numpy(n_pooled[part][..., bins] * per_trial).to(mean)
         return torch.stack([mean / exposure, torch.ones_like(mean)])
 

@@ -14,11 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from spikecdl import config, conversion, progress, suggestions, training, validation
-from spikecdl.checkpoint import checkpointing, read_model, write_model
+from spikecdl.checkpoint import checkpointing, restored, write_model
 from spikecdl.config import Settings
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
 from spikecdl.evaluation import deviance
-from spikecdl.files import reading
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import History
@@ -61,14 +60,21 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     baseline : "learned", (start, stop), or array_like
         Rate without events: learned with the codes per unit and window, estimated from the bins
         between two times of each window, or given in Hz, (unit,) or (trial, unit).
-    history : float or History, optional
+    history : "auto", float, History or None
         How far back a unit's own spikes change its rate, in the unit of ``bin_size``; or an object
         such as ``spikecdl.History(0.1, common=True)``.  Spikes before a window's first bin are not
-        known to it.  For counts of single trials.
-    drift : float, optional
+        known to it.  For counts of single trials, as the next two.
+    drift : "auto", float or None
         Time between knots of a smooth log rate of each unit, in the unit of ``bin_size``, through
         the recording (windows follow each other if ``trial_starts`` are not known).  Longer than a
-        template; for counts of single trials.
+        template.
+    bursts : "auto", float or None
+        How long after a spike others of its burst follow, in the unit of ``bin_size``; see
+        `Bursts`.  For marginal training of the Poisson family.
+    dispersion : "auto" or None
+        Whether counts of the Poisson family may be more variable, as of a negative binomial.  What
+        is "auto" is used if it raises the evidence by ten nats: in marginal training, of single
+        trials, in the shared layout, with learned baselines; else it is None.
     trainer : str or trainer
         "alternating", "marginal" (events summed out), "unrolled" (the paper's), "implicit" (its
         limit of many layers), an object such as ``spikecdl.Marginal(overlap=1)``, or "auto":
@@ -77,13 +83,13 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     n_epochs : int, optional
         Largest number of epochs; None: the default of the trainer.
     bin_size : float
-        Seconds per bin of plain arrays; `BinnedSpikes` know their own.
-    device : str
-        "auto" (a GPU if there is one), "cpu", "cuda".
+        Seconds per bin of plain arrays.
+    device : {"auto", "cpu", "cuda"}
+        Auto: a GPU if there is one.
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
     verbose : bool
-        Show the progress of fits on standard error; that of compilation is always told, in a line.
+        Show the progress of fits on standard error (that of compilation is always shown).
 
     Attributes
     ----------
@@ -111,6 +117,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         Seconds per bin (1 for plain arrays), and bins of a template.
     trainer_ : str or Trainer
         ``trainer``, or the name of what "auto" has chosen.
+    ingredients_ : dict
+        By name, what was compared: its ``value`` (seconds, or a shape), None if it is not used, and
+        by how many ``nats`` it raises the evidence.
     windows_ : dict
         How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
     unit_ids_ : tuple
@@ -223,7 +232,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             if not self.family_.is_known:
                 self.family_ = training.family_of_first_fit(given, self.family_)
                 given = replace(conversion.problem(self._settings(), *rest), steps=given.steps)
-            given = replace(given, choices=conversion.choices(settings, *rest))
+            given = replace(given, choices=suggestions.choices(settings, *rest))
             problem = training.with_covariates(given)
 
             def after_epoch(state: Learned) -> None:
@@ -236,9 +245,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             learned.unit_tensors = {**problem.unit_tensors, **learned.unit_tensors}
             training.announce(training.AFTER)
             chosen = training.Chosen.from_tensors(learned.state)
-            self.ingredients_ = chosen.table()
+            self.ingredients_, self.family_ = chosen.table(), chosen.family(self.family_)
             if chosen.values:
-                self.family_ = chosen.family(self.family_)
                 given = conversion.problem(self._settings(), *rest)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
@@ -253,17 +261,6 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             Amplitudes by onset, the bin in which a template begins, of which there are
             ``n_bins_ - 1`` fewer than bins.  (trial, unit, template, onset) for several units in
             the shared layout.  After ``set_output``: a table, one row per trial.
-
-        Examples
-        --------
-        >>> from sklearn.linear_model import LogisticRegression
-        >>> from sklearn.pipeline import make_pipeline
-        >>> y = np.arange(20) % 2
-        >>> counts = np.random.default_rng(0).poisson(0.2, (20, 100))
-        >>> counts[y == 1, 30:35] += 3
-        >>> codes = DCEA(1, 10, random_state=0).set_output(transform="pandas")
-        >>> make_pipeline(codes, LogisticRegression()).fit(counts, y).score(counts, y)
-        1.0
         """
         problem = self._fitted_problem(self._counts(X))
         codes = problem.codes(self._encode(problem)[0]).cpu().numpy()
@@ -349,7 +346,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     @property
     def history_filter_(self) -> np.ndarray:
         """Change of eta by lag after a spike, shape (unit, lag)."""
-        history = config.history(self.history)
+        history = self._settings().history
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
         filters = history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_)
@@ -450,13 +447,4 @@ def load(path: str | Path) -> DCEA:
     ValueError
         If the file is damaged, or not of a model, or its parts contradict each other.
     """
-    learned, content = read_model(path)
-    with reading(Path(path), "a model"):
-        arguments = config.restore(content["settings"])
-        model, fitted = DCEA(**arguments), config.attributes(content["fitted"])
-        if arguments.keys() != model.get_params(deep=False).keys():
-            raise ValueError(f"its settings {sorted(arguments)} are not those of this version")
-        config.check_model(arguments, fitted, learned)
-        model.__dict__ |= fitted
-        model.tensors_, model.unit_tensors_ = learned.tensors, learned.unit_tensors
-    return model
+    return restored(path, DCEA)

@@ -1,19 +1,22 @@
-"""First guesses of bin size, length and trainer, and values of a recording that look wrong."""
+"""First guesses of bin size, length, trainer and ingredients, and values that look wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from spikecdl.config import Arguments
+from spikecdl import conversion
+from spikecdl.config import Arguments, Settings
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, interval_of, union
-from spikecdl.model.families import FAMILIES, Family
-from spikecdl.training import has_exponential_loss
+from spikecdl.model.bursts import Bursts
+from spikecdl.model.families import FAMILIES, Family, NegativeBinomial, Poisson
+from spikecdl.model.history import Drift, History
+from spikecdl.training import Choices, Observations, Weight, has_exponential_loss
 from spikecdl.validation import counted, listed, member
 
 _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
@@ -33,6 +36,12 @@ _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median tr
 _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
 _FEW, _MANY = 60_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
+
+# What is tried where ingredients are chosen: seconds of history and of bursts, or bins where the
+# unit of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
+_HISTORY, _BURSTS, _HISTORY_BINS, _BURST_BINS = 0.1, 0.025, 20, 5
+_KNOTS, _SLOW = (8, 24), 5.0
+_SHAPES = tuple(2.0**power for power in range(-5, 7))
 
 #: What `Suggestion.short` means.
 SHORT_DISTANCES = {
@@ -76,6 +85,51 @@ def best_trainer(model: Arguments, counts: BinnedSpikes) -> tuple[str, str]:
     if n_bins <= _FEW or single and minutes:
         return "marginal", "events can be summed out in about a minute"
     return "alternating", f"marginal training would take minutes for {n_bins:,} bins"
+
+
+def choices(
+    settings: Settings, counts: BinnedSpikes, weight: Weight, length: int, *rest: Any
+) -> Choices | None:
+    """Return the ingredients among which a fit chooses by their evidence, if any.
+
+    They are for single trials of a shared layout, and baselines that are learned.
+    """
+    single = counts.is_counts and counts.n_pooled.max() <= 1
+    apart = not settings.layout.is_joint or counts.n_units == 1
+    learned = isinstance(settings.baseline, str)
+    if not (settings.auto and settings.trainer.chooses and single and apart and learned):
+        return None
+    if not settings.family.integer_valued:
+        return None
+    bin_size, (start, stop, in_time) = counts.bin_size, conversion.time_span(counts)
+    in_seconds = bin_size != 1
+    n_history = round(_HISTORY / bin_size) if in_seconds else _HISTORY_BINS
+    n_bursts = round(_BURSTS / bin_size) if in_seconds else _BURST_BINS
+    poisson = type(settings.family) is Poisson
+    knots = [(stop - start) / number for number in _KNOTS]
+    values: dict[str, Sequence[float]] = {
+        "history": [bin_size * max(4, min(n_history, counts.n_bins - 1, 100))],
+        "drift": [each for each in knots if each > _SLOW * length * bin_size],
+        "bursts": [bin_size * max(1, min(n_bursts, 25))] if poisson else [],
+        "dispersion": list(_SHAPES) if poisson else [],
+    }
+    values = {name: values[name] for name in settings.auto if values[name]}
+    if settings.bursts is not None:
+        values.pop("dispersion", None)
+
+    def drift(seconds: float) -> Drift:
+        return Drift(seconds, start, stop, in_time)
+
+    kinds: dict[str, Callable[[float], Any]]
+    kinds = {"history": History, "drift": drift, "bursts": Bursts, "dispersion": NegativeBinomial}
+
+    def data(chosen: Mapping[str, float]) -> Observations:
+        more: dict[str, Any] = {name: kinds[name](value) for name, value in chosen.items()}
+        if "dispersion" in more:
+            more["family"] = more.pop("dispersion")
+        return conversion.problem(replace(settings, **more), counts, weight, length, *rest).data
+
+    return Choices(values, data)
 
 
 @dataclass(frozen=True)

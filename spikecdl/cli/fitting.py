@@ -40,13 +40,18 @@ class Settings(Seed, Device):
         Events kept in a window: those that gain most, or with marginal training the most probable
         ones. Default: all.
     history : SECONDS
-        How far back a unit's own spikes change its rate. Single trials only.
+        How far back a unit's own spikes change its rate. Single trials only, as the next ones;
+        auto: chosen by the evidence with and without; or none.
     history_sign : NAME
         negative: a spike can only lower the rate; both: raise it, too (bursts).
     history_common
         One history filter for all units, not one for each.
     drift : SECONDS
-        Time between the knots of a slow log rate. Single trials only.
+        Time between the knots of a slow log rate; auto or none.
+    bursts : SECONDS
+        How long after a spike others of its burst follow; auto or none.
+    dispersion : NAME
+        auto: counts of the Poisson family are more variable if the evidence says so; none.
 
     Training
     --------
@@ -62,10 +67,12 @@ class Settings(Seed, Device):
     bin_size: str | None = option(None, "--bin")
     nonnegative: str | None = option(None, values="yes no")
     most_events: int | None = option(None, min=1)
-    history: float | None = None
+    history: str = option("auto", values="auto none")
     history_sign: str = option("negative", values="negative both")
     history_common: bool = False
-    drift: float | None = None
+    drift: str = option("auto", values="auto none")
+    bursts: str = option("auto", values="auto none")
+    dispersion: str = option("auto", values="auto none")
     trainer: str = option("auto", values="auto alternating marginal unrolled implicit")
     n_folds: int = option(3, "--folds", min=0)
 
@@ -75,14 +82,14 @@ class Settings(Seed, Device):
         from spikecdl.model.families import from_text
         from spikecdl.model.history import History
 
-        past = None
-        if self.history is not None:
-            past = History(self.history, sign=self.history_sign, common=self.history_common)
+        names = ("history", "drift", "bursts", "dispersion")
+        given: dict[str, Any] = {name: _ingredient(name, getattr(self, name)) for name in names}
+        if isinstance(past := given["history"], float):
+            given["history"] = History(past, sign=self.history_sign, common=self.history_common)
         return DCEA(
             family=from_text(process.family) if ":" in process.family else process.family,
             layout=process.layout,
-            history=past,
-            drift=self.drift,
+            **given,
             device=self.device,
             random_state=self.random_state,
             **more,
@@ -320,6 +327,15 @@ def _check_repeats(model: DCEA, selected: Selected, settings: FitSettings) -> No
         integer("n_folds", settings.n_folds, minimum=2)
     if settings.n_bootstrap:
         check_resamples(settings.n_bootstrap, model, selected.counts)
+
+
+def _ingredient(name: str, text: str) -> str | float | None:
+    """Return what an option of history, drift and the like means."""
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    if name == "dispersion":
+        raise ValueError(f"`dispersion` (={text!r}) must be auto or none")
+    return seconds(name, text)
 
 
 def _baseline(text: str) -> str | float | tuple[float, float] | list[float]:

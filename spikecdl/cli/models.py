@@ -86,7 +86,7 @@ def select(
         best = found.recommended
         with shown(f"fitting {best} to all trials", results.as_json):
             if best.n_templates:
-                best.model(model).fit(selected.counts).save(unfinished)
+                best.fit(model, selected.counts).save(unfinished)
             table = found.table()
             about = {
                 **outputs.provenance(),

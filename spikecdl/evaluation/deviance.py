@@ -184,7 +184,7 @@ def deviances(
 
     def lost(some: Observations, part: slice, bins: slice) -> Tensor:
         y, family = some.y, some.family
-        of_null = _of_means(y, null[part] * family.exposure(y), family)
+        of_null = _of_means(y, null[part] * family.exposure(y), family.without_bursts())
         return torch.stack([family.deviance(y, eta(part, bins).double()), of_null])
 
     return conversion.sum_bins(data, lost).reshape(2, len(data.y), -1)

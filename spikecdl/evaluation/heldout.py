@@ -44,8 +44,9 @@ class TemplateModel(Fitted, Estimator, Protocol):
     """A `DCEA`; for its arguments, attributes and methods see there."""
 
     template_length: float
-    history: float | History | None
-    drift: float | None
+    history: float | str | History | None
+    drift: float | str | None
+    bursts: float | str | None
     trainer_: str | Trainer
     history_: list[dict[str, Any]]
     converged_: bool

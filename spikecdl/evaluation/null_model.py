@@ -12,10 +12,11 @@ from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance
 from spikecdl.evaluation.heldout import SHARED, TemplateModel
+from spikecdl.model.bursts import Bursts
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import Drift, History
 from spikecdl.training import Observations
-from spikecdl.training.covariates import fitted
+from spikecdl.training.covariates import fitted, with_bursts
 
 _STEPS, _LEVEL_STEPS = 15, 10
 
@@ -34,7 +35,7 @@ class NullModel:
     layout : {"shared", "joint"}
         Joint: units are not told apart in the evidence, as they share their events.
     history : float or History, optional
-    drift : float, optional
+    drift, bursts : float, optional
         As in `DCEA`; for counts of single trials.
 
     Examples
@@ -48,6 +49,7 @@ class NullModel:
     layout: str = "shared"
     history: float | History | None = None
     drift: float | None = None
+    bursts: float | None = None
     unit_ids_: tuple[int | str, ...] = field(init=False, repr=False)
     unit_rate_: list[list[float]] = field(init=False, repr=False)
     shift_: Tensor = field(init=False, repr=False)
@@ -56,9 +58,17 @@ class NullModel:
 
     @classmethod
     def like(cls, model: TemplateModel, covariates: bool = True) -> NullModel:
-        """Return the null model of a `DCEA`, with its history and drift unless left out."""
-        more = (model.history, model.drift) if covariates else ()
-        return cls(model.family, model.layout, *more)
+        """Return the null model of a `DCEA`, with its history, drift and bursts unless left out.
+
+        Of those that are "auto", a fitted model has what was chosen, and another one none.
+        """
+        if not covariates:
+            return cls(model.family, model.layout)
+        chosen = getattr(model, "ingredients_", {})
+        known = config.with_ingredients(model.get_params(deep=False), chosen)
+        values = {name: known[name] for name in ("history", "drift", "bursts")}
+        given = {name: None if value == "auto" else value for name, value in values.items()}
+        return cls(getattr(model, "family_", model.family), model.layout, **given)
 
     def fit(self, counts: BinnedSpikes) -> NullModel:
         """Estimate the rates; ValueError if the model cannot have the counts."""
@@ -70,12 +80,14 @@ class NullModel:
         self.shift_ = torch.zeros_like(level)
         if data.covariates is None:
             return self
-        self.coefficients_ = level.new_zeros(counts.n_units, data.covariates.n_columns)
+        self.coefficients_ = data.covariates.none().to(level)
         for _ in range(_STEPS):
             eta = self._eta(data, level)
-            self.coefficients_ = fitted(data, self.coefficients_, eta)
+            excited = with_bursts(data, self.coefficients_)
+            self.coefficients_ = fitted(excited, self.coefficients_, eta)
+            excited = with_bursts(data, self.coefficients_)
             for _ in range(_LEVEL_STEPS):
-                mean_rate = _mean_rate(data, self._eta(data, level))
+                mean_rate = _mean_rate(excited, self._eta(data, level))
                 self.shift_ = self.shift_ + level - data.family.link_rate(mean_rate)
         return self
 
@@ -92,7 +104,10 @@ class NullModel:
         data = self._observed(counts)
         known = (self.unit_ids_, self.unit_rate_)
         level = torch.as_tensor(conversion.known_levels(counts, SHARED, data, *known))[..., None]
-        per_window = deviance.log_likelihood(data, self._eta(data, level))[..., 0]
+        eta = self._eta(data, level)
+        if data.covariates is not None:
+            data = with_bursts(data, self.coefficients_)
+        per_window = deviance.log_likelihood(data, eta)[..., 0]
         if self.layout == "joint":
             per_window = per_window.sum(1, keepdims=True)
         return per_window if per_unit else per_window.sum(1)
@@ -100,9 +115,10 @@ class NullModel:
     def _observed(self, counts: BinnedSpikes) -> Observations:
         family = validation.member("family", self.family, FAMILIES, Family)
         history = config.history(self.history)
-        drift = None if self.drift in (None, "auto") else Drift(self.drift, *self.time_span_)
+        drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
+        bursts = None if self.bursts is None else Bursts(self.bursts)
         device = torch.device("cpu")
-        data = conversion.observe(counts, family, SHARED, "learned", device, history, drift)
+        data = conversion.observe(counts, family, SHARED, "learned", device, history, drift, bursts)
         return data.to(torch.float64)
 
     def _eta(self, data: Observations, level: Tensor) -> Tensor:

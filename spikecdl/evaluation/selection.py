@@ -42,7 +42,7 @@ class Candidate:
     template_length : float or None
         None without templates.
     covariates : bool
-        Whether the rate depends on history and drift; False if the model has neither.
+        Whether the rate depends on history, drift and bursts; False if the model has none.
     """
 
     n_templates: int
@@ -51,18 +51,25 @@ class Candidate:
 
     def __str__(self) -> str:
         if self.template_length is None:
-            return "no template" + ", with history or drift" * self.covariates
+            return "no template" + ", with history, drift or bursts" * self.covariates
         templates = validation.counted(self.n_templates, "template")
         return f"{templates} of {self.template_length:g}"
 
-    def model(self, other: TemplateModel) -> Any:
-        """Return an unfitted model with these settings, and else those of another."""
+    def fit(self, other: TemplateModel, counts: BinnedSpikes) -> Any:
+        """Return a model with these settings, and else those of another, fitted to counts.
+
+        Without templates, what is "auto" is what a fit of one template chooses.
+        """
         from sklearn.base import clone
 
         if self.template_length is None:
-            return NullModel.like(other, self.covariates)
+            values = other.get_params(deep=False).values()
+            if self.covariates and any(isinstance(v, str) and v == "auto" for v in values):
+                other = clone(other).set_params(n_templates=1).fit(counts)
+            return NullModel.like(other, self.covariates).fit(counts)
         length = self.template_length
-        return clone(other).set_params(n_templates=self.n_templates, template_length=length)
+        own = clone(other).set_params(n_templates=self.n_templates, template_length=length)
+        return own.fit(counts)
 
 
 # of the difference in all trials, up to which the simpler candidate is as good
@@ -148,8 +155,8 @@ def select(
 
     Each candidate is fitted without a part of the data, and the log marginal likelihood of this
     part (``model.evidence``, events summed out) is its score; see `spikecdl.crossvalidation` for
-    the parts.  No templates stand for a constant rate of each unit (`NullModel`), without history
-    and drift and with those of the model.
+    the parts.  No templates stand for a constant rate of each unit (`NullModel`), without history,
+    drift and bursts and with those of the model.
 
     Parameters
     ----------
@@ -191,7 +198,8 @@ def select(
     """
     if not hasattr(model, "evidence"):
         raise TypeError(f"`model` ({type(model).__name__}) must have `evidence`, as DCEA has")
-    candidates = _candidates(model, n_templates, template_length)
+    may_choose = counts.n_pooled.max() <= 1 and model.layout == "shared"
+    candidates = _candidates(model, n_templates, template_length, may_choose)
     folds = divide(counts, model.family, n_folds, single_trials, random_state)
     for candidate in candidates:
         if candidate.template_length is not None:
@@ -214,7 +222,10 @@ def select(
 
 
 def _candidates(
-    model: TemplateModel, n_templates: Sequence[int], template_length: Sequence[float] | None
+    model: TemplateModel,
+    n_templates: Sequence[int],
+    template_length: Sequence[float] | None,
+    may_choose: bool,
 ) -> list[Candidate]:
     """Return the candidates, the simplest first."""
     numbers = sorted({validation.integer("n_templates", n, minimum=0) for n in n_templates})
@@ -222,7 +233,8 @@ def _candidates(
     lengths = sorted({validation.positive("template_length", length) for length in lengths})
     if not numbers or not lengths:
         raise ValueError("`n_templates` and `template_length` must not be empty")
-    covariates = model.history is not None or model.drift is not None
+    given = [getattr(model, name) for name in ("history", "drift", "bursts", "dispersion")]
+    covariates = any(value is not None for value in given if value != "auto" or may_choose)
     none = [Candidate(0, None, each) for each in sorted({False, covariates})]
     some = [Candidate(n, length, covariates) for n in numbers if n for length in lengths]
     return none * (numbers[0] == 0) + some
@@ -233,7 +245,7 @@ def _score(model: TemplateModel, folds: Sequence[Fold], key: _Key) -> _Rows:
     candidate, fold = key
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConvergedWarning)
-        fitted = candidate.model(model).fit(folds[fold].seen)
+        fitted = candidate.fit(model, folds[fold].seen)
     return fitted.evidence(folds[fold].unseen, per_unit=True).tolist()
 
 

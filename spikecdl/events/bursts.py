@@ -18,7 +18,8 @@ import numpy as np
 from numba import njit
 
 from spikecdl.events.derivatives import NEGLIGIBLE
-from spikecdl.solvers.losses import exp
+from spikecdl.solvers.losses import exp, to_log
+from spikecdl.solvers.operators import add_multiple
 
 
 class CountLoss(NamedTuple):
@@ -56,21 +57,46 @@ def value(loss, z):
 
 
 @njit(cache=True, error_model="numpy")
+def _factors(model, n):
+    """Return by what events multiply the rate of a row (template, amplitude, bin)."""
+    size = model.amplitudes.shape
+    found = np.empty((size[0], size[1], model.taps.shape[2]))
+    for c in range(size[0]):
+        for i in range(size[1]):
+            for k in range(found.shape[2]):
+                found[c, i, k] = exp(model.amplitudes[c, i] * model.taps[c, n, k])
+    return found
+
+
+@njit(cache=True, error_model="numpy")
 def add_ratios(loss, z, model, ratios):
     """Add what bursts change of the log-likelihood ratios (template, amplitude, onset)."""
     n_templates, n_amplitudes, n_onsets = ratios.shape
     length = model.taps.shape[2]
-    for n in range(len(loss.excess)):
+    product = np.empty(length)
+    for n in range(len(loss.excess) if loss.excess.shape[1] else 0):
+        factors, moves = _factors(model, n)[:, :, ::-1].copy(), model.taps[:, n, ::-1].copy()
         for t in range(loss.excess.shape[1]):
             a = loss.a[n, t]
             if a * loss.excess[n, t] == 0.0:
                 continue
             share = _share(z[n, t], loss.excess[n, t], 1.0)
+            first, last = max(0, t - length + 1), min(n_onsets, t + 1)
+            skip = length - 1 - (t - first)
+            here = product[: last - first]
             for c in range(n_templates):
                 for i in range(n_amplitudes):
-                    for k in range(max(0, t - n_onsets + 1), min(length, t + 1)):
-                        move = model.amplitudes[c, i] * model.taps[c, n, k]
-                        ratios[c, i, t - k] += a * (np.log(1 + share * (exp(move) - 1)) - move)
+                    _fill_product(here, share, factors[c, i, skip:])
+                    to_log(here)
+                    add_multiple(ratios[c, i, first:last], a, here)
+                    size = a * model.amplitudes[c, i]
+                    add_multiple(ratios[c, i, first:last], -size, moves[c, skip:][: last - first])
+
+
+@njit(cache=True, error_model="numpy", fastmath=True)
+def _fill_product(product, share, factors):
+    for s in range(product.size):
+        product[s] = 1.0 + share * (factors[s] - 1.0)
 
 
 @njit(cache=True, error_model="numpy")
@@ -103,21 +129,25 @@ def add_derivatives(loss, z, model, posterior, spikes, residual):
 @njit(cache=True, error_model="numpy")
 def add_interactions(loss, z, model, onset, lags, table):
     """Add what bursts change of the interactions of two events; see `fill_interactions`."""
-    n_amplitudes, length = model.amplitudes.shape[1], model.taps.shape[2]
-    for n in range(len(loss.excess)):
-        for t in range(onset, min(onset + length, loss.excess.shape[1])):
+    n_kinds, length = model.amplitudes.size, model.taps.shape[2]
+    apart = np.empty((n_kinds, length))
+    for n in range(len(loss.excess) if loss.excess.shape[1] else 0):
+        factors = np.empty((0, 0))
+        for t in range(onset, onset + length):
             a = loss.a[n, t]
             if a * loss.excess[n, t] == 0.0:
                 continue
+            if not len(factors):
+                factors = _factors(model, n).reshape(n_kinds, length)
             share, k = _share(z[n, t], loss.excess[n, t], 1.0), t - onset
+            for j in range(n_kinds):
+                _fill_product(apart[j], share, factors[j])
             for lag in lags:
-                for j in range(table.shape[1] if lag <= k else 0):
-                    one = _factor(model, j, n_amplitudes, n, k)
-                    for i in range(table.shape[2]):
-                        other = _factor(model, i, n_amplitudes, n, k - lag)
-                        both = 1 + share * (one * other - 1)
-                        apart = (1 + share * (one - 1)) * (1 + share * (other - 1))
-                        table[lag, j, i] += a * np.log(both / apart)
+                for j in range(n_kinds if lag <= k else 0):
+                    one, alone = share * factors[j, k], apart[j, k]
+                    for i in range(n_kinds):
+                        both = 1 - share + one * factors[i, k - lag]
+                        table[lag, j, i] += a * np.log(both / (alone * apart[i, k - lag]))
 
 
 @njit(cache=True, error_model="numpy")
@@ -125,7 +155,7 @@ def add_pair_derivatives(loss, z, model, onset, pairs, spikes, residual):
     """Correct `add_derivatives` for two events that overlap; see there and `Derivatives`."""
     n_amplitudes, length = model.amplitudes.shape[1], model.taps.shape[2]
     for n in range(len(loss.excess)):
-        for t in range(onset, min(onset + length, loss.excess.shape[1])):
+        for t in range(onset, onset + length if loss.excess.shape[1] else onset):
             a, excess, k = loss.a[n, t], loss.excess[n, t], t - onset
             if a * excess == 0.0:
                 continue

@@ -93,5 +93,8 @@ class PoissonWithBursts(Poisson):
     def without_bursts(self) -> Poisson:
         return Poisson()
 
+    def per_trial(self) -> Poisson:
+        return Poisson()
+
     def map(self, change: Callable[[Tensor], Tensor]) -> PoissonWithBursts:
         return replace(self, excess=change(self.excess))

@@ -72,6 +72,7 @@ def fit_summary(
         "seed": seed,
         **score_summary(model, decomposition, source),
         "held_out": _held_out(held_out, decomposition),
+        "ingredients": _ingredients(model),
         "penalty_weight_fraction": model.penalty_weight_,
         "trainer": {"name": name, "reason": why if name == auto else "it was chosen"},
         "converged": model.converged_,
@@ -137,6 +138,16 @@ def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
     found = template_error(tensors["other_start"].numpy(), decomposition.templates)
     gap = float(tensors["start_gap"])
     return {**starts, "template_errors": found.errors, "gap_nats": gap}
+
+
+def _ingredients(model: DCEA) -> dict[str, Any]:
+    """Return what was compared beside events, with how many spikes of a burst follow a spike."""
+    found: dict[str, Any] = {name: dict(one) for name, one in model.ingredients_.items()}
+    if "bursts" in found and found["bursts"]["value"]:
+        n_lags = round(found["bursts"]["value"] / model.bin_size_)
+        effect = model.unit_tensors_["covariates"][:, -n_lags:].sum(1)
+        found["bursts"]["spikes_per_spike"] = float(effect.mean())
+    return found
 
 
 def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict[str, Any] | None:

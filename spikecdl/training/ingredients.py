@@ -13,6 +13,7 @@ from torch import Tensor
 from spikecdl.events import em
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
+from spikecdl.events.posterior import EXACT
 from spikecdl.model.families import Family, NegativeBinomial
 from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.training.base import Choices, Problem
@@ -81,7 +82,10 @@ def with_chosen(problem: Problem, chosen: Chosen) -> Problem:
 
 
 class Comparison:
-    """Models with and without ingredients, fitted to the same part of the counts."""
+    """Models with and without ingredients, fitted to the same part of the counts.
+
+    Their events do not overlap.  ``search`` finds templates in counts.
+    """
 
     def __init__(
         self,
@@ -99,7 +103,8 @@ class Comparison:
 
         Events are sought anew with each.  Returns the tensors of `Chosen` and of the best model.
         """
-        best, nats = self._climbed({}, model), {}
+        best = self._climbed({}, replace(model, overlap=1, distance=0))
+        nats: dict[str, float] = {}
         while True:
             tried = {name: self._with(name, best) for name in self._left(best.values)}
             gains = {name: fit.evidence - best.evidence for name, fit in tried.items()}
@@ -110,6 +115,15 @@ class Comparison:
             found = self._search(self._counts(tried[name].values))
             best = max(tried[name], self._fitted(tried[name].values, found), key=_evidence_of)
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors()
+
+    def explains_more(self, values: dict[str, float], model: EventModel, other: EventModel) -> bool:
+        """Return whether a model with ingredients has more evidence than another without.
+
+        Models of three events at a time or more have no exact evidence, and are not compared.
+        """
+        if max(model.overlap, other.overlap) > EXACT:
+            return True
+        return self._evidence(values, model) - self._evidence({}, other) > _LEAST_NATS
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """Return the ingredients that can be added to others."""
@@ -163,8 +177,9 @@ class Comparison:
         """Return a part of the counts, for a model with these ingredients."""
         key = tuple(values.items())
         if key not in self._known:
-            whole = DenseCounts(self.choices.data(values), self.processes)
-            self._known[key] = whole.part(_ENOUGH_BINS, self.length)
+            data = self.choices.data(values)
+            every = max(1, data.y.numel() // _ENOUGH_BINS)
+            self._known[key] = DenseCounts(data.take(slice(None, None, every)), self.processes)
         return self._known[key]
 
     def _climbed(self, values: dict[str, float], model: EventModel) -> _Fit:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikecdl import validation
 from spikecdl.events import em, posterior, starts
+from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
 from spikecdl.events.overlap import choose_overlap
@@ -150,29 +151,43 @@ class Marginal(Trainer):
         size = (problem.n_templates, problem.length, self.n_starts)
         wanted = starts.Wanted(*size, problem.bounded, most)
         found = starts.search(counts, wanted, rng, problem.steps)
-        chosen = Chosen({}, {})
+        model, chosen = self._with_overlap(problem, counts, found.model, rng), Chosen({}, {})
         if problem.choices is not None:
 
             def again(part: DenseCounts) -> EventModel:
-                return starts.search(part, wanted, rng).model
+                return starts.search(part, replace(wanted, overlap=1), rng).model
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)
             tensors = problem.steps("ingredients", compute, rng)
             chosen = Chosen.from_tensors(tensors)
             if chosen.values:
-                model = EventModel.from_tensors(tensors).filled(problem.n_templates)
-                found = replace(found, model=model)
                 data = with_chosen(problem, chosen).data
                 counts = counts_of(data, problem.length, self.overlap, processes)
+                other = EventModel.from_tensors(tensors).filled(problem.n_templates)
+                other = self._with_overlap(problem, counts, other, rng)
+                sure = compared.explains_more(chosen.values, other, model)
+                model, chosen = (other, chosen) if sure else (model, Chosen({}, chosen.nats))
+        more = {"n_starts": torch.tensor(found.n_starts), "n_agree": torch.tensor(found.n_found)}
+        if found.other is not None and found.other.any((1, 2)).all():
+            more |= {
+                "other_start": torch.from_numpy(found.other),
+                "start_gap": torch.tensor(found.gap, dtype=torch.float64),
+            }
+        return _learned(model, Learned(more, chosen.as_tensors()))
+
+    def _with_overlap(
+        self, problem: Problem, counts: Counts, found: EventModel, rng: np.random.Generator
+    ) -> EventModel:
+        """Return a model with the overlap of events that was asked for, or is likeliest."""
         distance = None if self.distance is None else round(self.distance * problem.length)
 
-        def with_overlap() -> dict[str, Tensor]:
+        def compute() -> dict[str, Tensor]:
             part = counts.part(_ENOUGH_BINS, problem.length)
             if self.overlap is None:
-                model = choose_overlap(part, found.model, rng, distance=distance)
+                model = choose_overlap(part, found, rng, distance=distance)
             else:
-                model = replace(found.model, overlap=self.overlap, distance=distance or 0)
+                model = replace(found, overlap=self.overlap, distance=distance or 0)
                 exact = replace(model, overlap=min(self.overlap, posterior.EXACT))
                 model = replace(em.climb(part, exact, _STEPS)[0], overlap=self.overlap)
             if model.overlap <= posterior.EXACT:
@@ -182,14 +197,7 @@ class Marginal(Trainer):
             table = posterior.event_table(counts, exact, round(NEAR * model.length))
             return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
 
-        model = EventModel.from_tensors(problem.steps("overlap", with_overlap, rng))
-        more = {"n_starts": torch.tensor(found.n_starts), "n_agree": torch.tensor(found.n_found)}
-        if found.other is not None and found.other.any((1, 2)).all():
-            more |= {
-                "other_start": torch.from_numpy(found.other),
-                "start_gap": torch.tensor(found.gap, dtype=torch.float64),
-            }
-        return _learned(model, Learned(more, chosen.as_tensors()))
+        return EventModel.from_tensors(problem.steps("overlap", compute, rng))
 
 
 #: Tensors of a search, which stay: how many starts there were, and how many agree; templates of the

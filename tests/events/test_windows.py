@@ -10,10 +10,13 @@ from enumeration import LENGTH, N_BINS, enumerate_events, model_of
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.sampling import _sweep, anneal
 from spikecdl.events.windows import Drawn
+from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.model.observations import Observations
 
+BURSTS = PoissonWithBursts(torch.tensor([0.0, 0.4, 0.0, 0.2, 0.7, 0.0, 0.1, 0.3]).double())
 FAMILIES = [Poisson(), Binomial(n_trials=4), NegativeBinomial(shape=2.0), Gaussian(scale=0.7)]
+FAMILIES.append(BURSTS)
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
@@ -24,7 +27,7 @@ def dense(family, y, mask, eta0, onsets=None, learn=False):
     data = Observations(
         y.reshape(shape).double(),
         (mask > 0).reshape(shape),
-        family,
+        family.map(lambda values: values.reshape(shape)),
         torch.from_numpy(np.broadcast_to(eta0, shape).copy()),
         learn,
         onsets=onsets,

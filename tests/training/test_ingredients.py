@@ -1,0 +1,158 @@
+"""What a model needs beside events is chosen by evidence; simulations of constant rate or events."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spikecdl import DCEA, BinnedSpikes, Bursts, load
+from spikecdl.evaluation.null_model import NullModel
+from spikecdl.evaluation.selection import Candidate
+
+BIN, WINDOWS, BINS = 0.005, 40, 400
+x = np.arange(20) / 20
+TEMPLATE = x * np.exp(-8 * x) / np.linalg.norm(x * np.exp(-8 * x))
+
+
+def log_rates(rng, event_rate=0.7):
+    """Log rates (window, bin) relative to the baseline, of single events of one template."""
+    found = np.zeros((WINDOWS, BINS))
+    for window in found:
+        for _ in range(rng.poisson(event_rate * BINS * BIN)):
+            onset = rng.integers(0, BINS - 20)
+            window[onset : onset + 20] = rng.uniform(6, 9) * TEMPLATE
+    return found
+
+
+def with_bursts(counts, rng, share):
+    """Let one to three spikes follow a share of the spikes, 3 to 8 ms apart."""
+    counts = counts.copy()
+    for window, first in np.argwhere(counts > 0):
+        time = (first + rng.random()) * BIN
+        for _ in range(rng.integers(1, 4) * (rng.random() < share)):
+            time += rng.uniform(0.003, 0.008)
+            if time < BINS * BIN:
+                counts[window, int(time / BIN)] += 1
+    return counts
+
+
+def fitted(counts, **settings):
+    return DCEA(1, 0.1, "poisson", bin_size=BIN, random_state=0, **settings).fit(counts)
+
+
+@pytest.fixture(scope="module")
+def bursting():
+    rng = np.random.default_rng(5)
+    return with_bursts(rng.poisson(15 * BIN, (WINDOWS, BINS)), rng, 0.3)
+
+
+@pytest.fixture(scope="module")
+def model(bursting):
+    with pytest.warns(UserWarning, match="no events were found"):
+        return fitted(bursting)
+
+
+def chosen(model):
+    return {name for name, one in model.ingredients_.items() if one["value"] is not None}
+
+
+def test_nothing_is_added_to_counts_of_events_alone():
+    rng = np.random.default_rng(1)
+    model = fitted(rng.poisson(15 * BIN * np.exp(log_rates(rng))))
+    assert set(model.ingredients_) == {"history", "drift", "bursts", "dispersion"}
+    assert not chosen(model)
+    assert all(one["nats"] < 10 for one in model.ingredients_.values())
+
+
+def test_bursts_are_not_taken_for_events(model, bursting):
+    assert chosen(model) == {"bursts"}
+    assert not model.transform(bursting).any()
+    with pytest.warns(UserWarning):  # that events are found, or templates are not alike
+        alone = fitted(bursting, bursts=None, history=None, drift=None, dispersion=None, n_epochs=1)
+    assert np.count_nonzero(alone.transform(bursting)) > 50
+    assert not alone.ingredients_
+
+
+def test_drift_is_not_taken_for_events():
+    rng = np.random.default_rng(2)
+    slow = 0.8 * np.sin(np.linspace(0, 9, WINDOWS * BINS)).reshape(WINDOWS, BINS)
+    counts = rng.poisson(15 * BIN * np.exp(slow))
+    with pytest.warns(UserWarning, match="no events were found"):
+        model = fitted(counts)
+    assert chosen(model) == {"drift"}
+
+
+def test_counts_more_variable_than_poisson_get_another_family():
+    rng = np.random.default_rng(3)
+    mean = 15 * BIN * np.exp(log_rates(rng))
+    model = fitted(rng.poisson(rng.gamma(mean / 0.5, 0.5)))
+    assert chosen(model) == {"dispersion"}
+    assert model.family_.name == "negative_binomial"
+    assert model.family_.shape == model.ingredients_["dispersion"]["value"]
+
+
+def test_a_model_with_bursts_predicts_them(model, bursting):
+    """Spikes of bursts are a part of what is expected, and of the evidence."""
+    expected = model.predict(bursting)
+    after = np.pad(bursting, ((0, 0), (1, 0)))[:, :-1] > 0
+    assert expected[after].mean() == pytest.approx(bursting[after].mean(), rel=0.15)
+    assert expected.sum() == pytest.approx(bursting.sum(), rel=0.03)
+    counts = BinnedSpikes.from_array(bursting[:, None], bin_size=BIN)
+    null = NullModel.like(model).fit(counts)
+    assert null.bursts == model.ingredients_["bursts"]["value"]
+    assert model.evidence(bursting).sum() == pytest.approx(null.evidence(counts).sum(), abs=3)
+    constant = NullModel.like(model, covariates=False).fit(counts)
+    assert null.evidence(counts).sum() > constant.evidence(counts).sum() + 100
+
+
+def test_a_saved_model_has_its_ingredients(model, bursting, tmp_path):
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.ingredients_ == model.ingredients_
+    assert np.array_equal(again.predict(bursting), model.predict(bursting))
+
+
+def test_the_null_model_of_a_selection_has_what_a_fit_chooses(bursting):
+    counts = BinnedSpikes.from_array(bursting[:, None], bin_size=BIN)
+    other = DCEA(1, 0.1, "poisson", bin_size=BIN, random_state=0)
+    with pytest.warns(UserWarning, match="no events were found"):
+        null = Candidate(0, None, covariates=True).fit(other, counts)
+    assert null.bursts == pytest.approx(0.025)
+
+
+def test_a_fit_that_was_broken_off_goes_on(model, bursting, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(learned):
+        raise Stop
+
+    how = {"checkpoint": tmp_path / "checkpoint.safetensors"}
+    again = DCEA(1, 0.1, "poisson", bin_size=BIN, random_state=0)
+    with pytest.raises(Stop):
+        again.fit(bursting, on_epoch=stop, **how)
+    with pytest.warns(UserWarning, match="no events were found"):
+        again.fit(bursting, resume=True, **how)
+    assert again.ingredients_ == model.ingredients_
+    assert np.array_equal(again.templates_, model.templates_)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"bursts": 0.001}, r"`bursts` \(=0.001\) must be at least one bin of 0.005"),
+        ({"bursts": 0.02, "family": "negative_binomial"}, "needs family='poisson'"),
+        ({"bursts": 0.02, "trainer": "alternating"}, "needs trainer='marginal'"),
+        ({"history": "always"}, r"`history` \(='always'\) must be one of: auto"),
+        ({"dispersion": 3.0}, r"`dispersion` \(=3.0\) must be 'auto' or None"),
+    ],
+)
+def test_refuses(settings, problem, bursting):
+    settings = {"family": "poisson"} | settings
+    with pytest.raises(ValueError, match=problem):
+        DCEA(1, 0.1, bin_size=BIN, **settings).fit(bursting)
+
+
+def test_bursts_are_a_positive_time():
+    with pytest.raises(ValueError, match=r"`bursts` \(=-1.0\) must be positive"):
+        Bursts(-1.0)
