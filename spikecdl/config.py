@@ -118,14 +118,13 @@ class Settings:
         }
         validation.positive("bin_size", arguments["bin_size"])
         n_epochs = arguments["n_epochs"]
-        auto = tuple(name for name in INGREDIENTS if _is_auto(name, arguments[name]))
+        auto = tuple(name for name in INGREDIENTS if isinstance(arguments[name], str))
+        for name in auto:
+            if arguments[name] != "auto":
+                raise ValueError(f"`{name}` (={arguments[name]!r}) must be 'auto', None or a time")
         given = {name: None if name in auto else arguments[name] for name in INGREDIENTS}
         drift, bursts = given["drift"], given["bursts"]
-        if given["dispersion"] is not None:
-            raise ValueError(
-                f"`dispersion` (={given['dispersion']!r}) must be 'auto' or None; for counts of a "
-                "known shape use spikecdl.NegativeBinomial(shape=...)"
-            )
+        validation.one_of("dispersion", str(arguments["dispersion"]), ("auto", "None"))
         return cls(
             n_templates=validation.integer("n_templates", arguments["n_templates"]),
             layout=LAYOUTS[validation.one_of("layout", arguments["layout"], LAYOUTS)],
@@ -141,14 +140,6 @@ class Settings:
             device=device_name(arguments["device"]),
             **chosen,
         )
-
-
-def _is_auto(name: str, value: Any) -> bool:
-    """Return whether an ingredient is to be chosen; any other text is refused."""
-    if isinstance(value, str):
-        validation.one_of(name, value, ("auto",))
-        return True
-    return False
 
 
 def weight(penalty_weight: float | None) -> Weight:

@@ -118,8 +118,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     trainer_ : str or Trainer
         ``trainer``, or the name of what "auto" has chosen.
     ingredients_ : dict
-        By name, what was compared: its ``value`` (seconds, or a shape), None if it is not used, and
-        by how many ``nats`` it raises the evidence.
+        By name, ``value`` of what was compared (None: not used), and ``nats`` that it gains.
     windows_ : dict
         How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
     unit_ids_ : tuple
@@ -349,8 +348,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         history = self._settings().history
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
-        filters = history.filters(self.unit_tensors_[training.COVARIATES], self.bin_size_)
-        return filters.cpu().numpy()
+        basis = history.basis(self.bin_size_)
+        coefficients = self.unit_tensors_[training.COVARIATES].cpu()
+        return (coefficients[:, : len(basis)] @ basis).numpy()
 
     @property
     def history_lags_(self) -> np.ndarray:

@@ -37,9 +37,9 @@ _TINY = 1e-6  # seconds: no clock is finer
 _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
 _FEW, _MANY = 60_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
 
-# What is tried where ingredients are chosen: seconds of history and of bursts, or bins where the
-# unit of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
-_HISTORY, _BURSTS, _HISTORY_BINS, _BURST_BINS = 0.1, 0.025, 20, 5
+# What is tried where ingredients are chosen: seconds of history and of bursts, also where the unit
+# of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
+_HISTORY, _BURSTS, _USUAL_BIN = 0.1, 0.025, 0.005
 _KNOTS, _SLOW = (8, 24), 5.0
 _SHAPES = tuple(2.0**power for power in range(-5, 7))
 
@@ -94,17 +94,14 @@ def choices(
 
     They are for single trials of a shared layout, and baselines that are learned.
     """
-    single = counts.is_counts and counts.n_pooled.max() <= 1
+    single = settings.family.integer_valued and counts.n_pooled.max() <= 1
     apart = not settings.layout.is_joint or counts.n_units == 1
     learned = isinstance(settings.baseline, str)
     if not (settings.auto and settings.trainer.chooses and single and apart and learned):
         return None
-    if not settings.family.integer_valued:
-        return None
     bin_size, (start, stop, in_time) = counts.bin_size, conversion.time_span(counts)
-    in_seconds = bin_size != 1
-    n_history = round(_HISTORY / bin_size) if in_seconds else _HISTORY_BINS
-    n_bursts = round(_BURSTS / bin_size) if in_seconds else _BURST_BINS
+    seconds = _USUAL_BIN if bin_size == 1 else bin_size
+    n_history, n_bursts = round(_HISTORY / seconds), round(_BURSTS / seconds)
     poisson = type(settings.family) is Poisson
     knots = [(stop - start) / number for number in _KNOTS]
     values: dict[str, Sequence[float]] = {

@@ -273,12 +273,14 @@ def test_tensors_of_a_trainer_have_a_row_per_template():
             learned.tensors["odd"] = torch.ones(7)
             return learned
 
-    with pytest.raises(ValueError, match=r"`trainer`: its tensor 'odd' \(7,\) must be a number or"):
+    with pytest.raises(
+        ValueError, match=r"its tensor 'odd' \(7,\) must have one row per template"
+    ):
         quick(trainer=Odd()).fit(some_counts())
 
 
 def test_tensors_of_units_have_a_row_per_unit():
-    with pytest.raises(ValueError, match=r"its tensor of units 'gain' \(2, 1\) must have one row"):
+    with pytest.raises(ValueError, match=r"its tensor 'gain' \(2, 1\) must have one row"):
         quick(trainer=Fixed()).fit(some_counts(units=3))
 
 

@@ -236,7 +236,7 @@ def test_nonsense_is_refused():
     for setting, problem in [
         ({"history": 0.0}, r"`history` \(=0.0\) must be positive"),
         ({"history": 0.001}, r"`history` \(=0.001\) must be at least one bin of 0.002"),
-        ({"history": "long"}, r"`history` \(='long'\) must be a number"),
+        ({"history": "long"}, r"`history` \(='long'\) must be 'auto', None or a time"),
         ({"drift": -1.0}, r"`drift` \(=-1.0\) must be positive"),
     ]:
         counts, _ = recording(40.0, trials=2, bins=100)

@@ -138,10 +138,10 @@ def test_content_of_another_kind_is_refused(saved, tmp_path):
 
 
 def test_nested_without_end_is_refused(saved, tmp_path, monkeypatch):
-    text = "[" * 100_000 + "]" * 100_000
-    with monkeypatch.context() as patch:
-        patch.setattr("spikecdl.checkpoint.json.dumps", lambda value, **more: text)
-        patch.setattr("spikecdl.checkpoint._ordered", lambda content: content)
+    text, dumps = "[" * 100_000 + "]" * 100_000, json.dumps
+    with monkeypatch.context() as patch:  # of the metadata alone, not of the header
+        dumped = lambda value, **more: dumps(value, **more) if value else text  # noqa: E731
+        patch.setattr("spikecdl.checkpoint.json.dumps", dumped)
         save_tensors(tmp_path / "hostile.safetensors", saved[0], {})
     with pytest.raises(ValueError, match="hostile.safetensors"):
         spikecdl.load(tmp_path / "hostile.safetensors")

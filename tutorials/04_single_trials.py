@@ -66,26 +66,30 @@ plt.show()
 # ## Without spike history
 #
 # `trainer="marginal"` sums over all events that the counts may hold, each weighted by its
-# probability, instead of deciding which there are. Nothing is found all the same: refractory spikes
-# are more regular than the model expects, which hides the additional spikes of the events.
-# (`overlap=1` says that events do not overlap, which saves time.)
+# probability, instead of deciding which there are. Without history, nothing is found all the same:
+# refractory spikes are more regular than the model expects, which hides the additional spikes of
+# the events. (`overlap=1` says that events do not overlap, which saves time.)
 
 # %%
 trainer = spikecdl.Marginal(overlap=1)
 settings = {"family": "binomial", "trainer": trainer, "random_state": 0}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    without = spikecdl.DCEA(1, 0.06, **settings).fit(training)
+    without = spikecdl.DCEA(1, 0.06, history=None, **settings).fit(training)
 print(caught[-1].message)
 
 # %% [markdown]
 # ## With spike history
 #
 # `history` is the time, in seconds, for which a spike may lower the rate of its unit. The filter is
-# learned together with the template.
+# learned together with the template. By default, a fit compares the log evidence with and without a
+# history of 100 ms, and uses it if it gains ten nats. It does the same with drift, and for counts of
+# the Poisson family with bursts and more variable counts.
 
 # %%
-model = spikecdl.DCEA(1, 0.06, history=0.02, **settings).fit(training)
+model = spikecdl.DCEA(1, 0.06, **settings).fit(training)
+print(model.ingredients_)
+assert model.ingredients_["history"]["nats"] > 10
 plots.history(model)
 plt.show()
 
@@ -164,5 +168,5 @@ plt.show()
 # many events are expected to be true:
 #
 # ```bash
-# spikecdl fit recording.nwb --bin 0.002 --length 0.06 --templates 1 --history 0.02 --out out/
+# spikecdl fit recording.nwb --bin 0.002 --length 0.06 --templates 1 --out out/
 # ```

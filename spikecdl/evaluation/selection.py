@@ -194,7 +194,7 @@ def select(
     >>> from spikecdl import DCEA
     >>> y = np.random.default_rng(0).poisson(0.2, size=(30, 100))
     >>> select(DCEA(1, 10), BinnedSpikes.from_array(y), [0])
-    Selection(1 candidate, recommended: no template)
+    Selection(2 candidates, recommended: no template)
     """
     if not hasattr(model, "evidence"):
         raise TypeError(f"`model` ({type(model).__name__}) must have `evidence`, as DCEA has")
@@ -233,7 +233,7 @@ def _candidates(
     lengths = sorted({validation.positive("template_length", length) for length in lengths})
     if not numbers or not lengths:
         raise ValueError("`n_templates` and `template_length` must not be empty")
-    given = [getattr(model, name) for name in ("history", "drift", "bursts", "dispersion")]
+    given = [getattr(model, name, None) for name in ("history", "drift", "bursts", "dispersion")]
     covariates = any(value is not None for value in given if value != "auto" or may_choose)
     none = [Candidate(0, None, each) for each in sorted({False, covariates})]
     some = [Candidate(n, length, covariates) for n in numbers if n for length in lengths]

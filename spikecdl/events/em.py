@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -101,7 +100,6 @@ def climb(
     model: EventModel,
     most_steps: int,
     learn_templates: bool = True,
-    on_step: Callable[[EventModel, float], None] = lambda model, value: None,
 ) -> tuple[EventModel, float]:
     """Take steps of EM until they gain little; return the best model and its objective."""
     none = float(counts.expect(model.take([])).evidence.sum())
@@ -112,7 +110,6 @@ def climb(
         gained = value - highest
         if gained > 0:
             best, highest = model, value
-        on_step(model, value)
         enough = max(_SETTLED, _SETTLED_RELATIVE * abs(value - none))
         if number + 1 == most_steps or (number >= _LEAST_STEPS and gained < enough):
             break

@@ -64,16 +64,7 @@ class Wanted:
     overlap: int = 2
 
 
-def _no_step(
-    name: str, compute: Callable[[], dict[str, Tensor]], rng: np.random.Generator
-) -> dict[str, Tensor]:
-    """Take a step that is in no checkpoint."""
-    return compute()
-
-
-def search(
-    counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step = _no_step
-) -> Search:
+def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
     Starts end when the best optimum has been found twice, or there were as many as may be.

@@ -85,11 +85,6 @@ class History:
         """Largest coefficient."""
         return 0.0 if self.sign == "negative" else math.inf
 
-    def filters(self, coefficients: Tensor, bin_size: float) -> Tensor:
-        """Return the filter (unit, lag) of coefficients (unit, column), as in `Covariates`."""
-        basis = self.basis(bin_size).to(coefficients)
-        return coefficients[:, : len(basis)] @ basis
-
 
 @dataclass(frozen=True)
 class Drift:

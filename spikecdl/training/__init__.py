@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from spikecdl.events.bootstrap import windows_together
 from spikecdl.training.alternating import Alternating
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
@@ -20,7 +19,7 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
-from spikecdl.training.bootstrap import resampled_templates
+from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.family import estimated_family, family_of_first_fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -276,23 +276,12 @@ class Learned:
 
     def model(self, n_templates: int) -> dict[str, Tensor]:
         """Return the tensors in single precision, checked to be numbers or to have rows."""
-        for name, value in self.tensors.items():
-            if value.ndim and len(value) != n_templates:
-                raise ValueError(
-                    f"`trainer`: its tensor {name!r} {tuple(value.shape)} must be a number or have "
-                    f"one row per template ({n_templates})"
-                )
-        return {name: value.float() for name, value in self.tensors.items()}
+        shared = {name: x for name, x in self.tensors.items() if not x.ndim}
+        return _with_rows(self.tensors, n_templates, "template", shared)
 
     def of_units(self, n_units: int) -> dict[str, Tensor]:
         """Return the tensors of units in single precision, checked to have a row per unit."""
-        for name, value in self.unit_tensors.items():
-            if value.shape[:1] != (n_units,):
-                raise ValueError(
-                    f"`trainer`: its tensor of units {name!r} {tuple(value.shape)} must have one "
-                    f"row per unit ({n_units})"
-                )
-        return {name: value.float() for name, value in self.unit_tensors.items()}
+        return _with_rows(self.unit_tensors, n_units, "unit")
 
     def warn_if_unsettled(self, any_events: bool, lower: str | None) -> None:
         """Warn the caller of an estimator's `fit` if it found no events or has not settled."""
@@ -307,6 +296,19 @@ class Learned:
         else:
             return
         warnings.warn(problem, NotConvergedWarning, stacklevel=3)
+
+
+def _with_rows(
+    tensors: Mapping[str, Tensor], number: int, what: str, shared: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Return tensors in single precision; ValueError if one that is not shared lacks rows."""
+    for name, value in tensors.items():
+        if name not in shared and value.shape[:1] != (number,):
+            raise ValueError(
+                f"`trainer`: its tensor {name!r} {tuple(value.shape)} must have one row per {what} "
+                f"({number})"
+            )
+    return {name: value.float() for name, value in tensors.items()}
 
 
 class NotConvergedWarning(UserWarning):

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikecdl.events import em
-from spikecdl.events.bootstrap import resampled, windows_together
+from spikecdl.events.posterior import EXACT
+from spikecdl.events.prior import perturbed
 from spikecdl.solvers import parallel
 from spikecdl.training.base import Problem
 from spikecdl.training.events import event_model
 
-_STEPS = 20  # of EM that fit the strength of the prior to templates of other trainers
+FEWEST = 8  # trials, or windows, that are resampled
+_STEPS = 20  # of EM, in a resample, and for the prior of templates of other trainers
+
+
+def windows_together(n_trials: int, n_units: int) -> int:
+    """Return how many windows are drawn together: those of a trial, or one if trials are few.
+
+    Raises ValueError if there are fewer than eight windows.
+    """
+    if n_trials >= FEWEST:
+        return n_units
+    if n_trials * n_units < FEWEST:
+        raise ValueError(
+            f"a bootstrap needs {FEWEST} trials or windows, not {n_trials * n_units}; do not pool "
+            "the trials, or select more units"
+        )
+    return 1
 
 
 def resampled_templates(
@@ -32,6 +50,7 @@ def resampled_templates(
     model = model.bounded(problem.bounded)
     if not model.variance.any():
         model = em.climb(counts, model, _STEPS)[0]
+    model = replace(model, overlap=min(model.overlap, EXACT))
     n_units = 1 if problem.penalty.grouped else problem.data.y.shape[1]
     together = windows_together(len(problem.data.y), n_units)
     n_groups = counts.shape[0] // together
@@ -40,6 +59,9 @@ def resampled_templates(
         rng = np.random.default_rng((seed, number))
         drawn = rng.integers(n_groups, size=n_groups)
         windows = (drawn[:, None] * together + np.arange(together)).ravel()
-        return resampled(counts, model, windows, rng)
+        some, noise, found = counts.take(windows), perturbed(model, counts.scale, rng), model
+        for _ in range(_STEPS):
+            found = em.updated(some, found, some.expect(found), perturbation=noise)
+        return found.templates
 
     return parallel.on_each(of_resample, range(n_resamples), torch.device("cpu"))

@@ -35,12 +35,9 @@ class Chosen:
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return numbers as tensors, see `from_tensors`."""
-        named = {_VALUE: self.values, _NATS: self.nats}
-        return {
-            prefix + name: torch.tensor(value, dtype=torch.float64)
-            for prefix, numbers in named.items()
-            for name, value in numbers.items()
-        }
+        named = {_VALUE + name: value for name, value in self.values.items()}
+        named |= {_NATS + name: value for name, value in self.nats.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()}
 
     def table(self) -> dict[str, dict[str, float | None]]:
         """Return value, or None, and nats of each that was tried."""
@@ -75,9 +72,8 @@ class _Fit:
 
 def with_chosen(problem: Problem, chosen: Chosen) -> Problem:
     """Return the problem with the ingredients that were chosen."""
-    if not chosen.values:
+    if not chosen.values or problem.choices is None:
         return problem
-    assert problem.choices is not None
     return replace(problem, data=problem.choices.data(chosen.values))
 
 

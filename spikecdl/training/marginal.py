@@ -26,6 +26,7 @@ from spikecdl.training.alternating import Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
 from spikecdl.training.events import counts_of, encoded
 from spikecdl.training.ingredients import Chosen, Comparison, with_chosen
+from spikecdl.training.steps import Steps
 
 _STEPS = 20  # of EM with a given overlap
 _STEPS_PER_EPOCH = 10
@@ -155,7 +156,7 @@ class Marginal(Trainer):
         if problem.choices is not None:
 
             def again(part: DenseCounts) -> EventModel:
-                return starts.search(part, replace(wanted, overlap=1), rng).model
+                return starts.search(part, replace(wanted, overlap=1), rng, Steps()).model
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)

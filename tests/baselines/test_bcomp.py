@@ -214,7 +214,7 @@ def test_errors_say_what_is_wrong():
         ({"template_length": 1.0}, "is longer than the window"),
         ({"templates": np.zeros((1, 4))}, "`templates` number 0 must be finite and not all zeros"),
         ({"templates": np.ones((2, 4))}, "must have shape (1, 1, 4)"),
-        ({"templates": np.ones(4)}, "must have the shape (template, channel, bin)"),
+        ({"templates": np.ones(4)}, "must have shape (template, channel, bin)"),
         ({"family": Binomial(n_trials=1)}, "is outside the support of Binomial"),
     ]:
         model = BCOMP(1, 0.04, "poisson").set_params(**arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import denoising
 import encoding
+import ingredients
 import joint
 import learning
 import machine
@@ -38,6 +39,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "peers": peers.pooled,
     "sequences": sequences.measure,
     "populations": joint.measure,
+    "ingredients": ingredients.measure,
     "songbird": songbird.sequences,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")

@@ -36,6 +36,7 @@ def near_cues(recording, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """Folder and summary of a fit of events near the cues."""
     out = tmp_path_factory.mktemp("near")
     near = ["--events", "trials.cue", "--within", 0, 0.02, "--json"]
+    near += ["--bursts", "none"]  # which these events are, too: twelve spikes 1 ms apart
     with without_figures():
         return out, succeeded(run("fit", recording, *QUICK, *near, "--out", out)).json
 
@@ -73,7 +74,8 @@ def test_times_may_be_of_another_table_or_of_a_series(recording, near_cues, tmp_
         target.export(src_io=source, nwbfile=file)
     np.testing.assert_array_equal(read_nwb_times(path, "/stimulus/presentation/tones"), cues)
     for name in ("stimulus/presentation/tones", "licks.start_time"):
-        line = ["fit", path, *QUICK, "--events", name, *near, tmp_path / name.replace("/", "-")]
+        line = ["fit", path, *QUICK, "--events", name, "--bursts", "none"]
+        line += [*near, tmp_path / name.replace("/", "-")]
         found = succeeded(run(*line)).json
         assert found["events_per_template"] == near_cues[1]["events_per_template"]
 
