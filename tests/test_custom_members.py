@@ -273,9 +273,7 @@ def test_tensors_of_a_trainer_have_a_row_per_template():
             learned.tensors["odd"] = torch.ones(7)
             return learned
 
-    with pytest.raises(
-        ValueError, match=r"its tensor 'odd' \(7,\) must have one row per template"
-    ):
+    with pytest.raises(ValueError, match=r"its tensor 'odd' \(7,\) must have one row per template"):
         quick(trainer=Odd()).fit(some_counts())
 
 

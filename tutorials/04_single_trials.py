@@ -83,8 +83,8 @@ print(caught[-1].message)
 #
 # `history` is the time, in seconds, for which a spike may lower the rate of its unit. The filter is
 # learned together with the template. By default, a fit compares the log evidence with and without a
-# history of 100 ms, and uses it if it gains ten nats. It does the same with drift, and for counts of
-# the Poisson family with bursts and more variable counts.
+# history of 100 ms, and uses it if it gains ten nats. It does the same with drift and, for the
+# Poisson family, with bursts and with counts that are more variable.
 
 # %%
 model = spikecdl.DCEA(1, 0.06, **settings).fit(training)
