@@ -94,10 +94,10 @@ def choices(
 
     They are for single trials of a shared layout, and baselines that are learned.
     """
-    single = settings.family.integer_valued and counts.n_pooled.max() <= 1
+    of_counts = counts.is_counts and settings.family.integer_valued and settings.trainer.chooses
+    single = of_counts and counts.n_pooled.max() <= 1
     apart = not settings.layout.is_joint or counts.n_units == 1
-    learned = isinstance(settings.baseline, str)
-    if not (settings.auto and settings.trainer.chooses and single and apart and learned):
+    if not (settings.auto and single and apart and isinstance(settings.baseline, str)):
         return None
     bin_size, (start, stop, in_time) = counts.bin_size, conversion.time_span(counts)
     seconds = _USUAL_BIN if bin_size == 1 else bin_size
