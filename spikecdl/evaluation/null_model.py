@@ -66,8 +66,8 @@ class NullModel:
             return cls(model.family, model.layout)
         chosen = getattr(model, "ingredients_", {})
         known = config.with_ingredients(model.get_params(deep=False), chosen)
-        values = {name: known[name] for name in ("history", "drift", "bursts")}
-        given = {name: None if value == "auto" else value for name, value in values.items()}
+        names = ("history", "drift", "bursts")
+        given = {name: None if known[name] == "auto" else known[name] for name in names}
         return cls(getattr(model, "family_", model.family), model.layout, **given)
 
     def fit(self, counts: BinnedSpikes) -> NullModel:

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -67,9 +68,8 @@ class Candidate:
             if self.covariates and any(isinstance(v, str) and v == "auto" for v in values):
                 other = clone(other).set_params(n_templates=1).fit(counts)
             return NullModel.like(other, self.covariates).fit(counts)
-        length = self.template_length
-        own = clone(other).set_params(n_templates=self.n_templates, template_length=length)
-        return own.fit(counts)
+        own = {"n_templates": self.n_templates, "template_length": self.template_length}
+        return clone(other).set_params(**own).fit(counts)
 
 
 # of the difference in all trials, up to which the simpler candidate is as good
@@ -198,8 +198,11 @@ def select(
     """
     if not hasattr(model, "evidence"):
         raise TypeError(f"`model` ({type(model).__name__}) must have `evidence`, as DCEA has")
-    may_choose = counts.n_pooled.max() <= 1 and model.layout == "shared"
+    may_choose = model.layout == "shared" and counts.is_counts and counts.n_pooled.max() <= 1
     candidates = _candidates(model, n_templates, template_length, may_choose)
+    if candidates[-1].covariates and template_length is not None:  # for what has no templates
+        model = copy(model)
+        model.template_length = min(template_length)
     folds = divide(counts, model.family, n_folds, single_trials, random_state)
     for candidate in candidates:
         if candidate.template_length is not None:

@@ -154,8 +154,9 @@ def add_interactions(loss, z, model, onset, lags, table):
 def add_pair_derivatives(loss, z, model, onset, pairs, spikes, residual):
     """Correct `add_derivatives` for two events that overlap; see there and `Derivatives`."""
     n_amplitudes, length = model.amplitudes.shape[1], model.taps.shape[2]
-    for n in range(len(loss.excess)):
-        for t in range(onset, onset + length if loss.excess.shape[1] else onset):
+    for n in range(len(loss.excess) if loss.excess.shape[1] else 0):
+        factors = _factors(model, n).reshape(-1, length)
+        for t in range(onset, onset + length):
             a, excess, k = loss.a[n, t], loss.excess[n, t], t - onset
             if a * excess == 0.0:
                 continue
@@ -166,8 +167,7 @@ def add_pair_derivatives(loss, z, model, onset, pairs, spikes, residual):
                         number = pairs[lag, j, i] * a
                         if number < NEGLIGIBLE:
                             continue
-                        one = _factor(model, j, n_amplitudes, n, k)
-                        other = _factor(model, i, n_amplitudes, n, k - lag)
+                        one, other = factors[j, k], factors[i, k - lag]
                         alone, late = _share(z[n, t], excess, one), _share(z[n, t], excess, other)
                         both = _share(z[n, t], excess, one * other)
                         b, c = j // n_amplitudes, i // n_amplitudes
@@ -176,13 +176,6 @@ def add_pair_derivatives(loss, z, model, onset, pairs, spikes, residual):
                         size = model.amplitudes[c, i % n_amplitudes]
                         spikes[c, n, k - lag] += number * size * (both - late)
                         residual[n, t] += number * (both - alone - late + none)
-
-
-@njit(cache=True, error_model="numpy", inline="always")
-def _factor(model, kind, n_amplitudes, n, k):
-    """Return by what an event multiplies the rate in a bin of it."""
-    c, i = kind // n_amplitudes, kind % n_amplitudes
-    return exp(model.amplitudes[c, i] * model.taps[c, n, k])
 
 
 @njit(cache=True, error_model="numpy")
