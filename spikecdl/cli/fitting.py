@@ -78,12 +78,12 @@ class Settings(Seed, Device):
 
     def estimator(self, process: Process, **more: Any) -> DCEA:
         """Return an estimator with these settings and others; `set_trainer` completes it."""
+        from spikecdl.config import INGREDIENTS
         from spikecdl.estimator import DCEA
         from spikecdl.model.families import from_text
         from spikecdl.model.history import History
 
-        names = ("history", "drift", "bursts", "dispersion")
-        given: dict[str, Any] = {name: _ingredient(name, getattr(self, name)) for name in names}
+        given: dict[str, Any] = {n: _ingredient(n, getattr(self, n)) for n in INGREDIENTS}
         if isinstance(past := given["history"], float):
             given["history"] = History(past, sign=self.history_sign, common=self.history_common)
         return DCEA(
@@ -333,8 +333,6 @@ def _ingredient(name: str, text: str) -> str | float | None:
     """Return what an option of history, drift and the like means."""
     if text in ("auto", "none"):
         return None if text == "none" else text
-    if name == "dispersion":
-        raise ValueError(f"`dispersion` (={text!r}) must be auto or none")
     return seconds(name, text)
 
 

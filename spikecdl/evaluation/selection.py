@@ -236,7 +236,7 @@ def _candidates(
     lengths = sorted({validation.positive("template_length", length) for length in lengths})
     if not numbers or not lengths:
         raise ValueError("`n_templates` and `template_length` must not be empty")
-    given = [getattr(model, name, None) for name in ("history", "drift", "bursts", "dispersion")]
+    given = [getattr(model, name, None) for name in config.INGREDIENTS]
     covariates = any(value is not None for value in given if value != "auto" or may_choose)
     none = [Candidate(0, None, each) for each in sorted({False, covariates})]
     some = [Candidate(n, length, covariates) for n in numbers if n for length in lengths]

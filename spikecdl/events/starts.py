@@ -48,6 +48,14 @@ class Search:
     n_starts: int
     n_found: int
 
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return how far starts agree: tensors that are numbers, or have a row per template."""
+        found = {"n_starts": torch.tensor(self.n_starts), "n_agree": torch.tensor(self.n_found)}
+        if self.other is not None and self.other.any((1, 2)).all():
+            gap = torch.tensor(self.gap, dtype=torch.float64)
+            found |= {"other_start": torch.from_numpy(self.other), "start_gap": gap}
+        return found
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -67,15 +67,10 @@ class Covariates:
         """Number of columns: those of the history, then those of drift."""
         return len(self.basis) + (0 if self.drift is None else self.drift.n_columns)
 
-    @property
-    def n_coefficients(self) -> int:
-        """Number of coefficients of a unit: those of columns, then those of bursts."""
-        return self.n_columns + self.n_bursts
-
     def none(self) -> Tensor:
         """Return coefficients (unit, coefficient) that change nothing."""
         n_units = int(self.unit.max()) + 1
-        found = torch.zeros(n_units, self.n_coefficients, dtype=torch.float64)
+        found = torch.zeros(n_units, self.n_columns + self.n_bursts, dtype=torch.float64)
         found[:, self.n_columns :] = _FIRST_BURSTS  # from which EM can go on
         return found.to(self.unit.device)
 

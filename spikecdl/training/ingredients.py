@@ -14,6 +14,7 @@ from spikecdl.events import em
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
 from spikecdl.events.posterior import EXACT
+from spikecdl.events.starts import Search
 from spikecdl.model.families import Family, NegativeBinomial
 from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.training.base import Choices, Problem
@@ -41,9 +42,7 @@ class Chosen:
 
     def table(self) -> dict[str, dict[str, float | None]]:
         """Return value, or None, and nats of each that was tried."""
-        return {
-            name: {"value": self.values.get(name), "nats": self.nats[name]} for name in self.nats
-        }
+        return {n: {"value": self.values.get(n), "nats": nats} for n, nats in self.nats.items()}
 
     def family(self, before: Family) -> Family:
         """Return the family, which is another one if counts are more variable."""
@@ -87,7 +86,7 @@ class Comparison:
         self,
         choices: Choices,
         length: int,
-        search: Callable[[DenseCounts], EventModel],
+        search: Callable[[DenseCounts], Search],
         processes: Processes = ALONE,
     ) -> None:
         self.choices, self.length, self.processes = choices, length, processes
@@ -97,10 +96,12 @@ class Comparison:
     def choose(self, model: EventModel) -> dict[str, Tensor]:
         """Add the ingredient that gains most to a model, as long as one gains ten nats.
 
-        Events are sought anew with each.  Returns the tensors of `Chosen` and of the best model.
+        Events are sought anew with each.  Returns the tensors of `Chosen`, of the best model and of
+        the last search.
         """
         best = self._climbed({}, replace(model, overlap=1, distance=0))
         nats: dict[str, float] = {}
+        searched: dict[str, Tensor] = {}
         while True:
             tried = {name: self._with(name, best) for name in self._left(best.values)}
             gains = {name: fit.evidence - best.evidence for name, fit in tried.items()}
@@ -108,9 +109,11 @@ class Comparison:
             name = max(gains, key=lambda each: gains[each], default="")
             if not name or gains[name] < _LEAST_NATS:
                 break
-            found = self._search(self._counts(tried[name].values))
-            best = max(tried[name], self._fitted(tried[name].values, found), key=_evidence_of)
-        return Chosen(best.values, nats).as_tensors() | best.model.as_tensors()
+            values = tried[name].values
+            search = self._search(self._counts(values))
+            best = max(tried[name], self._fitted(values, search.model), key=_evidence_of)
+            searched = search.as_tensors()
+        return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched
 
     def explains_more(self, values: dict[str, float], model: EventModel, other: EventModel) -> bool:
         """Return whether a model with ingredients has more evidence than another without.

@@ -153,10 +153,11 @@ class Marginal(Trainer):
         wanted = starts.Wanted(*size, problem.bounded, most)
         found = starts.search(counts, wanted, rng, problem.steps)
         model, chosen = self._with_overlap(problem, counts, found.model, rng), Chosen({}, {})
+        searched = found.as_tensors()
         if problem.choices is not None:
 
-            def again(part: DenseCounts) -> EventModel:
-                return starts.search(part, replace(wanted, overlap=1), rng, Steps()).model
+            def again(part: DenseCounts) -> starts.Search:
+                return starts.search(part, replace(wanted, overlap=1), rng, Steps())
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)
@@ -167,15 +168,11 @@ class Marginal(Trainer):
                 counts = counts_of(data, problem.length, self.overlap, processes)
                 other = EventModel.from_tensors(tensors).filled(problem.n_templates)
                 other = self._with_overlap(problem, counts, other, rng)
-                sure = compared.explains_more(chosen.values, other, model)
-                model, chosen = (other, chosen) if sure else (model, Chosen({}, chosen.nats))
-        more = {"n_starts": torch.tensor(found.n_starts), "n_agree": torch.tensor(found.n_found)}
-        if found.other is not None and found.other.any((1, 2)).all():
-            more |= {
-                "other_start": torch.from_numpy(found.other),
-                "start_gap": torch.tensor(found.gap, dtype=torch.float64),
-            }
-        return _learned(model, Learned(more, chosen.as_tensors()))
+                if compared.explains_more(chosen.values, other, model):
+                    model, searched = other, tensors
+                else:
+                    chosen = Chosen({}, chosen.nats)
+        return _learned(model, Learned(searched, chosen.as_tensors()))
 
     def _with_overlap(
         self, problem: Problem, counts: Counts, found: EventModel, rng: np.random.Generator
