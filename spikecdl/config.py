@@ -85,7 +85,7 @@ class Arguments(Protocol):
 
 
 #: Arguments that may be "auto": chosen by the evidence with and without.
-INGREDIENTS = ("history", "drift", "bursts", "dispersion")
+INGREDIENTS = ("history", "drift", "bursts", "dispersion", "timing")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Settings:
                 raise ValueError(f"`{name}` (={arguments[name]!r}) must be 'auto', None or a time")
         given = {name: None if name in auto else arguments[name] for name in INGREDIENTS}
         drift, bursts = given["drift"], given["bursts"]
-        validation.one_of("dispersion", str(arguments["dispersion"]), ("auto", "None"))
+        for name in ("dispersion", "timing"):
+            validation.one_of(name, str(arguments[name]), ("auto", "None"))
         return cls(
             n_templates=validation.integer("n_templates", arguments["n_templates"]),
             layout=LAYOUTS[validation.one_of("layout", arguments["layout"], LAYOUTS)],
@@ -251,8 +252,9 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with what was chosen in place of "auto"; dispersion is in the family."""
-    values = {n: chosen[n]["value"] for n in chosen if arguments[n] == "auto" and n != "dispersion"}
+    """Return arguments with what was chosen in place of "auto", but for what families and tensors hold."""
+    apart = ("dispersion", "timing")
+    values = {n: chosen[n]["value"] for n in chosen if arguments[n] == "auto" and n not in apart}
     return {**arguments, **values}
 
 

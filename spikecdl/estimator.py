@@ -72,9 +72,11 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         How long after a spike others of its burst follow, in the unit of ``bin_size``; see
         `Bursts`.  For marginal training of the Poisson family.
     dispersion : "auto" or None
-        Whether counts of the Poisson family may be more variable, as of a negative binomial.  What
-        is "auto" is used if it raises the evidence by ten nats: in marginal training, of single
-        trials, in the shared layout, with learned baselines; else it is None.
+        Whether counts of the Poisson family may be more variable, as of a negative binomial.
+    timing : "auto" or None
+        Whether events may prefer a time in the window, as responses to a stimulus.  What is "auto"
+        is used if it raises the evidence by ten nats: in marginal training, of single trials, in
+        the shared layout, with learned baselines; else it is None.
     trainer : str or trainer
         "alternating", "marginal" (events summed out), "unrolled" (the paper's), "implicit" (its
         limit of many layers), an object such as ``spikecdl.Marginal(overlap=1)``, or "auto":
@@ -154,6 +156,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         drift: float | str | None = "auto",
         bursts: float | str | None = "auto",
         dispersion: str | None = "auto",
+        timing: str | None = "auto",
         trainer: str | Trainer = "auto",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
@@ -172,6 +175,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         self.drift = drift
         self.bursts = bursts
         self.dispersion = dispersion
+        self.timing = timing
         self.trainer = trainer
         self.n_epochs = n_epochs
         self.bin_size = bin_size

@@ -42,6 +42,7 @@ _FEW, _MANY = 60_000, 10_000_000  # bins of which marginal training takes second
 _HISTORY, _BURSTS, _USUAL_BIN = 0.1, 0.025, 0.005
 _KNOTS, _SLOW = (8, 24), 5.0
 _SHAPES = tuple(2.0**power for power in range(-5, 7))
+_MOST_KNOTS, _FEWEST_WINDOWS = 120, 5  # of the rate of events in the window
 
 #: What `Suggestion.short` means.
 SHORT_DISTANCES = {
@@ -109,8 +110,11 @@ def choices(
         "drift": [each for each in knots if each > _SLOW * length * bin_size],
         "bursts": [bin_size * max(1, min(n_bursts, 25))] if poisson else [],
         "dispersion": list(_SHAPES) if poisson else [],
+        "timing": [min(_MOST_KNOTS, 2 + 4 * (counts.n_bins - length) // length)],
     }
-    values = {name: values[name] for name in settings.auto if values[name]}
+    if counts.onsets is not None or len(counts.counts) < _FEWEST_WINDOWS:
+        del values["timing"]
+    values = {name: values[name] for name in settings.auto if values.get(name)}
     if settings.bursts is not None:
         values.pop("dispersion", None)
 
@@ -121,7 +125,7 @@ def choices(
     kinds = {"history": History, "drift": drift, "bursts": Bursts, "dispersion": NegativeBinomial}
 
     def data(chosen: Mapping[str, float]) -> Observations:
-        more: dict[str, Any] = {name: kinds[name](value) for name, value in chosen.items()}
+        more: dict[str, Any] = {n: kinds[n](value) for n, value in chosen.items() if n in kinds}
         if "dispersion" in more:
             more["family"] = more.pop("dispersion")
         return conversion.problem(replace(settings, **more), counts, weight, length, *rest).data

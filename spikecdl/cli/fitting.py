@@ -73,6 +73,7 @@ class Settings(Seed, Device):
     drift: str = option("auto", values="auto none")
     bursts: str = option("auto", values="auto none")
     dispersion: str = option("auto", values="auto none")
+    timing: str = option("auto", values="auto none")
     trainer: str = option("auto", values="auto alternating marginal unrolled implicit")
     n_folds: int = option(3, "--folds", min=0)
 

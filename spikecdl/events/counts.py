@@ -19,6 +19,8 @@ class Expectation(NamedTuple):
         Log likelihood, but for `Counts.constant`.
     number : ndarray, shape (template, amplitude)
         Expected events.
+    starts : ndarray, shape (template, onset)
+        The same by onset, or no onsets if the model has no timing.
     free : float
         Expected bins in which a chain was idle, and no event began.
     spikes, expected, curvature : ndarray, shape (template, row, bin)
@@ -32,6 +34,7 @@ class Expectation(NamedTuple):
 
     evidence: np.ndarray
     number: np.ndarray
+    starts: np.ndarray
     free: float
     spikes: np.ndarray
     expected: np.ndarray

@@ -151,7 +151,7 @@ class DenseCounts:
         if model.overlap == 2 and len(model) and (uniform is None or len(uniform) == 1):
             pattern = self._patterns(z, n_onsets, per_bin)
         windows = Windows(loss, z, per_bin, where, pattern, self.processes)
-        return sum_events(windows, templates, model.prior, found, uniform), found
+        return sum_events(windows, templates, model.prior(n_onsets), found, uniform), found
 
     def _patterns(self, z: np.ndarray, n_onsets: int, per_bin: bool) -> np.ndarray:
         """Return numbers (window, onset) of onsets of a unit from which on counts alone differ.
@@ -179,12 +179,10 @@ class DenseCounts:
         levels = np.zeros((2, *self.start.shape))
         for level, derivative in zip(levels, (found.residual, found.curvature), strict=True):
             np.add.at(level, self.unit, derivative.sum(2))
-        by_template = (sums.spikes, sums.expected, sums.second)
         by_bin = None if self.covariates is None else (found.residual, found.curvature)
-        free = float(sums.free[0])
-        return Expectation(
-            found.evidence, sums.number, free, *by_template, levels[0], levels[1], by_bin
-        )
+        of_events = (found.evidence, sums.number, sums.starts, float(sums.free[0]))
+        by_template = (sums.spikes, sums.expected, sums.second)
+        return Expectation(*of_events, *by_template, levels[0], levels[1], by_bin)
 
     def posterior(
         self, model: EventModel, rng: np.random.Generator | None = None
@@ -233,20 +231,38 @@ class DenseCounts:
         self, null: EventModel, number: int, rng: np.random.Generator, taken: np.ndarray
     ) -> np.ndarray:
         """Draw smoothed stretches of much energy as templates; see `Counts`."""
-        length, found = null.length, self.sum(null)[1]
-        kernel = np.hanning(max(length // 8, 1) + 2)[1:-1]
-        derivatives = (found.residual, found.curvature)
-        slope, weight = (convolve1d(x, kernel / kernel.sum()) for x in derivatives)
-        # the variance of a smoothed residual is the smoothed curvature over the width of the kernel
-        energy = np.square(slope) / np.maximum(weight, 1e-12)
-        change = slope / np.maximum(_DAMPING * weight, 1e-12)
-        if self.loss.kind != QUADRATIC:
-            change = np.log1p(np.maximum(change, _LEAST_FACTOR - 1))
+        length = null.length
+        energy, change = self._smoothed(null)
         onsets = self.onsets_of(length)
         closed = taken if onsets is None else taken | ~onsets
         picked = _draw(energy, length, number, closed, rng)
         shape = (len(picked), self.shape[1], length)
         return np.reshape([change[w, :, s : s + length] for w, s in picked], shape)
+
+    def mean_response(self, null: EventModel) -> tuple[np.ndarray, int]:
+        """Return the stretch of most energy of the mean over windows, as a template, and its onset.
+
+        For windows of which events prefer a time; ``null`` is the model without templates.
+        """
+        energy, change = self._smoothed(null, mean=True)
+        total = np.pad(energy[0].sum(0).cumsum(), (1, 0))
+        onset = int((total[null.length :] - total[: -null.length]).argmax())
+        return change[:, :, onset : onset + null.length], onset
+
+    def _smoothed(self, null: EventModel, mean: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return energy and change of the predictor (window, row, bin), of the mean of windows
+        if asked for, that are not of a model without templates.
+        """
+        found = self.sum(null)[1]
+        kernel = np.hanning(max(null.length // 8, 1) + 2)[1:-1]
+        each = [convolve1d(x, kernel / kernel.sum()) for x in (found.residual, found.curvature)]
+        slope, weight = (x.mean(0, keepdims=True) for x in each) if mean else each
+        # the variance of a smoothed residual is the smoothed curvature over the width of the kernel
+        energy = np.square(slope) / np.maximum(weight, 1e-12)
+        change = slope / np.maximum((1.0 if mean else _DAMPING) * weight, 1e-12)
+        if self.loss.kind != QUADRATIC:
+            change = np.log1p(np.maximum(change, _LEAST_FACTOR - 1))
+        return energy, change
 
 
 def _constant(data: Observations, loss: CountLoss, shift: float) -> np.ndarray:

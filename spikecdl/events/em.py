@@ -9,6 +9,7 @@ import numpy as np
 from spikecdl.events.counts import Counts, Expectation
 from spikecdl.events.model import EventModel
 from spikecdl.events.prior import updated_templates
+from spikecdl.events.timing import exposure, timing_cost, updated_timing
 
 MOST_BUSY = 5.0  # events of a template in an idle time as long as the template, at most
 _FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible
@@ -37,13 +38,19 @@ def updated(
         linear = not counts.integer_valued
         model = updated_templates(model, found, counts.scale, linear, step, perturbation)
     model = replace(model, rates=_new_rates(model, found, step))
+    if model.timing.size:
+        model = updated_timing(model, found, step)
     return with_new_level(counts, counts.covariates_of(model, found, step), found, step)
 
 
 def _new_rates(model: EventModel, found: Expectation, step: float) -> np.ndarray:
     """Return the most likely rates, of which events are the more likely the longer chains idle."""
     count, number = found.number, found.number.sum(1, keepdims=True)
-    rate = model.overlap * (number + _FEWEST) / (found.free + number.sum() + 2 * _FEWEST)
+    idle: float | np.ndarray = found.free + number.sum()
+    if model.timing.size:
+        each = exposure(model, found)
+        idle = np.exp(model.log_timing(each.size)) @ each[:, None]
+    rate = model.overlap * (number + _FEWEST) / (idle + 2 * _FEWEST)
     rate = np.minimum(rate, MOST_BUSY / model.length)
     shares = (count + _SPREAD) / (count + _SPREAD).sum(1, keepdims=True)
     new = np.exp((1 - step) * np.log(model.rates) + step * np.log(rate * shares))
@@ -92,7 +99,7 @@ def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = Fa
 
 def objective(model: EventModel, found: Expectation) -> float:
     """Return the log evidence of counts and templates, up to a constant of the counts."""
-    return float(found.evidence.sum() - model.cost.sum())
+    return float(found.evidence.sum() - model.cost.sum()) - timing_cost(model, found)
 
 
 def climb(

@@ -77,10 +77,12 @@ class ListedCounts:
         exposure = np.full(len(mean), float(spikes.shown.number))
         under, expected, second = np.zeros((3, *model.templates.shape))
         number, free = np.zeros(model.amplitudes.shape), 0.0
+        starts = np.zeros((len(model), 0))
         if len(model):
             seen, _ = spikes.shown.under(model.length)
             weights, factors = self._weights(model), self._factors(model)
-            gain, by_pattern, amplitude, free, overlaps = self._sum(model, weights, factors)
+            sums = self._sum(model, weights, factors)
+            gain, by_pattern, starts, amplitude, free, overlaps = sums
             evidence += gain
             number = by_pattern.sum(0).reshape(number.shape)
             of_bins = (by_pattern.T @ seen).reshape(*number.shape, -1)  # events, where observed
@@ -94,7 +96,7 @@ class ListedCounts:
             exposure += self._add_pairs(model, growth, overlaps, seen, (expected, second))
         slope, curvature = totals.sum(0) - mean * exposure, mean * exposure
         derivatives = (under, expected, second, slope[None], curvature[None])
-        return Expectation(evidence, number, free, *derivatives)
+        return Expectation(evidence, number, starts, free, *derivatives)
 
     def posterior(
         self, model: EventModel, rng: np.random.Generator | None = None
@@ -102,6 +104,7 @@ class ListedCounts:
         """Yield windows with the probabilities of their events; see `Counts`."""
         n_windows, n_units, n_bins = self.shape
         weights, factors = self._weights(model), self._factors(model)
+        prior = model.prior(n_bins - model.length + 1)
         for window in range(n_windows):
             bins = slice(window * n_bins, (window + 1) * n_bins)
             part = Weights(
@@ -112,7 +115,7 @@ class ListedCounts:
             chance = np.zeros((1, *model.amplitudes.shape, n_bins - model.length + 1))
             if self.spikes.shown.bins[window].any():
                 found = np.zeros(factors.log.shape)
-                _sum_window(part, factors, model.prior, n_bins, found, chance[0], uniform, drawn)
+                _sum_window(part, factors, prior, n_bins, found, chance[0], uniform, drawn)
             yield (
                 slice(window, window + 1),
                 chance,
@@ -137,7 +140,7 @@ class ListedCounts:
         seen, pattern = self.spikes.shown.under(model.length)
         score, mean = scores(self.spikes, model.templates), np.exp(model.baseline[0])
         lost = np.tensordot(np.expm1(model.moves()), mean, (2, 0)) @ seen.T  # (.., pattern)
-        fixed = model.prior.log_start[..., None] - lost
+        fixed = model.log_start[..., None] - lost
         return Weights(
             score, np.ascontiguousarray(fixed.reshape(-1, len(seen)).T), pattern, model.amplitudes
         )
@@ -162,30 +165,33 @@ class ListedCounts:
 
     def _sum(
         self, model: EventModel, weights: Weights, factors: pairs.Factors
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
-        """Return log likelihood ratios (window,), expected numbers of events (pattern, event), the
-        expected amplitude of those that begin (onset, template), bins of idle chains, and pairs
-        (pattern, lag, event, event).
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
+        """Return log likelihood ratios (window,), expected numbers of events (pattern, event) and
+        (template, onset), the latter if there is a timing, the expected amplitude of those that
+        begin (onset, template), bins of idle chains, and pairs (pattern, lag, event, event).
         """
-        spikes, prior = self.spikes, model.prior
+        spikes = self.spikes
         n_windows, _, n_bins = spikes.shape
+        prior = model.prior(n_bins - model.length + 1)
         evidence, free = np.zeros(n_windows), np.zeros(n_windows)
         expected = np.zeros_like(weights.score)
         n_parts = min(N_PARTS, n_windows)
         number = np.zeros((n_parts, *weights.fixed.shape))
+        starts = np.zeros((n_parts, *prior.log_timing.shape))
         overlaps = np.zeros((n_parts, *factors.log.shape))
         edges = np.arange(n_parts + 1) * n_windows // n_parts
         observed = spikes.shown.bins.any(1)
 
         def work(numbers: slice) -> None:
             for p in range(numbers.start, numbers.stop):
-                found = (evidence, free, expected, number[p], overlaps[p])
+                found = (evidence, free, expected, number[p], starts[p], overlaps[p])
                 span = (edges[p], edges[p + 1])
                 _sum_windows(span, observed, weights, factors, prior, n_bins, found)
 
         in_parallel(work, spikes.processes.share(n_parts), weights.score.size * 5)
-        spikes.processes.fill(evidence, free, expected, number, overlaps)
-        return evidence, number.sum(0), expected, float(free.sum()), overlaps.sum(0)
+        spikes.processes.fill(evidence, free, expected, number, starts, overlaps)
+        of_events = (evidence, number.sum(0), starts.sum(0), expected)
+        return *of_events, float(free.sum()), overlaps.sum(0)
 
     def _add_pairs(
         self,
@@ -350,7 +356,7 @@ def _highest(value: np.ndarray, length: int, number: int) -> list[int]:
 @njit(cache=True, error_model="numpy", nogil=True)
 def _sum_windows(span, observed, weights, factors, prior, n_bins, found):
     """Sum over the events of the windows of a span, and add what they say of parameters."""
-    evidence, free, expected, number, overlaps = found
+    evidence, free, expected, number, starts, overlaps = found
     n_templates, n_amplitudes = weights.amplitudes.shape
     length = factors.log.shape[1]
     n_onsets = n_bins - length + 1
@@ -370,6 +376,8 @@ def _sum_windows(span, observed, weights, factors, prior, n_bins, found):
                 for s in range(n_onsets):
                     each = chance[c, a, s]
                     number[part.pattern[s], c * n_amplitudes + a] += each
+                    if starts.shape[1]:
+                        starts[c, s] += each
                     free[i] -= each * (min(s + length, n_onsets) - s)
                     if each > NEGLIGIBLE:
                         expected[i * n_bins + s, c] += each * weights.amplitudes[c, a]
@@ -390,17 +398,20 @@ def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
         for s in range(n_onsets):
             fixed = part.fixed[part.pattern[s], k]
             weights[k, s] = part.amplitudes[c, a] * part.score[s, c] + fixed
+            if prior.log_timing.shape[1]:
+                weights[k, s] += prior.log_timing[c, s]
     chain.sum_kinds(weights, total)
     if prior.n_chains == 1:
-        idle = np.full(n_onsets, prior.log_idle)
         forward, backward = np.empty(n_bins + 1), np.empty(n_bins + 1)
-        evidence = chain.fill_forward(idle, total, forward)
-        chain.fill_backward(idle, total, backward)
+        evidence = chain.fill_forward(prior.log_idle, total, forward)
+        chain.fill_backward(prior.log_idle, total, backward)
         if uniform.size:
-            chain.sample(weights, idle, total, forward, uniform, drawn[0])
+            chain.sample(weights, prior.log_idle, total, forward, uniform, drawn[0])
         chain.to_posterior(weights, forward, backward)
         return evidence
-    before = np.minimum(np.arange(n_bins + 1), n_onsets) * prior.log_idle
+    before = np.zeros(n_bins + 1)
+    for t in range(n_bins):
+        before[t + 1] = before[t] + (prior.log_idle[t] if t < n_onsets else 0.0)
     live = pairs.live_onsets(weights, prior.least, n_onsets)
     messages = pairs.overlapping(live, n_bins - n_onsets + 1, n_bins, n_kinds)
     pattern = np.empty(live.size, np.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 FIRST_SMOOTHNESS, FIRST_SHRINKAGE = 30.0, 1.0  # of templates that nothing is known of
 PAIRED = -4.0  # log weight from which an event may be one of a pair
+MOST_LIKELY = 0.9  # probability that an event begins in a bin, at most
 NEVER = 1e-10  # probability of an event of a template that has none
 _LEAST_NORM = 1e-9  # of a template that has a direction
 
@@ -22,12 +23,14 @@ class ChainPrior(NamedTuple):
     """Log probabilities, of each of ``n_chains``, that an event (template, amplitude) begins in a
     bin, and that none does.
 
-    Events of one template that overlap begin at least ``distance`` bins apart; those of a log
-    weight below ``least`` are in no pair.
+    ``log_start`` (template, amplitude) changes by ``log_timing`` (template, onset), which has no
+    onsets if it does not; ``log_idle`` is (onset,).  Events of one template that overlap begin at
+    least ``distance`` bins apart; those of a log weight below ``least`` are in no pair.
     """
 
     log_start: np.ndarray
-    log_idle: float
+    log_timing: np.ndarray
+    log_idle: np.ndarray
     n_chains: int
     distance: int
     least: float
@@ -59,6 +62,9 @@ class EventModel:
         Divergence of templates from their prior, in nats, and what their rows cost.
     nonnegative : ndarray of bool, shape (template,)
         Which of the templates do not fall below zero.
+    timing : ndarray, shape (template, knot)
+        Log rate of events relative to that of other times, at knots that are evenly spaced over the
+        onsets of a window; see `spikecdl.events.timing`.  No knots: events prefer no time.
     overlap : int
         Most events at a time.
     distance : int
@@ -76,13 +82,14 @@ class EventModel:
     shrinkage: np.ndarray
     cost: np.ndarray
     nonnegative: np.ndarray
+    timing: np.ndarray
     overlap: int = 1
     distance: int = 0
     coefficients: np.ndarray | None = None
     by_bin: ClassVar[tuple[str, ...]] = ("templates", "variance")
     by_template: ClassVar[tuple[str, ...]] = (
         *by_bin,
-        *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "nonnegative"),
+        *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "nonnegative", "timing"),
     )
 
     @classmethod
@@ -102,6 +109,7 @@ class EventModel:
             shrinkage=np.full((count, n_rows), FIRST_SHRINKAGE),
             cost=np.full(count, np.inf),  # not known before the first step
             nonnegative=np.zeros(count, bool),
+            timing=np.zeros((count, 0)),
         )
 
     def __len__(self) -> int:
@@ -112,13 +120,33 @@ class EventModel:
         """Bins of a template."""
         return self.templates.shape[2]
 
+    def prior(self, n_onsets: int) -> ChainPrior:
+        """Return log probabilities of the chains that share the events of a window."""
+        each, timing = self.rates / self.overlap, np.zeros((len(self), 0))
+        start = np.full(n_onsets, each.sum())
+        if self.timing.size:
+            timing = self.log_timing(n_onsets)
+            start = each.sum(1) @ np.exp(timing)
+            crowded = np.log(np.maximum(start / MOST_LIKELY, 1.0))
+            timing, start = timing - crowded, start * np.exp(-crowded)
+        idle = np.log(np.maximum(1.0 - start, 1e-6))
+        return ChainPrior(self.log_start, timing, idle, self.overlap, self.distance, PAIRED)
+
     @property
-    def prior(self) -> ChainPrior:
-        """Log probabilities of the chains that share the events."""
-        each = self.rates / self.overlap
-        idle = float(np.log(max(1.0 - each.sum(), 1e-6)))
-        start = np.log(np.maximum(each, 1e-30))
-        return ChainPrior(start, idle, self.overlap, self.distance, PAIRED)
+    def log_start(self) -> np.ndarray:
+        """Log probability (template, amplitude) that an event begins, at a mean time."""
+        return np.log(np.maximum(self.rates / self.overlap, 1e-30))
+
+    def log_timing(self, n_onsets: int) -> np.ndarray:
+        """Return the log of the rate of events relative to its mean (template, onset)."""
+        log = self.timing @ hats(self.timing.shape[1], n_onsets)
+        return log - np.log(np.exp(log).mean(1, keepdims=True))
+
+    def with_timing(self, n_knots: int) -> EventModel:
+        """Return the model with as many knots of the rate of events, which is constant if new."""
+        if self.timing.shape[1] == n_knots:
+            return self
+        return replace(self, timing=np.zeros((len(self), n_knots)))
 
     @property
     def has_events(self) -> np.ndarray:
@@ -136,6 +164,7 @@ class EventModel:
 
     def joined(self, other: EventModel) -> EventModel:
         """Add the templates of another model."""
+        other = other.with_timing(self.timing.shape[1])
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.by_template}
         parts: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return replace(self, **parts)
@@ -216,7 +245,8 @@ class EventModel:
         """Return what a fitted model keeps of its templates, which have unit norm there."""
         one = self.normalized()
         numbers = {"overlap": torch.tensor(one.overlap), "distance": torch.tensor(one.distance)}
-        return {f: torch.from_numpy(getattr(one, name)) for f, name in _IN_FILES.items()} | numbers
+        arrays = {f: getattr(one, name) for f, name in _IN_FILES.items()}
+        return {f: torch.from_numpy(array) for f, array in arrays.items() if array.size} | numbers
 
     @classmethod
     def from_file(
@@ -227,12 +257,13 @@ class EventModel:
     ) -> EventModel:
         """Return the model that `to_file` has stored, with templates of typical amplitude one."""
         arrays: dict[str, Any] = {
-            name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items()
+            name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items() if f in tensors
         }
+        count = len(arrays["templates"])
         model = cls(
-            **arrays,
+            **{"timing": np.zeros((count, 0)), **arrays},
             baseline=baseline,
-            nonnegative=np.zeros(len(arrays["templates"]), bool),
+            nonnegative=np.zeros(count, bool),
             overlap=int(tensors["overlap"]),
             distance=int(tensors["distance"]),
             coefficients=coefficients,
@@ -253,4 +284,11 @@ _IN_FILES = {
     "smoothness": "smoothness",
     "shrinkage": "shrinkage",
     "cost": "cost",
+    "event_timing": "timing",
 }
+
+
+def hats(n_knots: int, n_onsets: int) -> np.ndarray:
+    """Return functions (knot, onset) that are 1 at a knot, 0 at others, and linear between."""
+    at, knots = np.arange(n_onsets), np.linspace(0, n_onsets - 1, n_knots)
+    return np.stack([np.interp(at, knots, one) for one in np.eye(n_knots)])

@@ -62,7 +62,7 @@ class Wanted:
     """What is searched for: templates and their bins, in at most so many starts.
 
     ``nonnegative`` says which templates do not fall below zero, and ``overlap`` how many events may
-    be under way at a time.
+    be under way at a time; ``n_knots`` are those of the rate of events, if it is not constant.
     """
 
     n_templates: int
@@ -70,6 +70,7 @@ class Wanted:
     most_starts: int
     nonnegative: tuple[bool, ...]
     overlap: int = 2
+    n_knots: int = 0
 
 
 def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
@@ -90,7 +91,8 @@ def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step)
             crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
             packed = crowded and wanted.overlap > 1 and number % 2 == 1
             model = _built(part, wanted.n_templates, length, rng, packed)
-            model, value = climb(part, model.bounded(wanted.nonnegative), _LAST)
+            model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)
+            model, value = climb(part, model, _LAST)
             return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}
 
         return run

@@ -24,11 +24,13 @@ N_PARTS = 8  # sums run over as many parts on any machine, so that they round al
 class Sums(NamedTuple):
     """Sums over windows, and over chains.
 
-    The expected number of events (template, amplitude), that of bins in which a chain was idle and
-    none began (1,), and derivatives by templates, see `Derivatives`, or those at the events drawn.
+    The expected number of events (template, amplitude), and (template, onset) if their prior has a
+    timing, that of bins in which a chain was idle and none began (1,), and derivatives by
+    templates, see `Derivatives`, or those at the events drawn.
     """
 
     number: np.ndarray
+    starts: np.ndarray
     free: np.ndarray
     spikes: np.ndarray
     expected: np.ndarray
@@ -109,6 +111,7 @@ def sum_events(
     loss, z, per_bin, onsets, pattern, processes = windows
     by_template = np.zeros((3, N_PARTS, *model.taps.shape))
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
+    starts = np.zeros((N_PARTS, *prior.log_timing.shape))
     free = np.zeros((N_PARTS, 1))
     edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
     draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
@@ -120,7 +123,7 @@ def sum_events(
 
     def work(numbers: slice) -> None:
         for p in range(numbers.start, numbers.stop):
-            sums = Sums(number[p], free[p], *by_template[:, p])
+            sums = Sums(number[p], starts[p], free[p], *by_template[:, p])
             sum_((edges[p], edges[p + 1]), given, found, draws, sums, overlaps[p], per_bin)
 
     mine = processes.share(N_PARTS)
@@ -129,10 +132,10 @@ def sum_events(
     of_windows = (*of_windows, found.likelihood, *found.drawn.signal, *found.drawn.kind)
     for values in of_windows:
         values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
-    processes.fill(*of_windows, number, free, by_template, overlaps)
-    sums = Sums(number.sum(0), free.sum(0), *by_template.sum(1))
+    processes.fill(*of_windows, number, starts, free, by_template, overlaps)
+    sums = Sums(number.sum(0), starts.sum(0), free.sum(0), *by_template.sum(1))
     for (i, onset), pairs_of_pattern in zip(shared, overlaps.sum(0), strict=True):
-        at = Derivatives(*sums[2:], found.residual[i], found.curvature[i])
+        at = Derivatives(*sums[3:], found.residual[i], found.curvature[i])
         add_pair_derivatives(bursts.window(loss, i), z[i], model, onset, pairs_of_pattern, at, 0)
     return sums
 
@@ -201,7 +204,7 @@ def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
             gain = _sum_pairs(where, (flat, idle), live, draws, kind, posterior)
             found.evidence[i] += gain
         for each in range(len(kind) if n_templates else 0):
-            _fill_signal(found.drawn.signal[each, i], model, kind[each], prior.log_start)
+            _fill_signal(found.drawn.signal[each, i], model, kind[each], prior)
         if n_templates:
             _add_probabilities(i, posterior, n_bins, prior.n_chains, onsets[i], sums, found)
         add_derivatives(window, base, model, posterior[:n_templates], at, per_bin)
@@ -322,7 +325,7 @@ def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
             kind = found.drawn.kind[each, i]
             of_idle = chain.sample(flat, idle, total, forward, uniform[each, i], kind)
             signal = found.drawn.signal[each, i]
-            log_prior[each] = of_idle + _fill_signal(signal, model, kind, prior.log_start)
+            log_prior[each] = of_idle + _fill_signal(signal, model, kind, prior)
             if not only_draw:
                 chain.fill_backward(idle, total, backward)
                 chain.to_posterior(flat, forward, backward)
@@ -359,6 +362,8 @@ def _add_probabilities(i, posterior, n_bins, n_chains, onsets, sums, found):
             if len(found.posterior):
                 add_multiple(found.posterior[i, c, j], 1.0, posterior[c, j])
             sums.number[c, j] += posterior[c, j].sum()
+            if sums.starts.shape[1]:
+                add_multiple(sums.starts[c], 1.0, posterior[c, j])
             for s in range(n_onsets):
                 busy = allowed[min(s + length, n_onsets)] - allowed[s]
                 sums.free[0] -= posterior[c, j, s] * busy
@@ -370,6 +375,8 @@ def _add_prior(weights, idle, prior, onsets):
     for c in range(weights.shape[0]):
         for j in range(weights.shape[1]):
             weights[c, j] += prior.log_start[c, j]
+            if prior.log_timing.shape[1]:
+                weights[c, j] += prior.log_timing[c]
     idle[:] = prior.log_idle
     for s in range(onsets.size):
         if not onsets[s]:
@@ -409,7 +416,7 @@ def _derive_at_drawn(window, base, model, kinds, found):
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_signal(signal, model, kind, log_start):
+def _fill_signal(signal, model, kind, prior):
     """Fill in the templates of the events drawn; return the log probability that they begin."""
     taps, amplitudes = model.taps, model.amplitudes
     length, n_amplitudes = taps.shape[2], amplitudes.shape[1]
@@ -418,7 +425,9 @@ def _fill_signal(signal, model, kind, log_start):
     for s in range(kind.size):
         if kind[s] >= 0:
             c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
-            total += log_start[c, j]
+            total += prior.log_start[c, j]
+            if prior.log_timing.shape[1]:
+                total += prior.log_timing[c, s]
             for n in range(len(signal)):
                 add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
     return total

@@ -169,6 +169,8 @@ def event_model(
     counts = counts_of(data, length, overlap)
     known = counts.start if levels is None else levels
     model = EventModel.from_file(tensors, known, known_coefficients(problem))
+    if int(tensors.get("n_onsets", 0)) != problem.code_shape[1]:
+        model = model.with_timing(0)  # as times are others in these windows
     return counts, posterior.with_baseline(counts, model) if levels is None else model
 
 

@@ -23,6 +23,7 @@ _ENOUGH_BINS = 60_000  # that ingredients are compared in
 _LEAST_NATS = 10.0  # that an ingredient must gain
 _STEPS = 20  # of EM with an ingredient, before evidences are compared
 _ROUNDS = 2  # of the fit of a shape
+_LATEST = -6.0  # log rate of events far from the mean response, where a fit of their timing begins
 _LOG_SHAPES = 12.0  # range of the flat prior of the log shape of a negative binomial
 _VALUE, _NATS = "value of ", "nats of "  # before names of ingredients
 
@@ -79,14 +80,14 @@ def with_chosen(problem: Problem, chosen: Chosen) -> Problem:
 class Comparison:
     """Models with and without ingredients, fitted to the same part of the counts.
 
-    Their events do not overlap.  ``search`` finds templates in counts.
+    Their events do not overlap.  ``search`` finds templates in counts, with knots of their timing.
     """
 
     def __init__(
         self,
         choices: Choices,
         length: int,
-        search: Callable[[DenseCounts], Search],
+        search: Callable[[DenseCounts, int], Search],
         processes: Processes = ALONE,
     ) -> None:
         self.choices, self.length, self.processes = choices, length, processes
@@ -110,7 +111,7 @@ class Comparison:
             if not name or gains[name] < _LEAST_NATS:
                 break
             values = tried[name].values
-            search = self._search(self._counts(values))
+            search = self._search(self._counts(values), int(values.get("timing", 0)))
             best = max(tried[name], self._fitted(values, search.model), key=_evidence_of)
             searched = search.as_tensors()
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched
@@ -141,7 +142,24 @@ class Comparison:
             fits = [self._with_shape(options, best.model), self._with_shape(options, None)]
             return max(fits, key=_evidence_of)
         none = max((self._without_events(values) for values in options), key=_evidence_of)
-        return max(none, self._climbed(none.values, best.model), key=_evidence_of)
+        tried = [none, self._climbed(none.values, best.model)]
+        if name == "timing":
+            tried.append(self._climbed(none.values, self._locked(none, best.model)))
+        return max(tried, key=_evidence_of)
+
+    def _locked(self, none: _Fit, model: EventModel) -> EventModel:
+        """Return a model, the template of fewest events replaced by the mean response of windows.
+
+        Events that are too weak to be found one by one begin at its time in most windows.
+        """
+        counts = self._counts(none.values)
+        template, onset = counts.mean_response(none.model)
+        one = EventModel.of_templates(template, none.model.baseline)
+        knots = np.linspace(0, counts.shape[2] - one.length, int(none.values["timing"]))
+        distance = knots - onset
+        timing = np.maximum(-2 * np.square(distance / one.length), _LATEST)
+        others = np.argsort(-model.rates.sum(1), kind="stable")[: max(0, len(model) - 1)]
+        return replace(one, timing=timing[None]).joined(model.take(others))
 
     def _with_shape(self, options: list[dict[str, float]], model: EventModel | None) -> _Fit:
         """Return the model with the likeliest shape, which is summed out (Laplace)."""
@@ -174,7 +192,7 @@ class Comparison:
 
     def _counts(self, values: Mapping[str, float]) -> DenseCounts:
         """Return a part of the counts, for a model with these ingredients."""
-        key = tuple(values.items())
+        key = tuple(one for one in values.items() if one[0] != "timing")
         if key not in self._known:
             data = self.choices.data(values)
             every = max(1, data.y.numel() // _ENOUGH_BINS)
@@ -183,7 +201,7 @@ class Comparison:
 
     def _climbed(self, values: dict[str, float], model: EventModel) -> _Fit:
         """Return the model that EM finds from another one."""
-        first = replace(model, coefficients=None)
+        first = replace(model, coefficients=None).with_timing(int(values.get("timing", 0)))
         return self._fitted(values, em.climb(self._counts(values), first, _STEPS)[0])
 
     def _without_events(self, values: dict[str, float]) -> _Fit:

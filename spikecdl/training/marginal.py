@@ -133,7 +133,7 @@ class Marginal(Trainer):
                 "objective": -em.objective(exact, found),
                 "n_events": round(float(found.number.sum())),
             }
-            return _learned(model, before), record
+            return _learned(model, before, problem.code_shape[1]), record
 
         return alternate(epoch, learned, problem.n_epochs, null, on_epoch)
 
@@ -156,8 +156,10 @@ class Marginal(Trainer):
         searched = found.as_tensors()
         if problem.choices is not None:
 
-            def again(part: DenseCounts) -> starts.Search:
-                return starts.search(part, replace(wanted, overlap=1), rng, Steps())
+            def again(part: DenseCounts, n_knots: int) -> starts.Search:
+                return starts.search(
+                    part, replace(wanted, overlap=1, n_knots=n_knots), rng, Steps()
+                )
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)
@@ -172,7 +174,8 @@ class Marginal(Trainer):
                     model, searched = other, tensors
                 else:
                     chosen = Chosen({}, chosen.nats)
-        return _learned(model, Learned(searched, chosen.as_tensors()))
+        before = Learned(searched, chosen.as_tensors())
+        return _learned(model, before, problem.code_shape[1])
 
     def _with_overlap(
         self, problem: Problem, counts: Counts, found: EventModel, rng: np.random.Generator
@@ -203,12 +206,13 @@ class Marginal(Trainer):
 _OF_SEARCH = ("n_starts", "n_agree", "other_start", "start_gap")
 
 
-def _learned(model: EventModel, before: Learned) -> Learned:
+def _learned(model: EventModel, before: Learned, n_onsets: int) -> Learned:
     """Return the state of training at a model, with what the search has left."""
     left = {name: before.tensors[name] for name in _OF_SEARCH if name in before.tensors}
     units = {}
     if model.coefficients is not None:
         units[COVARIATES] = torch.from_numpy(model.coefficients)
+    left["n_onsets"] = torch.tensor(n_onsets)
     left["at_bound"] = torch.from_numpy(em.as_often_as_may_be(model))
     state = model.as_tensors() | Chosen.from_tensors(before.state).as_tensors()
     return Learned(left | model.to_file(), state, unit_tensors=units)

@@ -60,7 +60,10 @@ class Truth:
 def enumerate_events(family, y, mask, eta0, model, onsets=range(N_BINS - LENGTH + 1)) -> Truth:
     """Sum over every configuration of the chains of a model, of which there are one or two."""
     listed, rates = list(chains(onsets)), model.rates / model.overlap
-    log_idle = np.log(1 - rates.sum())
+    timing = np.ones((2, N_BINS))
+    if model.timing.size:
+        timing = np.exp(model.log_timing(N_BINS - LENGTH + 1))
+    log_idle = np.log(1 - rates.sum(1) @ timing)
     signals, priors, idle, covering = [], [], [], []
     for events in listed:
         signal, size = np.zeros((2, N_BINS))
@@ -69,9 +72,10 @@ def enumerate_events(family, y, mask, eta0, model, onsets=range(N_BINS - LENGTH 
             signal[s : s + LENGTH] += model.amplitudes[c, i] * model.templates[c, 0]
         covered = {s + k for *_, s in events for k in range(LENGTH)}
         idle.append(len(set(onsets) - covered))
+        of_idle = log_idle[sorted(set(onsets) - covered)].sum()
         signals.append(signal)
         covering.append(size)
-        log = idle[-1] * log_idle + sum(np.log(rates[c, i]) for c, i, _ in events)
+        log = of_idle + sum(np.log(rates[c, i] * timing[c, s]) for c, i, s in events)
         priors.append(log)
     which = list(product(range(len(listed)), repeat=model.overlap))
     if model.overlap == 2:

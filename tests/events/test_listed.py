@@ -43,13 +43,14 @@ def both(shown):
     )
 
 
-@pytest.mark.parametrize("overlap", [1, 2])
+@pytest.mark.parametrize(("overlap", "n_knots"), [(1, 0), (2, 0), (1, 4), (2, 4)])
 @pytest.mark.parametrize("shown", [[True], [True, True, False, True], STRETCH], ids=len)
-def test_layouts_give_the_same_sums_and_the_same_step(shown, overlap):
+def test_layouts_give_the_same_sums_and_the_same_step(shown, overlap, n_knots):
     dense, listed, model = both(shown)
+    model = replace(model, timing=np.random.default_rng(4).normal(size=(2, n_knots)))
     model = replace(model, overlap=overlap, distance=3 if overlap == 2 else 0)
     one, other = dense.expect(model), listed.expect(model)
-    for name in ("evidence", "number", "free", "level_slope", "level_curvature"):
+    for name in ("evidence", "number", "starts", "free", "level_slope", "level_curvature"):
         np.testing.assert_allclose(
             getattr(other, name), getattr(one, name), atol=1e-3, err_msg=name
         )
@@ -61,7 +62,7 @@ def test_layouts_give_the_same_sums_and_the_same_step(shown, overlap):
     whole = np.concatenate([found for _, found, _ in dense.posterior(model)])
     np.testing.assert_allclose(chance, whole, atol=1e-5)
     steps = [updated(counts, model, counts.expect(model)) for counts in (dense, listed)]
-    for name in ("templates", "variance", "rates", "baseline", "smoothness", "shrinkage", "cost"):
+    for name in ("templates", "variance", "rates", "baseline", "smoothness", "shrinkage", "cost", "timing"):
         found = [getattr(step, name) for step in steps]
         np.testing.assert_allclose(*found, rtol=1e-2, atol=1e-3, err_msg=name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from enumeration import LENGTH, N_BINS, enumerate_events, model_of
 
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.sampling import _sweep, anneal
+from spikecdl.events.timing import exposure
 from spikecdl.events.windows import Drawn
 from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
@@ -41,7 +44,7 @@ def every_event_may_be_one_of_a_pair(monkeypatch):
 
 
 @pytest.mark.parametrize(("overlap", "distance"), [(1, 0), (2, 0), (2, 2), (2, LENGTH)])
-@pytest.mark.parametrize("varying", ["constant", "mask", "baseline"])
+@pytest.mark.parametrize("varying", ["constant", "mask", "baseline", "timing"])
 @each_family
 def test_sums_are_those_over_all_that_may_happen(family, varying, overlap, distance):
     generator = torch.Generator().manual_seed(1)
@@ -53,6 +56,8 @@ def test_sums_are_those_over_all_that_may_happen(family, varying, overlap, dista
     if varying == "mask":
         mask[[2, 6]] = 0
     model = model_of(overlap, distance)
+    if varying == "timing":
+        model = replace(model, timing=np.array([[0.0, 1.0, -1.0], [-2.0, 1.5, 0.5]]))
     counts = dense(family, y, mask, eta0)
     sums, found = counts.sum(model, keep_posterior=True)
     truth = enumerate_events(family, y, mask, eta0, model)
@@ -62,6 +67,10 @@ def test_sums_are_those_over_all_that_may_happen(family, varying, overlap, dista
     np.testing.assert_allclose(found.posterior[0], truth.posterior, atol=1e-6)
     np.testing.assert_allclose(sums.number, truth.posterior.sum(-1), atol=1e-6)
     np.testing.assert_allclose(sums.free, truth.free, rtol=1e-6)
+    if varying == "timing":
+        np.testing.assert_allclose(sums.starts, truth.posterior.sum(1), atol=1e-6)
+        idle = exposure(model, counts.expectation(sums, found)) - sums.starts.sum(0)
+        np.testing.assert_allclose(idle.sum(), truth.free, rtol=1e-6)
     slope = sums.spikes - sums.expected
     np.testing.assert_allclose(slope[:, 0], truth.first, atol=2e-4)
     np.testing.assert_allclose(sums.second[:, 0], truth.second, atol=2e-4)

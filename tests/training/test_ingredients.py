@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from spikecdl import DCEA, BinnedSpikes, Bursts, load
+from spikecdl.config import INGREDIENTS
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.selection import Candidate
+from spikecdl.events.model import EventModel
 
 BIN, WINDOWS, BINS = 0.005, 40, 400
 x = np.arange(20) / 20
@@ -59,7 +61,7 @@ def chosen(model):
 def test_nothing_is_added_to_counts_of_events_alone():
     rng = np.random.default_rng(1)
     model = fitted(rng.poisson(15 * BIN * np.exp(log_rates(rng))))
-    assert set(model.ingredients_) == {"history", "drift", "bursts", "dispersion"}
+    assert set(model.ingredients_) == set(INGREDIENTS)
     assert not chosen(model)
     assert all(one["nats"] < 10 for one in model.ingredients_.values())
 
@@ -67,7 +69,7 @@ def test_nothing_is_added_to_counts_of_events_alone():
 def test_bursts_are_not_taken_for_events(model, bursting):
     assert chosen(model) == {"bursts"}
     assert not model.transform(bursting).any()
-    none = dict.fromkeys(("history", "drift", "bursts", "dispersion"))
+    none = dict.fromkeys(INGREDIENTS)
     with pytest.warns(UserWarning, match="did not converge"):
         alone = fitted(bursting, n_epochs=1, **none)
     assert np.count_nonzero(alone.transform(bursting)) > 50
@@ -90,6 +92,44 @@ def test_counts_more_variable_than_poisson_get_another_family():
     assert chosen(model) == {"dispersion"}
     assert model.family_.name == "negative_binomial"
     assert model.family_.shape == model.ingredients_["dispersion"]["value"]
+
+
+@pytest.fixture(scope="module")
+def locked():
+    """Windows in half of which a response begins .4 s after their beginning, with a spread."""
+    rng = np.random.default_rng(4)
+    log, onsets = np.zeros((WINDOWS, 160)), {}
+    for window in np.flatnonzero(rng.random(WINDOWS) < 0.7):
+        onsets[window] = onset = round(80 + 6 * rng.standard_normal())
+        log[window, onset : onset + 20] = rng.uniform(4, 6) * TEMPLATE
+    return rng.poisson(15 * BIN * np.exp(log)), onsets
+
+
+def found_near(model, counts, onsets):
+    """Share of the responses that have an event at most 25 ms from their onset."""
+    found = [np.flatnonzero(codes.any(0)) for codes in model.transform(counts)]
+    return np.mean([np.any(np.abs(found[window] - s) <= 5) for window, s in onsets.items()])
+
+
+def test_events_that_prefer_a_time_are_found_better(locked):
+    model = fitted(locked[0])
+    assert chosen(model) == {"timing"}
+    onsets = 160 - 20 + 1
+    rate = EventModel.from_file(model.tensors_, np.zeros((1, 1))).log_timing(onsets)[0]
+    assert rate.argmax() == pytest.approx(80, abs=12)
+    flat = fitted(locked[0], timing=None)
+    assert found_near(model, *locked) > found_near(flat, *locked) + 0.1
+    assert model.evidence(locked[0]).sum() > flat.evidence(locked[0]).sum() + 10
+
+
+def test_the_times_of_events_are_saved_and_are_not_used_in_other_windows(locked, tmp_path):
+    model, (counts, _) = fitted(locked[0]), locked
+    model.save(tmp_path / "model")
+    assert np.array_equal(load(tmp_path / "model").transform(counts), model.transform(counts))
+    half = BinnedSpikes.from_array(counts[:, None, 40:], bin_size=BIN)
+    flat = fitted(counts)
+    del flat.tensors_["event_timing"]
+    assert np.array_equal(model.transform(half), flat.transform(half))
 
 
 def test_a_model_with_bursts_predicts_them(model, bursting):
