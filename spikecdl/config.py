@@ -252,7 +252,7 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with what was chosen in place of "auto", but for what families and tensors hold."""
+    """Return arguments with what was chosen in place of "auto", unless tensors hold it."""
     apart = ("dispersion", "timing")
     values = {n: chosen[n]["value"] for n in chosen if arguments[n] == "auto" and n not in apart}
     return {**arguments, **values}

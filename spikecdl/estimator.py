@@ -102,6 +102,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     tensors_, unit_tensors_ : dict of tensor
         All that the trainer needs to find codes: ``templates``, and what else it has learned; and
         rows for ``unit_ids_``, such as ``covariates``, the coefficients of history and drift.
+    event_timing_ : ndarray, shape (template, onset)
+        Rate of events in each bin of a window over its mean; 1 without ``timing``.
     history_filter_ : ndarray, shape (unit, lag)
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
     baseline_ : ndarray, shape (trial, unit)
@@ -360,6 +362,11 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     def history_lags_(self) -> np.ndarray:
         """Lags of the history filter, in seconds."""
         return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
+
+    @property
+    def event_timing_(self) -> np.ndarray:
+        """Rate of events in each bin of a window over its mean (template, onset)."""
+        return training.event_timing(self.tensors_, self._n_onsets)
 
     @property
     def epochs_at_most(self) -> int:

@@ -1,7 +1,7 @@
 r"""When in a window events begin: a smooth rate of events, learned with the templates.
 
 The log rate of a template is linear between knots, whose values w are a random walk of precision
-:math:`\tau`.  Given the expected events n and idle bins e of each onset (over windows), it maximises
+:math:`\tau`.  Given the expected events n and idle bins e of each onset, over windows, it maximises
 
 .. math:: \sum_s n_s \log r_s - e_s r_s - \frac{\tau}{2} \sum_k (w_{k+1} - w_k)^2,
           \qquad \log r_s = \mathrm{level} + \sum_k w_k b_k(s),
@@ -72,7 +72,7 @@ def _derivatives(
 
 
 def _cost(walk: np.ndarray, curvature: np.ndarray, tau: float) -> float:
-    """Return minus the log prior of a walk and of its Laplace approximation, whose level is free."""
+    """Return minus the log prior of a walk, integrated around it; its level is free."""
     steps = _steps(walk.size)
     apart = np.linalg.slogdet(steps @ steps.T)[1] + (walk.size - 1) * np.log(tau)
     known = np.linalg.slogdet(curvature + tau * steps.T @ steps)[1]

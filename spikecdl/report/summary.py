@@ -141,12 +141,20 @@ def _starts(model: DCEA, decomposition: Decomposition) -> dict[str, Any] | None:
 
 
 def _ingredients(model: DCEA) -> dict[str, Any]:
-    """Return what was compared beside events, with how many spikes of a burst follow a spike."""
+    """Return what was compared beside events, with how many spikes of a burst follow a spike, and
+    when in the window events of each template are most frequent.
+    """
     found: dict[str, Any] = {name: dict(one) for name, one in model.ingredients_.items()}
-    if "bursts" in found and found["bursts"]["value"]:
+    used = {name for name, one in found.items() if one["value"]}
+    if "bursts" in used:
         n_lags = round(found["bursts"]["value"] / model.bin_size_)
         effect = model.unit_tensors_["covariates"][:, -n_lags:].sum(1)
         found["bursts"]["spikes_per_spike"] = float(effect.mean())
+    if "timing" in used:
+        rates = model.event_timing_
+        times, highest = model.bin_size_ * rates.argmax(1), rates.max(1)
+        pairs = zip(times.round(12), highest, strict=True)
+        found["timing"]["peaks"] = [{"time": time, "ratio": ratio} for time, ratio in pairs]
     return found
 
 

@@ -21,7 +21,13 @@ from spikecdl.training.base import (
 )
 from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
-from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
+from spikecdl.training.events import (
+    certainty,
+    completed,
+    event_timing,
+    evidence,
+    has_exponential_loss,
+)
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import Marginal
@@ -51,6 +57,7 @@ __all__ = [
     "certainty",
     "completed",
     "estimated_family",
+    "event_timing",
     "evidence",
     "family_of_first_fit",
     "has_exponential_loss",

@@ -62,7 +62,16 @@ def test_layouts_give_the_same_sums_and_the_same_step(shown, overlap, n_knots):
     whole = np.concatenate([found for _, found, _ in dense.posterior(model)])
     np.testing.assert_allclose(chance, whole, atol=1e-5)
     steps = [updated(counts, model, counts.expect(model)) for counts in (dense, listed)]
-    for name in ("templates", "variance", "rates", "baseline", "smoothness", "shrinkage", "cost", "timing"):
+    for name in (
+        "templates",
+        "variance",
+        "rates",
+        "baseline",
+        "smoothness",
+        "shrinkage",
+        "cost",
+        "timing",
+    ):
         found = [getattr(step, name) for step in steps]
         np.testing.assert_allclose(*found, rtol=1e-2, atol=1e-3, err_msg=name)
 
