@@ -13,6 +13,7 @@ from .denoise import PoissonDenoiser
 from .estimator import DCEA, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
 from .evaluation.bands import bands
+from .evaluation.checks import CheckWarning
 from .evaluation.selection import select
 from .io import (
     read,
@@ -49,6 +50,7 @@ __all__ = [
     "BinnedSpikes",
     "Binomial",
     "Bursts",
+    "CheckWarning",
     "ConvDictionary",
     "Decomposition",
     "Family",

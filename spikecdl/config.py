@@ -21,7 +21,7 @@ from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, 
 FITTED = (  # attributes in files, in this order
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
     "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_ "
-    "ingredients_"
+    "ingredients_ checks_"
 ).split()
 _WINDOWS = {  # how windows were chosen, and the type of what says it
     **{"align": str, "table": str, "events": str},
@@ -246,6 +246,7 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
     found["unit_ids_"] = tuple(found["unit_ids_"])
     found["windows_"] = _windows(found.get("windows_", {}))
     found["ingredients_"] = _ingredients(found.get("ingredients_", {}))
+    found["checks_"] = [_check(one) for one in found.get("checks_", [])]
     if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
@@ -333,6 +334,14 @@ def _ingredients(values: Any) -> dict[str, dict[str, float | None]]:
         value, nats = one["value"], validation.real(name, one["nats"])
         found[name] = {"value": None if value is None else float(value), "nats": nats}
     return found
+
+
+def _check(value: Any) -> dict[str, Any]:
+    """Return one of the checks of a fit, from a file."""
+    names = ("check", "passed", "found", "remedy")
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"`checks_` must be mappings with {names}")
+    return {name: bool(value[name]) if name == "passed" else str(value[name]) for name in names}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ from spikecdl import config, conversion, progress, suggestions, training, valida
 from spikecdl.checkpoint import checkpointing, restored, write_model
 from spikecdl.config import Settings
 from spikecdl.data import BinnedSpikes, Decomposition, inputs
-from spikecdl.evaluation import deviance
+from spikecdl.evaluation import checks, deviance
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import History
@@ -123,6 +123,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         ``trainer``, or the name of what "auto" has chosen.
     ingredients_ : dict
         By name, ``value`` of what was compared (None: not used), and ``nats`` that it gains.
+    checks_ : list of dict
+        What casts doubt on the fit: ``check``, ``passed``, what was ``found`` and a ``remedy``.
     windows_ : dict
         How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
     unit_ids_ : tuple
@@ -255,6 +257,8 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
                 given = conversion.problem(self._settings(), *rest)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
+        self.checks_ = checks.check(self, counts)
+        checks.warn(self.checks_)
         return self
 
     def transform(self, X: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.training import NotConvergedWarning
+from spikecdl.training import FitWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Folds:
             if on_fold is not None:
                 on_fold(number)
             with warnings.catch_warnings():  # the fit to all counts warns
-                warnings.simplefilter("ignore", NotConvergedWarning)
+                warnings.simplefilter("ignore", FitWarning)
                 models.append(clone(model).fit(fold.seen))
             scores.append(fold.score(models[-1]))
             if hasattr(models[-1], "evidence"):

@@ -238,15 +238,19 @@ def of_decomposition(
     >>> of_decomposition(model.decompose(counts), model.family)
     TimeRescaling(2 units, 2 inside the 95% band)
     """
-    counts = decomposition.counts
     if not decomposition.family.integer_valued:
         return None
-    mean = decomposition.drawn_mean
+    mean = expected_counts(decomposition)
+    return rescale(decomposition.counts, mean, family, random_state=random_state)
+
+
+def expected_counts(decomposition: Decomposition) -> np.ndarray:
+    """Return expected counts (trial, unit, bin), 0 where not observed; see `of_decomposition`."""
+    counts, mean = decomposition.counts, decomposition.drawn_mean
     if mean is None:
-        mean = np.where(counts.mask, decomposition.rate, 0) * counts.n_pooled * counts.bin_size
+        mean = decomposition.rate * counts.n_pooled * counts.bin_size
     mean = mean if counts.mask.all() else np.where(counts.mask, mean, 0)
-    mean = mean.astype(np.float32, copy=False)  # rounding could exceed n_trials
-    return rescale(counts, mean, family, random_state=random_state)
+    return mean.astype(np.float32, copy=False)  # rounding could exceed n_trials
 
 
 def rescaled_intervals(

@@ -25,7 +25,7 @@ from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
 from spikecdl.progress import announcing_compilation
-from spikecdl.training import NotConvergedWarning
+from spikecdl.training import FitWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -247,7 +247,7 @@ def _score(model: TemplateModel, folds: Sequence[Fold], key: _Key) -> _Rows:
     """Return the evidence (trial, unit) of a fold, for which the candidate is fitted."""
     candidate, fold = key
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConvergedWarning)
+        warnings.simplefilter("ignore", FitWarning)
         fitted = candidate.fit(model, folds[fold].seen)
     return fitted.evidence(folds[fold].unseen, per_unit=True).tolist()
 

@@ -110,10 +110,10 @@ def run(name: str, options: Options | None = None) -> Result:
 
 def fitted(estimator: Any, counts: BinnedSpikes, **watch: Any) -> Any:
     """Return an estimator after its fit, which does not warn: tables say if it converged."""
-    from spikecdl.training import NotConvergedWarning
+    from spikecdl.training import FitWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConvergedWarning)
+        warnings.simplefilter("ignore", FitWarning)
         return estimator.fit(counts, **watch)
 
 

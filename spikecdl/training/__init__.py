@@ -7,6 +7,7 @@ from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
     COVARIATES,
     Choices,
+    FitWarning,
     Fixed,
     Fraction,
     Learned,
@@ -45,6 +46,7 @@ __all__ = [
     "Implicit",
     "Learned",
     "Marginal",
+    "FitWarning",
     "NotConvergedWarning",
     "UniversalThreshold",
     "Observations",

@@ -311,7 +311,11 @@ def _with_rows(
     return {name: value.float() for name, value in tensors.items()}
 
 
-class NotConvergedWarning(UserWarning):
+class FitWarning(UserWarning):
+    """Something casts doubt on a fit."""
+
+
+class NotConvergedWarning(FitWarning):
     """Training stopped before it converged, or found no events."""
 
 

@@ -1,0 +1,182 @@
+r"""What casts doubt on a fit: limits that it has reached, and what its rates leave unexplained.
+
+Of counts y with predictor :math:`\eta`, the slope r and curvature c of the log likelihood satisfy
+E r² = E c if the model is right, and slopes of different bins are uncorrelated.  Sums of
+:math:`r_t^2 - c_t` (variability), of :math:`r_t r_{t-k}` (bursts, refractoriness) and of r over
+long stretches (drift) are compared with their standard errors.  Rates are those of events drawn
+from their posterior, so that events too weak to be found are no fault.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.evaluation.goodness_of_fit import expected_counts, rescale, resolved
+from spikecdl.training import FitWarning
+from spikecdl.validation import counted
+
+if TYPE_CHECKING:
+    from spikecdl.estimator import DCEA
+
+_MOST_BINS, _FEWEST = 200_000, 20  # bins that are looked at; templates' lengths of a window
+_SIGNIFICANT = 4.0  # standard errors
+_SHARE = 0.05  # of the variance, that is no fault
+_NEAR, _STRETCHES = 0.025, 12  # seconds of bursts and refractoriness; stretches of the recording
+_LEVEL = 0.01  # of the tests of rescaled time, corrected for the number of units
+_EDGE = 0.4  # of the largest change of a template, that its first and last eighth exceed
+
+
+class CheckWarning(FitWarning):
+    """A check of a fit has failed; all are in ``checks_``."""
+
+
+class Check(NamedTuple):
+    """What was looked at, whether it is as it should be, what was found, and what to try."""
+
+    check: str
+    passed: bool
+    found: str
+    remedy: str
+
+
+def check(model: DCEA, counts: BinnedSpikes) -> list[dict[str, Any]]:
+    """Return the checks of a fit to counts, each as a mapping with the names of `Check`."""
+    found = [*_of_search(model), *_of_windows(counts)]
+    if counts.is_counts:
+        found += _of_rates(model, model.decompose(_part(counts, model.n_bins_)))
+    return [one._asdict() for one in found]
+
+
+def warn(checks: list[dict[str, Any]]) -> None:
+    """Warn the caller of an estimator's `fit` of each check that has failed."""
+    for one in checks:
+        if not one["passed"]:
+            warnings.warn(f"{one['found']}: {one['remedy']}", CheckWarning, stacklevel=3)
+
+
+def _part(counts: BinnedSpikes, length: int) -> BinnedSpikes:
+    """Return evenly spaced trials of a bounded number of bins, or the first bins of one."""
+    every = math.ceil(counts.counts.size / _MOST_BINS)
+    some = counts[:: min(every, len(counts))]
+    n_bins = max(_MOST_BINS // (len(some) * some.n_units), _FEWEST * length)
+    return some if some.n_bins <= n_bins else some.select(bins=slice(0, n_bins))
+
+
+def _of_search(model: DCEA) -> Iterator[Check]:
+    """Yield whether the model is at a limit of what could be found."""
+    tensors = model.tensors_
+    if "at_bound" in tensors:
+        busy = tensors["at_bound"].nonzero().ravel().tolist()
+        yield Check(
+            "rate of events",
+            not busy,
+            f"events of {_templates(busy)} begin as often as they may",
+            "they follow one another without a gap, or stand for slow changes of the rate; set "
+            "`drift`, or use shorter templates",
+        )
+    if "n_starts" in tensors and tensors["n_starts"] > 1:
+        yield Check(
+            "search",
+            bool(tensors["n_agree"] > 1),
+            f"only one of {int(tensors['n_starts'])} starts of the search found these templates",
+            "others may explain the data better; raise `n_starts` of the trainer, or try another "
+            "seed",
+        )
+    size = np.abs(model.templates_).max(1)
+    width = max(1, size.shape[1] // 8)
+    ends = np.minimum(size[:, :width].mean(1), size[:, -width:].mean(1))
+    cut = np.flatnonzero(ends > _EDGE * size.max(1)).tolist()
+    yield Check(
+        "length of templates",
+        not cut,
+        f"{_templates(cut)} is still large at both ends of its window",
+        "raise `template_length`, or set `drift` if the rate changes slowly",
+    )
+
+
+def _of_windows(counts: BinnedSpikes) -> Iterator[Check]:
+    """Yield whether no spike is in two windows, where their times are known."""
+    starts = np.sort(counts.trial_starts)
+    if len(starts) > 1 and np.isfinite(starts).all():
+        gap = float(np.diff(starts).min() - counts.duration)
+        yield Check(
+            "windows",
+            gap > -counts.bin_size / 2,
+            f"windows overlap by up to {-gap:.3g} s, so that some spikes count twice",
+            "use shorter windows",
+        )
+
+
+def _of_rates(model: DCEA, parts: Decomposition) -> Iterator[Check]:
+    """Yield what the rates of the model leave unexplained."""
+    counts, mean = parts.counts, expected_counts(parts)
+    family = resolved(model.family_, counts, mean)
+    y = torch.as_tensor(counts.counts, dtype=torch.float64)
+    eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
+    of_bins = (family.residual(y, eta), family.curvature(y, eta))
+    slope, curvature = (np.where(counts.mask, x.nan_to_num().numpy(), 0.0) for x in of_bins)
+    variance = max(float(curvature.sum()), 1e-12)
+
+    z, share = _compared([np.square(slope) - curvature], variance)
+    yield Check(
+        "variability",
+        not (z > _SIGNIFICANT and share > _SHARE),
+        f"counts vary {1 + share:.2f} times as much as the family {family.name} says",
+        "use single trials with `dispersion='auto'`, or family='negative_binomial'",
+    )
+    n_lags = min(max(1, round(_NEAR / counts.bin_size)), counts.n_bins - 1)
+    products = [slope[..., lag:] * slope[..., :-lag] for lag in range(1, 1 + n_lags)]
+    z, share = _compared(products, variance)
+    near = f"within {1e3 * n_lags * counts.bin_size:g} ms of another"
+    yield Check(
+        "short distances",
+        not (abs(z) > _SIGNIFICANT and abs(share) > _SHARE),
+        f"there are {'more' if z > 0 else 'fewer'} spikes {near} than the model says",
+        "use single trials with `bursts='auto'` and `history='auto'`, or more templates"
+        if z > 0
+        else "use single trials with `history='auto'` (spikes avoid each other)",
+    )
+    if counts.n_pooled.max() <= 1 and slope.size >= _STRETCHES * slope.shape[1]:
+        sums = [_stretches(x) for x in (slope, curvature)]
+        excess, expected = np.square(sums[0]) - sums[1], np.maximum(sums[1], 1e-12)
+        z = float(excess.sum() / np.sqrt(2 * np.square(expected).sum()))
+        change = math.sqrt(max(0.0, float(np.median(excess / np.square(expected)))))
+        yield Check(
+            "drift",
+            not (z > _SIGNIFICANT and change > _SHARE),
+            f"rates still change by {change:.0%} between parts of the recording",
+            "use `drift='auto'`, or a shorter time between its knots",
+        )
+    rejected = int((rescale(counts, mean, family).p_holm < _LEVEL).sum())
+    yield Check(
+        "rescaled time",
+        not rejected,
+        f"intervals of {counted(rejected, 'unit')} of {counts.n_units} are not those of the model "
+        "(time rescaling)",
+        "see the other checks; if all are passed, use more templates or smaller bins",
+    )
+
+
+def _compared(parts: Sequence[np.ndarray], variance: float) -> tuple[float, float]:
+    """Return the sum of values of mean zero in standard errors, and over a variance."""
+    total = sum(float(part.sum()) for part in parts)
+    error = math.sqrt(sum(float(np.square(part).sum()) for part in parts))
+    return total / max(error, 1e-12), total / variance
+
+
+def _stretches(values: np.ndarray) -> np.ndarray:
+    """Return sums (stretch, unit) over parts of the recording, from values (trial, unit, bin)."""
+    in_time = values.swapaxes(0, 1).reshape(values.shape[1], -1)
+    edges = np.arange(_STRETCHES) * in_time.shape[1] // _STRETCHES
+    return np.add.reduceat(in_time, edges, axis=1).T
+
+
+def _templates(numbers: Sequence[int]) -> str:
+    return f"template{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
