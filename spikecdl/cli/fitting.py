@@ -253,7 +253,6 @@ def fit(
                 progress.begin("scoring")
                 about = fit_summary(model, parts, files, held_out, bands)
                 about["settings"] |= {"onset": settings.onset, **asdict(selection)}
-                about["data"] |= _short_distances(recordings)
                 about = {"command": outputs.command_line(), **about, "seconds": took}
                 about |= recordings.summary(each)
                 about["verdict"] = verdict(about)
@@ -286,22 +285,6 @@ def demo(results: Demo) -> None:
         FitSettings(bin_size="0.001", random_state=results.random_state, device=results.device),
         results,
     )
-
-
-def _short_distances(recordings: Recordings) -> dict[str, Any]:
-    """Return what rules the shortest distances between spikes, and the history to use for it.
-
-    Of the first recording in which something does.
-    """
-    from spikecdl.data import SpikeTrains
-    from spikecdl.suggestions import suggest
-
-    data = [one.data for one in recordings.each.values()]
-    found = [suggest(each) for each in data if isinstance(each, SpikeTrains)]
-    if not found:
-        return {}
-    first = next((one for one in found if one.short is not None), found[0])
-    return {"short_distances": first.short, "suggested_history": first.history}
 
 
 def _held_out(

@@ -14,7 +14,7 @@ import numpy as np
 
 from spikecdl import validation
 from spikecdl.files import sha256
-from spikecdl.suggestions import SHORT_DISTANCES, best_trainer, history_option
+from spikecdl.suggestions import best_trainer
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def fit_summary(
         **score_summary(model, decomposition, source),
         "held_out": _held_out(held_out, decomposition),
         "ingredients": _ingredients(model),
+        "checks": model.checks_,
         "penalty_weight_fraction": model.penalty_weight_,
         "trainer": {"name": name, "reason": why if name == auto else "it was chosen"},
         "converged": model.converged_,
@@ -81,7 +82,6 @@ def fit_summary(
     starts = _starts(model, decomposition)
     if starts is not None:
         summary["starts"] = starts
-        summary["rates_at_bound"] = model.tensors_["at_bound"].nonzero().ravel().tolist()
     if bands is not None:
         about = {"n_bootstrap": bands.n_bootstrap, "level": bands.level}
         summary["bands"] = {**about, "template_errors": bands.errors}
@@ -276,13 +276,14 @@ def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """Judge a fit by its summary: one sentence per reason for doubt, or one calm sentence.
+    """Judge a fit by its summary: how well it predicts data that were held out, then a sentence for
+    each reason for doubt.
 
-    Doubts are: not better than a constant rate on held-out data by two standard errors, in the
-    evidence or, without it, in the deviance explained; fewer than 10 events of a template; scores
-    of the fitted data above three times the held-out ones; templates that differ between folds
-    (mean error above 0.5), or between starts that are within 10 nats; nothing held out; bursts or
-    refractoriness, of single trials fitted without history.
+    It predicts them if it is better than a constant rate by two standard errors, in the evidence
+    or, without it, in the deviance explained.  Doubts are: scores of the fitted data above three
+    times the held-out ones; templates that differ between folds (mean error above 0.5), or between
+    starts that are within 10 nats; checks that failed (``DCEA.checks_``); fewer than 10 events of a
+    template.
 
     Parameters
     ----------
@@ -295,8 +296,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     >>> found["template_errors"] = [[0.1], [0.2], [0.1]]
     >>> known = {"deviance_explained": 0.2, "events_per_template": [50]}
     >>> verdict({**known, "held_out": found})
-    ['Data that were held out are predicted better than by a constant rate, and the templates of
-      3 folds agree.']
+    ['Data that were held out are predicted better than by a constant rate, by 10 standard errors,
+      and the templates of 3 folds agree.']
     """
     return _lines("verdict", summary)
 
@@ -319,14 +320,12 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.globals["most_units"] = 8  # of more units, values are not listed one by one
-    environment.globals["short_distances"] = SHORT_DISTANCES
     environment.filters |= {
         "counted": counted,
         "decimals": lambda value: number(value, 3, missing="-"),
         "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],
         "few": lambda numbers: [k for k, n_events in enumerate(numbers) if n_events < 10],
         "file_names": file_names,
-        "history_option": history_option,
         "means": lambda folds: [sum(each) / len(each) for each in zip(*folds, strict=True)],
         "median_factors": lambda units: np.exp(np.median(list(units.values()), axis=0)),
         "ms": lambda seconds: f"{1e3 * seconds:g} ms",

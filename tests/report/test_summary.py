@@ -14,6 +14,9 @@ GOOD = {
     },
 }
 
+PASSED = {"check": "search", "passed": True, "found": "", "remedy": ""}
+FAILED = {"check": "drift", "passed": False, "found": "rates still change", "remedy": "set `drift`"}
+
 
 def test_numbers_are_rounded_without_a_minus_zero():
     found = {"n_true_events": 1, "tolerance": 0.003, "hit_rate": None, "false_alarm_rate": 0.256}
@@ -22,9 +25,10 @@ def test_numbers_are_rounded_without_a_minus_zero():
     assert lines[1] == "of 1 true event, - found within 3 ms; of the events found, 26% false"
 
 
-def test_a_good_fit_gets_one_calm_sentence():
+def test_a_good_fit_gets_one_sentence_that_says_how_sure_it_is():
     (sentence,) = verdict(GOOD)
-    assert "better than by a constant rate" in sentence
+    assert "better than by a constant rate, by 10 standard errors" in sentence
+    assert "templates of 3 folds agree" in sentence
 
 
 def test_each_doubt_has_its_sentence():
@@ -42,10 +46,7 @@ def test_each_doubt_has_its_sentence():
         ),
         ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
         ({}, {"template_errors": [[0.1, 0.6], [0.2, 0.7]]}, "Template 1 differs between the 3"),
-        (
-            {"data": {"short_distances": "bursts", "suggested_history": 0.05, "n_pooled": 1}},
-            *({}, "In these data spikes come in bursts"),
-        ),
+        ({"checks": [PASSED, FAILED]}, {}, "Rates still change: set `drift`."),
         ({"held_out": {"n_folds": 0, "why": None}}, {}, "Nothing was held out, so"),
         (
             {"held_out": {"n_folds": 0, "why": "no split"}},
@@ -53,5 +54,7 @@ def test_each_doubt_has_its_sentence():
             "Nothing was held out (no split), so",
         ),
     ]:
-        (sentence,) = verdict({**GOOD, "held_out": {**GOOD["held_out"], **of_folds}, **changes})
-        assert words in sentence
+        sentences = verdict({**GOOD, "held_out": {**GOOD["held_out"], **of_folds}, **changes})
+        assert words in sentences[-1]
+        assert len(sentences) == 1 + ("was" not in words)
+        assert ("folds agree" in sentences[0]) == ("was" not in words and "the 3" not in words)
