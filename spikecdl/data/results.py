@@ -50,7 +50,6 @@ DESCRIPTIONS = {
     "response_time": "when the template rises above a fifth of its largest change",
     "peak_time": "when the template is largest, in the time of its onset",
     "probability": "probability that the template begins here, given the fitted model",
-    "amplitude_sd": "posterior standard deviation of the amplitude, given that there is an event",
     "time_sd": "posterior standard deviation of the onset, in seconds",
     "q_value": "smallest false discovery rate at which the event is kept",
 }
@@ -60,7 +59,7 @@ class Certainty(NamedTuple):
     """How sure the events of a decomposition are.
 
     ``table`` (event, column) has the columns window, template, onset, probability, mean and
-    standard deviation of the onset in bins, and those of the amplitude; ``mean`` returns expected
+    standard deviation of the onset in bins, and mean of the amplitude; ``mean`` returns expected
     counts (trial, unit, bin), given events drawn from their posterior.
     """
 
@@ -137,6 +136,8 @@ def shift_to_response(model: M, fraction: float = 0.2) -> M:
             moved[name] = values.new_zeros(values.shape)
             for i, lag in enumerate(lags):
                 moved[name][i, :, : values.shape[2] - lag] = values[i, :, lag:]
+    if "event_timing" in moved:  # whose onsets are earlier
+        moved["event_timing"] = _later(moved["event_timing"], lags, int(moved["n_onsets"]))
     norms = moved["templates"].square().sum((1, 2), keepdim=True).sqrt()
     norms = norms.masked_fill(norms == 0, 1.0)  # if none is left
     moved["templates"] = moved["templates"] / norms
@@ -147,6 +148,13 @@ def shift_to_response(model: M, fraction: float = 0.2) -> M:
     one = copy(model)
     one.tensors_ = moved
     return one
+
+
+def _later(timing: Any, lags: np.ndarray, n_onsets: int) -> Any:
+    """Return the rates of events at knots (template, knot) if they begin some bins later."""
+    knots = np.linspace(0, n_onsets - 1, timing.shape[1])
+    rows = zip(timing.cpu().numpy(), lags, strict=True)
+    return timing.new_tensor(np.array([np.interp(knots - lag, knots, row) for row, lag in rows]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -271,8 +279,8 @@ class Decomposition:
 
         - ``probability`` that an event of the template begins within an eighth of its length of
           this time, given the templates and the rates of events (see `Marginal`);
-        - ``amplitude_sd`` and ``time_sd``, posterior standard deviations, given that there is one,
-          and ``time`` is the posterior mean, which lies between bins;
+        - ``time_sd``, the posterior standard deviation of its time, given that there is one, and
+          ``time`` is the posterior mean, which lies between bins;
         - ``q_value``, the smallest false discovery rate at which the event is kept: the mean of
           1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003).
 
@@ -363,7 +371,7 @@ class Decomposition:
     @cached_property
     def _certain(self) -> dict[str, np.ndarray]:
         """Columns of the events that say how sure they are."""
-        *_, probability, time, time_sd, _, amplitude_sd = self._computed.table.T
+        *_, probability, time, time_sd, _ = self._computed.table.T
         order = np.argsort(-probability, kind="stable")
         rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
         q_value = np.empty(len(order))
@@ -371,7 +379,6 @@ class Decomposition:
         return {
             "time": self.counts.times[0] + self.counts.bin_size * time,
             "probability": probability,
-            "amplitude_sd": amplitude_sd,
             "time_sd": time_sd * self.counts.bin_size,
             "q_value": q_value,
         }

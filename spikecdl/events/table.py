@@ -9,7 +9,7 @@ from numba import njit
 from spikecdl.solvers.events import Events
 
 #: Columns of a table of events, with times in bins.
-COLUMNS = tuple("window template onset probability time time_sd amplitude amplitude_sd".split())
+COLUMNS = tuple("window template onset probability time time_sd amplitude".split())
 
 NEAR = 0.125  # of a template's length, within which an event is the same event
 LEAST_PROBABILITY = 0.5  # of an event that is listed
@@ -30,12 +30,12 @@ def list_events(posterior, amplitudes, width, least):
 
     An event's probability is that one of the template begins at most ``width`` bins from the
     onset where this probability is highest.  The columns of the list are `COLUMNS`: the onset is
-    the nearest bin; times, which lie between bins, and amplitudes are means and standard
-    deviations, given the event.
+    the nearest bin; times, which lie between bins, are means and standard deviations, and
+    amplitudes means, given the event.
     Events are sorted by window, template and onset.
     """
     n_windows, n_templates, n_amplitudes, n_onsets = posterior.shape
-    found, size = np.empty((64, 8)), 0
+    found, size = np.empty((64, len(COLUMNS))), 0
     for i in range(n_windows):
         for c in range(n_templates):
             first = size
@@ -69,7 +69,7 @@ def list_events(posterior, amplitudes, width, least):
 @njit(cache=True, error_model="numpy")
 def describe_events(posterior, amplitudes, width, window, template, onset):
     """Describe given events in the columns of `list_events`, their onsets as they are."""
-    found = np.empty((window.size, 8))
+    found = np.empty((window.size, len(COLUMNS)))
     n_onsets = posterior.shape[3]
     for j in range(window.size):
         i, c = window[j], template[j]
@@ -106,8 +106,7 @@ def _between_bins(begins, s):
 def _describe(posterior, amplitudes, begins, low, high, row):
     """Fill in onset, probability and moments of an event between two onsets."""
     total = max(begins[low:high].sum(), 1e-300)
-    onset, time, square, finer = 0.0, 0.0, 0.0, 0.0
-    size, size_square = 0.0, 0.0
+    onset, time, square, finer, size = 0.0, 0.0, 0.0, 0.0, 0.0
     for s in range(low, high):
         share = begins[s] / total
         onset += share * s
@@ -116,10 +115,7 @@ def _describe(posterior, amplitudes, begins, low, high, row):
         time += share * each * first
         square += share * each * second
         for a in range(amplitudes.size):
-            part = posterior[a, s] / total if begins[s] > 0 else 0.0
-            size += part * amplitudes[a]
-            size_square += part * amplitudes[a] ** 2
+            size += posterior[a, s] / total * amplitudes[a] if begins[s] > 0 else 0.0
     row[2], row[3] = np.rint(onset), min(total, 1.0)
     time, square = time / max(finer, 1e-300), square / max(finer, 1e-300)
-    row[4], row[5] = time, np.sqrt(max(square - time * time, 0.0))
-    row[6], row[7] = size, np.sqrt(max(size_square - size * size, 0.0))
+    row[4], row[5], row[6] = time, np.sqrt(max(square - time * time, 0.0)), size
