@@ -14,11 +14,13 @@ from torch import Tensor
 from spikecdl import config, training, validation
 from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
-from spikecdl.data import BinnedSpikes
+from spikecdl.data import BinnedSpikes, Truth
+from spikecdl.data.truth import EVENT_COLUMNS
 from spikecdl.model.bursts import Bursts
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
 from spikecdl.model.history import Drift, History
+from spikecdl.solvers.events import Events
 from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
 
 _EXACT = 2**24  # counts above are not exact in single precision
@@ -206,6 +208,24 @@ def problem(
         steps=training.Steps(generator),
         nonnegative=trainer.bounded(settings.n_templates),
     )
+
+
+def drawn(
+    counts: BinnedSpikes, y: np.ndarray, templates: np.ndarray, events: Events, settings: Settings
+) -> BinnedSpikes:
+    """Return counts that were drawn like others, with their events as truth."""
+    import pandas as pd
+
+    layout, n_units = settings.layout, counts.n_units
+    window, template = events.window.numpy(), events.template.numpy()
+    trial, unit = (window, -1) if layout.is_joint else np.divmod(window, n_units)
+    times = events.onset.numpy() * counts.bin_size
+    values = (trial, unit, template, times, events.amplitude.numpy())
+    table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
+    baseline = np.broadcast_to(np.nanmean(counts.rate(), axis=(0, 2)), (len(counts), n_units))
+    about = (counts.bin_size, settings.family.name, layout.name)
+    truth = Truth(templates, table, baseline, *about)
+    return replace(counts, counts=y.astype(counts.counts.dtype), truth=truth, past=None)
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:

@@ -27,7 +27,7 @@ from spikecdl.solvers.events import Events
 from spikecdl.training import Learned, Problem, Trainer
 
 
-class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
+class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, BaseEstimator):
     r"""Learn templates from counts: convolutional dictionary learning for exponential families.
 
     Counts of a window follow a family whose linear predictor is a baseline and a sparse sum of
@@ -195,6 +195,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         checkpoint: str | Path | None = None,
         resume: bool = False,
         on_epoch: Callable[[Learned], None] | None = None,
+        calibrate: bool = False,
     ) -> DCEA:
         """Learn templates.
 
@@ -212,6 +213,9 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
             ``n_epochs`` may be raised; all else must be the same.
         on_epoch : callable, optional
             Called with the state of training after every epoch.
+        calibrate : bool
+            Whether to fit counts drawn from the model, too, and compare how many events are false
+            with what their probabilities say: one more of ``checks_``.
 
         Raises
         ------
@@ -257,7 +261,7 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
                 given = conversion.problem(self._settings(), *rest)
             found = self._keep(counts, given, learned)
         learned.warn_if_unsettled(found, "penalty_weight" if self.penalty_weight_ else None)
-        self.checks_ = checks.check(self, counts)
+        self.checks_ = checks.check(self, counts, calibrate)
         checks.warn(self.checks_)
         return self
 
@@ -320,6 +324,12 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         """Yield templates (template, channel, bin) fitted to resampled X; see `spikecdl.bands`."""
         return training.resampled_templates(*self._event_model(X), n_resamples, seed)
 
+    def simulate(self, X: Any, random_state: int = 0) -> BinnedSpikes:
+        """Draw counts like X from the model, with baselines as in X, and their ``truth``."""
+        counts = self._counts(X)
+        y, events = training.drawn_counts(*self._event_model(X), random_state)
+        return conversion.drawn(counts, y, self.templates_, events, self._settings())
+
     @progress.announcing_compilation()
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
@@ -346,31 +356,6 @@ class DCEA(inputs.CodesAsTable, TransformerMixin, BaseEstimator):
         learned = Learned(self.tensors_, unit_tensors=self.unit_tensors_)
         arguments = self.get_params(deep=False)
         write_model(path, learned, *map(config.describe, (arguments, fitted)))
-
-    @property
-    def templates_(self) -> np.ndarray:
-        """Templates of unit l2 norm."""
-        return self.tensors_["templates"].cpu().numpy()
-
-    @property
-    def history_filter_(self) -> np.ndarray:
-        """Change of eta by lag after a spike, shape (unit, lag)."""
-        history = self._settings().history
-        if history is None:
-            raise AttributeError("`history_filter_` needs a fit with `history`")
-        basis = history.basis(self.bin_size_)
-        coefficients = self.unit_tensors_[training.COVARIATES].cpu()
-        return (coefficients[:, : len(basis)] @ basis).numpy()
-
-    @property
-    def history_lags_(self) -> np.ndarray:
-        """Lags of the history filter, in seconds."""
-        return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
-
-    @property
-    def event_timing_(self) -> np.ndarray:
-        """Rate of events in each bin of a window over its mean (template, onset)."""
-        return training.event_timing(self.tensors_, self._n_onsets)
 
     @property
     def epochs_at_most(self) -> int:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation.goodness_of_fit import expected_counts, rescale, resolved
+from spikecdl.evaluation.metrics import recovery
+from spikecdl.events.table import NEAR
 from spikecdl.training import FitWarning
 from spikecdl.validation import counted
 
@@ -30,6 +33,7 @@ _SIGNIFICANT = 4.0  # standard errors
 _SHARE = 0.05  # of the variance, that is no fault
 _NEAR, _STRETCHES = 0.025, 12  # seconds of bursts and refractoriness; stretches of the recording
 _LEVEL = 0.01  # of the tests of rescaled time, corrected for the number of units
+_MISJUDGED = 0.1  # share of false events that probabilities may be wrong by
 _EDGE = 0.4  # of the largest change of a template, that its first and last eighth exceed
 
 
@@ -46,11 +50,17 @@ class Check(NamedTuple):
     remedy: str
 
 
-def check(model: DCEA, counts: BinnedSpikes) -> list[dict[str, Any]]:
-    """Return the checks of a fit to counts, each as a mapping with the names of `Check`."""
+def check(model: DCEA, counts: BinnedSpikes, calibrate: bool) -> list[dict[str, Any]]:
+    """Return the checks of a fit to counts, each as a mapping with the names of `Check`.
+
+    To ``calibrate`` probabilities of events, a copy of the model is fitted to counts drawn from it.
+    """
     found = [*_of_search(model), *_of_windows(counts)]
     if counts.is_counts:
-        found += _of_rates(model, model.decompose(_part(counts, model.n_bins_)))
+        some = _part(counts, model.n_bins_)
+        found += _of_rates(model, model.decompose(some))
+        if calibrate and "event_rates" in model.tensors_:
+            found.append(_of_probabilities(model, some))
     return [one._asdict() for one in found]
 
 
@@ -161,6 +171,24 @@ def _of_rates(model: DCEA, parts: Decomposition) -> Iterator[Check]:
         f"intervals of {counted(rejected, 'unit')} of {counts.n_units} are not those of the model "
         "(time rescaling)",
         "see the other checks; if all are passed, use more templates or smaller bins",
+    )
+
+
+def _of_probabilities(model: DCEA, counts: BinnedSpikes) -> Check:
+    """Return whether as many events of drawn counts are false as their probabilities say."""
+    drawn = model.simulate(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        parts = clone(model).fit(drawn).decompose(drawn)
+    false = recovery(parts, NEAR * model.n_bins_ * counts.bin_size)
+    said = float((1 - parts.events()["probability"]).mean())
+    found = false.events.false_alarm_rate
+    return Check(
+        "probabilities of events",
+        not abs(found - said) > _MISJUDGED,
+        f"of counts drawn from the model and fitted again, {found:.0%} of the events are false, "
+        f"and {said:.0%} by their probabilities",
+        "do not rely on probabilities of single events",
     )
 
 

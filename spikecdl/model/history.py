@@ -133,17 +133,26 @@ def raised_cosines(x: Tensor, last: float, count: int) -> Tensor:
 
 
 def sample_in_time(
-    family: Family, eta: Tensor, effect: Tensor, generator: torch.Generator | None = None
+    family: Family,
+    eta: Tensor,
+    effect: Tensor,
+    generator: torch.Generator | None = None,
+    bursts: Tensor | None = None,
 ) -> Tensor:
     """Draw counts (..., unit, bin) bin by bin, as those of a bin depend on earlier ones.
 
     ``eta`` is the linear predictor without history, and ``effect`` (unit, lag) or (lag,) what each
-    count 1, 2, ... bins ago adds to it.
+    count 1, 2, ... bins ago adds to it; ``bursts``, likewise, how many further spikes follow it.
     """
     counts = torch.zeros_like(eta)
+
+    def past(of_spike: Tensor, now: int) -> Tensor:
+        n_lags = min(now, of_spike.shape[-1])
+        return (counts[..., now - n_lags : now] * of_spike[..., :n_lags].flip(-1)).sum(-1)
+
     for now in range(eta.shape[-1]):
-        n_lags = min(now, effect.shape[-1])
-        past = counts[..., now - n_lags : now] * effect[..., :n_lags].flip(-1)
         of_bin = family.map(lambda values: values.expand(eta.shape)[..., now])  # noqa: B023
-        counts[..., now] = of_bin.sample(eta[..., now] + past.sum(-1), generator)
+        counts[..., now] = of_bin.sample(eta[..., now] + past(effect, now), generator)
+        if bursts is not None and bursts.shape[-1]:
+            counts[..., now] += torch.poisson(past(bursts, now), generator=generator)
     return counts

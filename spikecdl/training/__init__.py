@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spikecdl.training.alternating import Alternating
+from spikecdl.training.attributes import LearnedAttributes
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
     COVARIATES,
@@ -25,13 +26,13 @@ from spikecdl.training.covariates import with_covariates
 from spikecdl.training.events import (
     certainty,
     completed,
-    event_timing,
     evidence,
     has_exponential_loss,
 )
 from spikecdl.training.family import estimated_family, family_of_first_fit
 from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import Marginal
+from spikecdl.training.simulation import drawn_counts
 from spikecdl.training.steps import AFTER, Steps, announce
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Fraction",
     "Implicit",
     "Learned",
+    "LearnedAttributes",
     "Marginal",
     "FitWarning",
     "NotConvergedWarning",
@@ -58,8 +60,8 @@ __all__ = [
     "Weight",
     "certainty",
     "completed",
+    "drawn_counts",
     "estimated_family",
-    "event_timing",
     "evidence",
     "family_of_first_fit",
     "has_exponential_loss",

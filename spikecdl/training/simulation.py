@@ -1,0 +1,79 @@
+"""Counts drawn from a fitted model, with the events that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikecdl.events.dense import DenseCounts
+from spikecdl.events.model import EventModel
+from spikecdl.model.history import sample_in_time
+from spikecdl.solvers.events import Events
+from spikecdl.training.base import Problem
+from spikecdl.training.events import event_model
+
+
+def drawn_counts(
+    problem: Problem, tensors: Mapping[str, Tensor], levels: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, Events]:
+    """Return counts (trial, unit, bin) like those of a problem, and their events.
+
+    Windows of the events are numbered as in ``problem.data.rows()``; for ``levels`` see `evidence`.
+    """
+    data = problem.data
+    model = event_model(problem, tensors, levels)[1].normalized()
+    counts = DenseCounts(data.to("cpu"))
+    if (covariates := counts.covariates) is not None:  # of which drift remains
+        zeros = torch.zeros_like(covariates.counts)
+        counts.covariates = replace(covariates, counts=zeros)
+    events = drawn_events(model, counts, np.random.default_rng(seed))
+    eta = torch.from_numpy(counts.predictor(model) + counts.shift)
+    window, template, onset = events.window, events.template, events.onset
+    for w, c, s, size in zip(window, template, onset, events.amplitude, strict=True):
+        change = float(size) * model.templates[c]
+        eta[w, :, s : s + model.length] += torch.from_numpy(change)
+    shape = (len(data.y), -1, data.y.shape[-1])
+    family = data.family.without_bursts().map(lambda x: x.expand(data.y.shape).reshape(shape))
+    generator = torch.Generator().manual_seed(seed)
+    if covariates is None:
+        y = family.sample(eta.reshape(shape), generator)
+    else:
+        coefficients = torch.from_numpy(model.coefficients)
+        effect = covariates.filters(coefficients)
+        effect = coefficients[:, :0] if effect is None else effect
+        bursts = coefficients[:, covariates.n_columns :]
+        y = sample_in_time(family, eta.reshape(shape), effect, generator, bursts)
+    y = torch.where(data.mask.reshape(y.shape), y, 0)
+    return y.numpy(), events
+
+
+def drawn_events(model: EventModel, counts: DenseCounts, rng: np.random.Generator) -> Events:
+    """Draw events of each window from their prior, sorted by window, template and onset."""
+    n_windows, _, n_bins = counts.shape
+    n_onsets = n_bins - model.length + 1
+    prior, allowed = model.prior(n_onsets), counts.onsets_of(model.length)
+    start = np.exp(prior.log_start)[..., None]
+    start = start * np.exp(prior.log_timing)[:, None] if prior.log_timing.size else start
+    start = np.broadcast_to(
+        start.reshape(model.amplitudes.size, -1), (start[..., 0].size, n_onsets)
+    )
+    idle_from = np.zeros((n_windows, prior.n_chains), int)
+    last = np.full((n_windows, len(model)), -model.length)
+    found = []
+    for s in range(n_onsets):
+        chance, draw = start[:, s].cumsum(), rng.random(idle_from.shape)
+        begins = (idle_from <= s) & (draw < chance[-1])
+        if allowed is not None:
+            begins &= allowed[:, [s]]
+        for w, chain in np.argwhere(begins):
+            c, i = divmod(int(np.searchsorted(chance, draw[w, chain])), model.amplitudes.shape[1])
+            if s - last[w, c] >= prior.distance:
+                found.append((w, c, s, model.amplitudes[c, i]))
+                idle_from[w, chain], last[w, c] = s + model.length, s
+    table = torch.tensor(sorted(found), dtype=torch.float64).reshape(-1, 4)
+    window, template, onset = table[:, :3].long().T
+    return Events(window, template, onset, table[:, 3])
