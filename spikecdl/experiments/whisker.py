@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-LENGTH, FAMILY = 0.125, "binomial"
-OTHER_LENGTHS = (0.075, 0.1, 0.15)  # of the template; LENGTH is the period of the stimulus
+FAMILY = "binomial"
+LENGTH = float(ONSETS[1] - ONSETS[0])  # of the template: the period of the stimulus, in seconds
+OTHER_LENGTHS = (0.075, 0.1, 0.15)
 SMOOTHING = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)  # widths of the PSTH, seconds
 SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free value in each bin
 RIDGES = (1e-3, 0.03, 1.0, 30.0)
@@ -174,8 +175,8 @@ def fit_method(
             }
             rates = None
             if parts is not None:
-                own = (parts.counts.rate()[0, index], parts.rate[0, index])
-                rates = after_onsets(own[0], parts), after_onsets(own[1], parts)
+                counted = after_onsets(parts.counts.rate()[0, index], parts)
+                rates = counted, after_onsets(parts.rate[0, index], parts)
                 row |= _event_scores(parts, index, rates[1], generator)
             row["seconds"] = seconds  # time to fit
             lost, null = of_single.deviances[0, :, index], float(scored.deviances[1, 0, index])

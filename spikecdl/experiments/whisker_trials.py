@@ -17,19 +17,17 @@ from numpy.typing import ArrayLike
 
 from spikecdl import datasets
 from spikecdl.baselines import BCOMP, GLM, Basis, ConstantRate, onsets
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, hdf5
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import deviance, heldout
 from spikecdl.evaluation.crossvalidation import divide, ratio
 from spikecdl.experiments import fitted
-from spikecdl.io import read_nwb
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
 ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
-_DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"  # every millisecond
 
 #: Rules by name that mark the trials to fit; the others are the test trials.
 SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -60,19 +58,13 @@ class Recording:
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
     """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
     for name in names:
-        if folder is None:
-            spikes = datasets.fetch_whisker([name])[name]
-            displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
-        else:
-            path = folder / f"{name}.nwb"
-            if not path.exists():
-                raise ValueError(
-                    f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave "
-                    "`data` out to download the recordings"
-                )
-            spikes = read_nwb(path)
-            with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
-                displacement = file[_DISPLACEMENT][:3000]
+        if folder is not None and not (folder / f"{name}.nwb").exists():
+            raise ValueError(
+                f"`data` (={str(folder)!r}) must be a folder that holds {name}.nwb; leave `data` "
+                "out to download the recordings"
+            )
+        spikes = datasets.fetch_whisker([name], folder)[name]
+        displacement = datasets.whisker_displacement(name, folder)[0]  # the same in all trials
         binned = displacement.reshape(-1, round(1000 * Recording.bin_size)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
 
