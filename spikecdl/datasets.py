@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl import validation
-from spikecdl.data import SpikeTrains
+from spikecdl.data import SpikeTrains, hdf5
 from spikecdl.io import read_nwb
 
 if sys.version_info >= (3, 11):
@@ -30,7 +30,6 @@ WHISKER = {
 }
 """Recordings of the whisker data by name, with the units of each."""
 
-_BIN, _TRIAL = 1e-3, 3000  # seconds, and bins of a trial, of the originals
 _PARTS = {"trngdataBis.mat": "idxtr", "testdataBis.mat": "idxts"}  # file: positions of its trials
 
 
@@ -105,6 +104,11 @@ def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndar
     Trials are in the order of recording; files and errors are as for `fetch_whisker`.
     """
     unit = WHISKER[validation.one_of("name", name, WHISKER)][0]
+    converted = _shelf(folder) / f"{name}.nwb"
+    if converted.exists():
+        part = "stimulus/presentation/whisker_displacement/data"
+        with hdf5.opened(converted, "NWB", [part]) as file:
+            return file[part][:].reshape(-1, 3000)
     trials, _ = _recorded(name, unit, "t", folder)
     return trials / 10
 
@@ -122,11 +126,11 @@ def _whisker(name: str, folder: str | Path | None) -> SpikeTrains:
     converted = _shelf(folder) / f"{name}.nwb"
     if converted.exists():
         return read_nwb(converted)
-    times, splits, duration = [], [], _TRIAL * _BIN
+    times, splits, bin_size, duration = [], [], 1e-3, 3.0
     for unit in WHISKER[name]:
         y, is_train = _recorded(name, unit, "y", folder)
         trial, bin_ = np.nonzero(y)
-        times.append(trial * duration + (bin_ + 0.5) * _BIN)
+        times.append(trial * duration + (bin_ + 0.5) * bin_size)
         splits.append(is_train)
     if not all(np.array_equal(split, splits[0]) for split in splits):
         raise ValueError(f"the units of {name} have other trials in their training files")
@@ -141,13 +145,13 @@ def _whisker(name: str, folder: str | Path | None) -> SpikeTrains:
             "stimulus": np.full(len(start), int(name[-1])),
         },
         units={"unit_name": list(WHISKER[name])},
-        clock_rate=2 / _BIN,
+        clock_rate=2 / bin_size,
         source=f"whisker_thalamus/{name}",
     )
 
 
 def _recorded(
-    name: str, unit: str, variable: str, folder: str | Path | None
+    name: str, unit: str, variable: str, folder: str | Path | None, n_bins: int = 3000
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a variable of all trials (trial, bin), and which trials are for training."""
     shelf = _shelf(folder)
@@ -157,13 +161,13 @@ def _recorded(
     positions = [known.get(key, np.array([])).astype(int) - 1 for key in _PARTS.values()]
     values = np.concatenate([content[variable] for content in contents])
     order = np.concatenate(positions)
-    if values.size != order.size * _TRIAL or set(order) != set(range(order.size)):
+    if values.size != order.size * n_bins or set(order) != set(range(order.size)):
         raise ValueError(
-            f"{stem} holds {values.size} bins of {order.size} trials; they should be {_TRIAL} of "
+            f"{stem} holds {values.size} bins of {order.size} trials; they should be {n_bins} of "
             f"each, and {' and '.join(_PARTS.values())} number every trial once"
         )
     back = np.argsort(order)
-    return values.reshape(-1, _TRIAL)[back], back < len(positions[0])
+    return values.reshape(-1, n_bins)[back], back < len(positions[0])
 
 
 def _matlab(path: str, folder: Path) -> dict[str, np.ndarray]:

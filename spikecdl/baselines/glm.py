@@ -231,7 +231,11 @@ class GLM(PerUnit):
     def _fit(self, counts: BinnedSpikes) -> None:
         validation.non_negative("ridge", self.ridge)
         data, covariates = observed(counts, self.family), self._covariates(counts)
-        usable = counts.mask & self._past_is_known(counts)
+        usable = counts.mask
+        if self.history is not None:  # bins that follow as many observed bins as it needs
+            length = len(self.history.functions(counts.bin_size))
+            n_seen = lfilter(np.r_[0, np.ones(length)], 1, usable.astype(float))
+            usable = usable & (n_seen > length - 0.5)
         if not usable.any((0, 2)).all():
             unit = counts.unit_ids[int(usable.any((0, 2)).argmin())]
             raise ValueError(f"unit {unit!r} has no observed bin whose past is known; leave it out")
@@ -284,14 +288,6 @@ class GLM(PerUnit):
             later = np.pad(self.history.functions(counts.bin_size), [(1, 0), (0, 0)])
             parts.append(_filtered(counts.counts, later))
         return np.concatenate(parts, axis=-1)
-
-    def _past_is_known(self, counts: BinnedSpikes) -> np.ndarray:
-        """Mark the bins (trial, unit, bin) that follow as many observed bins as history needs."""
-        if self.history is None:
-            return np.ones(counts.shape, dtype=bool)
-        length = len(self.history.functions(counts.bin_size))
-        n_seen = lfilter(np.r_[0, np.ones(length)], 1, counts.mask.astype(float))
-        return n_seen > length - 0.5
 
 
 def _filtered(signal: np.ndarray, functions: np.ndarray) -> np.ndarray:

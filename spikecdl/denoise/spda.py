@@ -232,17 +232,14 @@ def refit(
     about the mean count of a pixel.
     """
     n_active = templates.shape[1]
-    row, column = torch.triu_indices(n_active, n_active)
-    products = (templates[:, row] * templates[:, column]).mT
-    diagonal = torch.arange(n_active)
+    products = (templates[:, :, None] * templates[:, None]).flatten(1, 2).mT
     eta = baseline + codes @ templates
     for _ in range(n_steps):
         mean = Poisson().mean(eta)  # also the curvature
         gradient = (y - mean) @ templates.mT - precision * codes
-        hessian = mean.new_empty(*codes.shape, n_active)
-        hessian[..., row, column] = hessian[..., column, row] = mean @ products
-        hessian[..., diagonal, diagonal] *= 1 + 1e-5  # for templates that are nearly equal
-        hessian[..., diagonal, diagonal] += precision
+        hessian = (mean @ products).unflatten(-1, (n_active, n_active))
+        diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        diagonal.mul_(1 + 1e-5).add_(precision)  # for templates that are nearly equal, or unused
         step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
         change = step @ templates
         longest = change.abs().amax(-1, keepdim=True).clamp(min=1)

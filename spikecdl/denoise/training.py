@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,42 +175,40 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _update(
-                        parameter, parameter.grad, self.state[parameter], group["lr"], group["beta"]
-                    )
+                    self._update(parameter, parameter.grad, group["lr"], group["beta"])
 
+    def _update(self, parameter: Tensor, gradient: Tensor, lr: float, beta: float) -> None:
+        """Take a step, with the symbols of the docstring."""
+        state = self.state[parameter]
+        is_matrix = parameter.ndim == 4 and parameter.shape[-1] > 1
+        G = gradient.flatten(1) if is_matrix else gradient
+        products = {"L": G @ G.mT, "R": G.mT @ G} if is_matrix else {}
+        if not state:
+            state |= products | {f"Q_{side}": _eigenvectors(of) for side, of in products.items()}
+            state |= {"first": torch.zeros_like(G), "second": torch.zeros_like(G)}
+            state["step"] = torch.tensor(0.0)
+            if is_matrix:
+                return
 
-def _update(
-    parameter: Tensor, gradient: Tensor, state: dict[str, Any], lr: float, beta: float
-) -> None:
-    """Take a step of SOAP, with the symbols of its docstring."""
-    is_matrix = parameter.ndim == 4 and parameter.shape[-1] > 1
-    G = gradient.flatten(1) if is_matrix else gradient
-    products = {"L": G @ G.mT, "R": G.mT @ G} if is_matrix else {}
-    if not state:
-        state |= products | {f"Q_{side}": _eigenvectors(of) for side, of in products.items()}
-        state |= {"first": torch.zeros_like(G), "second": torch.zeros_like(G)}
-        state["step"] = torch.tensor(0.0)
+        def rotated(matrix: Tensor) -> Tensor:
+            return state["Q_L"].mT @ matrix @ state["Q_R"] if is_matrix else matrix
+
+        state["step"] += 1
+        first = state["first"].lerp_(G, 1 - beta)
+        state["second"].lerp_(rotated(G).square(), 1 - beta)
+        unbiased = 1 - beta ** state["step"]
+        scale = (state["second"] / unbiased).sqrt_().add_(1e-8)
+        change = rotated(first) / unbiased / scale
         if is_matrix:
-            return
-
-    def rotated(matrix: Tensor) -> Tensor:
-        return state["Q_L"].mT @ matrix @ state["Q_R"] if is_matrix else matrix
-
-    state["step"] += 1
-    first = state["first"].lerp_(G, 1 - beta)
-    state["second"].lerp_(rotated(G).square(), 1 - beta)
-    unbiased = 1 - beta ** state["step"]
-    scale = (state["second"] / unbiased).sqrt_().add_(1e-8)
-    change = rotated(first) / unbiased / scale
-    if is_matrix:
-        change = state["Q_L"] @ change @ state["Q_R"].mT
-    for side, product in products.items():
-        state[side].lerp_(product, 1 - beta)
-        if state["step"] % 10 == 0:  # by power iteration
-            state[f"Q_{side}"] = torch.linalg.qr(state[side] @ state[f"Q_{side}"]).Q.contiguous()
-    faster = 10 if parameter.ndim == 3 else 1
-    parameter.sub_(faster * lr * change.view_as(parameter))
+            change = state["Q_L"] @ change @ state["Q_R"].mT
+        for side, product in products.items():
+            state[side].lerp_(product, 1 - beta)
+            if state["step"] % 10 == 0:  # by power iteration
+                state[f"Q_{side}"] = torch.linalg.qr(
+                    state[side] @ state[f"Q_{side}"]
+                ).Q.contiguous()
+        faster = 10 if parameter.ndim == 3 else 1
+        parameter.sub_(faster * lr * change.view_as(parameter))
 
 
 def _eigenvectors(moments: Tensor) -> Tensor:

@@ -82,21 +82,15 @@ class ShallowAutoencoder:
         """Mean negative log likelihood of a sample, up to a constant."""
         return self.family.cost(y, self.decode(self.encode(y))).sum(-1).mean()
 
-    def gradient(self, y: Tensor) -> Tensor:
-        r"""Derivative of `loss` with respect to the columns, through decoder and encoder.
-
-        .. math:: -\frac{1}{N} \sum \left[ e x^T + z \left( 1_{x > 0} \odot W^T e \right)^T \right]
-
-        with e the derivative of the log likelihood with respect to :math:`\eta`.
-        """
-        codes = self.encode(y)
-        residual = self.family.residual(y, self.decode(codes))
-        through_encoder = (codes > 0) * (residual @ self.columns)
-        return -(residual.T @ codes + self._response(y).T @ through_encoder) / len(y)
-
     def after_step(self, y: Tensor, step: float) -> ShallowAutoencoder:
-        """Return the model after a gradient step, with columns rescaled to unit norm."""
-        return replace(self, columns=F.normalize(self.columns - step * self.gradient(y), dim=0))
+        """Return the model after a gradient step, with columns rescaled to unit norm.
+
+        The gradient is that of `loss`, through decoder and encoder.
+        """
+        columns = self.columns.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(replace(self, columns=columns).loss(y), columns)
+        moved = columns.detach() - step * gradient
+        return replace(self, columns=F.normalize(moved, dim=0))
 
     def _response(self, y: Tensor) -> Tensor:
         """Return z, (sample, dimension)."""
@@ -197,7 +191,7 @@ def run(options: Options) -> Result:
     @cache
     def followed(condition: Condition, seed: int) -> pd.DataFrame:
         run = follow(condition, size, seed)
-        return run.assign(**asdict(fitted_contraction(run["median"].to_numpy())))
+        return run.assign(**fitted_contraction(run["median"].to_numpy()))
 
     tables = []
     for part, varied, conditions in listed:
@@ -282,32 +276,27 @@ def codes(n_samples: int, condition: Condition, generator: torch.Generator) -> T
     return torch.zeros_like(chances).scatter_(1, positions, values)
 
 
-@dataclass(frozen=True)
-class Contraction:
-    r"""Squared distances as :math:`d_t^2 = d_\infty^2 + c \rho^t`; made by `fitted_contraction`."""
+def fitted_contraction(distances: np.ndarray) -> dict[str, float]:
+    r"""Fit :math:`d_t^2 = d_\infty^2 + c \rho^t` to squared distances (step,).
 
-    rate: float  # rho, contraction per step
-    excess: float  # c, the initial value of what contracts
-    neighbourhood: float  # the squared distance in the limit
-    r_squared: float  # of the line through the logarithms of squared distance - neighbourhood
-    n_fitted: int  # steps to which the line is fitted
+    The ``neighbourhood`` of the limit is the median of the last quarter of the steps.  A line is
+    fitted to the logarithms of what is above it, in the ``n_fitted`` steps before the squared
+    distance falls to twice the neighbourhood; with fewer than four such steps, the others are nan.
 
-
-def fitted_contraction(distances: np.ndarray) -> Contraction:
-    """Fit a line to the logarithms of squared distances (step,) minus their neighbourhood.
-
-    The neighbourhood is the median of the last quarter of the steps.  The line is fitted to the
-    steps before the squared distance falls to twice the neighbourhood; with fewer than four such
-    steps, rate, excess and R^2 are nan.
+    Returns the ``rate`` rho of contraction per step, the ``excess`` c, ``neighbourhood``,
+    ``r_squared`` of the line, and ``n_fitted``.
     """
     neighbourhood = float(np.median(distances[-(len(distances) // 4) :]))
     near = distances <= 2 * neighbourhood
     n_fitted = int(near.argmax()) if near.any() else len(distances)
+    rate = excess = r_squared = math.nan
     if n_fitted < 4:
-        return Contraction(math.nan, math.nan, neighbourhood, math.nan, 0)
-    line = linregress(np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood))
-    rate, excess = math.exp(line.slope), math.exp(line.intercept)
-    return Contraction(rate, excess, neighbourhood, line.rvalue**2, n_fitted)
+        n_fitted = 0
+    else:
+        line = linregress(np.arange(n_fitted), np.log(distances[:n_fitted] - neighbourhood))
+        rate, excess, r_squared = math.exp(line.slope), math.exp(line.intercept), line.rvalue**2
+    found = {"rate": rate, "excess": excess, "neighbourhood": neighbourhood}
+    return {**found, "r_squared": r_squared, "n_fitted": n_fitted}
 
 
 @style.styled

@@ -18,7 +18,7 @@ from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
-from spikecdl.evaluation.crossvalidation import divide
+from spikecdl.evaluation.crossvalidation import divide, ratio
 from spikecdl.evaluation.goodness_of_fit import rescale
 from spikecdl.experiments import Options, Result, findings, whisker_trials
 from spikecdl.experiments.whisker_trials import ONSETS, Recording, after_onsets
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-LENGTH, FAMILY = 0.125, "binomial"
-OTHER_LENGTHS = (0.075, 0.1, 0.15)  # of the template; LENGTH is the period of the stimulus
+FAMILY = "binomial"
+LENGTH = float(ONSETS[1] - ONSETS[0])  # of the template: the period of the stimulus, in seconds
+OTHER_LENGTHS = (0.075, 0.1, 0.15)
 SMOOTHING = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)  # widths of the PSTH, seconds
 SIZES = (6, 8, 12, 16, None)  # functions of a GLM's response; None: a free value in each bin
 RIDGES = (1e-3, 0.03, 1.0, 30.0)
@@ -55,16 +56,13 @@ def _of_length(length: float) -> str:
 
 
 def _glm(stimulus: Callable[[Recording], Any]) -> Callable[..., Mapping]:
-    def make(recording: Recording, _: int) -> Mapping[str, GLM]:
-        return {
-            f"{size or 'free'}, {ridge:g}": GLM(
-                FAMILY, stimulus=stimulus(recording), response=Basis(LENGTH, size), ridge=ridge
-            )
-            for size in SIZES
-            for ridge in RIDGES
-        }
-
-    return make
+    return lambda recording, _: {
+        f"{size or 'free'}, {ridge:g}": GLM(
+            FAMILY, stimulus=stimulus(recording), response=Basis(LENGTH, size), ridge=ridge
+        )
+        for size in SIZES
+        for ridge in RIDGES
+    }
 
 
 OURS, KNOWN_ONSETS = "DCEA", "GLM, known onsets"
@@ -177,8 +175,8 @@ def fit_method(
             }
             rates = None
             if parts is not None:
-                own = (parts.counts.rate()[0, index], parts.rate[0, index])
-                rates = after_onsets(own[0], parts), after_onsets(own[1], parts)
+                counted = after_onsets(parts.counts.rate()[0, index], parts)
+                rates = counted, after_onsets(parts.rate[0, index], parts)
                 row |= _event_scores(parts, index, rates[1], generator)
             row["seconds"] = seconds  # time to fit
             lost, null = of_single.deviances[0, :, index], float(scored.deviances[1, 0, index])
@@ -201,11 +199,10 @@ def with_leads(fits: Sequence[Fit]) -> pd.DataFrame:
     ours = {where(fit): fit.lost for fit in fits if fit.row["method"] == OURS}
     rows = []
     for fit in fits:
-        row, more = fit.row, fit.lost - ours[where(fit)]
-        if row["method"] != OURS:
-            error = np.sqrt(len(more) * more.var(ddof=1))
-            row = {**row, "lead": more.sum() / fit.null, "lead_se": error / fit.null}
-        rows.append(row)
+        null = np.full(len(fit.lost), fit.null / len(fit.lost))
+        lead, error = ratio(fit.lost - ours[where(fit)], null)
+        own = fit.row["method"] == OURS
+        rows.append(fit.row if own else {**fit.row, "lead": lead, "lead_se": error})
     return pd.DataFrame(rows)
 
 
@@ -217,13 +214,11 @@ def _event_scores(
     codes = parts.codes[0, index if parts.layout == "shared" else 0]
     times = [counts.times[np.flatnonzero(of_template)] for of_template in codes]
     window = counts.duration, counts.bin_size
-    found = whisker_trials.onset_hits(times, ONSETS, *window, generator)
     return {
         "peak_hz": float(response.max()),
         "peak_ms": 1e3 * counts.bin_size * (int(response.argmax()) + 0.5),
         "n_events": sum(map(len, times)),
-        **found.rates(),
-        "hit_p_value": found.p_value,
+        **whisker_trials.onset_hits(times, ONSETS, *window, generator),
     }
 
 
@@ -231,13 +226,12 @@ def _event_scores(
 def scores(table: pd.DataFrame) -> Figure:
     """Draw the deviance explained of each unit and stimulus, with a mark for each method."""
     rows = table[~table["method"].isin(["constant rate", *map(_of_length, OTHER_LENGTHS)])]
-    units = list(dict.fromkeys(zip(rows["recording"], rows["unit"], strict=True)))
+    place = rows.groupby(["recording", "unit"], sort=False).ngroup()
     ax = style.axes_array(None, (1, 1), (style.PAGE, 3.9))[0, 0]
     for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
         main, ours = method == "DCEA", "DCEA" in method
-        keys = zip(of_method["recording"], of_method["unit"], strict=True)
         ax.plot(
-            np.array([units.index(key) for key in keys]) + (number - 3.5) * 0.08,
+            place[of_method.index] + (number - 3.5) * 0.08,
             of_method["deviance_explained"],
             "osD^vP*Xh"[number],
             color=style.PALETTE[1] if ours else style.PALETTE[(0, 2, 3, 5)[number % 4]],
@@ -246,9 +240,10 @@ def scores(table: pd.DataFrame) -> Figure:
             zorder=3 if main else 2,
             label=method,
         )
+    units = rows[["recording", "unit"]].drop_duplicates().itertuples(index=False)
     names = [f"{recording.replace('_', chr(10))}\nunit {unit}" for recording, unit in units]
-    ax.set(xticks=range(len(units)), xticklabels=names, ylabel="deviance explained, test trials")
-    ax.set_xlim(-0.5, len(units) - 0.5)
+    ax.set(xticks=range(len(names)), xticklabels=names, ylabel="deviance explained, test trials")
+    ax.set_xlim(-0.5, len(names) - 0.5)
     ax.grid(axis="y", color=style.UNSEEN)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return ax.figure

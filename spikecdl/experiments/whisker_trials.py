@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,19 +17,17 @@ from numpy.typing import ArrayLike
 
 from spikecdl import datasets
 from spikecdl.baselines import BCOMP, GLM, Basis, ConstantRate, onsets
-from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, hdf5
+from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import deviance, heldout
 from spikecdl.evaluation.crossvalidation import divide, ratio
 from spikecdl.experiments import fitted
-from spikecdl.io import read_nwb
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RECORDINGS = tuple(f"dir{d}_stim{s}" for d in (3, 16) for s in (1, 2, 3))
 ONSETS = 0.5 + 0.125 * np.arange(16)  # of the deflections, in seconds
-_DISPLACEMENT = "stimulus/presentation/whisker_displacement/data"  # every millisecond
 
 #: Rules by name that mark the trials to fit; the others are the test trials.
 SPLITS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -60,19 +58,13 @@ class Recording:
 def load(folder: Path | None, names: Sequence[str] = RECORDINGS) -> Iterator[Recording]:
     """Yield recordings: NWB files of a folder, or (if None) the published files, downloaded."""
     for name in names:
-        if folder is None:
-            spikes = datasets.fetch_whisker([name])[name]
-            displacement = datasets.whisker_displacement(name)[0]  # the same in all trials
-        else:
-            path = folder / f"{name}.nwb"
-            if not path.exists():
-                raise ValueError(
-                    f"`data` (={str(folder)!r}) must be a folder that holds {path.name}; leave "
-                    "`data` out to download the recordings"
-                )
-            spikes = read_nwb(path)
-            with hdf5.opened(path, "NWB", [_DISPLACEMENT]) as file:
-                displacement = file[_DISPLACEMENT][:3000]
+        if folder is not None and not (folder / f"{name}.nwb").exists():
+            raise ValueError(
+                f"`data` (={str(folder)!r}) must be a folder that holds {name}.nwb; leave `data` "
+                "out to download the recordings"
+            )
+        spikes = datasets.fetch_whisker([name], folder)[name]
+        displacement = datasets.whisker_displacement(name, folder)[0]  # the same in all trials
         binned = displacement.reshape(-1, round(1000 * Recording.bin_size)).mean(axis=1)
         yield Recording(name, spikes, np.stack([binned, np.gradient(binned)]))
 
@@ -83,24 +75,6 @@ def after_onsets(values: np.ndarray, parts: Decomposition) -> np.ndarray:
     return values[first[:, None] + np.arange(parts.templates.shape[-1])].mean(axis=0)
 
 
-class OnsetHits(NamedTuple):
-    """Agreement of events with known onsets; made by `onset_hits`.
-
-    Chance is that of 500 sets of as many events at random times, each set with its best lags.
-    """
-
-    hit_rate: float  # fraction of the onsets with an event within the tolerance
-    false_alarm_rate: float  # fraction of the events that hit no onset; nan without events
-    lags: tuple[float, ...]  # subtracted from the times of each template's events, in seconds
-    chance_hit_rate: float
-    p_value: float  # fraction of random sets, and the events, that hit as many onsets or more
-
-    def rates(self) -> dict[str, float]:
-        """Return the rates of hits, also by chance, and of false alarms."""
-        names = ("hit_rate", "chance_hit_rate", "false_alarm_rate")
-        return {name: getattr(self, name) for name in names}
-
-
 def onset_hits(
     times: Sequence[ArrayLike],
     onsets: ArrayLike,
@@ -108,41 +82,42 @@ def onset_hits(
     bin_size: float,
     generator: np.random.Generator,
     tolerance: float = Recording.tolerance,
-) -> OnsetHits:
+) -> dict[str, float]:
     """Compare the events of each template with known onsets, all in seconds.
 
     The onset of a template is a convention, so all events of a template are shifted by the lag, a
-    whole number of bins, that hits the most onsets.  The generator draws the random times.
+    whole number of bins, that hits the most onsets.  Chance is that of 500 sets of as many events
+    at random times, which the generator draws, each set with its best lags.
 
     ``times`` has an array for each template; ``onsets`` are more than twice the tolerance apart.
+    Returns the fraction of the onsets with an event within the tolerance, the same by chance, the
+    fraction of the events that hit no onset (nan without events), and that of the random sets, and
+    the events, that hit as many onsets or more.
     """
     known = np.asarray(onsets, dtype=float)
     n_lags = int(np.diff(known).min() / 2 / bin_size)
     lags = bin_size * np.arange(-n_lags, n_lags + 1)
     found = [np.asarray(one, dtype=float) for one in times]
     n_events = sum(map(len, found))
-    n_hit, n_near, chosen = _hits(found, known, lags, tolerance)
-    drawn = np.empty(500)
-    for draw in range(len(drawn)):
-        random = [generator.uniform(0, duration, len(one)) for one in found]
-        drawn[draw], _, _ = _hits(random, known, lags, tolerance)
-    return OnsetHits(
-        hit_rate=n_hit / len(known),
-        false_alarm_rate=1 - n_near / n_events if n_events else float("nan"),
-        lags=chosen,
-        chance_hit_rate=float(drawn.mean() / len(known)),
-        p_value=float((1 + (drawn >= n_hit).sum()) / (1 + len(drawn))),
-    )
+    n_hit, n_near = _hits(found, known, lags, tolerance)
+    random = ([generator.uniform(0, duration, len(one)) for one in found] for _ in range(500))
+    drawn = np.array([_hits(one, known, lags, tolerance)[0] for one in random])
+    return {
+        "hit_rate": n_hit / len(known),
+        "chance_hit_rate": float(drawn.mean() / len(known)),
+        "false_alarm_rate": 1 - n_near / n_events if n_events else float("nan"),
+        "hit_p_value": float((1 + (drawn >= n_hit).sum()) / (1 + len(drawn))),
+    }
 
 
 def _hits(
     times: Sequence[np.ndarray], onsets: np.ndarray, lags: np.ndarray, tolerance: float
-) -> tuple[int, int, tuple[float, ...]]:
-    """Return the number of onsets hit, that of events near an onset, and each template's best lag.
+) -> tuple[int, int]:
+    """Return the number of onsets hit, and that of events near an onset, with the best lags.
 
     Among lags that hit as many onsets, the best one has the most events near an onset.
     """
-    hit, n_near, chosen = np.zeros(len(onsets), dtype=bool), 0, []
+    hit, n_near = np.zeros(len(onsets), dtype=bool), 0
     between = (onsets[1:] + onsets[:-1]) / 2
     for one in times:
         shifted = one - lags[:, None]  # (lag, event)
@@ -154,8 +129,7 @@ def _hits(
         best = int(np.lexsort((near, hits.sum(axis=1)))[-1])
         hit |= hits[best]
         n_near += int(near[best])
-        chosen.append(float(lags[best]))
-    return int(hit.sum()), n_near, tuple(chosen)
+    return int(hit.sum()), n_near
 
 
 LENGTH, FAMILY = 0.075, "binomial"  # shorter than the period of the stimulus: events leave gaps
@@ -167,14 +141,11 @@ def _dcea(**settings: Any) -> Callable[[int], list]:
 
 
 def _glms(**settings: Any) -> Callable[[int], list]:
-    def make(_: int) -> list[GLM]:
-        return [
-            GLM(FAMILY, history=Basis(past, 8, "log_cosine"), ridge=ridge, **settings)
-            for past in PASTS
-            for ridge in (0.1, 1.0, 10.0)
-        ]
-
-    return make
+    return lambda _: [
+        GLM(FAMILY, history=Basis(past, 8, "log_cosine"), ridge=ridge, **settings)
+        for past in PASTS
+        for ridge in (0.1, 1.0, 10.0)
+    ]
 
 
 HISTORY = "GLM, history"
@@ -266,7 +237,7 @@ def hits(model: DCEA, counts: BinnedSpikes, seed: int) -> dict[str, float]:
     generator = np.random.default_rng(seed)
     length = counts.duration * len(counts)
     found = onset_hits([time], known, length, counts.bin_size, generator)
-    scores = {"n_events": len(events) / len(counts), **found.rates()}
+    scores = {"n_events": len(events) / len(counts), **found}
     if "probability" in events:
         scores["own_false"] = 1 - float(events["probability"].mean())
     return scores
