@@ -29,10 +29,9 @@ from .io import (
     write_npz,
     write_nwb,
 )
-from .model.autoencoder import UnrolledAutoencoder
 from .model.bursts import Bursts
 from .model.dictionary import ConvDictionary
-from .model.encoder import UnrolledEncoder
+from .model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson
 from .model.history import History
 from .model.penalties import L1, GroupL1

@@ -19,7 +19,7 @@ from spikecdl.model.bursts import Bursts
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
 from spikecdl.model.history import Drift, History
-from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
+from spikecdl.training import Observations, Problem, Trainer, Weight
 
 _EXACT = 2**24  # counts above are not exact in single precision
 
@@ -153,7 +153,7 @@ def observe(
     if family.is_known:
         return data
     mean = family.mean(eta).flatten(0, -3).expand(-1, -1, y.shape[-1])
-    return replace(data, family=estimated_family(family, data, mean))
+    return replace(data, family=data.estimated_family(family, mean))
 
 
 def near_times(

@@ -171,6 +171,16 @@ class Observations:
             return family.link_rate(unit).expand_as(total).clone()
         return family.link_rate((total + 1) / (exposure + 1 / unit))
 
+    def estimated_family(self, family: Family, mean: Tensor) -> Family:
+        """Return a family, what is not known of it estimated from the observed bins.
+
+        ``mean`` (window, channel, bin) is what is expected of the observations as `rows`; of many,
+        some rows are used.
+        """
+        some = slice(None, None, max(1, self.y.numel() // PART))
+        rows = self.rows().take(some).load()
+        return family.estimate(rows.y[rows.mask].double(), mean[some][rows.mask].double())
+
     def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
         """Return the penalty of some trials; weights are one number or have trials first."""
         return penalty.map(lambda weight: weight[part] if weight.ndim else weight)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
+from spikecdl.solvers.amplitudes import Amplitudes, Fit
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.parallel import Processes
 from spikecdl.solvers.sparse_coding import sparse_code
 from spikecdl.training.base import Observations, Weight
 from spikecdl.training.gains import event_gains
-from spikecdl.training.profile_likelihood import Amplitudes, Fit
 
 _LEAST_CURVATURE = 0.05  # of a bin of a template, as a fraction of the mean curvature
 
@@ -113,17 +113,14 @@ class Updater:
             precision * learn_amplitudes,
             baseline.cpu().reshape_as(rows.baseline),
             learn_amplitudes,
+            self.processes,
         )
-
-        def fit_to(templates: Tensor) -> Fit:
-            return best(templates).total(self.processes)
-
-        fit = fit_to(templates)
+        fit = best(templates)
         if learn_templates and (fit.curvature > 0).any():
             weight = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
             bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
-            templates = _descend(fit_to, templates, fit, self.max_iter, weight, bounded)
-            fit = fit_to(templates)
+            templates = _descend(best, templates, fit, self.max_iter, weight, bounded)
+            fit = best(templates)
         return DictionaryUpdate(
             templates.to(device),
             best.events.to(device),
@@ -164,7 +161,7 @@ def _descend(
 
     def on_spheres(vector: np.ndarray) -> tuple[Tensor, Tensor]:
         free = torch.from_numpy(vector).reshape(scale.shape) * scale
-        norms = _norms(free)
+        norms = norms_of(free)
         return free / norms, norms
 
     def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -189,7 +186,7 @@ def _descend(
     return on_spheres(found.x)[0]
 
 
-def _norms(templates: Tensor) -> Tensor:
+def norms_of(templates: Tensor) -> Tensor:
     """Return l2 norms, shape (template, 1, 1); 1 for a template of zeros."""
     norms = templates.flatten(1).norm(dim=1)[:, None, None]
     return torch.where(norms > 0, norms, 1.0)
