@@ -169,13 +169,20 @@ def _fista(
 ) -> tuple[Tensor, Tensor, int]:
     """Solve all windows together; they are checked every 8 steps.
 
-    Those that are finished leave once they are more than a quarter.
+    The first step sizes follow from the curvature where the codes begin.  Windows that are finished
+    leave once they are more than a quarter.
     """
+    bins = windows.y.shape[-dictionary.axes :]
+    layout = dictionary.layout(bins, windows.y.is_cuda)
+    windows, codes = windows.laid_out(layout), layout.codes(codes)
     y = windows.y
-    layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
-    state = _start(windows, codes, dictionary, layout)
-    codes = torch.empty_like(state.codes)
-    violation = y.new_zeros(len(codes))
+    eta = layout.forward(codes) + windows.baseline
+    curvature = windows.family.curvature(y, eta)
+    curvature = curvature if windows.mask is None else curvature * windows.mask
+    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * dictionary.norm_squared(bins))
+    state = _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
+    codes, violation = torch.empty_like(codes), y.new_zeros(len(codes))
     left = torch.arange(len(codes), device=y.device)
     n_iter = 0
     while True:
@@ -189,19 +196,6 @@ def _fista(
                 left, state = left[~done], state.take(~done)
         _iterate(state, layout)
         n_iter += 1
-
-
-def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: Layout) -> _State:
-    """Choose the first step sizes, from the curvature where the codes begin."""
-    norm = dictionary.norm_squared(windows.y.shape[-dictionary.axes :])
-    windows, codes = windows.laid_out(layout), layout.codes(codes)
-    y = windows.y
-    eta = layout.forward(codes) + windows.baseline
-    curvature = windows.family.curvature(y, eta)
-    curvature = curvature if windows.mask is None else curvature * windows.mask
-    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
-    step = 1 / (largest * norm)
-    return _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
 
 
 def _dims(tensor: Tensor) -> tuple[int, ...]:

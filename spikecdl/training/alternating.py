@@ -21,8 +21,6 @@ from spikecdl.training.covariates import fitted, with_coefficients, with_covaria
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.initialization import Initialization
 
-_SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged
-
 #: What an epoch has learned, and what goes into its record.
 Epoch = tuple[Learned, dict[str, Any]]
 
@@ -214,12 +212,12 @@ def null_cost(data: Observations) -> float:
     return sum(float(some.cost(some.baseline.expand_as(some.y))) for some in pieces)
 
 
-def _settled(history: list[dict[str, Any]], null: float) -> bool:
-    """Return whether the last epoch gained little of what all epochs gained."""
+def _settled(history: list[dict[str, Any]], null: float, little: float = 1e-3) -> bool:
+    """Return whether the last epoch gained little, a fraction, of what all epochs gained."""
     if len(history) < 2:
         return False
     before, now = history[-2]["objective"], history[-1]["objective"]
-    return before - now < _SETTLED * max(null - now, 0.0) + 1e-9 * abs(now)
+    return before - now < little * max(null - now, 0.0) + 1e-9 * abs(now)
 
 
 def family_of_first_fit(problem: Problem, family: Family) -> Family:

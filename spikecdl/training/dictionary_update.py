@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.amplitudes import Amplitudes, Fit
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.parallel import Processes
+from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.solvers.sparse_coding import sparse_code
 from spikecdl.training.base import Observations, Weight
 from spikecdl.training.gains import event_gains
-
-_LEAST_CURVATURE = 0.05  # of a bin of a template, as a fraction of the mean curvature
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Updater:
     smoothness: float = 0.0
     nonnegative: tuple[bool, ...] = ()
     max_iter: int = 3
-    processes: Processes = field(default_factory=Processes)
+    processes: Processes = ALONE
 
     def __call__(
         self,
@@ -155,7 +153,7 @@ def _descend(
     """
     begin = torch.where(bounded, templates.clamp(min=0), templates)
     scale = fit.curvature.clamp(min=1e-12)
-    scale = scale.clamp(min=_LEAST_CURVATURE * scale.mean()).rsqrt()
+    scale = scale.clamp(min=0.05 * scale.mean()).rsqrt()  # bins of little curvature move far
     # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
     scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
 
@@ -198,10 +196,6 @@ def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
 
 
-_LEAST_GAIN = 3.0  # of an event that is kept, in multiples of the threshold
-_N_SELECTIONS = 2  # as an event may only show that it is too weak when others are gone
-
-
 @dataclass(frozen=True)
 class Solved:
     """Events that solve the penalised problem, and the penalty with its weight and value."""
@@ -234,6 +228,8 @@ class Round:
         Events kept in a window, those that gain most.
     processes : Processes
         Processes that share the windows: ``data`` is the part of this one, costs are of all.
+    least_gain : float
+        Of an event that is kept, in multiples of the threshold.
     """
 
     data: Observations
@@ -245,7 +241,8 @@ class Round:
     max_iter: int
     nonnegative: tuple[bool, ...] = ()
     most_events: int | None = None
-    processes: Processes = field(default_factory=Processes)
+    processes: Processes = ALONE
+    least_gain: float = 3.0
 
     @property
     def update(self) -> Updater:
@@ -326,14 +323,14 @@ class Round:
         events = events if allowed is None else events.moved_to(allowed)
         alone = event_gains(self.data, templates, events, baseline, penalty, alone=True)
         events = events.take(alone.gain > 1)
-        for _ in range(_N_SELECTIONS):
+        for _ in range(2):  # an event may only show that it is too weak when others are gone
             fitted = self.update(templates, events, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
-            kept = gains.gain > _LEAST_GAIN
+            kept = gains.gain > self.least_gain
             kept &= fitted.events.strongest(gains.gain, self.most_events)
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self.update(templates, events, baseline, learn_templates=learn, shrink=not learn)
-        return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))
+        return self._with_penalty(found, self.least_gain * float(gains.threshold[kept].sum()))
 
     def _with_penalty(self, found: DictionaryUpdate, penalty: float) -> DictionaryUpdate:
         """Return the update with the penalty summed over processes."""

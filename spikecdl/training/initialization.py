@@ -299,12 +299,7 @@ def initial_templates(
     ``n_templates`` of ``length`` bins, (template, channel, bin), of unit norm, chosen among the
     ``most`` stretches of highest energy.
     """
-    peaks = [
-        _peaks(
-            _standardised_residual(some, eta[part], length), some.onsets_of(length), length, most
-        )
-        for part, some in data.parts()
-    ]
+    peaks = [_peaks(some, eta[part], length, most) for part, some in data.parts()]
     energy, stretches = map(torch.cat, zip(*peaks, strict=True))
     if (energy > 0).any():
         energy, stretches = energy[energy > 0], stretches[energy > 0]
@@ -341,11 +336,12 @@ def _taper(length: int, like: Tensor) -> Tensor:
     return (torch.minimum(bins, length - bins) / (0.06 * length)).clamp(max=1)
 
 
-def _peaks(signal: Tensor, onsets: Tensor | None, length: int, most: int) -> tuple[Tensor, Tensor]:
-    """Return the ``most`` stretches of highest energy, at most half overlapping, and their energies.
+def _peaks(data: Observations, eta: Tensor, length: int, most: int) -> tuple[Tensor, Tensor]:
+    """Return the ``most`` stretches of highest energy, at most half overlapping, and the energies.
 
-    They begin where ``onsets`` (window, onset), if there are any, are True.
+    They begin where templates may.
     """
+    signal, onsets = _standardised_residual(data, eta, length), data.onsets_of(length)
     energy = signal.square().sum(1).unfold(-1, length, 1).sum(-1)  # (window, onset)
     energy = energy if onsets is None else energy * onsets
     best = F.max_pool1d(energy[:, None], length | 1, 1, length // 2)[:, 0]
