@@ -15,10 +15,9 @@ from spikecdl import config, training, validation
 from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes
-from spikecdl.model.bursts import Bursts
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
-from spikecdl.model.history import Drift, History
+from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.training import Observations, Problem, Trainer, Weight
 
 _EXACT = 2**24  # counts above are not exact in single precision

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.covariates import Covariates
+from spikecdl.model.history import PoissonWithBursts
 from spikecdl.training.base import COVARIATES, Observations, Problem
 
 Total = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ from enumeration import LENGTH, N_BINS, enumerate_events, model_of
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.sampling import _sweep, anneal
 from spikecdl.events.windows import Drawn
-from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl.model.history import PoissonWithBursts
 from spikecdl.model.observations import Observations
 
 BURSTS = PoissonWithBursts(torch.tensor([0.0, 0.4, 0.0, 0.2, 0.7, 0.0, 0.1, 0.3]).double())
