@@ -16,7 +16,6 @@ from spikecdl.validation import counted, distinct, integer, positive, real, shap
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
-_BLOCK = 2**20  # numbers that are held in memory at once
 _KINDS = {"counts": "iuf", "n_pooled": "iu", "trial_starts": "f"}  # of dtypes
 
 
@@ -399,10 +398,13 @@ class BinnedSpikes:
         )
 
 
-def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of trials and units that cover a (trial, unit, bin) array in small blocks."""
+def blocks(shape: tuple[int, int, int], size: int = 2**20) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of trials and units that cover a (trial, unit, bin) array in small blocks.
+
+    Blocks of about ``size`` numbers take little memory.
+    """
     n_trials, n_units, n_bins = shape
-    windows = max(1, _BLOCK // n_bins)
+    windows = max(1, size // n_bins)
     trials, units = max(1, windows // n_units), min(windows, n_units)
     for trial in range(0, n_trials, trials):
         for unit in range(0, n_units, units):

@@ -259,7 +259,6 @@ class UnrolledEncoder(Encoder):
         codes = point = layout.codes(windows.y.new_zeros(windows.code_shape(self.dictionary)))
         step = layout.signal(step) if step.ndim else step
         windows = windows.laid_out(layout)
-        dims = tuple(range(1 - windows.y.ndim, 0))
         eta, penalty = windows.baseline.expand_as(windows.y), windows.penalty
         momentum = 1.0
         for layer in range(self.n_unrolled):
@@ -267,9 +266,7 @@ class UnrolledEncoder(Encoder):
                 eta = layout.forward(point) + windows.baseline
             score = layout.adjoint(self._residual(windows, eta))
             if self.backtracking:
-                with torch.no_grad():
-                    halvings = _halvings(windows, layout, point, score, step, eta, dims)
-                step = step * halvings
+                step = step * _halvings(windows, layout, point, score, step, eta)
             previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
             if self.accelerated:
                 faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
@@ -295,29 +292,21 @@ class UnrolledEncoder(Encoder):
             bound = windows.family.curvature_bound(y)
         if bound is None:
             bound = windows.family.curvature(y, torch.zeros_like(y) + windows.baseline)
-        norm = self._norm_squared(y.shape[-self.dictionary.axes :])
+        bins = y.shape[-self.dictionary.axes :]
+        norm = self.dictionary.norm_squared(bins)
+        if self.analysis is not self.dictionary:
+            norm = (norm * self.analysis.norm_squared(bins)).sqrt()
         bound = bound.expand_as(y) if mask is None else bound * mask
         largest = bound.amax(dim=tuple(range(1 - y.ndim, 0)), keepdim=True)
         return 1 / (largest.clamp(min=torch.finfo(y.dtype).eps) * norm)
 
-    def _norm_squared(self, signal_shape: torch.Size) -> Tensor:
-        norm = self.dictionary.norm_squared(signal_shape)
-        if self.analysis is self.dictionary:
-            return norm
-        return (norm * self.analysis.norm_squared(signal_shape)).sqrt()
 
-
+@torch.no_grad()
 def _halvings(
-    windows: Windows,
-    layout: Layout,
-    point: Tensor,
-    score: Tensor,
-    step: Tensor,
-    eta: Tensor,
-    dims: tuple[int, ...],
+    windows: Windows, layout: Layout, point: Tensor, score: Tensor, step: Tensor, eta: Tensor
 ) -> Tensor:
     """Return the power of 1/2 per window that makes the step satisfy the descent condition."""
-    factor = torch.ones_like(step)
+    factor, dims = torch.ones_like(step), tuple(range(1 - windows.y.ndim, 0))
     for _ in range(MAX_HALVINGS):
         trial = step * factor
         change = windows.penalty.prox(point + trial * score, trial) - point

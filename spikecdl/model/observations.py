@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
 
-_FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
 PART = 2**22  # numbers in memory at once, as floats
 
 
@@ -120,7 +120,7 @@ class Observations:
         """
         if not self.learn_baseline:
             return math.inf
-        return (_FEWER_LEVELS if self.drifts else 1.0) / self.family.eta_scale**2
+        return (25.0 if self.drifts else 1.0) / self.family.eta_scale**2
 
     @property
     def drifts(self) -> bool:
@@ -144,14 +144,26 @@ class Observations:
 
     def totals(self) -> Tensor:
         """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
-        rows = self.rows()
-        shape, device = (2, *rows.y.shape[:-1], 1), self.baseline.device
-        sums = torch.zeros(shape, dtype=torch.float64, device=device)
-        for part, _, some in rows.pieces():
-            both = torch.stack([some.y, some.family.exposure(some.y)])
-            both = torch.where(some.mask, both, 0)
-            sums[:, part] += both.sum(-1, keepdim=True, dtype=torch.float64)
-        return sums.reshape(2, *self.y.shape[:-1], 1)
+
+        def both(some: Observations, part: slice, bins: slice) -> Tensor:
+            return torch.stack([some.y, some.family.exposure(some.y)])
+
+        return torch.from_numpy(self.sum_bins(both))[..., None].to(self.baseline.device)
+
+    def sum_bins(self, terms: Callable[[Observations, slice, slice], Tensor]) -> np.ndarray:
+        """Sum terms of the observed bins over bins, a piece of the data at a time.
+
+        ``terms`` returns them (..., window, channel, bin) for a piece, in double precision, and its
+        rows and bins.  The sums have the shape (..., trial, unit, channel).
+        """
+        rows, sums = self.rows(), np.zeros(())
+        for part, bins, some in rows.pieces():
+            found = terms(some.to(torch.float64), part, bins)
+            found = torch.where(some.mask, found, 0).sum(-1)
+            if not sums.shape:
+                sums = np.zeros((*found.shape[:-2], *rows.y.shape[:-1]))
+            sums[..., part, :] += found.cpu().numpy()
+        return sums.reshape(*sums.shape[:-2], *self.y.shape[:-1])
 
     def mean_baseline(self) -> Tensor:
         """Return the linear predictor of the mean rate of every window, or with drift every unit.

@@ -115,9 +115,7 @@ class Updater:
         )
         fit = best(templates)
         if learn_templates and (fit.curvature > 0).any():
-            weight = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
-            bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
-            templates = _descend(best, templates, fit, self.max_iter, weight, bounded)
+            templates = self._descend(best, templates, fit)
             fit = best(templates)
         return DictionaryUpdate(
             templates.to(device),
@@ -137,51 +135,40 @@ class Updater:
             return 1 / (square / count).clamp(min=1e-12)
         return 1 / (count * self.data.family.eta_scale**2)
 
+    def _descend(self, fit_to: Callable[[Tensor], Fit], templates: Tensor, fit: Fit) -> Tensor:
+        """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each."""
+        rough = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
+        bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
+        begin = torch.where(bounded, templates.clamp(min=0), templates)
+        scale = fit.curvature.clamp(min=1e-12)
+        scale = scale.clamp(min=0.05 * scale.mean()).rsqrt()  # bins of little curvature move far
+        # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
+        scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
 
-def _descend(
-    fit_to: Callable[[Tensor], Fit],
-    templates: Tensor,
-    fit: Fit,
-    max_iter: int,
-    smoothness: Tensor,
-    bounded: Tensor,
-) -> Tensor:
-    """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each.
+        def scaled(vector: np.ndarray) -> Tensor:
+            return torch.from_numpy(vector).reshape(scale.shape) * scale
 
-    ``smoothness`` (template, 1, 1) is the weight of squared first differences; no bin of a template
-    that is ``bounded`` (template, 1, 1) falls below zero.
-    """
-    begin = torch.where(bounded, templates.clamp(min=0), templates)
-    scale = fit.curvature.clamp(min=1e-12)
-    scale = scale.clamp(min=0.05 * scale.mean()).rsqrt()  # bins of little curvature move far
-    # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
-    scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
+        def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            norms = norms_of(scaled(vector))
+            unit = scaled(vector) / norms
+            fit = fit_to(unit)
+            steps = F.pad(unit, (1, 1)).diff(dim=-1)
+            gradient = fit.gradient - rough * steps.diff(dim=-1)
+            along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
+            gradient = (gradient - along * unit) / norms * scale
+            value = fit.cost + fit.prior + float((rough * steps.square()).sum()) / 2
+            return value, gradient.reshape(-1).numpy()
 
-    def on_spheres(vector: np.ndarray) -> tuple[Tensor, Tensor]:
-        free = torch.from_numpy(vector).reshape(scale.shape) * scale
-        norms = norms_of(free)
-        return free / norms, norms
-
-    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        unit, norms = on_spheres(vector)
-        fit = fit_to(unit)
-        steps = F.pad(unit, (1, 1)).diff(dim=-1)
-        gradient = fit.gradient - smoothness * steps.diff(dim=-1)
-        along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
-        gradient = (gradient - along * unit) / norms * scale
-        value = fit.cost + fit.prior + float((smoothness * steps.square()).sum()) / 2
-        return value, gradient.reshape(-1).numpy()
-
-    lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
-    found = minimize(
-        objective,
-        (begin / scale).reshape(-1).numpy(),
-        jac=True,
-        bounds=None if not bounded.any() else lowest,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
-    )
-    return on_spheres(found.x)[0]
+        lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
+        found = minimize(
+            objective,
+            (begin / scale).reshape(-1).numpy(),
+            jac=True,
+            bounds=lowest if bounded.any() else None,
+            method="L-BFGS-B",
+            options={"maxiter": self.max_iter, "maxcor": 15, "ftol": 1e-10},
+        )
+        return scaled(found.x) / norms_of(scaled(found.x))
 
 
 def norms_of(templates: Tensor) -> Tensor:
