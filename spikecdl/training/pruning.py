@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 
 import torch
@@ -95,16 +94,11 @@ def _cheapest(
         return step.penalised_cost(kept, left, baseline) - whole
 
     spare = [c for c, role in enumerate(roles) if roles.count(role) > 1 or not step.roles_differ]
-    queue = [(removal_costs[c], c) for c in spare]
-    heapq.heapify(queue)
     known: set[int] = set()
-    while True:
-        _, c = heapq.heappop(queue)
-        if c in known:
-            return c
-        known.add(c)
-        removal_costs[c] = removal_cost(c)
-        heapq.heappush(queue, (removal_costs[c], c))
+    while (cheapest := min(spare, key=removal_costs.__getitem__)) not in known:
+        known.add(cheapest)
+        removal_costs[cheapest] = removal_cost(cheapest)
+    return cheapest
 
 
 def merged(templates: Tensor, events: Events, least_share: float = 0.5) -> Tensor | None:
