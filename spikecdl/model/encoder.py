@@ -79,6 +79,16 @@ class Windows:
         onsets = dictionary.code_shape(self.y.shape[-dictionary.axes :])
         return (*self.y.shape[: -1 - len(onsets)], len(dictionary.templates), *onsets)
 
+    def residual(self, eta: Tensor) -> Tensor:
+        """Return the family's residual, zero where nothing was observed."""
+        residual = self.family.residual(self.y, eta)
+        return residual if self.mask is None else residual * self.mask
+
+    def curvature(self, eta: Tensor) -> Tensor:
+        """Return the family's curvature, zero where nothing was observed."""
+        curvature = self.family.curvature(self.y, eta)
+        return curvature if self.mask is None else curvature * self.mask
+
     def take(self, index: Tensor | slice) -> Windows:
         """Keep some of the windows."""
         return self._map(lambda tensor: tensor[index], lambda tensor: tensor[index])
@@ -264,7 +274,10 @@ class UnrolledEncoder(Encoder):
         for layer in range(self.n_unrolled):
             if layer:
                 eta = layout.forward(point) + windows.baseline
-            score = layout.adjoint(self._residual(windows, eta))
+            residual = windows.residual(eta)
+            if self.stabilizer is not None:
+                residual = F.elu(residual, alpha=self.stabilizer)
+            score = layout.adjoint(residual)
             if self.backtracking:
                 step = step * _halvings(windows, layout, point, score, step, eta)
             previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
@@ -275,12 +288,6 @@ class UnrolledEncoder(Encoder):
             else:
                 point = codes
         return layout.onsets(codes)
-
-    def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
-        residual = windows.family.residual(windows.y, eta)
-        if self.stabilizer is not None:
-            residual = F.elu(residual, alpha=self.stabilizer)
-        return residual if windows.mask is None else residual * windows.mask
 
     def _first_step(self, windows: Windows) -> Tensor:
         y, mask = windows.y, windows.mask

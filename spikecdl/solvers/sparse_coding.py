@@ -177,9 +177,8 @@ def _fista(
     windows, codes = windows.laid_out(layout), layout.codes(codes)
     y = windows.y
     eta = layout.forward(codes) + windows.baseline
-    curvature = windows.family.curvature(y, eta)
-    curvature = curvature if windows.mask is None else curvature * windows.mask
-    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
+    largest = windows.curvature(eta).amax(dim=_dims(y), keepdim=True)
+    largest = largest.clamp(min=torch.finfo(y.dtype).eps)
     step = 1 / (largest * dictionary.norm_squared(bins))
     state = _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
     codes, violation = torch.empty_like(codes), y.new_zeros(len(codes))
@@ -203,14 +202,9 @@ def _dims(tensor: Tensor) -> tuple[int, ...]:
     return tuple(range(1, tensor.ndim))
 
 
-def _score(windows: Windows, eta: Tensor, layout: Layout) -> Tensor:
-    residual = windows.family.residual(windows.y, eta)
-    return layout.adjoint(residual if windows.mask is None else residual * windows.mask)
-
-
 def _violation(state: _State, layout: Layout) -> Tensor:
     """Largest move of a short proximal step at the codes, per unit of step and weight."""
-    score, penalty = _score(state.windows, state.eta, layout), state.windows.penalty
+    score, penalty = layout.adjoint(state.windows.residual(state.eta)), state.windows.penalty
     moved = penalty.prox(state.codes + state.step * score, state.step) - state.codes
     scaled = moved.abs() / (state.step * penalty.weight).clamp(min=torch.finfo(moved.dtype).tiny)
     return scaled.amax(dim=_dims(scaled))
@@ -219,7 +213,7 @@ def _violation(state: _State, layout: Layout) -> Tensor:
 def _iterate(state: _State, layout: Layout) -> None:
     """One FISTA step for every window, with its own step size and restart."""
     windows = state.windows
-    score, dims = _score(windows, state.point_eta, layout), _dims(state.codes)
+    score, dims = layout.adjoint(windows.residual(state.point_eta)), _dims(state.codes)
     for _ in range(MAX_HALVINGS):
         codes = windows.penalty.prox(torch.addcmul(state.point, state.step, score), state.step)
         eta = layout.forward(codes) + windows.baseline
