@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikecdl.model.history import Drift
 
-_PART = 2**22  # numbers of the design that are in memory at once: 16 MiB
+PART = 2**22  # numbers in memory at once: 16 MiB as floats
 _BURST_SD = 0.2  # spikes after a spike, in each bin: of their half-normal prior
 _FIRST_BURSTS, _NO_BURSTS = 0.02, 1e-4  # such spikes: before a fit, and as good as none
 
@@ -251,7 +251,7 @@ class Covariates:
     def _lagged(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows, and their counts 1, 2, ... bins ago (row, lag, bin)."""
         counts = self.counts.reshape(-1, self.counts.shape[-1])
-        n_rows = max(1, _PART // (counts.shape[-1] * self.n_bursts))
+        n_rows = max(1, PART // (counts.shape[-1] * self.n_bursts))
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
             before = F.pad(counts[part].double(), (self.n_bursts, 0))[:, :-1]
@@ -259,7 +259,7 @@ class Covariates:
 
     def _columns(self) -> Iterable[tuple[slice, Tensor, Tensor]]:
         """Return the slice, the units and the columns (row, column, bin) of some rows of counts."""
-        small = self.counts.numel() * self.n_columns <= _PART
+        small = self.counts.numel() * self.n_columns <= PART
         return self._kept if small else self._computed()
 
     @cached_property
@@ -270,7 +270,7 @@ class Covariates:
         n_bins = self.counts.shape[-1]
         rows = (self.counts, self.unit, self.start)
         counts, unit, start = (tensor.reshape(-1, tensor.shape[-1]) for tensor in rows)
-        n_rows = max(1, _PART // (n_bins * max(1, self.n_columns)))
+        n_rows = max(1, PART // (n_bins * max(1, self.n_columns)))
         middle = self.bin_size * (torch.arange(n_bins, device=start.device) + 0.5)
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))

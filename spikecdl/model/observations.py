@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.model.covariates import Covariates
+from spikecdl.model.covariates import PART, Covariates
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
-
-PART = 2**22  # numbers in memory at once, as floats
 
 
 @dataclass(frozen=True)

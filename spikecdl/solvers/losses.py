@@ -149,10 +149,11 @@ def cut(loss, state, first, last):
 @njit(cache=True, error_model="numpy")
 def paste(state, first, part):
     """Write a part of the state back, from the bin ``first`` on."""
-    bins = slice(first, first + part.eta.shape[1])
-    state.eta[:, bins] = part.eta
-    state.residual[:, bins] = part.residual
-    state.curvature[:, bins] = part.curvature
+    for n in range(part.eta.shape[0]):
+        for t in range(part.eta.shape[1]):
+            state.eta[n, first + t] = part.eta[n, t]
+            state.residual[n, first + t] = part.residual[n, t]
+            state.curvature[n, first + t] = part.curvature[n, t]
 
 
 @njit(cache=True, error_model="numpy")

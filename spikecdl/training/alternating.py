@@ -112,8 +112,7 @@ class Alternating(Trainer):
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), max(1, int(data.mask.count_nonzero()))
         part = data.take(mine)
-        step = self.round(problem, part, float(level))
-        step = replace(step, processes=processes)
+        step = replace(self.round(problem, part, float(level)), processes=processes)
 
         def epoch(before: Learned) -> Epoch:
             coefficients, now = before.unit_tensors.get(COVARIATES), part
