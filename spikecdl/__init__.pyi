@@ -30,12 +30,10 @@ from .io import (
     write_npz,
     write_nwb,
 )
-from .model.autoencoder import UnrolledAutoencoder
-from .model.bursts import Bursts
 from .model.dictionary import ConvDictionary
-from .model.encoder import UnrolledEncoder
+from .model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from .model.families import Binomial, Family, Gaussian, NegativeBinomial, Poisson
-from .model.history import History
+from .model.history import Bursts, History
 from .model.penalties import L1, GroupL1
 from .solvers.implicit import ImplicitEncoder
 from .solvers.sparse_coding import sparse_code

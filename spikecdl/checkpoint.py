@@ -21,8 +21,6 @@ from spikecdl.solvers.parallel import current_processes
 from spikecdl.training import Learned, OnEpoch, Problem
 from spikecdl.training.steps import Steps
 
-# Prefixes of tensors that only training needs, and of those with a row per unit.
-_STATE, _UNIT = "state.", "unit."
 MOMENT = 1.0  # seconds between steps that are written
 
 
@@ -36,21 +34,16 @@ def write_model(
     write_json(stem.with_suffix(".json"), content)
 
 
-def read_model(path: str | Path) -> tuple[Learned, dict[str, Any]]:
-    """Return what `write_model` was given: what was learned, and ``settings`` and ``fitted``."""
+def restored(path: str | Path, kind: Callable[..., Any]) -> Any:
+    """Return an estimator of this kind from the files that `write_model` has written."""
     file = _stem(path).with_suffix(".safetensors")
     if not file.exists():
         raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
     tensors, content = load_tensors(file)
     if not isinstance(content, dict) or "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
-    return _unpacked(tensors), content
-
-
-def restored(path: str | Path, kind: Callable[..., Any]) -> Any:
-    """Return an estimator of this kind from the files that `write_model` has written."""
-    learned, content = read_model(path)
     with reading(Path(path), "a model"):
+        learned = _unpacked(tensors)
         arguments = config.restore(content["settings"])
         model, fitted = kind(**arguments), config.attributes(content["fitted"])
         if arguments.keys() != model.get_params(deep=False).keys():
@@ -70,15 +63,18 @@ def _stem(path: str | Path) -> Path:
 
 
 def _packed(learned: Learned) -> dict[str, Tensor]:
-    """Return all tensors of what was learned, with prefixes that tell their kinds apart."""
-    more = _prefixed(_UNIT, learned.unit_tensors) | _prefixed(_STATE, learned.state)
+    """Return all tensors of what was learned, with prefixes that tell their kinds apart.
+
+    Those of "state." are needed by training alone; those of "unit." have a row per unit.
+    """
+    more = _prefixed("unit.", learned.unit_tensors) | _prefixed("state.", learned.state)
     return learned.tensors | more
 
 
 def _unpacked(tensors: Mapping[str, Tensor]) -> Learned:
     """Return what `_packed` was given."""
-    others, state = _split(tensors, _STATE)
-    others, units = _split(others, _UNIT)
+    others, state = _split(tensors, "state.")
+    others, units = _split(others, "unit.")
     return Learned(others, state, unit_tensors=units)
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from spikecdl import training, validation
-from spikecdl.model.bursts import Bursts
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.model.history import Drift, History
+from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
 

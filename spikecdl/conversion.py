@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,11 @@ from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes, Truth
 from spikecdl.data.truth import EVENT_COLUMNS
-from spikecdl.model.bursts import Bursts
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
-from spikecdl.model.history import Drift, History
+from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.solvers.events import Events
-from spikecdl.training import Observations, Problem, Trainer, Weight, estimated_family
-
-_EXACT = 2**24  # counts above are not exact in single precision
+from spikecdl.training import Observations, Problem, Trainer, Weight
 
 
 def rates_of_levels(
@@ -155,7 +152,7 @@ def observe(
     if family.is_known:
         return data
     mean = family.mean(eta).flatten(0, -3).expand(-1, -1, y.shape[-1])
-    return replace(data, family=estimated_family(family, data, mean))
+    return replace(data, family=data.estimated_family(family, mean))
 
 
 def near_times(
@@ -307,24 +304,6 @@ def rates(counts: BinnedSpikes, mean: np.ndarray, family: Family) -> np.ndarray:
     return mean / np.where(counts.mask, exposure, np.nan)
 
 
-def sum_bins(
-    data: Observations, terms: Callable[[Observations, slice, slice], Tensor]
-) -> np.ndarray:
-    """Sum terms of the observed bins over bins, a piece of the data at a time.
-
-    ``terms`` returns them (..., window, channel, bin) for a piece, in double precision, and its
-    rows and bins.  The sums have the shape (..., trial, unit, channel).
-    """
-    rows, sums = data.rows(), np.zeros(())
-    for part, bins, some in rows.pieces():
-        found = terms(some.to(torch.float64), part, bins)
-        found = torch.where(some.mask, found, 0).sum(-1)
-        if not sums.shape:
-            sums = np.zeros((*found.shape[:-2], *rows.y.shape[:-1]))
-        sums[..., part, :] += found.cpu().numpy()
-    return sums.reshape(*sums.shape[:-2], *data.y.shape[:-1])
-
-
 def baseline_rates(
     counts: BinnedSpikes, layout: Layout, data: Observations, baseline: Tensor
 ) -> np.ndarray:
@@ -336,7 +315,7 @@ def baseline_rates(
         exposure = torch.from_numpy(n_pooled[part][..., bins] * per_trial).to(mean)
         return torch.stack([mean / exposure, torch.ones_like(mean)])
 
-    rate, number = sum_bins(replace(data, baseline=baseline), terms)
+    rate, number = replace(data, baseline=baseline).sum_bins(terms)
     return (rate / number.clip(min=1)).reshape(counts.shape[:2])
 
 
@@ -400,11 +379,11 @@ def _count_per_rate(counts: BinnedSpikes, family: Family) -> float:
 
 def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> None:
     """Refuse observed counts outside the support of the family; name the first."""
-    stored = layout.rows(counts.counts)
+    stored, exact = layout.rows(counts.counts), 2**24  # counts above round in single precision
     for part, bins, some in data.rows().pieces():
         wrong = (some.family.invalid(some.y)[0] & some.mask).cpu().numpy()
         if data.family.integer_valued:
-            wrong |= stored[part][..., bins] > _EXACT
+            wrong |= stored[part][..., bins] > exact
         if not wrong.any():
             continue
         window, channel, at = (int(i[0]) for i in np.nonzero(wrong))
@@ -416,8 +395,8 @@ def _check_support(counts: BinnedSpikes, layout: Layout, data: Observations) -> 
             f"count {value} of unit {counts.unit_ids[unit]!r}, trial {counts.trial_ids[trial]!r}, "
             f"bin {bin_}"
         )
-        if data.family.integer_valued and value > _EXACT:
-            raise ValueError(f"{which} is above {_EXACT}, the largest exact in single precision")
+        if data.family.integer_valued and value > exact:
+            raise ValueError(f"{which} is above {exact}, the largest exact in single precision")
         family = some.family.map(lambda values: values[window, channel, at])  # noqa: B023
         _, support = family.invalid(some.y[window, channel, at])
         remedy = "use smaller bins, another family, or spikecdl.Binomial(n_trials=...)"

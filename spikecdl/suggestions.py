@@ -13,9 +13,8 @@ from spikecdl.config import Arguments, Settings
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, interval_of, union
-from spikecdl.model.bursts import Bursts
 from spikecdl.model.families import FAMILIES, Family, NegativeBinomial, Poisson
-from spikecdl.model.history import Drift, History
+from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.training import Choices, Observations, Weight, has_exponential_loss
 from spikecdl.validation import counted, listed, member
 

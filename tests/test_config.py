@@ -126,10 +126,10 @@ class TestThreads:
         return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]
 
     def test_small_and_large(self):
-        with parallel.for_size(parallel.SMALL - 1):
+        with parallel.for_size(9, small=10):
             assert {torch.get_num_threads(), *self._of_blas()} == {1}
         assert {torch.get_num_threads(), *self._of_blas()} == {2}
-        with parallel.for_size(parallel.SMALL):
+        with parallel.for_size(10, small=10):
             assert {torch.get_num_threads(), *self._of_blas()} == {2}
 
     def test_other_threads_keep_theirs(self):

@@ -105,56 +105,54 @@ class Results(Written):
 
     format: Picture = Picture.PNG
 
-    def folder(self, *sources: Path) -> AbstractContextManager[Path]:
-        """Make the folder; its results must not replace their sources.  See `results_folder`."""
-        return results_folder(self.out, sources, self.overwrite)
+    @contextmanager
+    def folder(self, *sources: Path) -> Iterator[Path]:
+        """Make the folder, and yield a folder in it where results are written first.
+
+        One process at a time has the folder.  All results take their place together at the end, the
+        summary last, and results of an earlier run go.  After an error the folder is as it was,
+        except for a checkpoint; an empty folder that was made here is removed.
+
+        Raises ValueError if the folder cannot be written to, is in use, or holds results that are
+        not to be overwritten; or if results would replace the data, ``sources``.
+        """
+        out = self.out
+        files = [out / name for name in _names(out) if name.endswith(".nwb")]
+        if any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in files):
+            raise ValueError(
+                f"`out` (={str(out)!r}) holds the data themselves; choose another folder"
+            )
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
+        try:
+            with claimed(out):
+                if complete.exists():  # a run that was killed while its results took their place
+                    _put_in_place(complete)
+                for leftover in out.glob(f"{_RUN}*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                held = [n for n in (_SUMMARY, *_names(out)) if (out / n).exists()]
+                if held and not self.overwrite:
+                    raise ValueError(
+                        f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, "
+                        "or replace them with --overwrite"
+                    )
+                unfinished.mkdir()
+                try:
+                    with filling(unfinished, out):
+                        yield unfinished
+                    os.replace(unfinished, complete)
+                    _put_in_place(complete)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+        finally:
+            for folder in made:
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 def _names(out: Path) -> list[str]:
     """Return the names that results in a folder have, or may have."""
     return sorted(_NAMES | {path.name for path in out.glob("results-*.nwb")})
-
-
-@contextmanager
-def results_folder(out: Path, sources: Sequence[Path], overwrite: bool) -> Iterator[Path]:
-    """Make a folder for results, and yield a folder in it where they are written first.
-
-    One process at a time has the folder.  All results take their place together at the end, the
-    summary last, and results of an earlier run go.  After an error the folder is as it was, except
-    for a checkpoint; an empty folder that was made here is removed.
-
-    Raises ValueError if the folder cannot be written to, is in use, or holds results that are not
-    to be overwritten; or if results would replace the data, ``sources``.
-    """
-    files = [out / name for name in _names(out) if name.endswith(".nwb")]
-    if any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in files):
-        raise ValueError(f"`out` (={str(out)!r}) holds the data themselves; choose another folder")
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
-    try:
-        with claimed(out):
-            if complete.exists():  # a run that was killed while its results took their place
-                _put_in_place(complete)
-            for leftover in out.glob(f"{_RUN}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            held = [n for n in (_SUMMARY, *_names(out)) if (out / n).exists()]
-            if held and not overwrite:
-                raise ValueError(
-                    f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, or "
-                    "replace them with --overwrite"
-                )
-            unfinished.mkdir()
-            try:
-                with filling(unfinished, out):
-                    yield unfinished
-                os.replace(unfinished, complete)
-                _put_in_place(complete)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-    finally:
-        for folder in made:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def claimed(out: Path) -> AbstractContextManager[None]:

@@ -5,15 +5,3 @@ from spikecdl.data.inputs import concatenate, count_like, of_recording
 from spikecdl.data.results import Decomposition, shift_to_response
 from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS, Truth
-
-__all__ = [
-    "LAYOUTS",
-    "BinnedSpikes",
-    "Decomposition",
-    "SpikeTrains",
-    "Truth",
-    "concatenate",
-    "count_like",
-    "of_recording",
-    "shift_to_response",
-]

@@ -16,7 +16,6 @@ from spikecdl.validation import counted, distinct, integer, positive, real, shap
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
-_BLOCK = 2**20  # numbers that are held in memory at once
 _KINDS = {"counts": "iuf", "n_pooled": "iu", "trial_starts": "f"}  # of dtypes
 
 
@@ -83,10 +82,6 @@ class BinnedSpikes:
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
-        for name, shape in {"onsets": self.shape[::2], "past": self.shape}.items():
-            if getattr(self, name) is not None:
-                store(self, name)
-                shaped(name, getattr(self, name), shape, "counts")
         if not 1e-9 <= positive("bin_size", self.bin_size, "seconds") <= 1e9:
             raise ValueError(f"`bin_size` (={self.bin_size}) must be from 1e-9 to 1e9, in seconds")
         real("t_start", self.t_start, "seconds")
@@ -96,9 +91,11 @@ class BinnedSpikes:
             if dtype.kind not in kinds or dtype.itemsize > 8:
                 raise TypeError(f"`{name}` must be numbers of at most 64 bits, not {dtype}")
         _check_counts(self.counts)
-        for name in ("mask", "n_pooled"):
-            shaped(name, getattr(self, name), self.shape, "counts")
-        shaped("trial_starts", self.trial_starts, self.shape[:1])
+        shapes = {"mask": self.shape, "n_pooled": self.shape, "trial_starts": self.shape[:1]}
+        shapes |= {"onsets": self.shape[::2], "past": self.shape}
+        for name in (name for name in shapes if getattr(self, name) is not None):
+            store(self, name)
+            shaped(name, getattr(self, name), shapes[name], "counts")
         for name, size in (("trial_ids", self.shape[0]), ("unit_ids", self.shape[1])):
             object.__setattr__(self, name, distinct(name, getattr(self, name), size))
         for block in blocks(self.shape):
@@ -187,21 +184,19 @@ class BinnedSpikes:
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
         if pooled.ndim in (1, 2):
             pooled = pooled.reshape(len(pooled), 1, -1)
-
-        def known_or(name: str, given: Any, default: Any) -> Any:
-            return known.get(name, default) if given is None else given
-
-        starts = known_or("trial_starts", trial_starts, np.full(len(array), np.nan))
+        given = {"t_start": t_start, "unit_ids": unit_ids, "trial_ids": trial_ids}
+        given["trial_starts"] = trial_starts
+        known |= {name: value for name, value in given.items() if value is not None}
         return cls(
             counts=_as_integers(array),
             mask=mask,
             bin_size=size,
-            t_start=real("t_start", known_or("t_start", t_start, 0.0), "seconds"),
-            unit_ids=tuple(known_or("unit_ids", unit_ids, range(array.shape[1]))),
-            trial_ids=tuple(known_or("trial_ids", trial_ids, range(array.shape[0]))),
+            t_start=real("t_start", known.get("t_start", 0.0), "seconds"),
+            unit_ids=tuple(known.get("unit_ids", range(array.shape[1]))),
+            trial_ids=tuple(known.get("trial_ids", range(array.shape[0]))),
             n_pooled=mask.view(np.int8) if np.array_equal(pooled, 1) else np.where(mask, pooled, 0),
             sub_bins=sub_bins,
-            trial_starts=np.array(starts, dtype=float),
+            trial_starts=np.array(known.get("trial_starts", np.full(len(array), np.nan)), float),
             source=source,
             truth=truth,
         )
@@ -399,10 +394,10 @@ class BinnedSpikes:
         )
 
 
-def blocks(shape: tuple[int, int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of trials and units that cover a (trial, unit, bin) array in small blocks."""
+def blocks(shape: tuple[int, int, int], size: int = 2**20) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of trials and units that cover an array in blocks of about ``size`` numbers."""
     n_trials, n_units, n_bins = shape
-    windows = max(1, _BLOCK // n_bins)
+    windows = max(1, size // n_bins)
     trials, units = max(1, windows // n_units), min(windows, n_units)
     for trial in range(0, n_trials, trials):
         for unit in range(0, n_units, units):

@@ -26,10 +26,6 @@ COMMON_RATES = (
 )
 """Sampling rates (Hz) that `infer_clock_rate` tries, in this order."""
 
-_FINE = 10**9  # least ticks per second where the recording's clock is not known
-_MOST_BINS, _BINS_PER_SPIKE = 2**27, 10_000  # that are counted at once
-_LARGEST = 2**62  # bound of tick numbers times the denominator of the bin width
-
 
 def size_in_seconds(bin_size: float | str) -> float:
     """Return a bin size in seconds; see `SpikeTrains.bin`."""
@@ -60,12 +56,18 @@ class Clock:
 
     @classmethod
     def for_bins(
-        cls, bin_size: float, clock_rate: float | None, times: Sequence[np.ndarray]
+        cls,
+        bin_size: float,
+        clock_rate: float | None,
+        times: Sequence[np.ndarray],
+        fine: int = 10**9,
+        largest: int = 2**62,
     ) -> Clock:
         """Choose the clock on which bins of ``bin_size`` seconds are counted.
 
         It is the recording's own clock if that is known, all ``times`` are on it and integers
-        cannot overflow.  Otherwise it has about 1 GHz, and the bin width (where possible, every
+        cannot overflow: tick numbers times the denominator of the bin width are below ``largest``.
+        Otherwise it has about ``fine`` ticks per second, and the bin width (where possible, every
         whole microsecond) is a whole number of ticks.
         """
         size = Fraction(positive("bin_size", bin_size, "seconds")).limit_denominator(10**9)
@@ -75,14 +77,14 @@ class Clock:
         if clock_rate is not None and all(on_clock(t, clock_rate).all() for t in times):
             rate = Fraction(clock_rate).limit_denominator(10**6)
             clock = cls(rate, size * rate)
-            if latest * rate * clock.width.denominator < _LARGEST:
+            if latest * rate * clock.width.denominator < largest:
                 return clock
         step = lcm(size.denominator, 10**6)
-        step = step if step <= 10 * _FINE else size.denominator
-        fine = Fraction(step * -(-_FINE // step))
-        if latest * fine >= _LARGEST:
+        step = step if step <= 10 * fine else size.denominator
+        rate = Fraction(step * -(-fine // step))
+        if latest * rate >= largest:
             raise ValueError(f"a time of {latest:g} is too large to be binned; give seconds")
-        return cls(fine, size * fine)
+        return cls(rate, size * rate)
 
     def ticks(self, times: np.ndarray | Sequence[float]) -> np.ndarray:
         """Return times in seconds as the nearest whole ticks (int64)."""
@@ -162,16 +164,18 @@ def check_size(
     times: Sequence[np.ndarray],
     starts: np.ndarray,
     durations: np.ndarray,
+    most_bins: int = 2**27,
+    bins_per_spike: int = 10_000,
 ) -> None:
     """Raise if there are far more bins than spikes, as a few damaged times can ask for.
 
     ``shape`` is (trial, unit, bin); spikes count once for each of the windows (trial,), all in
-    seconds, that they are in.
+    seconds, that they are in.  There may be ``most_bins``, and ``bins_per_spike`` more for each.
     """
     inside = (np.searchsorted(t, starts + durations) - np.searchsorted(t, starts) for t in times)
     asked = prod(shape) + sum(int(number.sum()) for number in inside)
     n_spikes = sum(t.size for t in times)
-    most = _MOST_BINS + _BINS_PER_SPIKE * n_spikes
+    most = most_bins + bins_per_spike * n_spikes
     if asked > most:
         raise ValueError(
             f"{shape[0]} windows of {shape[2]} bins are too many for {n_spikes} spikes of "

@@ -24,7 +24,6 @@ from spikecdl.files import check_memory, existing, has_seal, memory_limit, readi
 if TYPE_CHECKING:
     import h5py
 
-_DEPTH, _MOST = 3, 10**6  # levels of groups, and datasets in them, that are read
 _HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins
 
 
@@ -209,26 +208,20 @@ def _check_source(name: str, path: Path, seen: set[Path], file: Any, inside: Any
 def _elsewhere(file: h5py.File) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield what has its values in other files: its name, how, and pairs of file and object."""
     import h5py
-    from h5py import h5d, h5g, h5l, h5o
+    from h5py import h5d, h5l, h5o
 
-    groups, seen = [("", h5o.open(file.id, b"/"))], set[int]()
-    while groups:
-        above, group = groups.pop()
-        for part in group:
-            name = f"{above}/{part.decode(errors='replace')}"
-            kind = group.links.get_info(part).type
-            if kind == h5l.TYPE_EXTERNAL:
-                yield name, ("an external link", group.links.get_val(part))
-            elif kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
-                raise ValueError(f"{name} is a link of an unknown kind; write the file anew")
-            thing = h5o.open(group, part) if kind == h5l.TYPE_HARD else None
-            if thing is None or (address := h5o.get_info(thing).addr) in seen:
-                continue
-            seen.add(address)
-            if isinstance(thing, h5g.GroupID):
-                groups.append((name, thing))
-            elif isinstance(thing, h5d.DatasetID) and (how := _storage(h5py.Dataset(thing))):
+    links: list[tuple[bytes, int]] = []
+    file.id.links.visit(lambda part, info: links.append((part, info.type)), info=True)
+    for part, kind in links:
+        name = f"/{part.decode(errors='replace')}"
+        if kind == h5l.TYPE_EXTERNAL:
+            yield name, ("an external link", file.id.links.get_val(part))
+        elif kind == h5l.TYPE_HARD:
+            thing = h5o.open(file.id, part)
+            if isinstance(thing, h5d.DatasetID) and (how := _storage(h5py.Dataset(thing))):
                 yield name, how
+        elif kind != h5l.TYPE_SOFT:
+            raise ValueError(f"{name} is a link of an unknown kind; write the file anew")
 
 
 def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
@@ -242,28 +235,38 @@ def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
 
 
 def _check_sizes(
-    file: h5py.File, path: Path, parts: Collection[str], leave_out: Collection[str]
+    file: h5py.File,
+    path: Path,
+    parts: Collection[str],
+    leave_out: Collection[str],
+    most: int = 10**6,
 ) -> None:
-    """Refuse what declares values that are not stored, and more than fit in memory."""
+    """Refuse what declares values that are not stored, and more than fit in memory.
+
+    Also more than ``most`` datasets.
+    """
     size, declared = path.stat().st_size, 0
     found = chain.from_iterable(_datasets(f"/{p.strip('/')}", file.get(p)) for p in parts)
     for number, (name, dataset) in enumerate(found):
         if name.rpartition("/")[2] not in leave_out:
             declared += _declared(name, dataset, size)
             check_memory(declared, size, name)
-        if number > _MOST:
-            raise ValueError(f"it holds more than {_MOST} datasets; write fewer and larger ones")
+        if number > most:
+            raise ValueError(f"it holds more than {most} datasets; write fewer and larger ones")
 
 
-def _datasets(name: str, thing: Any, depth: int = 0) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield a dataset, or those of a group, with each of the names that link to them."""
+def _datasets(name: str, thing: Any, depth: int = 4) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield a dataset, or those of a group, with each of the names that link to them.
+
+    Groups are read down to a ``depth``.
+    """
     import h5py
 
     if isinstance(thing, h5py.Dataset):
         yield name, thing
-    elif isinstance(thing, h5py.Group) and depth <= _DEPTH:
+    elif isinstance(thing, h5py.Group) and depth > 0:
         for part in thing:
-            yield from _datasets(f"{name.rstrip('/')}/{part}", thing.get(part), depth + 1)
+            yield from _datasets(f"{name.rstrip('/')}/{part}", thing.get(part), depth - 1)
 
 
 def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -55,16 +55,11 @@ DESCRIPTIONS = {
 }
 
 
-class Certainty(NamedTuple):
-    """How sure the events of a decomposition are.
-
-    ``table`` (event, column) has the columns window, template, onset, probability, mean and
-    standard deviation of the onset in bins, and mean of the amplitude; ``mean`` returns expected
-    counts (trial, unit, bin), given events drawn from their posterior.
-    """
-
-    table: np.ndarray
-    mean: Callable[[], np.ndarray]
+#: How sure the events of a decomposition are: a table (event, column) with the columns window,
+#: template, onset, probability, mean and standard deviation of the onset in bins, and mean of the
+#: amplitude; and what returns expected counts (trial, unit, bin), given events drawn from their
+#: posterior.
+Certainty = tuple[np.ndarray, Callable[[], np.ndarray]]
 
 
 def response_onsets(templates: np.ndarray, fraction: float = 0.2) -> np.ndarray:
@@ -184,7 +179,7 @@ class Decomposition:
     layout : {"shared", "joint"}
         See `LAYOUTS`.
     certainty : callable, optional
-        Computes the fields of a `Certainty` when they are first needed.
+        Computes a `Certainty` when it is first needed.
     deviance_explained, deviance_explained_per_unit : float and ndarray, shape (unit,)
         Fraction of the null deviance that the model explains, of all units and of each.
     history_filter : ndarray, shape (unit, lag), optional
@@ -215,7 +210,7 @@ class Decomposition:
     deviance_explained: float
     deviance_explained_per_unit: np.ndarray
     history_filter: np.ndarray | None = None
-    certainty: Callable[[], tuple[np.ndarray, Callable[[], np.ndarray]]] | None = None
+    certainty: Callable[[], Certainty] | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
@@ -361,17 +356,17 @@ class Decomposition:
     @cached_property
     def _computed(self) -> Certainty:
         assert self.certainty is not None
-        return Certainty(*self.certainty())
+        return self.certainty()
 
     @property
     def drawn_mean(self) -> np.ndarray | None:
         """Expected counts (trial, unit, bin) given events drawn from their posterior, if known."""
-        return None if self.certainty is None else self._computed.mean()
+        return None if self.certainty is None else self._computed[1]()
 
     @cached_property
     def _certain(self) -> dict[str, np.ndarray]:
         """Columns of the events that say how sure they are."""
-        *_, probability, time, time_sd, _ = self._computed.table.T
+        *_, probability, time, time_sd, _ = self._computed[0].T
         order = np.argsort(-probability, kind="stable")
         rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
         q_value = np.empty(len(order))

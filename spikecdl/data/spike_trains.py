@@ -284,7 +284,9 @@ class SpikeTrains:
         size = binning.size_in_seconds(bin_size)
         with naming(self.source):
             chosen = self._unit_positions(units)
-            rows = self._table(table)
+            whole = timing.as_table("trials", [[self.t_start, self.t_stop]])  # without trials
+            tables = {"trials": whole, **self.tables}
+            rows = tables[one_of("table", table, tables)]
             windows = timing.Windows.of(table, rows, trials, align, window)
             windows.check_inside(self.t_start, self.t_stop)
             times = [self.times[i] for i in chosen]
@@ -347,9 +349,3 @@ class SpikeTrains:
         if not wanted or not set(wanted) <= set(positions):
             raise ValueError(f"`units` (={units!r}) must be among the units {list(self.unit_ids)}")
         return np.array([positions[unit] for unit in wanted])
-
-    def _table(self, name: str) -> pd.DataFrame:
-        """Return a table by name; one row for the whole recording if there are no trials."""
-        whole = timing.as_table("trials", [[self.t_start, self.t_stop]])
-        known = {"trials": whole, **self.tables}
-        return known[one_of("table", name, known)]

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikecdl import validation
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from spikecdl.model.families import Poisson
 from spikecdl.model.penalties import L1
 from spikecdl.solvers import parallel

@@ -168,7 +168,7 @@ def log_likelihood(data: Observations, eta: Tensor) -> np.ndarray:
         level = levels[part] if n_bins == 1 else levels[part][..., bins]
         return some.family.log_prob(some.y, level.double())
 
-    return conversion.sum_bins(data, terms)
+    return data.sum_bins(terms)
 
 
 def deviances(
@@ -187,7 +187,7 @@ def deviances(
         of_null = _of_means(y, null[part] * family.exposure(y), family.without_bursts())
         return torch.stack([family.deviance(y, eta(part, bins).double()), of_null])
 
-    return conversion.sum_bins(data, lost).reshape(2, len(data.y), -1)
+    return data.sum_bins(lost).reshape(2, len(data.y), -1)
 
 
 def of_hidden_bins(

@@ -12,9 +12,8 @@ from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance
 from spikecdl.evaluation.heldout import SHARED, TemplateModel
-from spikecdl.model.bursts import Bursts
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.model.history import Drift, History
+from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.training import Observations
 from spikecdl.training.covariates import fitted, with_bursts
 

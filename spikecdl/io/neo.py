@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -155,19 +154,12 @@ def _read_with(reader: Any, path: Path) -> list[_Segment]:
             io.close()
 
 
-@dataclass(frozen=True, eq=False)
-class _Segment:
+class _Segment(NamedTuple):
     """One stretch of a recording: Neo's trains, loaded; tables with their names; annotations."""
 
     trains: list[neo.SpikeTrain]
     tables: list[tuple[str, pd.DataFrame]]
     about: dict[str, Any]
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """Earliest start and latest stop of a train, in seconds."""
-        edges = np.array([[_seconds(t.t_start), _seconds(t.t_stop)] for t in self.trains])
-        return edges[:, 0].min(), edges[:, 1].max()
 
 
 def _segment(segment: Any) -> _Segment:
@@ -237,7 +229,9 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
     segments = [segment for segment in segments if segment.trains]
     if not segments:
         raise ValueError("there are no spike trains in the Neo objects")
-    spans = np.array([segment.span for segment in segments])
+    starts = [min(_seconds(train.t_start) for train in each.trains) for each in segments]
+    stops = [max(_seconds(train.t_stop) for train in each.trains) for each in segments]
+    spans = np.stack([starts, stops], axis=1)
     offsets = end_to_end(spans)
     units: dict[int | str, list[tuple[np.ndarray, np.ndarray]]] = {}
     about: dict[int | str, dict[str, Any]] = {}
@@ -258,10 +252,8 @@ def _spike_trains(segments: Sequence[_Segment], source: str) -> SpikeTrains:
         if not table.index.is_unique:
             intervals[kind] = table.reset_index(drop=True)
     trials = intervals.pop("trials", None)
-    if trials is not None:
-        has_ends = "stop_time" in trials and (trials.stop_time > trials.start_time).all()
-        if not has_ends:
-            intervals["trials_"], trials = trials, None
+    if trials is not None and not (trials.get("stop_time", -np.inf) > trials.start_time).all():
+        intervals["trials_"], trials = trials, None
     if trials is None and len(segments) > 1:
         edges = pd.DataFrame(spans + offsets[:, None], columns=["start_time", "stop_time"])
         about_trials = pd.DataFrame([segment.about for segment in segments])

@@ -158,7 +158,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     who = "" if parts.layout == "joint" else f"{units}, and for each of them "
     order = f"{who}one column per template, {len(parts.templates)} in all"
     about = f"Amplitude of each template at its onset; {order}"
-    axis.add("codes", codes, "a.u.", about, codes.shape[1])
+    axis.add("codes", codes, "a.u.", about)
     unit = "Hz" if parts.family.integer_valued else "a.u."
     rate = partial(parts.of_units, "rate")
     axis.add("fitted_rate", rate, unit, f"Fitted rate ({fit}); {units}")
@@ -392,13 +392,12 @@ class _TimeAxis:
         self.starts, self.stops, self.bin_size = starts, starts + duration, counts.bin_size
         self.n_bins, self.n_rows = counts.n_bins, len(starts) * counts.n_bins
 
-    def add(self, name: str, values: Values, unit: str, about: str, n_columns: int = 0) -> None:
+    def add(self, name: str, values: Values, unit: str, about: str) -> None:
         """Add (trial, column, bin) values to the module as one series (time, column).
 
-        There is a column for each unit, unless their number is given.
         A series with more columns than rows is split, because NWB takes the longer axis for time.
-        Long ones, which may be given by what returns some columns, are written a few columns at a
-        time.
+        Long ones, which may be given by what returns some columns, one for each unit, are written a
+        few columns at a time.
         """
         from hdmf.backends.hdf5 import H5DataIO
         from hdmf.data_utils import DataChunkIterator
@@ -409,7 +408,8 @@ class _TimeAxis:
         else:
             edges = np.add.outer(self.starts, self.bin_size * np.arange(self.n_bins))
             times = {"timestamps": edges.ravel()}
-        parts = range(0, n_columns or self.n_units, self.n_rows)
+        n_columns = self.n_units if callable(values) else values.shape[1]
+        parts = range(0, n_columns, self.n_rows)
         few, chunk = max(1, self.at_once // self.n_rows), 2**16  # what HDF5 caches of a file
         for i, first in enumerate(parts):
             span = range(first, min(first + self.n_rows, parts.stop))

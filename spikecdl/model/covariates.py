@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikecdl.model.history import Drift
-from spikecdl.model.laplace import log_volume
 
-_PART = 2**22  # numbers of the design that are in memory at once: 16 MiB
+PART = 2**22  # numbers in memory at once: 16 MiB as floats
 _BURST_SD = 0.2  # spikes after a spike, in each bin: of their half-normal prior
 _FIRST_BURSTS, _NO_BURSTS = 0.02, 1e-4  # such spikes: before a fit, and as good as none
 
@@ -154,7 +153,7 @@ class Covariates:
     def log_volume(self, coefficients: Tensor, residual: Tensor, curvature: Tensor) -> float:
         """Return the log of the share of the likelihood that is left if coefficients are unknown.
 
-        With normal priors, by `spikecdl.model.laplace`; parameters as for `update`.
+        With normal priors, by `log_volume`; parameters as for `update`.
         """
         found, coefficients = 0.0, coefficients.double()
         if self.n_columns:
@@ -252,7 +251,7 @@ class Covariates:
     def _lagged(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows, and their counts 1, 2, ... bins ago (row, lag, bin)."""
         counts = self.counts.reshape(-1, self.counts.shape[-1])
-        n_rows = max(1, _PART // (counts.shape[-1] * self.n_bursts))
+        n_rows = max(1, PART // (counts.shape[-1] * self.n_bursts))
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
             before = F.pad(counts[part].double(), (self.n_bursts, 0))[:, :-1]
@@ -260,7 +259,7 @@ class Covariates:
 
     def _columns(self) -> Iterable[tuple[slice, Tensor, Tensor]]:
         """Return the slice, the units and the columns (row, column, bin) of some rows of counts."""
-        small = self.counts.numel() * self.n_columns <= _PART
+        small = self.counts.numel() * self.n_columns <= PART
         return self._kept if small else self._computed()
 
     @cached_property
@@ -271,7 +270,7 @@ class Covariates:
         n_bins = self.counts.shape[-1]
         rows = (self.counts, self.unit, self.start)
         counts, unit, start = (tensor.reshape(-1, tensor.shape[-1]) for tensor in rows)
-        n_rows = max(1, _PART // (n_bins * max(1, self.n_columns)))
+        n_rows = max(1, PART // (n_bins * max(1, self.n_columns)))
         middle = self.bin_size * (torch.arange(n_bins, device=start.device) + 0.5)
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
@@ -307,3 +306,54 @@ def _solve_below(
         if (x - before).abs().max() < tol:
             break
     return x
+
+
+def log_volume(
+    curvature: Tensor, slope: Tensor, coefficients: Tensor, precision: Tensor, bound: float
+) -> Tensor:
+    r"""Return the log of the integral of likelihood times prior, over the likelihood at its mode.
+
+    By Laplace's approximation.  With a normal prior of precision P, half of it if there is a bound,
+    and minus the second derivative H of the log likelihood, coefficients x away from their bound
+    add
+
+    .. math:: -\tfrac12 x^\top P x + \tfrac12 \log\det P - \tfrac12 \log\det (H + P)
+
+    (MacKay, Neural Computation 4, 1992).  At the bound, the log posterior falls with slope g > 0,
+    and the integral is that of :math:`\exp(-g x - (H + P) x^2 / 2)` over x > 0.
+
+    Parameters
+    ----------
+    curvature : tensor, shape (..., coefficient, coefficient)
+    slope, coefficients : tensors, shape (..., coefficient)
+        First derivative of the log likelihood, and the mode.
+    precision : tensor, shape (coefficient,)
+    bound : float
+        Of all coefficients, from below if it is 0 and they are above, or from above; infinite if
+        there is none.
+
+    Returns
+    -------
+    tensor, shape (...)
+
+    Examples
+    --------
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> log_volume(3 * torch.eye(1).double(), 0 * one, 0 * one, one, math.inf).round(decimals=3)
+    tensor(-0.6930, dtype=torch.float64)
+    """
+    both = curvature + precision.diag()
+    slope = (slope - precision * coefficients).abs()
+    held = (coefficients - bound).abs() < 1e-6 if math.isfinite(bound) else slope < -1
+    diagonal = both.diagonal(dim1=-2, dim2=-1)
+    free = ~(held[..., :, None] | held[..., None, :])
+    rest = torch.where(free, both, 0) + torch.diag_embed(held.to(both))
+    scaled = slope / (2 * diagonal).sqrt()
+    tail = (torch.special.erfcx(scaled) / 2 / diagonal.sqrt()).log()
+    if math.isfinite(bound):  # a normal integral ends there, too
+        inside = torch.special.log_ndtr((coefficients - bound).abs() * diagonal.sqrt())
+        tail = torch.where(held, tail, inside)
+    tail = torch.where(held | math.isfinite(bound), tail, 0)
+    prior = precision.log() - precision * coefficients.square()
+    halves = math.log(2) if math.isfinite(bound) else 0.0
+    return (prior / 2 + halves + tail).sum(-1) - rest.logdet() / 2

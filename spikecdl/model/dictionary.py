@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from spikecdl import validation
 from spikecdl.model.layouts import Blocks, Cells, Layout
 
-_CONV = {1: F.conv1d, 2: F.conv2d}
-_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
-_BLOCKED_FROM = 4  # bins of a template; direct products are faster for shorter ones
-_FFT_FROM = 160  # bins of a template from which an FFT is faster than blocks, whose cost grows
-_MOST_PATCHES = 4  # size of the gathered patches relative to the signal; copying more takes longer
+_METHODS = ("auto", "direct", "fft", "blocked", "cells")
 
 
 class ConvDictionary(nn.Module):
@@ -184,10 +180,10 @@ class ConvDictionary(nn.Module):
         if method == "cells":
             stride = self.stride
             return Cells(self.templates, analysis.templates, stride, tuple(bins), thresholded)
-        forward, adjoint = _OPERATORS[method]
+        forward, adjoint = (_fft_forward, _fft_adjoint) if method == "fft" else _DIRECT[self.axes]
         return Layout(
-            lambda codes: forward(codes, self.templates, self.stride),
-            lambda signal: adjoint(signal, analysis.templates, analysis.stride),
+            lambda codes: forward(codes, self.templates, stride=self.stride),
+            lambda signal: adjoint(signal, analysis.templates, stride=analysis.stride),
         )
 
     def _method_for(self, flat: Tensor) -> str:
@@ -197,11 +193,12 @@ class ConvDictionary(nn.Module):
         if self.method != "auto":
             return self.method
         length = math.prod(self.support)
-        if is_cuda or (self.axes == 1 and (self.stride != (1,) or length < _BLOCKED_FROM)):
+        if is_cuda or (self.axes == 1 and (self.stride != (1,) or length < 4)):
             return "direct"
-        if self.axes == 1:
-            return "fft" if length >= _FFT_FROM else "blocked"
-        return "cells" if length <= _MOST_PATCHES * math.prod(self.stride) else "direct"
+        if self.axes == 1:  # the cost of blocks grows with the template
+            return "fft" if length >= 160 else "blocked"
+        # more patches than four times the signal take longer to copy than to convolve with
+        return "cells" if length <= 4 * math.prod(self.stride) else "direct"
 
     def _flatten(self, tensor: Tensor, channels: int, name: str) -> tuple[torch.Size, Tensor]:
         if tensor.ndim <= self.axes or tensor.shape[-self.axes - 1] != channels:
@@ -224,12 +221,8 @@ def _polyphase(templates: Tensor, stride: tuple[int, ...]) -> Tensor:
     return templates
 
 
-def _direct_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    return _CONV_TRANSPOSE[len(stride)](codes, templates, stride=stride)
-
-
-def _direct_adjoint(signal: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
-    return _CONV[len(stride)](signal, templates, stride=stride)
+#: Forward operator and adjoint, by the number of axes.
+_DIRECT = {1: (F.conv_transpose1d, F.conv1d), 2: (F.conv_transpose2d, F.conv2d)}
 
 
 def _fft_forward(codes: Tensor, templates: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -259,7 +252,3 @@ def _onsets(bins: Sequence[int], templates: Tensor, stride: tuple[int, ...]) -> 
     """Return the index of the bins at which templates may begin, in every window."""
     pairs = zip(bins, templates.shape[2:], stride, strict=True)
     return (..., *(slice(0, n - length + 1, step) for n, length, step in pairs))
-
-
-_OPERATORS = {"direct": (_direct_forward, _direct_adjoint), "fft": (_fft_forward, _fft_adjoint)}
-_METHODS = ("auto", *_OPERATORS, "blocked", "cells")

@@ -1,4 +1,7 @@
-"""The encoder of DCEA: T proximal-gradient steps, unrolled into layers that learn."""
+"""The auto-encoder of DCEA: T proximal-gradient steps, unrolled into layers that learn.
+
+The encoder gives codes, the dictionary decodes them, and the family is the likelihood.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,16 @@ class Windows:
         """Return the shape of the codes of all windows."""
         onsets = dictionary.code_shape(self.y.shape[-dictionary.axes :])
         return (*self.y.shape[: -1 - len(onsets)], len(dictionary.templates), *onsets)
+
+    def residual(self, eta: Tensor) -> Tensor:
+        """Return the family's residual, zero where nothing was observed."""
+        residual = self.family.residual(self.y, eta)
+        return residual if self.mask is None else residual * self.mask
+
+    def curvature(self, eta: Tensor) -> Tensor:
+        """Return the family's curvature, zero where nothing was observed."""
+        curvature = self.family.curvature(self.y, eta)
+        return curvature if self.mask is None else curvature * self.mask
 
     def take(self, index: Tensor | slice) -> Windows:
         """Keep some of the windows."""
@@ -256,17 +269,17 @@ class UnrolledEncoder(Encoder):
         codes = point = layout.codes(windows.y.new_zeros(windows.code_shape(self.dictionary)))
         step = layout.signal(step) if step.ndim else step
         windows = windows.laid_out(layout)
-        dims = tuple(range(1 - windows.y.ndim, 0))
         eta, penalty = windows.baseline.expand_as(windows.y), windows.penalty
         momentum = 1.0
         for layer in range(self.n_unrolled):
             if layer:
                 eta = layout.forward(point) + windows.baseline
-            score = layout.adjoint(self._residual(windows, eta))
+            residual = windows.residual(eta)
+            if self.stabilizer is not None:
+                residual = F.elu(residual, alpha=self.stabilizer)
+            score = layout.adjoint(residual)
             if self.backtracking:
-                with torch.no_grad():
-                    halvings = _halvings(windows, layout, point, score, step, eta, dims)
-                step = step * halvings
+                step = step * _halvings(windows, layout, point, score, step, eta)
             previous, codes = codes, penalty.prox(torch.addcmul(point, step, score), step)
             if self.accelerated:
                 faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
@@ -275,12 +288,6 @@ class UnrolledEncoder(Encoder):
             else:
                 point = codes
         return layout.onsets(codes)
-
-    def _residual(self, windows: Windows, eta: Tensor) -> Tensor:
-        residual = windows.family.residual(windows.y, eta)
-        if self.stabilizer is not None:
-            residual = F.elu(residual, alpha=self.stabilizer)
-        return residual if windows.mask is None else residual * windows.mask
 
     def _first_step(self, windows: Windows) -> Tensor:
         y, mask = windows.y, windows.mask
@@ -292,29 +299,21 @@ class UnrolledEncoder(Encoder):
             bound = windows.family.curvature_bound(y)
         if bound is None:
             bound = windows.family.curvature(y, torch.zeros_like(y) + windows.baseline)
-        norm = self._norm_squared(y.shape[-self.dictionary.axes :])
+        bins = y.shape[-self.dictionary.axes :]
+        norm = self.dictionary.norm_squared(bins)
+        if self.analysis is not self.dictionary:
+            norm = (norm * self.analysis.norm_squared(bins)).sqrt()
         bound = bound.expand_as(y) if mask is None else bound * mask
         largest = bound.amax(dim=tuple(range(1 - y.ndim, 0)), keepdim=True)
         return 1 / (largest.clamp(min=torch.finfo(y.dtype).eps) * norm)
 
-    def _norm_squared(self, signal_shape: torch.Size) -> Tensor:
-        norm = self.dictionary.norm_squared(signal_shape)
-        if self.analysis is self.dictionary:
-            return norm
-        return (norm * self.analysis.norm_squared(signal_shape)).sqrt()
 
-
+@torch.no_grad()
 def _halvings(
-    windows: Windows,
-    layout: Layout,
-    point: Tensor,
-    score: Tensor,
-    step: Tensor,
-    eta: Tensor,
-    dims: tuple[int, ...],
+    windows: Windows, layout: Layout, point: Tensor, score: Tensor, step: Tensor, eta: Tensor
 ) -> Tensor:
     """Return the power of 1/2 per window that makes the step satisfy the descent condition."""
-    factor = torch.ones_like(step)
+    factor, dims = torch.ones_like(step), tuple(range(1 - windows.y.ndim, 0))
     for _ in range(MAX_HALVINGS):
         trial = step * factor
         change = windows.penalty.prox(point + trial * score, trial) - point
@@ -340,3 +339,65 @@ def bregman(y: Tensor, eta: Tensor, change: Tensor, mask: Tensor | None, family:
     exact = family.cost(y, eta + change) - family.cost(y, eta) + family.residual(y, eta) * change
     gain = torch.where(change.abs() < 1, gain, exact.clamp(min=0))
     return gain if mask is None else gain * mask
+
+
+class UnrolledAutoencoder(nn.Module):
+    r"""Encode observations to codes and decode codes to the linear predictor.
+
+    .. math:: x_T = \mathrm{encoder}(y), \qquad \eta = H x_T + \mu
+
+    Parameters
+    ----------
+    encoder : UnrolledEncoder or ImplicitEncoder
+        T layers, tied (its dictionary is the decoder's) or untied, or their limit.
+    dictionary : ConvDictionary, optional
+        Decoder H; the encoder's own when not given (DCEA-C).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from spikecdl import Binomial, ConvDictionary, L1, UnrolledEncoder
+    >>> dictionary = ConvDictionary(torch.tensor([[[0.6, 0.8]]]))
+    >>> encoder = UnrolledEncoder(Binomial(n_trials=10), dictionary, L1(0.1), n_unrolled=20)
+    >>> codes, eta = UnrolledAutoencoder(encoder)(torch.tensor([[1.0, 8.0, 9.0, 1.0]]))
+    >>> codes.shape, eta.shape
+    (torch.Size([1, 3]), torch.Size([1, 4]))
+    """
+
+    def __init__(self, encoder: Encoder, dictionary: ConvDictionary | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dictionary = encoder.dictionary if dictionary is None else dictionary
+
+    @property
+    def family(self) -> Family:
+        """Observation model."""
+        return self.encoder.family
+
+    def forward(
+        self,
+        y: Tensor,
+        baseline: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        family: Family | None = None,
+        penalty: Penalty | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return codes (..., template, *onsets) and eta, the shape of ``y``."""
+        codes = self.encoder(y, baseline, mask, family, penalty)
+        return codes, self.dictionary(codes) + baseline
+
+    def loss(
+        self,
+        y: Tensor,
+        baseline: Tensor | float = 0.0,
+        mask: Tensor | None = None,
+        family: Family | None = None,
+        penalty: Penalty | None = None,
+    ) -> Tensor:
+        """Mean cost (negative log likelihood up to a constant) of the observed bins.
+
+        The loss of the paper has no penalty term: sparsity acts through the encoder only.
+        """
+        _, eta = self(y, baseline, mask, family, penalty)
+        cost = (family or self.family).cost(y, eta)
+        return cost.mean() if mask is None else torch.where(mask, cost, 0).sum() / mask.sum()

@@ -18,18 +18,6 @@ from spikecdl.model.family import CountingProcess, Family, ScalarLoss
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "FAMILIES",
-    "Binomial",
-    "CountingProcess",
-    "Family",
-    "Gaussian",
-    "NegativeBinomial",
-    "Poisson",
-    "ScalarLoss",
-    "from_text",
-]
-
 _SHAPES = (1e-3, 1e4)  # of negative binomials that are estimated; the largest is Poisson's
 
 

@@ -190,7 +190,7 @@ class Family(ABC):
 
     def per_trial(self) -> Family:
         """Return the family of one recorded trial, and of one Bernoulli trial of it."""
-        return self
+        return self.without_bursts()
 
     def without_bursts(self) -> Family:
         """Return the family of the spikes that are not of bursts."""

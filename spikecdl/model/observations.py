@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from spikecdl.model.covariates import Covariates
+from spikecdl.model.covariates import PART, Covariates
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
-
-_FEWER_LEVELS = 25.0  # precision of windows' levels around a drift, relative to that without
-PART = 2**22  # numbers in memory at once, as floats
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Observations:
         """
         if not self.learn_baseline:
             return math.inf
-        return (_FEWER_LEVELS if self.drifts else 1.0) / self.family.eta_scale**2
+        return (25.0 if self.drifts else 1.0) / self.family.eta_scale**2
 
     @property
     def drifts(self) -> bool:
@@ -144,14 +142,26 @@ class Observations:
 
     def totals(self) -> Tensor:
         """Sum observations and exposures over bins: (2, trial, unit, channel, 1), float64."""
-        rows = self.rows()
-        shape, device = (2, *rows.y.shape[:-1], 1), self.baseline.device
-        sums = torch.zeros(shape, dtype=torch.float64, device=device)
-        for part, _, some in rows.pieces():
-            both = torch.stack([some.y, some.family.exposure(some.y)])
-            both = torch.where(some.mask, both, 0)
-            sums[:, part] += both.sum(-1, keepdim=True, dtype=torch.float64)
-        return sums.reshape(2, *self.y.shape[:-1], 1)
+
+        def both(some: Observations, part: slice, bins: slice) -> Tensor:
+            return torch.stack([some.y, some.family.exposure(some.y)])
+
+        return torch.from_numpy(self.sum_bins(both))[..., None].to(self.baseline.device)
+
+    def sum_bins(self, terms: Callable[[Observations, slice, slice], Tensor]) -> np.ndarray:
+        """Sum terms of the observed bins over bins, a piece of the data at a time.
+
+        ``terms`` returns them (..., window, channel, bin) for a piece, in double precision, and its
+        rows and bins.  The sums have the shape (..., trial, unit, channel).
+        """
+        rows, sums = self.rows(), np.zeros(())
+        for part, bins, some in rows.pieces():
+            found = terms(some.to(torch.float64), part, bins)
+            found = torch.where(some.mask, found, 0).sum(-1)
+            if not sums.shape:
+                sums = np.zeros((*found.shape[:-2], *rows.y.shape[:-1]))
+            sums[..., part, :] += found.cpu().numpy()
+        return sums.reshape(*sums.shape[:-2], *self.y.shape[:-1])
 
     def mean_baseline(self) -> Tensor:
         """Return the linear predictor of the mean rate of every window, or with drift every unit.
@@ -170,6 +180,16 @@ class Observations:
         if self.drifts:
             return family.link_rate(unit).expand_as(total).clone()
         return family.link_rate((total + 1) / (exposure + 1 / unit))
+
+    def estimated_family(self, family: Family, mean: Tensor) -> Family:
+        """Return a family, what is not known of it estimated from the observed bins.
+
+        ``mean`` (window, channel, bin) is what is expected of the observations as `rows`; of many,
+        some rows are used.
+        """
+        some = slice(None, None, max(1, self.y.numel() // PART))
+        rows = self.rows().take(some).load()
+        return family.estimate(rows.y[rows.mask].double(), mean[some][rows.mask].double())
 
     def of_trials(self, penalty: Penalty, part: slice | Tensor) -> Penalty:
         """Return the penalty of some trials; weights are one number or have trials first."""

@@ -111,16 +111,16 @@ class Events:
         count = int(group.max()) + 1
         amplitude = self.amplitude.new_zeros(count, units)
         amplitude = amplitude.index_put((group, unit), self.amplitude, accumulate=True)
-
-        def of_group(value: Tensor) -> Tensor:
-            return value.new_zeros(count).index_put((group,), value)
-
+        trial, template, onset = (
+            value.new_zeros(count).index_put((group,), value)
+            for value in (self.window // units, self.template, self.onset)
+        )
         new = torch.ones(count, dtype=torch.bool, device=group.device)
         new[1:] = (
-            (of_group(self.window // units).diff() != 0)
-            | (of_group(self.template).diff() != 0)
+            (trial.diff() != 0)
+            | (template.diff() != 0)
             | ((amplitude[1:] * amplitude[:-1]).sum(dim=1) < 0)
-            | (of_group(self.onset).diff().abs() > separation)
+            | (onset.diff().abs() > separation)
         )
         cluster = (new.cumsum(0) - 1)[group]
         total, moment = (
@@ -149,12 +149,12 @@ class Events:
     def _summed(self) -> Events:
         """Add up events of one window, template and onset, and sort them."""
         cells, owner = self._cell(self.window).unique(return_inverse=True)
-
-        def of_cell(value: Tensor) -> Tensor:
-            return value.new_zeros(len(cells)).index_put((owner,), value)
-
         total = self.amplitude.new_zeros(len(cells)).index_add(0, owner, self.amplitude)
-        return Events(of_cell(self.window), of_cell(self.template), of_cell(self.onset), total)
+        window, template, onset = (
+            value.new_zeros(len(cells)).index_put((owner,), value)
+            for value in (self.window, self.template, self.onset)
+        )
+        return Events(window, template, onset, total)
 
     def _cell(self, window: Tensor) -> Tensor:
         """Return a number that sorts by window, template and onset."""

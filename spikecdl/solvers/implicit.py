@@ -108,7 +108,8 @@ class ImplicitEncoder(Encoder):
         events, rows = Events.from_codes(dense), (len(dense), *y.shape[-2:])
         templates = self.dictionary.templates
         eta = events.add_to(windows.baseline.reshape(rows), templates).reshape(y.shape)
-        residual, curvature = (each.reshape(rows) for each in _slopes(windows, eta))
+        residual = windows.residual(eta).reshape(rows)
+        curvature = windows.curvature(eta.detach()).reshape(rows)
         patches = events.patches(residual, templates.shape[-1])
         score = (templates[events.template] * patches).sum(dim=(1, 2))
 
@@ -121,8 +122,11 @@ class ImplicitEncoder(Encoder):
     def _on_tensors(self, codes: Tensor, windows: Windows) -> Tensor:
         """Attach the derivative to codes of any kind."""
         dictionary, penalty = self.dictionary, windows.penalty
-        residual, curvature = _slopes(windows, dictionary(codes) + windows.baseline)
-        score = dictionary.adjoint(residual)
+        eta = dictionary(codes) + windows.baseline
+        score, curvature = (
+            dictionary.adjoint(windows.residual(eta)),
+            windows.curvature(eta.detach()),
+        )
         known = ConvDictionary(dictionary.templates.detach(), dictionary.stride, dictionary.method)
         present = codes != 0
 
@@ -150,15 +154,6 @@ class _Solution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         return None, ctx.solve(gradient), None
-
-
-def _slopes(windows: Windows, eta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the residual and, as a constant, the curvature; zero where nothing was observed."""
-    family, mask = windows.family, windows.mask
-    slopes = family.residual(windows.y, eta), family.curvature(windows.y, eta.detach())
-    if mask is None:
-        return slopes
-    return torch.where(mask, slopes[0], 0), torch.where(mask, slopes[1], 0)
 
 
 def _conjugate_gradients(

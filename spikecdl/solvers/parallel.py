@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import current_thread, main_thread
 from typing import TypeVar
@@ -22,15 +22,13 @@ from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
-SMALL = 2_000_000  # observed numbers times templates, below which torch uses one thread
 COSTLY = 10  # work per number, where it is more than to read it
 
 
-@contextmanager
-def for_size(size: int) -> Iterator[None]:
+def for_size(size: int, small: int = 2_000_000) -> AbstractContextManager[None]:
     """Let torch and BLAS use one thread for a small problem, and restore the numbers after it.
 
-    ``size`` is the number of observations times templates; from `SMALL` on, nothing is changed.
+    ``size`` is the number of observations times templates; only below ``small``, anything changes.
     Other Python threads keep that of torch, so that fits can run side by side.
 
     Examples
@@ -39,8 +37,7 @@ def for_size(size: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    with nullcontext() if size >= SMALL else _one_thread():
-        yield
+    return nullcontext() if size >= small else _one_thread()
 
 
 @contextmanager

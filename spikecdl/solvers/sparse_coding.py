@@ -169,13 +169,19 @@ def _fista(
 ) -> tuple[Tensor, Tensor, int]:
     """Solve all windows together; they are checked every 8 steps.
 
-    Those that are finished leave once they are more than a quarter.
+    The first step sizes follow from the curvature where the codes begin.  Windows that are finished
+    leave once they are more than a quarter.
     """
+    bins = windows.y.shape[-dictionary.axes :]
+    layout = dictionary.layout(bins, windows.y.is_cuda)
+    windows, codes = windows.laid_out(layout), layout.codes(codes)
     y = windows.y
-    layout = dictionary.layout(y.shape[-dictionary.axes :], y.is_cuda)
-    state = _start(windows, codes, dictionary, layout)
-    codes = torch.empty_like(state.codes)
-    violation = y.new_zeros(len(codes))
+    eta = layout.forward(codes) + windows.baseline
+    largest = windows.curvature(eta).amax(dim=_dims(y), keepdim=True)
+    largest = largest.clamp(min=torch.finfo(y.dtype).eps)
+    step = 1 / (largest * dictionary.norm_squared(bins))
+    state = _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
+    codes, violation = torch.empty_like(codes), y.new_zeros(len(codes))
     left = torch.arange(len(codes), device=y.device)
     n_iter = 0
     while True:
@@ -191,32 +197,14 @@ def _fista(
         n_iter += 1
 
 
-def _start(windows: Windows, codes: Tensor, dictionary: ConvDictionary, layout: Layout) -> _State:
-    """Choose the first step sizes, from the curvature where the codes begin."""
-    norm = dictionary.norm_squared(windows.y.shape[-dictionary.axes :])
-    windows, codes = windows.laid_out(layout), layout.codes(codes)
-    y = windows.y
-    eta = layout.forward(codes) + windows.baseline
-    curvature = windows.family.curvature(y, eta)
-    curvature = curvature if windows.mask is None else curvature * windows.mask
-    largest = curvature.amax(dim=_dims(y), keepdim=True).clamp(min=torch.finfo(y.dtype).eps)
-    step = 1 / (largest * norm)
-    return _State(windows, codes, eta, step, codes, eta, torch.ones_like(step))
-
-
 def _dims(tensor: Tensor) -> tuple[int, ...]:
     """All axes but that of windows."""
     return tuple(range(1, tensor.ndim))
 
 
-def _score(windows: Windows, eta: Tensor, layout: Layout) -> Tensor:
-    residual = windows.family.residual(windows.y, eta)
-    return layout.adjoint(residual if windows.mask is None else residual * windows.mask)
-
-
 def _violation(state: _State, layout: Layout) -> Tensor:
     """Largest move of a short proximal step at the codes, per unit of step and weight."""
-    score, penalty = _score(state.windows, state.eta, layout), state.windows.penalty
+    score, penalty = layout.adjoint(state.windows.residual(state.eta)), state.windows.penalty
     moved = penalty.prox(state.codes + state.step * score, state.step) - state.codes
     scaled = moved.abs() / (state.step * penalty.weight).clamp(min=torch.finfo(moved.dtype).tiny)
     return scaled.amax(dim=_dims(scaled))
@@ -225,7 +213,7 @@ def _violation(state: _State, layout: Layout) -> Tensor:
 def _iterate(state: _State, layout: Layout) -> None:
     """One FISTA step for every window, with its own step size and restart."""
     windows = state.windows
-    score, dims = _score(windows, state.point_eta, layout), _dims(state.codes)
+    score, dims = layout.adjoint(windows.residual(state.point_eta)), _dims(state.codes)
     for _ in range(MAX_HALVINGS):
         codes = windows.penalty.prox(torch.addcmul(state.point, state.step, score), state.step)
         eta = layout.forward(codes) + windows.baseline

@@ -166,20 +166,22 @@ def _solve(loss, offset, templates, penalty, limits, solution):
 def _listed(codes):
     """List the events of codes ([unit,] template, onset), in order of time."""
     by_unit = _by_unit(codes)
-    n_units, n_templates, n_onsets = by_unit.shape
-    busy = np.zeros(n_onsets, np.bool_)
-    for u in range(n_units):
-        for c in range(n_templates):
-            busy |= by_unit[u, c] != 0.0
-    onsets = np.flatnonzero(busy)
-    which, onset = np.empty(onsets.size * n_templates, np.int64), np.repeat(onsets, n_templates)
-    amplitude = np.empty((onset.size,) + codes.shape[:-2])
-    amplitudes = amplitude.reshape(onset.size, n_units)
+    present = np.zeros(codes.shape[-2:], np.bool_)
+    for u in range(len(by_unit)):
+        present |= by_unit[u] != 0.0
+    onset, which = np.nonzero(present.T)
+    return which, onset, _at_events(codes, which, onset)
+
+
+@njit(cache=True, error_model="numpy")
+def _at_events(values, which, onset):
+    """Return values ([unit,] template, onset) at events, (event, [unit])."""
+    by_unit, found = _by_unit(values), np.empty((onset.size,) + values.shape[:-2])
+    of_units = found.reshape(onset.size, len(by_unit))
     for j in range(onset.size):
-        which[j] = j % n_templates
-        for u in range(n_units):
-            amplitudes[j, u] = by_unit[u, which[j], onset[j]]
-    return _without_zeros((which, onset, amplitude))
+        for u in range(len(by_unit)):
+            of_units[j, u] = by_unit[u, which[j], onset[j]]
+    return found
 
 
 @njit(cache=True, error_model="numpy")
@@ -337,12 +339,7 @@ def _joined(events, owner, new):
 def _worst_event(score, events, penalty):
     """Largest violation of the events present, from the scores ([unit,] template, onset)."""
     which, onset, amplitude = events
-    by_unit, own = _by_unit(score), np.empty_like(amplitude)
-    scores = own.reshape(which.size, len(by_unit))
-    for j in range(which.size):
-        for u in range(len(by_unit)):
-            scores[j, u] = by_unit[u, which[j], onset[j]]
-    return _worst(own, amplitude, weights_of(penalty, which))
+    return _worst(_at_events(score, which, onset), amplitude, weights_of(penalty, which))
 
 
 @njit(cache=True, error_model="numpy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikecdl.training.alternating import Alternating
+from spikecdl.training.alternating import Alternating, family_of_first_fit
 from spikecdl.training.attributes import LearnedAttributes
 from spikecdl.training.backprop import Implicit, Unrolled
 from spikecdl.training.base import (
@@ -23,13 +23,7 @@ from spikecdl.training.base import (
 )
 from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
-from spikecdl.training.events import (
-    certainty,
-    completed,
-    evidence,
-    has_exponential_loss,
-)
-from spikecdl.training.family import estimated_family, family_of_first_fit
+from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import Marginal
 from spikecdl.training.simulation import drawn_counts
@@ -61,7 +55,6 @@ __all__ = [
     "certainty",
     "completed",
     "drawn_counts",
-    "estimated_family",
     "evidence",
     "family_of_first_fit",
     "has_exponential_loss",

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from spikecdl import validation
+from spikecdl.model.dictionary import ConvDictionary
+from spikecdl.model.families import Family
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.parallel import current_processes
 from spikecdl.training.base import COVARIATES, Learned, Observations, OnEpoch, Problem, Trainer
-from spikecdl.training.covariates import fitted, with_coefficients
+from spikecdl.training.covariates import fitted, with_coefficients, with_covariates
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.initialization import Initialization
-
-_SETTLED = 1e-3  # decrease of an epoch, relative to the whole decrease, that counts as converged
 
 #: What an epoch has learned, and what goes into its record.
 Epoch = tuple[Learned, dict[str, Any]]
@@ -112,8 +112,7 @@ class Alternating(Trainer):
         level = learned.tensors["level"]
         mine, n_observed = processes.part(len(data.y)), max(1, int(data.mask.count_nonzero()))
         part = data.take(mine)
-        step = self.round(problem, part, float(level))
-        step = replace(step, processes=processes)
+        step = replace(self.round(problem, part, float(level)), processes=processes)
 
         def epoch(before: Learned) -> Epoch:
             coefficients, now = before.unit_tensors.get(COVARIATES), part
@@ -157,7 +156,7 @@ class Alternating(Trainer):
         extra = min(round(self.padding * problem.length), data.y.shape[-1] - problem.length)
         step = self.round(problem, data)
         choose = Initialization(problem, step, self.overcomplete, extra, self.tol, self.most_bins)
-        templates, level = choose(data)
+        templates, level = choose()
         return {"templates": templates, "level": torch.tensor(level)}
 
     def round(self, problem: Problem, data: Observations, level: float = 1.0) -> Round:
@@ -212,9 +211,28 @@ def null_cost(data: Observations) -> float:
     return sum(float(some.cost(some.baseline.expand_as(some.y))) for some in pieces)
 
 
-def _settled(history: list[dict[str, Any]], null: float) -> bool:
-    """Return whether the last epoch gained little of what all epochs gained."""
+def _settled(history: list[dict[str, Any]], null: float, little: float = 1e-3) -> bool:
+    """Return whether the last epoch gained little, a fraction, of what all epochs gained."""
     if len(history) < 2:
         return False
     before, now = history[-2]["objective"], history[-1]["objective"]
-    return before - now < _SETTLED * max(null - now, 0.0) + 1e-9 * abs(now)
+    return before - now < little * max(null - now, 0.0) + 1e-9 * abs(now)
+
+
+def family_of_first_fit(problem: Problem, family: Family) -> Family:
+    """Return the family, what is not known of it estimated around the rates of a first epoch.
+
+    Around a constant rate, events would be taken for variability of the counts, as they would by
+    a trainer that weighs them against it.
+    """
+    trainer = Alternating()
+    problem = with_covariates(problem)
+    once = replace(problem, n_epochs=1)
+
+    def first_fit() -> dict[str, Tensor]:
+        return trainer.fit(once, None, lambda state: None).model(problem.n_templates)
+
+    tensors = problem.steps("first fit", first_fit)
+    dictionary = ConvDictionary(tensors["templates"].to(problem.data.baseline.device))
+    mean = problem.mean(dictionary, *trainer.coded(problem, tensors))
+    return problem.data.estimated_family(family, mean)

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.implicit import ImplicitEncoder
@@ -22,16 +21,18 @@ from spikecdl.training.dictionary_update import Updater
 from spikecdl.training.initialization import initial_templates
 
 
+@dataclass(frozen=True, kw_only=True)
 class GradientSteps(Trainer):
     """Adam on the likelihood of the decoded observations, in mini-batches.
 
-    A subclass is a dataclass with the settings below that builds the network.
+    A subclass builds the network.
     """
 
-    learning_rate: float
-    epsilon: float
-    batch_size: int
-    init: str
+    learning_rate: float = 1e-2
+    epsilon: float = 1e-8
+    batch_size: int = 32
+    init: str = "data"
+    default_epochs: ClassVar[int] = 20
     #: Settings to lower when the loss stops being finite, besides the learning rate.
     remedy: ClassVar[str] = ""
 
@@ -64,18 +65,17 @@ class GradientSteps(Trainer):
         adam = torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon)
         _restore(adam, learned.state)
         problem.generator.set_state(learned.state["generator"])
-        while learned.epoch < problem.n_epochs:
-            number = learned.epoch + 1
+        for number in range(learned.epoch + 1, problem.n_epochs + 1):
             loss = self._epoch(problem, model, level, adam, number)
-            record = {"epoch": number, "loss": loss}
-            tensors = {k: v.detach().clone() for k, v in self._tensors(model).items()}
-            state = {"baseline": level.detach().clone(), **_state(adam)}
-            state["generator"] = problem.generator.get_state()
-            history = [*learned.history, record]
+            history = [*learned.history, {"epoch": number, "loss": loss}]
             learned = replace(
                 learned,
-                tensors=tensors,
-                state=state,
+                tensors={k: v.detach().clone() for k, v in self._tensors(model).items()},
+                state={
+                    "baseline": level.detach().clone(),
+                    "generator": problem.generator.get_state(),
+                    **_state(adam),
+                },
                 epoch=number,
                 history=history,
                 converged=_settled(history),
@@ -107,8 +107,8 @@ class GradientSteps(Trainer):
             templates = templates.to(rows.baseline.device)
         templates = ConvDictionary(templates).normalize_().templates.detach()
         tensors = {"templates": templates, **self._more_tensors(problem, templates)}
-        state = {"baseline": problem.windows().baseline[..., :1]}
-        state["generator"] = problem.generator.get_state()
+        level, generator = problem.windows().baseline[..., :1], problem.generator.get_state()
+        state = {"baseline": level, "generator": generator}
         return Learned(tensors, state, unit_tensors=dict(problem.unit_tensors))
 
     def _epoch(
@@ -194,7 +194,6 @@ def _settled(history: list[dict[str, Any]]) -> bool:
     return max(losses[-3:]) - min(losses[-3:]) <= 1e-2 * moved
 
 
-_DICTIONARIES = ("templates", "analysis", "synthesis")
 _UNTIED = {  # further tensors of untied weights, and where the network keeps them
     "analysis": "encoder.analysis.templates",
     "synthesis": "encoder.dictionary.templates",
@@ -242,29 +241,25 @@ class Unrolled(GradientSteps):
     tied: bool = True
     step: float | None = None
     stabilizer: float | None = None
-    learning_rate: float = 1e-2
-    epsilon: float = 1e-8
-    batch_size: int = 32
-    init: str = "data"
     name: ClassVar[str] = "unrolled"
-    default_epochs: ClassVar[int] = 20
     remedy: ClassVar[str] = " or `step`"
 
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
-        dictionaries = {
-            name: ConvDictionary(tensors[name].clone()) for name in _DICTIONARIES if name in tensors
-        }
-        decoder = dictionaries["templates"]
+        more: dict[str, Any] = {}
+        synthesis = decoder = ConvDictionary(tensors["templates"].clone())
+        if not self.tied:
+            synthesis = ConvDictionary(tensors["synthesis"].clone())
+            more["analysis"] = ConvDictionary(tensors["analysis"].clone())
+            more["bias"] = tensors["bias"].clone()
         encoder = UnrolledEncoder(
             problem.windows().take(slice(0, 1)).family,  # each batch brings its own
-            dictionaries.get("synthesis", decoder),
+            synthesis,
             problem.penalty,
             self.n_unrolled,
             accelerated=self.accelerated,
             step=self.step,
-            analysis=dictionaries.get("analysis"),
-            bias=tensors["bias"].clone() if "bias" in tensors else None,
             stabilizer=self.stabilizer,
+            **more,
         )
         return UnrolledAutoencoder(encoder, decoder)
 
@@ -319,12 +314,7 @@ class Implicit(GradientSteps):
 
     tol: float = 1e-3
     max_iter: int = 3000
-    learning_rate: float = 1e-2
-    epsilon: float = 1e-8
-    batch_size: int = 32
-    init: str = "data"
     name: ClassVar[str] = "implicit"
-    default_epochs: ClassVar[int] = 20
 
     def _autoencoder(self, problem: Problem, tensors: dict[str, Tensor]) -> UnrolledAutoencoder:
         family = problem.windows().take(slice(0, 1)).family  # each batch brings its own

@@ -8,13 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.covariates import Covariates
+from spikecdl.model.history import PoissonWithBursts
 from spikecdl.training.base import COVARIATES, Observations, Problem
-
-_MOST_STEPS = 15
-_SETTLED = 0.01  # largest step of a coefficient that ends a fit
-_LEVEL_STEPS, _LEVEL_TOL = 10, 1e-5
 
 Total = Callable[[Tensor], Tensor]
 
@@ -24,11 +20,11 @@ def _same(sums: Tensor) -> Tensor:
     return sums
 
 
-def with_covariates(problem: Problem) -> Problem:
+def with_covariates(problem: Problem, most_steps: int = 15, tol: float = 0.01) -> Problem:
     """Return the problem with the offset of its covariates, if any, in the baseline.
 
     Coefficients are those of `Problem.unit_tensors`; before the fit, they are fitted without
-    events.
+    events, until no step of one is above ``tol``.
     """
     data, covariates = problem.data, problem.data.covariates
     if covariates is None:
@@ -36,10 +32,10 @@ def with_covariates(problem: Problem) -> Problem:
     coefficients = problem.unit_tensors.get(COVARIATES)
     if coefficients is None:
         coefficients = covariates.none().to(data.baseline)
-        for _ in range(_MOST_STEPS):
+        for _ in range(most_steps):
             before, data = coefficients, with_coefficients(problem.data, coefficients)
             coefficients = fitted(data, coefficients, data.baseline)
-            if (coefficients - before).abs().max() < _SETTLED:
+            if (coefficients - before).abs().max() < tol:
                 break
     return replace(
         problem,
@@ -75,10 +71,10 @@ def with_coefficients(
         return torch.where(exposure > 0, level, 0)
 
     expected = of_mean(rows.baseline)
-    for _ in range(_LEVEL_STEPS):  # one is enough where the mean is exponential in eta
+    for _ in range(10):  # one is enough where the mean is exponential in eta
         step = expected - of_mean(eta)
         eta = eta + step[group]
-        if step.abs().max() < _LEVEL_TOL:
+        if step.abs().max() < 1e-5:
             break
     return with_bursts(replace(data, baseline=eta.reshape(data.y.shape)), coefficients)
 

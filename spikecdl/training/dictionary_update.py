@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.penalties import Penalty
+from spikecdl.solvers.amplitudes import Amplitudes, Fit
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.parallel import Processes
+from spikecdl.solvers.parallel import ALONE, Processes
 from spikecdl.solvers.sparse_coding import sparse_code
 from spikecdl.training.base import Observations, Weight
 from spikecdl.training.gains import event_gains
-from spikecdl.training.profile_likelihood import Amplitudes, Fit
-
-_LEAST_CURVATURE = 0.05  # of a bin of a template, as a fraction of the mean curvature
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Updater:
     smoothness: float = 0.0
     nonnegative: tuple[bool, ...] = ()
     max_iter: int = 3
-    processes: Processes = field(default_factory=Processes)
+    processes: Processes = ALONE
 
     def __call__(
         self,
@@ -113,17 +111,12 @@ class Updater:
             precision * learn_amplitudes,
             baseline.cpu().reshape_as(rows.baseline),
             learn_amplitudes,
+            self.processes,
         )
-
-        def fit_to(templates: Tensor) -> Fit:
-            return best(templates).total(self.processes)
-
-        fit = fit_to(templates)
+        fit = best(templates)
         if learn_templates and (fit.curvature > 0).any():
-            weight = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
-            bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
-            templates = _descend(fit_to, templates, fit, self.max_iter, weight, bounded)
-            fit = fit_to(templates)
+            templates = self._descend(best, templates, fit)
+            fit = best(templates)
         return DictionaryUpdate(
             templates.to(device),
             best.events.to(device),
@@ -142,54 +135,43 @@ class Updater:
             return 1 / (square / count).clamp(min=1e-12)
         return 1 / (count * self.data.family.eta_scale**2)
 
+    def _descend(self, fit_to: Callable[[Tensor], Fit], templates: Tensor, fit: Fit) -> Tensor:
+        """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each."""
+        rough = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
+        bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
+        begin = torch.where(bounded, templates.clamp(min=0), templates)
+        scale = fit.curvature.clamp(min=1e-12)
+        scale = scale.clamp(min=0.05 * scale.mean()).rsqrt()  # bins of little curvature move far
+        # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
+        scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
 
-def _descend(
-    fit_to: Callable[[Tensor], Fit],
-    templates: Tensor,
-    fit: Fit,
-    max_iter: int,
-    smoothness: Tensor,
-    bounded: Tensor,
-) -> Tensor:
-    """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each.
+        def scaled(vector: np.ndarray) -> Tensor:
+            return torch.from_numpy(vector).reshape(scale.shape) * scale
 
-    ``smoothness`` (template, 1, 1) is the weight of squared first differences; no bin of a template
-    that is ``bounded`` (template, 1, 1) falls below zero.
-    """
-    begin = torch.where(bounded, templates.clamp(min=0), templates)
-    scale = fit.curvature.clamp(min=1e-12)
-    scale = scale.clamp(min=_LEAST_CURVATURE * scale.mean()).rsqrt()
-    # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
-    scale *= float((scale * fit.gradient).norm().clamp(min=1e-12))
+        def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            norms = norms_of(scaled(vector))
+            unit = scaled(vector) / norms
+            fit = fit_to(unit)
+            steps = F.pad(unit, (1, 1)).diff(dim=-1)
+            gradient = fit.gradient - rough * steps.diff(dim=-1)
+            along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
+            gradient = (gradient - along * unit) / norms * scale
+            value = fit.cost + fit.prior + float((rough * steps.square()).sum()) / 2
+            return value, gradient.reshape(-1).numpy()
 
-    def on_spheres(vector: np.ndarray) -> tuple[Tensor, Tensor]:
-        free = torch.from_numpy(vector).reshape(scale.shape) * scale
-        norms = _norms(free)
-        return free / norms, norms
-
-    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        unit, norms = on_spheres(vector)
-        fit = fit_to(unit)
-        steps = F.pad(unit, (1, 1)).diff(dim=-1)
-        gradient = fit.gradient - smoothness * steps.diff(dim=-1)
-        along = (gradient * unit).sum(dim=(1, 2), keepdim=True)
-        gradient = (gradient - along * unit) / norms * scale
-        value = fit.cost + fit.prior + float((smoothness * steps.square()).sum()) / 2
-        return value, gradient.reshape(-1).numpy()
-
-    lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
-    found = minimize(
-        objective,
-        (begin / scale).reshape(-1).numpy(),
-        jac=True,
-        bounds=None if not bounded.any() else lowest,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxcor": 15, "ftol": 1e-10},
-    )
-    return on_spheres(found.x)[0]
+        lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
+        found = minimize(
+            objective,
+            (begin / scale).reshape(-1).numpy(),
+            jac=True,
+            bounds=lowest if bounded.any() else None,
+            method="L-BFGS-B",
+            options={"maxiter": self.max_iter, "maxcor": 15, "ftol": 1e-10},
+        )
+        return scaled(found.x) / norms_of(scaled(found.x))
 
 
-def _norms(templates: Tensor) -> Tensor:
+def norms_of(templates: Tensor) -> Tensor:
     """Return l2 norms, shape (template, 1, 1); 1 for a template of zeros."""
     norms = templates.flatten(1).norm(dim=1)[:, None, None]
     return torch.where(norms > 0, norms, 1.0)
@@ -199,10 +181,6 @@ def allowed_signs(penalty: Penalty, n_templates: int) -> tuple[Tensor, Tensor]:
     """Return whether the amplitudes of each template may be positive, and negative."""
     ones = torch.ones(n_templates, 1)
     return penalty.project(ones)[:, 0] > 0, penalty.project(-ones)[:, 0] < 0
-
-
-_LEAST_GAIN = 3.0  # of an event that is kept, in multiples of the threshold
-_N_SELECTIONS = 2  # as an event may only show that it is too weak when others are gone
 
 
 @dataclass(frozen=True)
@@ -237,6 +215,8 @@ class Round:
         Events kept in a window, those that gain most.
     processes : Processes
         Processes that share the windows: ``data`` is the part of this one, costs are of all.
+    least_gain : float
+        Of an event that is kept, in multiples of the threshold.
     """
 
     data: Observations
@@ -248,7 +228,8 @@ class Round:
     max_iter: int
     nonnegative: tuple[bool, ...] = ()
     most_events: int | None = None
-    processes: Processes = field(default_factory=Processes)
+    processes: Processes = ALONE
+    least_gain: float = 3.0
 
     @property
     def update(self) -> Updater:
@@ -329,14 +310,14 @@ class Round:
         events = events if allowed is None else events.moved_to(allowed)
         alone = event_gains(self.data, templates, events, baseline, penalty, alone=True)
         events = events.take(alone.gain > 1)
-        for _ in range(_N_SELECTIONS):
+        for _ in range(2):  # an event may only show that it is too weak when others are gone
             fitted = self.update(templates, events, baseline, learn_templates=False)
             gains = event_gains(self.data, templates, fitted.events, fitted.baseline, penalty)
-            kept = gains.gain > _LEAST_GAIN
+            kept = gains.gain > self.least_gain
             kept &= fitted.events.strongest(gains.gain, self.most_events)
             events, baseline = fitted.events.take(kept), fitted.baseline
         found = self.update(templates, events, baseline, learn_templates=learn, shrink=not learn)
-        return self._with_penalty(found, _LEAST_GAIN * float(gains.threshold[kept].sum()))
+        return self._with_penalty(found, self.least_gain * float(gains.threshold[kept].sum()))
 
     def _with_penalty(self, found: DictionaryUpdate, penalty: float) -> DictionaryUpdate:
         """Return the update with the penalty summed over processes."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +13,8 @@ from spikecdl.model.penalties import Penalty
 from spikecdl.solvers.events import Events
 from spikecdl.training.base import Observations, score_spread
 
-_NEWTON_STEPS = 8
-_SETTLED = 1e-5  # change of a factor of an amplitude that ends Newton's method
-_LONGEST_STEP = 3.0  # change of the linear predictor in any bin, in typical ones
 
-
-@dataclass(frozen=True)
-class Gains:
+class Gains(NamedTuple):
     """Log-likelihood gains of events, each of shape (event,).
 
     ``gain`` is a multiple of ``threshold``: the gain of a score at the weight of the penalty, in
@@ -54,46 +50,32 @@ def event_gains(
     """
     templates, baseline = templates.to(data.dtype), baseline.to(data.dtype)
     events = events.with_amplitude(events.amplitude.to(data.dtype))
-    found = [
-        _gains(
-            some,
-            templates,
-            events.within(*data.rows_of(part)),
-            baseline[part],
-            data.of_trials(penalty, part),
-            alone,
+    dictionary, found = ConvDictionary(templates), []
+    for part, some in data.parts(len(templates)):
+        mine, level = events.within(*data.rows_of(part)), baseline[part]
+        group = mine.groups(data.group_size(penalty))
+        gain = _log_likelihood_gain(some.rows(), templates, mine, level, alone)
+        total, size = (
+            torch.zeros_like(gain).index_add(0, group, each)[group]
+            for each in (gain, torch.ones_like(gain))
         )
-        for part, some in data.parts(len(templates))
-    ]
+        spread = penalty.group_spread(score_spread(dictionary, some, level))
+        weight = data.of_trials(penalty, part).weight
+        at_weight = (weight / spread.clamp(min=1e-9)).square() / 2
+        at_weight = at_weight.expand(*some.y.shape[:-2], len(templates), 1).flatten(0, -3)[..., 0]
+        threshold = at_weight[mine.window, mine.template]
+        found.append((total / threshold, threshold / size))
     return Gains(*map(torch.cat, zip(*found, strict=True)))
-
-
-def _gains(
-    data: Observations,
-    templates: Tensor,
-    events: Events,
-    baseline: Tensor,
-    penalty: Penalty,
-    alone: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the fields of `Gains` for the events of some trials."""
-    group = events.groups(data.group_size(penalty))
-
-    def of_group(gain: Tensor) -> Tensor:
-        return torch.zeros_like(gain).index_add(0, group, gain)[group]
-
-    spread = penalty.group_spread(score_spread(ConvDictionary(templates), data, baseline))
-    at_weight = (penalty.weight / spread.clamp(min=1e-9)).square() / 2
-    at_weight = at_weight.expand(*data.y.shape[:-2], len(templates), 1).flatten(0, -3)[..., 0]
-    threshold = at_weight[events.window, events.template]
-    gain = of_group(_log_likelihood_gain(data.rows(), templates, events, baseline, alone))
-    return gain / threshold, threshold / of_group(torch.ones_like(gain))
 
 
 def _log_likelihood_gain(
     rows: Observations, templates: Tensor, events: Events, baseline: Tensor, alone: bool
 ) -> Tensor:
-    """Return the gain of each event beside all others, or in place of those of its template."""
+    """Return the gain of each event beside all others, or in place of those of its template.
+
+    In place of those, its amplitude is found by Newton steps that change the linear predictor of no
+    bin by more than three typical changes.
+    """
 
     def under(signal: Tensor) -> Tensor:
         return events.patches(signal, templates.shape[-1])
@@ -110,15 +92,15 @@ def _log_likelihood_gain(
     if not alone:
         return gain(eta - wave, wave)
     without = eta - _of_own_template(rows, templates, events)
-    longest = _LONGEST_STEP * family.eta_scale / wave.abs().amax((1, 2)).clamp(min=1e-12)
+    longest = 3 * family.eta_scale / wave.abs().amax((1, 2)).clamp(min=1e-12)
     factor = torch.ones_like(events.amplitude)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(8):
         at = without + factor[:, None, None] * wave
         slope = torch.where(mask, wave * family.residual(y, at), 0).sum(dim=(1, 2))
         bend = torch.where(mask, wave.square() * family.curvature(y, at), 0).sum(dim=(1, 2))
         step = slope / bend.clamp(min=1e-12)
         before, factor = factor, (factor + step.clamp(-longest, longest)).clamp(min=0)
-        if ((factor - before).abs() <= _SETTLED).all():
+        if ((factor - before).abs() <= 1e-5).all():
             break
     return gain(without, factor[:, None, None] * wave)
 

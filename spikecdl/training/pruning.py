@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,12 +11,6 @@ from torch import Tensor
 from spikecdl.solvers.events import Events
 from spikecdl.training.dictionary_update import Round
 from spikecdl.training.steps import Steps
-
-_FIRST_TOLS = (0.5, 0.3)  # tolerances of the first rounds, when templates are still noise
-_LOOSE_TOL = 0.5  # tolerance of codes that are only compared
-_TOL = 0.3
-_LEAST_SHARE = 0.5  # of the events of a template that come with those of another at one lag
-_FINEST_LAG = 40  # lags within one part in so many of a template are the same
 
 
 def prune(
@@ -48,37 +41,33 @@ def prune(
     steps : Steps
         Each removal is one.
     """
-    roles = [c % count for c in range(len(templates))]
-    removal_costs = [0.0] * len(roles)
+    all_roles = torch.arange(len(templates)) % count
 
     def first_rounds() -> dict[str, Tensor]:
         now, level = templates, baseline
-        for tol in _FIRST_TOLS:
-            found = step.select(roles)(centred(now), level, tol)
+        for tol in (0.5, 0.3):  # templates are still noise
+            found = step.select(all_roles.tolist())(centred(now), level, tol)
             now, level = found.templates, found.baseline
-        return {"templates": now, "baseline": level}
+        none = torch.zeros(len(now), dtype=torch.float64)
+        return {"templates": now, "baseline": level, "roles": all_roles, "removal_costs": none}
 
     def removal() -> dict[str, Tensor]:
-        now, costs = centred(templates), list(removal_costs)
-        worst = _cheapest(step.select(roles), now, baseline, roles, costs)
+        now, level = centred(known["templates"]), known["baseline"]
+        roles, costs = known["roles"].tolist(), known["removal_costs"].tolist()
+        worst = _cheapest(step.select(roles), now, level, roles, costs)
         others = [c for c in range(len(roles)) if c != worst]
-        left = [roles[c] for c in others]
-        found = step.select(left)(now[others], baseline, _TOL)
+        found = step.select([roles[c] for c in others])(now[others], level, 0.3)
         return {
             **{"templates": found.templates, "baseline": found.baseline},
-            "roles": torch.tensor(left),
-            "removal_costs": torch.tensor([costs[c] for c in others], dtype=torch.float64),
+            "roles": known["roles"][others],
+            "removal_costs": torch.tensor(costs, dtype=torch.float64)[others],
         }
 
     known = steps("first rounds", first_rounds)
-    templates, baseline = known["templates"], known["baseline"]
-    while len(roles) > count:
+    while len(known["roles"]) > count:
         known = steps("removal", removal)
-        templates, baseline = known["templates"], known["baseline"]
-        roles, removal_costs = known["roles"].tolist(), known["removal_costs"].tolist()
-    if step.roles_differ:
-        templates = templates[sorted(range(count), key=roles.__getitem__)]
-    return templates, baseline
+    order = known["roles"].argsort() if step.roles_differ else torch.arange(count)
+    return known["templates"][order], known["baseline"]
 
 
 def _cheapest(
@@ -87,43 +76,41 @@ def _cheapest(
     baseline: Tensor,
     roles: Sequence[int],
     removal_costs: list[float],
+    tol: float = 0.5,
 ) -> int:
     """Return the template whose removal costs least, and update ``removal_costs``.
 
     Removal costs grow as templates go, so earlier values are lower bounds, and only those that may
-    still be the least are computed again (lazy greedy: Minoux, 1978).
+    still be the least are computed again (lazy greedy: Minoux, 1978).  Codes are only compared, so
+    a loose tolerance is enough.
     """
-    solved = step.codes(templates, baseline, _LOOSE_TOL)
+    solved = step.codes(templates, baseline, tol)
     whole = step.penalised_cost(templates, solved, baseline)
 
     def removal_cost(c: int) -> float:
         others = [other for other in range(len(templates)) if other != c]
         kept, lighter = templates[others], solved.penalty.select(others)
-        left = step.solve(kept, baseline, lighter, _LOOSE_TOL, solved.events.without(c))
+        left = step.solve(kept, baseline, lighter, tol, solved.events.without(c))
         return step.penalised_cost(kept, left, baseline) - whole
 
     spare = [c for c, role in enumerate(roles) if roles.count(role) > 1 or not step.roles_differ]
-    queue = [(removal_costs[c], c) for c in spare]
-    heapq.heapify(queue)
     known: set[int] = set()
-    while True:
-        _, c = heapq.heappop(queue)
-        if c in known:
-            return c
-        known.add(c)
-        removal_costs[c] = removal_cost(c)
-        heapq.heappush(queue, (removal_costs[c], c))
+    while (cheapest := min(spare, key=removal_costs.__getitem__)) not in known:
+        known.add(cheapest)
+        removal_costs[cheapest] = removal_cost(cheapest)
+    return cheapest
 
 
-def merged(templates: Tensor, events: Events) -> Tensor | None:
+def merged(templates: Tensor, events: Events, least_share: float = 0.5) -> Tensor | None:
     """Return templates (template, channel, bin) of which one has taken up another, or None.
 
-    If most events of a template come with those of another at about the same lag, the two may be
-    parts of one waveform.  The first then becomes their sum, at the ratio of the mean amplitudes of
-    these events; the second is left as it is, for its other events.
+    If most events of a template (``least_share``) come with those of another at about the same lag,
+    within a fortieth of a template, the two may be parts of one waveform.  The first then becomes
+    their sum, at the ratio of the mean amplitudes of these events; the second is left as it is, for
+    its other events.
     """
     n, length = len(templates), templates.shape[-1]
-    same = max(1, length // _FINEST_LAG)
+    same = max(1, length // 40)
     first, second = _pairs(events, length)
     a, b = events.template[first], events.template[second]
     lag = events.onset[second] - events.onset[first]
@@ -133,7 +120,7 @@ def merged(templates: Tensor, events: Events) -> Tensor | None:
     counts.index_put_(at, counts.new_ones(()), accumulate=True)
     counts = F.avg_pool1d(counts, 2 * same + 1, 1, same) * (2 * same + 1)
     share = counts / events.template.bincount(minlength=n).clamp(min=1)[:, None, None]
-    if not (share > _LEAST_SHARE).any():
+    if not (share > least_share).any():
         return None
     one, other, late = (int(k) for k in torch.unravel_index(share.argmax(), share.shape))
     late -= length

@@ -144,8 +144,10 @@ def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypa
     class Killed(BaseException):
         """The process is gone."""
 
+    place = outputs.Results(out=tmp_path, overwrite=True)
+
     def results(text: str) -> None:
-        with outputs.results_folder(tmp_path, [tmp_path / "data"], overwrite=True) as folder:
+        with place.folder(tmp_path / "data") as folder:
             for name in ("model.json", "results.nwb", "summary.json"):
                 (folder / name).write_text(text)
 
@@ -175,7 +177,7 @@ def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypa
         )
         with pytest.raises(Killed):
             results("new")
-    with pytest.raises(KeyError), outputs.results_folder(tmp_path, [tmp_path / "data"], True):
+    with pytest.raises(KeyError), place.folder(tmp_path / "data"):
         raise KeyError
     kept = "new" if n_moves > 0 else "old"
     names = {"model.json", "results.nwb", "summary.json"} | (

@@ -13,8 +13,8 @@ from spikecdl.events.dense import DenseCounts
 from spikecdl.events.sampling import _sweep, anneal
 from spikecdl.events.timing import exposure
 from spikecdl.events.windows import Drawn
-from spikecdl.model.bursts import PoissonWithBursts
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl.model.history import PoissonWithBursts
 from spikecdl.model.observations import Observations
 
 BURSTS = PoissonWithBursts(torch.tensor([0.0, 0.4, 0.0, 0.2, 0.7, 0.0, 0.1, 0.3]).double())

@@ -8,9 +8,8 @@ import pytest
 import torch
 from contracts import Problem, problem
 
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from spikecdl.model.families import FAMILIES, Binomial
 from spikecdl.model.penalties import L1
 

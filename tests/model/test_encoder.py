@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from tables import pairwise, refused
 from torch import Tensor
 
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder, bregman
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder, bregman
 from spikecdl.model.families import FAMILIES, Binomial, Gaussian, Poisson
 from spikecdl.model.penalties import L1, GroupL1
 from spikecdl.solvers.sparse_coding import sparse_code

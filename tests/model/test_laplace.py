@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spikecdl.model.laplace import log_volume
+from spikecdl.model.covariates import log_volume
 
 
 @pytest.mark.parametrize(

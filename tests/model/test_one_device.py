@@ -18,9 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from spikecdl import L1, Binomial, Gaussian, GroupL1, NegativeBinomial, Poisson
 from spikecdl.denoise.networks import MultiscaleAutoencoder, ResidualCNN
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from spikecdl.solvers.sparse_coding import sparse_code
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]

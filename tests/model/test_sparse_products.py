@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spikecdl.model import sparse_products
+from spikecdl.model import layouts
 
 
 def thresholded(share, seed=0):
@@ -23,7 +23,7 @@ def test_products_and_gradients(share):
     patches, templates, threshold = thresholded(share)
     found = []
     for analysis, synthesis in (
-        (sparse_products.analysis, sparse_products.synthesis),
+        (layouts.analysis, layouts.synthesis),
         (torch.matmul, torch.matmul),
     ):
         given = [values.clone().requires_grad_() for values in (patches, templates)]
@@ -38,16 +38,16 @@ def test_products_and_gradients(share):
 
 def test_any_number_of_axes():
     patches, templates, _ = thresholded(0.1)
-    codes = sparse_products.analysis(patches.view(2, 4, 5, 13), templates.T)
+    codes = layouts.analysis(patches.view(2, 4, 5, 13), templates.T)
     torch.testing.assert_close(codes.view(40, 9), patches @ templates.T)
-    signal = sparse_products.synthesis(torch.relu(codes), templates)
+    signal = layouts.synthesis(torch.relu(codes), templates)
     assert signal.shape == (2, 4, 5, 13)
 
 
 def test_second_derivatives_are_refused():
     patches, templates, _ = thresholded(0.1)
     templates.requires_grad_()
-    total = sparse_products.analysis(patches, templates.T).pow(3).sum()
+    total = layouts.analysis(patches, templates.T).pow(3).sum()
     (gradient,) = torch.autograd.grad(total, templates, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()

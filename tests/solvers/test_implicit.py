@@ -10,9 +10,8 @@ import torch
 from contracts import Problem, dense, in_single_precision, problem
 from torch import Tensor
 
-from spikecdl.model.autoencoder import UnrolledAutoencoder
 from spikecdl.model.dictionary import ConvDictionary
-from spikecdl.model.encoder import UnrolledEncoder
+from spikecdl.model.encoder import UnrolledAutoencoder, UnrolledEncoder
 from spikecdl.model.families import FAMILIES, Binomial, Gaussian
 from spikecdl.model.penalties import L1, GroupL1
 from spikecdl.solvers.amplitudes import solve_events

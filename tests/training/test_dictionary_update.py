@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spikecdl import L1, Binomial, Gaussian, NegativeBinomial, Poisson
+from spikecdl.solvers.amplitudes import Amplitudes
 from spikecdl.solvers.events import Events
 from spikecdl.training import Observations
 from spikecdl.training.dictionary_update import Updater
-from spikecdl.training.profile_likelihood import Amplitudes
 
 FAMILIES = [Gaussian(0.7), Binomial(9), Poisson(), NegativeBinomial(3.0)]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

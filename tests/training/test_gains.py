@@ -139,7 +139,7 @@ def test_a_group_of_one_unit_is_an_event():
     )
     one = event_gains(rows, templates, events, rows.baseline, L1(2.0))
     group = event_gains(single, templates, events, single.baseline, GroupL1(2.0))
-    for ours, theirs in zip(vars(group).values(), vars(one).values(), strict=True):
+    for ours, theirs in zip(group, one, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -90,7 +90,7 @@ def test_candidates_do_not_see_the_hidden_bins(monkeypatch):
         weight = UniversalThreshold()
         whole = Problem(alone, 2, LENGTH, L1(), weight, 1, draw)
         step = Round(alone, L1(), weight, True, 2, 0.0, 300)
-        Initialization(whole, step, 1.0, 4, 0.1, 120_000)(alone)
+        Initialization(whole, step, 1.0, 4, 0.1, 120_000)()
         return starts[0]
 
     data = problem()
