@@ -113,7 +113,7 @@ def _candidates(found: Found, n_folds: int) -> list[str]:
         text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
         lines.append(text + "  recommended" * (row.recommended and len(found.candidates) > 1))
     folds = f"{counted(n_folds, 'fold')} of {found.how}"
-    rule = "recommended: the simplest within two standard errors, or five nats, of the best"
+    rule = "recommended: the simplest within ten nats of the best, or 3 % of its gain"
     if len(found.candidates) == 1:
         rule = "one candidate, compared with nothing: give more numbers (0, too) or lengths"
     return [*lines, f"{rule} ({folds})"]

@@ -72,8 +72,8 @@ class Candidate:
         return clone(other).set_params(**own).fit(counts)
 
 
-# of the difference in all trials, up to which the simpler candidate is as good
-_STANDARD_ERRORS, _LEAST_NATS = 2.0, 5.0
+# in nats, and of the gain over a constant rate, up to which the simpler candidate is as good
+_LEAST_NATS, _LEAST_GAIN = 10.0, 0.03
 _Key = tuple[Candidate, int]  # and the number of a fold
 
 
@@ -105,13 +105,12 @@ class Selection:
 
     @property
     def recommended(self) -> Candidate:
-        """The simplest candidate within two standard errors, or five nats, of the best.
+        """The simplest candidate within ten nats of the best, or 3 % of what it gains.
 
-        The standard error is that of the paired difference in all trials.  Simple is fewer
-        templates first, then shorter ones (as in the rule of Breiman et al., *Classification and
-        Regression Trees*, 1984, of one standard error, with which one more template than there are
-        is often a little better).  Five nats, a factor of 150, are the least that speaks very
-        strongly for a model (Kass and Raftery, J. Am. Stat. Assoc. 90, 1995).
+        Simple is fewer templates first, then shorter ones.  Ten nats are as much as an ingredient
+        of a fit must gain; 150 times less speaks very strongly for a model (Kass and Raftery, J.
+        Am. Stat. Assoc. 90, 1995).  The gain is that over no template: what templates cannot
+        explain, such as many events at a time, grows with it, and further templates take some.
         """
         return self.candidates[int(np.argmax(self.table()["recommended"]))]
 
@@ -132,9 +131,10 @@ class Selection:
             rows.append((*vars(candidate).values(), value, error, difference, its_error))
         columns = [*vars(candidate), "evidence", "standard_error", "difference", "difference_error"]
         table = pd.DataFrame(rows, columns=columns)
-        enough = _LEAST_NATS / self.n_spikes.sum()
-        error = _STANDARD_ERRORS * table["difference_error"].fillna(0)
-        close = table["difference"] >= -np.maximum(error, enough)
+        none = [c.template_length is None for c in self.candidates]
+        gain = -table["difference"][none].max() if any(none) else 0.0
+        enough = max(_LEAST_NATS / self.n_spikes.sum(), _LEAST_GAIN * gain)
+        close = table["difference"] >= -enough
         return table.assign(recommended=np.arange(len(table)) == int(np.argmax(close)))
 
 
