@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,6 +166,8 @@ class FitSettings(Settings):
         Largest number of epochs. Default: the trainer's.
     n_bootstrap : NUMBER
         Resamples of the trials (200, say) from which bands of the templates are computed. 0: none.
+    calibrate
+        Fit counts drawn from the model, too, to check the probabilities of events.
     resume
         Continue from the checkpoint of an interrupted fit.
     """
@@ -176,6 +179,7 @@ class FitSettings(Settings):
     onset: float | None = option(None, min=0.01, max=0.99)
     n_epochs: int | None = option(None, "--epochs")
     n_bootstrap: int = option(0, "--bootstrap", min=0)
+    calibrate: bool = False
     resume: bool = False
 
     def model(self, templates: Templates) -> DCEA:
@@ -210,12 +214,15 @@ def fit(
     """
     from spikecdl.data import shift_to_response
     from spikecdl.evaluation.bands import bands as bootstrap
+    from spikecdl.evaluation.checks import CheckWarning
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.solvers.parallel import joined
 
     model = settings.model(templates)
     checkpoint = results.out / "checkpoint.safetensors"
     how: dict[str, Any] = {"checkpoint": checkpoint, "resume": settings.resume}
+    how["calibrate"] = settings.calibrate
+    warnings.simplefilter("ignore", CheckWarning)  # the verdict says it
 
     def read() -> Recordings:
         found = Recordings.read(selection, files, settings.bin_size, templates.layout)
