@@ -29,7 +29,6 @@ _SIGNIFICANT = 4.0  # standard errors
 _RARE, _OFTEN = 0.5, 6.0  # pairs at short distances, relative to those at most others
 _SHORT, _BURST = 5, 12  # steps: not taken for a template; in which the excess of bursts halves
 _FAR = np.arange(100, 250)  # steps: where an excess on a slower scale shows its slope
-_ROUND_HISTORY = np.array([0.01, 0.02, 0.05, 0.1, 0.2])  # seconds
 
 _FAR_BEYOND, _LONG_TRIAL = 10.0, 100.0  # times the session; times the median trial
 _TINY = 1e-6  # seconds: no clock is finer
@@ -42,17 +41,6 @@ _HISTORY, _BURSTS, _USUAL_BIN = 0.1, 0.025, 0.005
 _KNOTS, _SLOW = (8, 24), 5.0
 _SHAPES = tuple(2.0**power for power in range(-5, 7))
 _MOST_KNOTS, _FEWEST_WINDOWS = 120, 5  # of the rate of events in the window
-
-#: What `Suggestion.short` means.
-SHORT_DISTANCES = {
-    "refractory": "spikes avoid each other (refractory or regular spiking)",
-    "bursts": "spikes come in bursts",
-}
-
-
-def history_option(short: str | None, seconds: float | None) -> str:
-    """Return the options of `spikecdl fit` for what rules the shortest distances."""
-    return f"--history {seconds:g}" + " --history-sign both" * (short == "bursts")
 
 
 def trainer(given: Any, model: Arguments, counts: BinnedSpikes) -> Any:
@@ -144,16 +132,14 @@ class Suggestion:
         Length that suits a second time scale, if there is one.
     short : {"refractory", "bursts"} or None
         What sets the shortest distances between spikes, if it is not the rate: too few of them
-        (refractory or regular spiking), or so many that they come from bursts.
-    history : float or None
-        Seconds of spike history that account for it.
+        (refractory or regular spiking), or so many that they come from bursts.  A fit of single
+        trials accounts for it.
     """
 
     bin_size: float
     length: float
     other_length: float | None = None
     short: str | None = None
-    history: float | None = None
 
 
 def suggest(spikes: SpikeTrains) -> Suggestion:
@@ -186,12 +172,7 @@ def suggest(spikes: SpikeTrains) -> Suggestion:
     if slow is not None and _STEPS * _STEP < slow * _SLOW_STEP <= longest * _SLOW_STEP:
         lengths = [*lengths * _is_apart(score), slow * _SLOW_STEP]
     bin_size, length = _round(lengths[0] if lengths else 0.1)
-    history = None
-    if short is not None:
-        history = float(_ROUND_HISTORY[np.searchsorted(_ROUND_HISTORY[:-1], extent * _STEP)])
-    return Suggestion(
-        bin_size, length, _round(lengths[1])[1] if lengths[1:] else None, short, history
-    )
+    return Suggestion(bin_size, length, _round(lengths[1])[1] if lengths[1:] else None, short)
 
 
 def questions(spikes: SpikeTrains) -> list[str]:

@@ -165,7 +165,7 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
 
 def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[str]]:
     """Describe spike trains, as values and as lines, which list a number of units at most."""
-    from spikecdl.suggestions import SHORT_DISTANCES, history_option, questions, suggest
+    from spikecdl.suggestions import questions, suggest
 
     best, asked = suggest(data), questions(data)
     each = zip(data.unit_ids, data.times, data.observed, data.rates, strict=True)
@@ -192,7 +192,7 @@ def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[
         "questions": asked,
         "suggested": {
             **{"bin": best.bin_size, "length": best.length, "other_length": best.other_length},
-            **{"short_distances": best.short, "history": best.history},
+            "short_distances": best.short,
         },
     }
     lines = [
@@ -213,10 +213,7 @@ def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[
     if best.other_length is not None:
         lines.append(f"rates also change on a slower scale: --length {best.other_length:g}")
     if best.short is not None:
-        lines.append(
-            f"{SHORT_DISTANCES[best.short]}: with single trials, "
-            f"{history_option(best.short, best.history)}"
-        )
+        lines.append(f"shortest distances: {best.short}; a fit of single trials accounts for it")
     lines += [f"is this right? {question}" for question in asked]
     return about, lines
 

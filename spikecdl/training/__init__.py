@@ -29,41 +29,6 @@ from spikecdl.training.marginal import Marginal
 from spikecdl.training.simulation import drawn_counts
 from spikecdl.training.steps import AFTER, Steps, announce
 
-__all__ = [
-    "AFTER",
-    "COVARIATES",
-    "TRAINERS",
-    "Alternating",
-    "Choices",
-    "Chosen",
-    "Fixed",
-    "Fraction",
-    "Implicit",
-    "Learned",
-    "LearnedAttributes",
-    "Marginal",
-    "FitWarning",
-    "NotConvergedWarning",
-    "UniversalThreshold",
-    "Observations",
-    "OnEpoch",
-    "Problem",
-    "Steps",
-    "Trainer",
-    "Unrolled",
-    "Weight",
-    "certainty",
-    "completed",
-    "drawn_counts",
-    "evidence",
-    "family_of_first_fit",
-    "has_exponential_loss",
-    "lambda_max",
-    "resampled_templates",
-    "announce",
-    "windows_together",
-    "with_covariates",
-]
 
 #: Values of ``trainer`` by name.
 TRAINERS: dict[str, type[Trainer]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from spikecdl.events.model import EventModel
 from spikecdl.training.base import COVARIATES
-from spikecdl.training.events import event_timing
 
 
 class LearnedAttributes:
@@ -19,8 +20,7 @@ class LearnedAttributes:
     bin_size_: float
     _n_onsets: int
 
-    def _settings(self) -> Any:
-        raise NotImplementedError
+    _settings: Callable[[], Any]
 
     @property
     def templates_(self) -> np.ndarray:
@@ -30,7 +30,10 @@ class LearnedAttributes:
     @property
     def event_timing_(self) -> np.ndarray:
         """Rate of events in each bin of a window over its mean (template, onset)."""
-        return event_timing(self.tensors_, self._n_onsets)
+        if "event_timing" not in self.tensors_:
+            return np.ones((len(self.templates_), self._n_onsets))
+        model = EventModel.from_file(self.tensors_, np.zeros((1, 1)))
+        return np.exp(model.log_timing(self._n_onsets))
 
     @property
     def history_filter_(self) -> np.ndarray:

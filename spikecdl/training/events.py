@@ -174,13 +174,6 @@ def event_model(
     return counts, posterior.with_baseline(counts, model) if levels is None else model
 
 
-def event_timing(tensors: Mapping[str, Tensor], n_onsets: int) -> np.ndarray:
-    """Return the rate of events over its mean (template, onset)."""
-    if "event_timing" not in tensors:
-        return np.ones((len(tensors["templates"]), n_onsets))
-    return np.exp(EventModel.from_file(tensors, np.zeros((1, 1))).log_timing(n_onsets))
-
-
 def known_coefficients(known: Problem | Learned) -> np.ndarray | None:
     """Return the coefficients of covariates, if any."""
     found = known.unit_tensors.get(COVARIATES)
