@@ -99,7 +99,9 @@ def measure(settings: Settings) -> Iterator[Row]:
             name: pd.DataFrame([_fit(case, seed, settings.quick, more) for seed in seeds])
             for name, more in (("without", _NONE), ("with", {}))
         }
-        curves[case] = {name: pd.concat(list(table.pop("events"))) for name, table in tables.items()}
+        curves[case] = {
+            name: pd.concat(list(table.pop("events"))) for name, table in tables.items()
+        }
         medians = {name: table.drop(columns="added").median() for name, table in tables.items()}
         number = tables["with"]["added"].value_counts()
         yield Row(
