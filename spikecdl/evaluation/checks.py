@@ -70,7 +70,7 @@ def check(model: Fitted, counts: BinnedSpikes, calibrate: bool) -> list[dict[str
     To ``calibrate`` probabilities of events, a copy of the model is fitted to counts drawn from it.
     """
     found = [*_of_search(model), *_of_windows(counts)]
-    if counts.is_counts and model.family_.integer_valued:
+    if counts.is_counts and model.family_.integer_valued and counts.mask.any():
         some = _part(counts, model.n_bins_)
         found += _of_rates(model, model.decompose(some))
         if calibrate and "event_rates" in model.tensors_:
