@@ -75,7 +75,8 @@ def check(model: Fitted, counts: BinnedSpikes, calibrate: bool) -> list[dict[str
         found += _of_rates(model, model.decompose(some))
         if calibrate and "event_rates" in model.tensors_:
             found.append(_of_probabilities(model, some))
-    return [one._asdict() for one in found]
+    kept = [one._replace(found="", remedy="") if one.passed else one for one in found]
+    return [one._asdict() for one in kept]
 
 
 def warn(checks: list[dict[str, Any]]) -> None:
