@@ -31,7 +31,7 @@ _SHARE = 0.05  # of the variance, that is no fault
 _NEAR, _STRETCHES = 0.025, 12  # seconds of bursts and refractoriness; stretches of the recording
 _LEVEL = 0.01  # of the tests of rescaled time, corrected for the number of units
 _MISJUDGED = 0.1  # share of false events that probabilities may be wrong by
-_EDGE = 0.4  # of the largest change of a template, that its first and last eighth exceed
+_CUT = 0.15  # size of both ends over the largest change, times the share of events in a row
 
 
 class Fitted(Protocol):
@@ -114,16 +114,6 @@ def _of_search(model: Fitted) -> Iterator[Check]:
             "others may explain the data better; raise `n_starts` of the trainer, or try another "
             "seed",
         )
-    size = np.abs(model.templates_).max(1)
-    width = max(1, size.shape[1] // 8)
-    ends = np.minimum(size[:, :width].mean(1), size[:, -width:].mean(1))
-    cut = np.flatnonzero(ends > _EDGE * size.max(1)).tolist()
-    yield Check(
-        "length of templates",
-        not cut,
-        f"{_templates(cut)} is still large at both ends of its window",
-        "raise `template_length`, or set `drift` if the rate changes slowly",
-    )
 
 
 def _of_windows(counts: BinnedSpikes) -> Iterator[Check]:
@@ -167,6 +157,13 @@ def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:
         "use single trials with `bursts='auto'` and `history='auto'`, or more templates"
         if z > 0
         else "use single trials with `history='auto'` (spikes avoid each other)",
+    )
+    cut = np.flatnonzero(_ends(parts.templates) * _following(parts) > _CUT).tolist()
+    yield Check(
+        "length of templates",
+        not cut,
+        f"{_templates(cut)} is large at both ends of its window, and events follow one another",
+        "raise `template_length`, or set `drift` if the rate changes slowly",
     )
     if counts.n_pooled.max() <= 1 and slope.size >= _STRETCHES * slope.shape[1]:
         sums = [_stretches(x) for x in (slope, curvature)]
@@ -214,6 +211,24 @@ def _compared(parts: Sequence[np.ndarray], variance: float) -> tuple[float, floa
     total = sum(float(part.sum()) for part in parts)
     error = math.sqrt(sum(float(np.square(part).sum()) for part in parts))
     return total / max(error, 1e-12), total / variance
+
+
+def _ends(templates: np.ndarray) -> np.ndarray:
+    """Return the size (template,) of the smaller end, an eighth, over the largest change."""
+    size = np.abs(templates).max(1)
+    width = max(1, size.shape[1] // 8)
+    ends = np.minimum(size[:, :width].mean(1), size[:, -width:].mean(1))
+    return ends / size.max(1).clip(1e-12)
+
+
+def _following(parts: Decomposition) -> np.ndarray:
+    """Return the share (template,) of events that begin where another of them ends."""
+    length, n_templates = parts.templates.shape[2], len(parts.templates)
+    where = np.stack(np.nonzero(parts.codes))  # trial, unit, template, onset
+    gap = np.diff(where[3])
+    follows = (np.diff(where[:3]) == 0).all(0) & (gap >= 0.75 * length) & (gap <= 1.25 * length)
+    number = np.bincount(where[2, 1:][follows], minlength=n_templates)
+    return number / np.bincount(where[2], minlength=n_templates).clip(1)
 
 
 def _stretches(values: np.ndarray) -> np.ndarray:

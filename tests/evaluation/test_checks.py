@@ -41,8 +41,8 @@ def test_nothing_fails_under_a_right_model(seed):
     rng = np.random.default_rng(seed)
     model, failed = fitted(rng.poisson(15 * BIN * np.exp(log_rates(rng))))
     assert not failed - {"search"}  # which depends on the data
-    names = ["rate of events", "search", "length of templates", "variability"]
-    assert [one["check"] for one in model.checks_[:4]] == names
+    names = ["rate of events", "search", "variability", "short distances", "length of templates"]
+    assert [one["check"] for one in model.checks_[:5]] == names
 
 
 def test_weak_events_that_are_not_found_are_no_fault():
@@ -79,6 +79,15 @@ def test_a_template_cut_at_both_ends():
         onset = rng.integers(0, BINS - 60)
         window[onset : onset + 60] = 0.8
     assert "length of templates" in fitted(rng.poisson(mean), length=0.05)[1]
+
+
+def test_a_template_that_fills_its_window_is_not_cut():
+    rng = np.random.default_rng(4)
+    mean = np.full((WINDOWS, BINS), 0.1)
+    for window in mean:
+        onset = rng.integers(0, BINS - 60)
+        window[onset : onset + 20] = 0.8
+    assert "length of templates" not in fitted(rng.poisson(mean), length=0.1)[1]
 
 
 def test_windows_that_share_spikes():
