@@ -29,7 +29,6 @@ from spikecdl.training.marginal import Marginal
 from spikecdl.training.simulation import drawn_counts
 from spikecdl.training.steps import AFTER, Steps, announce
 
-
 #: Values of ``trainer`` by name.
 TRAINERS: dict[str, type[Trainer]] = {
     trainer.name: trainer for trainer in (Alternating, Implicit, Marginal, Unrolled)
