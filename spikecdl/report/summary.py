@@ -260,21 +260,6 @@ def number(value: float | None, digits: int | None = None, missing: str = "–")
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def fit_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Describe the summary of a fit."""
-    return _lines("fit", summary)
-
-
-def score_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Describe the data, the events found in them and how well the model explains them."""
-    return _lines("score", summary)
-
-
-def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
-    """Describe how well the templates and events of a simulation were found."""
-    return _lines("recovery", recovery)
-
-
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Judge a fit by its summary: how well it predicts data that were held out, then a sentence for
     each reason for doubt.
@@ -299,11 +284,14 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     ['Data that were held out are predicted better than by a constant rate, by 10 standard errors,
       and the templates of 3 folds agree.']
     """
-    return _lines("verdict", summary)
+    return lines("verdict", summary)
 
 
-def _lines(macro: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the lines of text that a macro of ``summary.txt.j2`` makes of values."""
+def lines(macro: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of text that a macro of ``summary.txt.j2`` makes of a summary.
+
+    Macros are "fit", "score", "recovery", "verdict", "selection", "spikes" and "bins".
+    """
     text = getattr(template("summary.txt.j2").module, macro)(values)
     return [line for line in text.split("\n") if line]
 
@@ -322,10 +310,11 @@ def template(name: str) -> Template:
     environment.globals["most_units"] = 8  # of more units, values are not listed one by one
     environment.filters |= {
         "counted": counted,
-        "decimals": lambda value: number(value, 3, missing="-"),
+        "decimals": lambda value, digits=3: number(value, digits, missing="-"),
         "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],
         "few": lambda numbers: [k for k, n_events in enumerate(numbers) if n_events < 10],
         "file_names": file_names,
+        "printable": validation.printable,
         "means": lambda folds: [sum(each) / len(each) for each in zip(*folds, strict=True)],
         "median_factors": lambda units: np.exp(np.median(list(units.values()), axis=0)),
         "ms": lambda seconds: f"{1e3 * seconds:g} ms",
