@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from spikecdl.cli import outputs
 from spikecdl.cli.options import File, Links, Process, Seed, numbers, option
-from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,19 +25,10 @@ def inspect(file: File, links: Links, output: outputs.Output) -> None:
     from spikecdl.report.summary import lines
 
     data = links.read(file)
-    if isinstance(data, SpikeTrains):
-        kind, about = "spikes", _of_spikes(data)
-    else:
-        kind, about = "bins", _of_bins(data)
-    text = lines(kind, about)
+    about = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
     checked = file.is_file() and has_seal(file)  # readers have compared it
     about |= {"fingerprint": data.fingerprint, "checksum": checked}
-    text.append(
-        f"fingerprint of the data: {data.fingerprint[:16]} "
-        + ("(the file's checksum is right)" if checked else "(the file has no checksum)")
-    )
-    title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
-    output.show(about, [title, *text])
+    output.show(about, lines("inspect", {"file": str(file), **about}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,7 +166,9 @@ def time_rescaling(
     if not n_bootstrap:
         return result
     drawn = []
-    mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
+    mean, effect = np.where(counts.mask, mean, 0), getattr(model, "history_response_", None)
+    if hasattr(model, "decompose"):
+        effect = model.decompose(counts).history_filter
     for _ in range(n_bootstrap):
         values = draw_counts(mean, family, rng, counts.counts, effect)
         values = np.where(counts.mask, values, 0)
@@ -327,21 +329,12 @@ def draw_counts(
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
-    if counts is None or effect is None:
+    if counts is None or effect is None or not effect.size:
         return family.sample(eta, generator).numpy().astype(np.int64)
     past = torch.as_tensor(effect, dtype=eta.dtype)
     for lag in range(1, min(past.shape[1], mean.shape[2] - 1) + 1):
         eta[..., lag:] -= past[:, [lag - 1]] * torch.tensor(counts[..., :-lag])
     return sample_in_time(family, eta, past, generator).numpy().astype(np.int64)
-
-
-def _effect_of_spikes(model: Estimator, counts: BinnedSpikes) -> np.ndarray | None:
-    """Return what a spike adds to eta in later bins, (unit, lag), if the model has a history."""
-    if getattr(model, "history", None) is None:
-        return None
-    if hasattr(model, "decompose"):
-        return model.decompose(counts).history_filter
-    return getattr(model, "history_response_", None)
 
 
 def _ks_test(intervals: np.ndarray) -> tuple[float, float, float]:

@@ -262,16 +262,12 @@ class _Store:
         self, keys: Sequence[_Key], score: Callable[[_Key], _Rows], n_jobs: int
     ) -> Iterator[tuple[_Key, _Rows]]:
         """Yield the evidence of each key: those in the folder first, then others as they come."""
-        left = []
-        for key in keys:
-            file = self._file(key)
-            if file is not None and file.exists():
-                yield key, json.loads(file.read_text())
-            else:
-                left.append(key)
+        kept = {key: file for key in keys if (file := self._file(key)) and file.exists()}
+        for key, file in kept.items():
+            yield key, json.loads(file.read_text())
+        left = [key for key in keys if key not in kept]
         for key, rows in _scores(score, left, min(n_jobs, len(left))):
-            file = self._file(key)
-            if file is not None:
+            if file := self._file(key):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, rows)
             yield key, rows

@@ -178,15 +178,16 @@ def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> di
     from spikecdl.evaluation.metrics import recovery
 
     found = recovery(parts, tolerance)
-    summary = {
-        "template_errors": found.templates.errors,
-        "assignment": found.templates.assignment,
-        "tolerance": found.tolerance,
-        "n_true_events": found.events.hits + found.events.misses,
-        "hit_rate": found.events.hit_rate,
-        "false_alarm_rate": found.events.false_alarm_rate,
-    }
-    return _plain(summary)
+    return _plain(
+        {
+            "template_errors": found.templates.errors,
+            "assignment": found.templates.assignment,
+            "tolerance": found.tolerance,
+            "n_true_events": found.events.hits + found.events.misses,
+            "hit_rate": found.events.hit_rate,
+            "false_alarm_rate": found.events.false_alarm_rate,
+        }
+    )
 
 
 def versions() -> dict[str, str]:
@@ -290,7 +291,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 def lines(macro: str, values: Mapping[str, Any]) -> list[str]:
     """Return the lines of text that a macro of ``summary.txt.j2`` makes of a summary.
 
-    Macros are "fit", "score", "recovery", "verdict", "selection", "spikes" and "bins".
+    Macros are "fit", "score", "recovery", "verdict", "selection" and "inspect".
     """
     text = getattr(template("summary.txt.j2").module, macro)(values)
     return [line for line in text.split("\n") if line]
@@ -320,41 +321,10 @@ def template(name: str) -> Template:
         "ms": lambda seconds: f"{1e3 * seconds:g} ms",
         "number": number,
         "percent": lambda rate: "-" if rate is None else f"{rate:.0%}",
-        "recording_rows": recording_rows,
-        "templates": _templates,
     }
     return environment.get_template(name)
-
-
-def _templates(numbers: Sequence[int], one: str, several: str) -> str:
-    """Return the subject and verb of a sentence about some templates."""
-    *others, last = map(str, numbers)
-    if not others:
-        return f"Template {last} {one}"
-    return f"Templates {', '.join(others)} and {last} {several}"
 
 
 def file_names(sources: str) -> str:
     """Return the names of files, without their folders."""
     return ", ".join(Path(file).name for file in sources.split(", "))
-
-
-def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what was found in each of several recordings, a row each; texts and numbers."""
-    rows = []
-    for name, about in recordings.items():
-        tested = [unit["inside"] for unit in about.get("time_rescaling_per_unit", {}).values()]
-        tested = [inside for inside in tested if inside is not None]
-        rows.append(
-            {
-                "name": name,
-                "trials": max(about["data"]["n_pooled"], about["data"]["n_trials"]),
-                "units": about["data"]["n_units"],
-                "spikes": about["data"].get("n_spikes"),
-                "events": " + ".join(map(str, about["events_per_template"])),
-                "explained": about["deviance_explained"],
-                "hidden": about["hidden_bins_deviance_explained"],
-                "inside": f"{sum(tested)} of {len(tested)}" if tested else "–",
-            }
-        )
-    return rows
