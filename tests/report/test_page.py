@@ -164,13 +164,13 @@ def test_report_says_how_many_events_to_believe(tmp_path):
     parts = made_up(trials=4, units=1)
     assert "Expected to be true" not in written(tmp_path, parts).text
     table = np.ones((np.count_nonzero(parts.codes), 8))
-    table[:, -4] = np.where(parts.events()["template"] == 0, 0.99, 0.5)
+    table[:, 3] = np.where(parts.events()["template"] == 0, 0.99, 0.5)
     object.__setattr__(parts, "certainty", lambda: (table, None))
     rows = written(tmp_path, parts).table("Template", "Expected to be true")
     assert [row["Expected to be true"] for row in rows] == ["11.9", "6"]
     assert [row["Expected to be false"] for row in rows] == ["1 %", "50 %"]
     assert [row["Kept at a false discovery rate of 10 %"] for row in rows] == ["12", "2"]
-    table[:, -4] = 1 - 1e-13  # not a percentage with a power of ten
+    table[:, 3] = 1 - 1e-13  # not a percentage with a power of ten
     rows = written(tmp_path, parts).table("Template", "Expected to be true")
     assert [row["Expected to be false"] for row in rows] == ["0 %", "0 %"]
 
