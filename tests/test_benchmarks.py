@@ -24,6 +24,7 @@ ROWS = [  # of the table, by how they begin; those that need other packages or d
     *(f"pooled trials, {method}" for method in ("DCEA, binomial", "DCEA, Gaussian")),
     *(f"pooled trials, {package}" for package in ("alphacsc", "sporco")),
     *("sequences, DCEA", "sequences, seqNMF", "sequences, PP-Seq", "population of 20 units"),
+    *("ingredients, ", "selection, "),
 ]
 NEED_DATA_OR_PACKAGES = ("alphacsc", "Gaussian codes", "spikecdl fit", "whiskers", "songbird")
 

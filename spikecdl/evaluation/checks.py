@@ -12,29 +12,43 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from sklearn.base import clone
 
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.evaluation.goodness_of_fit import expected_counts, rescale, resolved
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.events.table import NEAR
+from spikecdl.model.families import Family
 from spikecdl.training import FitWarning
 from spikecdl.validation import counted
 
-if TYPE_CHECKING:
-    from spikecdl.estimator import DCEA
-
-_MOST_BINS, _FEWEST = 200_000, 20  # bins that are looked at; templates' lengths of a window
+_MOST_BINS, _FEWEST = 60_000, 20  # bins that are looked at; templates' lengths of a window
 _SIGNIFICANT = 4.0  # standard errors
 _SHARE = 0.05  # of the variance, that is no fault
 _NEAR, _STRETCHES = 0.025, 12  # seconds of bursts and refractoriness; stretches of the recording
 _LEVEL = 0.01  # of the tests of rescaled time, corrected for the number of units
 _MISJUDGED = 0.1  # share of false events that probabilities may be wrong by
 _EDGE = 0.4  # of the largest change of a template, that its first and last eighth exceed
+
+
+class Fitted(Protocol):
+    """What is asked of a fitted `DCEA`."""
+
+    family_: Family
+    n_bins_: int
+    tensors_: dict[str, torch.Tensor]
+
+    @property
+    def templates_(self) -> np.ndarray: ...
+
+    def fit(self, X: BinnedSpikes) -> Fitted: ...
+
+    def decompose(self, X: BinnedSpikes) -> Decomposition: ...
+
+    def simulate(self, X: BinnedSpikes) -> BinnedSpikes: ...
 
 
 class CheckWarning(FitWarning):
@@ -50,18 +64,19 @@ class Check(NamedTuple):
     remedy: str
 
 
-def check(model: DCEA, counts: BinnedSpikes, calibrate: bool) -> list[dict[str, Any]]:
+def check(model: Fitted, counts: BinnedSpikes, calibrate: bool) -> list[dict[str, Any]]:
     """Return the checks of a fit to counts, each as a mapping with the names of `Check`.
 
     To ``calibrate`` probabilities of events, a copy of the model is fitted to counts drawn from it.
     """
     found = [*_of_search(model), *_of_windows(counts)]
-    if counts.is_counts:
+    if counts.is_counts and model.family_.integer_valued and counts.mask.any():
         some = _part(counts, model.n_bins_)
         found += _of_rates(model, model.decompose(some))
         if calibrate and "event_rates" in model.tensors_:
             found.append(_of_probabilities(model, some))
-    return [one._asdict() for one in found]
+    kept = [one._replace(found="", remedy="") if one.passed else one for one in found]
+    return [one._asdict() for one in kept]
 
 
 def warn(checks: list[dict[str, Any]]) -> None:
@@ -79,7 +94,7 @@ def _part(counts: BinnedSpikes, length: int) -> BinnedSpikes:
     return some if some.n_bins <= n_bins else some.select(bins=slice(0, n_bins))
 
 
-def _of_search(model: DCEA) -> Iterator[Check]:
+def _of_search(model: Fitted) -> Iterator[Check]:
     """Yield whether the model is at a limit of what could be found."""
     tensors = model.tensors_
     if "at_bound" in tensors:
@@ -124,7 +139,7 @@ def _of_windows(counts: BinnedSpikes) -> Iterator[Check]:
         )
 
 
-def _of_rates(model: DCEA, parts: Decomposition) -> Iterator[Check]:
+def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:
     """Yield what the rates of the model leave unexplained."""
     counts, mean = parts.counts, expected_counts(parts)
     family = resolved(model.family_, counts, mean)
@@ -174,9 +189,11 @@ def _of_rates(model: DCEA, parts: Decomposition) -> Iterator[Check]:
     )
 
 
-def _of_probabilities(model: DCEA, counts: BinnedSpikes) -> Check:
+def _of_probabilities(model: Fitted, counts: BinnedSpikes) -> Check:
     """Return whether as many events of drawn counts are false as their probabilities say."""
     drawn = model.simulate(counts)
+    from sklearn.base import clone
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         parts = clone(model).fit(drawn).decompose(drawn)

@@ -43,8 +43,9 @@ def updated_timing(model: EventModel, found: Expectation, step: float) -> EventM
         slope, curvature = _derivatives(model, found, idle, int(c))
         tau = min(_PRECISIONS, key=lambda tau: _cost(timing[c], curvature, tau))
         penalty = tau * steps.T @ steps
-        ridge = 1e-6 * np.trace(curvature) * np.eye(len(curvature))  # the level is not determined
-        change = solve(curvature + penalty + ridge, slope - penalty @ timing[c], assume_a="pos")
+        ridge = 1e-6 * np.trace(curvature) + 1e-9  # as the level is not determined
+        matrix = curvature + penalty + ridge * np.eye(len(curvature))
+        change = solve(matrix, slope - penalty @ timing[c], assume_a="pos")
         timing[c] += step * np.clip(change, -_LARGEST_STEP, _LARGEST_STEP)
     return replace(model, timing=timing - timing.mean(1, keepdims=True))
 
@@ -73,10 +74,10 @@ def _derivatives(
 
 def _cost(walk: np.ndarray, curvature: np.ndarray, tau: float) -> float:
     """Return minus the log prior of a walk, integrated around it; its level is free."""
-    steps = _steps(walk.size)
+    steps, curvature = _steps(walk.size), curvature + 1e-6 / walk.size**2  # of no event at all
     apart = np.linalg.slogdet(steps @ steps.T)[1] + (walk.size - 1) * np.log(tau)
     known = np.linalg.slogdet(curvature + tau * steps.T @ steps)[1]
-    level = np.log(max(curvature.sum() / walk.size, 1e-12))
+    level = np.log(curvature.sum() / walk.size)
     return float(tau * np.square(steps @ walk).sum() + known - apart - level) / 2
 
 

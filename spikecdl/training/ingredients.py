@@ -209,7 +209,8 @@ class Comparison:
         return self._fitted(values, em.without_events(self._counts(values), self.length))
 
     def _fitted(self, values: dict[str, float], model: EventModel) -> _Fit:
-        return _Fit(values, model, self._evidence(values, model))
+        evidence = self._evidence(values, model)
+        return _Fit(values, model, evidence if np.isfinite(evidence) else -np.inf)
 
     def _evidence(self, values: Mapping[str, float], model: EventModel) -> float:
         """Return the log evidence of counts, templates and coefficients."""

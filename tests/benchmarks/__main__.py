@@ -16,6 +16,7 @@ import machine
 import peers
 import problems
 import scaling
+import selecting
 import sequences
 import songbird
 import whiskers
@@ -40,6 +41,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "sequences": sequences.measure,
     "populations": joint.measure,
     "ingredients": ingredients.measure,
+    "selection": selecting.measure,
     "songbird": songbird.sequences,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from timing import Row, Settings
 
 from spikecdl import DCEA
+from spikecdl.config import INGREDIENTS
 
 _BIN, _LENGTH, _BINS, _RATE, _EVENTS = 0.005, 20, 600, 15.0, 0.7
 _NEAR, _SHIFTS = 3, range(-8, 9)  # bins
-_NONE = dict.fromkeys(("history", "drift", "bursts", "dispersion"))
+_NONE = dict.fromkeys(INGREDIENTS)
+_EDGES = np.linspace(0.5, 1, 6)  # of the probabilities that are drawn together
 _x = np.arange(_LENGTH) / _LENGTH
 TEMPLATE = _x * np.exp(-8 * _x) / np.linalg.norm(_x * np.exp(-8 * _x))
 
@@ -32,6 +36,8 @@ CASES = {
     "drift": _EVENTS,
     "drift, no event": 0.0,
     "gain of each window": _EVENTS,
+    "responses at one time": _EVENTS,
+    "refractory at 60 Hz": _EVENTS,
 }
 
 
@@ -39,10 +45,13 @@ def simulate(case: str, seed: int, n_windows: int) -> tuple[np.ndarray, list[lis
     """Return counts (window, bin) of a case, and the onsets of events in each window."""
     rng = np.random.default_rng(seed)
     log, onsets = np.zeros((n_windows, _BINS)), []
+    locked = case.startswith("responses")
     for window in log:
         at: list[int] = []
-        for _ in range(rng.poisson(CASES[case] * _BINS * _BIN)):
+        number = rng.random() < 0.7 if locked else rng.poisson(CASES[case] * _BINS * _BIN)
+        for _ in range(number):
             onset = int(rng.integers(0, _BINS - _LENGTH + 1))
+            onset = round(0.4 * _BINS + 6 * rng.standard_normal()) if locked else onset
             if all(abs(onset - other) >= _LENGTH for other in at):
                 at.append(onset)
                 window[onset : onset + _LENGTH] += rng.uniform(6, 9) * TEMPLATE
@@ -52,6 +61,8 @@ def simulate(case: str, seed: int, n_windows: int) -> tuple[np.ndarray, list[lis
         log += 0.8 * np.sin(phase).reshape(log.shape)
     if case.startswith("gain"):
         log += 0.3 * rng.standard_normal((n_windows, 1))
+    if case.startswith("refractory"):
+        return _refractory(4 * _RATE * np.exp(log), rng), onsets
     mean = _RATE * _BIN * np.exp(log)
     if case.startswith("Fano"):
         return rng.poisson(rng.gamma(mean / 0.3, 0.3)), onsets
@@ -67,13 +78,29 @@ def simulate(case: str, seed: int, n_windows: int) -> tuple[np.ndarray, list[lis
     return counts, onsets
 
 
+def _refractory(rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw spikes, in steps of 1 ms, that rarely follow another within about 12 ms."""
+    counts, age = np.zeros(rate.shape, int), np.full(len(rate), 1.0)
+    for bin_ in range(rate.shape[1]):
+        for _ in range(round(_BIN / 0.001)):
+            recovered = 1 - np.exp(-np.maximum(age - 0.004, 0) / 0.004)
+            spike = rng.random(len(rate)) < 1.4 * rate[:, bin_] * 0.001 * recovered
+            age = np.where(spike, 0.001, age + 0.001)
+            counts[:, bin_] += spike
+    return counts
+
+
 def measure(settings: Settings) -> Iterator[Row]:
     """Hits, false events and the own account of a fit with what it adds, and without."""
+    curves: dict[str, dict[str, pd.DataFrame]] = {}
     for case in CASES:
         seeds = range(settings.seeds)
         tables = {
             name: pd.DataFrame([_fit(case, seed, settings.quick, more) for seed in seeds])
             for name, more in (("without", _NONE), ("with", {}))
+        }
+        curves[case] = {
+            name: pd.concat(list(table.pop("events"))) for name, table in tables.items()
         }
         medians = {name: table.drop(columns="added").median() for name, table in tables.items()}
         number = tables["with"]["added"].value_counts()
@@ -84,6 +111,8 @@ def measure(settings: Settings) -> Iterator[Row]:
             f"{medians['with'].seconds / medians['without'].seconds:.1f} x time",
             "added: " + ", ".join(f"{name} ({count})" for name, count in number.items()),
         )
+    if settings.figures is not None:
+        _draw(curves, settings.figures / "calibration.png")
 
 
 def _described(median: pd.Series) -> str:
@@ -102,8 +131,8 @@ def _fit(case: str, seed: int, quick: bool, more: dict[str, None]) -> dict[str, 
         model.fit(counts)
     seconds = time.perf_counter() - began
     table = model.decompose(counts).events()
-    hits = max(_hits(table, onsets, shift) for shift in _SHIFTS)
-    listed, true = len(table), sum(map(len, onsets))
+    found = max((_true(table, onsets, shift) for shift in _SHIFTS), key=np.sum)
+    hits, listed, true = int(found.sum()), len(table), sum(map(len, onsets))
     added = [name for name, one in model.ingredients_.items() if one["value"] is not None]
     return {
         "hits": hits / true if true else np.nan,
@@ -112,17 +141,39 @@ def _fit(case: str, seed: int, quick: bool, more: dict[str, None]) -> dict[str, 
         "listed": listed,
         "seconds": seconds,
         "added": " and ".join(added) or "nothing",
+        "events": pd.DataFrame({"said": table["probability"], "true": found}),
     }
 
 
-def _hits(table: pd.DataFrame, onsets: list[list[int]], shift: int) -> int:
-    """Return how many events are at most 15 ms from a true one of their own."""
-    number = 0
+def _true(table: pd.DataFrame, onsets: list[list[int]], shift: int) -> np.ndarray:
+    """Return which events are at most 15 ms from a true one of their own."""
+    found = np.zeros(len(table), bool)
     for window, mine in table.groupby("trial"):
         free = [onset + shift for onset in onsets[int(window)]]
-        for onset in mine["time"] / _BIN:
+        for row, onset in (mine["time"] / _BIN).items():
             near = [other for other in free if abs(other - onset) <= _NEAR]
-            number += bool(near)
+            found[row] = bool(near)
             if near:
                 free.remove(near[0])
-    return number
+    return found
+
+
+def _draw(curves: Mapping[str, Mapping[str, pd.DataFrame]], path: Path) -> None:
+    """Draw the share of events that are true against their probability, a panel for each case."""
+    figure = Figure((9, 4.2), layout="constrained")
+    axes = figure.subplots(2, 5, sharex=True, sharey=True).ravel()
+    for ax, (case, tables) in zip(axes, curves.items(), strict=True):
+        ax.plot([0.5, 1], [0.5, 1], color=".8", linewidth=1)
+        for (name, table), colour in zip(tables.items(), (".5", "C0"), strict=True):
+            label = {"without": "nothing added", "with": "by default"}[name]
+            bins = np.digitize(table["said"], _EDGES[1:-1])
+            each = table.assign(true=table["true"].astype(float)).groupby(bins)
+            shares = each.mean()[each.size() >= 10]  # fewer say little
+            ax.plot(shares["said"], shares["true"], "o-", color=colour, markersize=3, label=label)
+        ax.set_title(case.replace(", ", ",\n"), fontsize=8)
+        ax.set(xlim=(0.48, 1.02), ylim=(-0.05, 1.05))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("probability of events", fontsize=9)
+    figure.supylabel("share of true events", fontsize=9)
+    figure.savefig(path, dpi=150)

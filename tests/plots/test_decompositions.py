@@ -31,7 +31,7 @@ def test_codes_are_stems_at_their_onsets(two_sided):
 def test_improbable_events_are_pale():
     parts = made_up(trials=2, units=1)
     n_events = np.count_nonzero(parts.codes)
-    table = np.ones((n_events, 8))
+    table = np.ones((n_events, 7))
     table[:, 3] = np.linspace(0, 1, n_events)
     object.__setattr__(parts, "certainty", lambda: (table, None))
     ax = plots.codes(parts)[0]

@@ -60,7 +60,7 @@ def test_rows_may_be_sorted_by_time_or_probability_and_aligned_to_the_peak():
     codes = np.zeros_like(parts.codes)
     codes[0, 0, 0, [20, 40, 60]] = [1.0, 3.0, 2.0]
     object.__setattr__(parts, "codes", codes)
-    table = np.ones((3, 8))
+    table = np.ones((3, 7))
     table[:, 3] = [0.5, 0.2, 0.9]
     certain = made_up("poisson", trials=1, units=1, n_templates=1)
     object.__setattr__(certain, "codes", codes)

@@ -163,7 +163,7 @@ def test_report_refers_to_nothing_outside_itself(tmp_path, figures):
 def test_report_says_how_many_events_to_believe(tmp_path):
     parts = made_up(trials=4, units=1)
     assert "Expected to be true" not in written(tmp_path, parts).text
-    table = np.ones((np.count_nonzero(parts.codes), 8))
+    table = np.ones((np.count_nonzero(parts.codes), 7))
     table[:, 3] = np.where(parts.events()["template"] == 0, 0.99, 0.5)
     object.__setattr__(parts, "certainty", lambda: (table, None))
     rows = written(tmp_path, parts).table("Template", "Expected to be true")
