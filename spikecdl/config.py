@@ -22,9 +22,13 @@ FITTED = (  # attributes in files, in this order
     "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_ "
     "ingredients_ checks_"
 ).split()
-_WINDOWS = {  # how windows were chosen, and the type of what says it
-    **{"align": str, "table": str, "events": str},
-    **{"window": tuple, "within": tuple, "pool_trials": bool},
+_PARTS: dict[str, dict[str, Any]] = {  # names and types in the mappings that attributes hold
+    "windows_": {
+        **dict.fromkeys(("align", "table", "events"), str | None),
+        **{"window": list | None, "within": list | None, "pool_trials": bool | None},
+    },
+    "ingredients_": {"value": float | int | None, "nats": float | int},
+    "checks_": {"check": str, "passed": bool, "found": str, "remedy": str},
 }
 
 _MEMBERS: dict[str, tuple[Mapping[str, type], type]] = {  # the registry and base of each argument
@@ -243,9 +247,12 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
         found["trainer_"] = member("trainer", found["trainer_"])
     found["baseline_"] = np.array(found["baseline_"], float)
     found["unit_ids_"] = tuple(found["unit_ids_"])
-    found["windows_"] = _windows(found.get("windows_", {}))
-    found["ingredients_"] = _ingredients(found.get("ingredients_", {}))
-    found["checks_"] = [_check(one) for one in found.get("checks_", [])]
+    found["windows_"] = _mapping("windows_", found.get("windows_", {}))
+    found["ingredients_"] = {
+        validation.one_of("ingredients_", name, INGREDIENTS): _mapping("ingredients_", one)
+        for name, one in found.get("ingredients_", {}).items()
+    }
+    found["checks_"] = [_mapping("checks_", one) for one in found.get("checks_", [])]
     if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
@@ -311,36 +318,21 @@ def _check_covariates(
     validation.shaped("covariates", found, (n_units, columns))
 
 
-def _windows(values: Any) -> dict[str, Any]:
-    """Return how windows were chosen, from a file; raise if something is not of its type."""
-    if not isinstance(values, dict) or not set(values) <= _WINDOWS.keys():
-        raise ValueError(f"`windows_` must be a mapping with some of {sorted(_WINDOWS)}")
-    found = dict(values)
-    for name, value in values.items():
-        if isinstance(value, list) and len(value) == 2:
-            value = found[name] = tuple(validation.real(name, edge) for edge in value)
-        if value is not None and not isinstance(value, _WINDOWS[name]):
-            raise ValueError(f"`{name}` of its windows (={value!r}) is of another type")
-    return found
-
-
-def _ingredients(values: Any) -> dict[str, dict[str, float | None]]:
-    """Return which ingredients were compared, from a file; raise if something is amiss."""
-    if not isinstance(values, dict) or not set(values) <= set(INGREDIENTS):
-        raise ValueError(f"`ingredients_` must be a mapping with some of {INGREDIENTS}")
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """Return a part of an attribute from a file; ValueError if it is not of the right types."""
+    kinds = _PARTS[name]
+    needed = () if name == "windows_" else kinds
+    if not isinstance(value, dict) or not set(needed) <= set(value) <= set(kinds):
+        raise ValueError(f"`{name}` (={value!r}) must be a mapping with {sorted(kinds)}")
     found = {}
-    for name, one in values.items():
-        value, nats = one["value"], validation.real(name, one["nats"])
-        found[name] = {"value": None if value is None else float(value), "nats": nats}
+    for key, one in value.items():
+        if not isinstance(one, kinds[key]):
+            raise ValueError(f"`{key}` (={one!r}) in `{name}` is of another type")
+        if isinstance(one, list):
+            start, stop = (validation.real(key, edge) for edge in one)
+            one = (start, stop)
+        found[key] = validation.real(key, one) if isinstance(one, float) else one
     return found
-
-
-def _check(value: Any) -> dict[str, Any]:
-    """Return one of the checks of a fit, from a file."""
-    names = ("check", "passed", "found", "remedy")
-    if not isinstance(value, dict) or set(value) != set(names):
-        raise ValueError(f"`checks_` must be mappings with {names}")
-    return {name: bool(value[name]) if name == "passed" else str(value[name]) for name in names}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -22,6 +22,8 @@ from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.solvers.events import Events
 from spikecdl.training import Observations, Problem, Trainer, Weight
 
+Terms = tuple[History | None, Drift | None, Bursts | None]
+
 
 def rates_of_levels(
     counts: BinnedSpikes, layout: Layout, data: Observations, levels: Any
@@ -107,16 +109,15 @@ def observe(
     layout: Layout,
     baseline: Any,
     device: torch.device,
-    history: History | None = None,
-    drift: Drift | None = None,
-    bursts: Bursts | None = None,
+    terms: Terms = (None, None, None),
 ) -> Observations:
     """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
     A family without ``n_trials`` takes them from the counts; what else it lacks is estimated around
     the baseline.  That is the baseline of `DCEA`: "learned", (start, stop) in seconds, or rates.
-    With drift, the initial baseline of a unit is the same in all trials.
+    ``terms`` are history, drift and bursts.  With drift, the initial baseline of a unit is the same
+    in all trials.
     """
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -132,8 +133,7 @@ def observe(
     none, learn = torch.zeros(*y.shape[:-1], 1, device=device), isinstance(baseline, str)
     data = Observations(y, tensor(counts.mask), family, none, learn)
     data = data.load() if data.is_one_part else data
-    terms = (history, drift, bursts)
-    data = replace(data, covariates=_covariates(counts, layout, data, *terms))
+    data = replace(data, covariates=_covariates(counts, layout, data, terms))
     _check_support(counts, layout, data)
     _check_pooling(counts, layout, data)
     if learn:
@@ -187,13 +187,14 @@ def problem(
 ) -> Problem:
     """Return the problem that a `DCEA` poses for counts, with templates of ``length`` bins."""
     trainer, device = settings.trainer, config.device(settings.device)
-    about = (settings.family, settings.layout, settings.baseline, device)
+    terms = (settings.history, settings.drift, settings.bursts)
     if settings.bursts is not None and not trainer.chooses:
         raise ValueError(
             f"`bursts` (={settings.bursts.seconds:g}) needs trainer='marginal', not "
             f"{trainer.name!r}; leave it out"
         )
-    data = observe(counts, *about, settings.history, settings.drift, settings.bursts)
+    about = (settings.family, settings.layout, settings.baseline, device, terms)
+    data = observe(counts, *about)
     return Problem(
         data=near_times(data, counts, length, trainer),
         n_templates=settings.n_templates,
@@ -248,15 +249,11 @@ def _starts(counts: BinnedSpikes, known: bool) -> np.ndarray:
 
 
 def _covariates(
-    counts: BinnedSpikes,
-    layout: Layout,
-    data: Observations,
-    history: History | None,
-    drift: Drift | None,
-    bursts: Bursts | None,
+    counts: BinnedSpikes, layout: Layout, data: Observations, terms: Terms
 ) -> Covariates | None:
     """Return the covariates of counts, if any; they are for counts of single trials."""
-    for name, term in (("history", history), ("drift", drift), ("bursts", bursts)):
+    history, drift, bursts = terms
+    for name, term in zip(("history", "drift", "bursts"), terms, strict=True):
         asked = f"`{name}` (={term.seconds:g}) needs" if term is not None else ""
         if asked and not (data.family.integer_valued and counts.is_counts):
             raise ValueError(f"{asked} counts, not a real-valued signal; leave it out")
@@ -270,7 +267,7 @@ def _covariates(
             f"`bursts` (={bursts.seconds:g}) needs family='poisson', not {data.family.name!r}; "
             "leave it out"
         )
-    if history is None and drift is None and bursts is None:
+    if terms == (None, None, None):
         return None
 
     past = data.y

@@ -128,12 +128,15 @@ def simulate(
     if same_events:
         copies = [events.assign(trial=trial) for trial in range(n_trials)]
         events = pd.concat(copies, ignore_index=True)
-    baselines = _baselines(baseline, n_trials, n_units)
+    why = "be a number, or (unit,), or"
+    baselines = validation.broadcast(
+        "baseline", np.asarray(baseline, float), (n_trials, n_units), why
+    )
     settings = {
         **{"random_state": random_state, "same_events": same_events},
         **_slow_and_past(model, history, drift, bin_size * np.arange(1, n_bins)),
     }
-    truth = Truth(waveforms, events, baselines, bin_size, model.name, layout, settings)
+    truth = Truth(waveforms, events, baselines.copy(), bin_size, model.name, layout, settings)
     starts = np.arange(n_trials) * (n_bins + round(0.5 / bin_size)) * bin_size  # 0.5 s apart
     values = _observations(model, truth, starts, n_bins, int(rng.integers(2**62)))
     counts = BinnedSpikes.from_array(
@@ -246,11 +249,6 @@ def _amplitudes(law: Any, size: int, rng: Rng) -> np.ndarray:
     if low > high:
         raise ValueError(f"`amplitude` (={law!r}) must be (low, high)")
     return rng.uniform(low, high, size)
-
-
-def _baselines(baseline: Any, n_trials: int, n_units: int) -> np.ndarray:
-    rates, shape = np.asarray(baseline, dtype=float), (n_trials, n_units)
-    return validation.broadcast("baseline", rates, shape, "be a number, or (unit,), or").copy()
 
 
 def _slow_and_past(model: Family, history: Any, drift: Any, lags: np.ndarray) -> dict[str, Any]:

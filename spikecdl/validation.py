@@ -39,23 +39,20 @@ def yes_or_no(name: str, value: bool | Sequence[bool]) -> tuple[bool, ...]:
     return tuple(values)
 
 
-def per_template(name: str, value: bool | Sequence[bool], n_templates: int) -> tuple[bool, ...]:
-    """Return a value for each template, or raise if there are as many values as neither says.
+def per_template(name: str, given: Any, values: Sequence[T], n_templates: int) -> tuple[T, ...]:
+    """Return a value for each template, from one for all or one for each that were ``given``.
 
     Examples
     --------
-    >>> per_template("nonnegative", True, 3), per_template("nonnegative", (True, False), 2)
-    ((True, True, True), (True, False))
+    >>> per_template("sign", "both", ["both"], 2)
+    ('both', 'both')
     """
-    values = yes_or_no(name, value)
-    if isinstance(value, bool):
-        return n_templates * values
-    if len(values) != n_templates:
+    if len(values) not in (1, n_templates):
         raise ValueError(
-            f"`{name}` (={value!r}) has {counted(len(values), 'value')} for "
-            f"{counted(n_templates, 'template')}; give one for each, or True or False for all"
+            f"`{name}` (={given!r}) has {counted(len(values), 'value')} for "
+            f"{counted(n_templates, 'template')}; give one for each, or one for all"
         )
-    return values
+    return tuple(values) * (n_templates // len(values))
 
 
 def positive(name: str, value: float, unit: str = "") -> float:

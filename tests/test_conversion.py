@@ -65,7 +65,7 @@ class TestCounts:
     def test_spikes_of_hidden_bins_are_history_of_later_ones(self, layout):
         counts, bins = random_counts(), np.arange(40) % 4 == 1
         hidden = hide(hide(counts, bins), bins[::-1])
-        about = (Poisson(), LAYOUTS[layout], "learned", CPU, History(0.03))
+        about = (Poisson(), LAYOUTS[layout], "learned", CPU, (History(0.03), None, None))
         whole, part = (observe(each, *about) for each in (counts, hidden))
         coefficients = torch.tensor([[-1.0, -0.5, -0.2], [-2.0, -1.0, 0.0]])
         offsets = [data.covariates.offset(coefficients) for data in (whole, part)]

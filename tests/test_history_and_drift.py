@@ -262,15 +262,15 @@ class TestResults:
     def test_is_in_the_summary_and_in_nwb(self, model, tmp_path):
         import h5py
 
-        from spikecdl.report.summary import score_lines, score_summary
+        from spikecdl.report.summary import lines, score_summary
 
         model, counts = model
         parts = model.decompose(counts)
         about = score_summary(model, parts, tmp_path)["history_filter"]
         assert about["lags"] == pytest.approx(model.history_lags_)
         assert about["log_rate_per_unit"]["1"] == pytest.approx(model.history_filter_[1])
-        lines = score_lines(score_summary(model, parts, tmp_path))
-        assert any(line.startswith("a spike multiplies the rate by 0.0") for line in lines)
+        said = lines("score", score_summary(model, parts, tmp_path))
+        assert any(line.startswith("a spike multiplies the rate by 0.0") for line in said)
         spikecdl.write_nwb(tmp_path / "results.nwb", counts, decomposition=parts)
         with h5py.File(tmp_path / "results.nwb") as file:
             table = file["processing/ecephys/history_filter"]

@@ -267,7 +267,7 @@ def fit(
                 more: dict[str, Any] = {"model": model, "bands": bands, "each": each}
                 outputs.write_results(unfinished, selected, parts, about, results.format, **more)
         checkpoint.unlink(missing_ok=True)
-    lines = [*summary.fit_lines(about), f"results in {results.out}/ (start with report.html)"]
+    lines = [*summary.lines("fit", about), f"results in {results.out}/ (start with report.html)"]
     results.show(about, lines)
 
 

@@ -16,12 +16,11 @@ from spikecdl.cli.windows import Selected, Selection
 from spikecdl.experiments import EXPERIMENTS
 from spikecdl.files import write_json
 from spikecdl.progress import announcing_compilation, shown
-from spikecdl.validation import counted, listed, seconds
+from spikecdl.validation import listed, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import Decomposition
     from spikecdl.estimator import DCEA
-    from spikecdl.evaluation.selection import Selection as Found
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -63,7 +62,7 @@ def select(
     from spikecdl import plots
     from spikecdl.config import describe
     from spikecdl.evaluation.selection import select as compare_candidates
-    from spikecdl.report.summary import data_summary
+    from spikecdl.report.summary import data_summary, lines
     from spikecdl.solvers.parallel import n_threads
 
     n_templates = numbers("n_templates", search.n_templates, "--templates 1 2 3", int)
@@ -101,22 +100,8 @@ def select(
             plots.save(plots.selection(found), unfinished / f"selection.{results.format.value}")
             write_json(unfinished / "summary.json", about)
     shutil.rmtree(fits, ignore_errors=True)
-    results.show(about, [*_candidates(found, n_folds), f"results in {out}/"])
-
-
-def _candidates(found: Found, n_folds: int) -> list[str]:
-    """Describe the candidates, a line each."""
-    width = max(len(str(candidate)) for candidate in found.candidates)
-    lines = [f"{'':{width}}  evidence (nats per spike)  below the best, with standard error"]
-    for candidate, row in zip(found.candidates, found.table().itertuples(), strict=True):
-        below = f"{max(0.0, -row.difference):.4f} +- {row.difference_error:.4f}"
-        text = f"{candidate!s:{width}}  {row.evidence:25.4f}  {below.replace('nan', '-')}"
-        lines.append(text + "  recommended" * (row.recommended and len(found.candidates) > 1))
-    folds = f"{counted(n_folds, 'fold')} of {found.how}"
-    rule = "recommended: the simplest within ten nats of the best, or 3 % of its gain"
-    if len(found.candidates) == 1:
-        rule = "one candidate, compared with nothing: give more numbers (0, too) or lengths"
-    return [*lines, f"{rule} ({folds})"]
+    named = {"names": list(map(str, found.candidates)), **about}
+    results.show(about, [*lines("selection", named), f"results in {out}/"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +145,7 @@ def apply(
         found = _applied(model, file, selection, use)
         about = found.about | summary.score_summary(found.model, found.parts, file)
         outputs.write_results(unfinished, found.selected, found.parts, about, results.format)
-    results.show(about, [*about["windows"], *summary.score_lines(about), f"results in {out}/"])
+    results.show(about, [*about["windows"], *summary.lines("score", about), f"results in {out}/"])
 
 
 def evaluate(
@@ -179,7 +164,7 @@ def evaluate(
     with shown("finding events, scoring hidden bins", output.as_json):
         found = _applied(model, file, selection, use)
         about = found.about | summary.score_summary(found.model, found.parts, file)
-    output.show(about, [*about["windows"], *summary.score_lines(about)])
+    output.show(about, [*about["windows"], *summary.lines("score", about)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +200,7 @@ def compare(
         raise ValueError(f"{truth} holds no truth; `spikecdl simulate` makes files that do")
     recovery = summary.recovery_summary(found.parts, output.tolerance)
     about = found.about | {"truth": str(truth)} | recovery
-    output.show(about, [*about["windows"], *summary.recovery_lines(about)])
+    output.show(about, [*about["windows"], *summary.lines("recovery", about)])
 
 
 def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:

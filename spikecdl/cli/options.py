@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from spikecdl.validation import counted, one_of
+from spikecdl import validation
+from spikecdl.validation import one_of
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, SpikeTrains
@@ -171,11 +172,7 @@ def per_template(name: str, text: str, known: Collection[str], *n_templates: int
     """Return the values of an option, one for all templates or one for each; else ValueError."""
     values = [one_of(name, each, known) for each in text.split(",")]
     for number in n_templates:
-        if len(values) not in (1, number):
-            raise ValueError(
-                f"`{name}` (={text!r}) has {len(values)} values for "
-                f"{counted(number, 'template')}; give one for each, or one for all"
-            )
+        validation.per_template(name, text, values, number)
     return values
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from spikecdl.cli import outputs
 from spikecdl.cli.options import File, Links, Process, Seed, numbers, option
-from spikecdl.validation import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,17 +22,13 @@ def inspect(file: File, links: Links, output: outputs.Output) -> None:
     """
     from spikecdl.data import SpikeTrains
     from spikecdl.files import has_seal
+    from spikecdl.report.summary import lines
 
     data = links.read(file)
-    about, lines = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
+    about = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
     checked = file.is_file() and has_seal(file)  # readers have compared it
     about |= {"fingerprint": data.fingerprint, "checksum": checked}
-    lines.append(
-        f"fingerprint of the data: {data.fingerprint[:16]} "
-        + ("(the file's checksum is right)" if checked else "(the file has no checksum)")
-    )
-    title = f"{file}: {counted(data.n_units, 'unit')}" + ", with truth" * about["truth"]
-    output.show(about, [title, *lines])
+    output.show(about, lines("inspect", {"file": str(file), **about}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +139,9 @@ def _templates(text: str) -> Any:
         raise ValueError(f"`templates` (={text!r}) is not an array of numbers: {error}") from None
 
 
-def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
-    """Describe counts or a signal in bins, as values and as lines."""
-    about = {
+def _of_bins(data: BinnedSpikes) -> dict[str, Any]:
+    """Describe counts or a signal in bins."""
+    return {
         "units": [{"id": unit} for unit in data.unit_ids],
         "n_trials": len(data),
         "n_bins": data.n_bins,
@@ -155,19 +150,13 @@ def _of_bins(data: BinnedSpikes) -> tuple[dict[str, Any], list[str]]:
         "observed": float(data.mask.mean()),
         "truth": data.truth is not None,
     }
-    kind = "counts" if data.is_counts else "a real-valued signal"
-    line = (
-        f"{counted(len(data), 'trial')} of {data.n_bins} bins of {data.bin_size:g} s: {kind}, "
-        f"observed for {about['observed']:.0%} of the time"
-    )
-    return about, [line]
 
 
-def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[str]]:
-    """Describe spike trains, as values and as lines, which list a number of units at most."""
+def _of_spikes(data: SpikeTrains) -> dict[str, Any]:
+    """Describe spike trains."""
     from spikecdl.suggestions import questions, suggest
 
-    best, asked = suggest(data), questions(data)
+    best = suggest(data)
     each = zip(data.unit_ids, data.times, data.observed, data.rates, strict=True)
     units = [
         {
@@ -182,40 +171,19 @@ def _of_spikes(data: SpikeTrains, most: int = 20) -> tuple[dict[str, Any], list[
         name: {"n": len(table), "columns": {column: _column(table[column]) for column in table}}
         for name, table in data.tables.items()
     }
-    about = {
+    return {
         "units": units,
         "t_start": data.t_start,
         "t_stop": data.t_stop,
         "truth": data.truth is not None,
         "trials": tables.get("trials"),
         "intervals": {name: table for name, table in tables.items() if name != "trials"},
-        "questions": asked,
+        "questions": questions(data),
         "suggested": {
             **{"bin": best.bin_size, "length": best.length, "other_length": best.other_length},
             "short_distances": best.short,
         },
     }
-    lines = [
-        f"recording from {data.t_start:g} to {data.t_stop:g} s",
-        f"{'unit':>12} {'spikes':>8} {'rate (Hz)':>10} {'observed (s)':>13}",
-    ]
-    for unit in units[:most]:
-        rate = "-" if unit["rate"] is None else f"{unit['rate']:.2f}"
-        lines.append(f"{unit['id']!s:>12} {unit['n_spikes']:8} {rate:>10} {unit['observed']:13.1f}")
-    if len(units) > most:
-        lines.append(f"{'...':>12} and {len(units) - most} more")
-    if data.trials is None:
-        lines.append("no trials: the whole recording is one trial")
-    for name, table in tables.items():
-        lines.append(f"{name}: {table['n']}")
-        lines += [f"    {column}: {values}" for column, values in table["columns"].items()]
-    lines.append(f"suggested: --bin {best.bin_size:g} --length {best.length:g}")
-    if best.other_length is not None:
-        lines.append(f"rates also change on a slower scale: --length {best.other_length:g}")
-    if best.short is not None:
-        lines.append(f"shortest distances: {best.short}; a fit of single trials accounts for it")
-    lines += [f"is this right? {question}" for question in asked]
-    return about, lines
 
 
 def _column(values: pd.Series, few: int = 5) -> str:

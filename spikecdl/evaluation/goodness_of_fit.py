@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.special import kolmogi, kolmogorov, ndtri_exp
-from scipy.stats import kstwo
+from scipy.special import ndtri_exp
+from scipy.stats import kstest, kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
 from spikecdl.data.truth import store
 from spikecdl.evaluation.heldout import Estimator
-from spikecdl.evaluation.rescaled_time import by_unit, checked, intervals_of
+from spikecdl.evaluation.rescaled_time import by_unit, intervals_of
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import sample_in_time
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from spikecdl.data.results import Decomposition
 
 _LEVEL = 0.05  # fraction of units outside the band under a correct model
-_FEW = 100  # values; above, the law of the KS distance is approximated by its asymptotic form
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -168,7 +166,9 @@ def time_rescaling(
     if not n_bootstrap:
         return result
     drawn = []
-    mean, effect = np.where(counts.mask, mean, 0), _effect_of_spikes(model, counts)
+    mean, effect = np.where(counts.mask, mean, 0), getattr(model, "history_response_", None)
+    if hasattr(model, "decompose"):
+        effect = model.decompose(counts).history_filter
     for _ in range(n_bootstrap):
         values = draw_counts(mean, family, rng, counts.counts, effect)
         values = np.where(counts.mask, values, 0)
@@ -177,7 +177,7 @@ def time_rescaling(
         intervals = rescaled_intervals(
             others.counts, judge.predict(others), family, others.mask, rng
         )
-        drawn.append([ks_distance(one) * math.sqrt(len(one)) for one in intervals])
+        drawn.append([_ks_test(one)[0] * math.sqrt(len(one)) for one in intervals])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -209,15 +209,8 @@ def rescale(
     """
     family = resolved(family, counts, mean)
     intervals = rescaled_intervals(counts.counts, mean, family, counts.mask, random_state)
-    distance = [ks_distance(one) for one in intervals]
-    number = [len(one) for one in intervals]
-    return TimeRescaling(
-        unit_ids=counts.unit_ids,
-        intervals=tuple(intervals),
-        distance=np.array(distance),
-        band=np.array([critical_distance(_LEVEL, n) for n in number]),
-        p_value=np.array(list(map(p_value, distance, number))),
-    )
+    tests = np.array([_ks_test(one) for one in intervals]).T
+    return TimeRescaling(counts.unit_ids, tuple(intervals), *tests)
 
 
 def of_decomposition(
@@ -306,13 +299,8 @@ def rescaled_intervals(
     >>> len(intervals) - int(y.sum()), round(float(intervals.mean()), 1)
     (1, 1.0)
     """
-    rng, found = np.random.default_rng(random_state), []
-    for unit, y_unit, mean_unit, of_unit, seen in by_unit(y, mean, family, mask):
-        counts, observed, process = checked(y_unit, mean_unit, of_unit, seen, unit)
-        start, duration = process.start.numpy(), process.duration.numpy()
-        here, begin, last = (each[:, 0][observed[:, 0]] for each in (counts, start, duration))
-        found.append(intervals_of(here, begin, last, process.step, rng))
-    return found
+    rng = np.random.default_rng(random_state)
+    return [intervals_of(*unit, rng) for unit in by_unit(y, mean, family, mask)]
 
 
 def resolved(family: str | Family, counts: BinnedSpikes, mean: np.ndarray) -> Family:
@@ -341,7 +329,7 @@ def draw_counts(
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     eta = family.link(torch.as_tensor(mean, dtype=torch.float64))
-    if counts is None or effect is None:
+    if counts is None or effect is None or not effect.size:
         return family.sample(eta, generator).numpy().astype(np.int64)
     past = torch.as_tensor(effect, dtype=eta.dtype)
     for lag in range(1, min(past.shape[1], mean.shape[2] - 1) + 1):
@@ -349,39 +337,12 @@ def draw_counts(
     return sample_in_time(family, eta, past, generator).numpy().astype(np.int64)
 
 
-def _effect_of_spikes(model: Estimator, counts: BinnedSpikes) -> np.ndarray | None:
-    """Return what a spike adds to eta in later bins, (unit, lag), if the model has a history."""
-    if getattr(model, "history", None) is None:
-        return None
-    if hasattr(model, "decompose"):
-        return model.decompose(counts).history_filter
-    return getattr(model, "history_response_", None)
-
-
-def ks_distance(intervals: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of intervals from the exponential law; nan without intervals."""
-    number = len(intervals)
-    if not number:
-        return math.nan
-    ordered, steps = np.sort(-np.expm1(-intervals)), np.arange(number + 1) / number
-    return float(max((ordered - steps[:-1]).max(), (steps[1:] - ordered).max()))
-
-
-def p_value(distance: float, number: int) -> float:
-    """Probability that ``number`` values of the tested law have at least that KS distance."""
-    if number <= _FEW:
-        return float(kstwo.sf(distance, max(number, 1)))  # nan stays nan
-    z = math.sqrt(number) * distance
-    return float(kolmogorov(z + 1 / (6 * math.sqrt(number)) + (z - 1) / (4 * number)))
-
-
-@lru_cache(maxsize=1 << 16)
-def critical_distance(level: float, number: int) -> float:
-    """Critical KS distance at ``level`` for ``number`` values; nan if ``number`` is 0."""
-    if number <= _FEW:
-        return float(kstwo.isf(level, number)) if number else math.nan
-    z = float(kolmogi(level)) - 1 / (6 * math.sqrt(number)) + 1 / (4 * number)
-    return z / (1 + 1 / (4 * number)) / math.sqrt(number)
+def _ks_test(intervals: np.ndarray) -> tuple[float, float, float]:
+    """Return KS distance from the exponential law, critical distance and p-value; nan if empty."""
+    if not len(intervals):
+        return math.nan, math.nan, math.nan
+    tested = kstest(intervals, "expon")
+    return tested.statistic, kstwo.isf(_LEVEL, len(intervals)), tested.pvalue
 
 
 def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:

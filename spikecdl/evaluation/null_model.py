@@ -113,11 +113,11 @@ class NullModel:
 
     def _observed(self, counts: BinnedSpikes) -> Observations:
         family = validation.member("family", self.family, FAMILIES, Family)
-        history = config.history(self.history)
         drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
         bursts = None if self.bursts is None else Bursts(self.bursts)
-        device = torch.device("cpu")
-        data = conversion.observe(counts, family, SHARED, "learned", device, history, drift, bursts)
+        terms = (config.history(self.history), drift, bursts)
+        about = (family, SHARED, "learned", torch.device("cpu"), terms)
+        data = conversion.observe(counts, *about)
         return data.to(torch.float64)
 
     def _eta(self, data: Observations, level: Tensor) -> Tensor:

@@ -14,50 +14,44 @@ from spikecdl.model.families import CountingProcess, Family
 
 def by_unit(
     y: ArrayLike, mean: ArrayLike, family: Family, mask: ArrayLike | None
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, Family, np.ndarray]]:
-    """Yield each unit, and its arguments (trial, 1, bin): few are converted at a time."""
+) -> Iterator[tuple[np.ndarray, CountingProcess]]:
+    """Yield the counts of each unit and their process, in its observed bins (bin,)."""
     counts, means = np.asarray(y), np.asarray(mean)
     if counts.ndim != 3:
         raise ValueError(f"`y` {counts.shape} must have shape (trial, unit, bin)")
     observed = np.broadcast_to(True, counts.shape) if mask is None else np.asarray(mask, dtype=bool)
     for name, array in (("mean", means), ("mask", observed)):
         validation.shaped(name, array, counts.shape, "y")
-    for unit in range(counts.shape[1]):
-        one = slice(unit, unit + 1)
-        of_unit = family.map(lambda v: v.expand(counts.shape)[:, one])  # noqa: B023
-        yield unit, counts[:, one], means[:, one], of_unit, observed[:, one]
-
-
-def checked(
-    counts: np.ndarray, mean: np.ndarray, family: Family, observed: np.ndarray, first: int
-) -> tuple[np.ndarray, np.ndarray, CountingProcess]:
-    """Check the arguments, of units from the ``first`` on; return the counting process, too."""
-    expected = torch.as_tensor(np.where(observed, mean, 0), dtype=torch.float64)
-    process = family.counting_process(expected)
     kind = type(family).__name__
-    if process is None:
-        raise ValueError(f"`family` (={kind}) is not one of counts; time rescaling needs spikes")
-    outside, support = family.invalid(torch.as_tensor(counts.astype(float)))
-    _refuse("y", counts, observed & outside.numpy(), f"{kind} takes {support}", first)
-    impossible = torch.isnan(family.link(expected)) | ~torch.isfinite(expected)
-    why = f"{kind} cannot have it"
-    _refuse("mean", expected.numpy(), observed & impossible.numpy(), why, first)
-    return counts.astype(np.int64, copy=False), observed, process
+    for unit in range(counts.shape[1]):
+        here = observed[:, unit]
+        of_unit = family.map(lambda v: v.expand(counts.shape)[:, unit][torch.tensor(here)])  # noqa: B023
+        values = torch.as_tensor(counts[:, unit][here].astype(float))
+        expected = torch.as_tensor(means[:, unit][here], dtype=torch.float64)
+        process = of_unit.counting_process(expected)
+        if process is None:
+            raise ValueError(
+                f"`family` (={kind}) is not one of counts; time rescaling needs spikes"
+            )
+        outside, support = of_unit.invalid(values)
+        impossible = torch.isnan(of_unit.link(expected)) | ~torch.isfinite(expected)
+        for name, entries, bad, why in (
+            ("y", values, outside, f"{kind} takes {support}"),
+            ("mean", expected, impossible, f"{kind} cannot have it"),
+        ):
+            if bad.any():
+                first = int(bad.nonzero()[0])
+                trial, bin_ = np.argwhere(here)[first]
+                raise ValueError(
+                    f"`{name}` (={entries[first]:g} at trial {trial}, unit {unit}, bin {bin_}) is "
+                    f"impossible: {why}"
+                )
+        yield values.numpy().astype(np.int64), process
 
 
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, why: str, first: int) -> None:
-    if bad.any():
-        trial, unit, bin_ = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"`{name}` (={values[trial, unit, bin_]:g} at trial {trial}, unit {first + unit}, "
-            f"bin {bin_}) is impossible: {why}"
-        )
-
-
-def intervals_of(
-    y: np.ndarray, start: np.ndarray, duration: np.ndarray, step: int, rng: np.random.Generator
-) -> np.ndarray:
+def intervals_of(y: np.ndarray, process: CountingProcess, rng: np.random.Generator) -> np.ndarray:
     """Rescaled intervals of one unit, from counts and counting processes of shape (bin,)."""
+    start, duration, step = process.start.numpy(), process.duration.numpy(), process.step
     bins = np.repeat(np.arange(len(y)), y)
     # times within bins, with density proportional to exp(step time)
     time, length = rng.random(len(bins)), duration[bins]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from spikecdl import config, validation
 from spikecdl.data import BinnedSpikes
@@ -173,8 +169,7 @@ def select(
     single_trials : BinnedSpikes, optional
         The counts before they were pooled: then whole trials are held out.
     n_jobs : int
-        Processes at work.  More than one need a program that can be imported: guard its start by
-        ``if __name__ == "__main__"``.
+        Processes at work.
     folder : path, optional
         Where finished fits are kept.  The same call finds them there and goes on.
     on_fit : callable, optional
@@ -267,16 +262,12 @@ class _Store:
         self, keys: Sequence[_Key], score: Callable[[_Key], _Rows], n_jobs: int
     ) -> Iterator[tuple[_Key, _Rows]]:
         """Yield the evidence of each key: those in the folder first, then others as they come."""
-        left = []
-        for key in keys:
-            file = self._file(key)
-            if file is not None and file.exists():
-                yield key, json.loads(file.read_text())
-            else:
-                left.append(key)
+        kept = {key: file for key in keys if (file := self._file(key)) and file.exists()}
+        for key, file in kept.items():
+            yield key, json.loads(file.read_text())
+        left = [key for key in keys if key not in kept]
         for key, rows in _scores(score, left, min(n_jobs, len(left))):
-            file = self._file(key)
-            if file is not None:
+            if file := self._file(key):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, rows)
             yield key, rows
@@ -291,28 +282,17 @@ def _scores(
     score: Callable[[_Key], _Rows], keys: Sequence[_Key], n_jobs: int
 ) -> Iterator[tuple[_Key, _Rows]]:
     """Score the keys in this process, or in several of one thread each."""
+    from sklearn.utils.parallel import Parallel, delayed
+
     if n_jobs <= 1:
         yield from ((key, score(key)) for key in keys)
-        return
-    spawn = get_context("spawn")  # threads of torch do not survive a fork
-    with ProcessPoolExecutor(n_jobs, spawn, _begin, (score,)) as pool:
-        waiting = {pool.submit(_work, key): key for key in keys}
-        try:
-            yield from ((waiting[done], done.result()) for done in as_completed(waiting))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    else:
+        how = {"return_as": "generator_unordered", "inner_max_num_threads": 1}
+        pool = Parallel(n_jobs, "loky", **how)
+        yield from pool(delayed(_keyed)(score, key) for key in keys)
 
 
-_WORK: list[Callable[[_Key], _Rows]] = []  # of a process that `_scores` has started
-
-
-def _begin(score: Callable[[_Key], _Rows]) -> None:
-    """Keep what scores, with its models and counts, and use one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    _WORK[:] = [score]
-
-
-def _work(key: _Key) -> _Rows:
-    with announcing_compilation(quiet=True):  # not by each process
-        return _WORK[0](key)
+def _keyed(score: Callable[[_Key], _Rows], key: _Key) -> tuple[_Key, _Rows]:
+    """Return a key and its score, from a process that says nothing of compilation."""
+    with announcing_compilation(quiet=True):
+        return key, score(key)

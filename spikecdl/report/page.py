@@ -20,7 +20,7 @@ import numpy as np
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.plots.rates import busiest, rates_of
-from spikecdl.report.summary import file_names, recording_rows, template
+from spikecdl.report.summary import file_names, template
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def write_report(
         sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
         expected=summary.get("bands", {}).get("template_errors"),
-        recordings=recording_rows(summary.get("recordings", {})),
+        recordings=summary.get("recordings", {}),
         units=list(_units(decomposition)),
         has_rate=decomposition.family.integer_valued,
         joint=joint,

@@ -178,15 +178,16 @@ def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> di
     from spikecdl.evaluation.metrics import recovery
 
     found = recovery(parts, tolerance)
-    summary = {
-        "template_errors": found.templates.errors,
-        "assignment": found.templates.assignment,
-        "tolerance": found.tolerance,
-        "n_true_events": found.events.hits + found.events.misses,
-        "hit_rate": found.events.hit_rate,
-        "false_alarm_rate": found.events.false_alarm_rate,
-    }
-    return _plain(summary)
+    return _plain(
+        {
+            "template_errors": found.templates.errors,
+            "assignment": found.templates.assignment,
+            "tolerance": found.tolerance,
+            "n_true_events": found.events.hits + found.events.misses,
+            "hit_rate": found.events.hit_rate,
+            "false_alarm_rate": found.events.false_alarm_rate,
+        }
+    )
 
 
 def versions() -> dict[str, str]:
@@ -260,21 +261,6 @@ def number(value: float | None, digits: int | None = None, missing: str = "–")
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def fit_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Describe the summary of a fit."""
-    return _lines("fit", summary)
-
-
-def score_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Describe the data, the events found in them and how well the model explains them."""
-    return _lines("score", summary)
-
-
-def recovery_lines(recovery: Mapping[str, Any]) -> list[str]:
-    """Describe how well the templates and events of a simulation were found."""
-    return _lines("recovery", recovery)
-
-
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Judge a fit by its summary: how well it predicts data that were held out, then a sentence for
     each reason for doubt.
@@ -299,11 +285,14 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     ['Data that were held out are predicted better than by a constant rate, by 10 standard errors,
       and the templates of 3 folds agree.']
     """
-    return _lines("verdict", summary)
+    return lines("verdict", summary)
 
 
-def _lines(macro: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the lines of text that a macro of ``summary.txt.j2`` makes of values."""
+def lines(macro: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of text that a macro of ``summary.txt.j2`` makes of a summary.
+
+    Macros are "fit", "score", "recovery", "verdict", "selection" and "inspect".
+    """
     text = getattr(template("summary.txt.j2").module, macro)(values)
     return [line for line in text.split("\n") if line]
 
@@ -322,50 +311,20 @@ def template(name: str) -> Template:
     environment.globals["most_units"] = 8  # of more units, values are not listed one by one
     environment.filters |= {
         "counted": counted,
-        "decimals": lambda value: number(value, 3, missing="-"),
+        "decimals": lambda value, digits=3: number(value, digits, missing="-"),
         "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],
         "few": lambda numbers: [k for k, n_events in enumerate(numbers) if n_events < 10],
         "file_names": file_names,
+        "printable": validation.printable,
         "means": lambda folds: [sum(each) / len(each) for each in zip(*folds, strict=True)],
         "median_factors": lambda units: np.exp(np.median(list(units.values()), axis=0)),
         "ms": lambda seconds: f"{1e3 * seconds:g} ms",
         "number": number,
         "percent": lambda rate: "-" if rate is None else f"{rate:.0%}",
-        "recording_rows": recording_rows,
-        "templates": _templates,
     }
     return environment.get_template(name)
-
-
-def _templates(numbers: Sequence[int], one: str, several: str) -> str:
-    """Return the subject and verb of a sentence about some templates."""
-    *others, last = map(str, numbers)
-    if not others:
-        return f"Template {last} {one}"
-    return f"Templates {', '.join(others)} and {last} {several}"
 
 
 def file_names(sources: str) -> str:
     """Return the names of files, without their folders."""
     return ", ".join(Path(file).name for file in sources.split(", "))
-
-
-def recording_rows(recordings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what was found in each of several recordings, a row each; texts and numbers."""
-    rows = []
-    for name, about in recordings.items():
-        tested = [unit["inside"] for unit in about.get("time_rescaling_per_unit", {}).values()]
-        tested = [inside for inside in tested if inside is not None]
-        rows.append(
-            {
-                "name": name,
-                "trials": max(about["data"]["n_pooled"], about["data"]["n_trials"]),
-                "units": about["data"]["n_units"],
-                "spikes": about["data"].get("n_spikes"),
-                "events": " + ".join(map(str, about["events_per_template"])),
-                "explained": about["deviance_explained"],
-                "hidden": about["hidden_bins_deviance_explained"],
-                "inside": f"{sum(tested)} of {len(tested)}" if tested else "–",
-            }
-        )
-    return rows

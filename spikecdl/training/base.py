@@ -341,7 +341,8 @@ class Trainer(ABC):
         Raises ValueError if there is not one value for each.
         """
         value = getattr(self, "nonnegative", False)
-        return validation.per_template("nonnegative", value, n_templates)
+        values = validation.yes_or_no("nonnegative", value)
+        return validation.per_template("nonnegative", value, values, n_templates)
 
     @abstractmethod
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:

@@ -17,7 +17,7 @@ from spikecdl import datasets, progress
 from spikecdl.data.results import response_onsets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
-from spikecdl.report.summary import fit_lines
+from spikecdl.report.summary import lines
 
 FIGURES = sorted(name for name in FILES if name.endswith(".png"))
 
@@ -166,7 +166,7 @@ def test_single_trials_signals_and_sequences(sims, tmp_path, name, options):
     assert {path.name for path in tmp_path.iterdir()} == FILES | population
     assert about == json.loads((tmp_path / "summary.json").read_text())
     if name == "gaussian":
-        assert any("bits per bin above" in line for line in fit_lines(about))
+        assert any("bits per bin above" in line for line in lines("fit", about))
     else:
         assert about["held_out"] == {"n_folds": 0, "why": None}
         assert "Nothing was held out" in about["verdict"][0]

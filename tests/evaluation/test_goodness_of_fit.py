@@ -12,7 +12,6 @@ from scipy import stats
 
 import spikecdl
 from spikecdl import BinnedSpikes, Binomial, Gaussian, NegativeBinomial, Poisson
-from spikecdl.evaluation import goodness_of_fit
 from spikecdl.evaluation.goodness_of_fit import of_decomposition, rescale, time_rescaling
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.simulate import simulate
@@ -129,19 +128,11 @@ def test_distance_band_and_p_value_are_those_of_scipy():
     for unit, values in enumerate(result.uniforms):
         oracle = stats.kstest(values, "uniform")
         assert result.distance[unit] == pytest.approx(oracle.statistic, rel=1e-12)
-        assert result.p_value[unit] == pytest.approx(oracle.pvalue, abs=2e-4)
+        assert result.p_value[unit] == pytest.approx(oracle.pvalue, rel=1e-6)
+        exact = stats.kstwo.isf(0.05, len(values))
+        assert result.band[unit] == pytest.approx(exact, rel=1e-9)
     np.testing.assert_allclose(result.band, 1.36 / np.sqrt(result.n_intervals), rtol=0.02)
     assert (result.inside == (result.p_value >= 0.05)).all()
-
-
-@pytest.mark.parametrize("number", [1, 2, 7, 100, 101, 400, 3000])
-def test_the_law_of_the_distance_is_that_of_scipy(number):
-    band = goodness_of_fit.critical_distance(0.05, number)
-    assert band == pytest.approx(stats.kstwo.isf(0.05, number), rel=3e-4)
-    for share in (0.5, 0.8, 1.0, 1.3):
-        exact = stats.kstwo.sf(share * band, number)
-        assert goodness_of_fit.p_value(share * band, number) == pytest.approx(exact, abs=2e-4)
-    assert goodness_of_fit.p_value(band, number) == pytest.approx(0.05, abs=1e-9)
 
 
 def test_autocorrelation_is_that_of_normal_scores():

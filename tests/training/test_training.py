@@ -149,7 +149,7 @@ class TestAlternating:
         with pytest.raises(
             ValueError,
             match=r"`nonnegative` \(=\(True, False\)\) has 2 values for 3 templates; give one for "
-            "each, or True or False for all",
+            "each, or one for all",
         ):
             model.fit(some_counts(trials=3))
         with pytest.raises(TypeError, match=r"`nonnegative` \(=1\) must be True or False"):
