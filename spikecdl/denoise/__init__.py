@@ -12,16 +12,3 @@ from spikecdl.denoise.denoiser import MODELS, PoissonDenoiser, UnusualLightWarni
 from spikecdl.denoise.images import read_folder, read_images, write_images
 from spikecdl.denoise.networks import ResidualCNN
 from spikecdl.denoise.spda import SPDA
-
-__all__ = [
-    "MODELS",
-    "SPDA",
-    "VST",
-    "PoissonDenoiser",
-    "ResidualCNN",
-    "UnusualLightWarning",
-    "estimate_peak",
-    "read_folder",
-    "read_images",
-    "write_images",
-]

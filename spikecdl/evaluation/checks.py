@@ -41,9 +41,6 @@ class Fitted(Protocol):
     n_bins_: int
     tensors_: dict[str, torch.Tensor]
 
-    @property
-    def templates_(self) -> np.ndarray: ...
-
     def fit(self, X: BinnedSpikes) -> Fitted: ...
 
     def decompose(self, X: BinnedSpikes) -> Decomposition: ...

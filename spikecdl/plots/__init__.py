@@ -11,21 +11,3 @@ from spikecdl.plots.events import codes, event_figure, event_raster, population_
 from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.style import save
 from spikecdl.plots.template_panels import decomposition, templates
-
-__all__ = [
-    "autocorrelation",
-    "codes",
-    "decomposition",
-    "event_figure",
-    "event_raster",
-    "history",
-    "ks",
-    "population_raster",
-    "raster",
-    "rate",
-    "rates_figure",
-    "save",
-    "selection",
-    "templates",
-    "training_curve",
-]
