@@ -265,6 +265,20 @@ def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) ->
     return {**arguments, **values}
 
 
+def settled(model: Any) -> dict[str, Any]:
+    """Return arguments of a `DCEA` with which it fits the ingredients that it has chosen.
+
+    The dispersion of counts is that of the family; the rate of events in time is learned anew.
+    """
+    arguments, chosen = model.get_params(deep=False), getattr(model, "ingredients_", {})
+    known = with_ingredients(arguments, chosen)
+    if "dispersion" in chosen:
+        known |= {"family": model.family_, "dispersion": None}
+    if "timing" in chosen and chosen["timing"]["value"] is None:
+        known["timing"] = None
+    return known
+
+
 def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned: Learned) -> None:
     """Raise unless the arguments and attributes of a model that was read agree with its tensors.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl import conversion, validation
+from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation import deviance, heldout
 from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
@@ -70,6 +70,7 @@ class Folds:
         from sklearn.base import clone
 
         layout = getattr(model, "layout", "shared")
+        own = config.settled(model) if hasattr(model, "ingredients_") else {}
         scores, models = [], []
         gains: list[np.ndarray] = []
         for number, fold in enumerate(self.folds):
@@ -77,7 +78,7 @@ class Folds:
                 on_fold(number)
             with warnings.catch_warnings():  # the fit to all counts warns
                 warnings.simplefilter("ignore", FitWarning)
-                models.append(clone(model).fit(fold.seen))
+                models.append(clone(model).set_params(**own).fit(fold.seen))
             scores.append(fold.score(models[-1]))
             if hasattr(models[-1], "evidence"):
                 gains.extend(_gain(models[-1], fold))
@@ -180,7 +181,8 @@ def cross_validate(
     """Fit a model again without a part of the data, and score it on this part, for each of them.
 
     All that is learned (templates, level of the penalty, baselines, initialization) comes from the
-    other parts; settings stay those of the model.  `divide` says what the parts are.
+    other parts; settings stay those of the model, also what a fitted model has chosen to add
+    (history, drift, bursts, dispersion, timing).  `divide` says what the parts are.
 
     Parameters
     ----------

@@ -73,10 +73,17 @@ class Wanted:
     n_knots: int = 0
 
 
-def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
+def search(
+    counts: Counts,
+    wanted: Wanted,
+    rng: np.random.Generator,
+    step: Step,
+    known: EventModel | None = None,
+) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
-    Starts end when the best optimum has been found twice, or there were as many as may be.
+    Starts end when the best optimum has been found twice, or there were as many as may be.  A model
+    that is ``known`` counts as a start.
     Where events fill much of the time, every second start is that of packed events: sequences that
     follow one another without a gap are not told apart by templates that are longer than they are.
     """
@@ -90,7 +97,10 @@ def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step)
         def run() -> dict[str, Tensor]:
             crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
             packed = crowded and wanted.overlap > 1 and number % 2 == 1
-            model = _built(part, wanted.n_templates, length, rng, packed)
+            if known is not None and number == 0:
+                model = known
+            else:
+                model = _built(part, wanted.n_templates, length, rng, packed)
             model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)
             model, value = climb(part, model, _LAST)
             return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}

@@ -80,14 +80,15 @@ def with_chosen(problem: Problem, chosen: Chosen) -> Problem:
 class Comparison:
     """Models with and without ingredients, fitted to the same part of the counts.
 
-    Their events do not overlap.  ``search`` finds templates in counts, with knots of their timing.
+    Their events do not overlap.  ``search`` finds templates in counts, with knots of their timing,
+    and knows a model to begin with.
     """
 
     def __init__(
         self,
         choices: Choices,
         length: int,
-        search: Callable[[DenseCounts, int], Search],
+        search: Callable[[DenseCounts, int, EventModel], Search],
         processes: Processes = ALONE,
     ) -> None:
         self.choices, self.length, self.processes = choices, length, processes
@@ -110,8 +111,8 @@ class Comparison:
             name = max(gains, key=lambda each: gains[each], default="")
             if not name or gains[name] < _LEAST_NATS:
                 break
-            values = tried[name].values
-            search = self._search(self._counts(values), int(values.get("timing", 0)))
+            values, model = tried[name].values, tried[name].model
+            search = self._search(self._counts(values), int(values.get("timing", 0)), model)
             best = max(tried[name], self._fitted(values, search.model), key=_evidence_of)
             searched = search.as_tensors()
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched

@@ -156,10 +156,9 @@ class Marginal(Trainer):
         searched = found.as_tensors()
         if problem.choices is not None:
 
-            def again(part: DenseCounts, n_knots: int) -> starts.Search:
-                return starts.search(
-                    part, replace(wanted, overlap=1, n_knots=n_knots), rng, Steps()
-                )
+            def again(part: DenseCounts, n_knots: int, known: EventModel) -> starts.Search:
+                anew = replace(wanted, overlap=1, n_knots=n_knots)
+                return starts.search(part, anew, rng, Steps(), known)
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)
