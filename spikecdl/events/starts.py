@@ -83,7 +83,7 @@ def search(
     """Return the most likely model of several starts, on a bounded part of the counts.
 
     Starts end when the best optimum has been found twice, or there were as many as may be.  A model
-    that is ``known`` counts as a start.
+    that is ``known`` and has events counts as a start.
     Where events fill much of the time, every second start is that of packed events: sequences that
     follow one another without a gap are not told apart by templates that are longer than they are.
     """
@@ -97,8 +97,8 @@ def search(
         def run() -> dict[str, Tensor]:
             crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
             packed = crowded and wanted.overlap > 1 and number % 2 == 1
-            if known is not None and number == 0:
-                model = known
+            if known is not None and known.has_events.any() and number == 0:
+                model = known.filled(wanted.n_templates)
             else:
                 model = _built(part, wanted.n_templates, length, rng, packed)
             model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)

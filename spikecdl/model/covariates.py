@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import nnls
 from torch import Tensor
 
 from spikecdl.model.history import Drift
@@ -290,22 +292,16 @@ class Covariates:
         return F.conv1d(before, self.basis.flip(1)[:, None])
 
 
-def _solve_below(
-    matrix: Tensor, right: Tensor, room: Tensor, max_iter: int = 200, tol: float = 1e-5
-) -> Tensor:
-    """Minimise x'Ax / 2 - b'x with x at most ``room``, (..., column), by coordinate descent."""
+def _solve_below(matrix: Tensor, right: Tensor, room: Tensor) -> Tensor:
+    """Minimise x'Ax / 2 - b'x with x at most ``room``, (row, column)."""
     x = torch.linalg.solve(matrix, right)
     if not (x > room).any():
         return x
-    x = torch.minimum(x, room)
-    for _ in range(max_iter):
-        before = x.clone()
-        for j in range(x.shape[-1]):
-            slope = right[..., j] - (matrix[..., j, :] * x).sum(-1)
-            x[..., j] = torch.minimum(x[..., j] + slope / matrix[..., j, j], room[..., j])
-        if (x - before).abs().max() < tol:
-            break
-    return x
+    root = torch.linalg.cholesky(matrix)
+    excess = (matrix @ room[..., None])[..., 0] - right
+    target = torch.linalg.solve_triangular(root, excess[..., None], upper=False)[..., 0]
+    pairs = zip(root.mT.cpu().numpy(), target.cpu().numpy(), strict=True)
+    return room - torch.from_numpy(np.stack([nnls(*pair)[0] for pair in pairs])).to(room)
 
 
 def log_volume(
