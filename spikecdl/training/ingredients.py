@@ -25,6 +25,10 @@ _STEPS = 20  # of EM with an ingredient, before evidences are compared
 _ROUNDS = 2  # of the fit of a shape
 _LATEST = -6.0  # log rate of events far from the mean response, where a fit of their timing begins
 _LOG_SHAPES = 12.0  # range of the flat prior of the log shape of a negative binomial
+_APART = (  # which are not added to one another
+    {"bursts", "dispersion"},  # they explain the same, and have no common family
+    {"bursts", "history"},  # together they explain what events do
+)
 _VALUE, _NATS = "value of ", "nats of "  # before names of ingredients
 
 
@@ -128,8 +132,7 @@ class Comparison:
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """Return the ingredients that can be added to others."""
-        apart = {"bursts", "dispersion"}  # which explain the same, and have no common family
-        taken = set(values) | (apart if apart & set(values) else set())
+        taken = set(values).union(*(apart for apart in _APART if apart & set(values)))
         return [name for name in self.choices.values if name not in taken]
 
     def _with(self, name: str, best: _Fit) -> _Fit:
