@@ -1,4 +1,4 @@
-"""Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz, counts.
+"""Read and write recordings: NWB, all that Neo reads, Phy and Kilosort, npz, counts, text.
 
 A new format is one module with its reader and one line in `READERS`, which `read` asks in order; a
 new kind of object is one line in `CONVERTERS`.
@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.data.labelled import is_a, labelled
 from spikecdl.data.times import as_observed, as_table, check_columns, union
-from spikecdl.files import existing
+from spikecdl.files import existing, reading
 from spikecdl.io import sorters
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
@@ -45,6 +47,7 @@ __all__ = [
     "read_nwb_times",
     "read_phy",
     "read_spikeinterface",
+    "read_text",
     "to_neo",
     "to_pynapple",
     "write_counts",
@@ -107,6 +110,82 @@ def from_table(table: pd.DataFrame, *, observed: Any = None, trials: Any = None)
     return SpikeTrains.from_arrays(times, observed=observed, trials=trials, **more)
 
 
+def read_text(path: str | os.PathLike[str]) -> SpikeTrains:
+    """Read a table of spikes from text: one row per spike, with its unit and its time in seconds.
+
+    Columns are separated by tabs, semicolons, commas or blanks, and named ``unit`` and ``time`` in
+    the first line; others are left out.  Without names, two columns are taken if only one holds
+    whole numbers or words, some of them twice, which are the units; a single column holds the times
+    of one unit.
+
+    Parameters
+    ----------
+    path : path_like
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing or damaged, or it is not clear which column is the unit and which the
+        time; as `from_table` does.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "spikes.txt")
+    >>> _ = path.write_text("3\\t0.12\\n7\\t0.31\\n3\\t1.4\\n")
+    >>> read_text(path)
+    SpikeTrains(2 units, 3 spikes, 0 to 1.4 s)
+    """
+    import pandas as pd
+
+    path = existing(path)
+    with reading(path, "a table of spikes"):
+        separator, rows = _first_rows(path)
+        named = _are_names(rows[0])
+        how: dict[str, Any] = {"header": None, "skipinitialspace": True, "encoding": "utf-8-sig"}
+        how |= {"names": list(map(str.lower, rows[0])), "skiprows": 1} if named else {}
+        table = pd.read_csv(path, sep=separator or r"\s+", **how)
+        if not named and len(table.columns) == 1:
+            table = pd.DataFrame({"unit": 0, "time": table[0]})
+        elif not named and len(table.columns) == 2:
+            whole = [name for name in table if _is_whole(table[name])]
+            if len(whole) == 1 and table[whole[0]].duplicated().any():  # a unit with two spikes
+                table = table.rename(columns={whole[0]: "unit", 1 - whole[0]: "time"})
+        if not {"unit", "time"} <= set(table.columns):
+            raise ValueError(
+                f"which of the columns {list(table.columns)} is the unit of a spike and which its "
+                "time is not clear; name them unit and time (in seconds) in the first line"
+            )
+        table["unit"] = table["unit"].convert_dtypes()  # 3.0 is 3
+        return replace(from_table(table), source=str(path))
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is a table of spikes in text, not a train per line, which Neo reads (.txt)."""
+    if path.suffix == ".txt" and path.is_file():
+        _, rows = _first_rows(path)
+        return _are_names(rows[0]) or {len(row) for row in rows} in ({1}, {2})
+    return path.suffix in (".csv", ".tsv")
+
+
+def _first_rows(path: Path, most: int = 100) -> tuple[str | None, list[list[str]]]:
+    """Return what separates columns, None for blanks, and the first rows of a text file."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.strip("# \t\n") for line in islice(file, most) if line.strip()]
+    separator = next((mark for mark in "\t;," if mark in "".join(lines[:1])), None)
+    rows = [[cell.strip('" ') for cell in line.split(separator)] for line in lines]
+    return separator, rows or [[]]
+
+
+def _are_names(row: list[str]) -> bool:
+    return bool(row) and all(cell[:1].isalpha() for cell in row if cell)
+
+
+def _is_whole(column: pd.Series) -> bool:
+    """Whether a column holds whole numbers or words."""
+    return column.dtype.kind != "f" or bool((column % 1 == 0).all())
+
+
 def _is_of_neo(source: Any) -> bool:
     some = source if isinstance(source, list | tuple) and source else [source]
     return all(is_a(each, "neo", "Block", "Segment", "SpikeTrain") for each in some)
@@ -148,6 +227,7 @@ READERS: tuple[Converter, ...] = (
         read_spikeinterface,
         (),
     ),
+    Converter("table of spikes in text (.csv, .tsv, .txt)", _is_text, read_text, ()),
     Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, _LINKS),
 )
 """Formats that `spikecdl.read` reads, asked in this order."""
