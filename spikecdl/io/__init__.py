@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -195,6 +195,7 @@ def _of(library: str, *names: str) -> Callable[[Any], bool]:
     return lambda source: is_a(source, library, *names)
 
 
+_OF_A_FILE = _of("pynapple", "NWBFile")
 _SORTINGS = _of("spikeinterface", "BaseSorting", "SortingAnalyzer")
 _GROUPS = partial(SpikeTrains.from_arrays, duplicates="keep")
 _COUNTS = "a DataArray, TsdFrame, BinnedSpikeTrain or sparse array"
@@ -202,7 +203,7 @@ CONVERTERS: tuple[Converter, ...] = (
     Converter("a TsGroup of pynapple", _of("pynapple", "TsGroup"), _GROUPS),
     Converter(
         "a mapping of units to times",
-        lambda source: isinstance(source, Mapping),
+        lambda source: isinstance(source, Mapping) and not _OF_A_FILE(source),
         SpikeTrains.from_arrays,
     ),
     Converter("a Block, Segment or SpikeTrain of Neo", _is_of_neo, read_neo, ()),
@@ -294,7 +295,19 @@ def read(
     names = [kind.name for kind in kinds]
     if is_path:
         raise ValueError(f"{source} is of no format that can be read: {', '.join(names)}")
-    raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {'; '.join(names)}")
+    raise TypeError(f"`source` ({type(source).__name__}) {_remedy(source, names)}")
+
+
+def _remedy(source: Any, names: Sequence[str]) -> str:
+    """Say what to give in place of an object of none of the kinds that are read."""
+    if _OF_A_FILE(source):
+        return "is a file as pynapple holds it; give its path, or its units: read(source['units'])"
+    if isinstance(source, np.ndarray | list | tuple) or is_a(source, "pynapple", "Ts"):
+        return (
+            "does not say what it holds; spike times come with the names of their units, as in "
+            "read({'a': times}), and counts go to BinnedSpikes.from_array(source, bin_size)"
+        )
+    return f"must be a path, or: {'; '.join(names)}"
 
 
 def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> Any:
@@ -314,23 +327,28 @@ def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> An
 
 
 def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
-    """Return a recording as a TsGroup of pynapple, or a table of intervals as an IntervalSet.
+    """Return a recording or events as a TsGroup of pynapple, or other intervals as an IntervalSet.
 
-    Columns of ``units``, or of the table, become metadata.  The time support of a group is the time
-    in which any unit was observed; a warning says if units differ in it, as a group cannot hold
-    that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as ``unit_id``;
-    `read` gives them back.
+    Columns of ``units``, or of the table, become metadata.  The time support of a recording is the
+    time in which any unit was observed; a warning says if units differ in it, as a group cannot
+    hold that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as
+    ``unit_id``; `read` gives them back.
+
+    Events, which may overlap, become a group with a Tsd for each template: the amplitudes of its
+    events, of all units, at their onsets in the recording.
 
     Parameters
     ----------
     data : SpikeTrains or DataFrame
-        A table has the columns ``start_time`` and ``stop_time``, as ``spikes.trials`` and
-        `Decomposition.intervals`.
+        A table of events is that of `Decomposition.events` or `Decomposition.intervals`, or some of
+        its rows.  Any other has the columns ``start_time`` and ``stop_time``, as
+        ``spikes.trials``.
 
     Raises
     ------
     ValueError
-        If intervals of a table overlap, which an IntervalSet cannot hold.
+        If intervals of a table overlap, which an IntervalSet cannot hold; if there are no events,
+        or it is not known when they are in the recording.
     ModuleNotFoundError
         If pynapple is not installed: ``pip install "spikecdl[interop]"``.
 
@@ -345,7 +363,9 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
         import pynapple
 
     if not isinstance(data, SpikeTrains):
-        return _intervals(pynapple, as_table("data", data))
+        table = as_table("data", data)
+        is_events = {"template", "amplitude"} <= set(table.columns)
+        return _events(pynapple, table) if is_events else _intervals(pynapple, table)
     support = union(np.concatenate(data.observed))
     if any(not np.array_equal(union(rows), support) for rows in data.observed):
         warnings.warn(
@@ -353,15 +373,37 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
             "is the time in which any of them was",
             stacklevel=2,
         )
-    support = pynapple.IntervalSet(support)
     about = {} if data.units is None else {str(key): list(v) for key, v in data.units.items()}
     ids = data.unit_ids
     if not all(isinstance(unit, int) for unit in ids):
         ids, about["unit_id"] = tuple(range(len(ids))), list(map(str, data.unit_ids))
+    support = pynapple.IntervalSet(support)
     trains = [pynapple.Ts(times, time_support=support) for times in data.times]
     return pynapple.TsGroup(
         dict(zip(ids, trains, strict=True)), time_support=support, metadata=about
     )
+
+
+def _events(pynapple: Any, table: pd.DataFrame) -> Any:
+    about = table.attrs  # of `Decomposition.events`
+    spans = table.filter(["start_time", "stop_time"]).to_numpy(dtype=float)
+    if "trials" in about:
+        zeros = dict(zip(about["trials"], about["zeros"], strict=True))
+        table["start_time"] = table["trial"].map(zeros) + table["time"]
+        spans = np.add.outer(about["zeros"], about["window"])
+    if not spans.size or "start_time" not in table:
+        raise ValueError(
+            "`data` must hold events with their times in the recording, start_time and stop_time; "
+            "give `Decomposition.intervals()` of counts whose `trial_starts` are known"
+        )
+    support = pynapple.IntervalSet(union(spans))
+    each = {
+        template: pynapple.Tsd(
+            rows["start_time"].to_numpy(), rows["amplitude"].to_numpy(), time_support=support
+        )
+        for template, rows in table.sort_values("start_time").groupby("template")
+    }
+    return pynapple.TsGroup(each, time_support=support)
 
 
 def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
@@ -372,7 +414,7 @@ def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
         first = int(np.argmax(edges[1:, 0] < edges[:-1, 1]))
         raise ValueError(
             f"intervals overlap ({listed(edges[first].tolist())} s and the next), which an "
-            "IntervalSet cannot hold; select some of the rows, such as one unit and template"
+            "IntervalSet cannot hold; select rows that do not"
         )
     about = {str(key): list(table[key]) for key in table.columns.drop(["start_time", "stop_time"])}
     return pynapple.IntervalSet(edges, metadata=about)
