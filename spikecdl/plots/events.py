@@ -279,13 +279,13 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
     if not tallest:
         style.say_why_empty(ax, "no events")
     if len(values) == 1:
-        base, scale = np.arange(1.0), 1.0
+        base, scale, rows = np.arange(1.0), 1.0, 0
         style.shade(ax, counts, ~seen[0])
         ax.axhline(0, color=style.MUTED, linewidth=0.8)
         low, high = 1.1 * min(0.0, float(values.min())), 1.1 * max(0.0, float(values.max()))
         ax.set(ylabel="amplitude", ylim=(low, high if tallest else 1.0))
     else:
-        two_sided = values.min() < 0
+        two_sided, rows = values.min() < 0, len(values)
         base = np.arange(0.0, len(values)) + (0.0 if two_sided else 0.42)
         scale = -(0.42 if two_sided else 0.84) / (tallest or 1.0)
         style.shade(ax, counts, ~seen, rows=range(len(values)))
@@ -300,7 +300,8 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
         times, colour = counts.times[onset], style.colour(k)
         shades = to_rgba_array(colour, opacity[trial, k, onset])
         tip = base[trial] + scale * values[trial, k, onset]
-        ax.vlines(times, base[trial], tip, colors=shades, linewidth=style.thin(most, 1.3))
+        width = style.thin(most, 1.3)
+        style.marks(ax, times, base[trial], tip, shades, rows, width)
         if len(values) == 1:
             size = style.thin(most, 4.5)
             ax.scatter(times, tip, size**2, shades, clip_on=False)

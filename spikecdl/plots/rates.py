@@ -337,7 +337,7 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
         width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
         colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
-        ax.vlines(times, row - 0.42, row + 0.42, colors=colours, linewidth=width)
+        style.marks(ax, times, row - 0.42, row + 0.42, colours, len(values), width)
     else:
         shown, borders = np.ma.array(values, mask=unseen), np.arange(len(values) + 1) - 0.5
         ax.pcolormesh(style.edges(counts), borders, shown, cmap="Greys", rasterized=True)

@@ -291,6 +291,31 @@ def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
     ax.set(ylabel="trial", ylim=(count - 0.5, -0.5))
 
 
+def marks(
+    ax: Axes,
+    times: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    colours: Any,
+    rows: int,
+    width: float,
+) -> None:
+    """Draw vertical lines in that many rows of an axis; none is lost where rows are thin.
+
+    A line is at least a point high, which is a pixel or more, and is not moved to whole pixels.
+    Where it is higher than its row, it is paler, as lines of many rows overlap. With 0
+    rows, lines are as they are given.
+    """
+    from matplotlib.colors import to_rgba_array
+
+    point = rows / (72 * ax.get_window_extent().height / ax.figure.dpi)  # in rows
+    colours = to_rgba_array(colours)
+    colours[:, 3] /= np.sqrt(max(point, 1))
+    middle, height = (low + high) / 2, high - low
+    half = np.copysign(np.maximum(np.abs(height), point), height) / 2
+    ax.vlines(times, middle - half, middle + half, colours, linewidth=width, snap=False)
+
+
 def shade(ax: Axes, counts: BinnedSpikes, unseen: np.ndarray, rows: Any = None) -> None:
     """Hatch unobserved time: ``unseen`` (bin,) over the whole height, or (row, bin) by row."""
     from matplotlib.collections import PolyCollection

@@ -92,7 +92,9 @@ def test_events_of_regular_spikes_are_not_taken_for_bursts():
     counts, age = np.zeros(rates.shape, int), np.full(len(rates), 1000)
     for bin_ in range(BINS):
         for _ in range(5):  # ms; spikes hardly follow others within 12
-            spike = rng.random(len(rates)) < rates[:, bin_] / 1000 * -np.expm1(-np.maximum(age - 4, 0) / 4)
+            spike = rng.random(len(rates)) < rates[:, bin_] / 1000 * -np.expm1(
+                -np.maximum(age - 4, 0) / 4
+            )
             counts[:, bin_] += spike
             age = np.where(spike, 1, age + 1)
     model = fitted(counts)
