@@ -274,8 +274,6 @@ def settled(model: Any) -> dict[str, Any]:
     known = with_ingredients(arguments, chosen)
     if "dispersion" in chosen:
         known |= {"family": model.family_, "dispersion": None}
-    if "timing" in chosen and chosen["timing"]["value"] is None:
-        known["timing"] = None
     return known
 
 

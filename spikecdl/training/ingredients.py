@@ -25,10 +25,9 @@ _STEPS = 20  # of EM with an ingredient, before evidences are compared
 _ROUNDS = 2  # of the fit of a shape
 _LATEST = -6.0  # log rate of events far from the mean response, where a fit of their timing begins
 _LOG_SHAPES = 12.0  # range of the flat prior of the log shape of a negative binomial
-_APART = (  # which are not added to one another
-    {"bursts", "dispersion"},  # they explain the same, and have no common family
-    {"bursts", "history"},  # together they explain what events do
-)
+# which are not added to one another: the first have no common family, and explain the same; the
+# others explain together what events do
+_APART = ({"bursts", "dispersion"}, {"bursts", "history"})
 _VALUE, _NATS = "value of ", "nats of "  # before names of ingredients
 
 
