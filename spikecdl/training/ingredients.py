@@ -111,12 +111,12 @@ class Comparison:
             tried = {name: self._with(name, best) for name in self._left(best.values)}
             gains = {name: fit.evidence - best.evidence for name, fit in tried.items()}
             nats |= gains
-            name = max(gains, key=lambda each: gains[each], default="")
-            if not name or gains[name] < _LEAST_NATS:
+            first = max(tried.values(), key=_evidence_of, default=best)
+            if first.evidence - best.evidence < _LEAST_NATS:
                 break
-            values, model = tried[name].values, tried[name].model
-            search = self._search(self._counts(values), int(values.get("timing", 0)), model)
-            best = max(tried[name], self._fitted(values, search.model), key=_evidence_of)
+            n_knots = int(first.values.get("timing", 0))
+            search = self._search(self._counts(first.values), n_knots, first.model)
+            best = max(first, self._fitted(first.values, search.model), key=_evidence_of)
             searched = search.as_tensors()
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched
 
