@@ -125,9 +125,8 @@ class Comparison:
 
         Models of three events at a time or more have no exact evidence, and are not compared.
         """
-        if max(model.overlap, other.overlap) > EXACT:
-            return True
-        return self._evidence(values, model) - self._evidence({}, other) > _LEAST_NATS
+        exact = max(model.overlap, other.overlap) <= EXACT
+        return not exact or self._evidence(values, model) - self._evidence({}, other) > _LEAST_NATS
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """Return the ingredients that can be added to others."""
@@ -167,19 +166,19 @@ class Comparison:
     def _with_shape(self, options: list[dict[str, float]], model: EventModel | None) -> _Fit:
         """Return the model with the likeliest shape, which is summed out (Laplace)."""
 
-        def evidence(at: int) -> float:
+        def fitted(at: int) -> _Fit:
             if model is None:
-                return self._without_events(options[at]).evidence
-            return self._evidence(options[at], model)
+                return self._without_events(options[at])
+            return self._fitted(options[at], model)
 
         at, found = len(options) - 2, {}
         for _ in range(_ROUNDS if model is not None else 1):
-            found = {k: evidence(k) for k in (at - 1, at, at + 1)}
+            found = {k: fitted(k).evidence for k in (at - 1, at, at + 1)}
             while found[at] < max(found[at - 1], found[at + 1]):
                 at += 1 if found[at + 1] > found[at - 1] else -1
                 if not 0 < at < len(options) - 1:
                     break
-                found |= {k: evidence(k) for k in (at - 1, at + 1) if k not in found}
+                found |= {k: fitted(k).evidence for k in (at - 1, at + 1) if k not in found}
             if not 0 < at < len(options) - 1:
                 at = min(max(at, 1), len(options) - 2)
                 break
@@ -188,10 +187,7 @@ class Comparison:
         step = np.log(options[at]["dispersion"] / options[at - 1]["dispersion"])
         bend = (2 * found[at] - found[at - 1] - found[at + 1]) / step**2
         volume = np.log(2 * np.pi / max(bend, 1.0)) / 2 - np.log(_LOG_SHAPES)
-        fit = self._without_events(options[at])
-        if model is not None:
-            fit = self._fitted(options[at], model)
-        return replace(fit, evidence=fit.evidence + volume)
+        return replace(fitted(at), evidence=fitted(at).evidence + volume)
 
     def _counts(self, values: Mapping[str, float]) -> DenseCounts:
         """Return a part of the counts, for a model with these ingredients."""
