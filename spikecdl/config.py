@@ -271,12 +271,8 @@ def settled(model: Any) -> dict[str, Any]:
     The dispersion of counts is that of the family; the rate of events in time is learned anew.
     """
     arguments, chosen = model.get_params(deep=False), getattr(model, "ingredients_", {})
-    known = with_ingredients(arguments, chosen)
-    if "dispersion" in chosen:
-        known |= {"family": model.family_, "dispersion": None}
-    if "timing" in chosen and chosen["timing"]["value"] is None:
-        known["timing"] = None
-    return known
+    of_counts = {"family": model.family_, "dispersion": None} if "dispersion" in chosen else {}
+    return with_ingredients(arguments, chosen) | of_counts
 
 
 def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned: Learned) -> None:

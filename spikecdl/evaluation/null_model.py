@@ -63,8 +63,7 @@ class NullModel:
         """
         if not covariates:
             return cls(model.family, model.layout)
-        chosen = getattr(model, "ingredients_", {})
-        known = config.with_ingredients(model.get_params(deep=False), chosen)
+        known = config.settled(model)
         names = ("history", "drift", "bursts")
         given = {name: None if known[name] == "auto" else known[name] for name in names}
         return cls(getattr(model, "family_", model.family), model.layout, **given)

@@ -103,10 +103,7 @@ def objective(model: EventModel, found: Expectation) -> float:
 
 
 def climb(
-    counts: Counts,
-    model: EventModel,
-    most_steps: int,
-    learn_templates: bool = True,
+    counts: Counts, model: EventModel, most_steps: int, learn_templates: bool = True
 ) -> tuple[EventModel, float]:
     """Take steps of EM until they gain little; return the best model and its objective."""
     none = float(counts.expect(model.take([])).evidence.sum())

@@ -63,6 +63,7 @@ class Wanted:
 
     ``nonnegative`` says which templates do not fall below zero, and ``overlap`` how many events may
     be under way at a time; ``n_knots`` are those of the rate of events, if it is not constant.
+    ``known`` is a model to begin with.
     """
 
     n_templates: int
@@ -71,19 +72,14 @@ class Wanted:
     nonnegative: tuple[bool, ...]
     overlap: int = 2
     n_knots: int = 0
+    known: EventModel | None = None
 
 
-def search(
-    counts: Counts,
-    wanted: Wanted,
-    rng: np.random.Generator,
-    step: Step,
-    known: EventModel | None = None,
-) -> Search:
+def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step) -> Search:
     """Return the most likely model of several starts, on a bounded part of the counts.
 
     Starts end when the best optimum has been found twice, or there were as many as may be.  A model
-    that is ``known`` and has events counts as a start.
+    that is known and has events counts as a start.
     Where events fill much of the time, every second start is that of packed events: sequences that
     follow one another without a gap are not told apart by templates that are longer than they are.
     """
@@ -97,10 +93,10 @@ def search(
         def run() -> dict[str, Tensor]:
             crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
             packed = crowded and wanted.overlap > 1 and number % 2 == 1
-            if known is not None and known.has_events.any() and number == 0:
-                model = known.filled(wanted.n_templates)
-            else:
-                model = _built(part, wanted.n_templates, length, rng, packed)
+            known = wanted.known if number == 0 else None
+            if known is None or not known.has_events.any():
+                known = _built(part, wanted.n_templates, length, rng, packed)
+            model = known.filled(wanted.n_templates)
             model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)
             model, value = climb(part, model, _LAST)
             return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import nnls
 from torch import Tensor
 
 from spikecdl.model.history import Drift
@@ -292,16 +290,26 @@ class Covariates:
         return F.conv1d(before, self.basis.flip(1)[:, None])
 
 
-def _solve_below(matrix: Tensor, right: Tensor, room: Tensor) -> Tensor:
-    """Minimise x'Ax / 2 - b'x with x at most ``room``, (row, column)."""
+def _solve_below(matrix: Tensor, right: Tensor, room: Tensor, max_iter: int = 200) -> Tensor:
+    """Minimise x'Ax / 2 - b'x with x at most ``room``, (row, column).
+
+    Columns that are held at their bound change as long as some are on the wrong side: all of them,
+    later the last one alone, which ends (Murty, Linear Algebra Appl. 7, 1974).
+    """
+    held = torch.zeros_like(room, dtype=torch.bool)
     x = torch.linalg.solve(matrix, right)
-    if not (x > room).any():
-        return x
-    root = torch.linalg.cholesky(matrix)
-    excess = (matrix @ room[..., None])[..., 0] - right
-    target = torch.linalg.solve_triangular(root, excess[..., None], upper=False)[..., 0]
-    pairs = zip(root.mT.cpu().numpy(), target.cpu().numpy(), strict=True)
-    return room - torch.from_numpy(np.stack([nnls(*pair)[0] for pair in pairs])).to(room)
+    for number in range(max_iter):
+        wrong = torch.where(held, right < (matrix @ x[..., None])[..., 0], x > room)
+        if not wrong.any():
+            break
+        if number > 10:
+            wrong &= wrong.flip(-1).cumsum(-1).flip(-1) == 1
+        held = held ^ wrong
+        at = torch.where(held, room, 0.0)
+        known = torch.where(held, room, right - (matrix @ at[..., None])[..., 0])
+        apart = held[..., :, None] | held[..., None, :]
+        x = torch.linalg.solve(torch.where(apart, 0, matrix) + torch.diag_embed(held.to(x)), known)
+    return torch.minimum(x, room)
 
 
 def log_volume(

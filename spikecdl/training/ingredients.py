@@ -25,10 +25,9 @@ _STEPS = 20  # of EM with an ingredient, before evidences are compared
 _ROUNDS = 2  # of the fit of a shape
 _LATEST = -6.0  # log rate of events far from the mean response, where a fit of their timing begins
 _LOG_SHAPES = 12.0  # range of the flat prior of the log shape of a negative binomial
-_APART = (  # which are not added to one another
-    {"bursts", "dispersion"},  # they explain the same, and have no common family
-    {"bursts", "history"},  # together they explain what events do
-)
+# which are not added to one another: the first have no common family, and explain the same; the
+# others explain together what events do
+_APART = ({"bursts", "dispersion"}, {"bursts", "history"})
 _VALUE, _NATS = "value of ", "nats of "  # before names of ingredients
 
 
@@ -112,12 +111,12 @@ class Comparison:
             tried = {name: self._with(name, best) for name in self._left(best.values)}
             gains = {name: fit.evidence - best.evidence for name, fit in tried.items()}
             nats |= gains
-            name = max(gains, key=lambda each: gains[each], default="")
-            if not name or gains[name] < _LEAST_NATS:
+            first = max(tried.values(), key=_evidence_of, default=best)
+            if first.evidence - best.evidence < _LEAST_NATS:
                 break
-            values, model = tried[name].values, tried[name].model
-            search = self._search(self._counts(values), int(values.get("timing", 0)), model)
-            best = max(tried[name], self._fitted(values, search.model), key=_evidence_of)
+            n_knots = int(first.values.get("timing", 0))
+            search = self._search(self._counts(first.values), n_knots, first.model)
+            best = max(first, self._fitted(first.values, search.model), key=_evidence_of)
             searched = search.as_tensors()
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched
 
@@ -126,9 +125,8 @@ class Comparison:
 
         Models of three events at a time or more have no exact evidence, and are not compared.
         """
-        if max(model.overlap, other.overlap) > EXACT:
-            return True
-        return self._evidence(values, model) - self._evidence({}, other) > _LEAST_NATS
+        exact = max(model.overlap, other.overlap) <= EXACT
+        return not exact or self._evidence(values, model) - self._evidence({}, other) > _LEAST_NATS
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """Return the ingredients that can be added to others."""
@@ -168,19 +166,19 @@ class Comparison:
     def _with_shape(self, options: list[dict[str, float]], model: EventModel | None) -> _Fit:
         """Return the model with the likeliest shape, which is summed out (Laplace)."""
 
-        def evidence(at: int) -> float:
+        def fitted(at: int) -> _Fit:
             if model is None:
-                return self._without_events(options[at]).evidence
-            return self._evidence(options[at], model)
+                return self._without_events(options[at])
+            return self._fitted(options[at], model)
 
         at, found = len(options) - 2, {}
         for _ in range(_ROUNDS if model is not None else 1):
-            found = {k: evidence(k) for k in (at - 1, at, at + 1)}
+            found = {k: fitted(k).evidence for k in (at - 1, at, at + 1)}
             while found[at] < max(found[at - 1], found[at + 1]):
                 at += 1 if found[at + 1] > found[at - 1] else -1
                 if not 0 < at < len(options) - 1:
                     break
-                found |= {k: evidence(k) for k in (at - 1, at + 1) if k not in found}
+                found |= {k: fitted(k).evidence for k in (at - 1, at + 1) if k not in found}
             if not 0 < at < len(options) - 1:
                 at = min(max(at, 1), len(options) - 2)
                 break
@@ -189,10 +187,7 @@ class Comparison:
         step = np.log(options[at]["dispersion"] / options[at - 1]["dispersion"])
         bend = (2 * found[at] - found[at - 1] - found[at + 1]) / step**2
         volume = np.log(2 * np.pi / max(bend, 1.0)) / 2 - np.log(_LOG_SHAPES)
-        fit = self._without_events(options[at])
-        if model is not None:
-            fit = self._fitted(options[at], model)
-        return replace(fit, evidence=fit.evidence + volume)
+        return replace(fitted(at), evidence=fitted(at).evidence + volume)
 
     def _counts(self, values: Mapping[str, float]) -> DenseCounts:
         """Return a part of the counts, for a model with these ingredients."""

@@ -157,8 +157,8 @@ class Marginal(Trainer):
         if problem.choices is not None:
 
             def again(part: DenseCounts, n_knots: int, known: EventModel) -> starts.Search:
-                anew = replace(wanted, overlap=1, n_knots=n_knots)
-                return starts.search(part, anew, rng, Steps(), known)
+                anew = replace(wanted, overlap=1, n_knots=n_knots, known=known)
+                return starts.search(part, anew, rng, Steps())
 
             compared = Comparison(problem.choices, problem.length, again, processes)
             compute = partial(compared.choose, found.model)
