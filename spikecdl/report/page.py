@@ -20,7 +20,7 @@ import numpy as np
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.plots.rates import busiest, rates_of
-from spikecdl.report.summary import file_names, template
+from spikecdl.report.summary import at_edge, file_names, template
 from spikecdl.validation import counted
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def write_report(
         deviance_explained=decomposition.deviance_explained,
         event_rate=np.count_nonzero(decomposition.codes) / exposure if exposure else None,
         templates=template_table(decomposition).to_dict("records"),
+        at_edge=at_edge(decomposition.templates),
         sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
         expected=summary.get("bands", {}).get("template_errors"),

@@ -72,6 +72,7 @@ def fit_summary(
         "seed": seed,
         **score_summary(model, decomposition, source),
         "held_out": _held_out(held_out, decomposition),
+        "templates_at_edge": at_edge(decomposition.templates),
         "ingredients": _ingredients(model),
         "checks": model.checks_,
         "penalty_weight_fraction": model.penalty_weight_,
@@ -173,6 +174,16 @@ def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict
     }
 
 
+def at_edge(templates: np.ndarray) -> list[int]:
+    """Return the templates that are largest in the first or last 4 % of their window, which may
+    cut off their response.
+    """
+    length = templates.shape[2]
+    width = min(max(1, length // 25), length // 3)  # none of one or two bins
+    at = np.abs(templates).max(axis=1).argmax(axis=1)
+    return np.flatnonzero((at < width) | (at >= length - width)).tolist()
+
+
 def recovery_summary(parts: Decomposition, tolerance: float | None = None) -> dict[str, Any]:
     """Summarize errors of templates and events; raises ValueError without a comparable truth."""
     from spikecdl.evaluation.metrics import recovery
@@ -268,8 +279,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     It predicts them if it is better than a constant rate by two standard errors, in the evidence
     or, without it, in the deviance explained.  Doubts are: scores of the fitted data above three
     times the held-out ones; templates that differ between folds (mean error above 0.5), or between
-    starts that are within 10 nats; checks that failed (``DCEA.checks_``); fewer than 10 events of a
-    template.
+    starts that are within 10 nats; checks that failed (``DCEA.checks_``); templates that are
+    largest at an edge of their window; fewer than 10 events of a template.
 
     Parameters
     ----------

@@ -215,14 +215,14 @@ def test_report_says_what_was_found(tmp_path):
     rates = spikes / (4 * 3 * 0.6)
     np.testing.assert_allclose([float(r["Mean rate (Hz)"]) for r in units], rates, rtol=0.01)
 
-    rows = page.table("Template", "Peak")
+    rows = page.table("Template", "Peak or trough")
     table = template_table(parts)
     for row, (number, expected) in zip(rows, table.iterrows(), strict=True):
         assert row["Template"] == str(number)
-        assert float(row["Peak"].removeprefix("×")) == pytest.approx(
-            expected["peak_gain"], rel=0.01
-        )
-        assert row["Time of peak"] == f"{1e3 * expected['peak_time']:.3g} ms"
+        name, factor = row["Peak or trough"].split(" ×")
+        assert name == ("peak" if expected["peak_change"] > 0 else "trough")
+        assert float(factor) == pytest.approx(expected["peak_gain"], rel=0.01)
+        assert row["Time of it"] == f"{1e3 * expected['peak_time']:.3g} ms"
         assert row["Response begins"] == f"{1e3 * expected['response_time']:.3g} ms"
         assert row["Events"] == "24"
     facts = page.facts()
@@ -237,6 +237,23 @@ def test_report_says_what_was_found(tmp_path):
     assert facts["window"] == "0, 0.6"
     assert facts["pool"] == "yes"
     assert "a key of later" not in page.text
+
+
+@pytest.mark.parametrize("family", ["poisson", "gaussian"])
+def test_report_calls_a_trough_by_its_name_and_says_what_is_at_an_edge(tmp_path, family):
+    parts = made_up(family, units=1)
+    shapes = np.zeros_like(parts.templates)
+    shapes[0, 0, -1], shapes[1, 0, 5] = 1.0, -1.0
+    object.__setattr__(parts, "templates", shapes)
+    page = written(tmp_path, parts)
+    high, low = page.table("Template", "Peak or trough")
+    table, sign = template_table(parts), "×" if family == "poisson" else ""
+    effect = table["peak_gain" if family == "poisson" else "peak_change"]
+    assert high["Peak or trough"] == f"peak {sign}{effect[0]:.3g}"
+    assert low["Peak or trough"] == f"trough {sign}{effect[1]:.3g}"
+    assert high["Time of it"] == "57.5 ms (edge)"
+    assert low["Time of it"] == "27.5 ms"
+    assert "Edge: the template is largest at an edge of its window" in page.text
 
 
 def test_report_escapes_what_the_data_are_called(tmp_path):
@@ -280,7 +297,7 @@ def test_report_without_events_or_with_units_never_observed_has_dashes(tmp_path)
     parts = replace(parts, deviance_explained=np.nan, deviance_explained_per_unit=[np.nan, 0.5])
     page = written(tmp_path, parts)
     assert "nan" not in page.text
-    assert page.table("Template")[0]["Peak"] == "–"
+    assert page.table("Template")[0]["Peak or trough"] == "–"
     assert page.table("Unit")[0]["Deviance explained"] == "–"
     assert page.table("Unit")[0]["Mean rate (Hz)"] == "–"
     assert "0 + 0" in page.text
@@ -291,7 +308,7 @@ def test_report_of_plain_arrays_counts_bins(tmp_path):
     page = written(tmp_path, parts)
     assert "per bin of observed time" in page.text
     assert "Mean rate (spikes per bin)" in page.table("Unit")[0]
-    assert all(row["Time of peak"].endswith(" bins") for row in page.table("Template"))
+    assert all(row["Time of it"].endswith(" bins") for row in page.table("Template"))
 
 
 def test_report_with_a_truth_has_errors(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from spikecdl.report import verdict
-from spikecdl.report.summary import lines
+from spikecdl.report.summary import at_edge, lines
 
 GOOD = {
     "deviance_explained": 0.2,
@@ -16,6 +19,8 @@ GOOD = {
 
 PASSED = {"check": "search", "passed": True, "found": "", "remedy": ""}
 FAILED = {"check": "drift", "passed": False, "found": "rates still change", "remedy": "set `drift`"}
+LENGTH = {"check": "length of templates", "passed": False, "found": "large at both ends"}
+LENGTH["remedy"] = "raise it"
 
 
 def test_numbers_are_rounded_without_a_minus_zero():
@@ -44,6 +49,8 @@ def test_each_doubt_has_its_sentence():
             {},
             "Template 1 differs between two starts",
         ),
+        ({"templates_at_edge": [1]}, {}, "Template 1 is largest at an edge of the window"),
+        ({"templates_at_edge": [0, 1], "checks": [LENGTH]}, {}, "Large at both ends: raise it."),
         ({"events_per_template": [0, 9]}, {}, "Templates 0 and 1 have fewer than 10 events"),
         ({}, {"template_errors": [[0.1, 0.6], [0.2, 0.7]]}, "Template 1 differs between the 3"),
         ({"checks": [PASSED, FAILED]}, {}, "Rates still change: set `drift`."),
@@ -58,3 +65,15 @@ def test_each_doubt_has_its_sentence():
         assert words in sentences[-1]
         assert len(sentences) == 1 + ("was" not in words)
         assert ("folds agree" in sentences[0]) == ("was" not in words and "the 3" not in words)
+
+
+@pytest.mark.parametrize(
+    ("length", "edge"), [(1, []), (2, []), (3, [0, 2]), (25, [0, 24]), (150, [0, 5, 144, 149])]
+)
+def test_templates_that_are_largest_at_an_edge_of_their_window(length, edge):
+    place = np.eye(length)
+    place[:, length // 2] -= 0.1
+    found = at_edge(np.stack([place, -2 * place], axis=1))
+    assert set(edge) <= set(found)
+    inside = max(1, length // 25)
+    assert not set(found) & set(range(inside, length - inside))
