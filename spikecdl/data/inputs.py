@@ -88,8 +88,7 @@ def check_like_fit(
     if pooled and len(counts) > 1 and counts.n_pooled.max() <= 1:
         warnings.warn(
             f"the model was fitted to counts summed over trials, but these are {len(counts)} "
-            "single trials, in which it explains far less; sum them with `counts.pool()`, or fit "
-            "single trials",
+            "single trials, in which it explains far less; pool them, or fit single trials",
             PooledTrialsWarning,
             stacklevel=4,
         )

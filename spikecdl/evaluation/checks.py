@@ -108,8 +108,7 @@ def _of_search(model: Fitted) -> Iterator[Check]:
             "search",
             bool(tensors["n_agree"] > 1),
             f"only one of {int(tensors['n_starts'])} starts of the search found these templates",
-            "others may explain the data better; raise `n_starts` of the trainer, or try another "
-            "seed",
+            "others may explain the data better; try another seed, or more starts",
         )
 
 
@@ -136,12 +135,13 @@ def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:
     slope, curvature = (np.where(counts.mask, x.nan_to_num().numpy(), 0.0) for x in of_bins)
     variance = max(float(curvature.sum()), 1e-12)
 
+    single = "" if counts.n_pooled.max() <= 1 else " single trials, with"
     z, share = _compared([np.square(slope) - curvature], variance)
     yield Check(
         "variability",
         not (z > _SIGNIFICANT and share > _SHARE),
         f"counts vary {1 + share:.2f} times as much as the family {family.name} says",
-        "use single trials with `dispersion='auto'`, or family='negative_binomial'",
+        f"use{single} dispersion, or the family negative_binomial",
     )
     n_lags = min(max(1, round(_NEAR / counts.bin_size)), counts.n_bins - 1)
     products = [slope[..., lag:] * slope[..., :-lag] for lag in range(1, 1 + n_lags)]
@@ -151,16 +151,16 @@ def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:
         "short distances",
         not (abs(z) > _SIGNIFICANT and abs(share) > _SHARE),
         f"there are {'more' if z > 0 else 'fewer'} spikes {near} than the model says",
-        "use single trials with `bursts='auto'` and `history='auto'`, or more templates"
+        f"use{single} bursts and history, or more templates"
         if z > 0
-        else "use single trials with `history='auto'` (spikes avoid each other)",
+        else f"use{single} history (spikes avoid each other)",
     )
     cut = np.flatnonzero(_ends(parts.templates) * _following(parts) > _CUT).tolist()
     yield Check(
         "length of templates",
         not cut,
         f"{_templates(cut)} is large at both ends of its window, and events follow one another",
-        "raise `template_length`, or set `drift` if the rate changes slowly",
+        "use longer templates, or set `drift` if the rate changes slowly",
     )
     if counts.n_pooled.max() <= 1 and slope.size >= _STRETCHES * slope.shape[1]:
         sums = [_stretches(x) for x in (slope, curvature)]
@@ -171,7 +171,7 @@ def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:
             "drift",
             not (z > _SIGNIFICANT and change > _SHARE),
             f"rates still change by {change:.0%} between parts of the recording",
-            "use `drift='auto'`, or a shorter time between its knots",
+            "use `drift`, or a shorter time between its knots",
         )
     rejected = int((rescale(counts, mean, family).p_holm < _LEVEL).sum())
     yield Check(

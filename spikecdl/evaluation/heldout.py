@@ -348,8 +348,8 @@ def split(
         ratio, part = float(sub_bins[1] / sub_bins[0]), pooled * sub_bins[0]
     else:
         raise ValueError(
-            "`counts` have one Bernoulli trial in each bin, which cannot be split; pool trials "
-            "(`counts.pool()`), or score other trials (`transfer`)"
+            "`counts` have one Bernoulli trial in each bin, which cannot be split; pool "
+            "trials, or score other trials (`transfer`)"
         )
     y_seen = model.split(y, total, part, np.random.default_rng(random_state))
     if y_seen is None:

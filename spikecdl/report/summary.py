@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -311,6 +312,7 @@ def lines(macro: str, values: Mapping[str, Any]) -> list[str]:
 def template(name: str) -> Template:
     """Return a template of this folder, with filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=PackageLoader("spikecdl.report", ""),
@@ -321,6 +323,7 @@ def template(name: str) -> Template:
     )
     environment.globals["most_units"] = 8  # of more units, values are not listed one by one
     environment.filters |= {
+        "code": lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))),
         "counted": counted,
         "decimals": lambda value, digits=3: number(value, digits, missing="-"),
         "different": lambda errors: [k for k, error in enumerate(errors) if error > 0.5],

@@ -256,6 +256,15 @@ def test_report_calls_a_trough_by_its_name_and_says_what_is_at_an_edge(tmp_path,
     assert "Edge: the template is largest at an edge of its window" in page.text
 
 
+def test_report_sets_what_is_in_backticks_as_code(tmp_path):
+    failed = {"check": "drift", "passed": False, "found": "set `drift`", "remedy": ""}
+    said = ["Compare with `spikecdl select`, and <b>`a`</b>."]
+    page = written(tmp_path, made_up(), summary=SUMMARY | {"verdict": said, "checks": [failed]})
+    assert "`" not in page.text
+    assert [tag for tag, _ in page.elements].count("code") == 3
+    assert "b" not in [tag for tag, _ in page.elements]
+
+
 def test_report_escapes_what_the_data_are_called(tmp_path):
     evil = "<b>&\"'</b><script>alert(1)</script>"
     parts = made_up(unit_ids=(evil, "{{ 7 * 7 }}"))

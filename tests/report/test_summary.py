@@ -77,3 +77,13 @@ def test_templates_that_are_largest_at_an_edge_of_their_window(length, edge):
     assert set(edge) <= set(found)
     inside = max(1, length // 25)
     assert not set(found) & set(range(inside, length - inside))
+
+
+def test_pooled_trials_are_advised_only_where_there_are_trials():
+    poor = {**GOOD, "held_out": {**GOOD["held_out"], "deviance_explained": 0.0}}
+    noisy = {**GOOD, "deviance_explained": 0.9}
+    for summary in (poor, noisy):
+        for n_trials, advised in ((1, False), (20, True)):
+            said = " ".join(verdict({**summary, "data": {"n_trials": n_trials}}))
+            assert ("pooled trials" in said) == advised
+            assert "fewer templates" in said
