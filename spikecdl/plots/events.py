@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 #: Columns of the table of events.
 _COLUMNS = {"onset": "time", "response": "response_time", "peak": "peak_time"}
+#: What a figure of events in single trials says.
+_EXCESS = (
+    "Data may exceed the fit: events are placed where spikes\n"
+    "happen to be, and the fit averages over possible places."
+)
 _ORDERS = ("amplitude", "probability", "time")
 
 
@@ -91,6 +96,10 @@ def event_raster(
     Events are those of the unit, or of the population in the joint layout. Below the raster are the
     mean rate around the events (PSTH), the mean of the fitted rate there, and the baseline. Time
     outside the trial is hatched like other unobserved time. Bins are averaged as in `rate`.
+
+    In single trials, the data may exceed the fit where events are largest, also under the right
+    model: events are placed where spikes happen to be, and the fit averages over all the places
+    where each event may be, and over whether there is one.
 
     Parameters
     ----------
@@ -183,7 +192,9 @@ def event_figure(decomposition: Decomposition, spikes: BinnedSpikes | None = Non
     figure = grid[0, 0].figure
     handles, labels = grid[1, 0].get_legend_handles_labels()
     names = [label.partition(" (")[0] for label in labels]  # panels have bins of their own
-    figure.legend(handles, names, loc="outside lower right", ncols=max(len(handles), 1))
+    single = decomposition.certainty is not None and decomposition.counts.n_pooled.max() <= 1
+    look = {"ncols": max(len(handles), 1), "title": _EXCESS if single and handles else None}
+    figure.legend(handles, names, loc="outside lower right", title_fontsize=7, **look)
     shown = [(n_templates, len(decomposition.templates), "template")]
     shown += [(n_units, decomposition.counts.n_units, "unit")]
     parts = [

@@ -85,7 +85,8 @@ def rate(
 
     Histogram and rate are means over the observed trials. Neighbouring bins are averaged, data and
     fit alike, if bins hold fewer than two spikes on average or there are more than 800; the legend
-    then gives the width of the drawn bins.
+    then gives the width of the drawn bins. Events lie within their windows, so that the fit returns
+    to the baseline at both edges, also where the data do not.
 
     Parameters
     ----------

@@ -134,6 +134,19 @@ def test_the_figure_shows_the_units_that_have_the_events():
     assert len(joint.axes) == 4
 
 
+def test_the_figure_of_single_trials_says_why_data_exceed_the_fit():
+    for n_pooled, said in ((1, True), (20, False)):
+        parts = made_up(n_pooled=n_pooled)
+        assert not plots.event_figure(parts).legends[0].get_title().get_text()
+        table = np.ones((np.count_nonzero(parts.codes), 7))
+        object.__setattr__(parts, "certainty", lambda table=table: (table, None))
+        figure = plots.event_figure(parts)
+        title = figure.legends[0].get_title()
+        assert ("exceed the fit" in title.get_text()) == said
+        figure.draw_without_rendering()
+        assert figure.legends[0].get_window_extent().x0 >= 0
+
+
 @pytest.mark.parametrize(("n_templates", "length"), [(1, 20), (1, 25), (3, 20), (3, 12)])
 def test_times_below_a_narrow_panel_do_not_touch(n_templates, length):
     figure = plots.event_figure(made_up(units=1, n_templates=n_templates, length=length))
