@@ -265,13 +265,13 @@ def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) ->
     return {**arguments, **values}
 
 
-def settled(model: Any) -> dict[str, Any]:
+def settled(fitted: Any) -> dict[str, Any]:
     """Return arguments of a `DCEA` with which it fits the ingredients that it has chosen.
 
     The dispersion of counts is that of the family; the rate of events in time is learned anew.
     """
-    arguments, chosen = model.get_params(deep=False), getattr(model, "ingredients_", {})
-    of_counts = {"family": model.family_, "dispersion": None} if "dispersion" in chosen else {}
+    arguments, chosen = fitted.get_params(deep=False), getattr(fitted, "ingredients_", {})
+    of_counts = {"family": fitted.family_, "dispersion": None} if "dispersion" in chosen else {}
     return with_ingredients(arguments, chosen) | of_counts
 
 
