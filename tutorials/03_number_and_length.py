@@ -70,9 +70,10 @@ plots.selection(found)
 plt.show()
 
 # %% [markdown]
-# Evidence is in nats per spike. `recommended` is the simplest candidate that is within ten nats of
-# the best, or within 3 % of what the best gains over no template: fewer templates first, then
-# shorter ones. The standard error is that of the difference to the best candidate, trial by trial.
+# Evidence is in bits per spike. `recommended` is the simplest candidate that is within ten nats
+# (14.4 bits, in all) of the best, or within 3 % of what the best gains over no template: fewer
+# templates first, then shorter ones. The standard error is that of the difference to the best
+# candidate, trial by trial.
 
 # %%
 found.table().drop(columns="covariates").round(4)

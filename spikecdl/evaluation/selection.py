@@ -111,7 +111,7 @@ class Selection:
         return self.candidates[int(np.argmax(self.table()["recommended"]))]
 
     def table(self) -> pd.DataFrame:
-        """Return a row per candidate, with evidence in nats per spike (per bin of a signal).
+        """Return a row per candidate, with evidence in bits per spike (per bin of a signal).
 
         Columns: ``n_templates``, ``template_length``, ``covariates``; ``evidence`` and its
         ``standard_error`` over trials; ``difference`` to the best candidate and
@@ -120,16 +120,16 @@ class Selection:
         import pandas as pd
 
         best = self.evidence[self.evidence.sum(1).argmax()]
-        rows = []
+        rows, bits = [], self.n_spikes * np.log(2)
         for candidate, found in zip(self.candidates, self.evidence, strict=True):
-            value, error = ratio(found, self.n_spikes)
-            difference, its_error = ratio(found - best, self.n_spikes)
+            value, error = ratio(found, bits)
+            difference, its_error = ratio(found - best, bits)
             rows.append((*vars(candidate).values(), value, error, difference, its_error))
         columns = [*vars(candidate), "evidence", "standard_error", "difference", "difference_error"]
         table = pd.DataFrame(rows, columns=columns)
         none = [c.template_length is None for c in self.candidates]
         gain = -table["difference"][none].max() if any(none) else 0.0
-        enough = max(_LEAST_NATS / self.n_spikes.sum(), _LEAST_GAIN * gain)
+        enough = max(_LEAST_NATS / bits.sum(), _LEAST_GAIN * gain)
         close = table["difference"] >= -enough
         return table.assign(recommended=np.arange(len(table)) == int(np.argmax(close)))
 

@@ -185,7 +185,8 @@ def selection(found: Selection, *, ax: Any = None, axes: Any = None) -> Axes:
         panel.scatter(place[chosen], rows["difference"][chosen], **ring)
     panel.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set(xlabel="number of templates", ylabel="evidence, best = 0 (nats per spike)")
+    panel.set(xlabel="number of templates", ylabel="evidence, best = 0\n(bits per spike)")
+    panel.margins(x=0.1)
     panel.legend(title="length")
     return panel
 

@@ -105,9 +105,11 @@ class TestRecommended:
         found = selection([0, 0, 0, 0], [9, 11, 10, 10], [10, 10, 11, 10], [11, 9, 8, 12])
         assert found.recommended == ONE
         table = found.table()
-        assert table["evidence"].tolist() == [0, 5, 5.125, 5]
-        assert table["difference"].tolist() == [-5.125, -0.125, 0, -0.125]
-        expected = np.std([-1, 1, -1, 0], ddof=1) / 2 / 2
+        bits = 1 / np.log(2)
+        np.testing.assert_allclose(table["evidence"], bits * np.array([0, 5, 5.125, 5]))
+        difference = bits * np.array([-5.125, -0.125, 0, -0.125])
+        np.testing.assert_allclose(table["difference"], difference)
+        expected = bits * np.std([-1, 1, -1, 0], ddof=1) / 2 / 2
         assert table["difference_error"][1] == pytest.approx(expected)
         assert table["recommended"].sum() == 1
 

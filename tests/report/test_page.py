@@ -178,7 +178,7 @@ def test_report_says_how_many_events_to_believe(tmp_path):
 def test_report_has_the_evidence_and_rescaled_time_of_each_unit(tmp_path):
     parts = made_up(trials=4, units=3, unit_ids=("left", "right", "silent"))
     plain = written(tmp_path, parts, summary=SUMMARY)
-    assert "Held-out evidence" not in plain.text
+    assert "Score of held-out data" not in plain.text
     assert "escaled time" not in plain.text
     held_out = {**SUMMARY["held_out"], "evidence_gain": 0.2824, "evidence_gain_error": 0.0401}
     rescaled = {
@@ -188,7 +188,10 @@ def test_report_has_the_evidence_and_rescaled_time_of_each_unit(tmp_path):
     }
     more = {"held_out": held_out, "time_rescaling_per_unit": rescaled}
     page = written(tmp_path, parts, summary=SUMMARY | more)
-    assert "Held-out evidence 0.282 ± 0.040 Bits per spike" in page.text
+    assert "Score of held-out data 0.282 ± 0.040 Bits per spike" in page.text
+    names = ["Score of held-out data", "Deviance explained in", "In bins hidden", "In all bins"]
+    places = [page.text.index(name) for name in names]
+    assert places == sorted(places)
     assert "Rescaled time 1 of 2 Units" in page.text
     assert "1 is rejected" in page.text
     units = page.table("Unit", "Distance in rescaled time")
