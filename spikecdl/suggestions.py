@@ -194,16 +194,12 @@ def questions(spikes: SpikeTrains) -> list[str]:
         ends = spikes.trials["stop_time"].dropna().to_numpy(dtype=float)
     known = ends if ends.size else np.abs(np.concatenate(spikes.times))
     session = float(np.quantile(known, 0.99)) if known.size else 0.0
-    far, tick = _FAR_BEYOND * session, 1 / (rate or 1 / _TINY)
-
-    def crowded(times: np.ndarray) -> np.ndarray:
-        return times[_SAME_TICK - 1 :] - times[: 1 - _SAME_TICK] < tick
-
+    far, tick, more = _FAR_BEYOND * session, 1 / (rate or 1 / _TINY), _SAME_TICK - 1
     asked: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         f"far outside the session of {session:g} s": lambda t, _: np.abs(t) > far,
         "between 0 and 1 microsecond": lambda t, _: (t != 0) & (np.abs(t) < _TINY),
         "outside the observed intervals": lambda t, observed: interval_of(t, observed) < 0,
-        f"with {_SAME_TICK - 1} more in the same tick of the clock": lambda t, _: crowded(t),
+        f"with {more} more in the same tick of the clock": lambda t, _: t[more:] - t[:-more] < tick,
     }
     if rate is not None:
         asked[f"off the clock of {rate:g} Hz"] = lambda t, _: ~on_clock(t, rate)

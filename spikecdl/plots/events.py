@@ -60,8 +60,7 @@ def codes(
     columns = min(len(shown), 3 if trials > 1 else 1)
     height = 1.7 if trials == 1 else float(np.clip(1.2 + 0.09 * trials, 2.2, 7))
     given = style.given_axes(ax, axes)
-    size = (style.PAGE, height)
-    grid = style.wrapped(given, len(shown), columns, size, sharex=True)
+    grid = style.wrapped(given, len(shown), columns, (style.PAGE, height), sharex=True)
     opacity = np.ones(decomposition.codes.shape, np.float32)
     if decomposition.certainty is not None:
         probability = decomposition.events()["probability"].to_numpy()
@@ -185,22 +184,16 @@ def event_figure(decomposition: Decomposition, spikes: BinnedSpikes | None = Non
             pair = grid[2 * row : 2 * row + 2, template]
             event_raster(decomposition, template, unit, spikes=spikes, axes=pair)
             pair[0].tick_params(labelbottom=False)
-    for panel in grid[:, 1:].ravel():
-        panel.set_ylabel("")
-    for panel in grid[:-1].ravel():
-        panel.set_xlabel("")
+    style.label_outer(grid.ravel(), n_templates)
     figure = grid[0, 0].figure
     handles, labels = grid[1, 0].get_legend_handles_labels()
     names = [label.partition(" (")[0] for label in labels]  # panels have bins of their own
     single = decomposition.certainty is not None and decomposition.counts.n_pooled.max() <= 1
     look = {"ncols": max(len(handles), 1), "title": _EXCESS if single and handles else None}
     figure.legend(handles, names, loc="outside lower right", title_fontsize=7, **look)
-    shown = [(n_templates, len(decomposition.templates), "template")]
-    shown += [(n_units, decomposition.counts.n_units, "unit")]
-    parts = [
-        f"{few} of {validation.counted(all_, name)}" for few, all_, name in shown if few < all_
-    ]
-    style.title_above(figure, *parts)
+    templates = style.left_out(n_templates, len(decomposition.templates), "template", "")
+    units = style.left_out(n_units, decomposition.counts.n_units, which="")
+    style.title_above(figure, templates, units)
     return figure
 
 
@@ -256,7 +249,7 @@ def population_raster(
     above, beside = panel.get_xaxis_transform(), panel.get_yaxis_transform()
     for k, codes in enumerate(decomposition.codes[trial, 0]):
         rows = np.flatnonzero(favourite[order] == k)
-        look: dict[str, Any] = {"color": style.colour(k), "clip_on": False}
+        look: dict[str, Any] = {"color": style.colour(k), "clip_on": False, "snap": False}
         bars = np.full(len(rows), -0.006)
         panel.vlines(bars, rows - 0.5, rows + 0.5, transform=beside, linewidth=3, **look)
         onsets = np.flatnonzero(codes[start:stop]) + start
@@ -267,9 +260,8 @@ def population_raster(
         for time in times if len(rows) else ():
             panel.plot(time + delays, rows, color=style.colour(k), linewidth=1, alpha=0.7)
     panel.tick_params(axis="y", pad=7)
-    panel.set(
-        xlabel=style.time_label(counts.bin_size), ylabel="unit (by template and time of peak)"
-    )
+    panel.set_xlabel(style.time_label(counts.bin_size))
+    panel.set_ylabel("unit (by template and time of peak)")
     name = f"trial {style.short(counts.trial_ids[0])}" if len(decomposition.counts) > 1 else ""
     panel.set_title(" · ".join(filter(None, (name, about))), pad=12)
     if ax is None and axes is None:
@@ -279,8 +271,6 @@ def population_raster(
 
 def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.ndarray) -> None:
     """Draw the events of one unit (of all units in the joint layout)."""
-    from matplotlib.colors import to_rgba_array
-
     counts = decomposition.counts
     joint = decomposition.layout == "joint"
     seen = np.any(counts.mask if joint else counts.mask[:, [unit]], axis=1)
@@ -309,13 +299,12 @@ def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.n
         if not len(onset):  # an empty line that is not clipped would spoil the layout
             continue
         times, colour = counts.times[onset], style.colour(k)
-        shades = to_rgba_array(colour, opacity[trial, k, onset])
-        tip = base[trial] + scale * values[trial, k, onset]
-        width = style.thin(most, 1.3)
-        style.marks(ax, times, base[trial], tip, shades, rows, width)
+        ends = base[trial], base[trial] + scale * values[trial, k, onset]
+        shade = opacity[trial, k, onset]
+        style.marks(ax, times, ends, colour, shade, rows, style.thin(most, 1.3))
         if len(values) == 1:
             size = style.thin(most, 4.5)
-            ax.scatter(times, tip, size**2, shades, clip_on=False)
+            ax.scatter(times, ends[1], size**2, colour, alpha=shade, clip_on=False)
     style.time_axis(ax, counts)
 
 

@@ -57,7 +57,7 @@ def raster(
         style.check_position("unit", unit, spikes.n_units)
     if isinstance(spikes, SpikeTrains):
         ids = None if unit is None else [spikes.unit_ids[unit]]
-        size = f"{_bin_size(spikes, window)}s"
+        size = _bin_size(spikes, window)
         counts = spikes.bin(size, align=align, window=window, units=ids)
     elif not spikes.is_counts:
         raise ValueError("`spikes` must be counts; a real-valued signal has no spikes to draw")
@@ -337,8 +337,8 @@ def draw_raster(ax: Axes, counts: BinnedSpikes) -> None:
         times = counts.times[at] + counts.bin_size / 2
         darkness = 0.5 + 0.5 * values[row, at] / values.max(initial=1)
         width = style.thin(np.count_nonzero(values, axis=1).max(), 0.9)
-        colours = [(0.13, 0.13, 0.13, tone) for tone in darkness]
-        style.marks(ax, times, row - 0.42, row + 0.42, colours, len(values), width)
+        ends = row - 0.42, row + 0.42
+        style.marks(ax, times, ends, style.INK, darkness, len(values), width)
     else:
         shown, borders = np.ma.array(values, mask=unseen), np.arange(len(values) + 1) - 0.5
         ax.pcolormesh(style.edges(counts), borders, shown, cmap="Greys", rasterized=True)

@@ -224,9 +224,9 @@ def legend_of_templates(figure: Figure, count: int) -> None:
     figure.legend(handles=lines, loc="outside upper right", ncols=min(count, most))
 
 
-def left_out(shown: int, count: int) -> str:
-    """How many of the units a figure shows, if not all."""
-    return f"first {shown} of {count} units" if shown < count else ""
+def left_out(shown: int, count: int, noun: str = "unit", which: str = "first ") -> str:
+    """How many of the units, or others, a figure shows, if not all."""
+    return f"{which}{shown} of {validation.counted(count, noun)}" if shown < count else ""
 
 
 def title_above(figure: Figure, *parts: str) -> None:
@@ -294,9 +294,9 @@ def row_axis(ax: Axes, ids: Sequence[int | str]) -> None:
 def marks(
     ax: Axes,
     times: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    colours: Any,
+    ends: Any,
+    colour: str,
+    opacity: np.ndarray,
     rows: int,
     width: float,
 ) -> None:
@@ -309,10 +309,9 @@ def marks(
     from matplotlib.colors import to_rgba_array
 
     point = rows / (72 * ax.get_window_extent().height / ax.figure.dpi)  # in rows
-    colours = to_rgba_array(colours)
-    colours[:, 3] /= np.sqrt(max(point, 1))
-    middle, height = (low + high) / 2, high - low
-    half = np.copysign(np.maximum(np.abs(height), point), height) / 2
+    (low, high), colours = ends, to_rgba_array(colour, opacity / np.sqrt(max(point, 1)))
+    half = np.copysign(np.maximum(np.abs(high - low), point), high - low) / 2
+    middle = (low + high) / 2
     ax.vlines(times, middle - half, middle + half, colours, linewidth=width, snap=False)
 
 

@@ -20,8 +20,7 @@ import numpy as np
 from spikecdl.evaluation.metrics import event_table, mismatch, template_error, template_table
 from spikecdl.plots import style
 from spikecdl.plots.rates import busiest, rates_of
-from spikecdl.report.summary import at_edge, file_names, template
-from spikecdl.validation import counted
+from spikecdl.report.summary import at_edge, template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,35 +135,19 @@ def write_report(
     """
     counts, joint = decomposition.counts, decomposition.layout == "joint"
     exposure = (counts.mask.any(axis=1) if joint else counts.mask).sum() * counts.bin_size
-    source = summary.get("data", {}).get("source") or counts.source
-    name = file_names(str(source)) or "spike counts"
-    settings = {"family": decomposition.family.name, "layout": decomposition.layout}
-    if summary.get("seed") is not None:
-        settings["seed"] = summary["seed"]
     sure = event_table(decomposition)
-    tables = {
-        "Data": summary.get("data"),
-        "Settings": settings | summary.get("settings", {}),
-        "Versions": summary.get("versions"),
-    }
     page = template("report.html.j2").render(
-        title=f"{counted(len(decomposition.templates), 'template')} learned from {name}",
         summary=summary,
-        deviance_explained=decomposition.deviance_explained,
+        fit=decomposition,
         event_rate=np.count_nonzero(decomposition.codes) / exposure if exposure else None,
         templates=template_table(decomposition).to_dict("records"),
         at_edge=at_edge(decomposition.templates),
         sure=None if sure is None else sure.to_dict("records"),
         errors=_errors(decomposition),
-        expected=summary.get("bands", {}).get("template_errors"),
-        recordings=summary.get("recordings", {}),
         units=list(_units(decomposition)),
-        has_rate=decomposition.family.integer_valued,
-        joint=joint,
         in_bins=style.in_bins(counts.bin_size),
         figures=[_embedded(name, figure) for name, figure in figures.items()],
         interactive=parts_of_page(decomposition),
-        tables=tables,
     )
     target = Path(path)
     target.write_text(page, encoding="utf-8")

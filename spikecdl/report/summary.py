@@ -167,12 +167,8 @@ def _event_probabilities(decomposition: Decomposition, fdr: float = 0.1) -> dict
     table = event_table(decomposition, fdr)
     if table is None:
         return None
-    return {
-        "expected_true_per_template": table["expected_true"].round(3).to_numpy(),
-        "expected_false_per_template": table["expected_false"].round(6).to_numpy(),
-        "fdr": fdr,
-        "kept_per_template": table["kept"].to_numpy(),
-    }
+    columns = table.drop(columns="n_events").round(6).items()
+    return {"fdr": fdr, **{f"{name}_per_template": each.to_numpy() for name, each in columns}}
 
 
 def at_edge(templates: np.ndarray) -> list[int]:
