@@ -225,7 +225,7 @@ def test_report_says_what_was_found(tmp_path):
         name, factor = row["Peak or trough"].split(" ×")
         assert name == ("peak" if expected["peak_change"] > 0 else "trough")
         assert float(factor) == pytest.approx(expected["peak_gain"], rel=0.01)
-        assert row["Time of it"] == f"{1e3 * expected['peak_time']:.3g} ms"
+        assert row["Its time"] == f"{1e3 * expected['peak_time']:.3g} ms"
         assert row["Response begins"] == f"{1e3 * expected['response_time']:.3g} ms"
         assert row["Events"] == "24"
     facts = page.facts()
@@ -254,8 +254,8 @@ def test_report_calls_a_trough_by_its_name_and_says_what_is_at_an_edge(tmp_path,
     effect = table["peak_gain" if family == "poisson" else "peak_change"]
     assert high["Peak or trough"] == f"peak {sign}{effect[0]:.3g}"
     assert low["Peak or trough"] == f"trough {sign}{effect[1]:.3g}"
-    assert high["Time of it"] == "57.5 ms (edge)"
-    assert low["Time of it"] == "27.5 ms"
+    assert high["Its time"] == "57.5 ms (edge)"
+    assert low["Its time"] == "27.5 ms"
     assert "Edge: the template is largest at an edge of its window" in page.text
 
 
@@ -320,7 +320,7 @@ def test_report_of_plain_arrays_counts_bins(tmp_path):
     page = written(tmp_path, parts)
     assert "per bin of observed time" in page.text
     assert "Mean rate (spikes per bin)" in page.table("Unit")[0]
-    assert all(row["Time of it"].endswith(" bins") for row in page.table("Template"))
+    assert all(row["Its time"].endswith(" bins") for row in page.table("Template"))
 
 
 def test_report_with_a_truth_has_errors(tmp_path):
