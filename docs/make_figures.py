@@ -1,7 +1,11 @@
-"""Draw figures of the README and the pages: the demo recording, two images of scikit-image."""
+"""Draw figures of the README and the pages, or those of some parts: spikes, gallery, images."""
 
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 import spikecdl
@@ -24,6 +28,22 @@ def spikes() -> dict[str, Figure]:
     }
 
 
+def gallery() -> dict[str, Figure]:
+    """Run the code of the gallery; each image is drawn by the code above it, as ``axes``."""
+    text = (HERE / "gallery.md").read_text("utf-8")
+    steps = re.findall(
+        r"^```python\n(.*?)^```|\]\(images/(\w+)\.png\)", text, re.DOTALL | re.MULTILINE
+    )
+    known: dict[str, Any] = {}
+    figures = {}
+    for code, name in steps:
+        if name:
+            figures[name] = np.atleast_1d(known["axes"]).flat[0].figure
+        else:
+            exec(code, known)
+    return figures
+
+
 def images() -> dict[str, Figure]:
     """Draw a cell and a photograph at 4 photons per pixel, denoised."""
     from skimage import data
@@ -35,5 +55,8 @@ def images() -> dict[str, Figure]:
 
 if __name__ == "__main__":
     (HERE / "images").mkdir(exist_ok=True)
-    for name, figure in (spikes() | images()).items():
+    parts = {"spikes": spikes, "gallery": gallery, "images": images}
+    chosen = sys.argv[1:] or list(parts)
+    figures = {name: figure for part in chosen for name, figure in parts[part]().items()}
+    for name, figure in figures.items():
         figure.savefig(HERE / "images" / f"{name}.png", dpi=110)

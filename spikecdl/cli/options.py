@@ -177,7 +177,8 @@ def per_template(name: str, text: str, known: Collection[str], *n_templates: int
 
 
 File = Annotated[
-    Path, argument("FILE", "Recording: NWB, npz, a Phy folder, or any format that Neo reads.")
+    Path,
+    argument("FILE", "Recording: NWB, npz, Phy, a table (.csv), or any format that Neo reads."),
 ]
 
 

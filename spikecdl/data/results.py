@@ -266,7 +266,7 @@ class Decomposition:
     def events(self, fdr: float | None = None, *, probabilities: bool = True) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
-        Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
+        Its columns are ``trial`` and ``unit`` (ids; no unit in the joint layout), ``template``,
         ``time`` (onset relative to the alignment, s: where the window of the template begins),
         ``amplitude``, ``response_time``, when the response begins (`response_onsets`), and
         ``peak_time``, when the template is largest.  To have templates begin where their response
@@ -278,6 +278,9 @@ class Decomposition:
           ``time`` is the posterior mean, which lies between bins;
         - ``q_value``, the smallest false discovery rate at which the event is kept: the mean of
           1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003).
+
+        If it is known when the trials are in the recording, the table's ``attrs`` hold it, for
+        `spikecdl.to_pynapple`: time 0 of the trials, and the window around it.
 
         Parameters
         ----------
@@ -294,15 +297,18 @@ class Decomposition:
         import pandas as pd
 
         trial, unit, template, onset = np.nonzero(self.codes)
-        units = self.counts.unit_ids if self.layout == "shared" else (-1,)
         values = (
             [self.counts.trial_ids[i] for i in trial],
-            [units[i] for i in unit],
+            [self.counts.unit_ids[i] for i in unit],
             template,
             self.counts.times[onset],
             self.codes[trial, unit, template, onset],
         )
         table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
+        if self.layout == "joint":
+            table = table.drop(columns="unit")
+        if np.isfinite(self.counts.trial_starts).all():
+            table.attrs = self._trials_in_recording()
         peak = np.square(self.templates).sum(1).argmax(1)
         later = {"response_time": response_onsets(self.templates), "peak_time": peak}
         table = table.assign(**dict.fromkeys(later, np.nan))
@@ -326,8 +332,7 @@ class Decomposition:
 
         They are the rows of `events` in the order of their time, with ``start_time`` and
         ``stop_time`` (s, in the time of the recording) before the other columns: a table that
-        `SpikeTrains` takes among its ``intervals``, and `spikecdl.to_pynapple` where intervals do
-        not overlap.
+        `SpikeTrains` takes among its ``intervals``, and `spikecdl.to_pynapple`.
 
         Parameters
         ----------
@@ -345,13 +350,22 @@ class Decomposition:
                 "array), so events have no time in the recording; use `events`"
             )
         events = self.events(fdr)
-        begins = dict(zip(self.counts.trial_ids, self.counts.trial_starts, strict=True))
-        start = events["trial"].map(begins).to_numpy(dtype=float) - self.counts.t_start
+        zeros = dict(zip(events.attrs["trials"], events.attrs["zeros"], strict=True))
+        start = events["trial"].map(zeros).to_numpy(dtype=float)
         start = np.round(start + events["time"].to_numpy(), 12)
         stop = np.round(start + self.counts.bin_size * self.templates.shape[-1], 12)
         events.insert(0, "stop_time", stop)
         events.insert(0, "start_time", start)
         return events.sort_values("start_time", kind="stable", ignore_index=True)
+
+    def _trials_in_recording(self) -> dict[str, list[Any]]:
+        """Return ids of the trials, their time 0 in the recording, and the window around it."""
+        counts = self.counts
+        return {
+            "trials": list(counts.trial_ids),
+            "zeros": (counts.trial_starts - counts.t_start).tolist(),
+            "window": [counts.t_start, counts.t_start + counts.duration],
+        }
 
     @cached_property
     def _computed(self) -> Certainty:

@@ -215,7 +215,7 @@ def as_table(name: str, table: Any) -> pd.DataFrame:
     if hasattr(table, "as_dataframe"):
         table = table.as_dataframe()
     if isinstance(table, pd.DataFrame | Mapping):
-        frame = pd.DataFrame(table).copy()
+        frame = table.copy() if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
         return frame.rename(columns={o: n for o, n in _RENAMED.items() if n not in frame})
     array = np.array(table, dtype=float)
     if array.ndim != 2 or array.shape[1] != 2:

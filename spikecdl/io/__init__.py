@@ -1,4 +1,4 @@
-"""Read and write recordings: NWB, Neo and every format it reads, Phy and Kilosort, npz, counts.
+"""Read and write recordings: NWB, all that Neo reads, Phy and Kilosort, npz, counts, text.
 
 A new format is one module with its reader and one line in `READERS`, which `read` asks in order; a
 new kind of object is one line in `CONVERTERS`.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.counts_file import is_counts_file, read_counts, write_counts
 from spikecdl.data.labelled import is_a, labelled
 from spikecdl.data.times import as_observed, as_table, check_columns, union
-from spikecdl.files import existing
+from spikecdl.files import existing, reading
 from spikecdl.io import sorters
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
@@ -45,6 +47,7 @@ __all__ = [
     "read_nwb_times",
     "read_phy",
     "read_spikeinterface",
+    "read_text",
     "to_neo",
     "to_pynapple",
     "write_counts",
@@ -107,6 +110,82 @@ def from_table(table: pd.DataFrame, *, observed: Any = None, trials: Any = None)
     return SpikeTrains.from_arrays(times, observed=observed, trials=trials, **more)
 
 
+def read_text(path: str | os.PathLike[str]) -> SpikeTrains:
+    """Read a table of spikes from text: one row per spike, with its unit and its time in seconds.
+
+    Columns are separated by tabs, semicolons, commas or blanks, and named ``unit`` and ``time`` in
+    the first line; others are left out.  Without names, two columns are taken if only one holds
+    whole numbers or words, some of them twice, which are the units; a single column holds the times
+    of one unit.
+
+    Parameters
+    ----------
+    path : path_like
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing or damaged, or it is not clear which column is the unit and which the
+        time; as `from_table` does.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "spikes.txt")
+    >>> _ = path.write_text("3\\t0.12\\n7\\t0.31\\n3\\t1.4\\n")
+    >>> read_text(path)
+    SpikeTrains(2 units, 3 spikes, 0 to 1.4 s)
+    """
+    import pandas as pd
+
+    path = existing(path)
+    with reading(path, "a table of spikes"):
+        separator, rows = _first_rows(path)
+        named = _are_names(rows[0])
+        how: dict[str, Any] = {"header": None, "skipinitialspace": True, "encoding": "utf-8-sig"}
+        how |= {"names": list(map(str.lower, rows[0])), "skiprows": 1} if named else {}
+        table = pd.read_csv(path, sep=separator or r"\s+", **how)
+        if not named and len(table.columns) == 1:
+            table = pd.DataFrame({"unit": 0, "time": table[0]})
+        elif not named and len(table.columns) == 2:
+            whole = [name for name in table if _is_whole(table[name])]
+            if len(whole) == 1 and table[whole[0]].duplicated().any():  # a unit with two spikes
+                table = table.rename(columns={whole[0]: "unit", 1 - whole[0]: "time"})
+        if not {"unit", "time"} <= set(table.columns):
+            raise ValueError(
+                f"which of the columns {list(table.columns)} is the unit of a spike and which its "
+                "time is not clear; name them unit and time (in seconds) in the first line"
+            )
+        table["unit"] = table["unit"].convert_dtypes()  # 3.0 is 3
+        return replace(from_table(table), source=str(path))
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is a table of spikes in text, not a train per line, which Neo reads (.txt)."""
+    if path.suffix == ".txt" and path.is_file():
+        _, rows = _first_rows(path)
+        return _are_names(rows[0]) or {len(row) for row in rows} in ({1}, {2})
+    return path.suffix in (".csv", ".tsv")
+
+
+def _first_rows(path: Path, most: int = 100) -> tuple[str | None, list[list[str]]]:
+    """Return what separates columns, None for blanks, and the first rows of a text file."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.strip("# \t\n") for line in islice(file, most) if line.strip()]
+    separator = next((mark for mark in "\t;," if mark in "".join(lines[:1])), None)
+    rows = [[cell.strip('" ') for cell in line.split(separator)] for line in lines]
+    return separator, rows or [[]]
+
+
+def _are_names(row: list[str]) -> bool:
+    return bool(row) and all(cell[:1].isalpha() for cell in row if cell)
+
+
+def _is_whole(column: pd.Series) -> bool:
+    """Whether a column holds whole numbers or words."""
+    return column.dtype.kind != "f" or bool((column % 1 == 0).all())
+
+
 def _is_of_neo(source: Any) -> bool:
     some = source if isinstance(source, list | tuple) and source else [source]
     return all(is_a(each, "neo", "Block", "Segment", "SpikeTrain") for each in some)
@@ -116,6 +195,7 @@ def _of(library: str, *names: str) -> Callable[[Any], bool]:
     return lambda source: is_a(source, library, *names)
 
 
+_OF_A_FILE = _of("pynapple", "NWBFile")
 _SORTINGS = _of("spikeinterface", "BaseSorting", "SortingAnalyzer")
 _GROUPS = partial(SpikeTrains.from_arrays, duplicates="keep")
 _COUNTS = "a DataArray, TsdFrame, BinnedSpikeTrain or sparse array"
@@ -123,7 +203,7 @@ CONVERTERS: tuple[Converter, ...] = (
     Converter("a TsGroup of pynapple", _of("pynapple", "TsGroup"), _GROUPS),
     Converter(
         "a mapping of units to times",
-        lambda source: isinstance(source, Mapping),
+        lambda source: isinstance(source, Mapping) and not _OF_A_FILE(source),
         SpikeTrains.from_arrays,
     ),
     Converter("a Block, Segment or SpikeTrain of Neo", _is_of_neo, read_neo, ()),
@@ -148,6 +228,7 @@ READERS: tuple[Converter, ...] = (
         read_spikeinterface,
         (),
     ),
+    Converter("table of spikes in text (.csv, .tsv, .txt)", _is_text, read_text, ()),
     Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, _LINKS),
 )
 """Formats that `spikecdl.read` reads, asked in this order."""
@@ -214,7 +295,19 @@ def read(
     names = [kind.name for kind in kinds]
     if is_path:
         raise ValueError(f"{source} is of no format that can be read: {', '.join(names)}")
-    raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {'; '.join(names)}")
+    raise TypeError(f"`source` ({type(source).__name__}) {_remedy(source, names)}")
+
+
+def _remedy(source: Any, names: Sequence[str]) -> str:
+    """Say what to give in place of an object of none of the kinds that are read."""
+    if _OF_A_FILE(source):
+        return "is a file as pynapple holds it; give its path, or its units: read(source['units'])"
+    if isinstance(source, np.ndarray | list | tuple) or is_a(source, "pynapple", "Ts"):
+        return (
+            "does not say what it holds; spike times come with the names of their units, as in "
+            "read({'a': times}), and counts go to BinnedSpikes.from_array(source, bin_size)"
+        )
+    return f"must be a path, or: {'; '.join(names)}"
 
 
 def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> Any:
@@ -234,23 +327,28 @@ def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> An
 
 
 def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
-    """Return a recording as a TsGroup of pynapple, or a table of intervals as an IntervalSet.
+    """Return a recording or events as a TsGroup of pynapple, or other intervals as an IntervalSet.
 
-    Columns of ``units``, or of the table, become metadata.  The time support of a group is the time
-    in which any unit was observed; a warning says if units differ in it, as a group cannot hold
-    that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as ``unit_id``;
-    `read` gives them back.
+    Columns of ``units``, or of the table, become metadata.  The time support of a recording is the
+    time in which any unit was observed; a warning says if units differ in it, as a group cannot
+    hold that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as
+    ``unit_id``; `read` gives them back.
+
+    Events, which may overlap, become a group with a Tsd for each template: the amplitudes of its
+    events, of all units, at their onsets in the recording.
 
     Parameters
     ----------
     data : SpikeTrains or DataFrame
-        A table has the columns ``start_time`` and ``stop_time``, as ``spikes.trials`` and
-        `Decomposition.intervals`.
+        A table of events is that of `Decomposition.events` or `Decomposition.intervals`, or some of
+        its rows.  Any other has the columns ``start_time`` and ``stop_time``, as
+        ``spikes.trials``.
 
     Raises
     ------
     ValueError
-        If intervals of a table overlap, which an IntervalSet cannot hold.
+        If intervals of a table overlap, which an IntervalSet cannot hold; if there are no events,
+        or it is not known when they are in the recording.
     ModuleNotFoundError
         If pynapple is not installed: ``pip install "spikecdl[interop]"``.
 
@@ -265,7 +363,9 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
         import pynapple
 
     if not isinstance(data, SpikeTrains):
-        return _intervals(pynapple, as_table("data", data))
+        table = as_table("data", data)
+        is_events = {"template", "amplitude"} <= set(table.columns)
+        return _events(pynapple, table) if is_events else _intervals(pynapple, table)
     support = union(np.concatenate(data.observed))
     if any(not np.array_equal(union(rows), support) for rows in data.observed):
         warnings.warn(
@@ -273,15 +373,37 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
             "is the time in which any of them was",
             stacklevel=2,
         )
-    support = pynapple.IntervalSet(support)
     about = {} if data.units is None else {str(key): list(v) for key, v in data.units.items()}
     ids = data.unit_ids
     if not all(isinstance(unit, int) for unit in ids):
         ids, about["unit_id"] = tuple(range(len(ids))), list(map(str, data.unit_ids))
+    support = pynapple.IntervalSet(support)
     trains = [pynapple.Ts(times, time_support=support) for times in data.times]
     return pynapple.TsGroup(
         dict(zip(ids, trains, strict=True)), time_support=support, metadata=about
     )
+
+
+def _events(pynapple: Any, table: pd.DataFrame) -> Any:
+    about = table.attrs  # of `Decomposition.events`
+    spans = table.filter(["start_time", "stop_time"]).to_numpy(dtype=float)
+    if "trials" in about:
+        zeros = dict(zip(about["trials"], about["zeros"], strict=True))
+        table["start_time"] = table["trial"].map(zeros) + table["time"]
+        spans = np.add.outer(about["zeros"], about["window"])
+    if not spans.size or "start_time" not in table:
+        raise ValueError(
+            "`data` must hold events with their times in the recording, start_time and stop_time; "
+            "give `Decomposition.intervals()` of counts whose `trial_starts` are known"
+        )
+    support = pynapple.IntervalSet(union(spans))
+    each = {
+        template: pynapple.Tsd(
+            rows["start_time"].to_numpy(), rows["amplitude"].to_numpy(), time_support=support
+        )
+        for template, rows in table.sort_values("start_time").groupby("template")
+    }
+    return pynapple.TsGroup(each, time_support=support)
 
 
 def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
@@ -292,7 +414,7 @@ def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
         first = int(np.argmax(edges[1:, 0] < edges[:-1, 1]))
         raise ValueError(
             f"intervals overlap ({listed(edges[first].tolist())} s and the next), which an "
-            "IntervalSet cannot hold; select some of the rows, such as one unit and template"
+            "IntervalSet cannot hold; select rows that do not"
         )
     about = {str(key): list(table[key]) for key in table.columns.drop(["start_time", "stop_time"])}
     return pynapple.IntervalSet(edges, metadata=about)

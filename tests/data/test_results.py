@@ -13,7 +13,6 @@ from recordings import make_counts, make_decomposition
 from spikecdl import DCEA
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.data.results import response_onsets, shift_to_response
-from spikecdl.io import to_pynapple
 
 
 def test_intervals_are_in_the_time_of_the_recording():
@@ -33,12 +32,10 @@ def test_intervals_are_windows_of_the_recording_they_come_from():
     np.testing.assert_array_equal(counts.counts[:, 0], [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 
-def test_intervals_of_one_unit_go_to_pynapple():
-    pytest.importorskip("pynapple")
-    table = make_decomposition(make_counts()).intervals()
-    intervals = to_pynapple(table[table["unit"] == "u9"])
-    np.testing.assert_allclose(np.asarray(intervals), [[4.28, 4.32]])
-    assert list(intervals["amplitude"]) == [7.5]
+def test_joint_events_have_no_unit():
+    columns = [list(make_decomposition(make_counts(), one).events()) for one in ("shared", "joint")]
+    assert columns[0][:5] == ["trial", "unit", "template", "time", "amplitude"]
+    assert columns[1] == [name for name in columns[0] if name != "unit"]
 
 
 def test_events_of_pooled_trials_have_no_time_in_the_recording():

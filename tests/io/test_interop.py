@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from recordings import assert_same_recording, make_recording
+from decompositions import made_up
+from recordings import assert_same_recording, make_counts, make_decomposition, make_recording
+from tables import refused
 
 from spikecdl.data import BinnedSpikes, SpikeTrains
 from spikecdl.io import read, read_nwb, read_spikeinterface, to_neo, to_pynapple
@@ -89,8 +91,54 @@ def test_trials_become_an_interval_set_and_come_back(nap):
     np.testing.assert_array_equal(again.observed[1], np.asarray(intervals))
 
 
+@pytest.mark.parametrize("layout", ["shared", "joint"])
+def test_events_become_amplitudes_of_each_template(nap, layout):
+    parts = make_decomposition(make_counts(), layout)  # windows begin 30 ms before time 0
+    support = np.add.outer([0.5, 2.0, 4.25], [0.0, 0.1])
+    tables = [parts.events(), parts.intervals()]
+    kept = pd.DataFrame(parts.intervals().to_dict("list"))  # as from a file
+    for table in [*tables, *(pd.concat([t, t[:0]]) for t in tables), kept]:
+        group = to_pynapple(table)
+        assert list(group.keys()) == sorted(set(table["template"]))
+        for template, rows in parts.intervals().groupby("template"):
+            np.testing.assert_allclose(group[template].t, rows["start_time"])
+            np.testing.assert_allclose(group[template].d, rows["amplitude"])
+        if table is not kept:
+            np.testing.assert_allclose(np.asarray(group.time_support), support)
+    rows = parts.events()[:1]
+    assert sum(map(len, to_pynapple(rows).values())) == 1
+
+
+def test_events_that_overlap_become_one_group(nap):
+    table = {"template": [0, 1, 0], "amplitude": [1.0, 2.0, 3.0], "start_time": [0.2, 0.1, 0.15]}
+    group = to_pynapple(pd.DataFrame(table | {"stop_time": [0.4, 0.3, 0.35]}))
+    assert [list(group[i].t) for i in (0, 1)] == [[0.15, 0.2], [0.1]]
+    assert [list(group[i].d) for i in (0, 1)] == [[3.0, 1.0], [2.0]]
+
+
+def test_events_without_time_in_the_recording_do_not_become_a_group(nap):
+    parts = make_decomposition(make_counts())
+    for table in [parts.events()[:0].drop(columns="trial"), made_up().events()]:
+        table.attrs = {}
+        with pytest.raises(ValueError, match=r"`data` must hold events .* give .*intervals\(\)"):
+            to_pynapple(table)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pynwb, about fields of the file
+def test_objects_that_do_not_say_what_they_hold_are_told_what_to_give(nap, shared_data):
+    times = np.array([0.1, 0.4])
+    for source in [times, [times, times], (0.1, 0.4), np.zeros((2, 3)), nap.Ts(times)]:
+        with refused(TypeError, r"`source` \(\w+\) .*read\(\{'a': times\}\)", source):
+            read(source)
+    file = nap.load_file(str(shared_data / "nwb_hd_cells" / "A2929-200711.nwb"))
+    with refused(
+        TypeError, r"`source` \(NWBFile\) .*path, or its units: read\(source\['units", file
+    ):
+        read(file)
+
+
 def test_intervals_that_overlap_do_not_become_an_interval_set(nap):
-    with pytest.raises(ValueError, match="intervals overlap .*one unit and template"):
+    with pytest.raises(ValueError, match="intervals overlap .*select rows that do not"):
         to_pynapple(pd.DataFrame({"start_time": [0.0, 0.5], "stop_time": [1.0, 2.0]}))
 
 
@@ -267,6 +315,6 @@ def test_what_a_source_cannot_have_is_refused():
             read(scipy.sparse.eye_array(3), **given)
     with pytest.raises(ValueError, match="count these spikes with `bin`"):
         read(TIMES, bin_size=0.1)
-    with pytest.raises(TypeError, match=r"`source` \(ndarray\) must be a path, or: a TsGroup"):
-        read(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"`source` \(int\) must be a path, or: a TsGroup"):
+        read(3)
     assert isinstance(read(scipy.sparse.eye_array(3)), BinnedSpikes)

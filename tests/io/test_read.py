@@ -48,6 +48,8 @@ def write_sorting(folder):
     np.save(folder / "spikes.npy", spikes)
 
 
+TABLE = "3\t0.12\n7\t0.31\n3\t1.4\n"
+
 # one example for each reader: what to call the file, and how to write it
 EXAMPLES = {
     "npz": ("a.npz", lambda path: write_npz(path, make_recording())),
@@ -56,6 +58,7 @@ EXAMPLES = {
     "NWB or NWB-style HDF5": ("a.nwb", lambda path: write_nwb(path, make_recording())),
     "Phy or Kilosort folder": ("sorted", write_phy),
     "sorting or analyzer of spikeinterface": ("sorted", write_sorting),
+    "table of spikes in text (.csv, .tsv, .txt)": ("a.tsv", lambda path: path.write_text(TABLE)),
     "one of Neo's formats": ("a.nix", write_nix),
 }
 
@@ -71,6 +74,48 @@ def test_every_format_is_recognised(tmp_path, reader):
         binned = reader.name in ("binned NWB", "counts in HDF5")
         assert isinstance(data, BinnedSpikes if binned else SpikeTrains)
         assert data.source == str(path)
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";", " "])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "tsv"])
+@pytest.mark.parametrize("header", ["", "# unit,time\n", '"Unit","Time"\n', "unit,time\n"])
+def test_two_columns_of_text_are_units_and_times(tmp_path, separator, suffix, header):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text((header + TABLE.replace("\t", ",")).replace(",", separator))
+    spikes = read(path, observed=(0.0, 2.0))
+    assert spikes.unit_ids == (3, 7)
+    assert [t.tolist() for t in spikes.times] == [[0.12, 1.4], [0.31]]
+    assert spikes.source == str(path)
+
+
+def test_text_with_other_columns_orders_and_names(tmp_path):
+    path = tmp_path / "a.txt"
+    rows = [
+        ("0.5\tb\n0.25\ta\n0.75\ta\n", {"a": [0.25, 0.75], "b": [0.5]}),
+        ("0.5\n0.25\n", {0: [0.25, 0.5]}),
+        ("time,size,unit\n0.5,9,3.0\n0.25,8,1.0\n", {1: [0.25], 3: [0.5]}),
+        ('"","unit","time"\n"1","a",0.5\n', {"a": [0.5]}),
+    ]
+    for text, expected in rows:
+        path.write_text(text)
+        spikes = read(path)
+        assert dict(zip(spikes.unit_ids, map(list, spikes.times), strict=True)) == expected
+    np.savetxt(path, [[2, 0.5], [1, 0.25], [2, 0.75]])
+    assert read(path).unit_ids == (1, 2)
+
+
+def test_text_that_may_be_several_things_asks_for_names(tmp_path):
+    for name, text in [
+        ("a.txt", "0.1\t0.5\n0.3\t0.7\n"),  # two trains of two spikes, or times and what?
+        ("a.txt", "1\t2\n1\t5\n"),
+        ("a.txt", "300\t0.5\n301\t0.7\n"),  # no unit with two spikes
+        ("a.csv", "1,2,3\n"),
+        ("a.csv", "cell,t\n1,0.2\n"),
+    ]:
+        path = tmp_path / name
+        path.write_text(text)
+        with refused(ValueError, rf"{name}: which of the columns .* name them unit and time", text):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a", "a.dat"])

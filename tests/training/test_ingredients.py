@@ -7,6 +7,7 @@ import pytest
 
 from spikecdl import DCEA, BinnedSpikes, Bursts, load
 from spikecdl.config import INGREDIENTS
+from spikecdl.evaluation.crossvalidation import cross_validate
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.selection import Candidate
 from spikecdl.events.model import EventModel
@@ -83,6 +84,26 @@ def test_drift_is_not_taken_for_events():
     with pytest.warns(UserWarning, match="no events were found"):
         model = fitted(counts)
     assert chosen(model) == {"drift"}
+
+
+def test_events_of_regular_spikes_are_not_taken_for_bursts():
+    rng = np.random.default_rng(8)
+    rates = 84 * np.exp(np.concatenate([log_rates(rng) for _ in range(3)]))
+    counts, age = np.zeros(rates.shape, int), np.full(len(rates), 1000)
+    for bin_ in range(BINS):
+        for _ in range(5):  # ms; spikes hardly follow others within 12
+            spike = rng.random(len(rates)) < rates[:, bin_] / 1000 * -np.expm1(-np.maximum(age - 4, 0) / 4)
+            counts[:, bin_] += spike
+            age = np.where(spike, 1, age + 1)
+    model = fitted(counts)
+    assert chosen(model) == {"history"}
+    assert len(model.decompose(counts).events()) > 10
+
+
+def test_folds_keep_what_a_fit_has_chosen(model, bursting):
+    scores = cross_validate(model, BinnedSpikes.from_array(bursting[:, None], bin_size=BIN), 2)
+    assert [fold.bursts for fold in scores.models] == [model.ingredients_["bursts"]["value"]] * 2
+    assert [fold.ingredients_ for fold in scores.models] == [{}, {}]
 
 
 def test_counts_more_variable_than_poisson_get_another_family():
