@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtri_exp
-from scipy.stats import kstest, kstwo
+from scipy.stats import kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from spikecdl.data.results import Decomposition
 
 _LEVEL = 0.05  # fraction of units outside the band under a correct model
+_critical_distance = functools.cache(kstwo.isf)  # slow, and many units have as many spikes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,14 +172,11 @@ def time_rescaling(
     if hasattr(model, "decompose"):
         effect = model.decompose(counts).history_filter
     for _ in range(n_bootstrap):
-        values = draw_counts(mean, family, rng, counts.counts, effect)
-        values = np.where(counts.mask, values, 0)
+        values = np.where(counts.mask, draw_counts(mean, family, rng, counts.counts, effect), 0)
         others = replace(counts, counts=values, truth=None, past=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
-        intervals = rescaled_intervals(
-            others.counts, judge.predict(others), family, others.mask, rng
-        )
-        drawn.append([_ks_test(one)[0] * math.sqrt(len(one)) for one in intervals])
+        intervals = rescaled_intervals(values, judge.predict(others), family, counts.mask, rng)
+        drawn.append([_distance(one) * math.sqrt(len(one)) for one in intervals])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -242,8 +241,8 @@ def expected_counts(decomposition: Decomposition) -> np.ndarray:
     counts, mean = decomposition.counts, decomposition.drawn_mean
     if mean is None:
         mean = decomposition.rate * counts.n_pooled * counts.bin_size
-    mean = mean if counts.mask.all() else np.where(counts.mask, mean, 0)
-    return mean.astype(np.float32, copy=False)  # rounding could exceed n_trials
+    # rounding could exceed n_trials
+    return np.where(counts.mask, mean, 0).astype(np.float32, copy=False)
 
 
 def rescaled_intervals(
@@ -308,10 +307,7 @@ def resolved(family: str | Family, counts: BinnedSpikes, mean: np.ndarray) -> Fa
     family = validation.member("family", family, FAMILIES, Family)
     if family.has_n_trials:
         family = family.resolve(torch.as_tensor(np.array(counts.n_trials, dtype=float)))
-    seen = (
-        torch.as_tensor(values[counts.mask], dtype=torch.float64)
-        for values in (counts.counts, mean)
-    )
+    seen = (torch.as_tensor(y[counts.mask]).double() for y in (counts.counts, mean))
     return family if family.is_known else family.estimate(*seen)
 
 
@@ -339,10 +335,16 @@ def draw_counts(
 
 def _ks_test(intervals: np.ndarray) -> tuple[float, float, float]:
     """Return KS distance from the exponential law, critical distance and p-value; nan if empty."""
-    if not len(intervals):
+    distance, n = _distance(intervals), len(intervals)
+    if not n:
         return math.nan, math.nan, math.nan
-    tested = kstest(intervals, "expon")
-    return tested.statistic, kstwo.isf(_LEVEL, len(intervals)), tested.pvalue
+    return distance, _critical_distance(_LEVEL, n), kstwo.sf(distance, n)
+
+
+def _distance(intervals: np.ndarray) -> float:
+    values, n = -np.expm1(-np.sort(intervals)), len(intervals)
+    above, below = np.arange(1, n + 1) / n - values, values - np.arange(n) / n
+    return np.maximum(above, below).max() if n else math.nan
 
 
 def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:
