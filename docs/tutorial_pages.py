@@ -45,7 +45,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Add pages, figures and the notebooks themselves."""
     paths = sorted((ROOT / "tutorials").glob("*.ipynb"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, notebook in zip(paths, pool.map(executed, paths), strict=True):
+        running = {path: pool.submit(executed, path) for path in reversed(paths)}  # the last takes longest
+        for path in paths:
+            notebook = running[path].result()
             text, figures = page(path.stem, notebook)
             files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
             for name, png in figures.items():
@@ -68,6 +70,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     LOG.info("executing %s", path.name)
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment.setdefault("OMP_NUM_THREADS", "1")  # one notebook per core
     environment["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of downloads; no widgets here
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # this state of the package

@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Simulate spikes and recover the templates
 #
-# A simulation shows whether a method finds the right answer. Here, 20 units are recorded in 30
+# A simulation shows whether a method finds the right answer. Here, ten units are recorded in 30
 # trials each. Three templates, which change the log odds of a spike, recur at random times on a
-# baseline of 8 Hz; the times are the same in every trial of a unit. The fit gets the spike counts
+# baseline of 12 Hz; the times are the same in every trial of a unit. The fit gets the spike counts
 # and nothing else.
 
 # %% tags=["setup"]
@@ -39,13 +39,13 @@ counts = simulate(
     "binomial",
     ["square", "vee", "cosine"],
     n_trials=30,
-    n_units=20,
-    duration=2.0,  # seconds
+    n_units=10,
+    duration=1.0,  # seconds
     bin_size=0.001,
     template_length=0.05,
     event_rate=2.0,  # events per second, of each template
     amplitude=(10.0, 20.0),
-    baseline=8.0,  # Hz
+    baseline=12.0,  # Hz
     same_events=True,
     random_state=0,
 )
@@ -58,7 +58,7 @@ counts
 counts.truth.events.head()
 
 # %% [markdown]
-# These are the spikes of one unit. A trial of 2 s has only about 20 of them: in a single trial, no
+# These are the spikes of one unit. A trial of 1 s has only about 40 of them: in a single trial, no
 # event is visible by eye.
 
 # %%

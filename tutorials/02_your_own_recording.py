@@ -58,7 +58,7 @@ print(questions(spikes))
 suggest(spikes)
 
 # %%
-counts = spikes.bin(0.001, units=spikes.unit_ids[:12])  # enough for a tutorial
+counts = spikes.bin(0.001, units=spikes.unit_ids[:4])  # enough for a tutorial
 plots.raster(counts, unit=3)
 plt.show()
 

@@ -54,15 +54,16 @@ plt.show()
 # %% [markdown]
 # ## Compare on held-out trials
 #
-# Each candidate is fitted three times, each time without a third of the trials. Its score is the
-# log probability of the trials that were left out, summed over all events that they may hold: the
+# Each candidate is fitted twice, each time without half of the trials. Its score is the log
+# probability of the trials that were left out, summed over all events that they may hold: the
 # evidence. No event is chosen in them, so nothing can be fitted to them. No template at all is a
 # candidate too: a constant rate of each unit.
 
 # %%
 trainer = spikecdl.Marginal(overlap=1)  # events do not overlap here, which saves time
 model = spikecdl.DCEA(2, 0.1, "poisson", trainer=trainer, random_state=1)
-found = spikecdl.select(model, counts, n_templates=[0, 1, 2, 3], template_length=[0.05, 0.1, 0.2])
+candidates = {"n_templates": [0, 1, 2, 3], "template_length": [0.05, 0.1, 0.2]}
+found = spikecdl.select(model, counts, **candidates, n_folds=2)
 found
 
 # %%
@@ -110,7 +111,7 @@ noise = simulate(
     baseline=20.0,
     random_state=0,
 )
-nothing = spikecdl.select(model, noise, n_templates=[0, 1, 2])
+nothing = spikecdl.select(model, noise, n_templates=[0, 1, 2], n_folds=2)
 assert nothing.recommended.n_templates == 0
 nothing.table().drop(columns=["template_length", "covariates"]).round(4)
 

@@ -19,7 +19,7 @@
 # The paper first shows that three templates can be recovered from spikes and a random
 # initialization: a square, a V and a cosine, in groups of 30 trials. `spikecdl experiment binomial`
 # repeats this, and compares alternating training with the paper's own training. Here it runs on few
-# groups and two seeds, which takes a minute; the command runs 1,000 groups and ten seeds.
+# groups and one seed, which takes a minute or two; the command runs 1,000 groups and ten seeds.
 
 # %% tags=["setup"]
 import importlib.util
@@ -35,13 +35,13 @@ from spikecdl.experiments import Options, binomial
 from spikecdl.experiments.binomial import Groups
 
 size = binomial.Size(
-    many=40,  # groups, for alternating training
-    few=30,  # groups, for the comparison of all methods
-    n_seeds=2,
+    many=20,  # groups, for alternating training
+    few=20,  # groups, for the comparison of all methods
+    n_seeds=1,
     n_trials=(10, 30),
     baselines=(5.0, 8.0),  # Hz
-    depths=(10, 25),  # layers of the encoder
-    n_unrolled=25,
+    depths=(10, 20),  # layers of the encoder
+    n_unrolled=20,
     n_epochs=12,
 )
 result = binomial.run(Options(), size)
@@ -74,7 +74,7 @@ result.figures["templates"]
 #
 # Alternating training chooses its initialization among short runs before its first epoch, so it
 # starts late and with a small error. `unrolled` back-propagates through every layer, `implicit`
-# through the solution that many layers converge to. Each line is a seed.
+# through the solution that many layers converge to. With more seeds, each has a line.
 
 # %%
 result.figures["learning"]

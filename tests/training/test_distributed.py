@@ -99,19 +99,37 @@ def begin(rank, size, store, work, *arguments):
     dist.destroy_process_group()
 
 
-def learn_to_file(rank, folder):
-    torch.save({name: learn(name) for name in TRAINERS}, folder / f"{rank}.pt")
-
-
-def learn_of_populations(rank, folder):
-    torch.save({name: learn_population(name) for name in POPULATIONS}, folder / f"{rank}.pt")
-
-
-def too_many(rank, folder):
-    try:
+def too_many():
+    with pytest.raises(ValueError, match="processes cannot share") as error:
         current_processes().part(2)
-    except ValueError as error:
-        (folder / f"{rank}.txt").write_text(str(error))
+    return str(error.value)
+
+
+def work(rank, folder, size):
+    """Write what a process of two or of three learns to a file."""
+    found = {name: learn(name) for name in TRAINERS}
+    if size == 2:
+        found |= {name: learn_population(name) for name in POPULATIONS}
+    else:
+        found["too many"] = too_many()
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What the processes of a group learn, by the size of the group; each is started once."""
+    groups = {}
+
+    def learned(size):
+        if size not in groups:
+            folder = tmp_path_factory.mktemp("processes")
+            about = (size, folder / "store", work, folder, size)
+            mp.start_processes(begin, about, size, start_method="spawn")
+            files = [folder / f"{rank}.pt" for rank in range(size)]
+            groups[size] = [torch.load(file, weights_only=True) for file in files]
+        return groups[size]
+
+    return learned
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +138,8 @@ def alone():
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_agree_with_one(size, alone, tmp_path):
-    mp.start_processes(
-        begin, (size, tmp_path / "store", learn_to_file, tmp_path), size, start_method="spawn"
-    )
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
+def test_processes_agree_with_one(size, alone, shared):
+    found = shared(size)
     for name, expected in alone.items():
         assert expected["record"][0] == 2
         for key, value in expected.items():
@@ -133,14 +148,10 @@ def test_processes_agree_with_one(size, alone, tmp_path):
                 assert torch.equal(other[name][key], found[0][name][key])
 
 
-def test_populations_are_shared_to_the_same_bits(tmp_path):
+def test_populations_are_shared_to_the_same_bits(shared):
     alone = {name: learn_population(name) for name in POPULATIONS}
     assert float(alone["one window"]["event_rates"].sum()) > 1e-4  # it has events
-    mp.start_processes(
-        begin, (2, tmp_path / "store", learn_of_populations, tmp_path), 2, start_method="spawn"
-    )
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in shared(2):
         for name, expected in alone.items():
             assert expected.keys() == found[name].keys()
             for key, value in expected.items():
@@ -150,10 +161,9 @@ def test_populations_are_shared_to_the_same_bits(tmp_path):
                     assert torch.equal(found[name][key], value), (name, key)
 
 
-def test_more_processes_than_windows(tmp_path):
-    mp.start_processes(begin, (3, tmp_path / "store", too_many, tmp_path), 3, start_method="spawn")
-    for rank in range(3):
-        assert (tmp_path / f"{rank}.txt").read_text() == (
+def test_more_processes_than_windows(shared):
+    for found in shared(3):
+        assert found["too many"] == (
             "3 processes cannot share 2 windows; start at most 2 (--nproc-per-node)"
         )
 
@@ -173,24 +183,19 @@ def test_one_process_has_all():
 def test_torchrun_of_the_command_line(tmp_path):
     recording = tmp_path / "made.nwb"
     succeeded(run(*SIMULATE, "--out", recording))
-    runs = {
-        "one": ["-m", "spikecdl"],
-        "two": [
-            *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "spikecdl"),
-        ],
-    }
-    models = {}
-    for name, command in runs.items():
-        done = subprocess.run(
-            [sys.executable, *command, "fit", recording, *FIT, "--out", tmp_path / name],
-            env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("events of each template") == 1
+    fit = ["fit", recording, *FIT, "--folds", "2", "--out"]
+    alone = succeeded(run(*fit, tmp_path / "one")).out
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "spikecdl", *fit, tmp_path / "two"],
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, out in {"one": alone, "two": done.stdout}.items():
+        assert out.count("events of each template") == 1
         assert (tmp_path / name / "report.html").exists()
-        models[name] = load(tmp_path / name).templates_
-    torch.testing.assert_close(*map(torch.from_numpy, models.values()), rtol=1e-5, atol=1e-6)
+    models = (load(tmp_path / name).templates_ for name in ("one", "two"))
+    torch.testing.assert_close(*map(torch.from_numpy, models), rtol=1e-5, atol=1e-6)
