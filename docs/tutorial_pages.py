@@ -45,7 +45,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Add pages, figures and the notebooks themselves."""
     paths = sorted((ROOT / "tutorials").glob("*.ipynb"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {path: pool.submit(executed, path) for path in reversed(paths)}  # the last takes longest
+        # the last takes longest
+        running = {path: pool.submit(executed, path) for path in reversed(paths)}
         for path in paths:
             notebook = running[path].result()
             text, figures = page(path.stem, notebook)

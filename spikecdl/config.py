@@ -268,11 +268,15 @@ def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) ->
 def settled(fitted: Any) -> dict[str, Any]:
     """Return arguments of a `DCEA` with which it fits the ingredients that it has chosen.
 
-    The dispersion of counts is that of the family; the rate of events in time is learned anew.
+    The dispersion of counts is that of the family; when events are frequent is learned anew.
     """
     arguments, chosen = fitted.get_params(deep=False), getattr(fitted, "ingredients_", {})
-    of_counts = {"family": fitted.family_, "dispersion": None} if "dispersion" in chosen else {}
-    return with_ingredients(arguments, chosen) | of_counts
+    known = with_ingredients(arguments, chosen)
+    if "dispersion" in chosen:
+        known |= {"family": fitted.family_, "dispersion": None}
+    if "timing" in chosen and chosen["timing"]["value"] is None:
+        known["timing"] = None
+    return known
 
 
 def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned: Learned) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtri_exp
-from scipy.stats import kstwo
+from scipy.stats import kstest, kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
@@ -176,7 +176,7 @@ def time_rescaling(
         others = replace(counts, counts=values, truth=None, past=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
         intervals = rescaled_intervals(values, judge.predict(others), family, counts.mask, rng)
-        drawn.append([_distance(one) * math.sqrt(len(one)) for one in intervals])
+        drawn.append([_ks_test(one)[0] * math.sqrt(len(one)) for one in intervals])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -335,16 +335,10 @@ def draw_counts(
 
 def _ks_test(intervals: np.ndarray) -> tuple[float, float, float]:
     """Return KS distance from the exponential law, critical distance and p-value; nan if empty."""
-    distance, n = _distance(intervals), len(intervals)
-    if not n:
+    if not len(intervals):
         return math.nan, math.nan, math.nan
-    return distance, _critical_distance(_LEVEL, n), kstwo.sf(distance, n)
-
-
-def _distance(intervals: np.ndarray) -> float:
-    values, n = -np.expm1(-np.sort(intervals)), len(intervals)
-    above, below = np.arange(1, n + 1) / n - values, values - np.arange(n) / n
-    return np.maximum(above, below).max() if n else math.nan
+    tested = kstest(intervals, "expon")
+    return tested.statistic, _critical_distance(_LEVEL, len(intervals)), tested.pvalue
 
 
 def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:

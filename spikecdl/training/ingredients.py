@@ -187,7 +187,8 @@ class Comparison:
         step = np.log(options[at]["dispersion"] / options[at - 1]["dispersion"])
         bend = (2 * found[at] - found[at - 1] - found[at + 1]) / step**2
         volume = np.log(2 * np.pi / max(bend, 1.0)) / 2 - np.log(_LOG_SHAPES)
-        return replace(fitted(at), evidence=fitted(at).evidence + volume)
+        fit = fitted(at)
+        return replace(fit, evidence=fit.evidence + volume)
 
     def _counts(self, values: Mapping[str, float]) -> DenseCounts:
         """Return a part of the counts, for a model with these ingredients."""

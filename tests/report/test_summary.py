@@ -65,6 +65,8 @@ def test_each_doubt_has_its_sentence():
         assert words in sentences[-1]
         assert len(sentences) == 1 + ("was" not in words)
         assert ("folds agree" in sentences[0]) == ("was" not in words and "the 3" not in words)
+    known = {"templates_at_edge": [1], "recovery": {}}  # the truth says whether it is cut off
+    assert len(verdict({**GOOD, **known})) == 1
 
 
 @pytest.mark.parametrize(
