@@ -116,6 +116,9 @@ def test_one_version_everywhere():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"\nversion: {spikecdl.__version__}\n" in citation
     assert f"\n## [{spikecdl.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    citing = (ROOT / "docs/citing.md").read_text("utf-8")
+    assert f"version = {{{spikecdl.__version__}}}" in citing
+    assert f"spikecdl {spikecdl.__version__} " in citing
 
 
 def test_the_readme_shows_its_figures_anywhere():
