@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
     verbose : bool
-        Show the progress of fits on standard error (that of compilation is always shown).
+        Show the progress of fits on standard error.
 
     Attributes
     ----------
@@ -236,8 +237,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         settings = self._settings()
         rest = (counts, settings.weight, length, config.generator(self.random_state))
         given, trainer = conversion.problem(settings, *rest), settings.trainer
-        quiet = progress.announcing_compilation()
-        display = progress.of_fit(self.epochs_at_most) if self.verbose else quiet
+        display = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()
         writing = checkpointing(checkpoint, self.get_params(deep=False), given, resume)
         with display as show, writing as (learned, write):
             if not self.family_.is_known:
@@ -309,7 +309,6 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
             found = found + deviance.of_hidden_bins(whole, hidden, seen, coded)
         return found
 
-    @progress.announcing_compilation()
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray:
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
@@ -330,7 +329,6 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         y, events = training.drawn_counts(*self._event_model(X), random_state)
         return conversion.drawn(counts, y, self.templates_, events, self._settings())
 
-    @progress.announcing_compilation()
     def decompose(self, X: Any) -> Decomposition:
         """Return the codes, the rates, and the contribution of each template to them."""
         counts = self._counts(X)
@@ -429,7 +427,6 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
     def _dictionary(self) -> ConvDictionary:
         return ConvDictionary(self.tensors_["templates"].float().to(config.device(self.device)))
 
-    @progress.announcing_compilation()
     def _encode(self, problem: Problem) -> tuple[Events, Tensor]:
         """Return events, with windows numbered as in ``data.rows()``, and baseline."""
         return self._settings().trainer.coded(problem, self.tensors_)

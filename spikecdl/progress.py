@@ -8,17 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from spikecdl.training import Learned
 
 _PAUSE = 10.0  # seconds between lines where there is no terminal
-_LONG = 2.0  # seconds of compilation, after which it is announced
-COMPILING = "compiling what runs for the first time, a minute or so; it is kept for later runs\n"
-_watched: ContextVar[bool] = ContextVar("watched", default=False)  # whether it is announced
 START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
 
@@ -91,53 +87,17 @@ def shown(stage: str, quiet: bool) -> Iterator[Progress]:
     """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
 
     Where there is no terminal, each stage that takes a while has a line, and short ones have none.
-    For compilation see `announcing_compilation`.
     """
     progress, over = Progress(stage), threading.Event()
     thread = threading.Thread(target=_show, args=(progress, over), daemon=True)
     if not quiet:
         thread.start()
     try:
-        with announcing_compilation(quiet):
-            yield progress
+        yield progress
     finally:
         over.set()
         if not quiet:
             thread.join()
-
-
-@contextmanager
-def announcing_compilation(quiet: bool = False) -> Iterator[None]:
-    """Say on standard error, once, that functions are compiled in a block, if that takes long.
-
-    Blocks within it say nothing of their own, also if it is ``quiet``.
-    """
-    from numba.core import event
-
-    class Watch(event.Listener):
-        spent = 0.0  # seconds, those of functions within others twice
-
-        def __init__(self) -> None:
-            self.begun: list[float] = []
-
-        def on_start(self, event: Any) -> None:
-            self.begun.append(time.monotonic())
-
-        def on_end(self, event: Any) -> None:
-            before = self.spent
-            self.spent += time.monotonic() - self.begun.pop()
-            if before <= _LONG < self.spent:
-                with suppress(OSError, ValueError):
-                    sys.stderr.write(COMPILING)
-                    sys.stderr.flush()
-
-    silent = quiet or _watched.get()
-    token = _watched.set(True)
-    try:
-        with nullcontext() if silent else event.install_listener("numba:compile", Watch()):
-            yield
-    finally:
-        _watched.reset(token)
 
 
 def _show(progress: Progress, over: threading.Event) -> None:

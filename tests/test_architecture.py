@@ -47,7 +47,7 @@ MOST_UNTYPED_MODELS = 0  # arguments `model: Any`
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 450, 60, 8
 
 CORE = {"model", "solvers"}
-CORE_MAY_IMPORT = {"torch", "numba", "numpy", "threadpoolctl", "spikecdl"}
+CORE_MAY_IMPORT = {"torch", "numpy", "threadpoolctl", "spikecdl"}
 CORE_MAY_IMPORT |= sys.stdlib_module_names
 NUMPY_ONLY = {"data", "io", "plots", "report"}
 CONTAINERS_MEET_TORCH = {"conversion", "estimator", "simulate", "evaluation", "baselines"}

@@ -16,7 +16,7 @@ SETTINGS = """
 ignore_missing_imports = True
 follow_imports = silent
 
-[mypy-numpy.*,numba.*,pandas.*,scipy.*,torch.*]
+[mypy-numpy.*,pandas.*,scipy.*,torch.*]
 follow_imports = skip
 """
 PROGRAM = """

@@ -15,7 +15,7 @@ from spikecdl.cli.options import REQUIRED, Device, File, Process, Seed, argument
 from spikecdl.cli.windows import Selected, Selection
 from spikecdl.experiments import EXPERIMENTS
 from spikecdl.files import write_json
-from spikecdl.progress import announcing_compilation, shown
+from spikecdl.progress import shown
 from spikecdl.validation import listed, seconds
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def experiment(
     options = experiments.Options(**vars(settings), say=results.say)
     began = time.perf_counter()
     folder = results.folder(settings.data or Path())
-    with folder as unfinished, announcing_compilation(results.as_json):
+    with folder as unfinished:
         result = experiments.run(name, options)
         about = {
             **outputs.provenance(),

@@ -20,7 +20,6 @@ from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio
 from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
-from spikecdl.progress import announcing_compilation
 from spikecdl.training import FitWarning
 
 if TYPE_CHECKING:
@@ -293,6 +292,5 @@ def _scores(
 
 
 def _keyed(score: Callable[[_Key], _Rows], key: _Key) -> tuple[_Key, _Rows]:
-    """Return a key and its score, from a process that says nothing of compilation."""
-    with announcing_compilation(quiet=True):
-        return key, score(key)
+    """Return a key and its score, from a process."""
+    return key, score(key)

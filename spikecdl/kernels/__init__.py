@@ -168,16 +168,28 @@ def _declarations() -> dict[str, tuple[str, tuple]]:
 @cache
 def _library() -> ctypes.CDLL:
     """Load the library for this processor."""
-    found = {path.stem: path for path in FOLDER.iterdir() if path.suffix in _SUFFIXES}
+    return ctypes.CDLL(str(_libraries()[level()]))
+
+
+@cache
+def level() -> str:
+    """Return the name of the processors for which the functions that are used were compiled."""
+    found, wanted = _libraries(), os.environ.get("SPIKECDL_CPU")
+    if wanted is not None and wanted not in found:
+        raise ImportError(f"SPIKECDL_CPU must be one of {', '.join(found)}, not {wanted!r}")
+    if wanted is None and LEVELS[0] in found:
+        best = ctypes.CDLL(str(found[LEVELS[0]])).cpu_level()
+        wanted = [name for name in LEVELS[: best + 1] if name in found][-1]
+    return wanted or next(iter(found))
+
+
+@cache
+def _libraries() -> dict[str, Path]:
+    """Return the libraries that were compiled, by the processors that they are for."""
+    found = {path.stem: path for path in sorted(FOLDER.iterdir()) if path.suffix in _SUFFIXES}
     if not found:
         raise ImportError(
             f"the functions in C are not compiled: {FOLDER} has no library; "
             "`pip install .` in the project's folder, or `pip install -e .`, compiles them"
         )
-    level = os.environ.get("SPIKECDL_CPU", "")
-    if not level and LEVELS[0] in found:
-        best = ctypes.CDLL(str(found[LEVELS[0]])).cpu_level()
-        level = [name for name in LEVELS[: best + 1] if name in found][-1]
-    if level and level not in found:
-        raise ImportError(f"SPIKECDL_CPU must be one of {', '.join(sorted(found))}, not {level!r}")
-    return ctypes.CDLL(str(found[level] if level else next(iter(found.values()))))
+    return found

@@ -1,4 +1,4 @@
-"""The machine and its peak rates: products, multiply-adds, bytes."""
+"""The machine and its peak rates: products, bytes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from numba import njit
 from timing import Row, Settings, interleaved, number
 
 import spikecdl
-from spikecdl.solvers.parallel import in_parallel, n_threads
-
-_CHAIN = 16  # multiply-adds on a number while it is in a register
-_IN_CACHE = 2048  # numbers of a thread that stay in the first cache
+from spikecdl.solvers.parallel import n_threads
 
 
 def describe() -> str:
     """Return processor, threads, versions and date."""
-    versions = [f"{name} {version(name)}" for name in ("torch", "numba", "numpy", "scipy")]
+    versions = [f"{name} {version(name)}" for name in ("torch", "numpy", "scipy")]
     return "\n".join(
         [
             f"processor  {_processor()}",
@@ -38,10 +33,9 @@ def describe() -> str:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Peak operations per second, in matrix products and multiply-adds, and bytes per second."""
+    """Peak operations per second, in matrix products, and bytes per second."""
 
     product: float
-    fma: float
     bandwidth: float
 
     def bound(self, flops: float, n_bytes: float, seconds: float) -> str:
@@ -61,18 +55,9 @@ def peaks(settings: Settings) -> Peaks:
     left, right = torch.rand(2, size, size)
     source = torch.rand((2 if settings.quick else 50) * 1_000_000)
     target = torch.empty_like(source)
-    values = np.ones((n_threads(), _IN_CACHE), np.float32)
-    rounds, factor, rest = 2_000, np.float32(0.9), np.float32(0.1)  # values stay near 1
-
-    def multiply_add() -> None:
-        in_parallel(
-            lambda part: _multiply_add(values[part], factor, rest, rounds), len(values), 10**9
-        )
-
     seconds = interleaved(
         {
             "product": lambda: left @ right,
-            "fma": multiply_add,
             "copy": lambda: target.copy_(source),
         },
         settings.repeats,
@@ -80,7 +65,6 @@ def peaks(settings: Settings) -> Peaks:
     best = {name: values.min() for name, values in seconds.items()}
     return Peaks(
         product=2 * size**3 / best["product"],
-        fma=2 * _CHAIN * values.size * rounds / best["fma"],
         bandwidth=2 * source.nbytes / best["copy"],
     )
 
@@ -90,22 +74,8 @@ def measure(settings: Settings) -> list[Row]:
     found = peaks(settings)
     return [
         Row("matrix product, single precision", package=f"{number(found.product / 1e9)} GFLOP/s"),
-        Row("multiply-add, single precision", package=f"{number(found.fma / 1e9)} GFLOP/s"),
         Row("copy, read and write", package=f"{number(found.bandwidth / 1e9)} GB/s"),
     ]
-
-
-@njit(cache=True, fastmath={"contract"}, nogil=True)
-def _multiply_add(values, factor, rest, rounds):
-    """Multiply every number and add to it, many times."""
-    for i in range(values.shape[0]):
-        row = values[i]
-        for _ in range(rounds):
-            for j in range(row.size):
-                x = row[j]
-                for _ in range(_CHAIN):
-                    x = x * factor + rest
-                row[j] = x
 
 
 def _processor() -> str:

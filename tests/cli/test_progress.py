@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import time
 
 import pytest
-from commands import ENVIRONMENT, FIT
-from numba import njit
 
 from spikecdl import progress
 from spikecdl.progress import (
     START,
     Progress,
     State,
-    announcing_compilation,
     showing_epochs,
     showing_steps,
     shown,
 )
-from spikecdl.training import Alternating, Learned, Steps, steps
+from spikecdl.training import Learned, Steps, steps
 
 
 class Terminal(io.StringIO):
@@ -52,54 +48,6 @@ def wait_for(text: str, stream: io.StringIO) -> None:
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(progress, "_PAUSE", 0.02)
-
-
-@pytest.fixture
-def soon(monkeypatch):
-    monkeypatch.setattr(progress, "_LONG", 0.0)
-
-
-def test_compilation_is_told_once(monkeypatch, soon):
-    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
-    functions = [njit(lambda x: x + 1), njit(lambda x: x + 2)]
-    with shown("a stage", quiet=False):
-        assert [function(1) for function in functions] == [2, 3]
-    assert stream.getvalue().count("\n") == 1
-    assert stream.getvalue().startswith("compiling what runs for the first time")
-    with shown("a stage", quiet=False):
-        assert functions[0](1) == 2  # it is compiled
-    with shown("a stage", quiet=True):
-        assert functions[0](1.0) == 2.0
-    assert stream.getvalue().count("\n") == 1
-    monkeypatch.setattr(progress, "_LONG", 60.0)
-    with announcing_compilation():
-        assert njit(lambda x: x + 3)(1) == 4
-    assert stream.getvalue().count("\n") == 1
-
-
-def test_a_block_within_another_tells_nothing_of_its_own(capsys, soon):
-    for quiet in (False, True):
-        with shown("a stage", quiet), announcing_compilation():
-            assert njit(lambda x: x + 4)(1) == 5
-        assert capsys.readouterr().err.count("compiling") == 1 - quiet
-
-
-def test_a_fit_in_python_tells_of_compilation_unless_a_command_has(soon, monkeypatch, capsys):
-    from fits import quick, some_counts
-
-    fit = Alternating.fit
-
-    def compiling(*arguments):
-        assert njit(lambda x: x + 5)(1) == 6
-        return fit(*arguments)
-
-    monkeypatch.setattr(Alternating, "fit", compiling)
-    counts = some_counts(trials=3)
-    quick().fit(counts)
-    assert capsys.readouterr().err.startswith("compiling what runs for the first time")
-    with shown("a stage", quiet=True):
-        quick().fit(counts)
-    assert capsys.readouterr().err == ""
 
 
 def test_lines_where_there_is_no_terminal(quick, monkeypatch):
@@ -189,15 +137,3 @@ def test_a_verbose_fit_shows_what_it_does_on_standard_error(monkeypatch, capsys)
     assert "choosing a start" in shown.err
     quick(trainer="marginal", penalty_weight=None).fit(some_counts(trials=4))
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.slow
-def test_a_second_process_compiles_nothing(sims, tmp_path):
-    said = []
-    for number in range(2):
-        command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--out", tmp_path / str(number)]
-        command = [sys.executable, "-m", "spikecdl", *map(str, command)]
-        environment = {**ENVIRONMENT, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        said.append(done.stderr.count("compiling"))
-    assert said == [1, 0]
