@@ -1,4 +1,4 @@
-"""Functions in C: what they refuse, the processors they are compiled for, and how they are built."""
+"""Functions in C: what they refuse, for which processors they are, and how they are built."""
 
 from __future__ import annotations
 
