@@ -6,9 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from spikecdl import validation
+from spikecdl import kernels, validation
 from spikecdl.baselines.psth import PerUnit
 from spikecdl.data import BinnedSpikes
 
@@ -21,6 +20,37 @@ class _Sequences(NamedTuple):
     variance: np.ndarray
     weight: np.ndarray
     background: np.ndarray
+
+
+class _Spikes(NamedTuple):
+    """Time, unit and event of each spike; -1 is the background."""
+
+    time: np.ndarray
+    unit: np.ndarray
+    owner: np.ndarray
+
+
+class _Prior(NamedTuple):
+    """Shape and rate of the gamma prior of amplitudes, events in a second, and the seconds from
+    its first spike within which a spike may be of an event.
+    """
+
+    shape: float
+    rate: float
+    per_time: float
+    reach: float
+
+
+class _EventSums(NamedTuple):
+    """See `_draw_owners`."""
+
+    total: np.ndarray
+    posterior: np.ndarray
+    number: np.ndarray
+    origin: np.ndarray
+
+
+_draw = kernels.function("draw_owners")
 
 
 @dataclass(eq=False, repr=False)
@@ -210,77 +240,15 @@ def _draw_sequences(spikes, events, s, width, span, rng):
     )
 
 
-@njit(cache=True, error_model="numpy")
-def _add(s, sums, k, time, n, sign):
-    """Add a spike to an event or take it away: its time is integrated out in the posterior."""
-    total, posterior, number, origin = sums
-    if number[k] == 0:
-        origin[k] = time
-        total[k] = 0.0
-    number[k] += sign
-    for c in range(len(s.weight)):
-        late, precision, of = time - origin[k] - s.offset[c, n], 1 / s.variance[c, n], total[k, c]
-        of[0] += sign * (np.log(s.share[c, n]) + 0.5 * np.log(precision / (2 * np.pi)))
-        of[1] += sign * precision
-        of[2] += sign * precision * late
-        of[3] += sign * precision * late**2
-        spread = of[3] - of[2] ** 2 / of[1] + np.log(of[1] / (2 * np.pi))
-        posterior[k, c] = np.log(s.weight[c]) + of[0] - 0.5 * spread
-    posterior[k] = np.exp(posterior[k] - posterior[k].max())
-    posterior[k] /= posterior[k].sum()
-
-
-@njit(cache=True, error_model="numpy")
-def _density(s, sums, k, time, n):
-    """Return the density that the next spike of an event is of a unit, at a time.
-
-    It is taken as zero where it is less than exp(-50 / 2), 1e-11, of its peak.
-    """
-    (total, posterior, _, origin), density = sums, 0.0
-    for c in range(len(s.weight)):
-        variance = s.variance[c, n] + 1 / total[k, c, 1]
-        late = time - origin[k] - total[k, c, 2] / total[k, c, 1] - s.offset[c, n]
-        if late**2 < 50 * variance:
-            normal = np.exp(-0.5 * late**2 / variance) / np.sqrt(2 * np.pi * variance)
-            density += posterior[k, c] * s.share[c, n] * normal
-    return density
-
-
-@njit(cache=True, error_model="numpy")
 def _draw_owners(spikes, draws, s, prior):
     """Draw the event of each spike, or the background (-1), given those of all others.
 
     Returns sums over the spikes of events (event, sequence, sum), the posterior of their sequence,
     their number of spikes (event,), and an origin (event,) from which times are measured.
     """
-    (time, unit, owner), (order, uniform), (shape, rate, per_time, reach) = spikes, draws, prior
-    high = owner.max() + 1 if owner.size else 0
-    room, count = high + 500, len(s.weight)  # at most 500 new events in a sweep
-    sums = np.zeros((room, count, 4)), np.zeros((room, count)), np.zeros(room), np.zeros(room)
-    for i in np.flatnonzero(owner >= 0):
-        _add(s, sums, owner[i], time[i], unit[i], 1.0)
-    new = per_time * shape * (rate / (1 + rate)) ** shape * (s.weight @ s.share)
-    number, origin = sums[2:]
-    chance = np.zeros(room)
-    for i in order:
-        if owner[i] >= 0:
-            _add(s, sums, owner[i], time[i], unit[i], -1.0)
-        free, left = high, (1 + rate) * s.background[unit[i]] + new[unit[i]]
-        for k in range(high):
-            chance[k] = 0.0
-            if number[k] == 0:
-                free = k
-            elif abs(time[i] - origin[k]) < reach:
-                chance[k] = (shape + number[k]) * _density(s, sums, k, time[i], unit[i])
-                left += chance[k]
-        left, owner[i] = uniform[i] * left - new[unit[i]], -1
-        if left < 0 and free < room:
-            owner[i], high = free, max(high, free + 1)
-        for k in range(high if left >= 0 else 0):
-            left -= chance[k]
-            if left < 0:
-                owner[i] = k
-                break
-        if owner[i] >= 0:
-            _add(s, sums, owner[i], time[i], unit[i], 1.0)
+    owner, n_sequences = spikes[2], len(s.weight)
+    room = owner.max(initial=-1) + 501  # at most 500 new events in a sweep
+    shapes = (room, n_sequences, 4), (room, n_sequences), (room,), (room,)
+    sums = _EventSums(*map(np.zeros, shapes))
+    _draw(_Spikes(*spikes), *draws, s, _Prior(*prior), sums)
     return sums

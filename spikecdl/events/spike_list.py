@@ -1,4 +1,4 @@
-"""Spikes as a list, and what templates and events make of them, one visit per spike, compiled.
+"""Spikes as a list, and what templates and events make of them, one visit per spike.
 
 Most bins of single units are empty.  With a constant baseline the log-likelihood ratio of an event
 of template h and amplitude a that begins in bin s is
@@ -15,12 +15,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from scipy.sparse import csc_array
 
-from spikecdl.solvers.operators import add_multiple
+from spikecdl import kernels
 from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
 
 N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
+_PIECE = 2**16  # bins whose spikes are listed at a time
+
+_add_scores = kernels.function("add_spike_scores")
+_add_weights = kernels.function("add_spike_weights")
 
 
 class Shown:
@@ -102,12 +106,16 @@ class SpikeList(NamedTuple):
 def list_spikes(counts: np.ndarray, shown: np.ndarray | None = None) -> SpikeList:
     """List the spikes of counts (window, unit, bin) in the bins ``shown`` (window, bin)."""
     shown = np.ones((len(counts), counts.shape[2]), bool) if shown is None else shown
-    first = np.zeros(counts.shape[0] * counts.shape[2] + 1, np.int64)
-    _count_spikes(counts, shown, first[1:])
-    np.cumsum(first, out=first)
-    unit = np.empty(first[-1], np.int32)
-    _fill_units(counts, shown, first[:-1].copy(), unit)
-    return SpikeList(first, unit, counts.shape, Shown(shown))
+    first, units = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+    for window, seen in zip(counts, shown, strict=True):
+        for begin in range(0, counts.shape[2], _PIECE):
+            bins = slice(begin, begin + _PIECE)
+            by_bin = csc_array(window[:, bins] * seen[bins])
+            number = by_bin.data.astype(np.int64)
+            units.append(np.repeat(by_bin.indices.astype(np.int32), number))
+            before = np.append(0, number.cumsum())
+            first.append(first[-1][-1] + before[by_bin.indptr[1:]])
+    return SpikeList(np.concatenate(first), np.concatenate(units), counts.shape, Shown(shown))
 
 
 def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
@@ -147,61 +155,3 @@ def spikes_under(spikes: SpikeList, weight: np.ndarray, length: int) -> np.ndarr
     in_parallel(work, spikes.processes.share(N_PARTS), len(spikes.unit) * n_templates * length)
     spikes.processes.fill(rows)
     return np.ascontiguousarray(rows.sum(0)[:, ::-1].transpose(2, 0, 1))
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _count_spikes(counts, shown, total):
-    """Add the spikes of all units in each bin."""
-    n_windows, n_units, n_bins = counts.shape
-    for i in range(n_windows):
-        for n in range(n_units):
-            for t in range(n_bins):
-                if counts[i, n, t] and shown[i, t]:
-                    total[i * n_bins + t] += int(counts[i, n, t])
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _fill_units(counts, shown, free, unit):
-    """Fill in the unit of each spike, given where those of each bin begin, which is changed."""
-    n_windows, n_units, n_bins = counts.shape
-    for i in range(n_windows):
-        for n in range(n_units):
-            for t in range(n_bins):
-                if counts[i, n, t] and shown[i, t]:
-                    for _ in range(int(counts[i, n, t])):
-                        unit[free[i * n_bins + t]] = n
-                        free[i * n_bins + t] += 1
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _add_scores(first, unit, rows, begin, end, found):
-    """Add to the scores of the onsets from ``begin`` up to ``end``."""
-    length, n_templates = rows.shape[1:]
-    flat = rows.reshape(len(rows), -1)
-    out = found.reshape(-1)
-    for t in range(begin, min(end + length - 1, first.size - 1)):
-        low, high = max(begin, t - length + 1), min(end, t + 1)
-        skip = (length - 1 - t + low) * n_templates
-        size = (high - low) * n_templates
-        target = out[low * n_templates : high * n_templates]
-        for j in range(first[t], first[t + 1]):
-            add_multiple(target, 1.0, flat[unit[j], skip : skip + size])
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _add_weights(first, unit, weight, begin, end, rows):
-    """Add to the rows of units the weights of onsets before their spikes in some bins."""
-    length, n_templates = rows.shape[1:]
-    flat, source = rows.reshape(len(rows), -1), weight.reshape(-1)
-    last = -length  # onset of the last weight that is not zero
-    for s in range(max(0, begin - length + 1), end):
-        for c in range(n_templates):
-            if weight[s, c] != 0.0:
-                last = s
-        if s < begin or s - last >= length:
-            continue
-        low = max(0, s - length + 1)
-        skip = (length - 1 - s + low) * n_templates
-        values = source[low * n_templates : (s + 1) * n_templates]
-        for j in range(first[s], first[s + 1]):
-            add_multiple(flat[unit[j], skip:], 1.0, values)

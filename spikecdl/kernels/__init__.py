@@ -40,6 +40,7 @@ _KERNEL = re.compile(r"^KERNEL (\w+) (\w+)\((.*?)\);", re.DOTALL | re.MULTILINE)
 _ARRAY = re.compile(rf"({'|'.join(_DTYPES)})([1-4])")
 
 
+@cache
 def function(name: str) -> Callable[..., Any]:
     """Return a function in C by its name in the headers.
 

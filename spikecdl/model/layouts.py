@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from spikecdl import kernels
 
 _BLOCK = 16  # bins per block; a template is padded with as many zeros, which are multiplied too
 
@@ -320,7 +321,7 @@ class _Synthesis(torch.autograd.Function):
         if not _few(codes):
             return patches @ templates.mT, of_templates
         of_codes = torch.zeros_like(codes)
-        _fill_scores(*map(_array, (codes, patches, templates, of_codes)))
+        _kernel("fill_products", codes)(*map(_array, (codes, patches, templates, of_codes)))
         return of_codes, of_templates
 
 
@@ -342,7 +343,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if not _few(left):
         return left @ right
     product = right.new_zeros(len(left), right.shape[1])
-    _add_rows(*map(_array, (left, right, product)))
+    _kernel("add_rows", left)(*map(_array, (left, right, product)))
     return product
 
 
@@ -351,40 +352,10 @@ def _few(matrix: Tensor, share: float = 0.4) -> bool:
     return bool(np.count_nonzero(_array(matrix) != 0) < share * matrix.numel())
 
 
+def _kernel(name: str, tensor: Tensor) -> Callable[..., Any]:
+    """Return a function in C for the precision of a tensor."""
+    return kernels.function(name if tensor.dtype == torch.float64 else f"{name}_float")
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def _add_rows(left, right, product):
-    """Add to each row of the product weighted rows of ``right``, four at a time."""
-    chosen = np.empty(left.shape[1], np.int64)
-    for m in range(left.shape[0]):
-        count = 0
-        for n in range(left.shape[1]):
-            chosen[count] = n
-            count += left[m, n] != 0
-        whole = count - count % 4
-        for i in range(0, whole, 4):  # a view of each row would cost more than the sum
-            n0, n1, n2, n3 = chosen[i], chosen[i + 1], chosen[i + 2], chosen[i + 3]
-            w0, w1, w2, w3 = left[m, n0], left[m, n1], left[m, n2], left[m, n3]
-            for k in range(product.shape[1]):
-                two = w0 * right[n0, k] + w1 * right[n1, k]
-                product[m, k] += two + (w2 * right[n2, k] + w3 * right[n3, k])
-        for i in range(whole, count):
-            n = chosen[i]
-            w = left[m, n]
-            for k in range(product.shape[1]):
-                product[m, k] += w * right[n, k]
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def _fill_scores(codes, patches, templates, scores):
-    """Fill in inner products of patches and templates where codes are not zero."""
-    for m in range(codes.shape[0]):
-        for n in range(codes.shape[1]):
-            if codes[m, n] != 0:
-                total = patches[m, 0] * templates[n, 0]
-                for k in range(1, patches.shape[1]):
-                    total += patches[m, k] * templates[n, k]
-                scores[m, n] = total
