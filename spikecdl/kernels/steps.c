@@ -1,5 +1,10 @@
 #include "steps.h"
 
+State new_state(Memory *memory, int64_t n_rows, int64_t n_bins) {
+    return (State){new2(memory, n_rows, n_bins), new2(memory, n_rows, n_bins),
+                   new2(memory, n_rows, n_bins)};
+}
+
 static doubles2 copy_bins(Memory *memory, doubles2 signal, int64_t first, int64_t last) {
     doubles2 part = new2(memory, signal.n[0], last - first);
     for (int64_t n = 0; n < signal.n[0]; n++)

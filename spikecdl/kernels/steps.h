@@ -4,6 +4,14 @@
 
 #include "operators.h"
 
+/* Return the loss of one window. */
+static inline Loss window_loss(const Losses *losses, int64_t i) {
+    return (Loss){losses->kind, part3(losses->a, i), part3(losses->b, i)};
+}
+
+/* Return a state to be filled in. */
+State new_state(Memory *memory, int64_t n_rows, int64_t n_bins);
+
 /* A part of a window: the bins that a run of events covers. */
 typedef struct {
     Loss loss;
