@@ -7,15 +7,38 @@
 
 #include "operators.h"
 
-/* Penalty weight and whether positive and negative codes are allowed, by template or event. */
+/* Penalty weight and whether positive and negative codes are allowed, by template or event.
+
+   The penalty is the l2 norm over units if the codes of units are `grouped`, or else the l1 norm,
+   of one unit. */
 typedef struct {
     doubles1 weight;
     flags1 up;
     flags1 down;
+    int64_t grouped;
 } Weights;
 
-/* Fill in the absolute value of each event, or its l2 norm over units. */
-void fill_norms(const double *value, int64_t size, int64_t n_units, double *norm);
+/* A quadratic model of codes, their present `value` and the `product` of the matrix with it. */
+typedef struct {
+    doubles3 gram;
+    const double *linear;
+    Weights penalty;
+    double *value;
+    double *product;
+} Model;
+
+/* Return the value if its sign is allowed, else zero. */
+static inline double allowed(double value, bool up, bool down) {
+    return (value > 0.0 && up) || (value < 0.0 && down) ? value : 0.0;
+}
+
+/* Return the absolute value of an event, or its l2 norm over units. */
+static inline double norm(const double *value, int64_t n_units) {
+    return n_units == 1 ? fabs(value[0]) : sqrt(dot(value, value, n_units));
+}
+
+/* Return the weights of events, from those of templates. */
+Weights weights_of(Memory *memory, Weights penalty, Events events);
 
 /* Minimise a quadratic model over the move d of the amplitudes.
 
@@ -28,25 +51,7 @@ void fill_norms(const double *value, int64_t size, int64_t n_units, double *norm
 double minimize(Memory *memory, doubles3 gram, const double *score, Weights penalty,
                 const double *amplitude, double tol, double *move);
 
-/* Solve, in place, a banded system by Cholesky; return false, and no solution, if a pivot
-   vanishes.  `support` lists the rows and columns that take part. */
-bool solve_banded(Memory *memory, doubles3 gram, const int64_t *support, int64_t size,
-                  double *right);
-
-/* A part of a window: the bins that a run of events covers. */
-typedef struct {
-    Loss loss;
-    State state;
-} Part;
-
-/* Copy loss and state in the bins from `first` up to `last`; loops are fast on copies. */
-Part cut(Memory *memory, const Loss *loss, const State *state, int64_t first, int64_t last);
-
-/* Write a part of the state back, from the bin `first` on. */
-void paste(const State *state, int64_t first, const State *part);
-
-/* Move amplitudes along `move`, as far as the objective falls, and update the state.
-
-   `penalty_slope` is the change of the penalty over the whole move. */
-void take_step(Memory *memory, const Loss *loss, const State *state, doubles3 templates,
-               Events events, const double *move, double penalty_slope);
+/* The same, for Python; the change of the penalty is filled in. */
+KERNEL int64_t minimize_model(const doubles3 *gram, const doubles2 *score, const Weights *penalty,
+                              const doubles2 *amplitude, double tol, const doubles2 *move,
+                              const doubles1 *change);
