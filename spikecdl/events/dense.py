@@ -12,11 +12,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import convolve1d
 from torch import Tensor
 
-from spikecdl.events.bursts import CountLoss
 from spikecdl.events.counts import Expectation
 from spikecdl.events.model import EventModel
-from spikecdl.events.ratios import Templates
-from spikecdl.events.windows import Drawn, Found, Sums, Windows, sum_events
+from spikecdl.events.windows import (
+    CountLoss,
+    Drawn,
+    Found,
+    Sums,
+    Templates,
+    Windows,
+    sum_events,
+)
 from spikecdl.model.observations import Observations, earlier
 from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array, value
 from spikecdl.solvers.parallel import ALONE, Processes

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import convolve1d
 
-from spikecdl.events import chain, pairs
+from spikecdl import kernels
 from spikecdl.events.counts import Expectation
-from spikecdl.events.derivatives import NEGLIGIBLE
 from spikecdl.events.model import EventModel
+from spikecdl.events.pairs import Factors, relative
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
 from spikecdl.solvers.parallel import Processes, in_parallel
 
@@ -39,6 +38,24 @@ class Weights(NamedTuple):
     fixed: np.ndarray
     pattern: np.ndarray
     amplitudes: np.ndarray
+
+
+class _Sums(NamedTuple):
+    """Log likelihood ratios and idle bins of windows (window,), expected amplitudes of the events
+    that begin (onset, template), expected numbers of events (pattern, event) and (template, onset),
+    the latter if there is a timing, and of pairs (pattern, lag, event, event).
+    """
+
+    evidence: np.ndarray
+    free: np.ndarray
+    expected: np.ndarray
+    number: np.ndarray
+    starts: np.ndarray
+    overlaps: np.ndarray
+
+
+_sum_windows = kernels.function("sum_listed_windows")
+_sum_window = kernels.function("sum_listed_window")
 
 
 class ListedCounts:
@@ -115,7 +132,7 @@ class ListedCounts:
             chance = np.zeros((1, *model.amplitudes.shape, n_bins - model.length + 1))
             if self.spikes.shown.bins[window].any():
                 found = np.zeros(factors.log.shape)
-                _sum_window(part, factors, prior, n_bins, found, chance[0], uniform, drawn)
+                _sum_window(n_bins, part, factors, prior, found, chance[0], uniform, drawn)
             yield (
                 slice(window, window + 1),
                 chance,
@@ -145,12 +162,12 @@ class ListedCounts:
             score, np.ascontiguousarray(fixed.reshape(-1, len(seen)).T), pattern, model.amplitudes
         )
 
-    def _factors(self, model: EventModel) -> pairs.Factors:
+    def _factors(self, model: EventModel) -> Factors:
         """Return factors of pairs (pattern, lag, event, event); none if no events overlap."""
         seen, _ = self.spikes.shown.under(model.length)
         n_kinds, length, mean = model.amplitudes.size, model.length, np.exp(model.baseline[0])
         if model.overlap == 1:
-            return pairs.relative(np.zeros((0, length, n_kinds, n_kinds)))
+            return relative(np.zeros((0, length, n_kinds, n_kinds)))
         growth = np.expm1(model.moves()).reshape(n_kinds, -1, length)
         factors = np.empty((len(seen), length, n_kinds, n_kinds))
         of_kind = np.arange(n_kinds) // model.amplitudes.shape[1]
@@ -161,10 +178,10 @@ class ListedCounts:
                 one = weighted[:, :, lag:].reshape(n_kinds, -1)
                 other = growth[:, :, : length - lag].reshape(n_kinds, -1)
                 some[lag] = np.where(same & (lag < model.distance), -np.inf, -one @ other.T)
-        return pairs.relative(factors)
+        return relative(factors)
 
     def _sum(
-        self, model: EventModel, weights: Weights, factors: pairs.Factors
+        self, model: EventModel, weights: Weights, factors: Factors
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
         """Return log likelihood ratios (window,), expected numbers of events (pattern, event) and
         (template, onset), the latter if there is a timing, the expected amplitude of those that
@@ -184,9 +201,9 @@ class ListedCounts:
 
         def work(numbers: slice) -> None:
             for p in range(numbers.start, numbers.stop):
-                found = (evidence, free, expected, number[p], starts[p], overlaps[p])
-                span = (edges[p], edges[p + 1])
-                _sum_windows(span, observed, weights, factors, prior, n_bins, found)
+                found = _Sums(evidence, free, expected, number[p], starts[p], overlaps[p])
+                span = (edges[p], edges[p + 1], n_bins)
+                _sum_windows(*span, observed, weights, factors, prior, found)
 
         in_parallel(work, spikes.processes.share(n_parts), weights.score.size * 5)
         spikes.processes.fill(evidence, free, expected, number, starts, overlaps)
@@ -351,77 +368,3 @@ def _highest(value: np.ndarray, length: int, number: int) -> list[int]:
         found.append(s)
         value[max(0, s - length // 2) : s + length // 2 + 1] = -np.inf
     return found
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _sum_windows(span, observed, weights, factors, prior, n_bins, found):
-    """Sum over the events of the windows of a span, and add what they say of parameters."""
-    evidence, free, expected, number, starts, overlaps = found
-    n_templates, n_amplitudes = weights.amplitudes.shape
-    length = factors.log.shape[1]
-    n_onsets = n_bins - length + 1
-    chance = np.empty((n_templates, n_amplitudes, n_onsets))
-    nothing, drawn = np.empty(0), np.empty((prior.n_chains, 0), np.int32)
-    for i in range(span[0], span[1]):
-        if not observed[i]:
-            continue
-        bins = slice(i * n_bins, (i + 1) * n_bins)
-        part = Weights(
-            weights.score[bins], weights.fixed, weights.pattern[bins], weights.amplitudes
-        )
-        evidence[i] = _sum_window(part, factors, prior, n_bins, overlaps, chance, nothing, drawn)
-        free[i] = n_onsets * prior.n_chains
-        for c in range(n_templates):
-            for a in range(n_amplitudes):
-                for s in range(n_onsets):
-                    each = chance[c, a, s]
-                    number[part.pattern[s], c * n_amplitudes + a] += each
-                    if starts.shape[1]:
-                        starts[c, s] += each
-                    free[i] -= each * (min(s + length, n_onsets) - s)
-                    if each > NEGLIGIBLE:
-                        expected[i * n_bins + s, c] += each * weights.amplitudes[c, a]
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _sum_window(part, factors, prior, n_bins, overlaps, chance, uniform, drawn):
-    """Fill in the probabilities (template, amplitude, onset) of the events of a window.
-
-    Adds the expected numbers of pairs, and draws events if there are random numbers; returns the
-    log likelihood ratio over no event.
-    """
-    n_templates, n_amplitudes, n_onsets = chance.shape
-    n_kinds = n_templates * n_amplitudes
-    weights, total = chance.reshape(n_kinds, n_onsets), np.empty(n_onsets)
-    for k in range(n_kinds):
-        c, a = k // n_amplitudes, k % n_amplitudes
-        for s in range(n_onsets):
-            fixed = part.fixed[part.pattern[s], k]
-            weights[k, s] = part.amplitudes[c, a] * part.score[s, c] + fixed
-            if prior.log_timing.shape[1]:
-                weights[k, s] += prior.log_timing[c, s]
-    chain.sum_kinds(weights, total)
-    if prior.n_chains == 1:
-        forward, backward = np.empty(n_bins + 1), np.empty(n_bins + 1)
-        evidence = chain.fill_forward(prior.log_idle, total, forward)
-        chain.fill_backward(prior.log_idle, total, backward)
-        if uniform.size:
-            chain.sample(weights, prior.log_idle, total, forward, uniform, drawn[0])
-        chain.to_posterior(weights, forward, backward)
-        return evidence
-    before = np.zeros(n_bins + 1)
-    for t in range(n_bins):
-        before[t + 1] = before[t] + (prior.log_idle[t] if t < n_onsets else 0.0)
-    live = pairs.live_onsets(weights, prior.least, n_onsets)
-    messages = pairs.overlapping(live, n_bins - n_onsets + 1, n_bins, n_kinds)
-    pattern = np.empty(live.size, np.int64)
-    for i in range(live.size):
-        pattern[i] = part.pattern[live[i]]
-    by_onset = np.ascontiguousarray(weights.T)
-    given = (by_onset, before, pairs.Pairs(live, pattern, factors), total)
-    evidence = pairs.fill_forward(given, messages)
-    pairs.fill_backward(given, messages)
-    pairs.fill_posterior(given, messages, weights, overlaps)
-    if uniform.size:
-        pairs.sample(given, messages, uniform, drawn)
-    return evidence

@@ -5,20 +5,41 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from spikecdl.events import bursts, chain, pairs
-from spikecdl.events.bursts import CountLoss
-from spikecdl.events.derivatives import Derivatives, add_derivatives
-from spikecdl.events.interactions import add_pair_derivatives, fill_interactions
+from spikecdl import kernels
 from spikecdl.events.model import ChainPrior
-from spikecdl.events.ratios import Templates, fill_count_scores, fill_ratios
-from spikecdl.solvers.losses import QUADRATIC, fill_row, value
-from spikecdl.solvers.operators import add_multiple
+from spikecdl.events.pairs import Factors
 from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
 
-_MOST_FACTORS = 2**22  # of pairs of events in memory at once, shared or of a window
+_MOST_FACTORS = 2**22  # of pairs of events in memory at once that windows share
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
+
+_sum_windows = kernels.function("sum_windows")
+_sample_windows = kernels.function("sample_windows")
+_fill_shared_factors = kernels.function("fill_shared_factors")
+_add_shared_pairs = kernels.function("add_shared_pairs")
+
+
+class CountLoss(NamedTuple):
+    """A scalar loss, as `Loss`, and what bursts add to the mean (window, row, bin).
+
+    The latter has no bins if there are no bursts.
+    """
+
+    kind: int
+    a: np.ndarray
+    b: np.ndarray
+    excess: np.ndarray
+
+
+class Templates(NamedTuple):
+    """Templates (template, row, bin), the amplitudes (template, amplitude) of their events, and
+    ``moves`` (template, amplitude, row, bin), the logarithms of the expected factors of rates.
+    """
+
+    taps: np.ndarray
+    amplitudes: np.ndarray
+    moves: np.ndarray
 
 
 class Sums(NamedTuple):
@@ -93,6 +114,21 @@ class Windows(NamedTuple):
     processes: Processes = ALONE
 
 
+class _Task(NamedTuple):
+    """What the functions in C are given: windows, the model of their events, and factors of pairs
+    of each pattern, or none if windows have their own.
+    """
+
+    loss: CountLoss
+    z: np.ndarray
+    model: Templates
+    prior: ChainPrior
+    onsets: np.ndarray
+    pattern: np.ndarray
+    factors: Factors
+    per_bin: bool
+
+
 def sum_events(
     windows: Windows,
     model: Templates,
@@ -108,23 +144,26 @@ def sum_events(
     blocked Gibbs sampling: the events of each chain are drawn given those of the others, whose
     signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42, 1995).
     """
-    loss, z, per_bin, onsets, pattern, processes = windows
+    z, processes = windows.z, windows.processes
     by_template = np.zeros((3, N_PARTS, *model.taps.shape))
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
     starts = np.zeros((N_PARTS, *prior.log_timing.shape))
     free = np.zeros((N_PARTS, 1))
     edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
     draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
-    where = np.ones((len(z), 0), bool) if onsets is None else onsets
-    shared, factors = _shared_factors(windows, model, prior)
-    overlaps = np.zeros((N_PARTS, *factors.log.shape))
-    given = (loss, z, model, prior, where, pattern, factors)
-    sum_ = _sum_windows if len(draws) < 2 else _sample_windows
+    shared = _shared_patterns(windows, model)
+    task = _task(windows, model, prior, len(shared))
+    _fill_shared_factors(task, shared)
+    overlaps = np.zeros((N_PARTS, *task.factors.log.shape))
 
     def work(numbers: slice) -> None:
         for p in range(numbers.start, numbers.stop):
             sums = Sums(number[p], starts[p], free[p], *by_template[:, p])
-            sum_((edges[p], edges[p + 1]), given, found, draws, sums, overlaps[p], per_bin)
+            span = int(edges[p]), int(edges[p + 1])
+            if len(draws) < 2:
+                _sum_windows(*span, task, found, draws, sums, overlaps[p])
+            else:
+                _sample_windows(*span, task, found, draws, sums)
 
     mine = processes.share(N_PARTS)
     in_parallel(work, mine, z.size * model.amplitudes.size * max(1, len(draws)))
@@ -134,16 +173,12 @@ def sum_events(
         values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
     processes.fill(*of_windows, number, starts, free, by_template, overlaps)
     sums = Sums(number.sum(0), starts.sum(0), free.sum(0), *by_template.sum(1))
-    for (i, onset), pairs_of_pattern in zip(shared, overlaps.sum(0), strict=True):
-        at = Derivatives(*sums[3:], found.residual[i], found.curvature[i])
-        add_pair_derivatives(bursts.window(loss, i), z[i], model, onset, pairs_of_pattern, at, 0)
+    _add_shared_pairs(task, shared, overlaps.sum(0), found, sums)
     return sums
 
 
-def _shared_factors(
-    windows: Windows, model: Templates, prior: ChainPrior
-) -> tuple[np.ndarray, pairs.Factors]:
-    """Return the first window and onset of each pattern (pattern, 2), and factors of pairs.
+def _shared_patterns(windows: Windows, model: Templates) -> np.ndarray:
+    """Return the first window and onset (pattern, 2) of each pattern that windows share.
 
     There are none where derivatives are those of bins, and if there were too many.
     """
@@ -151,283 +186,13 @@ def _shared_factors(
     first = np.empty(0, np.int64)
     if not windows.per_bin and (pattern.max(initial=-1) + 1) * length * n_kinds**2 < _MOST_FACTORS:
         first = np.unique(pattern, return_index=True)[1]
-    shared = np.stack(np.divmod(first, pattern.shape[1]), 1)
-    factors = np.zeros((len(shared), length, n_kinds, n_kinds))
-    for (i, onset), some in zip(shared, factors, strict=True):
-        window = bursts.window(windows.loss, i)
-        fill_interactions(window, windows.z[i], model, onset, np.arange(length), some)
-        _exclude_near(some, model.amplitudes.shape[1], prior.distance)
-    return shared, pairs.relative(factors)
+    return np.stack(np.divmod(first, pattern.shape[1]), 1)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _sum_windows(span, given, found, uniform, sums, overlaps, per_bin):
-    """Sum over the events of the windows of a span, and draw them if there are random numbers.
-
-    Expected pairs of windows of a group are added to ``overlaps``.
-    """
-    loss, z, model, prior, onsets, pattern, factors = given
-    n_templates, n_rows, length = model.taps.shape
-    n_kinds, n_bins = model.amplitudes.size, z.shape[2]
-    n_onsets = n_bins - length + 1
-    weights = np.empty((n_templates, model.amplitudes.shape[1], n_onsets))
-    flat, posterior = weights.reshape(n_kinds, n_onsets), np.empty_like(weights)
-    idle, score = np.empty(n_onsets), np.empty((n_templates, n_onsets))
-    for i in range(span[0], span[1]):
-        window, base = bursts.window(loss, i), z[i]
-        if not (np.any(window.a) or np.any(window.b)):
-            continue  # nothing was observed
-        found.likelihood[i] = bursts.value(window, base) - value(window, base)
-        found.evidence[i] = found.likelihood[i]
-        by_bin = (found.residual[i], found.curvature[i])
-        at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
-        if n_templates:
-            fill_count_scores(window.a, model.taps, score)
-            fill_ratios(window, base, model, score, weights)
-            bursts.add_ratios(window, base, model, weights)
-            _add_prior(weights, idle, prior, onsets[i])
-        draws = uniform[:, i]
-        kind = found.drawn.kind[:, i]
-        numbers = np.zeros((0, length, n_kinds, n_kinds))
-        first = np.zeros(1, np.int64)
-        if n_templates and prior.n_chains == 1:
-            found.evidence[i] += _sum_chain(flat, idle, draws, kind, n_bins, posterior)
-        elif n_templates:
-            if len(factors.log):
-                live = pairs.live_onsets(flat, prior.least, n_onsets)
-                where = pattern[i], factors, overlaps
-            else:
-                most = _MOST_FACTORS // (length * n_kinds**2)
-                live = pairs.live_onsets(flat, prior.least, most)
-                where, first = _pairs_of_window(window, base, model, prior, live, pattern[i])
-                numbers = where[2]
-            gain = _sum_pairs(where, (flat, idle), live, draws, kind, posterior)
-            found.evidence[i] += gain
-        for each in range(len(kind) if n_templates else 0):
-            _fill_signal(found.drawn.signal[each, i], model, kind[each], prior)
-        if n_templates:
-            _add_probabilities(i, posterior, n_bins, prior.n_chains, onsets[i], sums, found)
-        add_derivatives(window, base, model, posterior[:n_templates], at, per_bin)
-        chance = posterior[:n_templates]
-        bursts.add_derivatives(window, base, model, chance, at.spikes, at.residual)
-        for p in range(len(numbers)):
-            level_at = -1 if per_bin else 0
-            of_pairs = (window, base, model, first[p], numbers[p])
-            add_pair_derivatives(*of_pairs, at, level_at)
-            bursts.add_pair_derivatives(*of_pairs, at.spikes, at.residual)
-
-
-@njit(cache=True, error_model="numpy")
-def _sum_chain(weights, idle, uniform, kind, n_bins, posterior):
-    """Sum over events that do not overlap; return the log likelihood ratio over none."""
-    n_kinds, n_onsets = weights.shape
-    total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
-    chain.sum_kinds(weights, total)
-    evidence = chain.fill_forward(idle, total, forward)
-    chain.fill_backward(idle, total, backward)
-    if len(uniform):
-        chain.sample(weights, idle, total, forward, uniform[0], kind[0])
-    flat = posterior.reshape(n_kinds, n_onsets)
-    flat[:] = weights
-    chain.to_posterior(flat, forward, backward)
-    return evidence
-
-
-@njit(cache=True, error_model="numpy")
-def _pairs_of_window(window, base, model, prior, live, pattern):
-    """Return what `_sum_pairs` asks for, and the first onset of each pattern of live onsets."""
-    length, n_kinds = model.taps.shape[2], model.amplitudes.size
-    order, numbered = np.argsort(pattern[live], kind="mergesort"), np.zeros_like(pattern)
-    first, n_found = np.empty_like(live), 0
-    for p in range(live.size):
-        here = live[order[p]]
-        if p == 0 or pattern[here] != pattern[live[order[p - 1]]]:
-            first[n_found] = here
-            n_found += 1
-        numbered[here] = n_found - 1
-    factors = np.zeros((n_found, length, n_kinds, n_kinds))
-    lags = np.arange(length)
-    for p in range(n_found):
-        if n_found == live.size:
-            begin, end = np.searchsorted(live, first[p]), np.searchsorted(live, first[p] + length)
-            lags = live[begin:end] - first[p]
-        fill_interactions(window, base, model, first[p], lags, factors[p])
-        bursts.add_interactions(window, base, model, first[p], lags, factors[p])
-        _exclude_near(factors[p], model.amplitudes.shape[1], prior.distance)
-    return (numbered, pairs.relative(factors), np.zeros(factors.shape)), first
-
-
-@njit(cache=True, error_model="numpy")
-def _sum_pairs(where, ratios, live, uniform, kind, posterior):
-    """Sum over events of which two may overlap; return the log likelihood ratio over no event.
-
-    ``where`` are the pattern of each onset, the factors of pairs, and their expected numbers,
-    which are added, by pattern.
-    """
-    (pattern, factors, number), (weights, log_idle) = where, ratios
-    n_kinds, n_onsets = weights.shape
-    length, n_bins = factors.log.shape[1], n_onsets + factors.log.shape[1] - 1
-    idle, total = np.zeros(n_bins + 1), np.empty(n_onsets)
-    for t in range(n_bins):
-        idle[t + 1] = idle[t] + (log_idle[t] if t < n_onsets else 0.0)
-    chain.sum_kinds(weights, total)
-    messages = pairs.overlapping(live, length, n_bins, n_kinds)
-    by_onset = np.ascontiguousarray(weights.T)
-    given = (by_onset, idle, pairs.Pairs(live, pattern[live], factors), total)
-    evidence = pairs.fill_forward(given, messages)
-    pairs.fill_backward(given, messages)
-    pairs.fill_posterior(given, messages, posterior.reshape(n_kinds, n_onsets), number)
-    if len(uniform):
-        pairs.sample(given, messages, uniform[0], kind)
-    return evidence
-
-
-@njit(cache=True, error_model="numpy")
-def _exclude_near(factors, n_amplitudes, distance):
-    """Forbid pairs of one template that begin less than a distance apart."""
-    for lag in range(min(distance, len(factors))):
-        for j in range(factors.shape[1]):
-            first = j - j % n_amplitudes
-            factors[lag, j, first : first + n_amplitudes] = -np.inf
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _sample_windows(span, given, found, uniform, sums, overlaps, per_bin):
-    """Draw the events of the windows of a span, a chain at a time, and sum over those of each."""
-    loss, z, model, prior, onsets = given[:5]
-    n_templates, n_rows, length = model.taps.shape
-    n_amplitudes, n_bins = model.amplitudes.shape[1], z.shape[2]
-    n_onsets = n_bins - length + 1
-    weights = np.empty((n_templates, n_amplitudes, n_onsets))
-    total, forward, backward = np.empty(n_onsets), np.empty(n_bins + 1), np.empty(n_bins + 1)
-    base, idle = np.empty((n_rows, n_bins)), np.empty(n_onsets)
-    log_prior = np.zeros(len(uniform))
-    flat = weights.reshape(n_templates * n_amplitudes, n_onsets)
-    score, only_draw = np.empty((n_templates, n_onsets)), len(found.residual) == 0
-    for i in range(span[0], span[1]):
-        window = bursts.window(loss, i)
-        if not (np.any(window.a) or np.any(window.b)):
-            continue  # nothing was observed
-        fill_count_scores(window.a, model.taps, score)
-        for each in range(len(uniform) if n_templates else 0):
-            _fill_base(base, z, found.drawn.signal, i, each)
-            of_others = log_prior.sum() - log_prior[each]
-            fill_ratios(window, base, model, score, weights)
-            bursts.add_ratios(window, base, model, weights)
-            _add_prior(weights, idle, prior, onsets[i])
-            for other in range(len(uniform)):
-                if other != each:
-                    _exclude(weights, found.drawn.kind[other, i], prior.distance)
-            chain.sum_kinds(flat, total)
-            ratio = chain.fill_forward(idle, total, forward)
-            likelihood = bursts.value(window, base) - value(window, base)
-            found.evidence[i] = ratio + likelihood + of_others
-            kind = found.drawn.kind[each, i]
-            of_idle = chain.sample(flat, idle, total, forward, uniform[each, i], kind)
-            signal = found.drawn.signal[each, i]
-            log_prior[each] = of_idle + _fill_signal(signal, model, kind, prior)
-            if not only_draw:
-                chain.fill_backward(idle, total, backward)
-                chain.to_posterior(flat, forward, backward)
-                _add_probabilities(i, weights, n_bins, 1, onsets[i], sums, found)
-        _fill_base(base, z, found.drawn.signal, i, len(uniform))
-        if not only_draw:
-            by_bin = (found.residual[i], found.curvature[i])
-            at = Derivatives(sums.spikes, sums.expected, sums.second, *by_bin)
-            _derive_at_drawn(window, base, model, found.drawn.kind[:, i], at)
-        found.likelihood[i] = bursts.value(window, base) - value(window, base)
-
-
-@njit(cache=True, error_model="numpy")
-def _fill_base(base, z, signal, i, without):
-    """Fill in the predictor of a window with the signals of all chains without one."""
-    for n in range(len(base)):
-        base[n] = z[i, n]
-        for each in range(len(signal)):
-            if each != without:
-                add_multiple(base[n], 1.0, signal[each, i, n])
-
-
-@njit(cache=True, error_model="numpy")
-def _add_probabilities(i, posterior, n_bins, n_chains, onsets, sums, found):
-    """Add the probabilities (template, amplitude, onset) of the events of a window."""
-    n_onsets = posterior.shape[2]
-    allowed = np.zeros(n_onsets + 1)  # bins before each in which an event could begin
-    for s in range(n_onsets):
-        allowed[s + 1] = allowed[s] + (onsets.size == 0 or onsets[s])
-    sums.free[0] += allowed[n_onsets] * n_chains
-    length = n_bins - n_onsets + 1
-    for c in range(posterior.shape[0]):
-        for j in range(posterior.shape[1]):
-            if len(found.posterior):
-                add_multiple(found.posterior[i, c, j], 1.0, posterior[c, j])
-            sums.number[c, j] += posterior[c, j].sum()
-            if sums.starts.shape[1]:
-                add_multiple(sums.starts[c], 1.0, posterior[c, j])
-            for s in range(n_onsets):
-                busy = allowed[min(s + length, n_onsets)] - allowed[s]
-                sums.free[0] -= posterior[c, j, s] * busy
-
-
-@njit(cache=True, error_model="numpy")
-def _add_prior(weights, idle, prior, onsets):
-    """Add the log probabilities that events begin, and fill in those that none does (onset,)."""
-    for c in range(weights.shape[0]):
-        for j in range(weights.shape[1]):
-            weights[c, j] += prior.log_start[c, j]
-            if prior.log_timing.shape[1]:
-                weights[c, j] += prior.log_timing[c]
-    idle[:] = prior.log_idle
-    for s in range(onsets.size):
-        if not onsets[s]:
-            weights[:, :, s], idle[s] = pairs.NEVER, 0.0
-
-
-@njit(cache=True, error_model="numpy")
-def _exclude(weights, kind, distance):
-    """Forbid onsets nearer than a distance to those of the same template in another chain."""
-    n_amplitudes = weights.shape[1]
-    for s in range(kind.size if distance else 0):
-        if kind[s] >= 0:
-            weights[kind[s] // n_amplitudes, :, max(0, s - distance + 1) : s + distance] = (
-                pairs.NEVER
-            )
-
-
-@njit(cache=True, error_model="numpy")
-def _derive_at_drawn(window, base, model, kinds, found):
-    """Fill in derivatives by the predictor at the events drawn; add those by templates."""
-    for n in range(len(base)):
-        of_row = (window.a[n], window.b[n], base[n])
-        fill_row(window.kind, *of_row, found.residual[n], found.curvature[n])
-    linear = window.a * window.b if window.kind == QUADRATIC else window.a.copy()
-    bursts.take_away(window, base, linear, found.residual)
-    length, n_amplitudes = model.taps.shape[2], model.amplitudes.shape[1]
-    for kind in kinds:
-        for s in range(kind.size):
-            if kind[s] >= 0:
-                c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
-                size, bins = model.amplitudes[c, j], slice(s, s + length)
-                for n in range(len(base)):
-                    add_multiple(found.spikes[c, n], size, linear[n, bins])
-                    add_multiple(found.expected[c, n], size, linear[n, bins])
-                    add_multiple(found.expected[c, n], -size, found.residual[n, bins])
-                    add_multiple(found.second[c, n], size**2, found.curvature[n, bins])
-
-
-@njit(cache=True, error_model="numpy")
-def _fill_signal(signal, model, kind, prior):
-    """Fill in the templates of the events drawn; return the log probability that they begin."""
-    taps, amplitudes = model.taps, model.amplitudes
-    length, n_amplitudes = taps.shape[2], amplitudes.shape[1]
-    total = 0.0
-    signal[:] = 0.0
-    for s in range(kind.size):
-        if kind[s] >= 0:
-            c, j = kind[s] // n_amplitudes, kind[s] % n_amplitudes
-            total += prior.log_start[c, j]
-            if prior.log_timing.shape[1]:
-                total += prior.log_timing[c, s]
-            for n in range(len(signal)):
-                add_multiple(signal[n, s : s + length], amplitudes[c, j], taps[c, n])
-    return total
+def _task(windows: Windows, model: Templates, prior: ChainPrior, n_patterns: int) -> _Task:
+    """Return the task, with factors of shared patterns to be filled in."""
+    loss, z, per_bin, onsets, pattern, _ = windows
+    where = np.ones((len(z), 0), bool) if onsets is None else onsets
+    shape = (n_patterns, model.taps.shape[2], *2 * (model.amplitudes.size,))
+    factors = Factors(np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape))
+    return _Task(loss, z, model, prior, where, pattern, factors, per_bin)

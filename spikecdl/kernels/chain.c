@@ -103,3 +103,20 @@ double draw_chain(doubles2 weights, const double *log_idle, const double *total,
     }
     return of_idle;
 }
+
+double sum_chain(Memory *memory, doubles2 weights, const double *log_idle, int64_t n_bins,
+                 const double *uniform, int32_t *kind, doubles2 posterior) {
+    int64_t n_onsets = weights.n[1];
+    double *total = take_doubles(memory, n_onsets);
+    double *forward = take_doubles(memory, n_bins + 1);
+    double *backward = take_doubles(memory, n_bins + 1);
+    sum_kinds(memory, weights, total);
+    double evidence = fill_forward(log_idle, total, n_onsets, n_bins, forward);
+    fill_backward(log_idle, total, n_onsets, n_bins, backward);
+    if (uniform)
+        draw_chain(weights, log_idle, total, forward, uniform, n_bins, kind);
+    if (posterior.at != weights.at)
+        copy(posterior.at, weights.at, size2(weights));
+    to_posterior(posterior, forward, backward, n_bins);
+    return evidence;
+}

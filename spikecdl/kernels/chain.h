@@ -37,3 +37,11 @@ void to_posterior(doubles2 weights, const double *forward, const double *backwar
    event begins. */
 double draw_chain(doubles2 weights, const double *log_idle, const double *total,
                   const double *forward, const double *uniform, int64_t n_bins, int32_t *kind);
+
+/* Sum over the events of a window, given their log weights (kind, onset) and those of bins in which
+   none begins; return the log of the sum over that of no event.
+
+   Fills in the `posterior` (kind, onset), which may be the weights.  With random numbers `uniform`
+   (bin,), or NULL, events are drawn into `kind` (bin,). */
+double sum_chain(Memory *memory, doubles2 weights, const double *log_idle, int64_t n_bins,
+                 const double *uniform, int32_t *kind, doubles2 posterior);

@@ -95,26 +95,6 @@ double fill_signal(const Task *task, const int32_t *kind, doubles2 signal) {
     return total;
 }
 
-/* Sum over events that do not overlap; return the log likelihood ratio over none. */
-static double sum_chain(Memory *memory, const Window *window, const double *uniform,
-                        int32_t *kind) {
-    int64_t n_kinds = window->weights.n[0] * window->weights.n[1];
-    int64_t n_onsets = window->weights.n[2], n_bins = window->z.n[1];
-    doubles2 weights = {window->weights.at, {n_kinds, n_onsets}};
-    doubles2 posterior = {window->posterior.at, {n_kinds, n_onsets}};
-    double *total = take_doubles(memory, n_onsets);
-    double *forward = take_doubles(memory, n_bins + 1);
-    double *backward = take_doubles(memory, n_bins + 1);
-    sum_kinds(memory, weights, total);
-    double evidence = fill_forward(window->idle, total, n_onsets, n_bins, forward);
-    fill_backward(window->idle, total, n_onsets, n_bins, backward);
-    if (uniform)
-        draw_chain(weights, window->idle, total, forward, uniform, n_bins, kind);
-    copy(posterior.at, weights.at, size2(weights));
-    to_posterior(posterior, forward, backward, n_bins);
-    return evidence;
-}
-
 /* Forbid pairs of one template that begin less than a distance apart. */
 static void exclude_near(doubles3 factors, int64_t n_amplitudes, int64_t distance) {
     for (int64_t lag = 0; lag < smaller(distance, factors.n[0]); lag++)
@@ -237,13 +217,17 @@ static void sum_window(Memory *memory, const Task *task, Window *window, const F
     int32_t *kinds[2] = {NULL, NULL};
     for (int64_t each = 0; each < smaller(n_drawn, 2); each++)
         kinds[each] = ROW3(found->drawn.kind, each, i);
-    doubles2 score = new2(memory, window->weights.n[0], window->weights.n[2]);
+    int64_t n_onsets = window->weights.n[2], n_kinds = size3(window->weights) / n_onsets;
+    doubles2 flat = {window->weights.at, {n_kinds, n_onsets}};
+    doubles2 posterior = {window->posterior.at, {n_kinds, n_onsets}};
+    doubles2 score = new2(memory, window->weights.n[0], n_onsets);
     fill_count_scores(memory, window->loss.a, task->model.taps, score);
     fill_ratios(memory, &window->loss, window->z, &task->model, score, window->weights);
     add_burst_ratios(memory, &window->loss, window->z, &task->model, window->weights);
     add_prior(task, i, window->weights, window->idle);
     if (n_chains == 1)
-        found->evidence.at[i] += sum_chain(memory, window, draws, kinds[0]);
+        found->evidence.at[i] +=
+            sum_chain(memory, flat, window->idle, window->z.n[1], draws, kinds[0], posterior);
     else
         found->evidence.at[i] += sum_two_chains(memory, task, window, draws, kinds, overlaps);
     for (int64_t each = 0; each < n_drawn; each++)
