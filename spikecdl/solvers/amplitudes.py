@@ -1,4 +1,4 @@
-"""Amplitudes and baselines of events whose templates and onsets are known, compiled.
+"""Amplitudes and baselines of events whose templates and onsets are known.
 
 Events are listed by window and, within a window, in order of time.
 """
@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from spikecdl import kernels
 from spikecdl.model.observations import Observations
-from spikecdl.solvers import losses, operators
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_row, fill_state, value
+from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.solvers.parallel import ALONE, COSTLY, Processes, in_parallel
-from spikecdl.solvers.quadratic import Weights, minimize, solve_banded
 
 
 class Prior(NamedTuple):
@@ -56,6 +54,21 @@ class Listed(NamedTuple):
     which: np.ndarray
     onset: np.ndarray
     amplitude: np.ndarray
+
+
+class _Task(NamedTuple):
+    """Windows, and what is fitted to them to a tolerance in standard errors."""
+
+    loss: Loss
+    templates: np.ndarray
+    prior: Prior
+    baselines: Baselines
+    events: Listed
+    tol: float
+
+
+_fit_amplitudes = kernels.function("fit_amplitudes")
+_solve_amplitudes = kernels.function("solve_amplitudes")
 
 
 def listed(events: Events, n_windows: int, n_bins: int) -> tuple[Tensor, Listed]:
@@ -162,12 +175,12 @@ class Amplitudes:
         value, relaxation, expected, stiffness, offset = self._baselines
         of_part = (value[part], relaxation[part], expected[part], stiffness, offset[part])
         events = self._listed._replace(first=self._listed.first[part.start : part.stop + 1])
-        fixed = (loss, taps, self._prior, Baselines(*of_part), events, tol)
+        task = _Task(loss, taps, self._prior, Baselines(*of_part), events, tol)
 
         def work(numbers: slice) -> None:
             for number in range(numbers.start, numbers.stop):
                 span = (edges[number], edges[number + 1])
-                sums[number] = _fit_windows(span, *fixed, derivatives[number])
+                _fit_amplitudes(*span, task, sums[number], derivatives[number])
 
         in_parallel(work, n_parts, loss.a.size * COSTLY)
         return sums.sum(0), derivatives.sum(0)
@@ -199,159 +212,8 @@ def solve_events(templates: Tensor, curvature: Tensor, events: Events, right: Te
     taps, weight = as_array(templates), as_array(curvature)
 
     def work(part: slice) -> None:
-        _solve_windows(part.start, part.stop, taps, weight, rows)
+        _solve_amplitudes(part.start, part.stop, taps, weight, rows)
 
     in_parallel(work, n_windows, weight.size)
     solution = torch.from_numpy(rows.amplitude).to(right)
     return torch.empty_like(right).index_copy(0, order, solution)
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _solve_windows(begin, end, templates, curvature, rows):
-    """Solve some windows, from the right-hand sides in ``rows.amplitude`` and into them."""
-    for i in range(begin, end):
-        which, onset, right = events_of(rows, i)
-        gram = operators.banded_gram(templates, curvature[i], which, onset, right)
-        gram[:, 0] *= 1 + 1e-9
-        if not solve_banded(gram, np.arange(right.size), right):
-            right[:] = 0.0
-
-
-@njit(cache=True, error_model="numpy")
-def events_of(rows, window):
-    """Return template, onset and amplitude of the events of a window, as views."""
-    mine = slice(rows.first[window], rows.first[window + 1])
-    return rows.which[mine], rows.onset[mine], rows.amplitude[mine]
-
-
-@njit(cache=True, error_model="numpy")
-def of_window(loss, baselines, i):
-    """Return the loss and the baselines of a window, as views."""
-    value, relaxation, expected, stiffness, offset = baselines
-    window = Loss(loss.kind, loss.a[i], loss.b[i])
-    return window, Baselines(value[i], relaxation[i], expected[i], stiffness, offset[i])
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _fit_windows(span, loss, templates, prior, baselines, rows, tol, derivatives):
-    """Fit amplitudes and baselines of some windows, in place, to a tolerance in standard errors.
-
-    ``span`` is the first window and the one after the last, ``loss`` that of all windows (window,
-    row, bin).  Returns the negative log likelihood and that of the priors, and adds the first and
-    the second derivatives by the templates to ``derivatives`` (2, template, channel, bin).
-    """
-    eta = np.empty(loss.a.shape[1:])
-    state = State(eta, np.empty_like(eta), np.empty_like(eta))
-    cost, of_priors = 0.0, 0.0
-    for i in range(span[0], span[1]):
-        window, levels = of_window(loss, baselines, i)
-        events = events_of(rows, i)
-        for n in range(len(eta)):
-            eta[n] = levels.value[n] + levels.offset[n]
-        operators.add_events(eta, templates, *events)
-        fill_state(window, state)
-        fit_in_turn(window, state, templates, prior, levels, events, (tol, 12))
-        cost += value(window, eta)
-        of_priors += prior_value(prior, levels, events)
-        _add_derivatives(state, events, derivatives)
-    return cost, of_priors
-
-
-@njit(cache=True, error_model="numpy")
-def prior_value(prior, baselines, events):
-    """Return the negative log density of the priors of a window, up to a constant."""
-    which, _, amplitude = events
-    total = 0.0
-    if baselines.stiffness < np.inf:
-        for n in range(baselines.value.size):
-            miss = baselines.value[n] - baselines.expected[n]
-            total += baselines.stiffness * miss**2 / 2
-    for j in range(which.size):
-        total += prior.precision[which[j]] * amplitude[j] ** 2 / 2
-    return total
-
-
-@njit(cache=True, error_model="numpy")
-def _add_derivatives(state, events, derivatives):
-    """Add the first and second derivatives of a window's cost by the templates."""
-    which, onset, amplitude = events
-    first, second = derivatives[0], derivatives[1]
-    for j in range(which.size):
-        size, bins = amplitude[j], slice(onset[j], onset[j] + first.shape[2])
-        for n in range(first.shape[1]):
-            operators.add_multiple(first[which[j], n], -size, state.residual[n, bins])
-            operators.add_multiple(second[which[j], n], size * size, state.curvature[n, bins])
-
-
-@njit(cache=True, error_model="numpy")
-def fit_in_turn(loss, state, templates, prior, baselines, events, until):
-    """Fit amplitudes and baselines of a window in turn, in place.
-
-    ``until`` is the tolerance, in standard errors, and the largest number of rounds.
-    """
-    (tol, n_rounds), last = until, np.zeros_like(baselines.value)
-    for _ in range(n_rounds):
-        moved = _fit_events(loss, state, templates, prior, events, tol) if prior.learn else 0.0
-        if baselines.stiffness < np.inf:
-            moved = max(moved, _fit_baselines(loss, state, baselines, last))
-        if moved < tol:
-            break
-
-
-@njit(cache=True, error_model="numpy")
-def _fit_baselines(loss, state, baselines, last):
-    """Take a step of the baseline of each row; return the largest, in standard errors.
-
-    Newton's step holds the amplitudes fixed.  When they are refitted in turn, each step leaves a
-    constant fraction of the distance.  ``baselines.relaxation`` is the multiple of the step, at
-    most 8, that leaves none, extrapolated from the last steps (Aitken), which are kept in ``last``;
-    those below a hundredth of a standard error say nothing about the next.
-    """
-    largest = 0.0
-    value, relaxation, expected, stiffness, _ = baselines
-    for n in range(value.size):
-        curvature = state.curvature[n].sum() + stiffness
-        step = (state.residual[n].sum() - stiffness * (value[n] - expected[n])) / curvature
-        if abs(last[n]) * np.sqrt(curvature) > 0.01:
-            left = min(step / last[n], 1 - relaxation[n] / 8.0)
-            relaxation[n] = max(relaxation[n] / (1 - left), 1.0)
-        last[n] = step
-        step = max(-1.0, min(1.0, relaxation[n] * step))
-        value[n] += step
-        state.eta[n] += step
-        fill_row(
-            loss.kind, loss.a[n], loss.b[n], state.eta[n], state.residual[n], state.curvature[n]
-        )
-        largest = max(largest, abs(step) * np.sqrt(curvature))
-    return largest
-
-
-@njit(cache=True, error_model="numpy")
-def _fit_events(loss, state, templates, prior, events, tol):
-    """Take a Newton step of each run of overlapping events, in place.
-
-    Returns the largest step, in standard errors of the amplitudes.
-    """
-    which, onset, amplitude = events
-    length, largest, begin = templates.shape[2], 0.0, 0
-    while begin < which.size:
-        end = operators.overlap_end(onset, begin, which.size, length)
-        first, last = onset[begin], onset[end - 1] + length
-        part_loss, part = losses.cut(loss, state, first, last)
-        own, start, size = which[begin:end], onset[begin:end] - first, amplitude[begin:end]
-        precision, score = prior.precision[own], np.empty(own.size)
-        operators.scores_of_events(templates, part.residual, own, start, score)
-        score -= precision * size
-        gram = operators.banded_gram(templates, part.curvature, own, start, size)
-        gram[:, 0] += precision
-        penalty = Weights(np.zeros(own.size), prior.up[own], prior.down[own])
-        accuracy = tol / 4 * np.sqrt(gram[:, 0].max())
-        move, _ = minimize(gram, score, penalty, size, accuracy)
-        slope = 0.0  # of the prior, where the step begins
-        for j in range(own.size):
-            slope += precision[j] * size[j] * move[j]
-            largest = max(largest, abs(move[j]) * np.sqrt(gram[j, 0]))
-        losses.take_step(part_loss, part, templates, (own, start, size), move, slope)
-        losses.paste(state, first, part)
-        begin = end
-    return largest
