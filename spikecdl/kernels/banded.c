@@ -9,16 +9,36 @@ static inline void add_product(double *restrict out, double sign, const double *
         out[u] += sign * left[u] * right[u];
 }
 
+/* The product of a matrix of one unit; most values of a new run of events are zero. */
+static void fill_product_of_one(doubles3 matrix, const double *restrict value,
+                                double *restrict product) {
+    int64_t count = matrix.n[0], width = matrix.n[1];
+    for (int64_t j = 0; j < count; j++) {
+        const double *row = ROW3(matrix, j, 0);
+        int64_t end = smaller(width, j + 1);
+        double total = row[0] * value[j];
+        for (int64_t back = 1; back < end; back++)
+            total += row[back] * value[j - back];
+        product[j] = total;
+        for (int64_t back = 1; back < (value[j] != 0.0 ? end : 0); back++)
+            product[j - back] += row[back] * value[j];
+    }
+}
+
 void fill_product(doubles3 matrix, const double *value, double *product) {
     int64_t count = matrix.n[0], width = matrix.n[1], n_units = matrix.n[2];
+    if (n_units == 1) {
+        fill_product_of_one(matrix, value, product);
+        return;
+    }
     fill(product, count * n_units, 0.0);
     for (int64_t j = 0; j < count; j++) {
         const double *entry = ROW3(matrix, j, 0), *own = value + j * n_units;
-        add_product(product + j * n_units, 1.0, entry, own, n_units);
-        for (int64_t back = 1; back < smaller(width, j + 1); back++) {
-            entry += n_units;
-            add_product(product + j * n_units, 1.0, entry, own - back * n_units, n_units);
-            add_product(product + (j - back) * n_units, 1.0, entry, own, n_units);
+        double *filled = product + j * n_units;
+        add_product(filled, 1.0, entry, own, n_units);
+        for (int64_t k = n_units; k < smaller(width, j + 1) * n_units; k += n_units) {
+            add_product(filled, 1.0, entry + k, own - k, n_units);
+            add_product(filled - k, 1.0, entry + k, own, n_units);
         }
     }
 }
@@ -89,14 +109,16 @@ static bool factorize_row(doubles2 factor, doubles3 matrix, const int64_t *suppo
     while (first > 0 && j - support[first - 1] < width)
         first--;
     for (int64_t m = first; m <= i; m++) {
-        int64_t before = m - larger(first, m - width + 1);
-        double total = row[j - support[m]] - dot(own + i - m + 1, ROW2(factor, m) + 1, before);
+        double total = row[j - support[m]];
+        const double *above = ROW2(factor, m);
+        for (int64_t k = larger(first, m - width + 1); k < m; k++)
+            total -= own[i - k] * above[m - k];
         if (m == i) {
             own[0] = sqrt(total);
             right[i] /= own[0];
             return total > SUPPORT_VANISHED * row[0];
         }
-        own[i - m] = total / AT2(factor, m, 0);
+        own[i - m] = total / above[0];
         right[i] -= own[i - m] * right[m];
     }
     return false;
