@@ -24,7 +24,7 @@ from spikecdl.events.windows import (
     sum_events,
 )
 from spikecdl.model.observations import Observations, earlier
-from spikecdl.solvers.losses import LOSSES, QUADRATIC, Loss, as_array, value
+from spikecdl.solvers.losses import LOSSES, QUADRATIC, as_array
 from spikecdl.solvers.parallel import ALONE, Processes
 
 _PART = 2**22  # probabilities of events in memory at once
@@ -276,9 +276,9 @@ def _constant(data: Observations, loss: CountLoss, shift: float) -> np.ndarray:
     eta = torch.full_like(data.y, shift, dtype=torch.float64)
     some = data.to(torch.float64)
     of_family = torch.where(some.mask, some.family.without_bursts().log_prob(some.y, eta), 0)
-    z = np.zeros(loss.a.shape[1:])
-    alone = [value(Loss(loss.kind, a, b), z) for a, b in zip(loss.a, loss.b, strict=True)]
-    return of_family.sum((1, 2)).numpy() + np.array(alone)
+    a, b = loss.a, loss.b
+    at_zero = (lambda: b * a**2 / 2, lambda: (a + b) * np.log(2.0), lambda: b)  # as `LOSSES`
+    return of_family.sum((1, 2)).numpy() + at_zero[loss.kind]().sum((1, 2))
 
 
 def _hash(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from spikecdl import kernels
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.families import FAMILIES
 from spikecdl.model.penalties import L1, GroupL1
-from spikecdl.solvers.quadratic import Weights, minimize
 from spikecdl.solvers.sparse_coding import SparseCode, sparse_code
 
 SIGNS = ["positive", "negative", "both", ("positive", "both")]
@@ -257,6 +258,13 @@ def test_hard_starts(name, baseline, dtype):
     assert (ours <= nothing + 1e-6 * nothing.abs()).all()
 
 
+class Weights(NamedTuple):
+    weight: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    grouped: bool
+
+
 class TestModel:
     """The quadratic model of a Newton step, against its optimality conditions."""
 
@@ -275,7 +283,10 @@ class TestModel:
         weight, slope = rng.uniform(0.5, 2, count), 2 * rng.normal(size=(count, units))
         amplitude = rng.normal(size=(count, units)) * (rng.random((count, 1)) < 0.4)
         amplitude *= np.where(amplitude > 0, up[:, None], down[:, None])
-        move, change = minimize(gram, slope, Weights(weight, up, down), amplitude, 1e-10)
+        move, found = np.zeros((count, units)), np.zeros(1)
+        penalty = Weights(weight, up, down, grouped=True)
+        kernels.function("minimize_model")(gram, slope, penalty, amplitude, 1e-10, move, found)
+        change = found[0]
         value = amplitude + move
         score = slope - np.einsum("ujk,ku->ju", full, move)
         radius = np.linalg.norm(value, axis=1, keepdims=True)
