@@ -27,7 +27,7 @@ LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")  # of processors, from the least o
 _SUFFIXES = (".so", ".dylib", ".dll")
 _OUT_OF_MEMORY = -1
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "doubles": np.dtype(np.float64),
     "floats": np.dtype(np.float32),
     "longs": np.dtype(np.int64),
