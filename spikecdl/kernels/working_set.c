@@ -34,7 +34,8 @@ static void reserve(Memory *memory, Window *window, int64_t more) {
         which[j] = events->which[j];
         onset[j] = events->onset[j];
     }
-    copy(amplitude, events->amplitude, size * n_units);
+    for (int64_t k = 0; k < size * n_units; k++)
+        amplitude[k] = events->amplitude[k];
     *events = (Events){size, n_units, which, onset, amplitude};
 }
 
