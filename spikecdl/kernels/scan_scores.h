@@ -1,11 +1,17 @@
 /* Ratios of scores in the precision that is named `REAL`: included for each precision. */
 
-static REAL NAME(highest)(const REAL *values, int64_t number) {
-    REAL found = 0;
-    PRAGMA(omp simd reduction(max : found))
-    for (int64_t p = 0; p < number; p++)
-        found = values[p] > found ? values[p] : found;
-    return found;
+/* Return the largest ratio, or zero; eight maxima side by side need one register. */
+static REAL NAME(highest)(const REAL *ratio, int64_t number) {
+    REAL part[8] = {0};
+    int64_t whole = number - number % 8;
+    for (int64_t p = 0; p < whole; p += 8)
+        for (int64_t i = 0; i < 8; i++)
+            part[i] = ratio[p + i] > part[i] ? ratio[p + i] : part[i];
+    for (int64_t p = whole; p < number; p++)
+        part[0] = ratio[p] > part[0] ? ratio[p] : part[0];
+    for (int64_t i = 1; i < 8; i++)
+        part[0] = part[i] > part[0] ? part[i] : part[0];
+    return part[0];
 }
 
 /* Where the ratio of one template is higher than of those before, take it. */

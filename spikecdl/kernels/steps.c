@@ -29,12 +29,16 @@ void paste(const State *state, int64_t first, const State *part) {
     }
 }
 
+/* Return the largest absolute value; eight maxima side by side need one register. */
 static double largest_size(const double *values, int64_t number) {
-    double found = 0.0;
-    PRAGMA(omp simd reduction(max : found))
-    for (int64_t k = 0; k < number; k++)
-        found = most(fabs(values[k]), found);
-    return found;
+    double part[8] = {0.0};
+    int64_t whole = number - number % 8;
+    for (int64_t k = 0; k < whole; k += 8)
+        for (int64_t i = 0; i < 8; i++)
+            part[i] = most(fabs(values[k + i]), part[i]);
+    for (int64_t k = whole; k < number; k++)
+        part[0] = most(fabs(values[k]), part[0]);
+    return largest(part, 8);
 }
 
 /* Move the linear predictor; return minus the derivative of the loss along the direction. */
