@@ -80,10 +80,13 @@ def updated_templates(
     is ``linear`` in the templates, or exponential.
     """
     bends, learn = second_differences(model.length), perturbation is None
-    templates, variance = model.templates / scale, model.variance / scale**2
+    contiguous = np.ascontiguousarray
+    templates = contiguous(model.templates / scale)
+    variance = contiguous(model.variance / scale**2)
     shrinkage, smoothness = model.shrinkage * scale**2, model.smoothness.copy()
-    spikes, expected = found.spikes * scale, found.expected * scale
-    curvature, cost = np.maximum(found.curvature * scale**2, 0.0), model.cost.copy()
+    spikes, expected = contiguous(found.spikes * scale), contiguous(found.expected * scale)
+    curvature = contiguous(np.maximum(found.curvature * scale**2, 0.0))
+    cost = model.cost.copy()
     for c in np.flatnonzero(model.has_events):
         rows, of_rows = templates[c], np.empty((templates.shape[1], 3))
         floor = 0.0 if model.nonnegative[c] else -np.inf

@@ -27,7 +27,7 @@ typedef struct {
     int64_t *low, *high;           /* (live,) */
     double *most_past, *most_next; /* largest past and future of the events of an onset (live,) */
     double *at_once;               /* log weight of two events that begin in one bin (live,) */
-    double *weight, *sums, *logs;  /* rows (event,) of no lasting meaning */
+    double *weight, *sums, *logs, *each; /* rows (event,) of no lasting meaning */
 } Messages;
 
 /* Events of a live onset: alone, or with others that they overlap, which are NULL if none. */

@@ -2,17 +2,17 @@
 
 #include <stdlib.h>
 
-static const double TINY = 1e-290;      /* sum of relative numbers that may have lost some */
-static const double UNLIKELY = -20.0;   /* log probability of pairs that say nothing */
-static const double OVERFLOW = 600.0;   /* logarithm from which numbers are not multiplied */
-static const double UNDERFLOW = -708.0; /* logarithm from which exponentials are zero */
-enum { LANES = 4 };                     /* numbers of a vector register, at least */
+static const double TINY = 1e-290;     /* sum of relative numbers that may have lost some */
+static const double UNLIKELY = -20.0;  /* log probability of pairs that say nothing */
+static const double TOO_LARGE = 600.0; /* logarithm from which numbers are not multiplied */
+static const double FAINTEST = -708.0; /* logarithm from which exponentials are zero */
+enum { LANES = 4 };                    /* numbers of a vector register, at least */
 
 /* Exponential of a number that is not positive, to rounding; zero where it would be tiny. */
 static inline double falling_exp(double z) {
     const double large = 6755399441055744.0; /* 1.5 * 2^52: a sum with it is a whole number */
-    double shifted = most(z, UNDERFLOW) * 1.4426950408889634 + large, whole = shifted - large;
-    double x = most(z, UNDERFLOW) - whole * 0.693147180369123816490;
+    double shifted = most(z, FAINTEST) * 1.4426950408889634 + large, whole = shifted - large;
+    double x = most(z, FAINTEST) - whole * 0.693147180369123816490;
     x -= whole * 1.90821492927058770002e-10; /* the rest of the logarithm of 2 */
     double power = 1.0 / 39916800 * x + 1.0 / 3628800;
     power = power * x + 1.0 / 362880;
@@ -29,7 +29,7 @@ static inline double falling_exp(double z) {
     memcpy(&bits, &power, sizeof bits);
     bits += exponent << 52;
     memcpy(&power, &bits, sizeof power);
-    return z < UNDERFLOW ? 0.0 : power;
+    return z < FAINTEST ? 0.0 : power;
 }
 
 /* Return the log of the sum of the exponentials of logarithms. */
@@ -127,14 +127,12 @@ static void mix_later(const double *weight, const double *factors, int64_t n, do
         out[k] = dot(factors + k * n, weight, n);
 }
 
-/* Return the log of a sum, of numbers given by logarithms times factors, that was too small. */
-static double mended(const double *logs, const double *factors, int64_t step, int64_t n) {
-    double highest = -INFINITY, total = 0.0;
-    for (int64_t j = 0; j < n; j++)
-        highest = most(highest, logs[j] + factors[j * step]);
-    for (int64_t j = 0; j < (highest > NEVER ? n : 0); j++)
-        total += falling_exp(logs[j] + factors[j * step] - highest);
-    return total > 0.0 ? highest + log(total) : NEVER;
+/* Return the log of the sum over events, given by logarithms, times factors that are `step` apart,
+   for a sum that was too small to be one of products. */
+static double mended(const Messages *m, const double *logs, const double *factors, int64_t step) {
+    for (int64_t j = 0; j < m->n_kinds; j++)
+        m->each[j] = logs[j] + factors[j * step];
+    return log_sum(m->each, m->n_kinds);
 }
 
 /* Two events: the live onset of the first, the lag, and the log weight that all weights of the
@@ -166,7 +164,7 @@ static void fill_mixed(const Messages *m, Reach from, Step step, const double *r
         for (int64_t k = 0; k < n; k++)
             if (m->sums[k] <= TINY)
                 out[k] =
-                    mended(m->logs, logs + k * (step.back ? n : 1), step.back ? 1 : n, n) - shift;
+                    mended(m, m->logs, logs + k * (step.back ? n : 1), step.back ? 1 : n) - shift;
     }
     for (int64_t k = 0; k < width; k++)
         out[k] += shift + step.rest + weights[k];
@@ -277,7 +275,7 @@ static double at_once(const Messages *m, int64_t i) {
     if (total > TINY)
         return log(total) + 2 * shift + AT2(m->pairs->factors.largest, p, 0);
     for (int64_t j = 0; j < n; j++) {
-        double others = mended(from.weights, log_factors(m, i, 0) + j * n, 1, n);
+        double others = mended(m, from.weights, log_factors(m, i, 0) + j * n, 1);
         m->logs[j] = from.weights[j] + others;
     }
     return log_sum(m->logs, n);
@@ -289,42 +287,55 @@ typedef struct {
     double *number, *of_first, *of_second;
 } Chances;
 
+/* Add probabilities of a first event and each second one; return their sum.
+
+   They are products of a scale, the factors and the weights `late` (event,) of the second. */
+static double add_products_of(double scale, const double *restrict factors,
+                              const double *restrict late, int64_t n, double *restrict number,
+                              double *restrict of_second) {
+    double total = 0.0, low = exp(UNLIKELY);
+    REDUCE(total)
+    for (int64_t k = 0; k < n; k++) {
+        double chance = scale * factors[k] * late[k];
+        chance = chance > low ? least(chance, 1.0) : 0.0;
+        number[k] += chance, of_second[k] += chance, total += chance;
+    }
+    return total;
+}
+
+/* The same, where the scale would be too large, from logarithms. */
+static double add_exponentials(double log_scale, const double *factors, const double *late,
+                               int64_t n, double *number, double *of_second) {
+    double total = 0.0;
+    for (int64_t k = 0; k < n; k++) {
+        double both = log_scale + factors[k] + late[k];
+        double chance = both > UNLIKELY ? exp(least(both, 0.0)) : 0.0;
+        number[k] += chance, of_second[k] += chance, total += chance;
+    }
+    return total;
+}
+
 /* Add the probabilities of pairs; `rest` is what is to be added to logarithms. */
 static void add_chances(const Messages *m, Reach first, Reach second, int64_t i, int64_t lag,
                         double rest, Chances out) {
     int64_t n = m->n_kinds, width = m->width, p = m->pairs->pattern[i];
-    const double *logs = log_factors(m, i, lag), low = exp(UNLIKELY);
-    double *restrict early = m->weight, *restrict late = m->sums;
+    double *early = m->weight, *late = m->logs;
     double log_unit = rest + AT2(m->pairs->factors.largest, p, lag);
     log_unit += fill_linear(first, width, early) + fill_linear(second, width, late);
-    bool products = log_unit < OVERFLOW;
-    double unit = products ? exp(log_unit) : 0.0;
-    if (!products) {
-        fill_logs(first, width, early);
-        fill_logs(second, width, late);
+    if (log_unit < TOO_LARGE) {
+        double unit = exp(log_unit), low = exp(UNLIKELY);
+        for (int64_t b = 0; b < n; b++)
+            if (2 * early[b] * unit > low) /* weights of seconds are at most 2 */
+                out.of_first[b] +=
+                    add_products_of(early[b] * unit, ROW4(m->pairs->factors.linear, p, lag, b),
+                                    late, n, out.number + b * n, out.of_second);
+        return;
     }
-    for (int64_t b = 0; b < n; b++) {
-        const double *restrict linear = ROW4(m->pairs->factors.linear, p, lag, b);
-        double *restrict number = out.number + b * n, *restrict of_second = out.of_second;
-        double scale = early[b] * unit, total = 0.0;
-        if (products && 2 * scale < low)
-            continue;
-        if (products) {
-            REDUCE(total)
-            for (int64_t k = 0; k < n; k++) {
-                double chance = scale * linear[k] * late[k];
-                chance = chance > low ? least(chance, 1.0) : 0.0;
-                number[k] += chance, of_second[k] += chance, total += chance;
-            }
-        } else {
-            for (int64_t k = 0; k < n; k++) {
-                double both = early[b] + logs[b * n + k] + late[k] + rest;
-                double chance = both > UNLIKELY ? exp(least(both, 0.0)) : 0.0;
-                number[k] += chance, of_second[k] += chance, total += chance;
-            }
-        }
-        out.of_first[b] += total;
-    }
+    fill_logs(first, width, early);
+    fill_logs(second, width, late);
+    for (int64_t b = 0; b < n; b++)
+        out.of_first[b] += add_exponentials(early[b] + rest, log_factors(m, i, lag) + b * n, late,
+                                            n, out.number + b * n, out.of_second);
 }
 
 /* Fill in the probabilities (event,) of those of a live onset that are one of a pair.
@@ -362,10 +373,11 @@ static void fill_posterior(Memory *memory, const Messages *m, doubles2 weights,
         begun[s] = m->forward[s] + LOG_2 + m->idle[end] - m->idle[s] + m->backward[end] - evidence;
     }
     for (int64_t k = 0; k < m->n_kinds; k++) {
-        const double *row = ROW2(weights, k);
-        double *out = ROW2(posterior, k); /* which may be the same */
-        EACH for (int64_t s = 0; s < m->n_onsets; s++) out[s] =
-            falling_exp(least(begun[s] + row[s], 0.0));
+        double *restrict row = ROW2(posterior, k);
+        if (row != ROW2(weights, k))
+            copy(row, ROW2(weights, k), m->n_onsets);
+        for (int64_t s = 0; s < m->n_onsets; s++)
+            row[s] = falling_exp(least(begun[s] + row[s], 0.0));
     }
     for (int64_t i = 0; i < m->pairs->size; i++) {
         fill_paired(m, i, chance, nowhere);
@@ -412,7 +424,7 @@ static void fill_weights(Memory *memory, Messages *m, doubles2 weights, const do
         for (int64_t k = 0; k < m->n_kinds; k++)
             m->weights[i * width + k] = AT2(weights, k, m->pairs->onset[i]);
     m->weight = take_doubles(memory, width), m->logs = take_doubles(memory, width);
-    m->sums = take_doubles(memory, width);
+    m->sums = take_doubles(memory, width), m->each = take_doubles(memory, width);
     fill(m->sums, width, 1.0); /* those of events that never happen stay so */
 }
 

@@ -51,8 +51,8 @@ typedef struct {
 /* Sum over events of which two may overlap; return the log likelihood ratio over no event.
 
    `weights` (kind, onset) are the log weights of events, `log_idle` (onset,) the log probabilities
-   that none begins.  Fills in the `posterior` (kind, onset).  With random numbers `uniform`
-   (bin + 1,), or NULL, events are drawn: `kinds` are rows (bin,) of the two chains, which receive
-   the kind that begins in each bin, or -1. */
+   that none begins.  Fills in the `posterior` (kind, onset), which may be in the place of the
+   weights.  With random numbers `uniform` (bin + 1,), or NULL, events are drawn: `kinds` are rows
+   (bin,) of the two chains, which receive the kind that begins in each bin, or -1. */
 double sum_pairs(Memory *memory, doubles2 weights, const double *log_idle, const Pairs *pairs,
                  const double *uniform, int32_t *kinds[2], doubles2 posterior);
