@@ -45,7 +45,8 @@ def choose_overlap(
         if value > highest and learn_templates:  # which takes longer than rates
             two, value = climb(counts, two, _STEPS)
         if value > highest + enough:
-            best, highest = two, value
+            best = model = two
+            highest = value
             enough = max(_LEAST_NATS, _LEAST_GAIN * (highest - none))
     if best.overlap == 1 or not isinstance(counts, DenseCounts):
         return best

@@ -149,3 +149,12 @@ def test_events_that_overlap_by_chance_are_summed_as_such(seed):
     assert found.events.hit_rate > 0.6
     own = 1 - parts.events()["probability"].mean()
     assert abs(own - found.events.false_alarm_rate) < 0.06
+
+
+@pytest.mark.slow
+def test_near_events_of_one_template_are_weighed_with_templates_that_are_learned():
+    case = CASES["dense"]  # whose events of one template begin half a template apart at the least
+    counts = case.draw(0)
+    model = fit(case.estimator(0, trainer="marginal"), counts)
+    assert model.tensors_["distance"] < 0.5 * model.tensors_["templates"].shape[-1]
+    assert recovery(model.decompose(counts), 0.05 / 8).events.hit_rate > 0.83
