@@ -5,32 +5,7 @@
 static const double TINY = 1e-290;     /* sum of relative numbers that may have lost some */
 static const double UNLIKELY = -20.0;  /* log probability of pairs that say nothing */
 static const double TOO_LARGE = 600.0; /* logarithm from which numbers are not multiplied */
-static const double FAINTEST = -708.0; /* logarithm from which exponentials are zero */
 enum { LANES = 4 };                    /* numbers of a vector register, at least */
-
-/* Exponential of a number that is not positive, to rounding; zero where it would be tiny. */
-static inline double falling_exp(double z) {
-    const double large = 6755399441055744.0; /* 1.5 * 2^52: a sum with it is a whole number */
-    double shifted = most(z, FAINTEST) * 1.4426950408889634 + large, whole = shifted - large;
-    double x = most(z, FAINTEST) - whole * 0.693147180369123816490;
-    x -= whole * 1.90821492927058770002e-10; /* the rest of the logarithm of 2 */
-    double power = 1.0 / 39916800 * x + 1.0 / 3628800;
-    power = power * x + 1.0 / 362880;
-    power = power * x + 1.0 / 40320;
-    power = power * x + 1.0 / 5040;
-    power = power * x + 1.0 / 720;
-    power = power * x + 1.0 / 120;
-    power = power * x + 1.0 / 24;
-    power = power * x + 1.0 / 6;
-    power = power * x + 1.0 / 2;
-    power = power * x * x + x + 1.0;
-    uint64_t exponent, bits;
-    memcpy(&exponent, &shifted, sizeof exponent);
-    memcpy(&bits, &power, sizeof bits);
-    bits += exponent << 52;
-    memcpy(&power, &bits, sizeof power);
-    return z < FAINTEST ? 0.0 : power;
-}
 
 /* Return the log of the sum of the exponentials of logarithms. */
 static double log_sum(const double *logs, int64_t number) {

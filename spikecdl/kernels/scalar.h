@@ -31,6 +31,32 @@ static inline double quick_exp(double z) {
     return power;
 }
 
+static const double FAINTEST = -708.0; /* logarithm from which exponentials are zero */
+
+/* Exponential of a number that is not positive, to rounding; zero where it would be tiny. */
+static inline double falling_exp(double z) {
+    const double large = 6755399441055744.0; /* 1.5 * 2^52: a sum with it is a whole number */
+    double shifted = most(z, FAINTEST) * 1.4426950408889634 + large, whole = shifted - large;
+    double x = most(z, FAINTEST) - whole * 0.693147180369123816490;
+    x -= whole * 1.90821492927058770002e-10; /* the rest of the logarithm of 2 */
+    double power = 1.0 / 39916800 * x + 1.0 / 3628800;
+    power = power * x + 1.0 / 362880;
+    power = power * x + 1.0 / 40320;
+    power = power * x + 1.0 / 5040;
+    power = power * x + 1.0 / 720;
+    power = power * x + 1.0 / 120;
+    power = power * x + 1.0 / 24;
+    power = power * x + 1.0 / 6;
+    power = power * x + 1.0 / 2;
+    power = power * x * x + x + 1.0;
+    uint64_t exponent, bits;
+    memcpy(&exponent, &shifted, sizeof exponent);
+    memcpy(&bits, &power, sizeof bits);
+    bits += exponent << 52;
+    memcpy(&power, &bits, sizeof power);
+    return z < FAINTEST ? 0.0 : power;
+}
+
 /* Logarithm of 1 + x for x from 0 to 1: twice the inverse hyperbolic tangent of x / (2 + x). */
 static inline double quick_log1p(double x) {
     double u = x / (2.0 + x), v = u * u;
