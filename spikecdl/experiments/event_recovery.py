@@ -18,7 +18,6 @@ from spikecdl.data import BinnedSpikes, Decomposition, Truth
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.experiments import Options, Result, findings, fitted
-from spikecdl.model.history import History
 from spikecdl.plots import style
 from spikecdl.plots import templates as draw_templates
 from spikecdl.simulate import random_events
@@ -281,7 +280,6 @@ CASES: Mapping[str, Case] = {
     "bursts": Case(
         "no event, bursts of 2 to 5 spikes",
         spiking=bursting,
-        model={"history": History(0.03, sign="both")},
         aim=_NO_EVENTS,
     ),
 }
