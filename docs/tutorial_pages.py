@@ -21,8 +21,6 @@ from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from spikecdl.progress import COMPILING
-
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "tutorials"
 DATA = ROOT.parent / "shared" / "data"
@@ -113,16 +111,11 @@ def page(stem: str, notebook: nbformat.NotebookNode) -> tuple[str, dict[str, byt
         if "setup" in cell.metadata.get("tags", ()):
             continue
         parts.append(f"```python\n{cell.source}\n```")
-        for output in filter(_is_of_the_tutorial, cell.outputs):
+        for output in cell.outputs:
             parts.append(shown(output, figures, f"{stem}-{len(figures) + 1}.png"))
     if not any(cell.get("execution_count") for cell in rest):
         parts.insert(2, NOT_EXECUTED)
     return "\n\n".join(parts) + "\n", figures
-
-
-def _is_of_the_tutorial(output: nbformat.NotebookNode) -> bool:
-    """Whether an output is more than the line that says, in a fresh environment, what compiles."""
-    return output.get("name") != "stderr" or output["text"] != COMPILING
 
 
 def shown(output: nbformat.NotebookNode, figures: dict[str, bytes], name: str) -> str:
