@@ -80,7 +80,7 @@ class DenseCounts:
     def take(self, windows: np.ndarray | slice) -> DenseCounts:
         """Keep some windows."""
         some = copy(self)
-        # contiguous, as functions are compiled for each layout
+        # contiguous, as functions in C take them
         parts = (np.ascontiguousarray(x[windows]) for x in self.loss[1:])
         some.loss = CountLoss(self.loss.kind, *parts)
         some.constant = self.constant[windows]

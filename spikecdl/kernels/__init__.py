@@ -14,9 +14,9 @@ import ctypes
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,25 @@ def function(name: str) -> Callable[..., Any]:
 def _call(compiled: Any, name: str, arguments: tuple, *values: Any) -> Any:
     if len(values) != len(arguments):
         raise TypeError(f"`{name}` takes {len(arguments)} arguments, not {len(values)}")
-    passed = [
-        type_.passed(value, f"`{word}` of `{name}`")
-        for (type_, word), value in zip(arguments, values, strict=True)
-    ]
+    passed = []
+    for (type_, word), value in zip(arguments, values, strict=True):
+        try:
+            passed.append(type_.passed(value))
+        except _Refused as refused:
+            where = " of ".join(f"`{part}`" for part in [*refused.where, word, name])
+            raise TypeError(f"{where} {refused.reason}") from None
     result = compiled(*passed)
     if result == _OUT_OF_MEMORY and compiled.restype is ctypes.c_int64:
         raise MemoryError(f"no memory is left for `{name}`; give it fewer windows at a time")
     return result
+
+
+class _Refused(Exception):
+    """An argument is not what the header says; ``where`` are the fields around it, from inside."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.where: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -78,24 +89,28 @@ class _Number:
     def passed_as(self) -> Any:
         return ctypes.c_double if self.code == "d" else ctypes.c_int64
 
-    def passed(self, value: Any, where: str) -> Any:
+    def passed(self, value: Any) -> Any:
         return float(value) if self.code == "d" else int(value)
 
-    def words(self, value: Any, where: str) -> Iterator[Any]:
-        yield self.passed(value, where)
+    def words(self, value: Any) -> tuple:
+        return (self.passed(value),)
 
 
 class _Pointed:
-    """What is passed by its address."""
+    """What is passed by its address, as words of eight bytes."""
 
     code: str
     passed_as: Any = ctypes.c_char_p
 
-    def words(self, value: Any, where: str) -> Iterator[Any]:
+    @cached_property
+    def _layout(self) -> struct.Struct:
+        return struct.Struct(self.code)
+
+    def words(self, value: Any) -> Sequence:
         raise NotImplementedError
 
-    def passed(self, value: Any, where: str) -> bytes:
-        return struct.pack(self.code, *self.words(value, where))
+    def passed(self, value: Any) -> bytes:
+        return self._layout.pack(*self.words(value))
 
 
 @dataclass(frozen=True)
@@ -109,36 +124,41 @@ class _Array(_Pointed):
     def code(self) -> str:  # type: ignore[override]
         return "P" + "q" * self.rank
 
-    def words(self, value: Any, where: str) -> Iterator[Any]:
+    def words(self, value: Any) -> tuple:
         if not isinstance(value, np.ndarray):
-            raise TypeError(f"{where} must be an array, not {type(value).__name__}")
+            raise _Refused(f"must be an array, not {type(value).__name__}")
         if value.dtype != self.dtype or value.ndim != self.rank:
-            raise TypeError(
-                f"{where} must be {self.dtype} with {self.rank} axes, "
-                f"not {value.dtype} with {value.ndim}"
+            raise _Refused(
+                f"must be {self.dtype} with {self.rank} axes, not {value.dtype} with {value.ndim}"
             )
         if not value.flags.c_contiguous:
-            raise TypeError(f"{where} must be contiguous; `np.ascontiguousarray` makes it so")
-        yield value.ctypes.data
-        yield from value.shape
+            raise _Refused("must be contiguous; `np.ascontiguousarray` makes it so")
+        return (value.ctypes.data, *value.shape)
 
 
 @dataclass(frozen=True)
 class _Struct(_Pointed):
     """A named tuple, whose fields have the names and the order of those in C."""
 
-    fields: tuple[tuple[_Number | _Array | _Struct, str], ...]
+    types: tuple[_Number | _Array | _Struct, ...]
+    names: tuple[str, ...]
 
     @property
     def code(self) -> str:  # type: ignore[override]
-        return "".join(type_.code for type_, _ in self.fields)
+        return "".join(type_.code for type_ in self.types)
 
-    def words(self, value: Any, where: str) -> Iterator[Any]:
-        names = tuple(name for _, name in self.fields)
-        if getattr(value, "_fields", None) != names:
-            raise TypeError(f"{where} must be a named tuple of {', '.join(names)}, not {value!r}")
-        for (type_, name), part in zip(self.fields, value, strict=True):
-            yield from type_.words(part, f"`{name}` of {where}")
+    def words(self, value: Any) -> list:
+        if getattr(value, "_fields", None) != self.names:
+            given = type(value).__name__
+            raise _Refused(f"must be a named tuple of {', '.join(self.names)}, not {given}")
+        words: list = []
+        for type_, name, part in zip(self.types, self.names, value, strict=True):
+            try:
+                words += type_.words(part)
+            except _Refused as refused:
+                refused.where.append(name)
+                raise
+        return words
 
 
 @cache
@@ -153,7 +173,7 @@ def _declarations() -> dict[str, tuple[str, tuple]]:
             return _Number("d" if word == "double" else "q")
         if found := _ARRAY.fullmatch(word):
             return _Array(_DTYPES[found[1]], int(found[2]))
-        return _Struct(tuple(pairs(structs[word].split(";"))))
+        return _Struct(*zip(*pairs(structs[word].split(";")), strict=True))
 
     def pairs(parts: list[str]) -> Iterator[tuple[Any, str]]:
         for part in filter(str.strip, parts):

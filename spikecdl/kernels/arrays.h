@@ -61,10 +61,6 @@ static inline int64_t size3(doubles3 a) {
     return a.n[0] * a.n[1] * a.n[2];
 }
 
-static inline int64_t size4(doubles4 a) {
-    return a.n[0] * a.n[1] * a.n[2] * a.n[3];
-}
-
 static inline int64_t smaller(int64_t x, int64_t y) {
     return x < y ? x : y;
 }

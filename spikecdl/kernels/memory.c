@@ -92,7 +92,3 @@ doubles2 new2(Memory *memory, int64_t n, int64_t m) {
 doubles3 new3(Memory *memory, int64_t n, int64_t m, int64_t k) {
     return (doubles3){take_doubles(memory, n * m * k), {n, m, k}};
 }
-
-doubles4 new4(Memory *memory, int64_t n, int64_t m, int64_t k, int64_t l) {
-    return (doubles4){take_doubles(memory, n * m * k * l), {n, m, k, l}};
-}

@@ -50,4 +50,3 @@ int64_t *take_longs(Memory *memory, int64_t number);
 doubles1 new1(Memory *memory, int64_t n);
 doubles2 new2(Memory *memory, int64_t n, int64_t m);
 doubles3 new3(Memory *memory, int64_t n, int64_t m, int64_t k);
-doubles4 new4(Memory *memory, int64_t n, int64_t m, int64_t k, int64_t l);

@@ -1,16 +1,7 @@
 #include "operators.h"
 
-#define REAL double
-#define ARRAY(rank) doubles##rank
-#define NAME(name) name
-#include "scores.h"
-#undef REAL
-#undef ARRAY
-#undef NAME
-#define REAL float
-#define ARRAY(rank) floats##rank
-#define NAME(name) name##_float
-#include "scores.h"
+#define OF_PRECISION "scores.h"
+#include "both_precisions.h"
 
 void add_events(doubles2 signal, doubles3 templates, Events events) {
     int64_t n_channels = templates.n[1], length = templates.n[2];

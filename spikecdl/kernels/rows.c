@@ -22,58 +22,51 @@ static void multiply(doubles2 band, const double *vector, double *out) {
         }
 }
 
-/* Replace a matrix by its factors L D L', of unit L; return the log of its determinant. */
+/* Replace a matrix by its factors L D L', of unit L; return the log of its determinant.
+
+   The diagonals above the main one end with zeros, in the matrix and in its factors. */
 static double factorize(doubles2 band) {
-    int64_t length = band.n[1];
-    double total = 0.0;
-    for (int64_t t = 0; t < length; t++) {
-        double pivot = AT2(band, 0, t);
-        double one = t + 1 < length ? AT2(band, 1, t) / pivot : 0.0;
-        double two = t + 2 < length ? AT2(band, 2, t) / pivot : 0.0;
+    double *diagonal = ROW2(band, 0), *next = ROW2(band, 1), *after = ROW2(band, 2);
+    double total = 0.0, one = 0.0, two = 0.0, beside = 0.0, far = 0.0, less = 0.0;
+    for (int64_t t = 0; t < band.n[1]; t++) {
+        double pivot = diagonal[t] - less - one * beside;
+        less = two * far; /* of the pivot two bins after that of `two` */
+        beside = next[t] - one * far;
+        far = after[t];
+        one = beside / pivot;
+        two = far / pivot;
         total += log(pivot);
-        if (t + 1 < length)
-            AT2(band, 0, t + 1) -= one * AT2(band, 1, t);
-        if (t + 2 < length) {
-            AT2(band, 1, t + 1) -= one * AT2(band, 2, t);
-            AT2(band, 0, t + 2) -= two * AT2(band, 2, t);
-        }
-        AT2(band, 1, t) = one;
-        AT2(band, 2, t) = two;
+        diagonal[t] = pivot;
+        next[t] = one;
+        after[t] = two;
     }
     return total;
 }
 
 /* Replace a right-hand side by the solution. */
 static void solve(doubles2 factors, double *vector) {
-    int64_t length = factors.n[1];
-    for (int64_t t = 0; t < length; t++) {
-        if (t + 1 < length)
-            vector[t + 1] -= AT2(factors, 1, t) * vector[t];
-        if (t + 2 < length)
-            vector[t + 2] -= AT2(factors, 2, t) * vector[t];
-    }
-    for (int64_t t = length - 1; t >= 0; t--) {
-        vector[t] /= AT2(factors, 0, t);
-        if (t + 1 < length)
-            vector[t] -= AT2(factors, 1, t) * vector[t + 1];
-        if (t + 2 < length)
-            vector[t] -= AT2(factors, 2, t) * vector[t + 2];
-    }
+    const double *pivot = ROW2(factors, 0), *one = ROW2(factors, 1), *two = ROW2(factors, 2);
+    double here = 0.0, last = 0.0, before = 0.0; /* of the solution, one and two bins away */
+    for (int64_t t = 0; t < factors.n[1]; t++, before = last, last = here)
+        vector[t] = here =
+            vector[t] - two[larger(t - 2, 0)] * before - one[larger(t - 1, 0)] * last;
+    last = before = 0.0;
+    for (int64_t t = factors.n[1] - 1; t >= 0; t--, before = last, last = here)
+        vector[t] = here = vector[t] / pivot[t] - one[t] * last - two[t] * before;
 }
 
 /* Fill in the diagonals of the inverse (Takahashi's equations). */
 static void invert(doubles2 factors, doubles2 inverse) {
-    int64_t length = factors.n[1];
-    fill(inverse.at, size2(inverse), 0.0);
-    for (int64_t t = length - 1; t >= 0; t--) {
+    double last = 0.0, before = 0.0, beside = 0.0; /* of the inverse, at later bins */
+    for (int64_t t = factors.n[1] - 1; t >= 0; t--) {
         double one = AT2(factors, 1, t), two = AT2(factors, 2, t);
-        double next_one = t + 2 < length ? AT2(inverse, 1, t + 1) : 0.0;
-        if (t + 2 < length)
-            AT2(inverse, 2, t) = -one * next_one - two * AT2(inverse, 0, t + 2);
-        if (t + 1 < length)
-            AT2(inverse, 1, t) = -one * AT2(inverse, 0, t + 1) - two * next_one;
-        AT2(inverse, 0, t) =
-            1.0 / AT2(factors, 0, t) - one * AT2(inverse, 1, t) - two * AT2(inverse, 2, t);
+        double far = -one * beside - two * before;
+        beside = -one * last - two * beside;
+        before = last;
+        last = 1.0 / AT2(factors, 0, t) - one * beside - two * far;
+        AT2(inverse, 0, t) = last;
+        AT2(inverse, 1, t) = beside;
+        AT2(inverse, 2, t) = far;
     }
 }
 

@@ -10,7 +10,6 @@
 
 #define PRAGMA(text) _Pragma(#text)
 #define REDUCE(total) PRAGMA(omp simd reduction(+ : total))
-#define EACH PRAGMA(omp simd) /* the rounds of a loop do not depend on each other */
 
 static inline double least(double x, double y) {
     return x < y ? x : y;

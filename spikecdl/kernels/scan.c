@@ -1,19 +1,7 @@
 #include "scan.h"
 
-#define REAL double
-#define ARRAY(rank) doubles##rank
-#define NAME(name) name
-#define SQRT sqrt
-#include "scan_scores.h"
-#undef REAL
-#undef ARRAY
-#undef NAME
-#undef SQRT
-#define REAL float
-#define ARRAY(rank) floats##rank
-#define NAME(name) name##_float
-#define SQRT sqrtf
-#include "scan_scores.h"
+#define OF_PRECISION "scan_scores.h"
+#include "both_precisions.h"
 
 static float *take_floats(Memory *memory, int64_t number) {
     return take(memory, number * (int64_t)sizeof(float));

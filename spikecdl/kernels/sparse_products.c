@@ -2,14 +2,5 @@
 
 #include "scalar.h"
 
-#define REAL double
-#define ARRAY(rank) doubles##rank
-#define NAME(name) name
-#include "sparse_products_of.h"
-#undef REAL
-#undef ARRAY
-#undef NAME
-#define REAL float
-#define ARRAY(rank) floats##rank
-#define NAME(name) name##_float
-#include "sparse_products_of.h"
+#define OF_PRECISION "sparse_products_of.h"
+#include "both_precisions.h"

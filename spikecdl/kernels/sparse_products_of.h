@@ -3,13 +3,16 @@
 int64_t NAME(add_rows)(const ARRAY(2) * left, const ARRAY(2) * right, const ARRAY(2) * product) {
     BEGIN
     int64_t n_columns = product->n[1], *chosen = take_longs(memory, left->n[1] + 1);
+    bool *restrict used = take(memory, left->n[1]);
     for (int64_t m = 0; m < left->n[0]; m++) {
         const REAL *weight = ROW2(*left, m);
         REAL *restrict out = ROW2(*product, m);
-        int64_t count = 0;
-        for (int64_t n = 0; n < left->n[1]; n++) {
+        int64_t count = 0, n_rows = left->n[1];
+        for (int64_t n = 0; n < n_rows; n++)
+            used[n] = weight[n] != 0;
+        for (int64_t n = 0; n < n_rows; n++) {
             chosen[count] = n;
-            count += weight[n] != 0;
+            count += used[n];
         }
         int64_t whole = count - count % 4;
         for (int64_t i = 0; i < whole; i += 4) {

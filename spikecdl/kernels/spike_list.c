@@ -17,9 +17,10 @@ void add_spike_weights(const longs1 *first, const ints1 *unit, const doubles2 *w
     int64_t length = rows->n[1], n_templates = rows->n[2];
     int64_t last = -length; /* onset of the last weight that is not zero */
     for (int64_t s = larger(0, begin - length + 1); s < end; s++) {
+        double size = 0.0;
         for (int64_t c = 0; c < n_templates; c++)
-            if (AT2(*weight, s, c) != 0.0)
-                last = s;
+            size += fabs(AT2(*weight, s, c));
+        last = size != 0.0 ? s : last;
         if (s < begin || s - last >= length)
             continue;
         int64_t low = larger(0, s - length + 1);

@@ -66,8 +66,7 @@ typedef struct {
     int64_t width;
     double least;
     doubles2 table;
-    int64_t size;  /* of the list */
-    double *spare; /* for a row that finds no place */
+    int64_t size; /* of the list */
 } Search;
 
 static double sum_near(const Search *search, int64_t s) {

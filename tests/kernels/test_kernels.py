@@ -83,7 +83,7 @@ def test_a_fit_is_the_same_on_each_processor():
 
 def test_a_processor_that_is_not_known_is_refused():
     environment = {**os.environ, "SPIKECDL_CPU": "z80"}
-    command = [sys.executable, "-c", "import spikecdl.solvers.losses"]
+    command = [sys.executable, "-c", "import spikecdl.events.windows"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode
     assert "SPIKECDL_CPU must be one of" in done.stderr
@@ -93,7 +93,7 @@ def test_sources_that_are_not_compiled_say_what_to_do(tmp_path):
     shutil.copytree(Path(kernels.__file__).parents[1], tmp_path / "spikecdl")
     for library in (tmp_path / "spikecdl" / "kernels").glob(f"*{build.SUFFIX}"):
         library.unlink()
-    command = [sys.executable, "-c", "import spikecdl.solvers.losses"]
+    command = [sys.executable, "-c", "import spikecdl.events.windows"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "`pip install .` in the project's folder" in done.stderr
 

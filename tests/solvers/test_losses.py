@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from contracts import example, support
 
+from spikecdl import kernels
 from spikecdl.model.families import FAMILIES
-from spikecdl.solvers.losses import LOSSES, Loss, State, as_array, fill_state, value
+from spikecdl.solvers.losses import LOSSES, Loss, as_array
+
+fill_state, value = kernels.function("fill_state"), kernels.function("loss_value")
 
 each_family = pytest.mark.parametrize("name", sorted(FAMILIES))
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
+
+
+class State(NamedTuple):
+    """Linear predictor, minus the derivative of the loss and its curvature, shape (row, bin)."""
+
+    eta: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
 
 
 def compiled(name: str, y: torch.Tensor, eta: torch.Tensor) -> tuple[Loss, State]:
