@@ -268,7 +268,8 @@ def with_ingredients(arguments: Mapping[str, Any], chosen: Mapping[str, Any]) ->
 def settled(fitted: Any) -> dict[str, Any]:
     """Return arguments of a `DCEA` with which it fits the ingredients that it has chosen.
 
-    The dispersion of counts is that of the family; when events are frequent is learned anew.
+    The dispersion of counts is that of the family; when events are frequent is learned anew.  The
+    trainer is one that does not choose again, either, how many events overlap.
     """
     arguments, chosen = fitted.get_params(deep=False), getattr(fitted, "ingredients_", {})
     known = with_ingredients(arguments, chosen)
@@ -276,6 +277,9 @@ def settled(fitted: Any) -> dict[str, Any]:
         known |= {"family": fitted.family_, "dispersion": None}
     if "timing" in chosen and chosen["timing"]["value"] is None:
         known["timing"] = None
+    if hasattr(fitted, "trainer_"):
+        trainer = Settings.of({**known, "trainer": fitted.trainer_}, fitted._time_span).trainer
+        known["trainer"] = trainer.settled(fitted.tensors_)
     return known
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver")
+pytestmark = pytest.mark.pages
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"

@@ -61,6 +61,7 @@ def test_tutorial_is_in_the_gallery_and_in_the_menu():
         assert f"tutorials/{name}.md\n" in menu
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
 def test_tutorial_runs_outside_the_checkout(
     script: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

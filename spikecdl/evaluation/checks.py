@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from spikecdl.training import FitWarning
 from spikecdl.validation import counted
 
 _MOST_BINS, _FEWEST = 60_000, 20  # bins that are looked at; templates' lengths of a window
+_leaves_out: ContextVar[bool] = ContextVar("leaves_out", default=False)
 _SIGNIFICANT = 4.0  # standard errors
 _SHARE = 0.05  # of the variance, that is no fault
 _NEAR, _STRETCHES = 0.025, 12  # seconds of bursts and refractoriness; stretches of the recording
@@ -61,11 +64,28 @@ class Check(NamedTuple):
     remedy: str
 
 
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Leave out checks and warnings of fits to parts of the data, or to data that were drawn.
+
+    The fit to all data has them.
+    """
+    before = _leaves_out.set(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)
+            yield
+    finally:
+        _leaves_out.reset(before)
+
+
 def check(model: Fitted, counts: BinnedSpikes, calibrate: bool) -> list[dict[str, Any]]:
     """Return the checks of a fit to counts, each as a mapping with the names of `Check`.
 
     To ``calibrate`` probabilities of events, a copy of the model is fitted to counts drawn from it.
     """
+    if _leaves_out.get():
+        return []
     found = [*_of_search(model), *_of_windows(counts)]
     if counts.is_counts and model.family_.integer_valued and counts.mask.any():
         some = _part(counts, model.n_bins_)
@@ -188,8 +208,7 @@ def _of_probabilities(model: Fitted, counts: BinnedSpikes) -> Check:
     drawn = model.simulate(counts)
     from sklearn.base import clone
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
+    with left_out():
         parts = clone(model).fit(drawn).decompose(drawn)
     false = recovery(parts, NEAR * model.n_bins_ * counts.bin_size)
     said = float((1 - parts.events()["probability"]).mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +11,11 @@ import numpy as np
 
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
-from spikecdl.evaluation import deviance, heldout
+from spikecdl.evaluation import checks, deviance, heldout
 from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.evaluation.template_metrics import template_error
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.training import FitWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +74,7 @@ class Folds:
         for number, fold in enumerate(self.folds):
             if on_fold is not None:
                 on_fold(number)
-            with warnings.catch_warnings():  # the fit to all counts warns
-                warnings.simplefilter("ignore", FitWarning)
+            with checks.left_out():
                 models.append(clone(model).set_params(**own).fit(fold.seen))
             scores.append(fold.score(models[-1]))
             if hasattr(models[-1], "evidence"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import numpy as np
 
 from spikecdl import config, validation
 from spikecdl.data import BinnedSpikes
+from spikecdl.evaluation import checks
 from spikecdl.evaluation.crossvalidation import Fold, divide, independent, ratio, size
 from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.evaluation.null_model import NullModel
 from spikecdl.files import write_json
-from spikecdl.training import FitWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,8 +239,7 @@ def _candidates(
 def _score(model: TemplateModel, folds: Sequence[Fold], key: _Key) -> _Rows:
     """Return the evidence (trial, unit) of a fold, for which the candidate is fitted."""
     candidate, fold = key
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
+    with checks.left_out():
         fitted = candidate.fit(model, folds[fold].seen)
     return fitted.evidence(folds[fold].unseen, per_unit=True).tolist()
 

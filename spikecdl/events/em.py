@@ -16,7 +16,8 @@ _FEWEST = 0.1  # events added to the count of a template, so that none becomes i
 _SPREAD = 0.5  # events added to each amplitude
 _LARGEST_STEP = 0.5  # of a baseline, in units of the family's `eta_scale`
 _SMALL_STEP = 3e-3  # of a baseline, that ends a fit
-_NULL_STEPS = 12  # of Newton's method for constant rates
+_NULL_STEPS = 12  # for baselines alone
+_LONGEST = 3.0  # step of baselines, in steps of EM
 _LEAST_STEPS = 6
 _SETTLED = 0.05  # nats that a step gains at the end, or
 _SETTLED_RELATIVE = 1e-4  # that fraction of the gain over no events
@@ -65,16 +66,21 @@ def as_often_as_may_be(model: EventModel) -> np.ndarray:
 def with_new_level(
     counts: Counts, model: EventModel, found: Expectation, step: float = 1.0
 ) -> EventModel:
-    """Take a Newton step of baselines, with half a spike in a bin added to the counts of units."""
+    """Take a step of baselines, see `_level_change`, if they are learned."""
     if not counts.learn_baseline:
         return model
+    return replace(model, baseline=model.baseline + step * _level_change(counts, model, found))
+
+
+def _level_change(counts: Counts, model: EventModel, found: Expectation) -> np.ndarray:
+    """Return a Newton step of baselines, with half a spike in a bin added to counts of units."""
     slope, curvature = found.level_slope, found.level_curvature
     if counts.integer_valued:
         one = np.exp(np.minimum(model.baseline, 0.0))
         slope, curvature = slope + 0.5 - one, curvature + one
     change = slope / np.maximum(curvature, 1e-9 / counts.scale**2)
     limit = _LARGEST_STEP * counts.scale
-    return replace(model, baseline=model.baseline + step * np.clip(change, -limit, limit))
+    return np.clip(change, -limit, limit)
 
 
 def without_events(counts: Counts, length: int) -> EventModel:
@@ -84,15 +90,23 @@ def without_events(counts: Counts, length: int) -> EventModel:
 
 
 def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = False) -> EventModel:
-    """Return the model with the baselines that are most likely, all else as it is."""
-    step = 1.6 if len(model) else 1.0  # EM alone goes too short where events follow the baseline
-    for _ in range(_NULL_STEPS if counts.learn_baseline else 0):
-        found, before = counts.expect(model), model
+    """Return the model with the baselines that are most likely, all else as it is.
+
+    EM goes too short where events follow the baseline, by a factor that its last two steps tell
+    (the secant method, for each baseline).
+    """
+    taken = before = np.zeros_like(model.baseline)
+    for number in range(_NULL_STEPS if counts.learn_baseline else 0):
+        found = counts.expect(model)
         if learn_covariates:
             model = counts.covariates_of(model, found, 1.0)
-        model = with_new_level(counts, model, found, step)
-        change = np.abs(model.baseline - before.baseline).max(initial=0.0)
-        if change < _SMALL_STEP * counts.scale:
+        change = _level_change(counts, model, found)
+        longer = np.ones_like(change)
+        if number and len(model):
+            np.divide(taken, before - change, out=longer, where=before != change)
+        taken, before = np.clip(longer, 1.0, _LONGEST) * change, change
+        model = replace(model, baseline=model.baseline + taken)
+        if np.abs(taken).max(initial=0.0) < _SMALL_STEP * counts.scale:
             break
     return model
 

@@ -359,6 +359,10 @@ class Trainer(ABC):
         of `Unrolled`, or the penalised solution of `Implicit`.
         """
 
+    def settled(self, tensors: Mapping[str, Tensor]) -> Trainer:
+        """Return the trainer with what it has chosen in a fit with `Learned.tensors`."""
+        return self
+
     def coded(self, problem: Problem, tensors: dict[str, Tensor]) -> tuple[Events, Tensor]:
         """Return what `encode` does in single precision, with tensors on any device."""
         moved = {n: value.to(problem.data.baseline.device) for n, value in tensors.items()}

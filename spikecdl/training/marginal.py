@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -142,6 +142,11 @@ class Marginal(Trainer):
         table, eta = encoded(problem, tensors, round(self.separation * problem.length))
         events, probability = to_events(table), torch.from_numpy(table[:, _PROBABILITY])
         return events.take(events.strongest(probability, self.most_events)).to(eta.device), eta
+
+    def settled(self, tensors: Mapping[str, Tensor]) -> Marginal:
+        """Return the trainer with the overlap of events that it has chosen."""
+        distance = int(tensors["distance"]) / tensors["templates"].shape[2]
+        return replace(self, overlap=int(tensors["overlap"]), distance=distance)
 
     def _search(self, problem: Problem, processes: Processes) -> Learned:
         """Return the most likely model of several starts, with the ingredients that it needs."""
