@@ -289,7 +289,12 @@ def demo(results: Demo) -> None:
         [datasets.demo()],
         Templates(template_length="0.05", n_templates=3, family="binomial"),
         Selection(pool_trials=True),
-        FitSettings(bin_size="0.001", random_state=results.random_state, device=results.device),
+        FitSettings(
+            bin_size="0.001",
+            n_folds=0,  # the truth says how good the fit is
+            random_state=results.random_state,
+            device=results.device,
+        ),
         results,
     )
 

