@@ -270,7 +270,7 @@ def test_demo_checks_itself(tmp_path, monkeypatch, only_summary):
     assert "error of each true template" in outcome.out
     about = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert len(about["recovery"]["template_errors"]) == 3
-    assert about["verdict"][0].startswith("Compared with the truth of this simulation, ")
+    assert about["verdict"][0].startswith("Nothing was held out, but the truth")
     assert "matplotlib" not in outcome.err
 
 
