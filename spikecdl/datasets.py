@@ -107,7 +107,7 @@ def whisker_displacement(name: str, folder: str | Path | None = None) -> np.ndar
     converted = _shelf(folder) / f"{name}.nwb"
     if converted.exists():
         part = "stimulus/presentation/whisker_displacement/data"
-        with hdf5.opened(converted, "NWB", [part]) as file:
+        with hdf5.opened(converted, "NWB", (part,)) as file:
             return file[part][:].reshape(-1, 3000)
     trials, _ = _recorded(name, unit, "t", folder)
     return trials / 10

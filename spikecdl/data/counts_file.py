@@ -34,9 +34,9 @@ def allocate(path: Path, name: str, shape: Sequence[int], dtype: Any) -> np.ndar
     in_one_piece.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     with h5py.File(path, "a") as file:
         file.attrs["kind"] = _KIND
-        file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
-    with hdf5.opened(path, "counts in HDF5") as file:
-        return _mapped(path, file[name], "r+")
+        made = file.create_dataset(name, shape, dtype, dcpl=in_one_piece)
+        file.flush()
+        return _mapped(path, made, "r+")
 
 
 def finish(path: Path, counts: BinnedSpikes) -> None:

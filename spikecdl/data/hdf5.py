@@ -1,18 +1,23 @@
 """The one way in which HDF5 files are read: what a file says of itself is checked first.
 
-A file may name other files, declare more than it holds, or be damaged such that the HDF5 library
-never returns.  `opened` refuses all three before any value is read.
+A file may name other files, or declare more than it holds; `opened` refuses both before any value
+is read.  It may also be damaged such that the HDF5 library never returns, or ends the process.
+So a file without a seal of ours is first read in a process of its own, with limits of time and
+memory (`_rehearse`), and here only if that process comes to its end.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
-import mmap
 import os
-import zlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +29,16 @@ from spikecdl.files import check_memory, existing, has_seal, memory_limit, readi
 if TYPE_CHECKING:
     import h5py
 
-_HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins
+RECORDING = ("units", "intervals", "general/notes", "processing/ecephys")  # where NWB keeps it
+WAVEFORMS = ("waveforms", "waveforms_index", "waveform_mean", "waveform_sd")
 
 
 @contextmanager
 def opened(
     path: str | os.PathLike[str],
     called: str,
-    parts: Collection[str] = ("/",),
-    leave_out: Collection[str] = (),
+    parts: tuple[str, ...] = ("/",),
+    leave_out: tuple[str, ...] = (),
     follow_links: bool = False,
 ) -> Iterator[h5py.File]:
     """Open an HDF5 file to read it; any error until it is closed names the file.
@@ -42,8 +48,9 @@ def opened(
     be in other files, which must exist.
 
     Raises FileNotFoundError if nothing is there, and ValueError if it is not HDF5, or damaged; if
-    its checksum is not that of the file; if it names other files, or these are missing; or if what
-    is to be read is not all stored, or would take more memory than `memory_limit`.
+    its checksum is not that of the file; if it names other files, or these are missing; if what is
+    to be read is not all stored, or would take more memory than `memory_limit`; or if the library
+    does not come to the end of it.
     """
     import h5py
 
@@ -51,14 +58,10 @@ def opened(
     with reading(path, called):
         if path.is_dir() or not h5py.is_hdf5(path):
             raise ValueError(f"not an HDF5 file, so not {called}, or cut short")
-        has_seal(path)
-        with _Guarded(path) as guarded:
-            with h5py.File(guarded, "r") as file:
-                _check_links(file, path, follow_links, set())
-            # the library looks for other files beside a path
-            with h5py.File(path if follow_links else guarded, "r") as file:
-                _check_sizes(file, path, parts, leave_out)
-                yield file
+        if not has_seal(path):
+            _survive(path, parts, leave_out, follow_links)
+        with _checked(path, parts, leave_out, follow_links) as file:
+            yield file
 
 
 @contextmanager
@@ -69,8 +72,11 @@ def peeked(path: Path) -> Iterator[h5py.File | None]:
     if not (path.is_file() and h5py.is_hdf5(path)):
         yield None
         return
-    with reading(path, "HDF5"), _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
-        yield file
+    with reading(path, "HDF5"):
+        if not has_seal(path):
+            _survive(path, RECORDING, WAVEFORMS, False)
+        with _Alone(path) as alone, h5py.File(alone, "r") as file:
+            yield file
 
 
 def names(path: Path, group: str = "/") -> set[str]:
@@ -124,50 +130,120 @@ def attribute(thing: Any, name: str, default: Any, most: int = 100) -> Any:
     return thing.attrs[name]
 
 
-class _Guarded(io.FileIO):
-    """A file of which the HDF5 library gets no collection of texts that it would not return from.
-
-    A collection (global heap) is a list of objects, each of which says how far away the next is;
-    the library goes round for ever if that is 0 or beyond the end.  See "Disk Format: Level 1E -
-    Global Heap" in the HDF5 File Format Specification, version 3.0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._map = mmap.mmap(self.fileno(), 0, access=mmap.ACCESS_READ)
-        self._checked = set[int]()
+class _Alone(io.FileIO):
+    """A file beside which the HDF5 library finds no others, as it knows no path."""
 
     def readinto(self, buffer: Any) -> int:
-        at = self.tell()
-        first, end = max(0, at - len(_HEAP)), at + len(buffer) + len(_HEAP)
-        while (first := self._map.find(_HEAP, first, end)) >= 0:
-            if first not in self._checked:
-                self._check_heap(first)
-                self._checked.add(first)
-            first += 1
-        with memoryview(self._map)[at : at + len(buffer)] as part:
-            buffer[: len(part)] = part
-            buffer[len(part) :] = bytes(len(buffer) - len(part))  # beyond the end
-        self.seek(at + len(buffer))
-        return len(buffer)
+        with memoryview(buffer).cast("B") as whole:
+            n_read = 0
+            while n_read < len(whole):
+                step = super().readinto(whole[n_read:])
+                if not step:
+                    raise ValueError("it is damaged or cut short, or still being written")
+                n_read += step
+        return n_read
 
-    def close(self) -> None:
-        self._map.close()
-        super().close()
 
-    def _check_heap(self, start: int) -> None:
-        def number(at: int, n_bytes: int) -> int:
-            return int.from_bytes(self._map[at : at + n_bytes], "little")
+@contextmanager
+def _checked(
+    path: Path, parts: tuple[str, ...], leave_out: tuple[str, ...], follow_links: bool
+) -> Iterator[h5py.File]:
+    """Open a file whose links and sizes are as they should be."""
+    import h5py
 
-        end, at = start + number(start + 8, 8), start + 16
-        while at + 16 <= end <= len(self._map):
-            index, size = number(at, 2), number(at + 8, 8)
-            step = 16 + -(-size // 8) * 8 if index else size
-            if step < 16:
-                break
-            at += step
-        if not end - 16 < at <= end <= len(self._map):
-            raise ValueError("its texts are damaged; use another copy of the file")
+    with _Alone(path) as alone:
+        with h5py.File(alone, "r") as file:
+            _check_links(file, path, follow_links, set())
+        with h5py.File(path if follow_links else alone, "r") as file:
+            _check_sizes(file, path, parts, leave_out)
+            yield file
+
+
+def _survive(path: Path, *arguments: Any) -> None:
+    """Raise ValueError unless another process reads the same to its end; each file once."""
+    about = path.stat()
+    _survived(path.resolve(), (about.st_size, about.st_mtime_ns, about.st_ino), *arguments)
+
+
+@lru_cache(maxsize=1000)
+def _survived(path: Path, state: tuple[int, ...], *arguments: Any) -> None:
+    size, _, _ = state
+    program = f"from {__name__} import _rehearse; _rehearse()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    seconds = 3 + size / 2e7
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps([str(path), seconds, *arguments])],
+            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60 + 10 * seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("reading it does not end; use another copy") from None
+    if done.returncode == -getattr(signal, "SIGXCPU", 0):
+        raise ValueError(f"reading it takes more than {seconds:.0f} s; use another copy")
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(
+            "the HDF5 library does not come to the end of it: it is damaged, or made to do harm; "
+            f"use another copy ({said[:200] or f'exit status {done.returncode}'})"
+        )
+
+
+def _rehearse() -> None:
+    """Read a file as `opened` does, and all values of its parts, in a process with limits."""
+    path, seconds, parts, leave_out, follow_links = json.loads(sys.argv[1])
+    _limit_this_process(seconds, memory_limit(Path(path).stat().st_size))
+    with _harmless(), _checked(Path(path), parts, leave_out, follow_links) as file:
+        for name, thing in [("/", file), *_inside(file, parts)]:
+            for each in thing.attrs:
+                with _harmless():
+                    attribute(thing, each, None)
+            if hasattr(thing, "dtype") and name.rpartition("/")[2] not in leave_out:
+                with _harmless():
+                    _read(name, thing)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Pass over errors that come again where there are no limits, but for a lack of memory."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            raise
+
+
+def _limit_this_process(seconds: float, n_bytes: int) -> None:
+    """Limit the time of the processor and the memory; there are no limits on Windows."""
+    import h5py  # noqa: F401  which is not to be counted
+
+    with suppress(ImportError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        until = math.ceil(used.ru_utime + used.ru_stime + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (until, until + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(ValueError, OSError):  # where it cannot be limited
+            mapped = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
+            most = mapped * resource.getpagesize() + n_bytes + 2**28
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _read(name: str, dataset: h5py.Dataset) -> None:
+    """Read all values, those that are no numbers a few at a time; end if they cannot be read."""
+    import h5py
+
+    try:
+        if dataset.dtype.kind != "O" or h5py.check_string_dtype(dataset.dtype) or not dataset.ndim:
+            values(dataset)
+        else:
+            for first in range(0, len(dataset), 64):
+                dataset[first : first + 64]
+    except OSError as error:
+        sys.exit(f"{name}: {error}")
 
 
 def _check_links(file: h5py.File, path: Path, follow: bool, seen: set[Path]) -> None:
@@ -196,7 +272,7 @@ def _check_source(name: str, path: Path, seen: set[Path], file: Any, inside: Any
         found = path.parent / os.fsdecode(file) if file not in (b".", ".") else path
         there = found.is_file()
         if there and found.resolve() not in seen:
-            with _Guarded(found) as guarded, h5py.File(guarded, "r") as other:
+            with _Alone(found) as alone, h5py.File(alone, "r") as other:
                 _check_links(other, found, True, seen)
         if there:
             with h5py.File(found, "r") as other:
@@ -237,36 +313,37 @@ def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
 def _check_sizes(
     file: h5py.File,
     path: Path,
-    parts: Collection[str],
-    leave_out: Collection[str],
+    parts: tuple[str, ...],
+    leave_out: tuple[str, ...],
     most: int = 10**6,
 ) -> None:
     """Refuse what declares values that are not stored, and more than fit in memory.
 
-    Also more than ``most`` datasets.
+    Also more than ``most`` groups and datasets.
     """
     size, declared = path.stat().st_size, 0
-    found = chain.from_iterable(_datasets(f"/{p.strip('/')}", file.get(p)) for p in parts)
-    for number, (name, dataset) in enumerate(found):
-        if name.rpartition("/")[2] not in leave_out:
-            declared += _declared(name, dataset, size)
+    for number, (name, thing) in enumerate(_inside(file, parts)):
+        if hasattr(thing, "dtype") and name.rpartition("/")[2] not in leave_out:
+            declared += _declared(name, thing, size)
             check_memory(declared, size, name)
         if number > most:
             raise ValueError(f"it holds more than {most} datasets; write fewer and larger ones")
 
 
-def _datasets(name: str, thing: Any, depth: int = 4) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield a dataset, or those of a group, with each of the names that link to them.
+def _inside(file: h5py.File, parts: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the groups and datasets of parts, with each of the names that link to them."""
+    return chain.from_iterable(_below(f"/{part.strip('/')}", file.get(part)) for part in parts)
 
-    Groups are read down to a ``depth``.
-    """
+
+def _below(name: str, thing: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """Yield a group or dataset, and what is in it down to a ``depth``."""
     import h5py
 
-    if isinstance(thing, h5py.Dataset):
+    if isinstance(thing, h5py.Dataset | h5py.Group):
         yield name, thing
-    elif isinstance(thing, h5py.Group) and depth > 0:
+    if isinstance(thing, h5py.Group) and depth > 0:
         for part in thing:
-            yield from _datasets(f"{name.rstrip('/')}/{part}", thing.get(part), depth - 1)
+            yield from _below(f"{name.rstrip('/')}/{part}", thing.get(part), depth - 1)
 
 
 def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:
@@ -278,7 +355,6 @@ def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:
         steps = zip(dataset.shape, dataset.chunks, strict=True)
         n_chunks = math.prod(-(-length // step) for length, step in steps)
         is_stored = dataset.id.get_num_chunks() >= n_chunks
-        _check_chunks(name, dataset, chunk, size)
     elif n and not dataset.external and not dataset.is_virtual:
         is_stored = dataset.id.get_storage_size() >= n * item
         is_stored &= (dataset.id.get_offset() or 0) + n * item <= size
@@ -288,26 +364,3 @@ def _declared(name: str, dataset: h5py.Dataset, size: int) -> int:
         )
     is_object = dataset.dtype.kind in "OS" or name.endswith("_index")
     return n * (max(item, 8) + 100 * is_object) + chunk  # bytes of a Python object
-
-
-def _check_chunks(name: str, dataset: h5py.Dataset, n_bytes: int, size: int) -> None:
-    """Raise if a chunk could be unpacked to far more than its ``n_bytes``.
-
-    The library unpacks a chunk to its end, whatever it declares.
-    """
-    from h5py import h5z
-
-    how = dataset.id.get_create_plist()
-    filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
-    if filters.count(h5z.FILTER_DEFLATE) > 1:
-        raise ValueError(f"{name} is compressed more than once; write the file anew")
-    if h5z.FILTER_DEFLATE not in filters:
-        return
-    position, chunks = filters.index(h5z.FILTER_DEFLATE), list[Any]()
-    dataset.id.chunk_iter(chunks.append)
-    most = memory_limit(size) // 1032  # bytes that deflate can make of one
-    for chunk in (each for each in chunks if each.size > most):
-        mask, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
-        is_packed = not mask >> position & 1
-        if is_packed and len(zlib.decompressobj().decompress(packed, n_bytes + 1)) > n_bytes:
-            raise ValueError(f"a chunk of {name} holds more than it declares")

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     import h5py
     import pandas as pd
 
-_WAVEFORMS = ("waveforms", "waveforms_index", "waveform_mean", "waveform_sd")
-_NOT_COLUMNS = ("spike_times", "obs_intervals", *_WAVEFORMS)
+_NOT_COLUMNS = ("spike_times", "obs_intervals", *hdf5.WAVEFORMS)
 MODULE = "ecephys"  # processing module of all series and tables that are no recording
 _MODULE = f"processing/{MODULE}"
-_PARTS = ("units", "intervals", "general/notes", _MODULE)
 _SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
 _SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
@@ -149,7 +147,7 @@ def nwb_content(path: Path) -> str | None:
 
 
 def _opened(path: str | os.PathLike[str], follow_links: bool) -> AbstractContextManager[h5py.File]:
-    return hdf5.opened(path, "NWB", _PARTS, _WAVEFORMS, follow_links)
+    return hdf5.opened(path, "NWB", hdf5.RECORDING, hdf5.WAVEFORMS, follow_links)
 
 
 def _contents(file: h5py.File) -> str:

@@ -71,7 +71,7 @@ def test_fingerprints_tell_data_apart():
     assert counts.fingerprint != counts.select(trials=[1, 0, 2]).fingerprint
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_damage_of_many_kinds(tmp_path, capsys):
     """500 files: five that we wrote and one that we did not, damaged in five ways."""
     files = [write(tmp_path, name) for name in WRITERS]
