@@ -126,16 +126,17 @@ class Results(Written):
         unfinished, complete = out / f"{_RUN}{os.getpid()}", out / f"{_RUN}complete"
         try:
             with claimed(out):
-                if complete.exists():  # a run that was killed while its results took their place
-                    _put_in_place(complete)
-                for leftover in out.glob(f"{_RUN}*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                held = [n for n in (_SUMMARY, *_names(out)) if (out / n).exists()]
+                held = [n for n in (_SUMMARY, *_names(out), complete.name) if (out / n).exists()]
                 if held and not self.overwrite:
                     raise ValueError(
                         f"`out` (={str(out)!r}) holds results ({held[0]}); choose another folder, "
                         "or replace them with --overwrite"
                     )
+                if os.path.lexists(complete):  # the run was killed while results took their place
+                    _check_own(complete)
+                    _put_in_place(complete)
+                for leftover in out.glob(f"{_RUN}[0-9]*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 unfinished.mkdir()
                 try:
                     with filling(unfinished, out):
@@ -169,6 +170,17 @@ def claimed(out: Path) -> AbstractContextManager[None]:
             f"`out` (={str(out)!r}) cannot be written to: {error.strerror}; choose another folder"
         ) from None
     return locked(out / ".lock", f"`out` (={str(out)!r})")
+
+
+def _check_own(complete: Path) -> None:
+    """Raise ValueError unless a folder holds results as a command writes them, and no link."""
+    is_folder = complete.is_dir() and not complete.is_symlink()
+    names = set(os.listdir(complete)) if is_folder else set()
+    links = [name for name in names if (complete / name).is_symlink()]
+    if not is_folder or links or names - set(_names(complete)):
+        raise ValueError(
+            f"{complete}: not a folder of results of spikecdl; remove it, or choose another `out`"
+        )
 
 
 def _put_in_place(complete: Path) -> None:

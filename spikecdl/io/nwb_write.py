@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -78,6 +79,7 @@ def write_nwb(
     >>> read_nwb(path).times[0]
     array([0.1 , 0.25])
     """
+    _import_pynwb()
     from pynwb import NWBHDF5IO
 
     if not isinstance(data, SpikeTrains | BinnedSpikes):
@@ -97,6 +99,14 @@ def write_nwb(
             file.notes = json.dumps(notes)
         with NWBHDF5IO(temporary, "w") as handle:
             handle.write(file)
+
+
+def _import_pynwb() -> None:
+    """Import pynwb, which needs a folder for its cache: a temporary one where there is no home."""
+    try:
+        import pynwb  # noqa: F401
+    except OSError:
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="spikecdl-")
 
 
 def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:

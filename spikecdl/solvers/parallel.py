@@ -24,6 +24,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 COSTLY = 10  # work per number, where it is more than to read it
 
+if hasattr(os, "register_at_fork"):  # torch would wait for its threads, which are not inherited
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 def for_size(size: int, small: int = 2_000_000) -> AbstractContextManager[None]:
     """Let torch and BLAS use one thread for a small problem, and restore the numbers after it.

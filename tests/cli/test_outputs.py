@@ -136,6 +136,29 @@ def test_what_a_killed_run_has_left_is_removed(sims, tmp_path, only_summary):
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
+@pytest.mark.parametrize("kind", ["link", "names", "link inside"])
+def test_a_folder_that_is_not_of_results_is_left(kind, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    complete = (other if kind == "link" else out) / ".run-complete"
+    complete.mkdir(parents=True)
+    out.mkdir(exist_ok=True)
+    (complete / ("notes.txt" if kind == "names" else "model.json")).write_text("theirs")
+    if kind == "link":
+        (out / ".run-complete").symlink_to(complete)
+    elif kind == "link inside":
+        (complete / "summary.json").symlink_to(tmp_path)
+    (out / "model.json").write_text("mine")
+    for overwrite in (False, True):
+        place = outputs.Results(out=out, overwrite=overwrite)
+        with (
+            pytest.raises(ValueError, match="not a folder of results" if overwrite else "holds"),
+            place.folder(),
+        ):
+            pass
+    assert (out / "model.json").read_text() == "mine"
+    assert len(list(complete.iterdir())) == (2 if kind == "link inside" else 1)
+
+
 # Before the first move, the first of four removals, and the first and the last of three files.
 @pytest.mark.parametrize("n_moves", [0, 1, 5, 7])
 def test_a_run_killed_while_results_take_their_place(n_moves, tmp_path, monkeypatch):
