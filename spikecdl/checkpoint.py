@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from spikecdl import __version__, config
-from spikecdl.files import locked, reading, remove_leftovers, write_bytes, write_json
+from spikecdl.files import exists, locked, reading, remove_leftovers, write_bytes, write_json
 from spikecdl.solvers.parallel import current_processes
 from spikecdl.training import Learned, OnEpoch, Problem
 from spikecdl.training.steps import Steps
+from spikecdl.validation import shown
 
 MOMENT = 1.0  # seconds between steps that are written
 
@@ -37,8 +38,10 @@ def write_model(
 def restored(path: str | Path, kind: Callable[..., Any]) -> Any:
     """Return an estimator of this kind from the files that `write_model` has written."""
     file = _stem(path).with_suffix(".safetensors")
-    if not file.exists():
-        raise FileNotFoundError(f"there is no model at `{path}` (looked for {file})")
+    if not exists(file):
+        raise FileNotFoundError(
+            f"there is no model at {shown(str(path))} (looked for {file.name[-50:]!r})"
+        )
     tensors, content = load_tensors(file)
     if not isinstance(content, dict) or "fitted" not in content:
         raise ValueError(f"`{file}` is not a model but a checkpoint; fit with `resume`")
@@ -57,7 +60,7 @@ def restored(path: str | Path, kind: Callable[..., Any]) -> Any:
 def _stem(path: str | Path) -> Path:
     """Return the common stem of a model's two files."""
     path = Path(path)
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         return path / "model"
     return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikecdl import training, validation
+from spikecdl.events.model import NEEDED_IN_FILES
 from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.model.penalties import PENALTIES, Penalty
@@ -124,7 +125,8 @@ class Settings:
         auto = tuple(name for name in INGREDIENTS if isinstance(arguments[name], str))
         for name in auto:
             if arguments[name] != "auto":
-                raise ValueError(f"`{name}` (={arguments[name]!r}) must be 'auto', None or a time")
+                value = validation.shown(arguments[name])
+                raise ValueError(f"`{name}` (={value}) must be 'auto', None or a time")
         given = {name: None if name in auto else arguments[name] for name in INGREDIENTS}
         drift, bursts = given["drift"], given["bursts"]
         for name in ("dispersion", "timing"):
@@ -168,7 +170,10 @@ def history(value: float | str | History | None) -> History | None:
 
 def device_name(name: str) -> str:
     """Return the name of a device, or raise if there is no such device anywhere."""
-    validation.one_of("device", str(name).split(":")[0], ("auto", "cpu", "cuda"))
+    kind, colon, number = str(name).partition(":")
+    validation.one_of("device", kind, ("auto", "cpu", "cuda"))
+    if colon and (kind == "auto" or not number.isdecimal()):
+        raise ValueError(f"`device` (={name!r}) must be 'auto', 'cpu', 'cuda' or such as 'cuda:0'")
     return str(name)
 
 
@@ -191,7 +196,13 @@ def generator(random_state: Any) -> torch.Generator:
     if isinstance(random_state, int | np.integer):
         seed = validation.integer("random_state", int(random_state), minimum=0)
     else:
-        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        try:
+            seed = int(check_random_state(random_state).randint(2**31 - 1))
+        except ValueError:
+            raise ValueError(
+                f"`random_state` (={validation.shown(random_state)}) must be a whole number, None "
+                "or a RandomState"
+            ) from None
     return torch.Generator().manual_seed(seed)
 
 
@@ -313,11 +324,23 @@ def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned
     validation.shaped("baseline_", arrays["baseline_"], (len(arrays["baseline_"]), n_units))
     if bins != n_bins or arrays["unit_rate_"].size not in (0, n_units):
         raise ValueError("its settings and what was learned are of different models")
+    _check_events(learned.tensors, settings.n_templates * n_bins)
     arrays |= learned.model(settings.n_templates) | learned.of_units(n_units)
     for name, values in arrays.items():
         if not torch.as_tensor(values).isfinite().all():
             raise ValueError(f"{name} has values that are not finite numbers")
     _check_covariates(settings, bin_size, learned.unit_tensors, n_units)
+
+
+def _check_events(tensors: Mapping[str, Tensor], most: int) -> None:
+    """Raise unless a model of events is whole, and no more events overlap than may."""
+    if "event_rates" not in tensors and "event_amplitudes" not in tensors:
+        return
+    if missing := sorted(NEEDED_IN_FILES - tensors.keys()):
+        raise ValueError(f"its model of events lacks {', '.join(missing)}")
+    for name in ("overlap", "distance"):
+        if not 0 <= (value := float(tensors[name])) <= most:
+            raise ValueError(f"`{name}` (={value:g}) must be from 0 to {most}")
 
 
 def _check_covariates(

@@ -208,6 +208,33 @@ def problem(
     )
 
 
+def checked_length(length: float, settings: Settings, counts: BinnedSpikes) -> int:
+    """Return the length of a template in bins.
+
+    Raises ValueError if it is longer than a window, or if more templates, a longer history or a
+    faster drift are asked for than counts can tell of.
+    """
+    bins, unit = config.template_bins(length, counts.bin_size, counts.n_bins), "unit of `bin_size`"
+    if settings.n_templates * bins > counts.counts.size:
+        raise ValueError(
+            f"`n_templates` (={settings.n_templates}) of {bins} bins have more values than there "
+            f"are counts ({counts.counts.size}); learn fewer, or give more counts"
+        )
+    for name in ("history", "bursts"):
+        term = getattr(settings, name)
+        if term is not None and term.seconds > counts.duration:
+            raise ValueError(
+                f"`{name}` (={term.seconds:g}) is longer than the window ({counts.duration:g}); it "
+                f"is in the {unit}"
+            )
+    if settings.drift is not None and settings.drift.seconds < bins * counts.bin_size:
+        raise ValueError(
+            f"`drift` (={settings.drift.seconds:g}) is faster than a template is long "
+            f"({bins * counts.bin_size:g}); it is in the {unit}"
+        )
+    return bins
+
+
 def drawn(
     counts: BinnedSpikes, y: np.ndarray, templates: np.ndarray, events: Events, settings: Settings
 ) -> BinnedSpikes:

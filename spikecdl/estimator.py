@@ -230,11 +230,11 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
         self.ingredients_: dict[str, dict[str, float | None]] = {}
-        length = config.template_bins(self.template_length, counts.bin_size, counts.n_bins)
         self._time_span = conversion.time_span(counts)
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         self.trainer_ = suggestions.trainer(self.trainer, self, counts)
         settings = self._settings()
+        length = conversion.checked_length(self.template_length, settings, counts)
         rest = (counts, settings.weight, length, config.generator(self.random_state))
         given, trainer = conversion.problem(settings, *rest), settings.trainer
         display = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spikecdl.validation import MissingExtraError
+from spikecdl.validation import MissingExtraError, shown
 
 _LIMIT = "SPIKECDL_MAX_GB"
 _SEAL = b"\nSHA-256 of all before this line, written by spikecdl: "
@@ -31,11 +31,19 @@ def existing(path: str | os.PathLike[str]) -> Path:
     never end.
     """
     target = Path(path)
-    if not target.exists():
-        raise FileNotFoundError(f"there is no file or folder {str(target)!r}")
+    if not exists(target):
+        raise FileNotFoundError(f"there is no file or folder {shown(str(target))}")
     if not (target.is_file() or target.is_dir()):
         raise ValueError(f"{target}: a pipe, socket or device, not a file; copy it to a file")
     return target
+
+
+def exists(path: Path) -> bool:
+    """Return whether something is there; not if the name is too long for that."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def starts_with(path: Path | str, signature: bytes) -> bool:

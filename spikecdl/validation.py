@@ -35,7 +35,9 @@ def yes_or_no(name: str, value: bool | Sequence[bool]) -> tuple[bool, ...]:
     """Return a value for all templates, or one for each, as a tuple; raise if they are not bool."""
     values = (value,) if isinstance(value, bool) or not isinstance(value, Sequence) else value
     if not all(isinstance(each, bool) for each in values):
-        raise TypeError(f"`{name}` (={value!r}) must be True or False, or one of them per template")
+        raise TypeError(
+            f"`{name}` (={shown(value)}) must be True or False, or one of them per template"
+        )
     return tuple(values)
 
 
@@ -49,7 +51,7 @@ def per_template(name: str, given: Any, values: Sequence[T], n_templates: int) -
     """
     if len(values) not in (1, n_templates):
         raise ValueError(
-            f"`{name}` (={given!r}) has {counted(len(values), 'value')} for "
+            f"`{name}` (={shown(given)}) has {counted(len(values), 'value')} for "
             f"{counted(n_templates, 'template')}; give one for each, or one for all"
         )
     return tuple(values) * (n_templates // len(values))
@@ -59,7 +61,7 @@ def positive(name: str, value: float, unit: str = "") -> float:
     """Return ``value`` as a float, or raise if it is not a positive finite number."""
     number = real(name, value, unit)
     if number <= 0:
-        raise ValueError(f"`{name}` (={value!r}) must be positive{_in(unit)}")
+        raise ValueError(f"`{name}` (={shown(value)}) must be positive{_in(unit)}")
     return number
 
 
@@ -70,9 +72,9 @@ def real(name: str, value: float, unit: str = "") -> float:
             raise TypeError
         number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"`{name}` (={value!r}) must be a number{_in(unit)}") from None
+        raise TypeError(f"`{name}` (={shown(value)}) must be a number{_in(unit)}") from None
     if not math.isfinite(number):
-        raise ValueError(f"`{name}` (={value!r}) must be finite{_in(unit)}")
+        raise ValueError(f"`{name}` (={shown(value)}) must be finite{_in(unit)}")
     return number
 
 
@@ -90,7 +92,8 @@ def seconds(name: str, value: float | str) -> float:
         number = math.nan
     if not number > 0 or not found:
         raise ValueError(
-            f"`{name}` (={value!r}) must be a positive time in seconds, or with its unit: 5ms, 0.5s"
+            f"`{name}` (={shown(value)}) must be a positive time in seconds, or with its "
+            "unit: 5ms, 0.5s"
         )
     return number / _UNITS[found[2] or "s"]
 
@@ -102,16 +105,16 @@ def integer(name: str, value: int, minimum: int = 1) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"`{name}` (={value!r}) must be an integer") from None
+        raise TypeError(f"`{name}` (={shown(value)}) must be an integer") from None
     if number < minimum:
-        raise ValueError(f"`{name}` (={value!r}) must be at least {minimum}")
+        raise ValueError(f"`{name}` (={shown(value)}) must be at least {minimum}")
     return number
 
 
 def one_of(name: str, value: Any, options: Collection[str]) -> str:
     """Return ``value`` if it is among ``options``, or raise an error that lists them."""
     if value not in options:
-        raise ValueError(f"`{name}` (={value!r}) must be one of: {', '.join(sorted(options))}")
+        raise ValueError(f"`{name}` (={shown(value)}) must be one of: {', '.join(sorted(options))}")
     return value
 
 
@@ -125,7 +128,8 @@ def member(name: str, value: Any, registry: Mapping[str, type[T]], base: type) -
     if isinstance(value, str):
         return registry[one_of(name, value, registry)]()
     raise TypeError(
-        f"`{name}` (={value!r}) must be a {base.__name__} or one of: {', '.join(sorted(registry))}"
+        f"`{name}` (={shown(value)}) must be a {base.__name__} or one of: "
+        f"{', '.join(sorted(registry))}"
     )
 
 
@@ -133,7 +137,7 @@ def non_negative(name: str, value: float, unit: str = "") -> float:
     """Return ``value`` as a float, or raise if it is not a finite number of at least 0."""
     number = real(name, value, unit)
     if number < 0:
-        raise ValueError(f"`{name}` (={value!r}) must not be negative{_in(unit)}")
+        raise ValueError(f"`{name}` (={shown(value)}) must not be negative{_in(unit)}")
     return number
 
 
@@ -176,6 +180,18 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def shown(value: Any) -> str:
+    """Return how a value looks in an error: on one line, and its ends if that is long.
+
+    Examples
+    --------
+    >>> shown("poisson"), shown("x" * 1000)
+    ("'poisson'", "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxx'")
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:51]}...{text[-12:]}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 unit", "2 units"."""
     return f"{number} {noun}{'s' * (number != 1)}"
@@ -189,7 +205,7 @@ def printable(text: str) -> str:
 def listed(values: Sequence[Any], most: int = 5) -> str:
     """Return the first few values as text, with "..." for the others."""
     more = ", ..." if len(values) > most else ""
-    return ", ".join(repr(plain(value)) for value in values[:most]) + more
+    return ", ".join(shown(plain(value)) for value in values[:most]) + more
 
 
 def _in(unit: str) -> str:

@@ -73,6 +73,10 @@ CASES = [
     *(("settings", name, values) for name, values in SETTINGS.items()),
     *(("fitted", name, values) for name, values in FITTED.items()),
 ]
+EVENTS = (
+    *("event_rates", "event_amplitudes", "template_variance", "smoothness", "shrinkage", "cost"),
+    *("overlap", "distance"),
+)
 NEEDED = {
     "settings": ("n_templates", "family", "trainer", "baseline"),
     "fitted": ("n_bins_", "unit_ids_", "family_", "baseline_"),
@@ -158,3 +162,14 @@ def test_the_true_one_with_covariates_is_not(more, tmp_path):
     for name, value in {"history": 6e8, "drift": 1e-9}.items():
         settings = {**content["settings"], name: value}
         refuses(tmp_path / "hostile.safetensors", tensors, {**content, "settings": settings}, name)
+
+
+def test_a_model_of_events_that_lacks_a_part(tmp_path):
+    DCEA(1, 12, "poisson", n_epochs=2).fit(some_counts()).save(tmp_path)
+    tensors, content = load_tensors(tmp_path / "model.safetensors")
+    for name in EVENTS:
+        rest = {key: value for key, value in tensors.items() if key != name}
+        refuses(tmp_path / "hostile.safetensors", rest, content, f"lacks {name}")
+    for name in ("overlap", "distance"):
+        changed = {**tensors, name: torch.tensor(10**6)}
+        refuses(tmp_path / "hostile.safetensors", changed, content, f"{name}.*must be from 0 to")

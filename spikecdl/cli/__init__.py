@@ -13,6 +13,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,9 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         warnings.simplefilter("always")
         warnings.showwarning = show_warning
         try:
+            empty = [before for before, word in pairwise(["spikecdl", *arguments]) if not word]
+            if empty:
+                raise ValueError(f"what follows {empty[0]} is empty; leave it out, or give a value")
             code = app(args=list(arguments), prog_name="spikecdl", standalone_mode=False) or SUCCESS
             message = "interrupted" if code == INTERRUPTED else ""
         except BaseException as error:
@@ -159,7 +163,9 @@ def _say(message: str, options: Mapping[str, str]) -> None:
     def as_typed(found: re.Match[str]) -> str:
         return f"`{options.get(_ARGUMENTS.get(found[1], found[1]), found[1])}`"
 
-    line = re.sub(r"`(\w+)`", as_typed, " ".join(message.split()))
+    text = " ".join(message.split())
+    text = text if len(text) <= 900 else f"{text[:600]} ... {text[-250:]}"
+    line = re.sub(r"`(\w+)`", as_typed, text)
     print(f"spikecdl: {printable(line)}", file=sys.stderr)
 
 

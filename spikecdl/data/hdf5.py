@@ -95,7 +95,7 @@ def names(path: Path, group: str = "/") -> set[str]:
 
 
 def values(dataset: h5py.Dataset, at_once: int = 64) -> Any:
-    """Read a dataset: numbers as an array, text as a (nested) list of str.
+    """Read a dataset: numbers as an array of native byte order, text as a (nested) list of str.
 
     So many texts are read ``at_once``, as each may be as long as the file.
 
@@ -107,7 +107,9 @@ def values(dataset: h5py.Dataset, at_once: int = 64) -> Any:
     source = dataset.asstr(errors="replace") if is_text else dataset
     if dataset.dtype.kind != "O" or dataset.ndim == 0:
         found = source[()]
-        return found.tolist() if is_text and dataset.ndim else found
+        if is_text:
+            return found.tolist() if dataset.ndim else found
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
     size, used, flat = dataset.file.id.get_filesize(), 0, list[Any]()
     for row in np.ndindex(dataset.shape[:-1]):
         for first in range(0, dataset.shape[-1], at_once):
@@ -170,7 +172,7 @@ def _survived(path: Path, state: tuple[int, ...], *arguments: Any) -> None:
     size, _, _ = state
     program = f"from {__name__} import _rehearse; _rehearse()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    seconds = 3 + size / 2e7
+    seconds = 5 + size / 1e7
     try:
         done = subprocess.run(
             [sys.executable, "-c", program, json.dumps([str(path), seconds, *arguments])],
@@ -315,7 +317,7 @@ def _check_sizes(
     path: Path,
     parts: tuple[str, ...],
     leave_out: tuple[str, ...],
-    most: int = 10**6,
+    most: int = 10**4,
 ) -> None:
     """Refuse what declares values that are not stored, and more than fit in memory.
 
@@ -327,7 +329,7 @@ def _check_sizes(
             declared += _declared(name, thing, size)
             check_memory(declared, size, name)
         if number > most:
-            raise ValueError(f"it holds more than {most} datasets; write fewer and larger ones")
+            raise ValueError(f"it holds more than {most:,} datasets; write fewer and larger ones")
 
 
 def _inside(file: h5py.File, parts: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

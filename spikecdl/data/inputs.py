@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spikecdl.data.binned import BinnedSpikes
-from spikecdl.data.labelled import is_a, labelled, values_of
+from spikecdl.data.labelled import is_a, labelled, values_of, without_torch
 from spikecdl.data.results import Fitted, M
 from spikecdl.data.spike_trains import SpikeTrains
 from spikecdl.data.truth import LAYOUTS
@@ -29,6 +29,7 @@ def checked_array(X: Any, estimator: Any, reset: bool) -> np.ndarray:
     """
     from sklearn.utils.validation import check_array, validate_data
 
+    X = without_torch(X)
     values = X if hasattr(X, "shape") else np.asarray(X)
     if values.ndim not in (2, 3):
         raise ValueError(

@@ -43,7 +43,16 @@ def labelled(value: Any) -> Callable[[Any], Values] | None:
 def values_of(array: Any) -> Values:
     """Return the values of an array, in its own order if nothing says what its axes are."""
     values = labelled(array)
-    return Values(np.asarray(array), {}) if values is None else values(array)
+    return Values(np.asarray(without_torch(array)), {}) if values is None else values(array)
+
+
+def without_torch(array: Any) -> Any:
+    """Return the values of a tensor of any kind as an array, and anything else as it is."""
+    if not is_a(array, "torch", "Tensor"):
+        return array
+    values = array.detach().cpu()
+    values = values.dequantize() if values.is_quantized else values.to_dense()
+    return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
 
 
 def _of_xarray(array: Any) -> Values:

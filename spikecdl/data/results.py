@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -228,6 +228,15 @@ class Decomposition:
             raise AttributeError(f"Decomposition has no attribute {name!r}", name=name, obj=self)
         vars(self)[name] = self._checked(name, self._later[name]())
         return vars(self)[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all values, computed, as functions cannot be pickled."""
+        later = {name: getattr(self, name) for name in self._later}
+        state = {**vars(self), **later, "_later": {}}
+        if self.certainty is not None:
+            known = (self._computed[0], partial(np.asarray, self.drawn_mean))
+            state |= {"certainty": partial(tuple, known), "_computed": known}
+        return state
 
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

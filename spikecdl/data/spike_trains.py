@@ -19,7 +19,7 @@ from spikecdl.data.binning import Allocate, Clock, bin_spikes
 from spikecdl.data.labelled import is_a
 from spikecdl.data.truth import Truth
 from spikecdl.files import naming, replacing
-from spikecdl.validation import counted, distinct, one_of, positive
+from spikecdl.validation import counted, distinct, listed, one_of, positive, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -347,5 +347,7 @@ class SpikeTrains:
         wanted = [chosen] if isinstance(chosen, int | str) else list(chosen)
         positions = {unit: i for i, unit in enumerate(self.unit_ids)}
         if not wanted or not set(wanted) <= set(positions):
-            raise ValueError(f"`units` (={units!r}) must be among the units {list(self.unit_ids)}")
+            raise ValueError(
+                f"`units` (={shown(units)}) must be among the units [{listed(self.unit_ids, 20)}]"
+            )
         return np.array([positions[unit] for unit in wanted])

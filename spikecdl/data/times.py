@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecdl.validation import listed, one_of, plain, real
+from spikecdl.validation import listed, one_of, plain, real, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,10 +142,10 @@ def as_observed(
     if any(part is None or np.ndim(part) == 2 for part in observed):
         parts = (_whole_recording(times, tables) if part is None else part for part in observed)
         return tuple(np.array(part, dtype=float).reshape(-1, 2) for part in parts)
-    shared = np.atleast_2d(np.array(observed, dtype=float))
+    shared = np.atleast_2d(_numbers(observed))
     if shared.shape[1] != 2:
         raise ValueError(
-            f"`observed` (={observed!r}) must be (start, stop) or have shape (interval, 2)"
+            f"`observed` (={shown(observed)}) must be (start, stop) or have shape (interval, 2)"
         )
     return (shared,) * len(times)
 
@@ -216,14 +216,37 @@ def as_table(name: str, table: Any) -> pd.DataFrame:
         table = table.as_dataframe()
     if isinstance(table, pd.DataFrame | Mapping):
         frame = pd.DataFrame(table).copy()
-        return frame.rename(columns={o: n for o, n in _RENAMED.items() if n not in frame})
-    array = np.array(table, dtype=float)
+        frame = frame.rename(columns={o: n for o, n in _RENAMED.items() if n not in frame})
+        for column in frame.columns.intersection(["start_time", "stop_time"]):
+            if not _are_seconds(frame[column]):
+                raise ValueError(
+                    f"{column!r} of `{name}` must be in seconds, not {frame[column].dtype}; "
+                    "subtract the session's start from dates and divide them by a second"
+                )
+        return frame
+    array = _numbers(table)
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(
             f"`{name}` {array.shape} must be a table with the columns start_time and stop_time, or "
             "an array of shape (interval, 2)"
         )
     return pd.DataFrame(array, columns=["start_time", "stop_time"])
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Return values as an array of numbers, an empty one if they are none."""
+    try:
+        return np.array(values, dtype=float)
+    except (TypeError, ValueError):
+        return np.empty(0)
+
+
+def _are_seconds(column: pd.Series) -> bool:
+    """Return whether a column holds real numbers, and no dates."""
+    try:
+        return column.dtype.kind not in "cmM" and column.to_numpy(dtype=float).ndim == 1
+    except (TypeError, ValueError):
+        return False
 
 
 def check_columns(name: str, table: pd.DataFrame, *columns: str) -> None:
@@ -307,7 +330,9 @@ class Windows:
         table = table.iloc[rows]
         ids = tuple(map(plain, table.index))
         if align is not None and window is None:
-            raise ValueError(f"`align` (={align!r}) needs a `window`: (start, stop), in seconds")
+            raise ValueError(
+                f"`align` (={shown(align)}) needs a `window`: (start, stop), in seconds"
+            )
         column = "start_time" if align is None else align
         check_columns(name, table, column)
         anchors = _times(table, column)
@@ -344,8 +369,8 @@ def _select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) 
             index = table.query(trials, engine="python", local_dict={}, global_dict={}).index
         except Exception as error:  # whatever the expression raises
             raise ValueError(
-                f"`trials` (={trials!r}) is not a query on the columns {list(table.columns)}: "
-                f"{error}"
+                f"`trials` (={shown(trials)}) is not a query on the columns "
+                f"{list(table.columns)}: {str(error)[:200]}"
             ) from None
     else:
         index = list(trials)
@@ -355,5 +380,5 @@ def _select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) 
         known = listed(table.index)
         raise ValueError(f"`trials` [{listed(unknown)}] do not exist; those that do are [{known}]")
     if not len(rows):
-        raise ValueError(f"`trials` (={trials!r}) selects none of {len(table)} trials")
+        raise ValueError(f"`trials` (={shown(trials)}) selects none of {len(table)} trials")
     return rows

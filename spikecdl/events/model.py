@@ -286,6 +286,8 @@ _IN_FILES = {
     "cost": "cost",
     "event_timing": "timing",
 }
+#: Without them a file is not whole.
+NEEDED_IN_FILES = _IN_FILES.keys() - {"event_timing"} | {"overlap", "distance"}
 
 
 def hats(n_knots: int, n_onsets: int) -> np.ndarray:

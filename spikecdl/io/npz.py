@@ -93,11 +93,12 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
         files.has_seal(path)
         with zipfile.ZipFile(path) as members:
             _check_sizes(members, path.stat().st_size)
-        with np.load(file, allow_pickle=False) as archive:
+        with np.load(file, allow_pickle=False) as packed:
+            archive = {name: _native(name, packed[name]) for name in packed.files}
             if _HEADER in archive:
                 return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))
             if "counts" not in archive:
-                names = listed(archive.files)
+                names = listed(list(archive))
                 raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
             return BinnedSpikes.from_array(
                 archive["counts"],
@@ -106,6 +107,17 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
                 t_start=float(archive.get("t_start", 0.0)),
                 source=str(path),
             )
+
+
+def _native(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array in native byte order; ValueError if it holds no real numbers, dates or text.
+
+    In a recording that `write_npz` wrote, only columns of its tables may be dates or text.
+    """
+    is_column = name == _HEADER or "/" in name
+    if array.dtype.kind not in ("biufMU" if is_column else "biuf"):
+        raise ValueError(f"array {name!r} must hold real numbers, not {array.dtype}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import tempfile
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,6 +30,10 @@ MODULE = "ecephys"  # processing module of all series and tables that are no rec
 _MODULE = f"processing/{MODULE}"
 _SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
 _SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
+
+
+class RecordingWarning(UserWarning):
+    """Something in a recording cannot be read as it is."""
 
 
 def read_nwb(path: str | os.PathLike[str], *, follow_links: bool = False) -> SpikeTrains:
@@ -199,6 +206,8 @@ def _spike_trains(file: h5py.File, source: str) -> SpikeTrains:
 
 def _per_unit(units: h5py.Group, name: str, n_units: int) -> list[np.ndarray]:
     """Read a column of times, one array per unit."""
+    if units[name].dtype.kind not in "iuf":
+        raise ValueError(f"units/{name} must hold times in seconds, not {units[name].dtype}")
     values = np.asarray(units[name], dtype=float)
     if f"{name}_index" in units:
         rows = _split(values, np.asarray(units[f"{name}_index"]), f"{name}_index")
@@ -295,11 +304,29 @@ def _read_table(
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of {group.name} differ in length: {lengths}")
-    ids = np.asarray(group["id"]) if "id" in group else None
+    ids = _ids(group)
     size = next(iter(lengths.values()), n_rows if ids is None else len(ids))
-    if ids is None or len(ids) != size or len(np.unique(ids)) != size:
-        ids = np.arange(size)
-    return pd.DataFrame(columns, index=pd.Index(ids))
+    if ids is not None and (len(ids) != size or len(set(ids)) != size):
+        warnings.warn(
+            f"the {size} rows of {group.name} have {len(set(ids))} different ids, so they are "
+            f"numbered from 0 to {size - 1}",
+            RecordingWarning,
+            stacklevel=2,
+        )
+        ids = None
+    return pd.DataFrame(columns, index=pd.Index(np.arange(size) if ids is None else ids))
+
+
+def _ids(group: h5py.Group) -> list[Any] | None:
+    """Return the ids of rows, whole numbers or text, if there are any."""
+    if "id" not in group:
+        return None
+    ids = hdf5.values(group["id"])
+    if isinstance(ids, np.ndarray):
+        if ids.dtype.kind not in "iuf" or ids.ndim != 1 or (ids != np.floor(ids)).any():
+            raise ValueError(f"{group.name}/id must hold whole numbers or text, not {ids.dtype}")
+        ids = ids.astype(np.int64).tolist()
+    return ids
 
 
 def _read_column(group: h5py.Group, name: str) -> Any:
@@ -348,3 +375,12 @@ def _read_series(module: h5py.Group, name: str, shape: Sequence[int]) -> np.ndar
     trials, columns, bins = shape
     rows = np.concatenate([np.asarray(module[part]["data"]) for part in names], axis=1)
     return rows.reshape(trials, bins, columns).transpose(0, 2, 1)
+
+
+def import_pynwb() -> Any:
+    """Import pynwb, which needs a folder for its cache: a temporary one where there is no home."""
+    try:
+        return importlib.import_module("pynwb")
+    except OSError:
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="spikecdl-")
+        return importlib.import_module("pynwb")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains, Truth
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.data.results import DESCRIPTIONS
 from spikecdl.files import HDF5_SIGNATURE, replacing, starts_with
-from spikecdl.io.nwb_read import MODULE, session_of
+from spikecdl.io.nwb_read import MODULE, import_pynwb, session_of
 from spikecdl.validation import listed, plain
 
 if TYPE_CHECKING:
@@ -79,9 +78,7 @@ def write_nwb(
     >>> read_nwb(path).times[0]
     array([0.1 , 0.25])
     """
-    _import_pynwb()
-    from pynwb import NWBHDF5IO
-
+    NWBHDF5IO = import_pynwb().NWBHDF5IO
     if not isinstance(data, SpikeTrains | BinnedSpikes):
         raise TypeError(f"`data` must be SpikeTrains or BinnedSpikes, not {type(data).__name__}")
     with replacing(path, data.source, ".nwb", sealed=True) as temporary:
@@ -99,14 +96,6 @@ def write_nwb(
             file.notes = json.dumps(notes)
         with NWBHDF5IO(temporary, "w") as handle:
             handle.write(file)
-
-
-def _import_pynwb() -> None:
-    """Import pynwb, which needs a folder for its cache: a temporary one where there is no home."""
-    try:
-        import pynwb  # noqa: F401
-    except OSError:
-        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="spikecdl-")
 
 
 def _add_recording(file: NWBFile, spikes: SpikeTrains) -> None:

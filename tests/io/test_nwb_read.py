@@ -15,6 +15,7 @@ from tables import refused
 from spikecdl.data import SpikeTrains
 from spikecdl.data.binning import infer_clock_rate
 from spikecdl.io import read, read_nwb
+from spikecdl.io.nwb_read import RecordingWarning
 
 
 @pytest.fixture
@@ -219,8 +220,19 @@ def test_one_unit_needs_no_index(tmp_path):
     assert [t.tolist() for t in spikes.times] == [[0.1, 0.2, 0.5, 0.9]]
 
 
+def test_big_endian_numbers_and_ids_of_text(tmp_path):
+    starts = {"intervals/trials/start_time": np.array([0.0, 1.0], ">f8")}
+    depths = {"units/depth": np.array([1, 2, 3], ">i4"), "units/id": ["a", "b", "c"]}
+    spikes = read(plain_file(tmp_path / "big.h5", **starts, **depths))
+    assert spikes.unit_ids == ("a", "b", "c")
+    assert spikes.units.depth.to_dict() == {"a": 1, "b": 2, "c": 3}
+    assert spikes.bin(0.5, trials="start_time > 0.5").counts.shape == (1, 3, 2)
+
+
 def test_ids_that_repeat_do_not_name_units(tmp_path):
-    spikes = read_nwb(plain_file(tmp_path / "ids.h5", **{"units/id": np.array([4, 4, 5])}))
+    path = plain_file(tmp_path / "ids.h5", **{"units/id": np.array([4, 4, 5])})
+    with pytest.warns(RecordingWarning, match="2 different ids, so they are numbered from 0 to 2"):
+        spikes = read_nwb(path)
     assert spikes.unit_ids == (0, 1, 2)
 
 
@@ -230,8 +242,13 @@ def test_what_is_wrong_inside_a_file_is_named(tmp_path):
         ({"units/spike_times_index": np.array([3, 2, 4])}, "does not rise to the 4 values"),
         ({"units/spike_times_index": np.array([3, 3, 5])}, "does not rise to the 4 values"),
         ({"units/id": np.array([1, 2])}, "units/spike_times has 3 rows for 2 units"),
+        ({"units/id": np.array([1, 2, 3j])}, "/units/id must hold whole numbers or text, not c"),
+        ({"units/id": np.array([1, 2, np.nan])}, "/units/id must hold whole numbers or text"),
+        ({"units/spike_times": np.array([0.1, 0.2, 0.9, 0.5j])}, "must hold times in seconds"),
+        ({"intervals/trials/start_time": np.array([0, 1j])}, "must be in seconds, not complex"),
+        ({"intervals/trials/start_time": ["2020-01-01", "2020-01-02"]}, "must be in seconds"),
         ({"units/spike_times": np.array([0.1, np.nan, 0.9, 0.5])}, "unit 0 must be finite"),
-        ({"units/spike_times": np.array([b"a", b"b", b"c", b"d"])}, "cannot be read as NWB"),
+        ({"units/spike_times": np.array([b"a", b"b", b"c", b"d"])}, "must hold times in seconds"),
         (
             {"intervals/trials/stop_time": None},
             "lacks ['stop_time']; it has ['side', 'start_time']",
