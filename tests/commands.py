@@ -20,7 +20,14 @@ SIMULATE = (
 ).split()
 FIT = "--length 0.02 --bin 0.002 --epochs 3".split()
 FILES = {
-    *("model.safetensors", "model.json", "summary.json", "results.nwb", "report.html"),
+    *(
+        "model.safetensors",
+        "model.json",
+        "summary.json",
+        "results.nwb",
+        "report.html",
+        "events.csv",
+    ),
     *("templates.png", "events.png", "rates.png", "codes.png"),
 }
 

@@ -126,14 +126,26 @@ class Applied(NamedTuple):
     about: dict[str, Any]
 
 
-def apply(
-    model: Model, file: File, selection: Selection, use: Use, results: outputs.Results
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Listed(outputs.Results):
+    """What `apply` prints and writes.
+
+    Output
+    ------
+    fdr : RATE
+        False discovery rate of the events in events.csv, such as 0.1. Default: all events of
+        probability 1/2 or more.
+    """
+
+    fdr: float | None = None
+
+
+def apply(model: Model, file: File, selection: Selection, use: Use, results: Listed) -> None:
     """Find the events of a fitted model in another recording.
 
     Windows are chosen as in the fit, unless options name others.
-    Writes summary.json, figures of rates, codes and events, and results.nwb to --out. Uses the
-    model's bin size.
+    Writes summary.json, events.csv, figures of rates, codes and events, and results.nwb to --out.
+    Uses the model's bin size.
     """
     from spikecdl.report import summary
 
@@ -144,8 +156,16 @@ def apply(
     with results.folder(file) as unfinished, progress:
         found = _applied(model, file, selection, use)
         about = found.about | summary.score_summary(found.model, found.parts, file)
-        outputs.write_results(unfinished, found.selected, found.parts, about, results.format)
-    results.show(about, [*about["windows"], *summary.lines("score", about), f"results in {out}/"])
+        lines = [*about["windows"], *summary.lines("score", about)]
+        if results.fdr is not None:
+            n_kept = len(found.parts.events(results.fdr))
+            about |= {"fdr": results.fdr, "n_events_at_fdr": n_kept}
+            lines.append(
+                f"{n_kept} events at a false discovery rate of {results.fdr:g}: events.csv"
+            )
+        rest = (found.selected, found.parts, about, results.format)
+        outputs.write_results(unfinished, *rest, fdr=results.fdr)
+    results.show(about, [*lines, f"results in {out}/"])
 
 
 def evaluate(

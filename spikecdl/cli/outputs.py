@@ -40,7 +40,7 @@ _PICTURES = {"templates", "events", "population", "rates", "codes"}
 #: What commands write to their folder; that of an earlier run is removed when new results come.
 _NAMES = {
     *(_SUMMARY, _RESULTS, "model.safetensors", "model.json", "report.html", "bands.npz"),
-    *("selection.csv", "table.csv"),
+    *("selection.csv", "table.csv", "events.csv"),
     *(f"{name}.{kind.value}" for name in _PICTURES | {"selection"} for kind in Picture),
 }
 
@@ -211,8 +211,9 @@ def write_results(
     model: DCEA | None = None,
     bands: Bands | None = None,
     each: Mapping[str, Found] | None = None,
+    fdr: float | None = None,
 ) -> None:
-    """Write figures, the recording with its decomposition, and the summary.
+    """Write figures, the events, the recording with its decomposition, and the summary.
 
     Given the model that was fitted, write it, its report and its bands, too.  ``each`` of several
     recordings, by name, is written with its own decomposition.
@@ -248,6 +249,8 @@ def write_results(
         write_nwb(folder / f"results-{name}.nwb", found.data, decomposition=found.parts)
     if not each:
         write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
+    events = parts.intervals if np.isfinite(parts.counts.trial_starts).all() else parts.events
+    events(fdr).to_csv(folder / "events.csv", index=False)
     write_json(folder / _SUMMARY, summary)
 
 

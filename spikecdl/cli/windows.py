@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spikecdl.cli.options import Links
-from spikecdl.validation import listed, seconds
+from spikecdl.data.times import query
+from spikecdl.validation import listed, plain, seconds
 
 if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
@@ -34,7 +37,7 @@ class Selection(Links):
     Data
     ----
     units : IDS
-        Units to use, as in 3,7,12. Default: all.
+        Units to use, as in 3,7-12, or by their columns: "location == 'ca1'". Default: all.
 
     Windows
     -------
@@ -90,7 +93,7 @@ class Selection(Links):
         """
         from spikecdl.data import SpikeTrains
 
-        units = None if self.units is None else _named_units(self.units, data.unit_ids)
+        units = None if self.units is None else _chosen_units(self.units, data)
         if (self.events is None) != (self.within is None):
             raise ValueError(
                 f"`events` (={self.events!r}) and `within` (={self.within!r}) need each other; "
@@ -238,12 +241,25 @@ def _times(data: SpikeTrains, text: str) -> Any:
     return data.tables[table][column].dropna().to_numpy(dtype=float)
 
 
-def _named_units(text: str, known: Sequence[int | str]) -> list[int | str]:
-    """Return the units named in a list separated by commas."""
-    by_name = {str(unit): unit for unit in known}
+def _chosen_units(text: str, data: SpikeTrains | BinnedSpikes) -> list[int | str]:
+    """Return units named in a list of ids and ranges of ids, or selected by their columns."""
+    columns = getattr(data, "units", None)
+    if columns is not None and re.search(r"[=<>]| in ", text):
+        return [plain(unit) for unit in query("units", text, columns)]
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or not by_name.keys() >= set(names):
+    found = [_in_range(name, data.unit_ids) for name in names]
+    if not names or not all(found):
         raise ValueError(
-            f"`units` (={text!r}) must name units of the recording, which are {listed(known, 10)}"
+            f"`units` (={text!r}) must name units of the recording, which are "
+            f"{listed(data.unit_ids, 10)}"
         )
-    return [by_name[name] for name in names]
+    return list(dict.fromkeys(chain.from_iterable(found)))
+
+
+def _in_range(name: str, known: Sequence[int | str]) -> list[int | str]:
+    """Return the units of this name, or with numbers in this range, which may lack some."""
+    edges = re.fullmatch(r"(\d+)-(\d+)", name)
+    if name in map(str, known) or not edges:
+        return [unit for unit in known if str(unit) == name]
+    first, last = map(int, edges.groups())
+    return [unit for unit in known if str(unit).isdecimal() and first <= int(unit) <= last]

@@ -275,7 +275,7 @@ class Decomposition:
     def events(self, fdr: float | None = None, *, probabilities: bool = True) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.
 
-        Its columns are ``trial`` and ``unit`` (ids; unit is -1 in the joint layout), ``template``,
+        Its columns are ``trial`` and ``unit`` (ids; no unit in the joint layout), ``template``,
         ``time`` (onset relative to the alignment, s: where the window of the template begins),
         ``amplitude``, ``response_time``, when the response begins (`response_onsets`), and
         ``peak_time``, when the template is largest.  To have templates begin where their response
@@ -283,10 +283,10 @@ class Decomposition:
 
         - ``probability`` that an event of the template begins within an eighth of its length of
           this time, given the templates and the rates of events (see `Marginal`);
-        - ``time_sd``, the posterior standard deviation of its time, given that there is one, and
-          ``time`` is the posterior mean, which lies between bins;
         - ``q_value``, the smallest false discovery rate at which the event is kept: the mean of
-          1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003).
+          1 - probability over all events at least as probable (Storey, Ann. Stat. 31, 2003);
+        - ``time_sd``, the posterior standard deviation of its time, given that there is one, and
+          ``time`` is the posterior mean, which lies between bins.
 
         Parameters
         ----------
@@ -303,15 +303,16 @@ class Decomposition:
         import pandas as pd
 
         trial, unit, template, onset = np.nonzero(self.codes)
-        units = self.counts.unit_ids if self.layout == "shared" else (-1,)
         values = (
             [self.counts.trial_ids[i] for i in trial],
-            [units[i] for i in unit],
+            [self.counts.unit_ids[i] for i in unit],
             template,
             self.counts.times[onset],
             self.codes[trial, unit, template, onset],
         )
         table = pd.DataFrame(dict(zip(EVENT_COLUMNS, values, strict=True)))
+        if self.layout == "joint":  # an event is of all units
+            table = table.drop(columns="unit")
         peak = np.square(self.templates).sum(1).argmax(1)
         later = {"response_time": response_onsets(self.templates), "peak_time": peak}
         table = table.assign(**dict.fromkeys(later, np.nan))
@@ -383,6 +384,6 @@ class Decomposition:
         return {
             "time": self.counts.times[0] + self.counts.bin_size * time,
             "probability": probability,
-            "time_sd": time_sd * self.counts.bin_size,
             "q_value": q_value,
+            "time_sd": time_sd * self.counts.bin_size,
         }

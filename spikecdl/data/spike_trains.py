@@ -19,7 +19,7 @@ from spikecdl.data.binning import Allocate, Clock, bin_spikes
 from spikecdl.data.labelled import is_a
 from spikecdl.data.truth import Truth
 from spikecdl.files import naming, replacing
-from spikecdl.validation import counted, distinct, listed, one_of, positive, shown
+from spikecdl.validation import counted, distinct, listed, one_of, plain, positive, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +231,7 @@ class SpikeTrains:
         *,
         align: str | None = None,
         window: tuple[float, float] | None = None,
-        units: Sequence[UnitId] | None = None,
+        units: str | Sequence[UnitId] | None = None,
         trials: str | Sequence[UnitId] | None = None,
         table: str = "trials",
         file: str | os.PathLike[str] | None = None,
@@ -257,8 +257,8 @@ class SpikeTrains:
             trial's start.
         window : (float, float), optional
             Start and stop relative to the alignment, in seconds.  Default: each trial's own.
-        units : sequence of ids, optional
-            Default: all units.
+        units : str or sequence of ids, optional
+            Query on the columns of ``units`` (``"location == 'ca1'"``), or ids.  Default: all.
         trials : str or sequence of ids, optional
             Query on the columns in pandas' syntax (``"split == 'train'"``), or ids.  Default: all.
         table : str
@@ -342,12 +342,15 @@ class SpikeTrains:
                 counts_file.finish(temporary, binned(partial(counts_file.allocate, temporary)))
             return replace(counts_file.read_counts(file), windows=windows.chosen)
 
-    def _unit_positions(self, units: Sequence[UnitId] | None) -> np.ndarray:
+    def _unit_positions(self, units: str | Sequence[UnitId] | None) -> np.ndarray:
         chosen = self.unit_ids if units is None else units
-        wanted = [chosen] if isinstance(chosen, int | str) else list(chosen)
         positions = {unit: i for i, unit in enumerate(self.unit_ids)}
+        if isinstance(chosen, str) and chosen not in positions and self.units is not None:
+            chosen = list(map(plain, timing.query("units", chosen, self.units)))
+        wanted = [chosen] if isinstance(chosen, int | str) else list(chosen)
         if not wanted or not set(wanted) <= set(positions):
             raise ValueError(
                 f"`units` (={shown(units)}) must be among the units [{listed(self.unit_ids, 20)}]"
+                + ("" if self.units is None else ", or a query on their columns that selects some")
             )
         return np.array([positions[unit] for unit in wanted])

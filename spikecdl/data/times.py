@@ -360,18 +360,23 @@ class Windows:
             )
 
 
+def query(name: str, text: str, table: pd.DataFrame) -> pd.Index:
+    """Return the ids of the rows of a table that a query in pandas' syntax selects."""
+    try:
+        return table.query(text, engine="python", local_dict={}, global_dict={}).index
+    except Exception as error:  # whatever the expression raises
+        raise ValueError(
+            f"`{name}` (={shown(text)}) is not a query on the columns {list(table.columns)}: "
+            f"{str(error)[:200]}"
+        ) from None
+
+
 def _select_rows(table: pd.DataFrame, trials: str | Sequence[int | str] | None) -> np.ndarray:
     """Return the positions of the rows that a query, or a sequence of ids, selects."""
     if trials is None:
         return np.arange(len(table))
     if isinstance(trials, str):
-        try:
-            index = table.query(trials, engine="python", local_dict={}, global_dict={}).index
-        except Exception as error:  # whatever the expression raises
-            raise ValueError(
-                f"`trials` (={shown(trials)}) is not a query on the columns "
-                f"{list(table.columns)}: {str(error)[:200]}"
-            ) from None
+        index = query("trials", trials, table)
     else:
         index = list(trials)
     rows = table.index.get_indexer(index)

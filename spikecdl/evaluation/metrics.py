@@ -260,7 +260,7 @@ def _as_in_truth(decomposition: Decomposition, error: TemplateError, truth: Trut
     units = {unit: i for i, unit in enumerate(counts.unit_ids)}
     return events.assign(
         trial=events["trial"].map({trial: i for i, trial in enumerate(counts.trial_ids)}),
-        unit=events["unit"] if decomposition.layout == "joint" else events["unit"].map(units),
+        unit=-1 if decomposition.layout == "joint" else events["unit"].map(units),
         time=events["time"] - shift[events["template"]] * counts.bin_size,
         template=number[events["template"]],
     )

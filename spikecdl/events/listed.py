@@ -13,8 +13,7 @@ from scipy.ndimage import convolve1d
 
 from spikecdl import kernels
 from spikecdl.events.counts import Expectation
-from spikecdl.events.model import EventModel
-from spikecdl.events.pairs import Factors, relative
+from spikecdl.events.model import EventModel, Factors, relative
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
 from spikecdl.solvers.parallel import Processes, in_parallel
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikecdl import kernels
+
 #: Amplitudes that events may have, relative to the typical one of their template.
 RELATIVE_AMPLITUDES = np.array([0.6, 0.8, 1.0, 1.2, 1.4])
 FIRST_SMOOTHNESS, FIRST_SHRINKAGE = 30.0, 1.0  # of templates that nothing is known of
@@ -34,6 +36,25 @@ class ChainPrior(NamedTuple):
     n_chains: int
     distance: int
     least: float
+
+
+class Factors(NamedTuple):
+    """Factors of two events that overlap, as logarithms (pattern, lag, event, event).
+
+    ``largest`` (pattern, lag) are the largest logarithms, and ``linear`` the factors relative to
+    these.
+    """
+
+    log: np.ndarray
+    largest: np.ndarray
+    linear: np.ndarray
+
+
+def relative(log: np.ndarray) -> Factors:
+    """Return logarithms of factors together with their largest ones, and relative to these."""
+    factors = Factors(log, np.empty(log.shape[:2]), np.empty_like(log))
+    kernels.function("fill_relative")(factors)
+    return factors
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spikecdl import kernels
-from spikecdl.events.model import ChainPrior
-from spikecdl.events.pairs import Factors
+from spikecdl.events.model import ChainPrior, Factors
 from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
 
 _MOST_FACTORS = 2**22  # of pairs of events in memory at once that windows share

@@ -26,7 +26,8 @@ from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.sorters import read_phy, read_spikeinterface
-from spikecdl.validation import extra, listed, plain
+from spikecdl.io.tables import from_table, is_table, read_table
+from spikecdl.validation import extra, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,7 @@ __all__ = [
     "read_nwb_times",
     "read_phy",
     "read_spikeinterface",
+    "read_table",
     "to_neo",
     "to_pynapple",
     "write_counts",
@@ -68,43 +70,6 @@ class Converter:
     recognises: Callable[[Any], bool]
     convert: Callable[..., SpikeTrains | BinnedSpikes]
     arguments: tuple[str, ...] = ("observed", "trials")
-
-
-def from_table(table: pd.DataFrame, *, observed: Any = None, trials: Any = None) -> SpikeTrains:
-    """Return the spikes in a long table: one row per spike, with the columns ``unit`` and ``time``.
-
-    Times are in seconds of the recording; they are sorted within each unit, duplicates are kept.
-    Other columns (amplitudes, ...) are left out.
-
-    Parameters
-    ----------
-    table : DataFrame
-    observed, trials
-        As in `SpikeTrains.from_arrays`.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or a unit is not named; if there is a column ``trial``, as times are
-        then likely to be relative to trials.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from_table(pd.DataFrame({"unit": ["a", "b", "a"], "time": [0.4, 0.2, 0.1]}))
-    SpikeTrains(2 units, 3 spikes, 0 to 0.4 s)
-    """
-    check_columns("spikes", table, "unit", "time")
-    if "trial" in table:
-        raise ValueError(
-            "the table of spikes has a column 'trial'; add the start of its trial to each time, "
-            "drop the column, and give `trials`, a table with start_time and stop_time"
-        )
-    if table["unit"].isna().any():
-        raise ValueError("the table of spikes has rows without a unit; drop them, or name the unit")
-    times = {plain(unit): rows.to_numpy() for unit, rows in table.groupby("unit")["time"]}
-    more: dict[str, Any] = {"source": "table", "sort": True, "duplicates": "keep"}
-    return SpikeTrains.from_arrays(times, observed=observed, trials=trials, **more)
 
 
 def _is_of_neo(source: Any) -> bool:
@@ -148,6 +113,7 @@ READERS: tuple[Converter, ...] = (
         read_spikeinterface,
         (),
     ),
+    Converter("text with the columns unit and time", is_table, read_table, ()),
     Converter("one of Neo's formats", lambda path: bool(neo_readers(path)), read_neo, _LINKS),
 )
 """Formats that `spikecdl.read` reads, asked in this order."""
@@ -213,7 +179,7 @@ def read(
             return _completed(kind.convert(source, **taken), rest)
     names = [kind.name for kind in kinds]
     if is_path:
-        raise ValueError(f"{source} is of no format that can be read: {', '.join(names)}")
+        raise ValueError(f"{source} cannot be read: it is none of {', '.join(names)}")
     raise TypeError(f"`source` ({type(source).__name__}) must be a path, or: {'; '.join(names)}")
 
 
@@ -234,12 +200,16 @@ def _completed(data: SpikeTrains | BinnedSpikes, given: Mapping[str, Any]) -> An
 
 
 def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
-    """Return a recording as a TsGroup of pynapple, or a table of intervals as an IntervalSet.
+    """Return a recording or events as a TsGroup of pynapple, or a table as an IntervalSet.
 
     Columns of ``units``, or of the table, become metadata.  The time support of a group is the time
     in which any unit was observed; a warning says if units differ in it, as a group cannot hold
     that.  Ids that are not integers become 0, 1, ... and are kept in the metadata, as ``unit_id``;
     `read` gives them back.
+
+    A table with the column ``template``, of events, becomes a TsGroup with a Tsd for each template:
+    when its events begin in the recording, and their amplitudes.  Events may overlap, which the
+    intervals of an IntervalSet may not.
 
     Parameters
     ----------
@@ -250,7 +220,8 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
     Raises
     ------
     ValueError
-        If intervals of a table overlap, which an IntervalSet cannot hold.
+        If a table lacks a column, as `Decomposition.events` does, whose times are those in a trial;
+        or if intervals overlap that are not of events.
     ModuleNotFoundError
         If pynapple is not installed: ``pip install "spikecdl[interop]"``.
 
@@ -285,14 +256,30 @@ def to_pynapple(data: SpikeTrains | pd.DataFrame) -> Any:
 
 
 def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
+    if "template" in table and "start_time" not in table:
+        raise ValueError(
+            "`data` has events at times in a trial; pass `Decomposition.intervals()`, which have "
+            "times of the recording"
+        )
     check_columns("data", table, "start_time", "stop_time")
     table = table.sort_values("start_time")
+    if "template" in table:
+        support = pynapple.IntervalSet(table["start_time"].min(), table["stop_time"].max())
+        events = {int(name): rows for name, rows in table.groupby("template")}
+        times = {name: rows["start_time"].to_numpy() for name, rows in events.items()}
+        return pynapple.TsGroup(
+            {
+                name: pynapple.Tsd(times[name], rows["amplitude"].to_numpy(), time_support=support)
+                for name, rows in events.items()
+            },
+            time_support=support,
+        )
     edges = table[["start_time", "stop_time"]].to_numpy(dtype=float)
     if np.any(edges[1:, 0] < edges[:-1, 1]):
         first = int(np.argmax(edges[1:, 0] < edges[:-1, 1]))
         raise ValueError(
             f"intervals overlap ({listed(edges[first].tolist())} s and the next), which an "
-            "IntervalSet cannot hold; select some of the rows, such as one unit and template"
+            "IntervalSet cannot hold; select some of the rows"
         )
     about = {str(key): list(table[key]) for key in table.columns.drop(["start_time", "stop_time"])}
     return pynapple.IntervalSet(edges, metadata=about)

@@ -167,7 +167,7 @@ def _add_decomposition(file: NWBFile, parts: Decomposition) -> dict[str, Any]:
     ids: Any = list(counts.unit_ids)
     ids = ids if all(isinstance(unit, int) for unit in ids) else list(map(str, ids))
     if not all(isinstance(value, int) for value in (*counts.unit_ids, *counts.trial_ids)):
-        events = events.astype({"trial": str, "unit": str})
+        events = events.astype(dict.fromkeys(events.columns.intersection(["trial", "unit"]), str))
     _add_events(file, "events", f"Codes that are not zero ({fit})", events)
     _add_event_series(axis, parts, events)
     about = "unit of each column of fitted_rate and fitted_baseline"

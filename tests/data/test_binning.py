@@ -353,3 +353,16 @@ def test_a_bin_size_may_have_its_unit():
     for size in ("-5ms", "0s", "ms", "1e", "5 minutes", ""):
         with pytest.raises(ValueError, match="must be a positive time in seconds"):
             spikes.bin(size)
+
+
+def test_units_are_chosen_by_their_columns():
+    columns = pd.DataFrame({"location": ["ca1", "ca3", "ca1"], "depth": [1, 2, 3]}, index=[7, 8, 9])
+    spikes = SpikeTrains.from_arrays([[0.1], [0.2], [0.3]], unit_ids=[7, 8, 9], units=columns)
+    assert spikes.bin(0.1, units="location == 'ca1'").unit_ids == (7, 9)
+    assert spikes.bin(0.1, units="depth > 1 and location == 'ca1'").unit_ids == (9,)
+    for text, words in {
+        "place == 1": "not a query",
+        "depth > 9": "a query on their columns",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            spikes.bin(0.1, units=text)

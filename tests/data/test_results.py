@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from decompositions import made_up
@@ -33,12 +34,17 @@ def test_intervals_are_windows_of_the_recording_they_come_from():
     np.testing.assert_array_equal(counts.counts[:, 0], [[1, 0, 0, 0], [0, 0, 1, 0]])
 
 
-def test_intervals_of_one_unit_go_to_pynapple():
+def test_events_go_to_pynapple():
+    """As times of each template with amplitudes, since events may overlap."""
     pytest.importorskip("pynapple")
-    table = make_decomposition(make_counts()).intervals()
-    intervals = to_pynapple(table[table["unit"] == "u9"])
-    np.testing.assert_allclose(np.asarray(intervals), [[4.28, 4.32]])
-    assert list(intervals["amplitude"]) == [7.5]
+    parts = make_decomposition(make_counts())
+    table = parts.intervals()
+    group = to_pynapple(pd.concat([table, table.assign(start_time=table["start_time"] + 0.01)]))
+    assert list(group) == [0, 1]
+    np.testing.assert_allclose(group[1].t, [4.28, 4.29])
+    np.testing.assert_allclose(group[1].d, [7.5, 7.5])
+    with pytest.raises(ValueError, match="pass `Decomposition.intervals"):
+        to_pynapple(parts.events())
 
 
 def test_events_of_pooled_trials_have_no_time_in_the_recording():

@@ -90,7 +90,7 @@ def test_trials_become_an_interval_set_and_come_back(nap):
 
 
 def test_intervals_that_overlap_do_not_become_an_interval_set(nap):
-    with pytest.raises(ValueError, match="intervals overlap .*one unit and template"):
+    with pytest.raises(ValueError, match="intervals overlap .*select some of the rows"):
         to_pynapple(pd.DataFrame({"start_time": [0.0, 0.5], "stop_time": [1.0, 2.0]}))
 
 

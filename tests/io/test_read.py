@@ -56,6 +56,10 @@ EXAMPLES = {
     "NWB or NWB-style HDF5": ("a.nwb", lambda path: write_nwb(path, make_recording())),
     "Phy or Kilosort folder": ("sorted", write_phy),
     "sorting or analyzer of spikeinterface": ("sorted", write_sorting),
+    "text with the columns unit and time": (
+        "a.txt",
+        lambda path: path.write_text("1\t0.25\n2\t0.5\n1\t0.75\n"),
+    ),
     "one of Neo's formats": ("a.nix", write_nix),
 }
 
@@ -114,9 +118,9 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path):
         (
             "folder",
             lambda path: path.mkdir(),
-            "is of no format that can be read: npz, counts in HDF5",
+            "cannot be read: it is none of npz, counts in HDF5",
         ),
-        ("a.png", lambda path: path.write_bytes(b"\x89PNG"), "is of no format that can be read"),
+        ("a.png", lambda path: path.write_bytes(b"\x89PNG"), "cannot be read: it is none of"),
         ("a", lambda path: path.write_bytes(b"0.1"), "no reader of Neo's finds spikes in it"),
         ("a.nex", lambda path: path.write_bytes(b"not nex at all"), "no reader of Neo's finds"),
         ("a.plx", lambda path: path.write_bytes(b""), "no reader of Neo's finds spikes in it"),
