@@ -36,11 +36,11 @@ class Picture(str, Enum):
 
 _SUMMARY, _RESULTS = "summary.json", "results.nwb"
 _RUN = ".run-"  # begins the name of a folder of results that are not in place
-_PICTURES = {"templates", "events", "population", "rates", "codes"}
+_PICTURES = {"templates", "events", "population", "units", "rates", "codes"}
 #: What commands write to their folder; that of an earlier run is removed when new results come.
 _NAMES = {
     *(_SUMMARY, _RESULTS, "model.safetensors", "model.json", "report.html", "bands.npz"),
-    *("selection.csv", "table.csv", "events.csv"),
+    *("selection.csv", "table.csv", "events.csv", "units.csv"),
     *(f"{name}.{kind.value}" for name in _PICTURES | {"selection"} for kind in Picture),
 }
 
@@ -243,6 +243,8 @@ def write_results(
     if model is not None:
         model.save(folder)
         report.write_report(folder / "report.html", parts, pictures, summary)
+        if model.has_unit_table:
+            model.unit_table().to_csv(folder / "units.csv", index=False)
     if bands is not None:
         np.savez(folder / "bands.npz", **bands.arrays())  # type: ignore[arg-type]
     for name, found in (each or {}).items():

@@ -152,6 +152,22 @@ def _later(timing: Any, lags: np.ndarray, n_onsets: int) -> Any:
     return timing.new_tensor(np.array([np.interp(knots - lag, knots, row) for row, lag in rows]))
 
 
+def q_values(probability: np.ndarray) -> np.ndarray:
+    """Return the mean of 1 - probability over all that are at least as probable.
+
+    It is the smallest false discovery rate at which each is kept (Storey, Ann. Stat. 31, 2003).
+
+    Examples
+    --------
+    >>> q_values(np.array([0.5, 1.0, 0.9]))
+    array([0.2 , 0.  , 0.05])
+    """
+    order = np.argsort(-probability, kind="stable")
+    found = np.empty(len(order))
+    found[order] = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+    return found
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Decomposition:
     """What a fitted model finds in a set of counts: the rate of each window in its parts.
@@ -377,13 +393,9 @@ class Decomposition:
     def _certain(self) -> dict[str, np.ndarray]:
         """Columns of the events that say how sure they are."""
         *_, probability, time, time_sd, _ = self._computed[0].T
-        order = np.argsort(-probability, kind="stable")
-        rate = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
-        q_value = np.empty(len(order))
-        q_value[order] = rate
         return {
             "time": self.counts.times[0] + self.counts.bin_size * time,
             "probability": probability,
-            "q_value": q_value,
+            "q_value": q_values(probability),
             "time_sd": time_sd * self.counts.bin_size,
         }

@@ -81,6 +81,8 @@ class EventModel:
         Precision of the prior of each row.
     cost : ndarray, shape (template,)
         Divergence of templates from their prior, in nats, and what their rows cost.
+    gain : ndarray, shape (template, row)
+        Evidence of each row over that without it, in nats.
     nonnegative : ndarray of bool, shape (template,)
         Which of the templates do not fall below zero.
     timing : ndarray, shape (template, knot)
@@ -102,6 +104,7 @@ class EventModel:
     smoothness: np.ndarray
     shrinkage: np.ndarray
     cost: np.ndarray
+    gain: np.ndarray
     nonnegative: np.ndarray
     timing: np.ndarray
     overlap: int = 1
@@ -110,7 +113,8 @@ class EventModel:
     by_bin: ClassVar[tuple[str, ...]] = ("templates", "variance")
     by_template: ClassVar[tuple[str, ...]] = (
         *by_bin,
-        *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "nonnegative", "timing"),
+        *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "gain"),
+        *("nonnegative", "timing"),
     )
 
     @classmethod
@@ -129,6 +133,7 @@ class EventModel:
             smoothness=np.full(count, FIRST_SMOOTHNESS),
             shrinkage=np.full((count, n_rows), FIRST_SHRINKAGE),
             cost=np.full(count, np.inf),  # not known before the first step
+            gain=np.zeros((count, n_rows)),
             nonnegative=np.zeros(count, bool),
             timing=np.zeros((count, 0)),
         )
@@ -280,9 +285,9 @@ class EventModel:
         arrays: dict[str, Any] = {
             name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items() if f in tensors
         }
-        count = len(arrays["templates"])
+        count, n_rows, _ = arrays["templates"].shape
         model = cls(
-            **{"timing": np.zeros((count, 0)), **arrays},
+            **{"timing": np.zeros((count, 0)), "gain": np.zeros((count, n_rows)), **arrays},
             baseline=baseline,
             nonnegative=np.zeros(count, bool),
             overlap=int(tensors["overlap"]),
@@ -305,10 +310,11 @@ _IN_FILES = {
     "smoothness": "smoothness",
     "shrinkage": "shrinkage",
     "cost": "cost",
+    "row_gain": "gain",
     "event_timing": "timing",
 }
 #: Without them a file is not whole.
-NEEDED_IN_FILES = _IN_FILES.keys() - {"event_timing"} | {"overlap", "distance"}
+NEEDED_IN_FILES = _IN_FILES.keys() - {"event_timing", "row_gain"} | {"overlap", "distance"}
 
 
 def hats(n_knots: int, n_onsets: int) -> np.ndarray:

@@ -11,11 +11,9 @@ from spikecdl.events import em
 from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
-from spikecdl.events.sampling import anneal, average_runs, sampled_baseline
+from spikecdl.events.sampling import EXACT, anneal, average_runs, sampled_baseline
 from spikecdl.events.table import LEAST_PROBABILITY, describe_events, list_events
 from spikecdl.solvers.events import Events
-
-EXACT = 2  # most events at a time that are summed exactly; more are sampled
 
 
 def posterior(

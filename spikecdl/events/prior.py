@@ -86,7 +86,7 @@ def updated_templates(
     shrinkage, smoothness = model.shrinkage * scale**2, model.smoothness.copy()
     spikes, expected = contiguous(found.spikes * scale), contiguous(found.expected * scale)
     curvature = contiguous(np.maximum(found.curvature * scale**2, 0.0))
-    cost = model.cost.copy()
+    cost, gains = model.cost.copy(), model.gain.copy()
     for c in np.flatnonzero(model.has_events):
         rows, of_rows = templates[c], np.empty((templates.shape[1], 3))
         floor = 0.0 if model.nonnegative[c] else -np.inf
@@ -94,7 +94,7 @@ def updated_templates(
         more = spikes[c] if perturbation is None else spikes[c] + perturbation[c]
         data = RowData(more, expected[c], curvature[c], rows.copy(), variance[c].copy(), linear)
         update_rows(Rows(rows, variance[c], shrinkage[c]), data, prior, of_rows)
-        gain = of_rows[:, 2] + of_rows[:, 0] - _ROW_COST
+        gains[c] = gain = of_rows[:, 2] + of_rows[:, 0] - _ROW_COST
         none = (gain < 0) & (gain < gain.max())
         rows[none] = variance[c, none] = 0.0
         cost[c] = (_ROW_COST - of_rows[~none, 0]).sum()
@@ -109,6 +109,7 @@ def updated_templates(
         shrinkage=shrinkage / scale**2,
         smoothness=smoothness,
         cost=cost,
+        gain=gains if learn else model.gain,
     )
 
 

@@ -1,4 +1,4 @@
-"""Three events or more at a time: blocked Gibbs sampling of chains of events."""
+"""Overlapping events: how many at a time, and blocked Gibbs sampling of three chains or more."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
-from spikecdl.events.em import updated, with_new_level
+from spikecdl.events.em import climb, objective, updated, with_new_level
 from spikecdl.events.model import EventModel
+from spikecdl.events.starts import SPACING
 from spikecdl.events.table import NEAR, list_events, to_events
 from spikecdl.events.windows import Drawn, Found, Sums
 from spikecdl.solvers.events import Events
@@ -23,8 +25,12 @@ _FEW, _LAST = (10, 10), (40, 40)  # sweeps that say enough to go on, and that en
 _ANNEALED = 40  # sweeps of a draw for the evidence, or for a run
 _OF_BASELINE = (3, 7)  # sweeps after annealing that fit it
 _RUNS, _AVERAGED = 4, 6  # runs for the posterior, and sweeps of each after annealing
+EXACT = 2  # most events at a time that are summed exactly; more are sampled
 _LEAST_POWER = 1e-12  # of the likelihood, so that it is above 0
 _ROUNDS = 2  # of longer templates
+_SPACINGS = (1.0, SPACING)  # least distances of onsets of one template, in lengths
+_LEAST_NATS, _LEAST_GAIN = 10.0, 0.01  # that more overlap must gain, and a smaller distance
+_FIRST_STEPS, _STEPS = 3, 12  # of EM, after which overlaps are compared
 _PADDING = 0.2  # bins learned beyond a template at each end, as a fraction of its length
 
 
@@ -179,3 +185,39 @@ def _in_chains(counts: DenseCounts, model: EventModel, events: Events) -> Drawn:
         drawn.kind[chain, w, s] = c * model.amplitudes.shape[1] + nearest
         idle_from[w, chain] = s + model.length
     return drawn
+
+
+def choose_overlap(
+    counts: Counts,
+    model: EventModel,
+    rng: np.random.Generator,
+    learn_templates: bool = True,
+    distance: int | None = None,
+) -> EventModel:
+    """Return the model with as much overlap of events as raises its evidence.
+
+    Models of one event and of two at a time are compared by their exact evidence; two and three, by
+    that of annealed importance sampling of both.  A ``distance`` of None is chosen, too; a smaller
+    one must raise the evidence by 1 % of what events gain.
+    """
+    best, highest = climb(counts, replace(model, overlap=1, distance=0), _STEPS, learn_templates)
+    model = model if model.overlap > 1 else best
+    none = float(counts.expect(model.take([])).evidence.sum())
+    enough = _LEAST_NATS
+    known = [round(part * model.length) for part in _SPACINGS] if distance is None else [distance]
+    for each in known:
+        two = replace(model, overlap=EXACT, distance=each)
+        value = objective(two, counts.expect(two))
+        if value > highest - _LEAST_NATS:
+            two, value = climb(counts, two, _FIRST_STEPS, learn_templates)
+        if value > highest and learn_templates:  # which takes longer than rates
+            two, value = climb(counts, two, _STEPS)
+        if value > highest + enough:
+            best = model = two
+            highest = value
+            enough = max(_LEAST_NATS, _LEAST_GAIN * (highest - none))
+    if best.overlap == 1 or not isinstance(counts, DenseCounts):
+        return best
+    more = replace(best, overlap=EXACT + 1)
+    gain = anneal(counts, more, rng)[1] - anneal(counts, best, rng)[1]
+    return more if gain.sum() > _LEAST_NATS else best

@@ -6,7 +6,14 @@ Times are in seconds, in bins for plain arrays. Arguments of the wrong type rais
 or trials that do not exist, and the wrong number of axes, raise ValueError.
 """
 
-from spikecdl.plots.diagnostics import autocorrelation, history, ks, selection, training_curve
+from spikecdl.plots.diagnostics import (
+    autocorrelation,
+    history,
+    ks,
+    selection,
+    training_curve,
+    unit_order,
+)
 from spikecdl.plots.events import codes, event_figure, event_raster, population_raster
 from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.style import save

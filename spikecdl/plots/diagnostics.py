@@ -10,8 +10,10 @@ import numpy as np
 from spikecdl.data import Decomposition
 from spikecdl.plots import style
 from spikecdl.plots.style import Units
+from spikecdl.validation import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from spikecdl.evaluation.goodness_of_fit import TimeRescaling
@@ -120,6 +122,45 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
     panel.set(xlim=(0, lags[-1]), ylim=(0, None))
     style.legend_above(panel)
     return panel
+
+
+@style.styled
+def unit_order(table: pd.DataFrame, *, axes: Any = None) -> np.ndarray:
+    """Draw when the units that take part in each joint template do so, in their order.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Made by ``model.unit_table()``.  Bars are the intervals of the times.
+    axes : array of Axes, shape (template,), optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"template": 0, "unit": 7, "time": 0.1, "time_lower": 0.08, "time_upper": 0.13}
+    >>> (ax,) = unit_order(pd.DataFrame([{**row, "takes_part": True, "order": 1}]))
+    >>> ax.get_title(), ax.get_ylabel()
+    ('template 0: 1 of 1 unit', 'unit, in order')
+    """
+    numbers = sorted(set(table["template"]))
+    most = max(int(table.groupby("template")["takes_part"].sum().max()), 1)
+    size = (min(0.8 + 1.9 * len(numbers), style.PAGE), 0.8 + 0.11 * min(most, 60))
+    grid = style.axes_array(axes, (1, len(numbers)), size, sharex=True)[0]
+    for ax, number in zip(grid, numbers, strict=True):
+        rows = table[table["template"] == number]
+        part = rows[rows["takes_part"]].sort_values("order")
+        place, color = np.arange(len(part)), style.PALETTE[number % len(style.PALETTE)]
+        ax.hlines(place, part["time_lower"], part["time_upper"], color=color, alpha=0.5)
+        ax.plot(part["time"], place, "o", color=color, markersize=3)
+        every = -(-max(len(part), 1) // 20)
+        ids = [style.short(unit) for unit in part["unit"][::every]]
+        ax.set_yticks(place[::every], labels=ids)
+        units = counted(len(rows), "unit")
+        ax.set(title=f"template {number}: {len(part)} of {units}", xlabel="time (s)")
+        ax.set_ylim(len(part) - 0.5, -0.5)
+    grid[0].set_ylabel("unit, in order")
+    return grid
 
 
 @style.styled

@@ -40,10 +40,10 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """Draw all figures of a fit, and return them by name; none is shown or left open.
 
-    They are ``templates``, ``events`` (spikes around them), ``population`` (in the joint layout),
-    ``rates``, ``codes``, ``decomposition`` (of the window with most spikes), ``history`` (if the
-    model has one), ``ks`` (counts only) and ``training``. If the counts hold a truth with the
-    model's bins and layout, it is drawn over the templates.
+    They are ``templates``, ``events`` (spikes around them), ``population`` and ``units`` (in the
+    joint layout), ``rates``, ``codes``, ``decomposition`` (of the window with most spikes),
+    ``history`` (if the model has one), ``ks`` (counts only) and ``training``. If the counts hold a
+    truth with the model's bins and layout, it is drawn over the templates.
 
     Parameters
     ----------
@@ -72,14 +72,17 @@ def draw_figures(
 
     counts = decomposition.counts
     window = np.unravel_index(np.abs(counts.counts).sum(axis=-1).argmax(), counts.shape[:2])
-    templates = plots.templates(decomposition, _truth(decomposition), bands=bands)
+    joint = decomposition.layout == "joint"
+    templates = plots.templates(decomposition, _truth(decomposition), bands=bands, sort_units=joint)
     trials = spikes if isinstance(spikes, BinnedSpikes) else None
     figures = {
         "templates": templates.flat[0].figure,
         "events": plots.event_figure(decomposition, trials),
     }
-    if decomposition.layout == "joint":
+    if joint:
         figures["population"] = plots.population_raster(decomposition, int(window[0])).figure
+    if model.has_unit_table:
+        figures["units"] = plots.unit_order(model.unit_table())[0].figure
     figures |= {
         "rates": plots.rates_figure(decomposition, spikes),
         "codes": plots.codes(decomposition)[0].figure,

@@ -89,6 +89,9 @@ def fit_summary(
         summary["bands"] = {**about, "template_errors": bands.errors}
     if not mismatch(decomposition):
         summary["recovery"] = recovery_summary(decomposition)
+    if model.has_unit_table:
+        table = model.unit_table()
+        summary["unit_table"] = table.astype(object).where(table.notna(), None).to_dict("records")
     return _plain(summary)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from spikecdl.events.model import EventModel
+from spikecdl.events.participation import participation
 from spikecdl.training.base import COVARIATES
+from spikecdl.validation import real
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class LearnedAttributes:
@@ -17,6 +22,7 @@ class LearnedAttributes:
 
     tensors_: dict[str, Tensor]
     unit_tensors_: dict[str, Tensor]
+    unit_ids_: tuple[int | str, ...]
     bin_size_: float
     _n_onsets: int
 
@@ -49,3 +55,62 @@ class LearnedAttributes:
     def history_lags_(self) -> np.ndarray:
         """Lags of the history filter, in seconds."""
         return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
+
+    @property
+    def has_unit_table(self) -> bool:
+        """Whether there is a `unit_table`: of joint templates whose events were summed out."""
+        return self._settings().layout.is_joint and "row_gain" in self.tensors_
+
+    def unit_table(self, level: float = 0.95, fdr: float = 0.1) -> pd.DataFrame:
+        """Return which units take part in the events of each joint template, when, and how much.
+
+        Parameters
+        ----------
+        level : float
+            Probability with which an interval is meant to hold the truth.
+        fdr : float
+            False discovery rate of the units of a template that take part.
+
+        Returns
+        -------
+        DataFrame
+            A row for each template and unit: ``time`` of the unit's largest change after the onset
+            of the template (s), ``ratio`` of its rate then to its baseline in an event of mean
+            amplitude (of odds, for binomial counts; ``change`` for signals), each with ``_lower``
+            and ``_upper`` ends; ``gain``, the evidence of its waveform over none, in nats;
+            ``probability`` that it is not zero, ``q_value``, whether the unit ``takes_part``, and
+            its place in the ``order`` of those that do.
+
+        Raises
+        ------
+        ValueError
+            If the layout is not joint, or events were not summed out in training.
+        """
+        import pandas as pd
+
+        if not self.has_unit_table:
+            raise ValueError(
+                "`unit_table` needs layout='joint', in which each unit has a waveform, and "
+                "trainer='marginal'"
+            )
+        for name, value in (("level", level), ("fdr", fdr)):
+            if not 0 < real(name, value) < 1:
+                raise ValueError(f"`{name}` (={value!r}) must be between 0 and 1")
+        model = EventModel.from_file(self.tensors_, np.zeros((1, len(self.unit_ids_))))
+        is_log = self._settings().family.integer_valued
+        tables, rng = [], np.random.default_rng(0)
+        for template in range(len(model)):
+            table = pd.DataFrame(participation(model, template, level, is_log, rng))
+            table.insert(0, "unit", list(self.unit_ids_))
+            table.insert(0, "template", template)
+            table["takes_part"] = (table["q_value"] <= fdr) & (table["probability"] > 0.5)
+            order = table["time"].where(table["takes_part"]).rank(method="first")
+            tables.append(table.assign(order=order.astype("Int64")))
+        found = pd.concat(tables, ignore_index=True)
+        times = [name for name in found if name.startswith("time")]
+        found[times] *= self.bin_size_
+        if is_log:
+            changes = [name for name in found if name.startswith("change")]
+            found[changes] = np.exp(found[changes])
+            found.columns = found.columns.str.replace("change", "ratio")
+        return found

@@ -16,7 +16,7 @@ from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.listed import ListedCounts
 from spikecdl.events.model import EventModel
-from spikecdl.events.overlap import choose_overlap
+from spikecdl.events.sampling import choose_overlap
 from spikecdl.events.spike_list import Shown, list_spikes
 from spikecdl.events.table import NEAR
 from spikecdl.model.families import Family

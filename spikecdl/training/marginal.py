@@ -16,8 +16,7 @@ from spikecdl.events import em, posterior, starts
 from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
-from spikecdl.events.overlap import choose_overlap
-from spikecdl.events.sampling import learn_overlapping
+from spikecdl.events.sampling import choose_overlap, learn_overlapping
 from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.events import Events
