@@ -15,6 +15,7 @@ from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
 from .evaluation.bands import bands
 from .evaluation.checks import CheckWarning
 from .evaluation.selection import select
+from .events.online import Online
 from .io import (
     read,
     read_counts,
@@ -60,6 +61,7 @@ __all__ = [
     "Marginal",
     "NegativeBinomial",
     "NotConvergedWarning",
+    "Online",
     "Poisson",
     "PoissonDenoiser",
     "SpikeTrains",

@@ -22,9 +22,8 @@ from spikecdl.evaluation.heldout import SHARED, observed
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import L1, Penalty
 from spikecdl.solvers import parallel
-from spikecdl.solvers.amplitudes import Baselines, Prior
+from spikecdl.solvers.amplitudes import LOSSES, Baselines, Loss, Prior, as_array
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.training import Learned, Observations
 from spikecdl.training.alternating import Epoch, alternate, null_cost
 from spikecdl.training.dictionary_update import DictionaryUpdate, Updater, allowed_signs

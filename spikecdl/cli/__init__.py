@@ -73,6 +73,7 @@ add(
     models.apply,
     models.evaluate,
     models.compare,
+    models.watch,
     recordings.simulate,
     models.experiment,
 )

@@ -1,9 +1,11 @@
-"""Choose a model, `select`; use one, `apply`, `evaluate` and `compare`; run an `experiment`."""
+"""Choose a model, `select`; use one, `apply`, `compare`, `watch`, ...; run an `experiment`."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from spikecdl.cli import outputs
 from spikecdl.cli.fitting import Settings
-from spikecdl.cli.options import REQUIRED, Device, File, Process, Seed, argument, numbers, option
+from spikecdl.cli.options import (
+    REQUIRED,
+    Device,
+    File,
+    Links,
+    Process,
+    Seed,
+    argument,
+    numbers,
+    option,
+)
 from spikecdl.cli.windows import Selected, Selection
 from spikecdl.experiments import EXPERIMENTS
 from spikecdl.files import write_json
 from spikecdl.progress import shown
-from spikecdl.validation import listed, seconds
+from spikecdl.validation import counted, listed, seconds
 
 if TYPE_CHECKING:
-    from spikecdl.data import Decomposition
+    from spikecdl.data import BinnedSpikes, Decomposition
     from spikecdl.estimator import DCEA
+    from spikecdl.events.online import Online
 
 _EXPERIMENTS = "; ".join(f"{name}: {each.shows}" for name, each in EXPERIMENTS.items())
 
@@ -221,6 +234,77 @@ def compare(
     recovery = summary.recovery_summary(found.parts, output.tolerance)
     about = found.about | {"truth": str(truth)} | recovery
     output.show(about, [*about["windows"], *summary.lines("recovery", about)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching(Links, outputs.Output):
+    """How a recording is watched.
+
+    Parameters
+    ----------
+    threshold : PROBABILITY
+        Tell of an event when it is under way with this probability.
+    """
+
+    threshold: float = 0.9
+
+
+def watch(model: Model, file: File, settings: Watching) -> None:
+    """Play a recording as a stream, and tell of events at once.
+
+    The model must be of joint templates, without history, drift and bursts (see Online). All units
+    of the fit are counted through the whole recording, bin after bin, whatever its trials.
+    Prints a line for each event: when it is sure, since when it is under way, its template.
+    """
+    from spikecdl.data import SpikeTrains
+    from spikecdl.estimator import load
+    from spikecdl.events.online import Online
+
+    if not 0 < settings.threshold < 1:
+        raise ValueError(f"`threshold` (={settings.threshold!r}) must be between 0 and 1")
+    fitted, data = load(model), settings.read(file)
+    if isinstance(data, SpikeTrains):
+        data = replace(data, trials=None, truth=None).bin(fitted.bin_size_)
+    places = [data.unit_ids.index(unit) for unit in fitted.unit_ids_ if unit in data.unit_ids]
+    if len(places) < len(fitted.unit_ids_):
+        raise ValueError(f"{file} lacks units of the fit, which are {listed(fitted.unit_ids_, 10)}")
+    online, found, taken = Online(fitted, data.bin_size), list[dict[str, Any]](), list[float]()
+    for event in _watched(online, data, places, settings.threshold, taken):
+        found.append(event)
+        if not settings.as_json:
+            which = f"template {event['template']}, which began at about {event['began']:.3f} s"
+            print(f"{event['time']:.3f} s: {which} (probability {event['probability']:.2f})")
+    taken.sort()
+    median, worst = taken[len(taken) // 2], taken[-1]
+    said = f"{counted(len(found), 'event')} in {counted(len(taken), 'bin')}"
+    times = f"a bin took {1e3 * median:.3f} ms (median), {1e3 * worst:.3f} ms at most"
+    about = {"events": found, "seconds_per_bin": {"median": median, "worst": worst}}
+    settings.show({"model": str(model), "file": str(file), **about}, [f"{said}; {times}"])
+
+
+def _watched(
+    online: Online, data: BinnedSpikes, places: list[int], threshold: float, taken: list[float]
+) -> Iterator[dict[str, Any]]:
+    """Yield events when they are sure, and note how long each bin has ``taken``."""
+    for trial, begins in enumerate(data.trial_starts.tolist()):
+        online.reset()
+        before: Any = False
+        for number in range(data.n_bins):
+            began = time.perf_counter()
+            now = online.step(data.counts[trial, places, number])
+            taken.append(time.perf_counter() - began)
+            sure = now.under_way >= threshold
+            for template in (sure & ~before).nonzero()[0].tolist():
+                at = (0.0 if math.isnan(begins) else begins) + number * data.bin_size
+                since = at - float(now.since[template]) * data.bin_size
+                yield {
+                    "trial": data.trial_ids[trial],
+                    "time": round(at, 9),
+                    "began": round(since, 9),
+                    "template": template,
+                    "probability": float(now.under_way[template]),
+                }
+            before = sure
 
 
 def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:

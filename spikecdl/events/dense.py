@@ -24,7 +24,7 @@ from spikecdl.events.windows import (
     sum_events,
 )
 from spikecdl.model.observations import Observations, earlier
-from spikecdl.solvers.losses import LOSSES, QUADRATIC, as_array
+from spikecdl.solvers.amplitudes import LOSSES, QUADRATIC, as_array
 from spikecdl.solvers.parallel import ALONE, Processes
 
 _PART = 2**22  # probabilities of events in memory at once

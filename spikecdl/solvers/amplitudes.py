@@ -16,8 +16,24 @@ from torch import Tensor
 from spikecdl import kernels
 from spikecdl.model.observations import Observations
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.losses import LOSSES, Loss, as_array
 from spikecdl.solvers.parallel import ALONE, COSTLY, Processes, in_parallel
+
+#: The scalar losses of `spikecdl.model.families.ScalarLoss`, as functions in C number them.
+LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
+QUADRATIC = LOSSES["quadratic"]
+
+
+class Loss(NamedTuple):
+    """A scalar loss and its coefficients a and b, (window, row, bin), zero where unobserved."""
+
+    kind: int
+    a: np.ndarray
+    b: np.ndarray
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a copy in double precision."""
+    return np.array(tensor.numpy(), dtype=np.float64, order="C")
 
 
 class Prior(NamedTuple):

@@ -28,7 +28,7 @@ from torch import Tensor
 from spikecdl import kernels
 from spikecdl.model.dictionary import ConvDictionary
 from spikecdl.model.encoder import Windows
-from spikecdl.solvers.losses import LOSSES, Loss, as_array
+from spikecdl.solvers.amplitudes import LOSSES, Loss, as_array
 from spikecdl.solvers.parallel import COSTLY, in_parallel
 
 

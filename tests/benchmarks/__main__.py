@@ -13,6 +13,7 @@ import ingredients
 import joint
 import learning
 import machine
+import online
 import peers
 import problems
 import scaling
@@ -40,6 +41,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "peers": peers.pooled,
     "sequences": sequences.measure,
     "populations": joint.measure,
+    "online": online.measure,
     "ingredients": ingredients.measure,
     "selection": selecting.measure,
     "songbird": songbird.sequences,

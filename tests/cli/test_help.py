@@ -11,7 +11,7 @@ from commands import ENVIRONMENT, run, succeeded
 import spikecdl
 
 COMMANDS = ("demo", "inspect", "fit", "select", "apply", "evaluate", "compare", "simulate")
-COMMANDS = (*COMMANDS, "denoise")
+COMMANDS = (*COMMANDS, "watch", "denoise")
 HEAVY = {"torch", "scipy", "pandas", "h5py", "pynwb", "neo", "matplotlib", "sklearn", "jinja2"}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from spikecdl import kernels
 from spikecdl.kernels import build
-from spikecdl.solvers.losses import LOSSES, Loss
+from spikecdl.solvers.amplitudes import LOSSES, Loss
 
 LIBRARIES = sorted(path for path in kernels.FOLDER.iterdir() if path.suffix == build.SUFFIX)
 FIT = """

@@ -11,7 +11,7 @@ from contracts import example, support
 
 from spikecdl import kernels
 from spikecdl.model.families import FAMILIES
-from spikecdl.solvers.losses import LOSSES, Loss, as_array
+from spikecdl.solvers.amplitudes import LOSSES, Loss, as_array
 
 fill_state, value = kernels.function("fill_state"), kernels.function("loss_value")
 
