@@ -37,6 +37,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "mismatch": Experiment("a Gaussian model learns worse templates", "binomial", "mismatch"),
     "whisker": Experiment("thalamic units under whisker deflection", "whisker"),
     "events": Experiment("events in data that are harder than the paper's", "event_recovery"),
+    "places": Experiment("passes along a track, from the spikes of place cells", "places"),
     "sea": Experiment("the shallow autoencoder of the theory, and what breaks it", "sea"),
 }
 """Experiments by name."""
