@@ -365,3 +365,34 @@ class CodesAsTable:
         rows = [""] if self.layout == "joint" else [f"unit{unit}_" for unit in self.unit_ids_]
         places = itertools.product(rows, range(self.n_templates), range(self._n_onsets))
         return np.array([f"{row}template{i}_bin{j}" for row, i, j in places], dtype=object)
+
+
+def overlapping(counts: BinnedSpikes) -> tuple[np.ndarray, np.ndarray]:
+    """Return which windows share time: the number of the group of each, and its bins (trial,).
+
+    Windows of a group overlap, directly or through others.  The bins are those at the beginning of
+    a window that are in an earlier one, too.  Where it is not known when windows start, none do;
+    nor do those of different recordings that were put together by `concatenate`.
+
+    Examples
+    --------
+    >>> starts = [0.0, 5.0, 0.5, 1.2]
+    >>> counts = BinnedSpikes.from_array(np.ones((4, 1, 10), int), 0.1, trial_starts=starts)
+    >>> overlapping(counts)
+    (array([0, 1, 0, 0]), array([0, 0, 5, 3]))
+    """
+    group, shared = np.zeros((2, len(counts)), int)
+    observed = np.asarray(counts.mask.any(axis=1))
+    lasts = counts.n_bins - observed[:, ::-1].argmax(1)  # bins up to the last observed
+    stops = counts.trial_starts + counts.bin_size * lasts
+    names = np.array([str(trial).rpartition("/")[0] for trial in counts.trial_ids])
+    number = 0
+    for name in dict.fromkeys(names):
+        mine = np.flatnonzero(names == name)
+        order = mine[np.argsort(counts.trial_starts[mine], kind="stable")]
+        until = np.maximum.accumulate(stops[order])[:-1] - counts.trial_starts[order][1:]
+        bins = np.nan_to_num(np.round(until / counts.bin_size), nan=0.0).clip(min=0)
+        shared[order[1:]] = np.minimum(bins, lasts[order[1:]])
+        group[order] = number + np.append(0, np.cumsum(bins == 0))
+        number = int(group[order[-1]]) + 1
+    return np.unique(group, return_inverse=True)[1], shared

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from spikecdl.data import BinnedSpikes, Decomposition
+from spikecdl.data.inputs import overlapping
 from spikecdl.evaluation.goodness_of_fit import expected_counts, rescale, resolved
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.events.table import NEAR
@@ -134,15 +135,22 @@ def _of_search(model: Fitted) -> Iterator[Check]:
 
 def _of_windows(counts: BinnedSpikes) -> Iterator[Check]:
     """Yield whether no spike is in two windows, where their times are known."""
-    starts = np.sort(counts.trial_starts)
-    if len(starts) > 1 and np.isfinite(starts).all():
-        gap = float(np.diff(starts).min() - counts.duration)
-        yield Check(
-            "windows",
-            gap > -counts.bin_size / 2,
-            f"windows overlap by up to {-gap:.3g} s, so that some spikes count twice",
-            "use shorter windows",
-        )
+    if len(counts) < 2 or not np.isfinite(counts.trial_starts).all():
+        return
+    group, bins = overlapping(counts)
+    again = np.arange(counts.n_bins) < bins[:, None]  # counted in an earlier window
+    total = int(counts.counts.sum())
+    once = total - int((counts.counts.sum(1) * again).sum())
+    found = f"{np.count_nonzero(bins)} of {len(counts)} windows overlap an earlier one"
+    if counts.is_counts:
+        found += f", so that {total:,} counts come from {once:,} spikes"
+    yield Check(
+        "windows",
+        not bins.any(),
+        f"{found}; folds keep those that do together, in {counted(int(group.max()) + 1, 'group')}",
+        "use shorter windows, or count the whole recording once and let events begin near these "
+        "times (`near`; --events with --within)",
+    )
 
 
 def _of_rates(model: Fitted, parts: Decomposition) -> Iterator[Check]:

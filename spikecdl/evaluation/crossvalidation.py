@@ -11,6 +11,7 @@ import numpy as np
 
 from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
+from spikecdl.data.inputs import overlapping
 from spikecdl.evaluation import checks, deviance, heldout
 from spikecdl.evaluation.heldout import Estimator, Model, Scores, Split
 from spikecdl.evaluation.null_model import NullModel
@@ -246,8 +247,7 @@ def divide(
     if len(source) >= n_folds and source.n_pooled.max() <= 1:
         if not np.isfinite(source.trial_starts).all():  # trials drift in their order
             source = replace(source, trial_starts=source.duration * np.arange(len(source)))
-        order = np.random.default_rng(random_state).permutation(len(source))
-        number = order.argsort() % n_folds
+        number = _dealt(overlapping(source)[0], n_folds, random_state)
         apart = [Apart(source, number == fold, True, family) for fold in range(n_folds)]
         if not pooled:
             return Folds(tuple(apart), "trials")
@@ -292,6 +292,14 @@ def size(counts: BinnedSpikes, layout: str) -> np.ndarray:
     """Return the spikes, or observed bins of a signal: (trial, unit), or (trial, 1) if joint."""
     found = (counts.counts if counts.is_counts else counts.mask).sum(2)
     return found.sum(1, keepdims=True) if layout == "joint" else found
+
+
+def _dealt(group: np.ndarray, n_folds: int, random_state: int) -> np.ndarray:
+    """Deal windows to folds at random, those of a group together if there are enough of these."""
+    if group.max() + 1 < n_folds:
+        group = np.arange(len(group))
+    order = np.random.default_rng(random_state).permutation(group.max() + 1)
+    return (order.argsort() % n_folds)[group]
 
 
 def _gain(model: heldout.TemplateModel, fold: Fold) -> Iterator[np.ndarray]:

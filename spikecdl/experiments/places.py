@@ -26,8 +26,6 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NEAR = 0.5  # seconds from a pass
-_SEEDS = 5
 _ENDS = (4, 21)  # positions between which the mouse of the CA1 recording runs
 
 
@@ -72,11 +70,12 @@ def run(options: Options) -> Result:
     import pandas as pd
 
     recordings = _read(options.data)
+    seeds = [options.random_state + number for number in range(1 if options.quick else 5)]
     rows, example = [], None
     for name, passes in itertools.islice(recordings.items(), 1 if options.quick else None):
-        for seed in range(1 if options.quick else _SEEDS):
-            for method, each, events, seconds in _found(passes, options.random_state + seed):
-                about = {"recording": name, "method": method, "seed": options.random_state + seed}
+        for seed in seeds:
+            for method, each, events, seconds in _found(passes, seed):
+                about = {"recording": name, "method": method, "seed": seed}
                 found = score(events, each.times, each.direction)
                 rows.append({**about, **found, "seconds": seconds})
                 options.say(f"{name}, {method}: {found['hits']} of {found['passes']} passes")
@@ -87,16 +86,20 @@ def run(options: Options) -> Result:
     assert example is not None
     figures = {"places": _draw(first, *example)}
     figures["units"] = plots.unit_order(example[0].unit_table())[0].figure
-    seeds = [options.random_state + seed for seed in range(1 if options.quick else _SEEDS)]
-    settings = {"seeds": seeds, "near": _NEAR, "recordings": list(table["recording"].unique())}
+    settings = {"seeds": seeds, "recordings": list(table["recording"].unique())}
     return Result(table, figures, settings, findings("places", table))
 
 
-def score(events: Events, passes: np.ndarray, direction: np.ndarray) -> dict[str, Any]:
-    """Return how many passes have an event of their direction, and how many events are further."""
+def score(
+    events: Events, passes: np.ndarray, direction: np.ndarray, most: float = 0.5
+) -> dict[str, Any]:
+    """Return how many passes have an event of their direction, and how many events are further.
+
+    The centre of an event is so many seconds (``most``) from the pass, or nearer.
+    """
     start, stop = passes.T
     away = np.maximum(start - events.centre[:, None], events.centre[:, None] - stop)
-    near = away <= _NEAR
+    near = away <= most
     templates = sorted(set(events.template.tolist()))
     best: dict[str, Any] = {"hits": 0, "forth": 0, "back": 0}
     for order in itertools.permutations((*templates, -1, -1), 2):

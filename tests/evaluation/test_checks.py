@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from spikecdl import DCEA, BinnedSpikes, CheckWarning, load
+from spikecdl import DCEA, BinnedSpikes, CheckWarning, concatenate, load
 from spikecdl.config import INGREDIENTS
 
 BIN, WINDOWS, BINS = 0.005, 60, 400
@@ -100,7 +100,15 @@ def test_windows_that_share_spikes():
     model, failed = fitted(near)
     assert "windows" in failed
     (found,) = [one["found"] for one in model.checks_ if one["check"] == "windows"]
-    assert "up to 0.5 s" in found
+    once = spikes.sum() - spikes[1:, :, :100].sum()
+    assert f"7 of 8 windows overlap an earlier one, so that {spikes.sum()} counts" in found
+    assert f"come from {once} spikes" in found
+
+
+def test_windows_of_different_recordings_share_nothing():
+    spikes = np.random.default_rng(5).poisson(0.1, (8, 1, 400))
+    one = BinnedSpikes.from_array(spikes, bin_size=BIN, trial_starts=2.0 * np.arange(8))
+    assert "windows" not in fitted(concatenate({"a": one, "b": one}))[1]
 
 
 def test_a_long_recording_of_one_window_is_checked_in_part():

@@ -140,3 +140,16 @@ class TestScores:
         assert found.deviance_explained + 2 * found.standard_error < 0
         assert found.evidence_gain[0] <= 0
         assert found.template_errors(model.templates_).mean() > 0.5
+
+
+def test_windows_that_share_spikes_are_in_one_fold():
+    starts = np.array([0.0, 0.5, 3.0, 6.0, 6.9, 7.8, 12.0, 15.0])
+    spikes = np.random.default_rng(0).poisson(0.2, (8, 1, 100))
+    counts = BinnedSpikes.from_array(spikes, 0.01, trial_starts=starts)
+    for seed in range(5):
+        folds = divide(counts, "poisson", 3, random_state=seed).folds
+        dealt = [set(fold.unseen.trial_starts) for fold in folds]
+        assert sorted(start for fold in dealt for start in fold) == sorted(starts)
+        for fold in dealt:
+            assert len(fold & {0.0, 0.5}) != 1
+            assert len(fold & {6.0, 6.9, 7.8}) in (0, 3)
