@@ -389,7 +389,7 @@ FILES = [
         lambda tmp: spikecdl.read(npz(tmp, counts=np.array([None, 1]))),
         "file.npz",
     ),
-    Row("folder of nothing", lambda tmp: spikecdl.read(tmp), "no format that can be read; Phy"),
+    Row("folder of nothing", lambda tmp: spikecdl.read(tmp), "cannot be read: it is none of; Phy"),
     Row("no model", lambda tmp: load(tmp), "no model; model.safetensors", FileNotFoundError),
     Row(
         "model with a flipped bit",

@@ -212,6 +212,7 @@ def fit(
     each recording) and report.html. Times are in seconds.
     `spikecdl inspect FILE` shows units, trials and columns, and suggests --bin and --length.
     """
+    results.begin(*files)
     from spikecdl.data import shift_to_response
     from spikecdl.evaluation.bands import bands as bootstrap
     from spikecdl.evaluation.checks import CheckWarning

@@ -72,6 +72,7 @@ def select(
     summary.json and the recommended model, fitted to all trials, to --out. After an interruption,
     the same command goes on where it was.
     """
+    results.begin(file)
     from spikecdl import plots
     from spikecdl.config import describe
     from spikecdl.evaluation.selection import select as compare_candidates
@@ -160,6 +161,7 @@ def apply(model: Model, file: File, selection: Selection, use: Use, results: Lis
     Writes summary.json, events.csv, figures of rates, codes and events, and results.nwb to --out.
     Uses the model's bin size.
     """
+    results.begin(file)
     from spikecdl.report import summary
 
     out = results.out
@@ -192,6 +194,7 @@ def evaluate(
     For counts, also tests in rescaled time (Kolmogorov-Smirnov) whether spikes come at the
     model's rate.
     """
+    output.begin(file)
     from spikecdl.report import summary
 
     with shown("finding events, scoring hidden bins", output.as_json):
@@ -225,6 +228,7 @@ def compare(
     Windows are chosen as in the fit, unless options name others.
     Prints the error of each template, at the best order and shift, and how many events were found.
     """
+    output.begin(truth)
     from spikecdl.report import summary
 
     with shown("finding events", output.as_json):

@@ -62,6 +62,10 @@ class Output:
         text = "\n".join(map(printable, lines))
         print(json.dumps(summary, indent=2, allow_nan=False) if self.as_json else text)
 
+    def begin(self, *files: Path) -> None:
+        """Say at once, before libraries are imported, what is read."""
+        self.say(f"reading {', '.join(printable(file.name) for file in files)}")
+
     def say(self, text: str) -> None:
         """Print a line about progress on standard error, unless JSON is all that is asked for."""
         if not self.as_json:

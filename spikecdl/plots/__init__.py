@@ -12,6 +12,7 @@ from spikecdl.plots.diagnostics import (
     ks,
     selection,
     training_curve,
+    triggered,
     unit_order,
 )
 from spikecdl.plots.events import codes, event_figure, event_raster, population_raster

@@ -10,7 +10,7 @@ import numpy as np
 from spikecdl.data import Decomposition
 from spikecdl.plots import style
 from spikecdl.plots.style import Units
-from spikecdl.validation import counted
+from spikecdl.validation import counted, shaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +125,73 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
 
 
 @style.styled
+def triggered(
+    decomposition: Decomposition,
+    signal: Any,
+    window: tuple[float, float] | None = None,
+    *,
+    random_state: int = 0,
+    axes: Any = None,
+) -> np.ndarray:
+    """Draw the average of a signal around the events of each template.
+
+    Events are weighted by their probability, if they have one.  The band holds the average with
+    probability 0.95, by a bootstrap of the events.
+
+    Parameters
+    ----------
+    decomposition : Decomposition
+        Of counts whose windows have times in the recording.
+    signal : pair of arrays, Tsd, or table of intervals
+        Times (s) and values (time,); or ``start_time`` and ``stop_time`` of intervals, inside which
+        the signal is 1, and else 0.
+    window : (float, float), optional
+        Start and stop, in seconds after the onset of an event.  Default: a template before it, and
+        two after.
+    random_state : int
+        Seed of the bootstrap.
+    axes : array of Axes, shape (template,), optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA, BinnedSpikes
+    >>> rate = np.repeat([0.2, 2, 0.2], [20, 5, 75])
+    >>> y = np.random.default_rng(0).poisson(rate, (10, 100))[:, None]
+    >>> counts = BinnedSpikes.from_array(y, 0.01, trial_starts=np.arange(10.0))
+    >>> parts = DCEA(1, 0.1, random_state=0).fit(counts).decompose(counts)
+    >>> times = np.arange(0, 10, 0.01)
+    >>> (ax,) = triggered(parts, (times, np.sin(2 * np.pi * times)))
+    >>> ax.get_title(loc="left"), ax.get_xlabel()
+    ('template 0: 10 events', 'time after the onset (s)')
+    """
+    times, values = _signal(signal)
+    length = decomposition.counts.bin_size * decomposition.templates.shape[-1]
+    start, stop = (-length, 2 * length) if window is None else window
+    lags = np.linspace(start, stop, 201)
+    events, rng = decomposition.intervals(), np.random.default_rng(random_state)
+    grid = style.axes_array(axes, (1, len(decomposition.templates)), (style.COLUMN, 2.0))[0]
+    for number, ax in enumerate(grid):
+        mine = events[events["template"] == number]
+        at = mine["start_time"].to_numpy()[:, None] + lags
+        found = np.interp(at, times, values, left=np.nan, right=np.nan)
+        weight = mine["probability"].to_numpy() if "probability" in mine else np.ones(len(mine))
+        if len(mine):
+            color = style.PALETTE[number % len(style.PALETTE)]
+            drawn = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), 200) * weight
+            band = np.nanquantile(_average(found, drawn), [0.025, 0.975], axis=0)
+            ax.fill_between(lags, *band, color=color, alpha=0.3, linewidth=0)
+            ax.plot(lags, _average(found, weight[None])[0], color=color)
+        else:
+            style.say_why_empty(ax, "no events")
+        ax.axvline(0, color=style.MUTED, linewidth=0.8)
+        title = f"template {number}: {counted(len(mine), 'event')}"
+        ax.set(title=title, xlabel="time after the onset (s)", xlim=(start, stop))
+    grid[0].set_ylabel("mean of the signal")
+    return grid
+
+
+@style.styled
 def unit_order(table: pd.DataFrame, *, axes: Any = None) -> np.ndarray:
     """Draw when the units that take part in each joint template do so, in their order.
 
@@ -140,7 +207,7 @@ def unit_order(table: pd.DataFrame, *, axes: Any = None) -> np.ndarray:
     >>> import pandas as pd
     >>> row = {"template": 0, "unit": 7, "time": 0.1, "time_lower": 0.08, "time_upper": 0.13}
     >>> (ax,) = unit_order(pd.DataFrame([{**row, "takes_part": True, "order": 1}]))
-    >>> ax.get_title(), ax.get_ylabel()
+    >>> ax.get_title(loc="left"), ax.get_ylabel()
     ('template 0: 1 of 1 unit', 'unit, in order')
     """
     numbers = sorted(set(table["template"]))
@@ -296,3 +363,33 @@ def _draw_band(ax: Axes, width: float, slope: float) -> None:
     for height in (-width, width) if np.isfinite(width) else ():
         line = ax.axline((0, height), slope=slope, color=style.INK, linewidth=0.9, zorder=1.8)
         line.set_linestyle(style.DASHES)
+
+
+def _signal(signal: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the times and values of a signal, or of the inside of intervals."""
+    if hasattr(signal, "columns") and "start_time" in signal.columns:
+        edges = signal[["start_time", "stop_time"]].to_numpy(dtype=float).ravel()
+        beside = np.nextafter(edges, edges + np.tile([-1.0, 1.0], len(edges) // 2))
+        times = np.stack([edges, beside], axis=1).ravel()
+        values = np.tile([1.0, 0.0, 1.0, 0.0], len(edges) // 2)
+        order = np.argsort(times, kind="stable")
+        far = np.abs(times).max() + 1e6
+        return np.r_[-far, times[order], far], np.r_[0.0, values[order], 0.0]
+    pair = (signal.t, signal.d) if hasattr(signal, "d") else signal
+    times, values = (np.asarray(each, dtype=float) for each in pair)
+    shaped("signal", values, times.shape, "its times")
+    if times.ndim != 1 or (np.diff(times) <= 0).any():
+        raise ValueError("`signal` must have times (time,) that rise")
+    return times, values
+
+
+def _average(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return weighted means (resample, lag) over events, where values (event, lag) are known."""
+    known = np.isfinite(values)
+    total = weights @ known
+    return np.divide(
+        weights @ np.where(known, values, 0.0),
+        total,
+        out=np.full(total.shape, np.nan),
+        where=total > 0,
+    )

@@ -42,7 +42,7 @@ def test_resume_completes_a_fit_that_was_interrupted(sims, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(progress.Progress, "__call__", interrupted)
         outcome = run(*command, "--out", cut)
-    assert outcome == (130, "", "spikecdl: interrupted\n")
+    assert outcome == (130, "", "reading pooled.nwb\nspikecdl: interrupted\n")
     assert [path.name for path in cut.iterdir()] == ["checkpoint.safetensors"]
     other = run(*command, "--out", cut, "--resume", "--lambda", 0.3)
     assert other.code == 2
