@@ -14,7 +14,7 @@ from torch import Tensor
 from spikecdl import config, training, validation
 from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
-from spikecdl.data import BinnedSpikes, Truth
+from spikecdl.data import BinnedSpikes, Truth, inputs
 from spikecdl.data.truth import EVENT_COLUMNS
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
@@ -211,8 +211,8 @@ def problem(
 def checked_length(length: float, settings: Settings, counts: BinnedSpikes) -> int:
     """Return the length of a template in bins.
 
-    Raises ValueError if it is longer than a window, or if more templates, a longer history or a
-    faster drift are asked for than counts can tell of.
+    Raises ValueError if it is longer than a window, if more templates, a longer history or a
+    faster drift are asked for than counts can tell of, or if a signal has artifacts.
     """
     bins, unit = config.template_bins(length, counts.bin_size, counts.n_bins), "unit of `bin_size`"
     if settings.n_templates * bins > counts.counts.size:
@@ -232,6 +232,7 @@ def checked_length(length: float, settings: Settings, counts: BinnedSpikes) -> i
             f"`drift` (={settings.drift.seconds:g}) is faster than a template is long "
             f"({bins * counts.bin_size:g}); it is in the {unit}"
         )
+    inputs.check_artifacts(counts)
     return bins
 
 

@@ -39,6 +39,18 @@ def test_arguments(arguments, words):
         )
 
 
+@pytest.mark.parametrize("value", [1e9, -1e15])
+def test_a_signal_with_an_artifact(value):
+    signal = np.random.default_rng(0).normal(size=(4, 1, 400))
+    signal[0, 0, 5] = value
+    with refused(ValueError, "an artifact, or a value that is missing; mask it", value):
+        DCEA(1, 10, "gaussian").fit(signal)
+    mask = np.abs(signal) < 1e6
+    DCEA(1, 10, "gaussian", n_epochs=1, trainer="alternating").fit(
+        BinnedSpikes.from_array(np.where(mask, signal, 0.0), mask=mask)
+    )
+
+
 @pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
 def test_errors_are_one_line_however_long_a_value_is(value):
     spikes = SpikeTrains.from_arrays([[0.1]], trials={"start_time": [0.0], "stop_time": [1.0]})

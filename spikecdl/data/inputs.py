@@ -396,3 +396,18 @@ def overlapping(counts: BinnedSpikes) -> tuple[np.ndarray, np.ndarray]:
         group[order] = number + np.append(0, np.cumsum(bins == 0))
         number = int(group[order[-1]]) + 1
     return np.unique(group, return_inverse=True)[1], shared
+
+
+def check_artifacts(counts: BinnedSpikes, most: float = 1e6) -> None:
+    """Raise ValueError if a value of a signal is so many times as far from the median as others."""
+    if counts.is_counts:
+        return
+    signal = counts.counts[counts.mask]
+    away = np.abs(signal - np.median(signal))
+    typical, farthest = np.median(away), away.max(initial=0.0)
+    if farthest > most * typical > 0:
+        value = signal[away.argmax()]
+        raise ValueError(
+            f"`counts` have a value of {value:g}, {farthest / typical:.2g} times as far from the "
+            "median as others are: an artifact, or a value that is missing; mask it"
+        )
