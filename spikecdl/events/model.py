@@ -272,6 +272,8 @@ class EventModel:
         one = self.normalized()
         numbers = {"overlap": torch.tensor(one.overlap), "distance": torch.tensor(one.distance)}
         arrays = {f: getattr(one, name) for f, name in _IN_FILES.items()}
+        if not one.gain.any():  # as without an M step of the templates
+            del arrays["row_gain"]
         return {f: torch.from_numpy(array) for f, array in arrays.items() if array.size} | numbers
 
     @classmethod

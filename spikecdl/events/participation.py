@@ -43,7 +43,8 @@ def participation(
     peak = largest(rows)
     edges = np.full((len(rows), 2), np.nan)
     tails = np.array([0.5 - level / 2, 0.5 + level / 2])
-    for row in np.flatnonzero(variance.min(1) > 0):
+    known = variance.min(1) > 0
+    for row in np.flatnonzero(known):
         covariance = _covariance(
             variance[row], model.shrinkage[template, row] / size**2, model.smoothness[template]
         )
@@ -52,7 +53,7 @@ def participation(
     change, error = rows[here, peak], np.sqrt(variance[here, peak])
     probability = _probability(model.gain[template])
     return {
-        "time": np.where(rows.any(1), peak, np.nan),
+        "time": np.where(known, peak, np.nan),
         "time_lower": edges[:, 0],
         "time_upper": edges[:, 1],
         "change": change,

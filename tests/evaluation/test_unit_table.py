@@ -103,5 +103,8 @@ def test_what_has_no_table_is_refused(fitted):
     counts = np.random.default_rng(0).poisson(0.2, (4, 1, 60))
     with pytest.raises(ValueError, match="needs layout='joint'"):
         DCEA(1, 10, "poisson", n_epochs=1).fit(counts).unit_table()
+    joint = {"layout": "joint", "trainer": "alternating", "n_epochs": 1}
+    with pytest.raises(ValueError, match="trainer='marginal'"):
+        DCEA(1, 10, "poisson", **joint).fit(counts).unit_table()
     with pytest.raises(ValueError, match="`fdr`"):
         fitted[0].unit_table(fdr=0.0)
