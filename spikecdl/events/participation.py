@@ -51,7 +51,7 @@ def participation(
         drawn = rng.multivariate_normal(rows[row], covariance, 400, method="eigh")
         edges[row] = np.quantile(largest(drawn), tails, method="nearest")
     change, error = rows[here, peak], np.sqrt(variance[here, peak])
-    probability = _probability(model.gain[template])
+    probability = _probability(model.gain[template], known)
     return {
         "time": np.where(known, peak, np.nan),
         "time_lower": edges[:, 0],
@@ -78,10 +78,13 @@ def _covariance(
     return (covariance + covariance.T) / 2
 
 
-def _probability(gain: np.ndarray, steps: int = 100) -> np.ndarray:
-    """Return the probability that each row is not zero, with the most likely fraction that are."""
+def _probability(gain: np.ndarray, known: np.ndarray, steps: int = 100) -> np.ndarray:
+    """Return the probability that each row is not zero, with the most likely fraction that are.
+
+    That of rows that are zero in the model, as no precision of their prior makes them likely, is 0.
+    """
     fraction, least = 0.5, 1 / (2 * len(gain))
     for _ in range(steps):
-        probability = expit(gain + logit(fraction))
+        probability = np.where(known, expit(gain + logit(fraction)), 0.0)
         fraction = float(np.clip(probability.mean(), least, 1 - least))
     return probability
