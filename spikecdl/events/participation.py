@@ -7,7 +7,7 @@ unit takes part has the odds
 .. math:: \\frac{\\pi}{1 - \\pi} e^{\\Delta},
 
 where the gain is the evidence of its row over that without it, in nats, and the fraction of units
-that do is the most likely one.
+that do is the most likely one.  A row that the fit has set to zero has no part.
 """
 
 from __future__ import annotations
