@@ -94,12 +94,12 @@ def read_npz(path: str | os.PathLike[str]) -> SpikeTrains | BinnedSpikes:
         with zipfile.ZipFile(path) as members:
             _check_sizes(members, path.stat().st_size)
         with np.load(file, allow_pickle=False) as packed:
+            if not {_HEADER, "counts"} & set(packed.files):
+                names = listed(packed.files)
+                raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
             archive = {name: _native(name, packed[name]) for name in packed.files}
             if _HEADER in archive:
                 return _read_own(json.loads(str(archive[_HEADER])), archive, str(path))
-            if "counts" not in archive:
-                names = listed(list(archive))
-                raise ValueError(f"no array `counts`, only {names}; see SpikeTrains.from_arrays")
             return BinnedSpikes.from_array(
                 archive["counts"],
                 float(archive.get("bin_size", 1.0)),

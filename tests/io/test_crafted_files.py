@@ -430,7 +430,7 @@ ROWS = {
     "f2": Row("code in params.py", phy(params__py=b"open('payload-ran', 'w')"), "sample_rate"),
     "f3": Row("code for a rate", phy(params__py=b"sample_rate = exit()"), "f3"),
     "f4": Row("pickled array", phy(spike_clusters__npy=pickle.dumps(Payload())), "spike_clusters"),
-    "f5.pkl": Row("pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "no format"),
+    "f5.pkl": Row("pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "none of"),
     "f6.npz": Row("member above", zip_of("../above.npy", npy_header((1,))), "'../above'"),
     # headers
     "g1.npz": Row("arguments", own_npz(lambda h: h.update(x=1)), "g1.npz"),
