@@ -107,7 +107,7 @@ class Online:
         self.n_bins = 0  # so far
         self._log_free = 0.0
         self._log_events = np.full(self._shape, -np.inf)
-        self._weights, self._none = np.zeros(self._shape), 1.0
+        self._weights = np.zeros(self._shape)
 
     def step(self, counts: ArrayLike) -> Now:
         """Take the counts of all units (unit,) in the next bin, and return what is under way.
@@ -133,7 +133,7 @@ class Online:
         shift = largest + np.log(total)
         self._log_free = np.log(ended) + largest - shift if ended > 0 else -np.inf
         events -= shift
-        self._weights, self._none = weights / total, float(np.exp(none - shift))
+        self._weights = weights / total
         self.n_bins += 1
         return self._now()
 
@@ -163,7 +163,6 @@ class Online:
             "log_free": self._log_free,
             "log_events": self._log_events.copy(),
             "weights": self._weights.copy(),
-            "none": self._none,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -172,7 +171,7 @@ class Online:
             shaped(name, np.asarray(state[name]), self._shape)
             setattr(self, f"_{name}", np.array(state[name], float))
         self.n_bins = integer("n_bins", int(state["n_bins"]), minimum=0)
-        self._log_free, self._none = float(state["log_free"]), float(state["none"])
+        self._log_free = float(state["log_free"])
 
 
 def _check(model: Fitted, bin_size: float | None) -> None:

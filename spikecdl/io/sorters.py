@@ -187,11 +187,20 @@ def read_spikeinterface(source: Any, *, observed: Any = None, trials: Any = None
             observed=observed,
             trials=edges if several and trials is None else trials,
             units={key: each for key, each in columns.items() if np.ndim(each) == 1} or None,
-            clock_rate=positive("sampling_frequency", rate, "samples per second"),
+            clock_rate=rate,
             source="spikeinterface" if path is None else str(path),
             sort=True,
             duplicates="keep",
         )
+
+
+def _rate(value: float) -> float:
+    """Return a sampling rate in Hz; ValueError unless a clock can have it."""
+    if positive("sampling_frequency", value, "samples per second") > 1e9:
+        raise ValueError(
+            f"`sampling_frequency` (={value:g}) must be at most 1e9 samples per second"
+        )
+    return float(value)
 
 
 def is_spikeinterface_folder(path: Path) -> bool:
@@ -217,7 +226,7 @@ def _of_object(source: Any) -> _Sorting:
         sorting, length = source.sorting, source.get_num_samples
         has_recording = source.has_recording() or source.has_temporary_recording()
         clock = source.recording if has_recording else sorting
-    rate, segments = float(sorting.sampling_frequency), range(sorting.get_num_segments())
+    rate, segments = _rate(sorting.sampling_frequency), range(sorting.get_num_segments())
 
     def seconds(unit: Any, segment: int) -> np.ndarray:
         if clock is sorting:
@@ -246,7 +255,7 @@ def _in_folder(folder: Path) -> _Sorting:
             f"{_SORTING} is missing; open it with `spikeinterface.load`, and pass the object"
         )
     about = json.loads((place / _SORTING).read_text("utf-8"))
-    ids, rate = about["unit_ids"], positive("sampling_frequency", about["sampling_frequency"])
+    ids, rate = about["unit_ids"], _rate(about["sampling_frequency"])
     segments = range(integer("num_segments", about["num_segments"]))
     spikes = _array(place / "spikes.npy")
     if not {"sample_index", "unit_index", "segment_index"} <= set(spikes.dtype.names or ()):

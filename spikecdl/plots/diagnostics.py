@@ -224,7 +224,8 @@ def unit_order(table: pd.DataFrame, *, axes: Any = None) -> np.ndarray:
         ids = [style.short(unit) for unit in part["unit"][::every]]
         ax.set_yticks(place[::every], labels=ids)
         units = counted(len(rows), "unit")
-        ax.set(title=f"template {number}: {len(part)} of {units}", xlabel="time (s)")
+        ax.set(title=f"template {number}: {len(part)} of {units}")
+        ax.set_xlabel("time after the onset (s)")
         ax.set_ylim(len(part) - 0.5, -0.5)
     grid[0].set_ylabel("unit, in order")
     return grid

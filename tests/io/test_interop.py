@@ -270,3 +270,11 @@ def test_what_a_source_cannot_have_is_refused():
     with pytest.raises(TypeError, match=r"`source` \(ndarray\) must be a path, or: a TsGroup"):
         read(np.zeros((2, 3)))
     assert isinstance(read(scipy.sparse.eye_array(3)), BinnedSpikes)
+
+
+@pytest.mark.parametrize("rate", [1e308, 0.0, -1.0, np.inf])
+def test_sampling_rates_that_no_clock_has_are_refused(rate):
+    spikeinterface = pytest.importorskip("spikeinterface")
+    sorting = spikeinterface.NumpySorting.from_unit_dict({0: np.array([1, 2, 3])}, rate)
+    with pytest.raises(ValueError, match="`sampling_frequency`"):
+        read(sorting)
