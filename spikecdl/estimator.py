@@ -337,7 +337,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         codes = problem.codes(events)
         found = (self._dictionary().templates.detach(), codes, baseline, problem.history_filter())
         certainty = training.certainty(problem, self.tensors_, codes, baseline)
-        return deviance.decompose(counts, self._settings().layout, problem.data, *found, certainty)
+        known = {"certainty": certainty, "of_templates": self.of_templates_}
+        return deviance.decompose(counts, self._settings().layout, problem.data, *found, **known)
 
     def save(self, path: str | Path) -> None:
         """Write the model (but no `RandomState`) as ``.safetensors`` and ``.json``; see `load`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -52,6 +52,8 @@ DESCRIPTIONS = {
     "probability": "probability that the template begins here, given the fitted model",
     "time_sd": "posterior standard deviation of the onset, in seconds",
     "q_value": "smallest false discovery rate at which the event is kept",
+    "original": "number of the template before it was given a speed",
+    "speed": "how many times faster than this template; negative: backward",
 }
 
 
@@ -200,6 +202,8 @@ class Decomposition:
         Fraction of the null deviance that the model explains, of all units and of each.
     history_filter : ndarray, shape (unit, lag), optional
         Change of ``eta`` by each spike 1, 2, ... bins ago; None for a model without history.
+    of_templates : mapping of ndarray, shape (template,), optional
+        Further columns of `events`, by name: ``original`` and ``speed``; see `DCEA.at_speeds`.
 
     Examples
     --------
@@ -227,6 +231,7 @@ class Decomposition:
     deviance_explained_per_unit: np.ndarray
     history_filter: np.ndarray | None = None
     certainty: Callable[[], Certainty] | None = None
+    of_templates: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
@@ -332,6 +337,8 @@ class Decomposition:
         peak = np.square(self.templates).sum(1).argmax(1)
         later = {"response_time": response_onsets(self.templates), "peak_time": peak}
         table = table.assign(**dict.fromkeys(later, np.nan))
+        of_templates = self.of_templates or {}
+        table = table.assign(**{name: values[template] for name, values in of_templates.items()})
         if self.certainty is not None and (probabilities or fdr is not None):
             table = table.assign(**self._certain)
         for name, bins in later.items():

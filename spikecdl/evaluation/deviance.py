@@ -212,13 +212,13 @@ def decompose(
     codes: Tensor,
     baseline: Tensor,
     history_filter: Tensor | None = None,
-    certainty: Any = None,
+    **known: Any,
 ) -> Decomposition:
     """Return codes, rates, the contribution of each template to eta, and the deviance explained.
 
     ``data`` are the counts as observations.  Shapes: templates (template, channel, bin), of unit l2
     norm; codes (trial, unit, template, onset); baseline, in units of eta, as ``data.baseline``;
-    filter of the history (unit, lag), if any.  For ``certainty`` see `Decomposition`.
+    filter of the history (unit, lag), if any.  For what else is ``known`` see `Decomposition`.
     """
 
     def parts(units: Any) -> list[Tensor]:
@@ -255,7 +255,7 @@ def decompose(
         family=data.family.per_trial(),
         layout=layout.name,
         history_filter=None if history_filter is None else history_filter.cpu().numpy(),
-        certainty=certainty,
+        **known,
         **computed,
     )
 

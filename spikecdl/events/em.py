@@ -8,8 +8,7 @@ import numpy as np
 
 from spikecdl.events.counts import Counts, Expectation
 from spikecdl.events.model import EventModel
-from spikecdl.events.prior import updated_templates
-from spikecdl.events.timing import exposure, timing_cost, updated_timing
+from spikecdl.events.prior import exposure, timing_cost, updated_templates, updated_timing
 
 MOST_BUSY = 5.0  # events of a template in an idle time as long as the template, at most
 _FEWEST = 0.1  # events added to the count of a template, so that none becomes impossible

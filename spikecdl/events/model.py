@@ -87,7 +87,7 @@ class EventModel:
         Which of the templates do not fall below zero.
     timing : ndarray, shape (template, knot)
         Log rate of events relative to that of other times, at knots that are evenly spaced over the
-        onsets of a window; see `spikecdl.events.timing`.  No knots: events prefer no time.
+        onsets of a window; see `spikecdl.events.prior`.  No knots: events prefer no time.
     overlap : int
         Most events at a time.
     distance : int

@@ -21,12 +21,15 @@ from spikecdl.training.base import (
     Weight,
     lambda_max,
 )
-from spikecdl.training.bootstrap import resampled_templates, windows_together
 from spikecdl.training.covariates import with_covariates
 from spikecdl.training.events import certainty, completed, evidence, has_exponential_loss
 from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import Marginal
-from spikecdl.training.simulation import drawn_counts
+from spikecdl.training.resampling import (
+    drawn_counts,
+    resampled_templates,
+    windows_together,
+)
 from spikecdl.training.steps import AFTER, Steps, announce
 
 #: Values of ``trainer`` by name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from spikecdl.events.model import EventModel
 from spikecdl.events.participation import participation
+from spikecdl.events.speeds import Speeds
 from spikecdl.training.base import COVARIATES
-from spikecdl.validation import real
+from spikecdl.training.marginal import AtSpeeds, Marginal
+from spikecdl.validation import real, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,13 @@ class LearnedAttributes:
     def templates_(self) -> np.ndarray:
         """Templates of unit l2 norm."""
         return self.tensors_["templates"].cpu().numpy()
+
+    @property
+    def of_templates_(self) -> dict[str, np.ndarray]:
+        """The ``original`` and the ``speed`` of each template, after `at_speeds`."""
+        columns = {"original": int, "speed": float}
+        known = {name: self.tensors_[name].cpu().numpy() for name in columns.keys() & self.tensors_}
+        return {name: known[name].astype(columns[name]) for name in columns if name in known}
 
     @property
     def event_timing_(self) -> np.ndarray:
@@ -55,6 +64,58 @@ class LearnedAttributes:
     def history_lags_(self) -> np.ndarray:
         """Lags of the history filter, in seconds."""
         return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
+
+    def at_speeds(self, X: Any, speeds: Sequence[float], learn_templates: bool = False) -> Any:
+        """Return a model of other counts, whose events are those of this one at other speeds.
+
+        For replay: sequences learned while an animal moved, sought while it rests, compressed in
+        time or reversed.  And for sequences that are not always equally fast: learned at one speed,
+        then at all of them with ``learn_templates``.
+
+        Parameters
+        ----------
+        X : BinnedSpikes, or an array as in `fit`
+            To which the rates of events of each speed and the baselines are fitted, by EM.  Bins
+            may be of another size than those of the fit, as for faster events they should.
+        speeds : sequence of float
+            How many times faster than its template an event may be; negative: backward.
+        learn_templates : bool
+            Whether templates are learned, too, from events of all speeds.
+
+        Returns
+        -------
+        DCEA
+            With a template for each template and speed.  Tables of its events have two more
+            columns, ``original``, the template of this model, and ``speed``.  Events last as long
+            as the slowest, and do not overlap.
+
+        Raises
+        ------
+        ValueError
+            If speeds are zero or not distinct, or an event is longer than a window; if the model
+            has no rates of events.
+        """
+        from sklearn.base import clone
+
+        values = np.array([real("speeds", one) for one in speeds])
+        if not values.size or not values.all() or len(np.unique(values)) < values.size:
+            raise ValueError(f"`speeds` (={shown(speeds)}) must be distinct numbers other than 0")
+        if "event_rates" not in self.tensors_:
+            raise ValueError("`at_speeds` needs rates of events: a family with a compiled cost")
+        bin_size = getattr(X, "bin_size", self.bin_size_)
+        known = EventModel.from_file(self.tensors_, np.zeros((1, 1)))
+        played = Speeds.of(values, known.length, bin_size / self.bin_size_)
+        trainer = AtSpeeds(known=known, speeds=played, learn_templates=bool(learn_templates))
+        one: Any = clone(self)
+        one.set_params(
+            n_templates=len(known) * len(values),
+            template_length=played.length * bin_size,
+            trainer=trainer,
+            n_epochs=None,
+        )
+        one.fit(X)
+        one.trainer = one.trainer_ = Marginal(overlap=1)
+        return one
 
     @property
     def has_unit_table(self) -> bool:

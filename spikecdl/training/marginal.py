@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.model import EventModel
 from spikecdl.events.sampling import choose_overlap, learn_overlapping
+from spikecdl.events.speeds import CountsAtSpeeds, Speeds
 from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.events import Events
@@ -28,7 +29,7 @@ from spikecdl.training.ingredients import Chosen, Comparison, with_chosen
 from spikecdl.training.steps import Steps
 
 _STEPS = 20  # of EM with a given overlap
-_STEPS_PER_EPOCH = 10
+_STEPS_PER_EPOCH, _MOST_STEPS = 10, 60
 _ENOUGH_BINS = 30_000  # that overlaps are compared in
 _PROBABILITY = COLUMNS.index("probability")
 
@@ -202,6 +203,38 @@ class Marginal(Trainer):
             return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
 
         return EventModel.from_tensors(problem.steps("overlap", compute, rng))
+
+
+@dataclass(frozen=True)
+class AtSpeeds(Marginal):
+    """Fit rates of events and baselines, and templates if asked for, of events of several speeds.
+
+    It begins from a ``known`` model, whose baselines are not used.  See `DCEA.at_speeds`.
+    """
+
+    known: EventModel | None = None
+    speeds: Speeds | None = None
+    learn_templates: bool = False
+
+    def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
+        """Take steps of EM until they gain little."""
+        assert self.known is not None
+        assert self.speeds is not None
+        counts = counts_of(problem.data, problem.length, 1, current_processes())
+        null = em.without_events(counts, self.known.length)
+        known = replace(self.known, baseline=null.baseline, coefficients=null.coefficients)
+        there = cast(Counts, CountsAtSpeeds(counts, self.speeds))
+        model, value = em.climb(there, self.speeds.spread(known), _MOST_STEPS, self.learn_templates)
+        number, values = len(known), self.speeds.values
+        tensors = {
+            "speed": torch.from_numpy(np.tile(values, number)),
+            "original": torch.arange(number).repeat_interleave(len(values)),
+        }
+        done = Learned(tensors, Chosen({}, {}).as_tensors(), epoch=1, converged=True)
+        done = _learned(self.speeds.played(model), done, problem.code_shape[1])
+        done.tensors |= tensors
+        loss = -value / max(1, int(problem.data.mask.count_nonzero()))
+        return replace(done, epoch=1, converged=True, history=[{"epoch": 1, "loss": loss}])
 
 
 #: Tensors of a search, which stay: how many starts there were, and how many agree; templates of the

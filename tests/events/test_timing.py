@@ -9,7 +9,7 @@ import pytest
 
 from spikecdl.events.counts import Expectation
 from spikecdl.events.model import EventModel
-from spikecdl.events.timing import _cost, _derivatives, exposure, timing_cost, updated_timing
+from spikecdl.events.prior import _cost, _derivatives, exposure, timing_cost, updated_timing
 
 N_ONSETS, LENGTH = 60, 5
 at = np.arange(N_ONSETS)

@@ -10,8 +10,8 @@ import torch
 from enumeration import LENGTH, N_BINS, enumerate_events, model_of
 
 from spikecdl.events.dense import DenseCounts
+from spikecdl.events.prior import exposure
 from spikecdl.events.sampling import _sweep, anneal
-from spikecdl.events.timing import exposure
 from spikecdl.events.windows import Drawn
 from spikecdl.model.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from spikecdl.model.history import PoissonWithBursts
