@@ -14,6 +14,7 @@ from .estimator import DCEA, load
 from .evaluation import crossvalidation, goodness_of_fit, heldout, metrics
 from .evaluation.bands import bands
 from .evaluation.checks import CheckWarning
+from .evaluation.permutation import compare_conditions, replay
 from .evaluation.selection import select
 from .events.online import Online
 from .io import (
@@ -71,6 +72,7 @@ __all__ = [
     "UnrolledEncoder",
     "bands",
     "baselines",
+    "compare_conditions",
     "concatenate",
     "count_like",
     "crossvalidation",
@@ -91,6 +93,7 @@ __all__ = [
     "read_nwb_times",
     "read_phy",
     "read_spikeinterface",
+    "replay",
     "report",
     "select",
     "shift_to_response",

@@ -337,7 +337,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         codes = problem.codes(events)
         found = (self._dictionary().templates.detach(), codes, baseline, problem.history_filter())
         certainty = training.certainty(problem, self.tensors_, codes, baseline)
-        known = {"certainty": certainty, "of_templates": self.of_templates_}
+        known: dict[str, Any] = {"certainty": certainty, "of_templates": self.of_templates_}
         return deviance.decompose(counts, self._settings().layout, problem.data, *found, **known)
 
     def save(self, path: str | Path) -> None:

@@ -142,16 +142,31 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(outputs.Results):
-    """What `apply` prints and writes.
+    """What `apply` looks for and writes.
+
+    Model
+    -----
+    speeds : SPEED ...
+        How many times faster than its template an event may be, as 8 12 -12; negative: backward.
+    bin_size : SECONDS
+        Bins for --speeds, such as 0.005s. Default: those of the fit.
 
     Output
     ------
     fdr : RATE
         False discovery rate of the events in events.csv, such as 0.1. Default: all events of
         probability 1/2 or more.
+    by : COLUMN
+        Column of the trials; compare events between its values in conditions.csv, with a figure.
+    shuffles : NUMBER
+        Test each window against so many shuffles of units and of times, in replay.csv.
     """
 
+    speeds: str | None = None
+    bin_size: str | None = option(None, "--bin")
     fdr: float | None = None
+    by: str | None = None
+    shuffles: int = 0
 
 
 def apply(model: Model, file: File, selection: Selection, use: Use, results: Listed) -> None:
@@ -169,7 +184,7 @@ def apply(model: Model, file: File, selection: Selection, use: Use, results: Lis
         raise ValueError(f"`out` (={str(out)!r}) holds a fit; choose another folder")
     progress = shown("finding events, scoring them", results.as_json)
     with results.folder(file) as unfinished, progress:
-        found = _applied(model, file, selection, use)
+        found = _applied(model, file, selection, use, results)
         about = found.about | summary.score_summary(found.model, found.parts, file)
         lines = [*about["windows"], *summary.lines("score", about)]
         if results.fdr is not None:
@@ -178,9 +193,42 @@ def apply(model: Model, file: File, selection: Selection, use: Use, results: Lis
             lines.append(
                 f"{n_kept} events at a false discovery rate of {results.fdr:g}: events.csv"
             )
+        lines += _compared(found, results, unfinished)
         rest = (found.selected, found.parts, about, results.format)
         outputs.write_results(unfinished, *rest, fdr=results.fdr)
     results.show(about, [*lines, f"results in {out}/"])
+
+
+def _compared(found: Applied, results: Listed, folder: Path) -> list[str]:
+    """Write tables of conditions and of shuffles that were asked for; return lines about them."""
+    from spikecdl import plots
+    from spikecdl.evaluation.permutation import compare_conditions, replay
+
+    model, selected, lines = found.model, found.selected, []
+    if results.by is not None:
+        table = getattr(selected.data, "tables", {}).get(found.about["settings"]["table"])
+        if table is None or results.by not in table:
+            known = listed(list(table) if table is not None else [], 10)
+            raise ValueError(f"`by` (={results.by!r}) must be a column of the trials: {known}")
+        conditions = compare_conditions(model, selected.counts, table[results.by])
+        conditions.to_csv(folder / "conditions.csv", index=False)
+        picture = plots.conditions(conditions)[0, 0].figure
+        plots.save(picture, folder / f"conditions.{results.format.value}")
+        least = conditions.sort_values("p_value").iloc[0]
+        lines.append(
+            f"conditions of {results.by}: least p-value {least['p_value']:.3g}, of "
+            f"{conditions['p_value'].count()} ({least['quantity']} of template "
+            f"{least['template']} in {least['condition']}): conditions.csv"
+        )
+    if results.shuffles:
+        windows = replay(model, selected.counts, n_shuffles=results.shuffles)
+        windows.to_csv(folder / "replay.csv", index=False)
+        both = (windows[["p_units", "p_times"]] < 0.05).all(axis=1)
+        lines.append(
+            f"{both.sum()} of {counted(len(windows), 'window')} with p < 0.05 against units and "
+            "times shuffled: replay.csv"
+        )
+    return lines
 
 
 def evaluate(
@@ -311,7 +359,9 @@ def _watched(
             before = sure
 
 
-def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:
+def _applied(
+    path: Path, file: Path, selection: Selection, use: Use, results: Listed | None = None
+) -> Applied:
     """Select from a file as the fit of a saved model has done, and decompose the counts."""
     from spikecdl.data import SpikeTrains
     from spikecdl.estimator import load
@@ -329,8 +379,17 @@ def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:
     if needs_units and selection.units is None and set(model.unit_ids_) < set(data.unit_ids):
         selection = replace(selection, units=",".join(map(str, model.unit_ids_)))
         lines.append(f"units of the fit: {listed(model.unit_ids_, 10)}")
+    speeds, bin_size = [], f"{model.bin_size_}s" if has_times else None
+    if results is not None and results.speeds is not None:
+        speeds = numbers("speeds", results.speeds, "--speeds 8 12 -12")
+        bin_size = results.bin_size or bin_size
+    elif results is not None and results.bin_size is not None:
+        raise ValueError(
+            f"`bin_size` (={results.bin_size!r}) goes with --speeds; without, bins are those of "
+            f"the fit, {model.bin_size_:g} s"
+        )
     try:
-        selected = selection.count(data, f"{model.bin_size_}s" if has_times else None)
+        selected = selection.count(data, bin_size)
     except ValueError as error:
         if not lines:
             raise
@@ -338,6 +397,8 @@ def _applied(path: Path, file: Path, selection: Selection, use: Use) -> Applied:
         raise ValueError(f"{error} ({reason})") from error
     about: dict[str, Any] = {"command": outputs.command_line(), "model": str(path)}
     about |= {"settings": asdict(selection), "windows": lines}
+    if speeds:
+        model, about["speeds"] = model.at_speeds(selected.counts, speeds), speeds
     return Applied(model, selected, model.decompose(selected.counts), about)
 
 

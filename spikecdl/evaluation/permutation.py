@@ -306,5 +306,7 @@ def _shifted(counts: BinnedSpikes, rng: np.random.Generator) -> BinnedSpikes:
     shift = rng.integers(counts.n_bins, size=(*counts.shape[:2], 1))
     bins = (np.arange(counts.n_bins) + shift) % counts.n_bins
     names = ("counts", "mask", "n_pooled")
-    moved = {name: np.take_along_axis(getattr(counts, name), bins, 2) for name in names}
+    moved: dict[str, Any] = {
+        name: np.take_along_axis(getattr(counts, name), bins, 2) for name in names
+    }
     return replace(counts, **moved, truth=None)

@@ -15,7 +15,13 @@ from spikecdl.plots.diagnostics import (
     triggered,
     unit_order,
 )
-from spikecdl.plots.events import codes, event_figure, event_raster, population_raster
+from spikecdl.plots.events import (
+    codes,
+    conditions,
+    event_figure,
+    event_raster,
+    population_raster,
+)
 from spikecdl.plots.rates import raster, rate, rates_figure
 from spikecdl.plots.style import save
 from spikecdl.plots.template_panels import decomposition, templates

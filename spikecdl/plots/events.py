@@ -12,6 +12,7 @@ from spikecdl.plots import rates, style
 from spikecdl.plots.style import Units, Window
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -267,6 +268,46 @@ def population_raster(
     if ax is None and axes is None:
         style.legend_of_templates(panel.figure, len(decomposition.templates))
     return panel
+
+
+@style.styled
+def conditions(table: pd.DataFrame, *, axes: Any = None) -> np.ndarray:
+    """Draw rate, amplitude and time of the events of each template in each condition.
+
+    Panels have titles with the smallest p-value of a difference from the first condition.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Made by `compare_conditions`.  Bars are its intervals.
+    axes : array of Axes, shape (template, quantity), optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"template": 0, "quantity": "rate", "condition": "go", "p_value": np.nan}
+    >>> (panels,) = conditions(pd.DataFrame([{**row, "value": 1.0, "lower": 0.8, "upper": 1.3}]))
+    >>> panels[0].get_ylabel()
+    'events per second'
+    """
+    labels = {"rate": "events per second", "amplitude": "amplitude", "time": "time (s)"}
+    quantities = [name for name in labels if name in set(table["quantity"])]
+    templates = sorted(set(table["template"]))
+    shape = (len(templates), len(quantities))
+    grid = style.axes_array(axes, shape, (min(2.3 * shape[1], style.PAGE), 0.6 + 1.6 * shape[0]))
+    for panels, template in zip(grid, templates, strict=True):
+        for ax, quantity in zip(panels, quantities, strict=True):
+            rows = table[(table["template"] == template) & (table["quantity"] == quantity)]
+            place, value = np.arange(len(rows)), rows["value"].to_numpy(float)
+            bars = np.abs(rows[["lower", "upper"]].to_numpy(float).T - value)
+            ax.errorbar(place, value, bars, fmt="o", color=style.colour(template), capsize=3)
+            ax.set_xticks(place, labels=[style.short(name) for name in rows["condition"]])
+            ax.set(ylabel=labels[quantity], xlim=(-0.6, len(rows) - 0.4))
+            least = rows["p_value"].min()
+            p_value = "" if np.isnan(least) else f" · p = {least:.2g}"
+            ax.set_title(f"template {template}{p_value}")
+    return grid
 
 
 def _draw_codes(ax: Axes, decomposition: Decomposition, unit: int, opacity: np.ndarray) -> None:

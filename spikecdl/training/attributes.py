@@ -40,7 +40,9 @@ class LearnedAttributes:
         """The ``original`` and the ``speed`` of each template, after `at_speeds`."""
         columns = {"original": int, "speed": float}
         known = {name: self.tensors_[name].cpu().numpy() for name in columns.keys() & self.tensors_}
-        return {name: known[name].astype(columns[name]) for name in columns if name in known}
+        return {
+            name: known[name].astype(columns[name]).round(5) for name in columns if name in known
+        }
 
     @property
     def event_timing_(self) -> np.ndarray:
