@@ -169,14 +169,14 @@ class ListedCounts:
             return relative(np.zeros((0, length, n_kinds, n_kinds)))
         growth = np.expm1(model.moves()).reshape(n_kinds, -1, length)
         factors = np.empty((len(seen), length, n_kinds, n_kinds))
-        of_kind = np.arange(n_kinds) // model.amplitudes.shape[1]
-        same = of_kind[:, None] == of_kind
+        each = model.amplitudes.shape[1]
+        apart = model.apart.repeat(each, 0).repeat(each, 1)
         for some, bins in zip(factors, seen, strict=True):
             weighted = growth * mean[:, None] * bins
             for lag in range(length):
                 one = weighted[:, :, lag:].reshape(n_kinds, -1)
                 other = growth[:, :, : length - lag].reshape(n_kinds, -1)
-                some[lag] = np.where(same & (lag < model.distance), -np.inf, -one @ other.T)
+                some[lag] = np.where(lag < apart, -np.inf, -one @ other.T)
         return relative(factors)
 
     def _sum(

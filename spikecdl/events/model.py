@@ -26,15 +26,16 @@ class ChainPrior(NamedTuple):
     bin, and that none does.
 
     ``log_start`` (template, amplitude) changes by ``log_timing`` (template, onset), which has no
-    onsets if it does not; ``log_idle`` is (onset,).  Events of one template that overlap begin at
-    least ``distance`` bins apart; those of a log weight below ``least`` are in no pair.
+    onsets if it does not; ``log_idle`` is (onset,).  Of events that overlap, one begins at least
+    ``apart`` (template, later template) bins after another; those of a log weight below ``least``
+    are in no pair.
     """
 
     log_start: np.ndarray
     log_timing: np.ndarray
     log_idle: np.ndarray
     n_chains: int
-    distance: int
+    apart: np.ndarray
     least: float
 
 
@@ -88,6 +89,9 @@ class EventModel:
     timing : ndarray, shape (template, knot)
         Log rate of events relative to that of other times, at knots that are evenly spaced over the
         onsets of a window; see `spikecdl.events.prior`.  No knots: events prefer no time.
+    original, duration : ndarray of int, shape (template,)
+        Of which template it is another speed (-1: of none), and the bins that this one lasts: so
+        long no other event of the same original begins.
     overlap : int
         Most events at a time.
     distance : int
@@ -107,6 +111,8 @@ class EventModel:
     gain: np.ndarray
     nonnegative: np.ndarray
     timing: np.ndarray
+    original: np.ndarray
+    duration: np.ndarray
     overlap: int = 1
     distance: int = 0
     coefficients: np.ndarray | None = None
@@ -114,7 +120,7 @@ class EventModel:
     by_template: ClassVar[tuple[str, ...]] = (
         *by_bin,
         *("amplitudes", "rates", "smoothness", "shrinkage", "cost", "gain"),
-        *("nonnegative", "timing"),
+        *("nonnegative", "timing", "original", "duration"),
     )
 
     @classmethod
@@ -136,6 +142,8 @@ class EventModel:
             gain=np.zeros((count, n_rows)),
             nonnegative=np.zeros(count, bool),
             timing=np.zeros((count, 0)),
+            original=np.full(count, -1),
+            duration=np.zeros(count, np.int64),
         )
 
     def __len__(self) -> int:
@@ -156,7 +164,14 @@ class EventModel:
             crowded = np.log(np.maximum(start / MOST_LIKELY, 1.0))
             timing, start = timing - crowded, start * np.exp(-crowded)
         idle = np.log(np.maximum(1.0 - start, 1e-6))
-        return ChainPrior(self.log_start, timing, idle, self.overlap, self.distance, PAIRED)
+        return ChainPrior(self.log_start, timing, idle, self.overlap, self.apart, PAIRED)
+
+    @property
+    def apart(self) -> np.ndarray:
+        """Least bins (template, later template) between the onsets of events that overlap."""
+        alike = (self.original[:, None] == self.original) & (self.original >= 0)
+        own = self.distance * np.eye(len(self), dtype=np.int64)
+        return np.where(alike, self.duration[:, None], own)
 
     @property
     def log_start(self) -> np.ndarray:
@@ -287,9 +302,13 @@ class EventModel:
         arrays: dict[str, Any] = {
             name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items() if f in tensors
         }
-        count, n_rows, _ = arrays["templates"].shape
+        count, n_rows, length = arrays["templates"].shape
+        original, speed = (tensors.get(name, torch.ones(count)) for name in ("original", "speed"))
+        speed = speed.double().abs().cpu().numpy()
         model = cls(
             **{"timing": np.zeros((count, 0)), "gain": np.zeros((count, n_rows)), **arrays},
+            original=original.long().cpu().numpy() if "speed" in tensors else np.full(count, -1),
+            duration=np.ceil(length * speed.min(initial=1.0) / speed - 1e-6).astype(np.int64),
             baseline=baseline,
             nonnegative=np.zeros(count, bool),
             overlap=int(tensors["overlap"]),

@@ -62,7 +62,7 @@ class Speeds:
             amplitudes=np.tile(model.amplitudes, number),
             rates=np.tile(model.rates, number) / number,
             timing=np.zeros((len(model), 0)),
-            overlap=1,
+            overlap=2,
             distance=0,
         )
 
@@ -75,6 +75,9 @@ class Speeds:
         parts: dict[str, Any] = {n: np.repeat(x, len(self.values), 0) for n, x in each.items()}
         parts["templates"] = self._forward(model.templates)
         parts["variance"] = np.square(self._forward(np.sqrt(model.variance)))
+        parts["original"] = np.repeat(np.arange(len(model)), len(self.values))
+        bins = np.count_nonzero(self.operators.any(2), axis=1)
+        parts["duration"] = np.tile(bins, len(model))
         for name in ("amplitudes", "rates"):
             parts[name] = each[name].reshape(len(parts["templates"]), -1)
         return replace(model, **parts)

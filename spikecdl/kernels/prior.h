@@ -6,13 +6,14 @@
    and that none does.
 
    `log_start` (template, amplitude) changes by `log_timing` (template, onset), which has no onsets
-   if it does not; `log_idle` is (onset,).  Events of one template that overlap begin at least
-   `distance` bins apart; those of a log weight below `least` are in no pair. */
+   if it does not; `log_idle` is (onset,).  Of events that overlap, one begins at least `apart`
+   (template, later template) bins after another; those of a log weight below `least` are in no
+   pair. */
 typedef struct {
     doubles2 log_start;
     doubles2 log_timing;
     doubles1 log_idle;
     int64_t n_chains;
-    int64_t distance;
+    longs2 apart;
     double least;
 } ChainPrior;

@@ -9,16 +9,15 @@ static void fill_base(const Task *task, const Drawn *drawn, int64_t window, int6
             add_multiple(base.at, 1.0, part3(part4(drawn->signal, each), window).at, size2(base));
 }
 
-/* Forbid onsets nearer than a distance to those of the same template in another chain. */
-static void exclude(doubles3 weights, const int32_t *kind, int64_t n_bins, int64_t distance) {
-    int64_t n_amplitudes = weights.n[1], n_onsets = weights.n[2];
-    for (int64_t s = 0; s < (distance ? n_bins : 0); s++) {
-        if (kind[s] < 0)
-            continue;
-        int64_t first = larger(0, s - distance + 1), last = smaller(s + distance, n_onsets);
-        for (int64_t j = 0; j < n_amplitudes; j++)
-            fill(ROW3(weights, kind[s] / n_amplitudes, j) + first, last - first, NEVER);
-    }
+/* Forbid onsets too near to those of another chain. */
+static void exclude(doubles3 weights, const int32_t *kind, longs2 apart) {
+    for (int64_t s = 0; s < weights.n[2]; s++)
+        for (int64_t j = 0; j < (kind[s] < 0 ? 0 : weights.n[0] * weights.n[1]); j++) {
+            int64_t c = j / weights.n[1], other = kind[s] / weights.n[1];
+            int64_t first = larger(0, s - larger(0, AT2(apart, c, other) - 1));
+            int64_t last = smaller(s + AT2(apart, other, c), weights.n[2]);
+            fill(ROW3(weights, c, j % weights.n[1]) + first, larger(0, last - first), NEVER);
+        }
 }
 
 /* Fill in derivatives by the predictor at the events drawn; add those by templates. */
@@ -76,8 +75,7 @@ static void draw_one_chain(Memory *memory, const Task *task, const Window *windo
     add_prior(task, i, window->weights, idle);
     for (int64_t other = 0; other < n_chains; other++)
         if (other != each)
-            exclude(window->weights, ROW3(found->drawn.kind, other, i), n_bins,
-                    task->prior.distance);
+            exclude(window->weights, ROW3(found->drawn.kind, other, i), task->prior.apart);
     sum_kinds(memory, flat, total);
     double ratio = fill_forward(idle, total, n_onsets, n_bins, forward);
     double of_others = sum(window->log_prior, n_chains) - window->log_prior[each];

@@ -95,11 +95,13 @@ double fill_signal(const Task *task, const int32_t *kind, doubles2 signal) {
     return total;
 }
 
-/* Forbid pairs of one template that begin less than a distance apart. */
-static void exclude_near(doubles3 factors, int64_t n_amplitudes, int64_t distance) {
-    for (int64_t lag = 0; lag < smaller(distance, factors.n[0]); lag++)
-        for (int64_t j = 0; j < factors.n[1]; j++)
-            fill(&AT3(factors, lag, j, j - j % n_amplitudes), n_amplitudes, -INFINITY);
+/* Forbid pairs of templates that begin too near. */
+static void exclude_near(doubles3 factors, int64_t n_amplitudes, longs2 apart) {
+    for (int64_t row = 0; row < factors.n[0] * factors.n[1]; row++)
+        for (int64_t k = 0; k < factors.n[2]; k++)
+            if (row / factors.n[1] <
+                AT2(apart, row % factors.n[1] / n_amplitudes, k / n_amplitudes))
+                factors.at[row * factors.n[2] + k] = -INFINITY;
 }
 
 /* A live onset and its pattern. */
@@ -162,7 +164,7 @@ static void fill_factors(Memory *memory, const Task *task, const Window *window,
         add_burst_interactions(memory, &window->loss, window->z, &task->model, first[p], lags,
                                n_lags, log);
         rewind_to(memory, here);
-        exclude_near(log, task->model.amplitudes.n[1], task->prior.distance);
+        exclude_near(log, task->model.amplitudes.n[1], task->prior.apart);
     }
     fill_relative(&pairs->factors);
 }
@@ -280,7 +282,7 @@ int64_t fill_shared_factors(const Task *task, const longs2 *first) {
         Mark here = mark(memory);
         fill_interactions(memory, &loss, part3(task->z, i), &task->model, AT2(*first, p, 1), lags,
                           length, log);
-        exclude_near(log, task->model.amplitudes.n[1], task->prior.distance);
+        exclude_near(log, task->model.amplitudes.n[1], task->prior.apart);
         rewind_to(memory, here);
     }
     fill_relative(&task->factors);

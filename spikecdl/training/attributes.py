@@ -116,7 +116,7 @@ class LearnedAttributes:
             n_epochs=None,
         )
         one.fit(X)
-        one.trainer = one.trainer_ = Marginal(overlap=1)
+        one.trainer = one.trainer_ = Marginal(overlap=2, distance=0.0)
         return one
 
     @property

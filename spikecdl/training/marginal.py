@@ -220,7 +220,7 @@ class AtSpeeds(Marginal):
         """Take steps of EM until they gain little."""
         assert self.known is not None
         assert self.speeds is not None
-        counts = counts_of(problem.data, problem.length, 1, current_processes())
+        counts = counts_of(problem.data, problem.length, 2, current_processes())
         null = em.without_events(counts, self.known.length)
         known = replace(self.known, baseline=null.baseline, coefficients=null.coefficients)
         there = cast(Counts, CountsAtSpeeds(counts, self.speeds))
