@@ -304,11 +304,11 @@ class EventModel:
         }
         count, n_rows, length = arrays["templates"].shape
         original, speed = (tensors.get(name, torch.ones(count)) for name in ("original", "speed"))
-        speed = speed.double().abs().cpu().numpy()
+        rate = speed.double().abs().cpu().numpy()
         model = cls(
             **{"timing": np.zeros((count, 0)), "gain": np.zeros((count, n_rows)), **arrays},
             original=original.long().cpu().numpy() if "speed" in tensors else np.full(count, -1),
-            duration=np.ceil(length * speed.min(initial=1.0) / speed - 1e-6).astype(np.int64),
+            duration=np.ceil(length * rate.min(initial=1.0) / rate - 1e-6).astype(np.int64),
             baseline=baseline,
             nonnegative=np.zeros(count, bool),
             overlap=int(tensors["overlap"]),

@@ -78,7 +78,7 @@ def drawn_events(model: EventModel, counts: DenseCounts, rng: np.random.Generato
             begins &= allowed[:, [s]]
         for w, chain in np.argwhere(begins):
             c, i = divmod(int(np.searchsorted(chance, draw[w, chain])), model.amplitudes.shape[1])
-            if s - last[w, c] >= prior.distance:
+            if (s - last[w] >= prior.apart[:, c]).all():
                 found.append((w, c, s, model.amplitudes[c, i]))
                 idle_from[w, chain], last[w, c] = s + model.length, s
     table = torch.tensor(sorted(found), dtype=torch.float64).reshape(-1, 4)

@@ -20,6 +20,7 @@ import scaling
 import selecting
 import sequences
 import songbird
+import speeds
 import whiskers
 from timing import Row, Settings, Skip
 
@@ -45,6 +46,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "ingredients": ingredients.measure,
     "selection": selecting.measure,
     "songbird": songbird.sequences,
+    "speeds": speeds.measure,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")
 _WIDTHS = (58, 18, 18, 20, 0)
