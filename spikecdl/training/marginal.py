@@ -29,7 +29,7 @@ from spikecdl.training.ingredients import Chosen, Comparison, with_chosen
 from spikecdl.training.steps import Steps
 
 _STEPS = 20  # of EM with a given overlap
-_STEPS_PER_EPOCH, _MOST_STEPS = 10, 60
+_STEPS_PER_EPOCH = 10
 _ENOUGH_BINS = 30_000  # that overlaps are compared in
 _PROBABILITY = COLUMNS.index("probability")
 
@@ -224,7 +224,8 @@ class AtSpeeds(Marginal):
         null = em.without_events(counts, self.known.length)
         known = replace(self.known, baseline=null.baseline, coefficients=null.coefficients)
         there = cast(Counts, CountsAtSpeeds(counts, self.speeds))
-        model, value = em.climb(there, self.speeds.spread(known), _MOST_STEPS, self.learn_templates)
+        most = problem.n_epochs * _STEPS_PER_EPOCH
+        model, value = em.climb(there, self.speeds.spread(known), most, self.learn_templates)
         number, values = len(known), self.speeds.values
         tensors = {
             "speed": torch.from_numpy(np.tile(values, number)),
