@@ -29,6 +29,7 @@ from .io import (
     to_neo,
     to_pynapple,
     write_counts,
+    write_mat,
     write_npz,
     write_nwb,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "to_neo",
     "to_pynapple",
     "write_counts",
+    "write_mat",
     "write_npz",
     "write_nwb",
 ]

@@ -204,7 +204,7 @@ def fit(
     templates: Templates,
     selection: Selection,
     settings: FitSettings,
-    results: outputs.Results,
+    results: outputs.Parts,
 ) -> None:
     """Learn templates from recordings and write results to --out.
 
@@ -266,14 +266,14 @@ def fit(
                 about["verdict"] = verdict(about)
                 progress.begin("writing results")
                 more: dict[str, Any] = {"model": model, "bands": bands, "each": each}
-                outputs.write_results(unfinished, selected, parts, about, results.format, **more)
+                outputs.write_results(unfinished, selected, parts, about, results, **more)
         checkpoint.unlink(missing_ok=True)
     lines = [*summary.lines("fit", about), f"results in {results.out}/ (start with report.html)"]
     results.show(about, lines)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(outputs.Results, Seed, Device):
+class Demo(outputs.Parts, Seed, Device):
     """What `demo` prints and writes."""
 
     out: Path = Path("spikecdl-demo")

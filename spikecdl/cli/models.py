@@ -141,7 +141,7 @@ class Applied(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed(outputs.Results):
+class Listed(outputs.Parts):
     """What `apply` looks for and writes.
 
     Model
@@ -194,7 +194,7 @@ def apply(model: Model, file: File, selection: Selection, use: Use, results: Lis
                 f"{n_kept} events at a false discovery rate of {results.fdr:g}: events.csv"
             )
         lines += _compared(found, results, unfinished)
-        rest = (found.selected, found.parts, about, results.format)
+        rest = (found.selected, found.parts, about, results)
         outputs.write_results(unfinished, *rest, fdr=results.fdr)
     results.show(about, [*lines, f"results in {out}/"])
 

@@ -36,12 +36,15 @@ class Picture(str, Enum):
 
 _SUMMARY, _RESULTS = "summary.json", "results.nwb"
 _RUN = ".run-"  # begins the name of a folder of results that are not in place
+_MATLAB = "results.mat"
 _PICTURES = {"templates", "events", "population", "units", "rates", "codes"}
+_OF_TABLES = {"selection", "conditions"}
 #: What commands write to their folder; that of an earlier run is removed when new results come.
 _NAMES = {
     *(_SUMMARY, _RESULTS, "model.safetensors", "model.json", "report.html", "bands.npz"),
-    *("selection.csv", "table.csv", "events.csv", "units.csv"),
-    *(f"{name}.{kind.value}" for name in _PICTURES | {"selection"} for kind in Picture),
+    *("selection.csv", "table.csv", "events.csv", "units.csv", "conditions.csv", "replay.csv"),
+    *(f"{name}.{kind.value}" for name in _PICTURES | _OF_TABLES for kind in Picture),
+    _MATLAB,
 }
 
 
@@ -155,6 +158,19 @@ class Results(Written):
                     folder.rmdir()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts(Results):
+    """What a command prints, and writes to a folder about counts and a model.
+
+    Output
+    ------
+    mat
+        Also write results.mat, for MATLAB: templates, events and rates.
+    """
+
+    mat: bool = False
+
+
 def _names(out: Path) -> list[str]:
     """Return the names that results in a folder have, or may have."""
     return sorted(_NAMES | {path.name for path in out.glob("results-*.nwb")})
@@ -210,7 +226,7 @@ def write_results(
     selected: Selected,
     parts: Decomposition,
     summary: Mapping[str, Any],
-    format: Picture,
+    results: Parts,
     *,
     model: DCEA | None = None,
     bands: Bands | None = None,
@@ -226,7 +242,7 @@ def write_results(
     import numpy as np
 
     from spikecdl import plots, report
-    from spikecdl.io import write_nwb
+    from spikecdl.io import write_mat, write_nwb
 
     if model is None:
         figures = {"rates": plots.rates_figure(parts, selected.single_trials)}
@@ -238,8 +254,8 @@ def write_results(
         plt.close(figure)
     pictures: dict[str, Any] = dict(figures)
     for name in sorted(_PICTURES & figures.keys()):
-        file = folder / f"{name}.{format.value}"
-        if format is Picture.PNG:  # the report takes the same
+        file = folder / f"{name}.{results.format.value}"
+        if results.format is Picture.PNG:  # the report takes the same
             pictures[name] = report.png(figures[name])
             file.write_bytes(pictures[name])
         else:
@@ -257,6 +273,8 @@ def write_results(
         write_nwb(folder / _RESULTS, selected.data, decomposition=parts)
     events = parts.intervals if np.isfinite(parts.counts.trial_starts).all() else parts.events
     events(fdr).to_csv(folder / "events.csv", index=False)
+    if results.mat:
+        write_mat(folder / _MATLAB, parts)
     write_json(folder / _SUMMARY, summary)
 
 

@@ -26,7 +26,7 @@ from spikecdl.io.npz import read_npz, write_npz
 from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.sorters import read_phy, read_spikeinterface
-from spikecdl.io.tables import from_table, is_table, read_table
+from spikecdl.io.tables import from_table, is_table, read_table, write_mat
 from spikecdl.validation import extra, listed
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ __all__ = [
     "to_neo",
     "to_pynapple",
     "write_counts",
+    "write_mat",
     "write_npz",
     "write_nwb",
 ]

@@ -1,16 +1,19 @@
-"""Read spikes from tables with a row for each spike: of pandas, or files of text."""
+"""Read spikes from tables, of pandas or files of text; write results as tables of MATLAB."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikecdl.data import SpikeTrains
+import numpy as np
+
+from spikecdl.data import Decomposition, SpikeTrains
 from spikecdl.data.times import check_columns
-from spikecdl.files import existing, reading
+from spikecdl.files import existing, reading, replacing
 from spikecdl.validation import plain
 
 if TYPE_CHECKING:
@@ -137,3 +140,51 @@ def _may_be_units(column: pd.Series) -> bool:
     if column.dtype.kind not in "iuf":
         return True
     return bool((column % 1 == 0).all()) and not column.is_unique
+
+
+def write_mat(path: str | Path, parts: Decomposition) -> Path:
+    """Write templates, events and rates to a file that MATLAB and GNU Octave load.
+
+    Its variables are ``templates`` (template, channel, bin), ``rate`` and ``counts`` (trial, unit,
+    bin) in Hz and spikes, ``baseline`` (trial, unit) in Hz, ``times`` (left edges of bins, in s),
+    ``bin_size`` (s), ``unit_ids``, ``trial_ids``, and ``events``, a struct with a column for each
+    of `Decomposition.events`, whose numbers of templates begin at 0.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write, which ends in ``.mat``; replaced if it exists.
+    parts : Decomposition
+        Made by ``model.decompose(counts)``.
+
+    Raises
+    ------
+    ValueError
+        If the path does not end in ``.mat``.
+    """
+    from scipy.io import savemat
+
+    target, counts = Path(path), parts.counts
+    if target.suffix != ".mat":
+        raise ValueError(f"`path` (={str(path)!r}) must end in .mat")
+    columns = {name: _column(values.to_list()) for name, values in parts.events().items()}
+    values = {
+        "templates": parts.templates,
+        "rate": parts.rate,
+        "counts": counts.counts,
+        "baseline": parts.baseline,
+        "times": counts.times,
+        "bin_size": counts.bin_size,
+        "unit_ids": _column(counts.unit_ids),
+        "trial_ids": _column(counts.trial_ids),
+        "events": columns,
+    }
+    with replacing(target) as unfinished, open(unfinished, "wb") as file:
+        savemat(file, values, do_compression=True)
+    return target
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """Return numbers, or a cell array of text."""
+    is_text = any(isinstance(value, str) for value in values)
+    return np.array([str(v) for v in values], object) if is_text else np.array(values)

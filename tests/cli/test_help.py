@@ -50,7 +50,7 @@ def test_options_are_in_panels():
         expected = ["Arguments", "Data", "Windows", "Model", "Training", "Output", "Options"]
         places = {"units": "Data", "align": "Windows", "out": "Output", "json": "Output"}
         if command == "apply":
-            expected = [name for name in expected if name not in ("Model", "Training")]
+            expected = [name for name in expected if name != "Training"]
         else:
             places |= {"family": "Model", "folds": "Training", "seed": "Options"}
         assert list(panels) == expected

@@ -1,11 +1,14 @@
-"""Spikes from text with a row for each."""
+"""Spikes from text with a row for each; results as tables of MATLAB."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from decompositions import made_up
+from scipy.io import loadmat
 from tables import refused
 
-from spikecdl.io import read, read_table
+from spikecdl.io import read, read_table, write_mat
 
 READ = {
     "tabs.txt": "1.0\t0.25\n2.0\t0.5\n1.0\t0.75\n",
@@ -42,3 +45,20 @@ def test_is_asked_about(tmp_path):
         (tmp_path / "a.csv").write_text(text)
         with refused(ValueError, words, text):
             read_table(tmp_path / "a.csv")
+
+
+def test_matlab_reads_what_was_found(tmp_path):
+    parts = made_up()
+    found = loadmat(write_mat(tmp_path / "results.mat", parts), simplify_cells=True)
+    np.testing.assert_array_equal(
+        found["templates"].reshape(parts.templates.shape), parts.templates
+    )
+    np.testing.assert_array_equal(found["rate"], parts.rate)
+    np.testing.assert_array_equal(found["counts"], parts.counts.counts)
+    events = parts.events()
+    assert set(found["events"]) == set(events)
+    np.testing.assert_allclose(found["events"]["time"], events["time"])
+    assert list(map(str, found["unit_ids"])) == list(map(str, parts.counts.unit_ids))
+    assert found["bin_size"] == parts.counts.bin_size
+    with pytest.raises(ValueError, match=r"must end in \.mat"):
+        write_mat(tmp_path / "results.txt", parts)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from spikecdl.data import Decomposition, Truth
 from spikecdl.evaluation.metrics import template_table
 from spikecdl.model.families import FAMILIES
-from spikecdl.report import draw_figures, png, write_report
+from spikecdl.report import draw_figures, fit_summary, png, write_report
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 NAMES = ["templates", "events", "rates", "codes", "decomposition", "ks", "training"]
@@ -46,6 +46,16 @@ SUMMARY = {
     "seconds": 3.21,
     "a key of later": "never mind",
 }
+
+
+def test_a_paragraph_for_the_methods_section(tmp_path):
+    model, parts = fitted()
+    summary = fit_summary(model, parts, tmp_path)
+    page = write_report(tmp_path / "report.html", parts, {}, summary).read_text("utf-8")
+    text = " ".join(page[page.index("For the methods section") :].split())
+    assert "Spikes of " in text
+    assert f"spikecdl {summary['versions']['spikecdl']}: counts followed the" in text
+    assert "Tolooshams, Bahareh and Song, Andrew H." in text
 
 
 class Page(HTMLParser):
