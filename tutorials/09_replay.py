@@ -134,7 +134,9 @@ for panel, which in zip(panels, (~backward, backward), strict=True):
     begin = first[which][0]
     unit, bin_ = np.nonzero(rest.counts[0][order, begin - 20 : begin + 60])
     panel.plot((bin_ - 20) * fine * 1e3, unit, "|", color="black", markersize=4)
-    panel.set(xlabel="time (ms)", xlim=(-100, 300), title="backward" if which is backward else "forward")
+    panel.set(
+        xlabel="time (ms)", xlim=(-100, 300), title="backward" if which is backward else "forward"
+    )
 panels[0].set_ylabel("unit, by field")
 plt.show()
 

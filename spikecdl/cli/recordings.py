@@ -173,6 +173,8 @@ def _of_spikes(data: SpikeTrains) -> dict[str, Any]:
     }
     return {
         "units": units,
+        "unit_columns": {} if data.units is None else _shares(data.units, "units"),
+        "subsets": {name: _shares(table, "trials") for name, table in data.tables.items()},
         "t_start": data.t_start,
         "t_stop": data.t_stop,
         "truth": data.truth is not None,
@@ -184,6 +186,20 @@ def _of_spikes(data: SpikeTrains) -> dict[str, Any]:
             "short_distances": best.short,
         },
     }
+
+
+def _shares(table: pd.DataFrame, option: str, few: int = 8) -> dict[str, dict[str, Any]]:
+    """Return how many rows have each value of columns of text, if few; and how to select some."""
+    found = {}
+    for name, values in table.items():
+        number = values.dropna().map(str).value_counts(sort=False)
+        is_text = values.map(lambda value: isinstance(value, str)).all()
+        if not is_text or not str(name).isidentifier() or not 1 < len(number) <= few:
+            continue
+        if number.max() > 1 or option == "trials":  # a unit may have a name of its own
+            example = f"--{option} \"{name} == '{number.index[0]}'\""
+            found[str(name)] = {"number": number.to_dict(), "example": example}
+    return found
 
 
 def _column(values: pd.Series, few: int = 5) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
+from html import escape
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -292,6 +293,11 @@ class Decomposition:
         model = f"family={self.family.name!r}, layout={self.layout!r}"
         data = f"{len(self.templates)} templates, counts {self.counts.shape}"
         return f"Decomposition({data}, {model}, deviance explained {self.deviance_explained:.3f})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of events, for notebooks."""
+        table = self.events(probabilities=False)
+        return f"<p>{escape(repr(self))}</p>{table.to_html(max_rows=12, float_format='%.3g')}"
 
     def events(self, fdr: float | None = None, *, probabilities: bool = True) -> pd.DataFrame:
         """Return the non-zero codes as a table, in the order of trial, unit, template and time.

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,6 +186,17 @@ class SpikeTrains:
         spikes = counted(sum(t.size for t in self.times), "spike")
         trials = "" if self.trials is None else f", {counted(len(self.trials), 'trial')}"
         return f"SpikeTrains({units}, {spikes}, {self.t_start:g} to {self.t_stop:g} s{trials})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of units, for notebooks."""
+        import pandas as pd
+
+        number = [times.size for times in self.times]
+        known = {"spikes": number, "rate (Hz)": self.rates}
+        table = pd.DataFrame(known, index=pd.Index(self.unit_ids, name="unit"))
+        if self.units is not None:
+            table = table.join(self.units.set_axis(table.index), rsuffix=" (of the file)")
+        return f"<p>{escape(repr(self))}</p>{table.to_html(max_rows=12, float_format='%.3g')}"
 
     @property
     def n_units(self) -> int:

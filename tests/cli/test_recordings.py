@@ -62,6 +62,7 @@ def test_inspect_shows_bins_and_columns(sims, tmp_path):
         ": 1 unit\n",
         "stimulus: odour, puff\n",
         "block: 1, 2\n",
+        "by stimulus: odour 6, puff 6 (--trials \"stimulus == 'odour'\")\n",
         "(1 missing)\n",
         "...\n",
     ):

@@ -448,3 +448,11 @@ def test_parts_that_do_not_fit_are_refused():
         array = getattr(parts, name)
         with refused(ValueError, "must have shape|unit l2 norm", name):
             replace(parts, **{name: array[..., :-1]})
+
+
+def test_notebooks_show_a_table_of_units():
+    spikes = SpikeTrains.from_arrays({"<b>": [0.1, 0.2], "two": []}, observed=(0.0, 1.0))
+    text = spikes._repr_html_()
+    assert "2 units, 2 spikes" in text
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text

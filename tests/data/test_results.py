@@ -153,3 +153,10 @@ def test_all_tensors_of_the_shape_of_templates_shift_together():
     torch.testing.assert_close(moved["analysis"], 3 * moved["templates"])
     assert moved["rates"] is tensors["rates"]
     assert templates[0, 0, 4] > 0
+
+
+def test_notebooks_show_the_events():
+    parts = made_up()
+    text = parts._repr_html_()
+    assert text.startswith("<p>Decomposition(")
+    assert "amplitude" in text
