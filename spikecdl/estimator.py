@@ -319,9 +319,11 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         found = training.evidence(*self._event_model(X))
         return found if per_unit else found.sum(1)
 
-    def resampled_templates(self, X: Any, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    def resampled_templates(
+        self, X: Any, n_resamples: int, seed: int, draw: bool = True
+    ) -> Iterator[np.ndarray]:
         """Yield templates (template, channel, bin) fitted to resampled X; see `spikecdl.bands`."""
-        return training.resampled_templates(*self._event_model(X), n_resamples, seed)
+        return training.resampled_templates(*self._event_model(X), n_resamples, seed, draw)
 
     def simulate(self, X: Any, random_state: int = 0) -> BinnedSpikes:
         """Draw counts like X from the model, with baselines as in X, and their ``truth``."""

@@ -254,6 +254,7 @@ def fit(
                     bands = bootstrap(
                         *(model, selected.counts, n),
                         on_resample=lambda done: progress(f"{done + 1} of {n}", done + 1, n),
+                        single_trials=selected.single_trials if selected.pooled else None,
                     )
                 progress.begin("finding events")
                 parts = model.decompose(selected.counts)
@@ -323,7 +324,7 @@ def _check_repeats(model: DCEA, selected: Selected, settings: FitSettings) -> No
     if settings.n_folds:
         integer("n_folds", settings.n_folds, minimum=2)
     if settings.n_bootstrap:
-        check_resamples(settings.n_bootstrap, model, selected.counts)
+        check_resamples(settings.n_bootstrap, model, selected.single_trials)
 
 
 def _ingredient(name: str, text: str) -> str | float | None:

@@ -29,6 +29,11 @@ class Selected(NamedTuple):
     counts: BinnedSpikes
     single_trials: BinnedSpikes
 
+    @property
+    def pooled(self) -> bool:
+        """Whether trials were summed."""
+        return self.counts is not self.single_trials
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Links):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spikecdl import validation
+from spikecdl.data import BinnedSpikes
 from spikecdl.evaluation.heldout import TemplateModel
 from spikecdl.training import TRAINERS, Trainer, windows_together
 
@@ -96,17 +97,19 @@ def bands(
     level: float = 0.95,
     random_state: int = 0,
     on_resample: Callable[[int], None] | None = None,
+    *,
+    single_trials: BinnedSpikes | None = None,
 ) -> Bands:
     r"""Estimate how much templates would vary from data to data, by a bootstrap of trials.
 
-    Trials (windows, if there are fewer than eight trials, as of pooled ones) are drawn with
-    replacement, and templates are fitted to each resample, from the fitted ones on.  Where events
-    do not overlap, this is done by steps of EM with the events summed out, whatever trainer found
-    the templates (see `Marginal`).  To account for the bias of smoothing too, the smoothing prior
-    is drawn anew for each resample (Bardsley et al., 2014); such bands hold the truth at their
-    level on average over bins (Nychka, 1988), less often at sharp edges.  Where events overlap,
-    templates are fitted by epochs of `Alternating`, whose bias is not accounted for: bands of 95 %
-    hold 89 % of the bins in simulations.
+    Trials (windows, if there are fewer than eight trials) are drawn with replacement, and templates
+    are fitted to each resample, from the fitted ones on.  Where events do not overlap, this is done
+    by steps of EM with the events summed out, whatever trainer found the templates (see
+    `Marginal`).  To account for the bias of smoothing too, the smoothing prior is drawn anew for
+    each resample (Bardsley et al., 2014); such bands hold the truth at their level on average over
+    bins (Nychka, 1988), less often at sharp edges.  Where events overlap, templates are fitted by
+    epochs of `Alternating`, whose bias is not accounted for: bands of 95 % hold 89 % of the bins in
+    simulations.
 
     Order, sign and shift of templates are conventions: each resampled template has the sign and the
     shift, of up to a tenth of its length, that are most like those of the fitted one.  Bands say
@@ -126,6 +129,8 @@ def bands(
         Seed of the resamples.
     on_resample : callable, optional
         Called with the number of each resample, from 0, after it is fitted.
+    single_trials : BinnedSpikes, optional
+        The trials whose sums ``counts`` are, if these are pooled: they are drawn, and pooled again.
 
     Raises
     ------
@@ -146,11 +151,14 @@ def bands(
     >>> found.lower.shape, bool((found.upper > found.templates).all())
     ((1, 1, 10), True)
     """
-    check_resamples(n_bootstrap, model, counts)
+    check_resamples(n_bootstrap, model, counts if single_trials is None else single_trials)
     validation.integer("random_state", random_state, minimum=0)
     if not 0 < level < 1:
         raise ValueError(f"`level` (={level!r}) must be between 0 and 1")
-    resampled = model.resampled_templates(counts, n_bootstrap, random_state)
+    if single_trials is None:
+        resampled = model.resampled_templates(counts, n_bootstrap, random_state)
+    else:
+        resampled = _of_pools(model, single_trials, n_bootstrap, random_state)
     templates = np.asarray(model.templates_, dtype=float)
     drawn = np.empty((n_bootstrap, *templates.shape))
     for number, found in enumerate(resampled):
@@ -162,6 +170,19 @@ def bands(
     critical = np.quantile(deviation.max(axis=(2, 3)), level, axis=0)
     trainer = validation.member("trainer", model.trainer_, TRAINERS, Trainer)  # type: ignore[type-abstract]
     return Bands(templates, error, critical, level, n_bootstrap, trainer.bounded(len(templates)))
+
+
+def _of_pools(
+    model: TemplateModel, trials: BinnedSpikes, n_bootstrap: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield templates fitted to sums of trials that are drawn with replacement."""
+    for number in range(n_bootstrap):
+        drawn = np.random.default_rng((seed, number)).integers(len(trials), size=len(trials))
+        names = ("counts", "mask", "n_pooled", "onsets")
+        arrays = {name: getattr(trials, name) for name in names}
+        values: dict[str, Any] = {n: x if x is None else x[drawn] for n, x in arrays.items()}
+        some = replace(trials, **values, truth=None, past=None).pool()
+        yield from model.resampled_templates(some, 1, seed + number, draw=False)
 
 
 def check_resamples(n_bootstrap: int, model: TemplateModel, counts: Any) -> None:

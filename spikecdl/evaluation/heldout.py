@@ -55,7 +55,9 @@ class TemplateModel(Fitted, Estimator, Protocol):
 
     def evidence(self, X: Any, per_unit: bool = False) -> np.ndarray: ...
 
-    def resampled_templates(self, X: Any, n_resamples: int, seed: int) -> Iterator[np.ndarray]: ...
+    def resampled_templates(
+        self, X: Any, n_resamples: int, seed: int, draw: bool = True
+    ) -> Iterator[np.ndarray]: ...
 
 
 class Scores:

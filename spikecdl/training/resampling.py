@@ -95,8 +95,8 @@ def windows_together(n_trials: int, n_units: int) -> int:
         return n_units
     if n_trials * n_units < FEWEST:
         raise ValueError(
-            f"a bootstrap needs {FEWEST} trials or windows, not {n_trials * n_units}; do not pool "
-            "the trials, or select more units"
+            f"a bootstrap needs {FEWEST} trials or windows, not {n_trials * n_units}; give the "
+            "single trials of pooled ones, or select more units"
         )
     return 1
 
@@ -107,10 +107,12 @@ def resampled_templates(
     levels: np.ndarray | None,
     n_resamples: int,
     seed: int,
+    draw: bool = True,
 ) -> Iterator[np.ndarray]:
     """Yield templates (template, channel, bin) fitted to windows drawn with replacement.
 
-    The arguments up to ``levels`` are those of `evidence`.
+    The arguments up to ``levels`` are those of `evidence`.  If windows are not to be drawn, as they
+    are of trials drawn before, the prior alone is.
     """
     counts, model = event_model(problem, tensors, levels)
     model = model.bounded(problem.bounded)
@@ -118,12 +120,12 @@ def resampled_templates(
         model = em.climb(counts, model, _STEPS)[0]
     model = replace(model, overlap=min(model.overlap, EXACT))
     n_units = 1 if problem.penalty.grouped else problem.data.y.shape[1]
-    together = windows_together(len(problem.data.y), n_units)
+    together = windows_together(len(problem.data.y), n_units) if draw else 1
     n_groups = counts.shape[0] // together
 
     def of_resample(number: int) -> np.ndarray:
         rng = np.random.default_rng((seed, number))
-        drawn = rng.integers(n_groups, size=n_groups)
+        drawn = rng.integers(n_groups, size=n_groups) if draw else np.arange(n_groups)
         windows = (drawn[:, None] * together + np.arange(together)).ravel()
         some, noise, found = counts.take(windows), perturbed(model, counts.scale, rng), model
         for _ in range(_STEPS):

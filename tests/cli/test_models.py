@@ -372,11 +372,21 @@ def test_bands_are_written_drawn_and_said(sims, tmp_path, monkeypatch):
     assert re.search(r"choosing a start: step \d+, \w+", outcome.err)
 
 
+def test_bands_of_pooled_trials(sims, tmp_path, no_figures):
+    """Trials of the file are drawn, and pooled again."""
+    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--folds", 0, "--bootstrap", 20]
+    succeeded(run(*command, "--out", tmp_path))
+    with np.load(tmp_path / "bands.npz") as arrays:
+        assert (arrays["lower"] < arrays["upper"]).all()
+
+
 def test_bands_of_few_windows_are_refused_before_the_fit(sims, tmp_path):
-    command = ["fit", sims["pooled"], "--pool-trials", *FIT, "--out", tmp_path / "out"]
+    few = tmp_path / "few.nwb"
+    succeeded(run(*SIMULATE, "--trials", 3, "--out", few))
+    command = ["fit", few, "--pool-trials", *FIT, "--out", tmp_path / "out"]
     outcome = run(*command, "--bootstrap", 20)
     assert outcome.code == 2
-    assert "a bootstrap needs 8 trials or windows, not 2" in outcome.err
+    assert "a bootstrap needs 8 trials or windows, not 6" in outcome.err
     assert "epoch" not in outcome.err
     assert "`--bootstrap` (=3)" in run(*command, "--bootstrap", 3).err
 

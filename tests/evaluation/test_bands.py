@@ -152,3 +152,37 @@ def test_bands_where_events_overlap_hold_most_bins():
         counts = simulate(**settings, random_state=seed).pool()
         held += coverage(DCEA(3, 0.05, "binomial", random_state=0), counts)
     assert 0.84 <= np.mean(held) <= 0.98
+
+
+def test_bands_of_pooled_trials_hold_the_truth():
+    """Of 95 %, on average over the bins of two simulations."""
+    wave, inside = 3.0 * np.hanning(22)[1:-1], []
+    for seed in range(2):
+        single = simulate(
+            "poisson",
+            wave[None],
+            n_trials=30,
+            n_units=2,
+            duration=3.0,
+            bin_size=0.01,
+            n_events=8,
+            amplitude=float(np.linalg.norm(wave)),
+            baseline=3.0,
+            same_events=True,
+            random_state=seed,
+        )
+        model = DCEA(1, 0.2, "poisson", trainer=Marginal(overlap=1), random_state=0)
+        model.fit(single.pool())
+        found = bands(model, single.pool(), 40, single_trials=single)
+        true = wave / np.linalg.norm(wave)
+        shifted = [np.roll(true, k) for k in range(-5, 6)]  # where it begins is a convention
+        true = min(shifted, key=lambda each: np.linalg.norm(each - found.templates[0, 0]))
+        inside.append((found.lower[0, 0] <= true) & (true <= found.upper[0, 0]))
+    assert 0.8 <= np.mean(inside) <= 1
+
+
+def test_bands_of_few_pooled_trials_are_refused():
+    counts = some_counts(trials=3)
+    model = quick().fit(counts.pool())
+    with pytest.raises(ValueError, match="a bootstrap needs 8 trials or windows, not 6"):
+        bands(model, counts.pool(), 20, single_trials=counts)
