@@ -30,11 +30,15 @@ class State(NamedTuple):
     first: tuple[int, float] | None = None
 
     def left(self, now: float) -> float | None:
-        """Seconds that the rest will take at the pace until now, if it is known."""
+        """Seconds that the rest will take at the pace until now, if it is known.
+
+        What is under way, however long it takes, does not shorten what comes after it.
+        """
         if self.total is None or self.first is None or self.done <= self.first[0]:
             return None
         pace = (self.latest - self.first[1]) / (self.done - self.first[0])
-        return max(pace * (self.total - self.done) - (now - self.latest), 0.0)
+        rest = pace * (self.total - self.done)
+        return max(rest - (now - self.latest), rest - pace, 0.0)
 
     def text(self, now: float) -> str:
         """Say the stage, how far it is, how long it has taken and about how long is left."""

@@ -31,7 +31,7 @@ def test_what_is_left_follows_from_the_pace_until_now():
     state = state._replace(detail="epoch 5 of 9", done=5, total=9, first=(1, 10.0), latest=50.0)
     assert state.left(50.0) == 40.0  # ten seconds each
     assert state.left(55.0) == 35.0
-    assert state.left(200.0) == 0.0
+    assert state.left(200.0) == 30.0  # of the steps after this one
     assert state.text(55.0) == "training: epoch 5 of 9 (55 s, about 35 s left)"
     for unknown in (state._replace(total=None), state._replace(done=1), state._replace(first=None)):
         assert unknown.left(55.0) is None
