@@ -26,6 +26,7 @@ from spikecdl.plots import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SPEEDS = (0.7, 1.0, 1.4)  # of passes, relative to that of most
 _ENDS = (4, 21)  # positions between which the mouse of the CA1 recording runs
 
 
@@ -119,6 +120,10 @@ def _found(passes: Passes, seed: int) -> Iterator[tuple[str, Passes, Events, flo
     began = time.perf_counter()
     model, events = _joint(passes, seed)
     yield "joint templates", passes, events, time.perf_counter() - began
+    warped = model.at_speeds(passes.counts, _SPEEDS, learn_templates=True)
+    events = _events_of(warped, passes.counts)
+    events = events._replace(template=warped.of_templates_["original"][events.template])
+    yield "at several speeds", passes, events, time.perf_counter() - began
     began, n_bins = time.perf_counter(), passes.counts.n_bins
     model, _ = _joint(passes.between(0, n_bins // 2), seed)
     later = passes.between(n_bins // 2, n_bins)

@@ -21,6 +21,7 @@ import selecting
 import sequences
 import songbird
 import speeds
+import stream
 import whiskers
 from timing import Row, Settings, Skip
 
@@ -47,6 +48,7 @@ PARTS: Mapping[str, Callable[[Settings], Iterable[Row]]] = {
     "selection": selecting.measure,
     "songbird": songbird.sequences,
     "speeds": speeds.measure,
+    "stream": stream.measure,
 }
 _COLUMNS = ("what", "yardstick", "package", "ratio", "note")
 _WIDTHS = (58, 18, 18, 20, 0)
