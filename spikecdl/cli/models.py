@@ -173,7 +173,7 @@ def apply(model: Model, file: File, selection: Selection, use: Use, results: Lis
     """Find the events of a fitted model in another recording.
 
     Windows are chosen as in the fit, unless options name others.
-    Writes summary.json, events.csv, figures of rates, codes and events, and results.nwb to --out.
+    Writes a report, summary.json, events.csv, figures and results.nwb to --out.
     Uses the model's bin size.
     """
     results.begin(file)

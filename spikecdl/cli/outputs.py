@@ -233,9 +233,9 @@ def write_results(
     each: Mapping[str, Found] | None = None,
     fdr: float | None = None,
 ) -> None:
-    """Write figures, the events, the recording with its decomposition, and the summary.
+    """Write figures, a report, the events, the recording with its decomposition, and the summary.
 
-    Given the model that was fitted, write it, its report and its bands, too.  ``each`` of several
+    Given the model that was fitted, write it and its bands, too.  ``each`` of several
     recordings, by name, is written with its own decomposition.
     """
     import matplotlib.pyplot as plt
@@ -260,9 +260,9 @@ def write_results(
             file.write_bytes(pictures[name])
         else:
             plots.save(figures[name], file)
+    report.write_report(folder / "report.html", parts, pictures, summary)
     if model is not None:
         model.save(folder)
-        report.write_report(folder / "report.html", parts, pictures, summary)
         if model.has_unit_table:
             model.unit_table().to_csv(folder / "units.csv", index=False)
     if bands is not None:

@@ -47,6 +47,8 @@ def test_speeds_conditions_and_shuffles(applied, tmp_path):
     conditions = pd.read_csv(tmp_path / "out" / "conditions.csv")
     assert set(conditions["condition"]) == {"left", "right"}
     assert (tmp_path / "out" / "conditions.png").stat().st_size > 1000
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "3 templates of a fit, found in a.nwb" in page
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["speeds"] == [1, 2, -1]
     assert "p < 0.05 against units" in outcome.out
     assert "conditions of side: least p-value" in outcome.out

@@ -311,7 +311,8 @@ def test_apply_finds_the_same_events_as_the_fit(fitted, sims, tmp_path):
 
     out = tmp_path / "applied"
     outcome = succeeded(run("apply", fitted[0], sims["pooled"], "--pool-trials", "--out", out))
-    names = {"summary.json", "rates.png", "codes.png", "events.png", "results.nwb", "events.csv"}
+    names = {"summary.json", "report.html", "results.nwb", "events.csv"}
+    names |= {f"{name}.png" for name in ("rates", "codes", "events")}
     assert {path.name for path in out.iterdir()} == names
     tables = []
     for folder in (fitted[0], out):
