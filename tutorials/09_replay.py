@@ -179,5 +179,5 @@ most[["template", "quantity", "condition", "difference", "p_value"]].round(3)
 # %% [markdown]
 # The smallest of many p-values is small by chance: divide the level of your test by their number.
 #
-# Next: [Populations](https://github.com/spikecdl/spikecdl/blob/main/docs/populations.md) has the formulas, the
-# command line, and results for laps of two mice.
+# Next: formulas, the command line, and results for laps of two mice are on the page
+# [Populations](https://github.com/spikecdl/spikecdl/blob/main/docs/populations.md).
