@@ -223,3 +223,6 @@ def _shipped(name: str) -> Path:
     """Return a file of the folder ``datasets``, in an installed package or in a checkout."""
     installed = Path(str(resources.files("spikecdl").joinpath(name)))
     return installed if installed.exists() else Path(__file__).parents[1] / "datasets" / name
+
+
+__dir__ = validation.names_of(__name__)

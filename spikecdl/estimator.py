@@ -100,6 +100,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         Observation model, with the estimated shape of a negative binomial.
     templates_ : ndarray, shape (template, channel, bin)
         Unit l2 norm; by decreasing number of events, or in the order of signs that differ.
+    of_templates_ : dict
+        ``original`` and ``speed`` of each template, after `at_speeds`.
     tensors_, unit_tensors_ : dict of tensor
         All that the trainer needs to find codes: ``templates``, and what else it has learned; and
         rows for ``unit_ids_``, such as ``covariates``, the coefficients of history and drift.
@@ -271,9 +273,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         Returns
         -------
         ndarray, shape (trial, template, onset)
-            Amplitudes by onset, the bin in which a template begins, of which there are
-            ``n_bins_ - 1`` fewer than bins.  (trial, unit, template, onset) for several units in
-            the shared layout.  After ``set_output``: a table, one row per trial.
+            Amplitudes by onset, of which there are ``n_bins_ - 1`` fewer than bins; (trial, unit,
+            template, onset) for several units in the shared layout; a table after ``set_output``.
         """
         problem = self._fitted_problem(self._counts(X))
         codes = problem.codes(self._encode(problem)[0]).cpu().numpy()
@@ -293,9 +294,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         """Return the deviance explained in bins hidden from the codes.
 
         Every fourth bin is hidden in turn; codes, baseline and the null model, a constant rate per
-        unit with half a spike added, come from the others.  1 is perfect, 0 no better than the null
-        model, nan if there is nothing to explain.  It is too high on the counts that were fitted,
-        whose hidden bins templates have seen; see `spikecdl.crossvalidation`, `spikecdl.heldout`.
+        unit with half a spike added, come from the others.  1 is perfect, 0 no better than it, nan
+        if nothing is to explain.  Too high on counts that were fitted; see `spikecdl.heldout`.
         """
         return float(deviance.fraction_explained(*self.hidden_deviances(X).sum((1, 2))))
 
@@ -313,8 +313,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         """Return the log likelihood of each trial (trial,), summed over all events it may hold.
 
         In nats, with all constants; (trial, unit) ``per_unit``, (trial, 1) in the joint layout.
-        All parameters come from the fit (rates of other units from the counts), no codes are used.
-        A lower bound where events overlap (`Marginal`).  ValueError without a compiled cost.
+        Parameters come from the fit (rates of other units from the counts), and no codes are used;
+        a lower bound where events overlap (`Marginal`).  ValueError without a compiled cost.
         """
         found = training.evidence(*self._event_model(X))
         return found if per_unit else found.sum(1)

@@ -378,3 +378,6 @@ def sequence(shape: str, n_units: int, n_bins: int, rng: Rng) -> np.ndarray:
     for unit, latency in enumerate(rng.integers(0, n_bins - len(half) + 1, n_units)):
         template[unit, latency : latency + len(half)] = half
     return template / np.linalg.norm(template)
+
+
+__dir__ = validation.names_of(__name__)

@@ -16,7 +16,7 @@ from spikecdl.data.times import intersection, interval_of, union
 from spikecdl.model.families import FAMILIES, Family, NegativeBinomial, Poisson
 from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.training import Choices, Observations, Weight, has_exponential_loss
-from spikecdl.validation import counted, listed, member
+from spikecdl.validation import counted, listed, member, names_of
 
 _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
 _STEPS = 500  # farthest distances: 0.5 and 5 seconds
@@ -339,3 +339,6 @@ def _side_peak(score: np.ndarray, threshold: float) -> int | None:
         return None
     first = int(np.argmax(rest > 0.8 * rest.max()))
     return fall + first + int(rest[first : first + _PEAK].argmax())
+
+
+__dir__ = names_of(__name__)

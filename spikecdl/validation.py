@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -210,3 +211,14 @@ def listed(values: Sequence[Any], most: int = 5) -> str:
 
 def _in(unit: str) -> str:
     return f", in {unit}" if unit else ""
+
+
+def names_of(module: str) -> Callable[[], list[str]]:
+    """Return the ``__dir__`` of a module: its ``__all__``, or the public names that it defines."""
+
+    def names() -> list[str]:
+        here = vars(sys.modules[module])
+        own = [name for name, x in here.items() if getattr(x, "__module__", None) == module]
+        return sorted(here.get("__all__", [name for name in own if not name.startswith("_")]))
+
+    return names

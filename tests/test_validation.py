@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import spikecdl
 from spikecdl import validation
 from spikecdl.model.families import FAMILIES, Family, Gaussian, Poisson
 
@@ -98,3 +99,13 @@ def test_members_of_a_registry():
     family = Gaussian(scale=3.0)
     assert validation.member("family", family, FAMILIES, Family) is family
     assert validation.member("family", "poisson", FAMILIES, Family) == Poisson()
+
+
+MODULES = "io simulate datasets suggestions metrics heldout goodness_of_fit crossvalidation"
+
+
+@pytest.mark.parametrize("name", MODULES.split())
+def test_completion_offers_what_a_module_is_for(name):
+    offered = dir(getattr(spikecdl, name))
+    assert offered
+    assert not {"Any", "np", "os", "annotations", "dataclass", "validation"} & set(offered)

@@ -328,3 +328,6 @@ def _without(counts: BinnedSpikes, part: BinnedSpikes) -> BinnedSpikes:
     """Return the counts of the pooled trials that are not in a part of them."""
     n_pooled = counts.n_pooled - part.n_pooled
     return replace(counts, counts=counts.counts - part.counts, n_pooled=n_pooled, mask=n_pooled > 0)
+
+
+__dir__ = validation.names_of(__name__)

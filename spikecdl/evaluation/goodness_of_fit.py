@@ -417,3 +417,6 @@ def _intervals_of(y: np.ndarray, process: CountingProcess, rng: np.random.Genera
     waits = np.diff(after[bins], prepend=0) + (start[bins] + step * rank) * (time - previous)
     censored = after[-1] - (after[bins[-1]] if len(bins) else 0)
     return np.append(waits, censored + rng.exponential()) if len(y) else waits
+
+
+__dir__ = validation.names_of(__name__)

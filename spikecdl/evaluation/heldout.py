@@ -375,3 +375,6 @@ def _divide(number: Any, share: float) -> tuple[Any, Any]:
     first = np.rint(share * number).astype(int).clip(1, (number - 1).clip(min=1))
     first = np.minimum(first, number)
     return first, number - first
+
+
+__dir__ = validation.names_of(__name__)

@@ -293,3 +293,6 @@ def psnr(estimate: ArrayLike, clean: ArrayLike, peak: float | None = None) -> fl
         raise ValueError("`estimate` and `clean` must be finite")
     top = validation.positive("peak", float(target.max()) if peak is None else peak)
     return float(10 * np.log10(top**2 / error)) if error > 0 else float("inf")
+
+
+__dir__ = validation.names_of(__name__)

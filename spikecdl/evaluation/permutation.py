@@ -107,11 +107,11 @@ def compare_conditions(
     Returns
     -------
     DataFrame
-        A row for each template, quantity and condition.  The quantities are ``rate`` (events per
-        second), ``amplitude``, ``time`` in the window (s), and ``template``: the distance of
-        waveforms in units of the size of the template, 0 if they are the same.  ``value`` with its
-        interval ``lower`` to ``upper``; ``difference`` from the first condition, in sorted order,
-        with its interval, and its ``p_value``, of trials that can be exchanged.
+        A row for each template, quantity and condition.  The quantities are ``rate`` (events of all
+        units per second), ``amplitude``, ``time`` in the window (s), and ``template``: the distance
+        of waveforms in units of the size of the template, 0 if they are the same.  ``value`` with
+        its interval ``lower`` to ``upper``; ``difference`` from the first condition, in sorted
+        order, with its interval, and its ``p_value``, of trials that can be exchanged.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nw
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.sorters import read_phy, read_spikeinterface
 from spikecdl.io.tables import from_table, is_table, read_table, write_mat
-from spikecdl.validation import extra, listed
+from spikecdl.validation import extra, listed, names_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -284,3 +284,6 @@ def _intervals(pynapple: Any, table: pd.DataFrame) -> Any:
         )
     about = {str(key): list(table[key]) for key in table.columns.drop(["start_time", "stop_time"])}
     return pynapple.IntervalSet(edges, metadata=about)
+
+
+__dir__ = names_of(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from spikecdl.events.model import EventModel
 from spikecdl.events.participation import participation
 from spikecdl.events.speeds import Speeds
 from spikecdl.training.base import COVARIATES
+from spikecdl.training.ingredients import Chosen
 from spikecdl.training.marginal import AtSpeeds, Marginal
 from spikecdl.validation import real, shown
 
@@ -25,6 +27,7 @@ class LearnedAttributes:
     tensors_: dict[str, Tensor]
     unit_tensors_: dict[str, Tensor]
     unit_ids_: tuple[int | str, ...]
+    ingredients_: dict[str, dict[str, float | None]]
     bin_size_: float
     _n_onsets: int
 
@@ -89,7 +92,8 @@ class LearnedAttributes:
         DCEA
             With a template for each template and speed.  Tables of its events have two more
             columns, ``original``, the template of this model, and ``speed``.  Events last as long
-            as the slowest, and do not overlap.
+            as the slowest; while one lasts, no other of the same template begins, and they prefer
+            no time of a window.  What the fit has chosen stays: history, drift and the like.
 
         Raises
         ------
@@ -106,8 +110,15 @@ class LearnedAttributes:
             raise ValueError("`at_speeds` needs rates of events: a family with a compiled cost")
         bin_size = getattr(X, "bin_size", self.bin_size_)
         known = EventModel.from_file(self.tensors_, np.zeros((1, 1)))
+        bounded = np.array(self._settings().trainer.bounded(len(known)))
+        chosen = {name: one for name, one in self.ingredients_.items() if name != "timing"}
         played = Speeds.of(values, known.length, bin_size / self.bin_size_)
-        trainer = AtSpeeds(known=known, speeds=played, learn_templates=bool(learn_templates))
+        trainer = AtSpeeds(
+            known=replace(known, nonnegative=bounded),
+            chosen=Chosen.from_table(chosen),
+            speeds=played,
+            learn_templates=bool(learn_templates),
+        )
         one: Any = clone(self)
         one.set_params(
             n_templates=len(known) * len(values),

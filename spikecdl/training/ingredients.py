@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,12 @@ class Chosen:
         """Return the family, which is another one if counts are more variable."""
         shape = self.values.get("dispersion")
         return before if shape is None else NegativeBinomial(shape)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Mapping[str, Any]]) -> Chosen:
+        """Return what `table` made this of."""
+        values = {n: one["value"] for n, one in table.items() if one["value"] is not None}
+        return cls(values, {name: one["nats"] for name, one in table.items()})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Chosen:

@@ -209,31 +209,31 @@ class Marginal(Trainer):
 class AtSpeeds(Marginal):
     """Fit rates of events and baselines, and templates if asked for, of events of several speeds.
 
-    It begins from a ``known`` model, whose baselines are not used.  See `DCEA.at_speeds`.
+    It begins from a ``known`` model, whose baselines are not used, and has the ingredients that
+    were ``chosen`` for it.  See `DCEA.at_speeds`.
     """
 
     known: EventModel | None = None
+    chosen: Chosen | None = None
     speeds: Speeds | None = None
     learn_templates: bool = False
 
     def fit(self, problem: Problem, learned: Learned | None, on_epoch: OnEpoch) -> Learned:
         """Take steps of EM until they gain little."""
         assert self.known is not None
+        assert self.chosen is not None
         assert self.speeds is not None
-        counts = counts_of(problem.data, problem.length, 2, current_processes())
+        data = with_chosen(problem, self.chosen).data
+        counts = counts_of(data, problem.length, posterior.EXACT, current_processes())
         null = em.without_events(counts, self.known.length)
         known = replace(self.known, baseline=null.baseline, coefficients=null.coefficients)
         there = cast(Counts, CountsAtSpeeds(counts, self.speeds))
         most = problem.n_epochs * _STEPS_PER_EPOCH
         model, value = em.climb(there, self.speeds.spread(known), most, self.learn_templates)
-        number, values = len(known), self.speeds.values
-        tensors = {
-            "speed": torch.from_numpy(np.tile(values, number)),
-            "original": torch.arange(number).repeat_interleave(len(values)),
-        }
-        done = Learned(tensors, Chosen({}, {}).as_tensors(), epoch=1, converged=True)
-        done = _learned(self.speeds.played(model), done, problem.code_shape[1])
-        done.tensors |= tensors
+        played = self.speeds.played(model)
+        done = _learned(played, Learned({}, self.chosen.as_tensors()), problem.code_shape[1])
+        done.tensors["speed"] = torch.from_numpy(np.tile(self.speeds.values, len(known)))
+        done.tensors["original"] = torch.from_numpy(played.original)
         loss = -value / max(1, int(problem.data.mask.count_nonzero()))
         return replace(done, epoch=1, converged=True, history=[{"epoch": 1, "loss": loss}])
 

@@ -86,6 +86,25 @@ def test_templates_are_learned_from_events_of_all_speeds():
     assert len(model.decompose(counts).events()) > 1.5 * len(speeds)
 
 
+def test_what_the_fit_has_chosen_stays():
+    """History of refractory units, at other speeds, too."""
+    rng, counts = np.random.default_rng(0), np.zeros((20, 1, 1000), int)
+    for trial in counts[:, 0]:
+        rates = np.full(1000, 0.04)
+        for start in rng.choice(48, 10, replace=False) * 20 + 20:
+            rates[start : start + 20] += 0.9 * np.hanning(20)
+        for k in range(1000):
+            trial[k] = rng.random() < rates[k] and not trial[max(k - 2, 0) : k].any()
+    some = BinnedSpikes.from_array(counts, bin_size=0.002)
+    model = DCEA(1, 0.04, random_state=0).fit(some)
+    assert model.ingredients_["history"]["value"] is not None
+    other = model.at_speeds(some, (1,))
+    assert other.ingredients_["history"] == model.ingredients_["history"]
+    assert len(other.history_filter_) == len(model.history_filter_)
+    gap = abs(float((other.evidence(some) - model.evidence(some)).sum()))
+    assert gap < 0.01 * abs(float(model.evidence(some).sum()))
+
+
 @pytest.mark.parametrize("speeds", [(), (1, 0), (2, 2), (float("nan"),)])
 def test_speeds_that_are_none(laps_and_rest, speeds):
     with pytest.raises(ValueError, match="speeds"):
