@@ -210,6 +210,11 @@ def _compared(found: Applied, results: Listed, folder: Path) -> list[str]:
         if table is None or results.by not in table:
             known = listed(list(table) if table is not None else [], 10)
             raise ValueError(f"`by` (={results.by!r}) must be a column of the trials: {known}")
+        if selected.pooled:
+            raise ValueError(
+                f"`by` (={results.by!r}) compares single trials, but these are pooled, as in the "
+                "fit; --own-windows leaves that out"
+            )
         conditions = compare_conditions(model, selected.counts, table[results.by])
         conditions.to_csv(folder / "conditions.csv", index=False)
         picture = plots.conditions(conditions)[0, 0].figure

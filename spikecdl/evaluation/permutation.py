@@ -278,7 +278,10 @@ def replay(
 
     validation.integer("n_shuffles", n_shuffles)
     if model.layout != "joint" or "event_rates" not in model.tensors_:
-        raise ValueError("`replay` needs layout='joint' and a family with a compiled cost")
+        raise ValueError(
+            f"`model` (layout={model.layout!r}) must have joint templates, layout='joint', and a "
+            "family with a compiled cost, to be tested against shuffles"
+        )
     rng, of_units = np.random.default_rng(random_state), ("templates", "template_variance")
 
     def gain(tensors: dict[str, Any], some: BinnedSpikes) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run, succeeded
+from commands import FIT, run, succeeded
 
 from spikecdl import SpikeTrains, write_nwb
 
@@ -70,3 +70,15 @@ def test_options_that_do_not_fit(applied, tmp_path, options, said):
     assert outcome.code == 2
     assert said in outcome.err
     assert not (tmp_path / "o").exists()
+
+
+def test_conditions_of_pooled_trials_are_refused(sims, tmp_path):
+    succeeded(
+        run("fit", sims["pooled"], "--pool-trials", *FIT, "--folds", 0, "--out", tmp_path / "fit")
+    )
+    outcome = run(
+        "apply", tmp_path / "fit", sims["pooled"], "--by", "start_time", "--out", tmp_path / "o"
+    )
+    assert outcome.code == 2
+    assert "compares single trials, but these are pooled" in outcome.err
+    assert "--own-windows" in outcome.err
