@@ -389,16 +389,16 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         """Return the problem of coding counts with the learned templates."""
         fixed = self._absolute_weight
         weight = training.UniversalThreshold() if fixed is None else training.Fixed(fixed)
-        rest = (counts, weight, self.n_bins_, torch.Generator())
-        return self._with_units(conversion.problem(self._settings(), *rest), counts)
+        settings, rest = self._settings(), (counts, weight, self.n_bins_, torch.Generator())
+        problem = self._with_units(conversion.problem(settings, *rest), counts)
+        known = (self.unit_ids_, self.unit_rate_)
+        levels = conversion.known_levels(counts, settings.layout, problem.data, *known)
+        return replace(problem, levels=levels)
 
     def _event_model(self, X: Any) -> tuple[Problem, dict[str, Tensor], np.ndarray | None]:
         """Return the arguments of `training.evidence`."""
-        counts = self._counts(X)
-        problem, layout = self._fitted_problem(counts), self._settings().layout
-        known = (self.unit_ids_, self.unit_rate_)
-        levels = conversion.known_levels(counts, layout, problem.data, *known)
-        return problem, self.tensors_, levels
+        problem = self._fitted_problem(self._counts(X))
+        return problem, self.tensors_, problem.levels
 
     def _with_units(self, problem: Problem, counts: BinnedSpikes) -> Problem:
         """Return the problem with what the fit has learned of its units."""
@@ -413,7 +413,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         problem, settings = self._with_units(problem, counts), self._settings()
         self._absolute_weight: float | None = None
         events, baseline = self._encode(problem)
-        self.tensors_, eta = training.completed(problem, tensors, events)
+        self.tensors_, eta = training.completed(problem, tensors, events, baseline)
         about = (counts, settings.layout, problem.data)
         self.unit_rate_ = conversion.rates_of_levels(*about, eta)
         self.baseline_ = conversion.baseline_rates(*about, baseline)

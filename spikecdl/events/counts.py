@@ -49,14 +49,15 @@ class Counts(Protocol):
 
     ``scale`` is the typical change of the predictor, `Family.eta_scale`; ``learn_baseline`` says
     whether levels are to be fitted, from ``start`` (unit, row) on; ``integer_valued`` whether these
-    are counts, and no signal.  ``constant`` (window,) is what the log likelihoods of `Expectation`
-    lack.
+    are counts, and no signal.  ``unit`` (window,) is the number of the unit of each window, and
+    ``constant`` (window,) what the log likelihoods of `Expectation` lack.
     """
 
     scale: float
     learn_baseline: bool
     integer_valued: bool
     start: np.ndarray
+    unit: np.ndarray
     constant: np.ndarray
 
     @property

@@ -91,21 +91,25 @@ def with_baseline(counts: Counts, model: EventModel, learn_covariates: bool = Fa
     """Return the model with the baselines that are most likely, all else as it is.
 
     EM goes too short where events follow the baseline, by a factor that its last two steps tell
-    (the secant method, for each baseline).
+    (the secant method, for each baseline).  Units whose baselines have settled are left out.
     """
     taken = before = np.zeros_like(model.baseline)
+    moving = np.ones(len(before), bool)
     for number in range(_NULL_STEPS if counts.learn_baseline else 0):
         found = counts.expect(model)
         if learn_covariates:
             model = counts.covariates_of(model, found, 1.0)
-        change = _level_change(counts, model, found)
+        change = np.where(moving[:, None], _level_change(counts, model, found), 0.0)
         longer = np.ones_like(change)
         if number and len(model):
             np.divide(taken, before - change, out=longer, where=before != change)
         taken, before = np.clip(longer, 1.0, 3.0) * change, change
         model = replace(model, baseline=model.baseline + taken)
-        if np.abs(taken).max(initial=0.0) < _SMALL_STEP * counts.scale:
+        still = np.abs(taken).max(1, initial=0.0) >= _SMALL_STEP * counts.scale
+        if not still.any():
             break
+        if not learn_covariates and (moving & ~still).any():
+            counts, moving = counts.take(np.flatnonzero(still[counts.unit])), still
     return model
 
 

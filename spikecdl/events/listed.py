@@ -72,6 +72,7 @@ class ListedCounts:
     ) -> None:
         self.spikes, self.learn_baseline = spikes, learn_baseline
         self.constant = np.zeros(spikes.shape[0]) if constant is None else constant
+        self.unit = np.zeros(spikes.shape[0], np.int64)
         rate = (spikes.totals().sum(0) + 0.5) / (spikes.shown.number + 1.0)
         self.start = np.log(rate)[None] if start is None else start
 

@@ -51,15 +51,32 @@ def event_table(
 
 
 def with_baseline(counts: Counts, model: EventModel) -> EventModel:
-    """Return the model with the baselines that are most likely, all else as it is."""
-    alone = em.with_baseline(counts, replace(model, overlap=1))  # soon, and not far from it
-    fitted = replace(alone, overlap=model.overlap)
-    if model.overlap == 1 or not counts.learn_baseline:
-        return fitted
+    """Return the model with the baselines that are most likely, all else as it is.
+
+    They are sought from its own on, or from the mean counts if these are likelier.
+    """
+    if not counts.learn_baseline:
+        return model
+    if not _begins_well(counts, model):
+        alone = em.with_baseline(counts, replace(model, overlap=1, baseline=counts.start))
+        if model.overlap == 1:
+            return alone
+        model = replace(alone, overlap=model.overlap)  # soon there, and not far from it
     if model.overlap <= EXACT:
-        return em.with_baseline(counts, fitted)
+        return em.with_baseline(counts, model)
     assert isinstance(counts, DenseCounts)
-    return sampled_baseline(counts, fitted)  # where that of fewer chains is too high
+    return sampled_baseline(counts, model)  # where that of fewer chains is too high
+
+
+def _begins_well(counts: Counts, model: EventModel) -> bool:
+    """Return whether baselines of a model are likelier than those of mean counts."""
+    if np.array_equal(model.baseline, counts.start):
+        return False
+    mine, mean = (
+        counts.expect(replace(model, overlap=1, baseline=level)).evidence.sum()
+        for level in (model.baseline, counts.start)
+    )
+    return bool(mine > mean)
 
 
 def evidence(counts: Counts, model: EventModel) -> np.ndarray:

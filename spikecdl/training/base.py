@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,7 +143,8 @@ class Problem:
     randomness; ``steps`` are those before the first epoch.  ``unit_tensors`` are those of `Learned`
     for these units, in their order; before the fit, coefficients of covariates alone.
     ``nonnegative`` says which of the templates are kept from falling below zero; none if empty.
-    ``choices`` are ingredients that a trainer may add, if it `Trainer.chooses`.
+    ``choices`` are ingredients that a trainer may add, if it `Trainer.chooses`; ``levels`` (unit,
+    channel) the baselines of a fit, from which those of these data are sought.
     """
 
     data: Observations
@@ -156,6 +158,7 @@ class Problem:
     steps: Steps = field(default_factory=Steps)
     nonnegative: tuple[bool, ...] = ()
     choices: Choices | None = None
+    levels: np.ndarray | None = None
 
     @property
     def bounded(self) -> tuple[bool, ...]:

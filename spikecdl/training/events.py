@@ -91,9 +91,11 @@ def _shown(data: Observations) -> np.ndarray | None:
 
 
 def completed(
-    problem: Problem, tensors: dict[str, Tensor], events: Events
+    problem: Problem, tensors: dict[str, Tensor], events: Events, baseline: Tensor
 ) -> tuple[dict[str, Tensor], list[list[float]]]:
     """Return the tensors of a model and of its events, and baselines (unit, channel).
+
+    ``events`` and ``baseline`` (trial, unit, channel, bin) are those of the observations.
 
     Templates are ordered by decreasing number of events, unless their signs or bounds differ.
     Families without compiled cost have no tensors of events, and no baselines.
@@ -104,7 +106,8 @@ def completed(
             data, some = _some_trials(problem.data, events.to("cpu"))
             problem = replace(problem, data=data)
             tensors = tensors | event_rates(problem, tensors, some)
-        levels = event_model(problem, tensors)[1].baseline.tolist()
+        begin = replace(problem, levels=baseline.double().mean((0, -1)).cpu().numpy())
+        levels = event_model(begin, tensors)[1].baseline.tolist()
     used = events.template[events.amplitude != 0]
     count = torch.bincount(used, minlength=problem.n_templates)
     order = (count * (not problem.in_order)).argsort(descending=True, stable=True)
@@ -167,7 +170,8 @@ def event_model(
         data.family.scalar_loss(data.y[:1])  # says what is missing
     length, overlap = tensors["templates"].shape[2], int(tensors["overlap"])
     counts = counts_of(data, length, overlap)
-    known = counts.start if levels is None else levels
+    begin = problem.levels if counts.learn_baseline else None
+    known = next(x for x in (levels, begin, counts.start) if x is not None)
     model = EventModel.from_file(tensors, known, known_coefficients(problem))
     if int(tensors.get("n_onsets", 0)) != problem.code_shape[1]:
         model = model.with_timing(0)  # as times are others in these windows
