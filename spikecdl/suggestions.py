@@ -141,6 +141,14 @@ class Suggestion:
     other_length: float | None = None
     short: str | None = None
 
+    def in_bins(self, bin_size: float | None, length: float | None) -> Suggestion:
+        """Return the suggestion with a bin size or a length of one's own, in whole bins."""
+        size, long = self.bin_size if bin_size is None else bin_size, length or self.length
+        n_bins = max(1, round(long / size))
+        if length is None:
+            return replace(self, bin_size=size, length=n_bins * size)
+        return replace(self, bin_size=bin_size or long / max(n_bins, _FEWEST_BINS), length=long)
+
 
 def suggest(spikes: SpikeTrains) -> Suggestion:
     """Suggest a template length and a bin size.

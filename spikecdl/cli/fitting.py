@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from spikecdl.cli import outputs
-from spikecdl.cli.options import REQUIRED, Device, Process, Seed, argument, option, per_template
+from spikecdl.cli.options import Device, Process, Seed, argument, option, per_template
 from spikecdl.cli.windows import Recordings, Selected, Selection
 from spikecdl.progress import START, Progress, showing_epochs, showing_steps, shown
 from spikecdl.validation import integer, one_of, seconds
@@ -31,7 +31,8 @@ class Settings(Seed, Device):
     Data
     ----
     bin_size : SECONDS
-        Bin size, as in 0.005 or 5ms. Required unless the file holds bins.
+        Bin size, as in 0.005 or 5ms. Default of fit: that of the file, if it holds bins, or what
+        `spikecdl inspect` suggests.
 
     Model
     -----
@@ -130,12 +131,13 @@ class Templates(Process):
     Model
     -----
     template_length : SECONDS
-        Length of the templates, in whole bins; as in 0.125 or 125ms.
+        Length of the templates, in whole bins; as in 0.125 or 125ms. auto: what `spikecdl inspect`
+        suggests for the (first) recording.
     n_templates : NUMBER
         Number of templates.
     """
 
-    template_length: str = option(REQUIRED, "--length")
+    template_length: str = option("auto", "--length", values="auto")
     n_templates: int = option(1, "--templates")
 
 
@@ -182,6 +184,33 @@ class FitSettings(Settings):
     calibrate: bool = False
     resume: bool = False
 
+    def or_suggested(
+        self, templates: Templates, selection: Selection, file: Path
+    ) -> tuple[FitSettings, Templates, dict[str, float]]:
+        """Return settings and templates with the bin size and the length that were left out.
+
+        And these two, if one was left out.
+        """
+        from spikecdl.data import SpikeTrains
+        from spikecdl.suggestions import suggest
+
+        auto = templates.template_length == "auto"
+        data = selection.read(file) if auto or self.bin_size is None else None
+        if not isinstance(data, SpikeTrains):
+            if auto:
+                raise ValueError(
+                    "`template_length` (='auto') needs spike times; the file holds bins, so give "
+                    "it in seconds"
+                )
+            return self, templates, {}
+        size = None if self.bin_size is None else seconds("bin_size", self.bin_size)
+        length = None if auto else seconds("template_length", templates.template_length)
+        found = suggest(data).in_bins(size, length)
+        named = {"bin": found.bin_size, "length": found.length}
+        texts = (f"{value:.9g}" for value in named.values())
+        settings = replace(self, bin_size=next(texts))
+        return settings, replace(templates, template_length=next(texts)), named
+
     def model(self, templates: Templates) -> DCEA:
         """Return an estimator of templates with these settings; see `Settings.estimator`."""
         from spikecdl.model.penalties import PENALTIES, SIGNS
@@ -219,6 +248,7 @@ def fit(
     from spikecdl.report import fit_summary, summary, verdict
     from spikecdl.solvers.parallel import joined
 
+    settings, templates, suggested = settings.or_suggested(templates, selection, files[0])
     model = settings.model(templates)
     checkpoint = results.out / "checkpoint.safetensors"
     how: dict[str, Any] = {"checkpoint": checkpoint, "resume": settings.resume}
@@ -264,6 +294,8 @@ def fit(
                 about["settings"] |= {"onset": settings.onset, **asdict(selection)}
                 about = {"command": outputs.command_line(), **about, "seconds": took}
                 about |= recordings.summary(each)
+                if suggested:
+                    about["suggested"] = suggested
                 about["verdict"] = verdict(about)
                 progress.begin("writing results")
                 more: dict[str, Any] = {"model": model, "bands": bands, "each": each}

@@ -22,12 +22,14 @@ def inspect(file: File, links: Links, output: outputs.Output) -> None:
     """
     from spikecdl.data import SpikeTrains
     from spikecdl.files import has_seal
+    from spikecdl.io.nwb_read import series_of
     from spikecdl.report.summary import lines
 
     data = links.read(file)
+    series = series_of(file, links.follow_links)
     about = _of_spikes(data) if isinstance(data, SpikeTrains) else _of_bins(data)
     checked = file.is_file() and has_seal(file)  # readers have compared it
-    about |= {"fingerprint": data.fingerprint, "checksum": checked}
+    about |= {"series": series, "fingerprint": data.fingerprint, "checksum": checked}
     output.show(about, lines("inspect", {"file": str(file), **about}))
 
 

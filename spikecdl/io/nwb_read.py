@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _NOT_COLUMNS = ("spike_times", "obs_intervals", *hdf5.WAVEFORMS)
 MODULE = "ecephys"  # processing module of all series and tables that are no recording
 _MODULE = f"processing/{MODULE}"
+_SERIES = ("acquisition", "processing", "stimulus", "analysis")
 _SESSION = ("experimenter", "institution", "lab", "session_id", "protocol", "surgery")
 _SUBJECT = ("subject_id", "age", "description", "genotype", "sex", "species", "strain", "weight")
 
@@ -278,6 +279,30 @@ def session_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
             start = pd.Timestamp(str(hdf5.values(file["session_start_time"]))).to_pydatetime()
             session["session_start_time"] = start if start.tzinfo else start.astimezone()
         return session, texts(general.get("subject", {}), _SUBJECT)
+
+
+def series_of(path: Path, follow_links: bool = False) -> list[dict[str, Any]]:
+    """Return path, type, shape and rate of the time series of a file, none if it is not NWB.
+
+    The rate (Hz) is None if they have time stamps; these, and values, are not read.
+    """
+    import h5py
+
+    found: list[dict[str, Any]] = []
+
+    def add(path: str, item: Any) -> None:
+        kind = item.attrs.get("neurodata_type") if isinstance(item, h5py.Group) else None
+        if kind is not None and isinstance(data := item.get("data"), h5py.Dataset):
+            start = item.get("starting_time")
+            rate = None if start is None else float(start.attrs["rate"])
+            found.append({"path": path, "type": str(kind), "shape": data.shape, "rate": rate})
+
+    if not path.is_file() or nwb_content(path) is None:
+        return found
+    with hdf5.opened(path, "NWB", _SERIES, ("data", "timestamps"), follow_links) as file:
+        for part in (name for name in _SERIES if name in file):
+            file[part].visititems(lambda name, item, part=part: add(f"{part}/{name}", item))
+    return found
 
 
 def _read_table(

@@ -18,8 +18,9 @@ from spikecdl.training import NotConvergedWarning
 # FILE is a recording, TEXT a file that is none, MODEL a model, BINS and PLAIN npz files; OUT and
 # NEW are not there yet.  The words after the line are in the message.
 LINES = {
-    "no length": ("fit FILE --out OUT --bin 0.002", "--length"),
-    "no bin": ("fit FILE --out OUT --length 0.02", "`--bin` (=None) spikecdl inspect"),
+    "no length": ("select FILE --out OUT --bin 0.002", "--length"),
+    "no bin": ("select FILE --out OUT --length 0.02", "`--bin` (=None) spikecdl inspect"),
+    "no length of bins": ("fit BINS --out OUT", "`--length` (='auto') bins seconds"),
     "unknown option": ("FIT --smooth 3", "--smooth fit --help"),
     "half a window": ("FIT --window 0", "--window 2"),
     "out below a file": ("FIT --out TEXT/out", "`--out` notes.nwb/out another folder"),

@@ -18,6 +18,7 @@ from spikecdl.data.results import response_onsets
 from spikecdl.estimator import DCEA, load
 from spikecdl.io import read
 from spikecdl.report.summary import lines
+from spikecdl.suggestions import suggest
 
 FIGURES = sorted(name for name in FILES if name.endswith(".png"))
 
@@ -72,6 +73,22 @@ def test_templates_begin_where_their_response_does(sims, tmp_path, no_figures):
     kept = found["plain"][0, 0, lag:]
     expected = kept / np.linalg.norm(kept)
     np.testing.assert_allclose(found["shifted"][0, 0, : 20 - lag], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [[], ["--bin", "4ms"], ["--length", "40ms"]])
+def test_bins_and_length_that_are_left_out_are_those_suggested(sims, tmp_path, no_figures, given):
+    options = ["--pool-trials", "--folds", 0, "--epochs", 1, "--trainer", "alternating"]
+    best = suggest(read(sims["pooled"])).in_bins(
+        0.004 if "--bin" in given else None, 0.04 if "--length" in given else None
+    )
+    outcome = succeeded(run("fit", sims["pooled"], *options, *given, "--out", tmp_path / "out"))
+    assert f"--bin {best.bin_size:g} --length {best.length:g}\n" in outcome.out
+    model = load(tmp_path / "out")
+    assert model.bin_size_ == pytest.approx(best.bin_size)
+    assert model.template_length == pytest.approx(best.length)
+    assert ("--bin" not in given) or best.bin_size == 0.004
+    assert ("--length" not in given) or best.length == 0.04
+    assert best.length / best.bin_size == pytest.approx(round(best.length / best.bin_size))
 
 
 def test_the_summary_says_everything_and_is_documented(fitted, sims):

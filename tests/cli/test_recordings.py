@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import h5py
 import numpy as np
 import pytest
 from commands import SIMULATE, run, succeeded
@@ -67,6 +68,31 @@ def test_inspect_shows_bins_and_columns(sims, tmp_path):
         "...\n",
     ):
         assert line in text
+
+
+def test_inspect_lists_time_series(tmp_path):
+    path = tmp_path / "behavior.nwb"
+    spikecdl.write_nwb(path, spikecdl.SpikeTrains.from_arrays([[0.5]], observed=(0.0, 1.0)))
+    with h5py.File(path, "r+") as file:
+        for name, data, times in (
+            ("speed", (9,), "starting_time"),
+            ("place", (7, 2), "timestamps"),
+        ):
+            series = file.create_group(f"processing/behavior/Position/{name}")
+            series.attrs["neurodata_type"] = "SpatialSeries"
+            series["data"] = np.zeros(data)
+            series[times] = 0.0 if times == "starting_time" else np.arange(7.0)
+            if times == "starting_time":
+                series[times].attrs["rate"] = 50.0
+    series = succeeded(run("inspect", path, "--json")).json["series"]
+    inside = "processing/behavior/Position"
+    assert series == [
+        {"path": f"{inside}/place", "type": "SpatialSeries", "shape": [7, 2], "rate": None},
+        {"path": f"{inside}/speed", "type": "SpatialSeries", "shape": [9], "rate": 50.0},
+    ]
+    text = succeeded(run("inspect", path)).out
+    assert f"series {inside}/place: SpatialSeries, 7 x 2 values with time stamps\n" in text
+    assert f"series {inside}/speed: SpatialSeries, 9 values at 50 Hz\n" in text
 
 
 def test_inspect_asks_about_what_looks_wrong(tmp_path):
