@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,12 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import Bursts, Drift, History
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
+
+# Names that editors offer and type checkers know; any device of torch may be named.
+FamilyName = Literal["binomial", "poisson", "gaussian", "negative_binomial"]
+LayoutName = Literal["shared", "joint"]
+TrainerName = Literal["auto", "alternating", "marginal", "unrolled", "implicit"]
+DeviceName = Literal["auto", "cpu", "cuda"] | str
 
 FITTED = (  # attributes in files, in this order
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -153,21 +153,21 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         self,
         n_templates: int = 1,
         template_length: float = 10,
-        family: str | Family = "poisson",
+        family: config.FamilyName | Family = "poisson",
         *,
-        layout: str = "shared",
-        penalty: str | Penalty = "l1",
+        layout: config.LayoutName = "shared",
+        penalty: Literal["l1", "group_l1"] | Penalty = "l1",
         penalty_weight: float | None = None,
         baseline: Any = "learned",
-        history: float | str | History | None = "auto",
-        drift: float | str | None = "auto",
-        bursts: float | str | None = "auto",
-        dispersion: str | None = "auto",
-        timing: str | None = "auto",
-        trainer: str | Trainer = "auto",
+        history: float | Literal["auto"] | History | None = "auto",
+        drift: float | Literal["auto"] | None = "auto",
+        bursts: float | Literal["auto"] | None = "auto",
+        dispersion: Literal["auto"] | None = "auto",
+        timing: Literal["auto"] | None = "auto",
+        trainer: config.TrainerName | Trainer = "auto",
         n_epochs: int | None = None,
         bin_size: float = 1.0,
-        device: str = "auto",
+        device: config.DeviceName = "auto",
         random_state: Any = None,
         verbose: bool = False,
     ) -> None:

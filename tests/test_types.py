@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from mypy import api
 
 import spikecdl
+from spikecdl import config
+from spikecdl.model.families import FAMILIES
+from spikecdl.training import TRAINERS
 
 #: Only types of our own are looked at, which is quick.
 SETTINGS = """
@@ -29,6 +33,7 @@ reveal_type(counts)
 reveal_type(model.score(counts))
 spikecdl.DCEA(famly="binomial")
 spikecdl.Poison()
+spikecdl.DCEA(layout="apart")
 """
 
 
@@ -44,9 +49,15 @@ def test_a_type_checker_sees_real_types(tmp_path):
     assert 'note: Revealed type is "spikecdl.data.binned.BinnedSpikes"' in lines
     assert any(line.startswith('note: Revealed type is "') and "float" in line for line in lines)
     wrong = [line for line in lines if line.startswith("error")]
-    assert len(wrong) == 2
+    assert len(wrong) == 3
     assert 'Unexpected keyword argument "famly" for "DCEA"' in wrong[0]
     assert 'Module has no attribute "Poison"' in wrong[1]
+    assert """expected "Literal['shared', 'joint']\"""" in wrong[2]
+
+
+def test_names_that_editors_offer_are_those_that_there_are():
+    assert set(get_args(config.FamilyName)) == set(FAMILIES)
+    assert set(get_args(config.TrainerName)) == {"auto", *TRAINERS}
 
 
 def test_the_stub_lists_what_it_imports():

@@ -87,11 +87,11 @@ class Settings(Seed, Device):
         from spikecdl.model.history import History
 
         given: dict[str, Any] = {n: _ingredient(n, getattr(self, n)) for n in INGREDIENTS}
+        given["family"] = from_text(process.family) if ":" in process.family else process.family
+        given["layout"] = process.layout
         if isinstance(past := given["history"], float):
             given["history"] = History(past, sign=self.history_sign, common=self.history_common)
         return DCEA(
-            family=from_text(process.family) if ":" in process.family else process.family,
-            layout=process.layout,
             **given,
             device=self.device,
             random_state=self.random_state,

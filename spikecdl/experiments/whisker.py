@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from spikecdl.baselines import BCOMP, GLM, PSTH, Basis, ConstantRate, onsets
+from spikecdl.config import LayoutName
 from spikecdl.data import BinnedSpikes, Decomposition
 from spikecdl.estimator import DCEA
 from spikecdl.evaluation import heldout
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FAMILY = "binomial"
+FAMILY: Final = "binomial"
 LENGTH = float(ONSETS[1] - ONSETS[0])  # of the template: the period of the stimulus, in seconds
 OTHER_LENGTHS = (0.075, 0.1, 0.15)
 SMOOTHING = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)  # widths of the PSTH, seconds
@@ -47,7 +48,7 @@ class Method(NamedTuple):
     apart: bool = False
 
 
-def _dcea(n_templates: int, layout: str, length: float = LENGTH) -> Callable[..., Mapping]:
+def _dcea(n_templates: int, layout: LayoutName, length: float = LENGTH) -> Callable[..., Mapping]:
     return lambda _, seed: {"": DCEA(n_templates, length, FAMILY, layout=layout, random_state=seed)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -132,7 +132,8 @@ def _hits(
     return int(hit.sum()), n_near
 
 
-LENGTH, FAMILY = 0.075, "binomial"  # shorter than the period of the stimulus: events leave gaps
+LENGTH = 0.075  # shorter than the period of the stimulus: events leave gaps
+FAMILY: Final = "binomial"
 PASTS = (0.05, 0.1, 0.2)  # seconds, of the GLMs' responses to a unit's own spikes
 
 
