@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -91,8 +90,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         Auto: a GPU if there is one.
     random_state : int, RandomState or None
         Seed; the same seed gives the same bits on one machine.
-    verbose : bool
-        Show the progress of fits on standard error.
+    verbose : bool, optional
+        Show the progress of fits on standard error.  None: in notebooks, from two seconds on.
 
     Attributes
     ----------
@@ -169,7 +168,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         bin_size: float = 1.0,
         device: config.DeviceName = "auto",
         random_state: Any = None,
-        verbose: bool = False,
+        verbose: bool | None = None,
     ) -> None:
         self.n_templates = n_templates
         self.template_length = template_length
@@ -239,7 +238,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         length = conversion.checked_length(self.template_length, settings, counts)
         rest = (counts, settings.weight, length, config.generator(self.random_state))
         given, trainer = conversion.problem(settings, *rest), settings.trainer
-        display = progress.of_fit(self.epochs_at_most) if self.verbose else nullcontext()
+        display = progress.of_fit(self.epochs_at_most, self.verbose)
         writing = checkpointing(checkpoint, self.get_params(deep=False), given, resume)
         with display as show, writing as (learned, write):
             if not self.family_.is_known:

@@ -1,7 +1,10 @@
-"""What a long computation does, how far it is and how long is left: on standard error."""
+"""What a long computation does, how far it is and how long is left: on standard error, or in the
+cell of a notebook.
+"""
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
 import sys
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from spikecdl.training import Learned
 
 _PAUSE = 10.0  # seconds between lines where there is no terminal
+_SHORT = 2.0  # seconds from which a fit in a notebook shows what it does
 START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
 
@@ -88,7 +92,8 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def shown(stage: str, quiet: bool) -> Iterator[Progress]:
-    """Show progress while a block runs: a bar on a terminal, else a line every ten seconds.
+    """Show progress while a block runs: a bar on a terminal or in the cell of a notebook, else a
+    line every ten seconds.
 
     Where there is no terminal, each stage that takes a while has a line, and short ones have none.
     """
@@ -108,11 +113,34 @@ def _show(progress: Progress, over: threading.Event) -> None:
     """Show progress until it is over, or standard error is closed."""
     stream = sys.stderr
     with suppress(OSError, ValueError):
+        if in_notebook():
+            _show_in_cell(progress, over)
         if stream.isatty():
             _show_bar(progress, over, stream)
         while not over.wait(_PAUSE):
             stream.write(f"{progress}\n")
             stream.flush()
+
+
+def in_notebook() -> bool:
+    """Return whether this runs in a cell of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def _show_in_cell(progress: Progress, over: threading.Event) -> None:
+    """Show a bar under the cell that waits, from two seconds on until it is over."""
+    from IPython.display import display
+
+    if over.wait(_SHORT):
+        return
+    shown = display({"text/plain": str(progress)}, raw=True, display_id=True)
+    while not over.wait(0.5):
+        at, text = progress.state, html.escape(str(progress))
+        of = f'max="{at.total}" value="{at.done}"' if at.total else ""
+        page = f"<progress {of}></progress> {text}"
+        shown.update({"text/html": page, "text/plain": str(progress)}, raw=True)
+    shown.update({"text/plain": ""}, raw=True)
 
 
 def _show_bar(progress: Progress, over: threading.Event, stream: TextIO) -> None:
@@ -166,7 +194,13 @@ def showing_epochs(progress: Progress, epochs_at_most: int) -> Callable[[Learned
 
 
 @contextmanager
-def of_fit(epochs_at_most: int) -> Iterator[Callable[[Learned], None]]:
-    """Show the progress of a fit in this block; yield what takes each state."""
+def of_fit(epochs_at_most: int, verbose: bool | None) -> Iterator[Callable[[Learned], None] | None]:
+    """Show the progress of a fit in this block; yield what takes each state, if it is shown.
+
+    None: it is, in notebooks.
+    """
+    if not (in_notebook() if verbose is None else verbose):
+        yield None
+        return
     with shown(START, quiet=False) as progress, showing_steps(progress):
         yield showing_epochs(progress, epochs_at_most)

@@ -137,3 +137,37 @@ def test_a_verbose_fit_shows_what_it_does_on_standard_error(monkeypatch, capsys)
     assert "choosing a start" in shown.err
     quick(trainer="marginal", penalty_weight=None).fit(some_counts(trials=4))
     assert capsys.readouterr().err == ""
+
+
+NOTEBOOK = """
+import numpy as np, spikecdl
+from spikecdl import progress
+progress._SHORT = {short}
+counts = np.random.default_rng(0).poisson(0.2, (20, 2000))
+model = spikecdl.DCEA(2, 20, n_epochs=2, random_state=0, verbose={verbose}).fit(counts)
+"""
+
+
+@pytest.mark.pages  # as a notebook needs what pages need
+@pytest.mark.parametrize(
+    ("short", "verbose", "is_shown"), [(0.01, None, True), (60, None, False), (0.01, False, False)]
+)
+def test_a_long_fit_in_a_notebook_shows_what_it_does(short, verbose, is_shown):
+    import nbformat
+    from nbclient import NotebookClient
+
+    cell = nbformat.v4.new_code_cell(NOTEBOOK.format(short=short, verbose=verbose))
+    notebook, pages = nbformat.v4.new_notebook(cells=[cell]), []
+
+    class Client(NotebookClient):
+        def process_message(self, message, *arguments):
+            data = message["content"].get("data", {})
+            pages.append(data.get("text/html", data.get("text/plain", "")))
+            return super().process_message(message, *arguments)
+
+    Client(notebook, timeout=120, kernel_name="python3").execute()
+    bars = [page for page in pages if page.startswith("<progress")]
+    assert bool(bars) == is_shown
+    assert all("choosing a start" in bar or "training" in bar for bar in bars[:1])
+    left = [output for output in cell.outputs if output.output_type != "stream"]
+    assert all(output.data == {"text/plain": ""} for output in left)  # and nothing stays
