@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtri_exp
-from scipy.stats import kstest, kstwo
+from scipy.stats import kstwo
 
 from spikecdl import validation
 from spikecdl.data.binned import BinnedSpikes
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from spikecdl.data.results import Decomposition
 
 _LEVEL = 0.05  # fraction of units outside the band under a correct model
-_critical_distance = functools.cache(kstwo.isf)  # slow, and many units have as many spikes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -176,7 +174,7 @@ def time_rescaling(
         others = replace(counts, counts=values, truth=None, past=None)
         judge = copy.deepcopy(model).fit(others) if refit else model
         intervals = rescaled_intervals(values, judge.predict(others), family, counts.mask, rng)
-        drawn.append([_ks_test(one)[0] * math.sqrt(len(one)) for one in intervals])
+        drawn.append([_ks_distance(one) * math.sqrt(len(one)) for one in intervals])
     return _compared(result, np.sort(drawn, axis=0))
 
 
@@ -208,8 +206,12 @@ def rescale(
     """
     family = resolved(family, counts, mean)
     intervals = rescaled_intervals(counts.counts, mean, family, counts.mask, random_state)
-    tests = np.array([_ks_test(one) for one in intervals]).T
-    return TimeRescaling(counts.unit_ids, tuple(intervals), *tests)
+    distance = np.array([_ks_distance(one) for one in intervals])
+    number, same = np.unique([len(one) for one in intervals], return_inverse=True)
+    number = np.maximum(number, 1)  # without intervals, the distance is nan
+    band = np.where(np.isnan(distance), np.nan, kstwo.isf(_LEVEL, number)[same])
+    p_value = kstwo.sf(distance, number[same])
+    return TimeRescaling(counts.unit_ids, tuple(intervals), distance, band, p_value)
 
 
 def of_decomposition(
@@ -333,12 +335,12 @@ def draw_counts(
     return sample_in_time(family, eta, past, generator).numpy().astype(np.int64)
 
 
-def _ks_test(intervals: np.ndarray) -> tuple[float, float, float]:
-    """Return KS distance from the exponential law, critical distance and p-value; nan if empty."""
+def _ks_distance(intervals: np.ndarray) -> float:
+    """Return the KS distance of intervals from the exponential law; nan if there are none."""
     if not len(intervals):
-        return math.nan, math.nan, math.nan
-    tested = kstest(intervals, "expon")
-    return tested.statistic, _critical_distance(_LEVEL, len(intervals)), tested.pvalue
+        return math.nan
+    expected, steps = -np.expm1(-np.sort(intervals)), np.arange(len(intervals) + 1) / len(intervals)
+    return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
 
 
 def _compared(result: TimeRescaling, drawn: np.ndarray) -> TimeRescaling:
