@@ -154,15 +154,19 @@ def sum_events(
     task = _task(windows, model, prior, len(shared))
     _fill_shared_factors(task, shared)
     overlaps = np.zeros((N_PARTS, *task.factors.log.shape))
+    same = {"task": task, "found": found, "uniform": draws}
+    of_all = [kernels.packed("sum_windows", word, value) for word, value in same.items()]
 
     def work(numbers: slice) -> None:
         for p in range(numbers.start, numbers.stop):
             sums = Sums(number[p], starts[p], free[p], *by_template[:, p])
-            span = int(edges[p]), int(edges[p + 1])
+            first, end = edges[p : p + 2]
+            if first == end:
+                continue
             if len(draws) < 2:
-                _sum_windows(*span, task, found, draws, sums, overlaps[p])
+                _sum_windows(first, end, *of_all, sums, overlaps[p])
             else:
-                _sample_windows(*span, task, found, draws, sums)
+                _sample_windows(first, end, *of_all, sums)
 
     mine = processes.share(N_PARTS)
     in_parallel(work, mine, z.size * model.amplitudes.size * max(1, len(draws)))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,17 +58,37 @@ def function(name: str) -> Callable[..., Any]:
 def _call(compiled: Any, name: str, arguments: tuple, *values: Any) -> Any:
     if len(values) != len(arguments):
         raise TypeError(f"`{name}` takes {len(arguments)} arguments, not {len(values)}")
-    passed = []
-    for (type_, word), value in zip(arguments, values, strict=True):
-        try:
-            passed.append(type_.passed(value))
-        except _Refused as refused:
-            where = " of ".join(f"`{part}`" for part in [*refused.where, word, name])
-            raise TypeError(f"{where} {refused.reason}") from None
-    result = compiled(*passed)
+    each = zip(arguments, values, strict=True)
+    result = compiled(*[_passed(name, word, type_, value) for (type_, word), value in each])
     if result == _OUT_OF_MEMORY and compiled.restype is ctypes.c_int64:
         raise MemoryError(f"no memory is left for `{name}`; give it fewer windows at a time")
     return result
+
+
+class Packed(NamedTuple):
+    """An argument as it is passed, of some type; made by `packed`."""
+
+    content: Any
+    type: Any
+
+
+def packed(name: str, word: str, value: Any) -> Packed:
+    """Return an argument of a function as it is passed, for several calls with the same.
+
+    ``word`` is its name in the header.  The arrays must live until the last call.
+    """
+    type_ = {argument: type_ for type_, argument in _declarations()[name][1]}[word]
+    return Packed(_passed(name, word, type_, value), type_)
+
+
+def _passed(name: str, word: str, type_: _Number | _Pointed, value: Any) -> Any:
+    if type(value) is Packed and value.type is type_:
+        return value.content
+    try:
+        return type_.passed(value)
+    except _Refused as refused:
+        where = " of ".join(f"`{part}`" for part in [*refused.where, word, name])
+        raise TypeError(f"{where} {refused.reason}") from None
 
 
 class _Refused(Exception):
@@ -168,6 +188,7 @@ def _declarations() -> dict[str, tuple[str, tuple]]:
     text = _COMMENT.sub("", "\n".join(headers))
     structs = {name: body for body, name in _STRUCT.findall(text)}
 
+    @cache
     def type_of(word: str) -> Any:
         if word in ("double", "int64_t"):
             return _Number("d" if word == "double" else "q")

@@ -192,11 +192,13 @@ class Amplitudes:
         of_part = (value[part], relaxation[part], expected[part], stiffness, offset[part])
         events = self._listed._replace(first=self._listed.first[part.start : part.stop + 1])
         task = _Task(loss, taps, self._prior, Baselines(*of_part), events, tol)
+        same = kernels.packed("fit_amplitudes", "task", task)
 
         def work(numbers: slice) -> None:
             for number in range(numbers.start, numbers.stop):
-                span = (edges[number], edges[number + 1])
-                _fit_amplitudes(*span, task, sums[number], derivatives[number])
+                first, end = edges[number : number + 2]
+                if first < end:
+                    _fit_amplitudes(first, end, same, sums[number], derivatives[number])
 
         in_parallel(work, n_parts, loss.a.size * COSTLY)
         return sums.sum(0), derivatives.sum(0)

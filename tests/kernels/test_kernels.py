@@ -41,6 +41,16 @@ def test_functions_compute(loss):
     assert value(loss, eta) == pytest.approx(expected, rel=1e-9)
 
 
+def test_arguments_that_calls_share_are_passed_again(loss):
+    eta = np.random.default_rng(1).normal(size=(3, 50))
+    known = kernels.packed("loss_value", "loss", loss)
+    assert value(known, eta) == value(loss, eta)
+    with pytest.raises(TypeError, match="`eta` of `loss_value` must be an array"):
+        value(loss, known)
+    with pytest.raises(TypeError, match="`loss` of `loss_value` must be a named tuple"):
+        kernels.packed("loss_value", "loss", eta)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
