@@ -1,10 +1,11 @@
-"""Draw figures of the README and the pages, or those of some parts: spikes, gallery, images."""
+"""Draw figures of the README and the pages; or of some parts: spikes, guide, gallery, images."""
 
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import guide_figures
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -55,7 +56,7 @@ def images() -> dict[str, Figure]:
 
 if __name__ == "__main__":
     (HERE / "images").mkdir(exist_ok=True)
-    parts = {"spikes": spikes, "gallery": gallery, "images": images}
+    parts = {"spikes": spikes, "guide": guide_figures.drawn, "gallery": gallery, "images": images}
     chosen = sys.argv[1:] or list(parts)
     figures = {name: figure for part in chosen for name, figure in parts[part]().items()}
     for name, figure in figures.items():
