@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from spikecdl.training import Learned
 
 _PAUSE = 10.0  # seconds between lines where there is no terminal
-_SHORT = 2.0  # seconds from which a fit in a notebook shows what it does
 START, TRAINING = "choosing a start", "training"  # stages of a fit; then `steps.AFTER`
 
 
@@ -132,7 +131,7 @@ def _show_in_cell(progress: Progress, over: threading.Event) -> None:
     """Show a bar under the cell that waits, from two seconds on until it is over."""
     from IPython.display import display
 
-    if over.wait(_SHORT):
+    if over.wait(timeout=2.0):
         return
     shown = display({"text/plain": str(progress)}, raw=True, display_id=True)
     while not over.wait(0.5):

@@ -140,23 +140,22 @@ def test_a_verbose_fit_shows_what_it_does_on_standard_error(monkeypatch, capsys)
 
 
 NOTEBOOK = """
-import numpy as np, spikecdl
-from spikecdl import progress
-progress._SHORT = {short}
-counts = np.random.default_rng(0).poisson(0.2, (20, 2000))
-model = spikecdl.DCEA(2, 20, n_epochs=2, random_state=0, verbose={verbose}).fit(counts)
+import time, numpy as np, spikecdl
+counts = np.random.default_rng(0).poisson(0.2, (4, 200))
+model = spikecdl.DCEA(1, 20, n_epochs=2, random_state=0, verbose={verbose})
+_ = model.fit(counts, on_epoch=lambda state: time.sleep({pause}))
 """
 
 
 @pytest.mark.pages  # as a notebook needs what pages need
 @pytest.mark.parametrize(
-    ("short", "verbose", "is_shown"), [(0.01, None, True), (60, None, False), (0.01, False, False)]
+    ("pause", "verbose", "is_shown"), [(3.0, None, True), (0.0, None, False), (3.0, False, False)]
 )
-def test_a_long_fit_in_a_notebook_shows_what_it_does(short, verbose, is_shown):
+def test_a_long_fit_in_a_notebook_shows_what_it_does(pause, verbose, is_shown):
     import nbformat
     from nbclient import NotebookClient
 
-    cell = nbformat.v4.new_code_cell(NOTEBOOK.format(short=short, verbose=verbose))
+    cell = nbformat.v4.new_code_cell(NOTEBOOK.format(pause=pause, verbose=verbose))
     notebook, pages = nbformat.v4.new_notebook(cells=[cell]), []
 
     class Client(NotebookClient):
