@@ -146,10 +146,10 @@ static void fill_factors(Memory *memory, const Task *task, const Window *window,
     int64_t *lags = take_longs(memory, length), n_lags = length;
     for (int64_t k = 0; k < length; k++)
         lags[k] = k;
-    for (int64_t p = 0, begin = 0; p < n_found; p++) {
+    for (int64_t p = 0; p < n_found; p++) {
         doubles3 log = part4(pairs->factors.log, p);
-        if (n_found ==
-            pairs->size) { /* each onset has its own: only lags to live ones are needed */
+        if (n_found == pairs->size) { /* one for each onset: only lags to live ones are needed */
+            int64_t begin = 0;
             while (pairs->onset[begin] < first[p])
                 begin++;
             for (n_lags = 0; begin + n_lags < pairs->size; n_lags++) {

@@ -43,6 +43,19 @@ def every_event_may_be_one_of_a_pair(monkeypatch):
     monkeypatch.setattr("spikecdl.events.model.PAIRED", -np.inf)
 
 
+@pytest.fixture
+def factors_of_each_window(monkeypatch):
+    """As where windows have too many patterns of counts to share their factors."""
+    monkeypatch.setattr("spikecdl.events.windows._MOST_FACTORS", 0)
+
+
+@pytest.mark.usefixtures("factors_of_each_window")
+@pytest.mark.parametrize("varying", ["constant", "mask", "baseline", "timing"])
+@each_family
+def test_windows_that_share_no_factors_have_the_same_sums(family, varying):
+    test_sums_are_those_over_all_that_may_happen(family, varying, 2, 0)
+
+
 @pytest.mark.parametrize(("overlap", "distance"), [(1, 0), (2, 0), (2, 2), (2, LENGTH)])
 @pytest.mark.parametrize("varying", ["constant", "mask", "baseline", "timing"])
 @each_family
