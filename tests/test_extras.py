@@ -35,7 +35,7 @@ def test_files_and_objects_of_neo_need_it(without_neo, tmp_path):
     outcome = run("inspect", file)
     assert outcome.code == 2
     assert outcome.err == (
-        "spikecdl: error: 'recording.plx', of no format that is read without Neo, needs neo: pip "
+        "spikecdl: error: 'recording.plx', which only Neo may read, needs neo: pip "
         'install "spikecdl[neo]"\n'
     )
 

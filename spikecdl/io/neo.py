@@ -111,7 +111,7 @@ def to_neo(spikes: SpikeTrains) -> neo.Block:
 
 def neo_readers(path: Path) -> list[Any]:
     """Return Neo's readers for a path that give spikes and run no code from the file."""
-    with extra("neo", f"{path.name!r}, of no format that is read without Neo,"):
+    with extra("neo", f"{path.name!r}, which only Neo may read,"):
         import neo
 
     try:
