@@ -72,21 +72,23 @@ def run(options: Options) -> Result:
 
     recordings = _read(options.data)
     seeds = [options.random_state + number for number in range(1 if options.quick else 5)]
-    rows, example = [], None
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, Figure] = {}
     for name, passes in itertools.islice(recordings.items(), 1 if options.quick else None):
         for seed in seeds:
-            for method, each, events, seconds in _found(passes, seed):
+            for method, each, events, seconds, model in _found(passes, seed):
                 about = {"recording": name, "method": method, "seed": seed}
                 found = score(events, each.times, each.direction)
+                if model is not None and passes.position is not None:
+                    place = decoded(passes, model)
+                    found |= _errors(passes, place)
+                    if not figures:
+                        figures = {"places": _draw(passes, model, events)}
+                        figures["decoded"] = _draw_decoded(passes, place)
+                        figures["units"] = plots.unit_order(model.unit_table())[0].figure
                 rows.append({**about, **found, "seconds": seconds})
                 options.say(f"{name}, {method}: {found['hits']} of {found['passes']} passes")
-        if example is None:
-            example = _joint(passes, options.random_state)
     table = pd.DataFrame(rows)
-    first = next(iter(recordings.values()))
-    assert example is not None
-    figures = {"places": _draw(first, *example)}
-    figures["units"] = plots.unit_order(example[0].unit_table())[0].figure
     settings = {"seeds": seeds, "recordings": list(table["recording"].unique())}
     return Result(table, figures, settings, findings("places", table))
 
@@ -115,23 +117,60 @@ def score(
     return {**best, **of, "further": len(events.template) - best["hits"]}
 
 
-def _found(passes: Passes, seed: int) -> Iterator[tuple[str, Passes, Events, float]]:
-    """Yield what each method finds, in which passes, and its seconds."""
+def decoded(passes: Passes, model: DCEA) -> np.ndarray:
+    """Return the position in each frame of the second half, from events alone; nan outside them.
+
+    It is the median position at that distance from the onset of events of the same template in the
+    first half.  The model has not seen positions.
+    """
+    assert passes.position is not None
+    table = model.decompose(passes.counts).events(probabilities=False).sort_values("time")
+    onset = np.rint(table["time"].to_numpy() / passes.counts.bin_size).astype(int)
+    template, length = table["template"].to_numpy(), model.n_bins_
+    n_frames = len(passes.position)
+    found, half = np.full(n_frames, np.nan), n_frames // 2
+    places = {}
+    for c in np.unique(template[onset + length <= half]):
+        begins = onset[(template == c) & (onset + length <= half)]
+        places[c] = np.median(passes.position[begins[:, None] + np.arange(length)], axis=0)
+    for first, c in zip(onset, template, strict=True):
+        if first >= half and c in places:
+            found[first : first + length] = places[c][: n_frames - first]
+    return found
+
+
+def _errors(passes: Passes, place: np.ndarray) -> dict[str, float]:
+    """Return how much of the time in passes has a position, and its mean error; and the error of
+    the median position of the first half at these times.
+    """
+    assert passes.position is not None
+    half, inside = len(place) // 2, np.zeros(len(place), bool)
+    for first, last in passes.frames[passes.frames[:, 0] >= half]:
+        inside[first : last + 1] = True
+    known = inside & ~np.isnan(place)
+    true, usual = passes.position[known], np.median(passes.position[:half])
+    error, chance = (float(np.abs(other - true).mean()) for other in (place[known], usual))
+    share = np.count_nonzero(known) / np.count_nonzero(inside)
+    return {"decoded": share, "position_error": error, "position_error_of_median": chance}
+
+
+def _found(passes: Passes, seed: int) -> Iterator[tuple[str, Passes, Events, float, DCEA | None]]:
+    """Yield what each method finds, in which passes, its seconds, and the model of all passes."""
     began = time.perf_counter()
     model, events = _joint(passes, seed)
-    yield "joint templates", passes, events, time.perf_counter() - began
+    yield "joint templates", passes, events, time.perf_counter() - began, model
     warped = model.at_speeds(passes.counts, _SPEEDS, learn_templates=True)
     events = _events_of(warped, passes.counts)
     events = events._replace(template=warped.of_templates_["original"][events.template])
-    yield "at several speeds", passes, events, time.perf_counter() - began
+    yield "at several speeds", passes, events, time.perf_counter() - began, None
     began, n_bins = time.perf_counter(), passes.counts.n_bins
     model, _ = _joint(passes.between(0, n_bins // 2), seed)
     later = passes.between(n_bins // 2, n_bins)
     seconds = time.perf_counter() - began
-    yield "learned in the first half", later, _events_of(model, later.counts), seconds
+    yield "learned in the first half", later, _events_of(model, later.counts), seconds, None
     began = time.perf_counter()
     events = _of_ppseq(passes, seed)
-    yield "PP-Seq", passes, events, time.perf_counter() - began
+    yield "PP-Seq", passes, events, time.perf_counter() - began, None
 
 
 def _joint(passes: Passes, seed: int) -> tuple[DCEA, Events]:
@@ -236,3 +275,20 @@ def _draw(passes: Passes, model: DCEA, events: Events, seconds: float = 120.0) -
     ax.set_title("events of two templates (colours), found from spikes alone", loc="left")
     plt.close(figure)
     return figure
+
+
+def _draw_decoded(passes: Passes, place: np.ndarray, seconds: float = 120.0) -> Figure:
+    """Draw where the mouse was, and where events say that it was, in the second half."""
+    import matplotlib.pyplot as plt
+
+    assert passes.position is not None
+    step, half = passes.counts.bin_size, len(place) // 2
+    begins = float(passes.times[passes.frames[:, 0] >= half][0, 0]) - 5.0
+    times = step * np.arange(len(place)) - begins
+    ax = style.axes_array(None, (1, 1), (style.PAGE, 2.2), layout="constrained")[0, 0]
+    ax.plot(times, passes.position, color=style.INK, linewidth=1.0, label="the mouse")
+    ax.plot(times, place, color=style.PALETTE[1], linewidth=2.0, alpha=0.8, label="decoded")
+    ax.set(xlim=(0, seconds), xlabel="time (s)", ylabel="position on the track")
+    style.legend_outside(ax)
+    plt.close(ax.figure)
+    return ax.figure
