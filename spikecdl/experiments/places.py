@@ -256,6 +256,7 @@ def _passes(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return frames, end[at[change]]
 
 
+@style.styled
 def _draw(passes: Passes, model: DCEA, events: Events, seconds: float = 120.0) -> Figure:
     """Draw where the mouse was, and the events that were found from its spikes alone."""
     import matplotlib.pyplot as plt
@@ -277,6 +278,7 @@ def _draw(passes: Passes, model: DCEA, events: Events, seconds: float = 120.0) -
     return figure
 
 
+@style.styled
 def _draw_decoded(passes: Passes, place: np.ndarray, seconds: float = 120.0) -> Figure:
     """Draw where the mouse was, and where events say that it was, in the second half."""
     import matplotlib.pyplot as plt
