@@ -118,10 +118,16 @@ class DenseCounts:
         return self.loss if excess is None else self.loss._replace(excess=as_array(excess))
 
     def _coefficients(self, model: EventModel) -> Tensor:
-        """Return the coefficients of covariates, which there are."""
+        """Return the coefficients of covariates, which there are.
+
+        Units that were not in the part of the counts that a model was fitted to have none.
+        """
         assert self.covariates is not None
-        known = model.coefficients
-        return self.covariates.none() if known is None else torch.from_numpy(known)
+        known, found = model.coefficients, self.covariates.none()
+        if known is None:
+            return found
+        of_all = torch.from_numpy(known)
+        return torch.cat([of_all, found[len(of_all) :]])
 
     def sum(
         self,

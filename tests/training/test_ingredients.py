@@ -77,6 +77,16 @@ def test_bursts_are_not_taken_for_events(model, bursting):
     assert not alone.ingredients_
 
 
+def test_a_search_in_some_of_the_units(bursting, monkeypatch):
+    """Of one long trial, templates are sought in a part of the units; all have their bursts."""
+    monkeypatch.setattr("spikecdl.events.starts._ENOUGH_BINS", 1000)
+    counts = BinnedSpikes.from_array(bursting[:39].reshape(1, 3, -1), BIN)
+    with pytest.warns(UserWarning, match="no events were found"):
+        model = DCEA(1, 0.1, "poisson", random_state=0).fit(counts)
+    assert "bursts" in chosen(model)
+    assert model.unit_tensors_["covariates"].shape[0] == 3
+
+
 def test_drift_is_not_taken_for_events():
     rng = np.random.default_rng(2)
     slow = 0.8 * np.sin(np.linspace(0, 9, WINDOWS * BINS)).reshape(WINDOWS, BINS)
