@@ -291,11 +291,13 @@ def series_of(path: Path, follow_links: bool = False) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def add(path: str, item: Any) -> None:
-        kind = item.attrs.get("neurodata_type") if isinstance(item, h5py.Group) else None
-        if kind is not None and isinstance(data := item.get("data"), h5py.Dataset):
+        inside = isinstance(item, h5py.Group)
+        kind = hdf5.attribute(item, "neurodata_type", None) if inside else None
+        if isinstance(kind, str) and isinstance(data := item.get("data"), h5py.Dataset):
             start = item.get("starting_time")
-            rate = None if start is None else float(start.attrs["rate"])
-            found.append({"path": path, "type": str(kind), "shape": data.shape, "rate": rate})
+            rate = None if start is None else hdf5.attribute(start, "rate", None)
+            rate = float(rate) if isinstance(rate, int | float | np.number) else None
+            found.append({"path": path, "type": kind, "shape": data.shape, "rate": rate})
 
     if not path.is_file() or nwb_content(path) is None:
         return found
