@@ -228,7 +228,9 @@ class DenseCounts:
         assert found.by_bin is not None
         before = self._coefficients(model)
         residual, curvature = map(torch.from_numpy, found.by_bin)
-        after = self.covariates.update(before, residual, curvature)
+        after = before.clone()  # units that are not in a part of the counts keep theirs
+        here = torch.unique(self.covariates.unit)
+        after[here] = self.covariates.update(before, residual, curvature)[here]
         return replace(model, coefficients=((1 - step) * before + step * after).numpy())
 
     def log_volume(self, model: EventModel, found: Expectation) -> float:
