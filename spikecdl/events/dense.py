@@ -50,6 +50,7 @@ class DenseCounts:
 
     def __init__(self, data: Observations, processes: Processes = ALONE) -> None:
         self.processes = processes
+        self._data: Observations | None = data
         rows, losses, constant = data.rows().to("cpu"), [], []
         for _, some in rows.parts():
             kind, a, b, shift, excess = some.family.scalar_loss(some.y * some.mask)
@@ -80,6 +81,7 @@ class DenseCounts:
     def take(self, windows: np.ndarray | slice) -> DenseCounts:
         """Keep some windows."""
         some = copy(self)
+        some._data = None  # a part is one of all windows
         # contiguous, as functions in C take them
         parts = (np.ascontiguousarray(x[windows]) for x in self.loss[1:])
         some.loss = CountLoss(self.loss.kind, *parts)
@@ -91,11 +93,9 @@ class DenseCounts:
         return some
 
     def part(self, n_bins: int, length: int) -> DenseCounts:
-        """Return the windows of evenly spaced trials, as few as hold so many bins."""
-        every, number = max(1, self.loss.a.size // n_bins), np.arange(len(self.unit))
-        n_units = len(self.start)
-        trial = number // n_units if len(number) >= every * n_units else number
-        return self.take(np.flatnonzero(trial % every == 0))
+        """Return windows of evenly spaced trials, or stretches of all units; see `Counts`."""
+        assert self._data is not None
+        return DenseCounts(self._data.part(n_bins, length), self.processes)
 
     def tempered(self, power: float) -> DenseCounts:
         """Return the same counts, whose likelihood is raised to a power."""
@@ -118,16 +118,10 @@ class DenseCounts:
         return self.loss if excess is None else self.loss._replace(excess=as_array(excess))
 
     def _coefficients(self, model: EventModel) -> Tensor:
-        """Return the coefficients of covariates, which there are.
-
-        Units that were not in the part of the counts that a model was fitted to have none.
-        """
+        """Return the coefficients of covariates, which there are."""
         assert self.covariates is not None
-        known, found = model.coefficients, self.covariates.none()
-        if known is None:
-            return found
-        of_all = torch.from_numpy(known)
-        return torch.cat([of_all, found[len(of_all) :]])
+        known = model.coefficients
+        return self.covariates.none() if known is None else torch.from_numpy(known)
 
     def sum(
         self,
@@ -226,11 +220,9 @@ class DenseCounts:
         if self.covariates is None:
             return model
         assert found.by_bin is not None
-        before = self._coefficients(model)
         residual, curvature = map(torch.from_numpy, found.by_bin)
-        after = before.clone()  # units that are not in a part of the counts keep theirs
-        here = torch.unique(self.covariates.unit)
-        after[here] = self.covariates.update(before, residual, curvature)[here]
+        before = self._coefficients(model)
+        after = self.covariates.update(before, residual, curvature)
         return replace(model, coefficients=((1 - step) * before + step * after).numpy())
 
     def log_volume(self, model: EventModel, found: Expectation) -> float:

@@ -88,6 +88,11 @@ class Covariates:
         counts, unit, start = map(change, (self.counts, self.unit, self.start))
         return replace(self, counts=counts, unit=unit, start=start)
 
+    def later(self, n_bins: Tensor) -> Covariates:
+        """Return the covariates of windows (window,) that begin some bins later."""
+        shift = self.bin_size * n_bins.reshape(-1, *[1] * (self.start.ndim - 1))
+        return replace(self, start=self.start + shift)
+
     def filters(self, coefficients: Tensor) -> Tensor | None:
         """Return the filter of the history, (unit, lag), if there is one."""
         n_past = len(self.basis)
@@ -271,15 +276,34 @@ class Covariates:
         rows = (self.counts, self.unit, self.start)
         counts, unit, start = (tensor.reshape(-1, tensor.shape[-1]) for tensor in rows)
         n_rows = max(1, PART // (n_bins * max(1, self.n_columns)))
-        middle = self.bin_size * (torch.arange(n_bins, device=start.device) + 0.5)
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
             columns = [self._past(counts[part])]
             if self.drift is not None:
-                starts, which = start[part, 0].double().unique(return_inverse=True)
-                slow = self.drift(starts[:, None] + middle).movedim(0, 1)
-                columns.append(slow.to(columns[0])[which])
+                columns.append(self._slow(start[part, 0]).to(columns[0]))
             yield part, unit[part, 0], torch.cat(columns, dim=1)
+
+    def _slow(self, start: Tensor) -> Tensor:
+        """Return the functions of drift (row, column, bin) in rows of which the start is given."""
+        known, functions = self._drifting
+        if functions is not None:
+            return functions[torch.searchsorted(known, start.double())]
+        starts, which = start.double().unique(return_inverse=True)
+        return self._of_drift(starts)[which]
+
+    @cached_property
+    def _drifting(self) -> tuple[Tensor, Tensor | None]:
+        """All starts, and the functions of drift from each on, if these are few numbers."""
+        starts, n_bins = self.start.double().unique(), self.counts.shape[-1]
+        few = len(starts) * n_bins * self.n_columns <= PART
+        return starts, self._of_drift(starts).to(self.basis) if few else None
+
+    def _of_drift(self, starts: Tensor) -> Tensor:
+        """Return the functions of drift (start, column, bin) in windows from some starts on."""
+        assert self.drift is not None
+        n_bins = self.counts.shape[-1]
+        middle = self.bin_size * (torch.arange(n_bins, device=starts.device) + 0.5)
+        return self.drift(starts[:, None] + middle).movedim(0, 1)
 
     def _past(self, counts: Tensor) -> Tensor:
         """Convolve counts (row, bin) with the functions of the history, strictly in the past."""

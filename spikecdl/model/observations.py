@@ -14,6 +14,9 @@ from spikecdl.model.covariates import PART, Covariates
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
 
+_STRETCHES = 8  # of a part, if that leaves each long enough
+_STRETCH = 10  # template lengths of one, at least
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -93,6 +96,39 @@ class Observations:
         n_bins, alone = self.y.shape[-1], replace(self, covariates=None, onsets=None)
         found = alone._map(lambda t: t[..., bins] if t.shape[-1] == n_bins else t)
         return found if self.shown is None else replace(found, shown=self.shown[bins])
+
+    def part(self, number: int, length: int) -> Observations:
+        """Return evenly spaced trials, about as many as hold so many numbers.
+
+        Where one trial holds more, stretches of all units, long for templates of a ``length``.
+        """
+        n_trials, n_bins = len(self.y), self.y.shape[-1]
+        every = max(1, self.y.numel() // number)
+        if n_trials >= every:
+            return self.take(slice(None, None, every))
+        wanted = number * n_trials * n_bins // self.y.numel()  # bins of each unit
+        size = min(n_bins, max(_STRETCH * length, wanted // _STRETCHES))
+        n_slots = n_trials * (n_bins // size)
+        every = max(1, n_slots // max(1, wanted // size))
+        slots = (divmod(slot, n_bins // size) for slot in range(0, n_slots, every))
+        return self._stretches([(trial, size * slot) for trial, slot in slots], size)
+
+    def _stretches(self, starts: list[tuple[int, int]], size: int) -> Observations:
+        """Return stretches that begin in some trials and bins as trials of their own."""
+        n_bins = self.y.shape[-1]
+
+        def cut(values: Tensor) -> Tensor:
+            kept = size - (n_bins - values.shape[-1])  # fewer of onsets than of bins
+            alike = values.shape[-1] == 1
+            parts = [values[k] if alike else values[k, ..., s : s + kept] for k, s in starts]
+            return torch.stack(parts)
+
+        found = self.load() if self.shown is not None else self
+        found = found._map(cut)
+        if found.covariates is None:
+            return found
+        first = torch.tensor([s for _, s in starts]).to(found.covariates.start)
+        return replace(found, covariates=found.covariates.later(first))
 
     def _slices(self, copies: int) -> Iterator[slice]:
         count = max(1, PART // copies * len(self.y) // max(1, self.y.numel()))

@@ -123,16 +123,9 @@ class Comparison:
                 break
             n_knots = int(first.values.get("timing", 0))
             search = self._search(self._counts(first.values), n_knots, first.model)
-            best = max(first, self._of_search(first, search.model), key=_evidence_of)
+            best = max(first, self._fitted(first.values, search.model), key=_evidence_of)
             searched = search.as_tensors()
         return Chosen(best.values, nats).as_tensors() | best.model.as_tensors() | searched
-
-    def _of_search(self, first: _Fit, model: EventModel) -> _Fit:
-        """Return a model found in a part of the counts, fitted to the units it has not seen."""
-        known, all_units = model.coefficients, first.model.coefficients
-        if known is None or all_units is None or len(known) == len(all_units):
-            return self._fitted(first.values, model)
-        return self._climbed(first.values, model)
 
     def explains_more(self, values: dict[str, float], model: EventModel, other: EventModel) -> bool:
         """Return whether a model with ingredients has more evidence than another without.
@@ -208,9 +201,8 @@ class Comparison:
         """Return a part of the counts, for a model with these ingredients."""
         key = tuple(one for one in values.items() if one[0] != "timing")
         if key not in self._known:
-            data = self.choices.data(values)
-            every = max(1, data.y.numel() // _ENOUGH_BINS)
-            self._known[key] = DenseCounts(data.take(slice(None, None, every)), self.processes)
+            data = self.choices.data(values).part(_ENOUGH_BINS, self.length)
+            self._known[key] = DenseCounts(data, self.processes)
         return self._known[key]
 
     def _climbed(self, values: dict[str, float], model: EventModel) -> _Fit:
