@@ -188,11 +188,14 @@ class Covariates:
         shape, device = (n_units, size, size + 1), self.unit.device
         sums = torch.zeros(shape, dtype=torch.float64, device=device)
         residual, curvature = (t.reshape(-1, t.shape[-1]) for t in (residual, curvature))
-        for part, unit, columns in self._columns():
-            x = F.pad(columns, (0, 0, 1, 0), value=1.0)
-            weighted = x * curvature[part, None].to(x)
-            score = x @ residual[part, :, None].to(x)
-            sums.index_add_(0, unit, torch.cat([weighted @ x.mT, score], dim=2).double())
+        for part, unit, x in self._columns():
+            both = torch.stack([curvature[part], residual[part]], dim=2)
+            found = sums.new_zeros(len(unit), *shape[1:])
+            found[:, 0, [0, -1]] = both.sum(1)
+            found[:, 1:, [0, -1]] = (x @ both.to(x)).double()
+            found[:, 0, 1:-1] = found[:, 1:, 0]
+            found[:, 1:, 1:-1] = ((x * curvature[part, None].to(x)) @ x.mT).double()
+            sums.index_add_(0, unit, found)
         return sums
 
     def _sums_of_bursts(self, effect: Tensor, residual: Tensor, curvature: Tensor) -> Tensor:
@@ -278,14 +281,17 @@ class Covariates:
         n_rows = max(1, PART // (n_bins * max(1, self.n_columns)))
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
-            columns = [self._past(counts[part])]
+            columns = self._past(counts[part])
             if self.drift is not None:
-                columns.append(self._slow(start[part, 0]).to(columns[0]))
-            yield part, unit[part, 0], torch.cat(columns, dim=1)
+                slow = self._slow(start[part, 0]).to(columns)
+                columns = torch.cat([columns, slow], dim=1) if len(self.basis) else slow
+            yield part, unit[part, 0], columns
 
     def _slow(self, start: Tensor) -> Tensor:
         """Return the functions of drift (row, column, bin) in rows of which the start is given."""
         known, functions = self._drifting
+        if functions is not None and len(functions) == 1:
+            return functions.expand(len(start), -1, -1)
         if functions is not None:
             return functions[torch.searchsorted(known, start.double())]
         starts, which = start.double().unique(return_inverse=True)
@@ -293,9 +299,11 @@ class Covariates:
 
     @cached_property
     def _drifting(self) -> tuple[Tensor, Tensor | None]:
-        """All starts, and the functions of drift from each on, if these are few numbers."""
+        """All starts, and the functions of drift from each on, if these are not many numbers."""
+        assert self.drift is not None
         starts, n_bins = self.start.double().unique(), self.counts.shape[-1]
-        few = len(starts) * n_bins * self.n_columns <= PART
+        number = len(starts) * n_bins * self.drift.n_columns
+        few = number <= max(PART, self.counts.numel())
         return starts, self._of_drift(starts).to(self.basis) if few else None
 
     def _of_drift(self, starts: Tensor) -> Tensor:
