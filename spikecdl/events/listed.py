@@ -15,10 +15,10 @@ from spikecdl import kernels
 from spikecdl.events.counts import Expectation
 from spikecdl.events.model import EventModel, Factors, relative
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
+from spikecdl.model.observations import STRETCH
 from spikecdl.solvers.parallel import Processes, in_parallel
 
 _FEW_PAIRS = 1e-4  # expected pairs of two templates at one lag that say nothing
-_BLOCK = 20  # template lengths of the stretches that a search looks at
 _CROWD = 3  # times as many stretches are looked at as drawn
 _AVERAGED = (3, 4, 6, 8, 12, 16, 24, 32)  # stretches, in the rounds of sharpening
 _ADDED = 20.0  # stretches of the mean rate, added to those averaged
@@ -262,7 +262,7 @@ class ListedCounts:
         All of a short recording is returned.
         """
         n_windows, _, n_all = self.shape
-        size = min(n_all, _BLOCK * length)
+        size = min(n_all, STRETCH * length)
         if n_windows * n_all <= max(n_bins, size):
             return self
         starts = np.arange(n_windows)[:, None] * n_all + np.arange(n_all // size) * size

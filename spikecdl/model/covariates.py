@@ -191,7 +191,7 @@ class Covariates:
         for part, unit, x in self._columns():
             both = torch.stack([curvature[part], residual[part]], dim=2)
             found = sums.new_zeros(len(unit), *shape[1:])
-            found[:, 0, [0, -1]] = both.sum(1)
+            found[:, 0, [0, -1]] = both.sum(1, dtype=torch.float64)
             found[:, 1:, [0, -1]] = (x @ both.to(x)).double()
             found[:, 0, 1:-1] = found[:, 1:, 0]
             found[:, 1:, 1:-1] = ((x * curvature[part, None].to(x)) @ x.mT).double()

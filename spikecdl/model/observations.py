@@ -14,8 +14,7 @@ from spikecdl.model.covariates import PART, Covariates
 from spikecdl.model.families import Family
 from spikecdl.model.penalties import Penalty
 
-_STRETCHES = 8  # of a part, if that leaves each long enough
-_STRETCH = 10  # template lengths of one, at least
+STRETCH = 20  # template lengths of the stretches of a part
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Observations:
         if n_trials >= every:
             return self.take(slice(None, None, every))
         wanted = number * n_trials * n_bins // self.y.numel()  # bins of each unit
-        size = min(n_bins, max(_STRETCH * length, wanted // _STRETCHES))
+        size = min(n_bins, STRETCH * length)
         n_slots = n_trials * (n_bins // size)
         every = max(1, n_slots // max(1, wanted // size))
         slots = (divmod(slot, n_bins // size) for slot in range(0, n_slots, every))
