@@ -120,6 +120,17 @@ def verdicts() -> Figure:
     return axes[0].figure
 
 
+def signals() -> Figure:
+    """Draw how rates of three units change with a signal, as fitted to a simulation."""
+    rng, time = np.random.default_rng(0), 0.02 * np.arange(6000)
+    speed = 1 + np.sin(time / 3) + np.sin(time / 7)
+    counts = rng.poisson(0.2 * np.exp(np.outer([0.6, 0.0, -0.6], speed)))[None]
+    binned = spikecdl.BinnedSpikes.from_array(counts, 0.02, trial_starts=[0.0])
+    binned = binned.with_signals({"speed (a.u.)": speed[None]})
+    model = spikecdl.DCEA(1, 0.2, "poisson", signals=6, trainer="marginal", random_state=0)
+    return plots.signals(model.fit(binned))[0].figure
+
+
 def population() -> dict[str, Figure]:
     """Fit two sequences of 30 units, and draw which units take part, and a window."""
     rng = np.random.default_rng(0)
@@ -142,5 +153,6 @@ def population() -> dict[str, Figure]:
 
 def drawn() -> dict[str, Figure]:
     """Draw all of them, by name."""
-    each = {"words": words, "threshold": threshold, "families": families, "verdicts": verdicts}
+    each = {"words": words, "threshold": threshold, "families": families}
+    each |= {"verdicts": verdicts, "signals": signals}
     return {name: draw() for name, draw in each.items()} | population()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from spikecdl import training, validation
 from spikecdl.events.model import NEEDED_IN_FILES
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.model.history import Bursts, Drift, History
+from spikecdl.model.history import Bursts, Drift, History, Smooth, Terms
 from spikecdl.model.penalties import PENALTIES, Penalty
 from spikecdl.training import COVARIATES, TRAINERS, Fraction, Learned, Trainer, Weight
 
@@ -27,11 +27,11 @@ DeviceName = Literal["auto", "cpu", "cuda"] | str
 FITTED = (  # attributes in files, in this order
     "bin_size_ n_bins_ n_features_in_ unit_rate_ penalty_weight_ _absolute_weight converged_ "
     "n_iter_ history_ windows_ _time_span _n_onsets family_ trainer_ baseline_ unit_ids_ "
-    "ingredients_ checks_"
+    "ingredients_ checks_ _signal_ranges"
 ).split()
 _PARTS: dict[str, dict[str, Any]] = {  # names and types in the mappings that attributes hold
     "windows_": {
-        **dict.fromkeys(("align", "table", "events"), str | None),
+        **dict.fromkeys(("align", "table", "events", "signals"), str | None),
         **{"window": list | None, "within": list | None, "pool_trials": bool | None},
     },
     "ingredients_": {"value": float | int | None, "nats": float | int},
@@ -92,10 +92,11 @@ class Arguments(Protocol):
     history: float | str | History | None
     drift: float | str | None
     bursts: float | str | None
+    signals: int | str | None
 
 
 #: Arguments that may be "auto": chosen by the evidence with and without.
-INGREDIENTS = ("history", "drift", "bursts", "dispersion", "timing")
+INGREDIENTS = ("history", "drift", "bursts", "signals", "dispersion", "timing")
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,23 @@ class Settings:
     penalty: Penalty
     weight: Weight
     baseline: Any
-    history: History | None
-    drift: Drift | None
-    bursts: Bursts | None
+    terms: Terms
     auto: tuple[str, ...]
     trainer: Trainer
     n_epochs: int
     device: str
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], span: tuple[float, float, bool]) -> Settings:
-        """Return the settings of a model of windows that span a time; ``trainer`` is not "auto"."""
+    def of(
+        cls,
+        arguments: Mapping[str, Any],
+        span: tuple[float, float, bool],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> Settings:
+        """Return the settings of a model of windows that span a time; ``trainer`` is not "auto".
+
+        ``ranges`` are those of their signals.
+        """
         chosen: dict[str, Any] = {
             name: validation.member(name, arguments[name], *kinds)
             for name, kinds in _MEMBERS.items()
@@ -132,9 +139,9 @@ class Settings:
         for name in auto:
             if arguments[name] != "auto":
                 value = validation.shown(arguments[name])
-                raise ValueError(f"`{name}` (={value}) must be 'auto', None or a time")
+                other = "a number" if name == "signals" else "a time"
+                raise ValueError(f"`{name}` (={value}) must be 'auto', None or {other}")
         given = {name: None if name in auto else arguments[name] for name in INGREDIENTS}
-        drift, bursts = given["drift"], given["bursts"]
         for name in ("dispersion", "timing"):
             validation.one_of(name, str(arguments[name]), ("auto", "None"))
         return cls(
@@ -142,9 +149,7 @@ class Settings:
             layout=LAYOUTS[validation.one_of("layout", arguments["layout"], LAYOUTS)],
             weight=weight(arguments["penalty_weight"]),
             baseline=arguments["baseline"],
-            history=history(given["history"]),
-            drift=None if drift is None else Drift(drift, *span),
-            bursts=None if bursts is None else Bursts(bursts),
+            terms=terms(given, span, ranges),
             auto=auto,
             n_epochs=validation.integer(
                 "n_epochs", chosen["trainer"].default_epochs if n_epochs is None else n_epochs
@@ -167,11 +172,28 @@ def weight(penalty_weight: float | None) -> Weight:
     return Fraction(fraction)
 
 
-def history(value: float | str | History | None) -> History | None:
-    """Return the spike history that an argument means; none if it is still to be chosen."""
-    if isinstance(value, str):
-        return None
-    return value if value is None or isinstance(value, History) else History(value)
+def terms(
+    given: Mapping[str, Any],
+    span: tuple[float, float, bool],
+    ranges: Mapping[str, Sequence[float]],
+) -> Terms:
+    """Return what rates depend on, from arguments, and the ranges of time and of signals."""
+    history, drift, bursts, steps = map(given.get, Terms._fields)
+    if steps is not None and not ranges:
+        raise ValueError(
+            f"`signals` (={validation.shown(steps)}) needs counts with signals that vary, which "
+            "`BinnedSpikes.with_signals` adds; or leave it out"
+        )
+    number = 1.0 if steps is None else validation.positive("signals", steps)
+    smooth = {
+        name: Smooth((last - first) / number, first, last) for name, (first, last) in ranges.items()
+    }
+    return Terms(
+        history if history is None or isinstance(history, History) else History(history),
+        None if drift is None else Drift(drift, *span),
+        None if bursts is None else Bursts(bursts),
+        {} if steps is None else smooth,
+    )
 
 
 def device_name(name: str) -> str:
@@ -270,6 +292,7 @@ def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, one in found.get("ingredients_", {}).items()
     }
     found["checks_"] = [_mapping("checks_", one) for one in found.get("checks_", [])]
+    found.setdefault("_signal_ranges", {})  # of older files
     if unknown := found.keys() - {*FITTED}:
         raise ValueError(f"it has attributes that no model has: {sorted(unknown)}")
     return found
@@ -295,7 +318,8 @@ def settled(fitted: Any) -> dict[str, Any]:
     if "timing" in chosen and chosen["timing"]["value"] is None:
         known["timing"] = None
     if hasattr(fitted, "trainer_"):
-        trainer = Settings.of({**known, "trainer": fitted.trainer_}, fitted._time_span).trainer
+        ranges = (fitted._time_span, fitted._signal_ranges)
+        trainer = Settings.of({**known, "trainer": fitted.trainer_}, *ranges).trainer
         known["trainer"] = trainer.settled(fitted.tensors_)
     return known
 
@@ -310,7 +334,11 @@ def check_model(arguments: Mapping[str, Any], fitted: Mapping[str, Any], learned
     auto = arguments["trainer"] == "auto"
     trainer = fitted["trainer_"] if auto else arguments["trainer"]
     chosen = with_ingredients(arguments, fitted.get("ingredients_", {}))
-    settings = Settings.of({**chosen, "trainer": trainer}, span)
+    ranges = {str(name): tuple(edges) for name, edges in fitted.get("_signal_ranges", {}).items()}
+    for name, (first, last) in ranges.items():
+        if not validation.real(name, first) < validation.real(name, last):
+            raise ValueError(f"the range of signal {name!r} (={first:g} to {last:g}) is empty")
+    settings = Settings.of({**chosen, "trainer": trainer}, span, ranges)
     if arguments["random_state"] is not None:
         generator(arguments["random_state"])
     for name in ("penalty_weight_", "_absolute_weight"):
@@ -352,15 +380,16 @@ def _check_events(tensors: Mapping[str, Tensor], most: int) -> None:
 def _check_covariates(
     settings: Settings, bin_size: float, unit_tensors: Mapping[str, Tensor], n_units: int
 ) -> None:
-    """Raise unless coefficients are as many as history, drift and bursts have."""
-    columns = 0 if settings.drift is None else settings.drift.n_columns
-    if settings.bursts is not None:
-        columns += settings.bursts.n_lags(bin_size)
-    if settings.history is not None:
-        n_lags = settings.history.seconds / bin_size
+    """Raise unless coefficients are as many as history, drift, bursts and signals have."""
+    history, drift, bursts, signals = settings.terms
+    columns = sum(each.n_columns for each in signals.values())
+    columns += 0 if drift is None else drift.n_columns
+    columns += 0 if bursts is None else bursts.n_lags(bin_size)
+    if history is not None:
+        n_lags = history.seconds / bin_size
         if n_lags > 10**6:
             raise ValueError(f"`history` has more than {10**6:,} lags")
-        columns += min(math.floor(n_lags + 1e-6), settings.history.n_basis)
+        columns += min(math.floor(n_lags + 1e-6), history.n_basis)
     found = unit_tensors.get(COVARIATES, torch.empty(n_units, 0))
     validation.shaped("covariates", found, (n_units, columns))
 

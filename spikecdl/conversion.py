@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from spikecdl import config, training, validation
-from spikecdl.config import LAYOUTS as LAYOUTS
 from spikecdl.config import Layout, Settings
 from spikecdl.data import BinnedSpikes, Truth, inputs
 from spikecdl.data.truth import EVENT_COLUMNS
 from spikecdl.model.covariates import Covariates
 from spikecdl.model.families import Family, Poisson
-from spikecdl.model.history import Bursts, Drift, History
+from spikecdl.model.history import NO_TERMS, Terms
 from spikecdl.solvers.events import Events
 from spikecdl.training import Observations, Problem, Trainer, Weight
-
-Terms = tuple[History | None, Drift | None, Bursts | None]
 
 
 def rates_of_levels(
@@ -109,14 +106,14 @@ def observe(
     layout: Layout,
     baseline: Any,
     device: torch.device,
-    terms: Terms = (None, None, None),
+    terms: Terms = NO_TERMS,
 ) -> Observations:
     """Turn counts into the observations that trainers take, and refuse those that do not fit.
 
     Observations that fit in one part are loaded; others stay in memory or in a file as they are.
     A family without ``n_trials`` takes them from the counts; what else it lacks is estimated around
     the baseline.  That is the baseline of `DCEA`: "learned", (start, stop) in seconds, or rates.
-    ``terms`` are history, drift and bursts.  With drift, the initial baseline of a unit is the same
+    ``terms`` are what rates depend on.  With drift, the initial baseline of a unit is the same
     in all trials.
     """
 
@@ -187,13 +184,13 @@ def problem(
 ) -> Problem:
     """Return the problem that a `DCEA` poses for counts, with templates of ``length`` bins."""
     trainer, device = settings.trainer, config.device(settings.device)
-    terms = (settings.history, settings.drift, settings.bursts)
-    if settings.bursts is not None and not trainer.chooses:
+    bursts = settings.terms.bursts
+    if bursts is not None and not trainer.chooses:
         raise ValueError(
-            f"`bursts` (={settings.bursts.seconds:g}) needs trainer='marginal', not "
+            f"`bursts` (={bursts.seconds:g}) needs trainer='marginal', not "
             f"{trainer.name!r}; leave it out"
         )
-    about = (settings.family, settings.layout, settings.baseline, device, terms)
+    about = (settings.family, settings.layout, settings.baseline, device, settings.terms)
     data = observe(counts, *about)
     return Problem(
         data=near_times(data, counts, length, trainer),
@@ -221,15 +218,16 @@ def checked_length(length: float, settings: Settings, counts: BinnedSpikes) -> i
             f"are counts ({counts.counts.size}); learn fewer, or give more counts"
         )
     for name in ("history", "bursts"):
-        term = getattr(settings, name)
+        term = getattr(settings.terms, name)
         if term is not None and term.seconds > counts.duration:
             raise ValueError(
                 f"`{name}` (={term.seconds:g}) is longer than the window ({counts.duration:g}); it "
                 f"is in the {unit}"
             )
-    if settings.drift is not None and settings.drift.seconds < bins * counts.bin_size:
+    drift = settings.terms.drift
+    if drift is not None and drift.step < bins * counts.bin_size:
         raise ValueError(
-            f"`drift` (={settings.drift.seconds:g}) is faster than a template is long "
+            f"`drift` (={drift.step:g}) is faster than a template is long "
             f"({bins * counts.bin_size:g}); it is in the {unit}"
         )
     inputs.check_artifacts(counts)
@@ -254,35 +252,13 @@ def drawn(
     return replace(counts, counts=y.astype(counts.counts.dtype), truth=truth, past=None)
 
 
-def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:
-    """Return when the first window begins and the last one ends, and whether that is known.
-
-    If it is not known of all windows, they follow each other from 0 on.
-    """
-    known = bool(np.isfinite(counts.trial_starts).all())
-    starts = _starts(counts, known)
-    return float(starts.min()), float(starts.max() + counts.duration), known
-
-
-def _starts(counts: BinnedSpikes, known: bool) -> np.ndarray:
-    """Return when each window begins in the recording, or in their order."""
-    if not known:
-        return counts.duration * np.arange(len(counts))
-    if not np.isfinite(counts.trial_starts).all():
-        raise ValueError(
-            "`drift` was fitted over the recording's time, which these counts lack; give them "
-            "`trial_starts`, in seconds"
-        )
-    return counts.trial_starts
-
-
 def _covariates(
     counts: BinnedSpikes, layout: Layout, data: Observations, terms: Terms
 ) -> Covariates | None:
     """Return the covariates of counts, if any; they are for counts of single trials."""
-    history, drift, bursts = terms
-    for name, term in zip(("history", "drift", "bursts"), terms, strict=True):
-        asked = f"`{name}` (={term.seconds:g}) needs" if term is not None else ""
+    history, drift, bursts, signals = terms
+    for name, term in zip(terms._fields, terms, strict=True):
+        asked = f"`{name}` (={validation.shown(term)}) needs" if term else ""
         if asked and not (data.family.integer_valued and counts.is_counts):
             raise ValueError(f"{asked} counts, not a real-valued signal; leave it out")
         if asked and (most := counts.n_pooled.max()) > 1:
@@ -295,8 +271,13 @@ def _covariates(
             f"`bursts` (={bursts.seconds:g}) needs family='poisson', not {data.family.name!r}; "
             "leave it out"
         )
-    if terms == (None, None, None):
+    if terms == NO_TERMS:
         return None
+    if missing := signals.keys() - (counts.signals or {}).keys():
+        raise ValueError(
+            f"rates depend on signals ({', '.join(sorted(missing))}) that the counts lack; add "
+            "them with `with_signals`, or leave them out of the fit (signals=None)"
+        )
 
     past = data.y
     if counts.past is not None:
@@ -306,17 +287,22 @@ def _covariates(
         spread = np.broadcast_to(values, counts.shape[:2])[..., None]
         return _as_tensor(layout.expand(np.ascontiguousarray(spread))).to(data.baseline.device)
 
+    def in_bins(values: np.ndarray) -> Tensor:
+        spread = np.broadcast_to(values.astype(np.float32)[:, None], counts.shape)
+        return _as_tensor(layout.expand(spread)).to(data.baseline.device)
+
     basis = torch.zeros(0, 1) if history is None else history.basis(counts.bin_size)
     return Covariates(
         counts=past,
         unit=rows(np.arange(counts.n_units)),
-        start=rows(_starts(counts, drift is not None and drift.in_time)[:, None]),
+        start=rows(inputs.starts(counts, drift is not None and drift.in_time)[:, None]),
         bin_size=counts.bin_size,
         basis=basis.to(data.baseline.device),
         drift=drift,
         largest=np.inf if history is None else history.largest,
         common=history is not None and history.common,
         n_bursts=0 if bursts is None else bursts.n_lags(counts.bin_size),
+        signals=tuple((f, in_bins((counts.signals or {})[n])) for n, f in signals.items()),
     )
 
 

@@ -61,16 +61,17 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         Rate without events: learned with the codes per unit and window, estimated from the bins
         between two times of each window, or given in Hz, (unit,) or (trial, unit).
     history : "auto", float, History or None
-        How far back a unit's own spikes change its rate, in the unit of ``bin_size``; or an object
-        such as ``spikecdl.History(0.1, common=True)``.  Spikes before a window's first bin are not
-        known to it.  For counts of single trials, as the next two.
+        How far back in its window a unit's own spikes change its rate, in the unit of ``bin_size``;
+        or such as ``spikecdl.History(0.1, common=True)``.  For single trials, as the next three.
     drift : "auto", float or None
-        Time between knots of a smooth log rate of each unit, in the unit of ``bin_size``, through
-        the recording (windows follow each other if ``trial_starts`` are not known).  Longer than a
-        template.
+        Time between knots of a smooth log rate of each unit through the recording (or the windows
+        in turn, if ``trial_starts`` are not known), in the unit of ``bin_size``; above a template.
     bursts : "auto", float or None
         How long after a spike others of its burst follow, in the unit of ``bin_size``; see
         `Bursts`.  For marginal training of the Poisson family.
+    signals : "auto", float or None
+        Steps between the knots of smooth functions of each signal of the counts, by which the log
+        rate of each unit changes (`BinnedSpikes.with_signals`); about 1: a line, 6: a curve.
     dispersion : "auto" or None
         Whether counts of the Poisson family may be more variable, as of a negative binomial.
     timing : "auto" or None
@@ -80,10 +81,9 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
     trainer : str or trainer
         "alternating", "marginal" (events summed out), "unrolled" (the paper's), "implicit" (its
         limit of many layers), an object such as ``spikecdl.Marginal(overlap=1)``, or "auto":
-        marginal for counts, up to tens of thousands of bins of pooled trials; else alternating.  It
-        also finds the codes.
+        marginal for counts, up to tens of thousands of bins of pooled trials; else alternating.
     n_epochs : int, optional
-        Largest number of epochs; None: the default of the trainer.
+        Most epochs; None: the default of the trainer.
     bin_size : float
         Seconds per bin of plain arrays.
     device : {"auto", "cpu", "cuda"}
@@ -102,25 +102,25 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
     of_templates_ : dict
         ``original`` and ``speed`` of each template, after `at_speeds`.
     tensors_, unit_tensors_ : dict of tensor
-        All that the trainer needs to find codes: ``templates``, and what else it has learned; and
-        rows for ``unit_ids_``, such as ``covariates``, the coefficients of history and drift.
+        What the trainer has learned: ``templates`` and more, and rows for ``unit_ids_``.
     event_timing_ : ndarray, shape (template, onset)
         Rate of events in each bin of a window over its mean; 1 without ``timing``.
     history_filter_ : ndarray, shape (unit, lag)
         Change of eta, the log rate, ``history_lags_`` seconds after a spike; if ``history`` is set.
+    signal_effects_ : dict of (values, ndarray of shape (unit, value))
+        Change of eta at values of each signal, with ``signals``.
     baseline_ : ndarray, shape (trial, unit)
         Baseline rates of the training data, in Hz; means over bins where they vary.
     unit_rate_ : list of list, shape (unit, channel)
         Expected counts per bin and recorded trial without events, for `evidence`.
     penalty_weight_ : float or None
-        Weight used, as a fraction of lambda_max (median over windows and templates), if any.
+        Weight used, if any, as a fraction of lambda_max (median of windows and templates).
     history_ : list of dict
         One record per epoch: ``epoch``, from 1; ``loss``, the negative log likelihood per observed
         bin without constant terms (it may be negative); and what the trainer adds.
-    converged_, n_iter_ : bool, int
-        Whether training has settled, and its epochs.
-    bin_size_, n_bins_ : float, int
-        Seconds per bin (1 for plain arrays), and bins of a template.
+    converged_, n_iter_, bin_size_, n_bins_ : bool, int, float, int
+        Whether training has settled, and its epochs; seconds per bin (1 for plain arrays), and bins
+        of a template.
     trainer_ : str or Trainer
         ``trainer``, or the name of what "auto" has chosen.
     ingredients_ : dict
@@ -129,10 +129,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         What casts doubt on the fit: ``check``, ``passed``, what was ``found`` and a ``remedy``.
     windows_ : dict
         How windows were chosen, if `BinnedSpikes` say it; commands choose them likewise.
-    unit_ids_ : tuple
-        Units of the training data; the channels of joint templates.
-    n_features_in_ : int
-        Bins of a window, after fitting a (trial, bin) array.
+    unit_ids_, n_features_in_ : tuple, int
+        Units of the training data; bins of a window, after fitting a (trial, bin) array.
 
     References
     ----------
@@ -161,6 +159,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         history: float | Literal["auto"] | History | None = "auto",
         drift: float | Literal["auto"] | None = "auto",
         bursts: float | Literal["auto"] | None = "auto",
+        signals: float | Literal["auto"] | None = "auto",
         dispersion: Literal["auto"] | None = "auto",
         timing: Literal["auto"] | None = "auto",
         trainer: config.TrainerName | Trainer = "auto",
@@ -180,6 +179,7 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         self.history = history
         self.drift = drift
         self.bursts = bursts
+        self.signals = signals
         self.dispersion = dispersion
         self.timing = timing
         self.trainer = trainer
@@ -231,7 +231,8 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
             raise ValueError("`resume` (=True) needs `checkpoint`, the file to go on from")
         counts = self._counts(X, reset=True)
         self.ingredients_: dict[str, dict[str, float | None]] = {}
-        self._time_span = conversion.time_span(counts)
+        self._time_span = inputs.time_span(counts)
+        self._signal_ranges = inputs.signal_ranges(counts)
         self.family_ = validation.member("family", self.family, FAMILIES, Family)
         self.trainer_ = suggestions.trainer(self.trainer, self, counts)
         settings = self._settings()
@@ -367,9 +368,9 @@ class DCEA(training.LearnedAttributes, inputs.CodesAsTable, TransformerMixin, Ba
         known = {"family": getattr(self, "family_", self.family)}
         if self.trainer == "auto":
             known["trainer"] = self.trainer_
-        span = getattr(self, "_time_span", (0.0, 0.0, False))
+        span = getattr(self, "_time_span", (0.0, 0.0, False)), getattr(self, "_signal_ranges", {})
         given, chosen = self.get_params(deep=False), getattr(self, "ingredients_", {})
-        return Settings.of(config.with_ingredients(given, chosen) | known, span)
+        return Settings.of(config.with_ingredients(given, chosen) | known, *span)
 
     def _counts(self, X: Any, reset: bool = False) -> BinnedSpikes:
         """Return checked counts, which must match the fit unless ``reset``."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl import conversion
+from spikecdl import config, conversion
 from spikecdl.config import Arguments, Settings
-from spikecdl.data import BinnedSpikes, SpikeTrains
+from spikecdl.data import BinnedSpikes, SpikeTrains, inputs
 from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, interval_of, union
 from spikecdl.model.families import FAMILIES, Family, NegativeBinomial, Poisson
-from spikecdl.model.history import Bursts, Drift, History
+from spikecdl.model.history import Terms
 from spikecdl.training import Choices, Observations, Weight, has_exponential_loss
 from spikecdl.validation import counted, listed, member, names_of
 
@@ -36,9 +36,11 @@ _SAME_TICK, _FAST = 10, 1000.0  # spikes of a unit in one tick; its rate in Hz
 _FEW, _MANY = 60_000, 10_000_000  # bins of which marginal training takes seconds, and minutes
 
 # What is tried where ingredients are chosen: seconds of history and of bursts, also where the unit
-# of time is the bin; knots of drift, which are at least so many templates apart; and shapes.
+# of time is the bin; knots of drift, which are at least so many templates apart; steps of signals;
+# and shapes.
 _HISTORY, _BURSTS, _USUAL_BIN = 0.1, 0.025, 0.005
 _KNOTS, _SLOW = (8, 24), 5.0
+_SIGNALS = (1, 6)
 _SHAPES = tuple(2.0**power for power in range(-5, 7))
 _MOST_KNOTS, _FEWEST_WINDOWS = 120, 5  # of the rate of events in the window
 
@@ -63,7 +65,10 @@ def best_trainer(model: Arguments, counts: BinnedSpikes) -> tuple[str, str]:
         return "alternating", "a penalty is given"
     family = member("family", model.family, FAMILIES, Family)
     single = counts.n_pooled.max() <= 1 and (family.fixed_trials or 1) == 1
-    n_bins, given = int(counts.mask.sum()), (model.history, model.drift, model.bursts)
+    n_bins, given = (
+        int(counts.mask.sum()),
+        (model.history, model.drift, model.bursts, model.signals),
+    )
     constant = all(value in (None, "auto") for value in given)
     joint = model.layout == "joint" and counts.n_units > 1
     population = joint and constant and model.baseline == "learned" and counts.onsets is None
@@ -87,7 +92,7 @@ def choices(
     apart = not settings.layout.is_joint or counts.n_units == 1
     if not (settings.auto and single and apart and isinstance(settings.baseline, str)):
         return None
-    bin_size, (start, stop, in_time) = counts.bin_size, conversion.time_span(counts)
+    bin_size, (start, stop, in_time) = counts.bin_size, inputs.time_span(counts)
     seconds = _USUAL_BIN if bin_size == 1 else bin_size
     n_history, n_bursts = round(_HISTORY / seconds), round(_BURSTS / seconds)
     poisson = type(settings.family) is Poisson
@@ -99,22 +104,21 @@ def choices(
         "dispersion": list(_SHAPES) if poisson else [],
         "timing": [min(_MOST_KNOTS, 2 + 4 * (counts.n_bins - length) // length)],
     }
+    if ranges := inputs.signal_ranges(counts):
+        values["signals"] = list(_SIGNALS)
     if counts.onsets is not None or len(counts.counts) < _FEWEST_WINDOWS:
         del values["timing"]
     values = {name: values[name] for name in settings.auto if values.get(name)}
-    if settings.bursts is not None:
+    if settings.terms.bursts is not None:
         values.pop("dispersion", None)
 
-    def drift(seconds: float) -> Drift:
-        return Drift(seconds, start, stop, in_time)
-
-    kinds: dict[str, Callable[[float], Any]]
-    kinds = {"history": History, "drift": drift, "bursts": Bursts, "dispersion": NegativeBinomial}
-
     def data(chosen: Mapping[str, float]) -> Observations:
-        more: dict[str, Any] = {n: kinds[n](value) for n, value in chosen.items() if n in kinds}
-        if "dispersion" in more:
-            more["family"] = more.pop("dispersion")
+        names = chosen.keys() & {*Terms._fields}
+        found = config.terms(chosen, (start, stop, in_time), ranges)
+        terms = settings.terms._replace(**{name: getattr(found, name) for name in names})
+        more: dict[str, Any] = {"terms": terms}
+        if "dispersion" in chosen:
+            more["family"] = NegativeBinomial(chosen["dispersion"])
         return conversion.problem(replace(settings, **more), counts, weight, length, *rest).data
 
     return Choices(values, data)

@@ -176,6 +176,24 @@ def distinct(name: str, ids: Iterable[Any], size: int) -> tuple[Any, ...]:
     return found
 
 
+def as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Return positions as a slice, which copies nothing, if each follows the one before."""
+    is_slice = (np.diff(positions) == 1).all()
+    return slice(int(positions[0]), int(positions[-1]) + 1) if is_slice else positions
+
+
+def positions(name: str, index: Any, size: int) -> np.ndarray:
+    """Return positions below a size that an index means, all of them if it is None."""
+    key = slice(None) if index is None else index
+    try:
+        chosen = np.atleast_1d(np.arange(size)[key if isinstance(key, slice) else np.asarray(key)])
+    except IndexError:
+        raise ValueError(f"`{name}` (={index!r}) must be positions below {size}") from None
+    if chosen.size == 0:
+        raise ValueError(f"`{name}` (={index!r}) leaves none of {size}")
+    return chosen
+
+
 def plain(value: Any) -> Any:
     """Return a NumPy scalar as a Python object, and anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value

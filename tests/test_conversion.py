@@ -9,9 +9,11 @@ from scipy.special import logit
 from tables import refused
 
 from spikecdl import BinnedSpikes, Binomial, Gaussian, History, NegativeBinomial, Poisson
-from spikecdl.conversion import LAYOUTS, hide, observe, rates, with_sub_bins
+from spikecdl.config import LAYOUTS
+from spikecdl.conversion import hide, observe, rates, with_sub_bins
 from spikecdl.data.inputs import as_counts
 from spikecdl.model.families import FAMILIES
+from spikecdl.model.history import Terms
 
 each_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 each_layout = pytest.mark.parametrize("layout", sorted(LAYOUTS))
@@ -65,7 +67,7 @@ class TestCounts:
     def test_spikes_of_hidden_bins_are_history_of_later_ones(self, layout):
         counts, bins = random_counts(), np.arange(40) % 4 == 1
         hidden = hide(hide(counts, bins), bins[::-1])
-        about = (Poisson(), LAYOUTS[layout], "learned", CPU, (History(0.03), None, None))
+        about = (Poisson(), LAYOUTS[layout], "learned", CPU, Terms(History(0.03)))
         whole, part = (observe(each, *about) for each in (counts, hidden))
         coefficients = torch.tensor([[-1.0, -0.5, -0.2], [-2.0, -1.0, 0.0]])
         offsets = [data.covariates.offset(coefficients) for data in (whole, part)]

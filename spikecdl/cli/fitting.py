@@ -86,7 +86,8 @@ class Settings(Seed, Device):
         from spikecdl.model.families import from_text
         from spikecdl.model.history import History
 
-        given: dict[str, Any] = {n: _ingredient(n, getattr(self, n)) for n in INGREDIENTS}
+        asked = {name: getattr(self, name, "auto") for name in INGREDIENTS}  # signals are of data
+        given: dict[str, Any] = {name: _ingredient(name, text) for name, text in asked.items()}
         given["family"] = from_text(process.family) if ":" in process.family else process.family
         given["layout"] = process.layout
         if isinstance(past := given["history"], float):

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from spikecdl.data import BinnedSpikes, Decomposition, SpikeTrains
     from spikecdl.estimator import DCEA
 
-_OF_TIMES = ("align", "window", "trials", "table", "events", "within")  # need spike times
-_WINDOWS = ("pool_trials", "align", "window", "table", "events", "within")  # travel in the model
+# Options that need spike times, and those that travel in the model.
+_OF_TIMES = ("align", "window", "trials", "table", "events", "within", "signals")
+_WINDOWS = ("pool_trials", "align", "window", "table", "events", "within", "signals")
 _OF_THE_FIT = {"versions", "family", "layout"}  # parts of a summary, the same for all recordings
 
 
@@ -62,6 +63,9 @@ class Selection(Links):
         series in the NWB file, as in stimulus/presentation/tones; needs --within.
     within : START STOP
         When events may begin, in seconds after the times of --events.
+    signals : NAMES
+        Series of the NWB file on which rates may depend, as in speed,position; `inspect` lists
+        them. Used if the evidence is for it.
     """
 
     units: str | None = None
@@ -72,6 +76,7 @@ class Selection(Links):
     table: str = "trials"
     events: str | None = None
     within: tuple[float, float] | None = None
+    signals: str | None = None
 
     def like(self, fitted: Mapping[str, Any]) -> tuple[Selection, list[str]]:
         """Return the selection with the windows of a fit, unless an option names others.
@@ -97,6 +102,7 @@ class Selection(Links):
         option needs spike times that the data do not have.
         """
         from spikecdl.data import SpikeTrains
+        from spikecdl.io import read_nwb_signal
 
         units = None if self.units is None else _chosen_units(self.units, data)
         if (self.events is None) != (self.within is None):
@@ -118,8 +124,12 @@ class Selection(Links):
             single = data.bin(bin_size, units=units, table=self.table, **windows)  # type: ignore
             if self.events is not None and self.within is not None:
                 single = single.near(_times(data, self.events), *self.within)
-                near = {"events": self.events, "within": self.within}
-                single = replace(single, windows={**(single.windows or {}), **near})
+            for name in self.signals.split(",") if self.signals else ():
+                found = read_nwb_signal(data.source, name.strip(), follow_links=self.follow_links)
+                single = single.with_signals(found)
+            names = ("events", "within", "signals")
+            more = {name: x for name in names if (x := getattr(self, name)) is not None}
+            single = replace(single, windows={**(single.windows or {}), **more})
         return Selected(data, single.pool() if self.pool_trials else single, single)
 
     def _check_bins(self, data: BinnedSpikes, bin_size: str | None) -> None:

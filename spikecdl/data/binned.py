@@ -10,9 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from spikecdl.data.labelled import values_of
+from spikecdl.data.labelled import as_integers, blocks, check_counts, signal_in_bins, values_of
 from spikecdl.data.truth import Truth, store
-from spikecdl.validation import counted, distinct, integer, positive, real, shaped
+from spikecdl.validation import (
+    as_slice,
+    counted,
+    distinct,
+    integer,
+    positions,
+    positive,
+    real,
+    shaped,
+)
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray
 
@@ -50,6 +59,9 @@ class BinnedSpikes:
         What the simulator knows, for simulated data.
     onsets : ndarray of bool, shape (trial, bin), or None
         Where events may begin; None: anywhere.  See `near`; files do not keep them.
+    signals : mapping of str to ndarray, shape (trial, bin), or None
+        Values of signals in each bin, nan where they are not known, on which rates may depend.  See
+        `with_signals`; files do not keep them.
     past : ndarray or None
         Counts of all bins where some are hidden, for the history of later ones; not in files.
     windows : mapping or None
@@ -79,6 +91,7 @@ class BinnedSpikes:
     onsets: np.ndarray | None = None
     windows: Mapping[str, Any] | None = None
     past: np.ndarray | None = None
+    signals: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         store(self, "counts", "mask", "n_pooled", "trial_starts")
@@ -90,12 +103,14 @@ class BinnedSpikes:
             dtype = getattr(self, name).dtype
             if dtype.kind not in kinds or dtype.itemsize > 8:
                 raise TypeError(f"`{name}` must be numbers of at most 64 bits, not {dtype}")
-        _check_counts(self.counts)
+        check_counts(self.counts)
         shapes = {"mask": self.shape, "n_pooled": self.shape, "trial_starts": self.shape[:1]}
         shapes |= {"onsets": self.shape[::2], "past": self.shape}
         for name in (name for name in shapes if getattr(self, name) is not None):
             store(self, name)
             shaped(name, getattr(self, name), shapes[name], "counts")
+        for name, values in (self.signals or {}).items():
+            shaped(name, values, self.shape[::2], "counts")
         for name, size in (("trial_ids", self.shape[0]), ("unit_ids", self.shape[1])):
             object.__setattr__(self, name, distinct(name, getattr(self, name), size))
         for block in blocks(self.shape):
@@ -178,7 +193,7 @@ class BinnedSpikes:
             array[~mask] = 0
         if array.ndim == 2:
             array, mask = array[:, None], mask[:, None]
-        _check_counts(array)
+        check_counts(array)
         pooled = np.asarray(n_pooled)
         if pooled.dtype.kind not in "iu":
             raise TypeError(f"`n_pooled` (={n_pooled!r}) must be integers")
@@ -188,7 +203,7 @@ class BinnedSpikes:
         given["trial_starts"] = trial_starts
         known |= {name: value for name, value in given.items() if value is not None}
         return cls(
-            counts=_as_integers(array),
+            counts=as_integers(array),
             mask=mask,
             bin_size=size,
             t_start=real("t_start", known.get("t_start", 0.0), "seconds"),
@@ -264,10 +279,12 @@ class BinnedSpikes:
     def fingerprint(self) -> str:
         """SHA-256 of the counts, the mask, the bin size and the names: the same for any file.
 
-        Also of ``onsets``, if there are any.
+        Also of ``onsets`` and ``signals``, if there are any.
         """
         digest = hashlib.sha256(json.dumps(self.header()).encode())
         digest.update(b"" if self.onsets is None else self.onsets.tobytes())
+        for name, values in (self.signals or {}).items():
+            digest.update(name.encode() + values.tobytes())
         for block in blocks(self.shape):
             counts = self.counts[block].astype("<i8" if self.is_counts else "<f8")
             digest.update(counts.tobytes())
@@ -305,6 +322,7 @@ class BinnedSpikes:
             onsets=None if self.onsets is None else np.any(self.onsets, axis=0, keepdims=True),
             windows={**(self.windows or {}), "pool_trials": True},
             past=None,
+            signals=None,
         )
 
     def near(self, times: Any, start: float, stop: float) -> BinnedSpikes:
@@ -349,6 +367,30 @@ class BinnedSpikes:
             )
         return replace(self, onsets=onsets)
 
+    def with_signals(self, signals: Mapping[str, Any]) -> BinnedSpikes:
+        """Return the counts with signals, such as position or speed, on which rates may depend.
+
+        Parameters
+        ----------
+        signals : mapping of str to tuple, Tsd or array_like
+            By name: times in the recording and values, a Tsd of pynapple, or values (trial, bin).
+            Bins have the mean of the values in them, or if there are none what lies between those
+            next to them, and nan before the first and after the last.
+
+        Raises
+        ------
+        ValueError
+            If ``trial_starts`` are not known, times do not rise, or no bin has a value.
+
+        Examples
+        --------
+        >>> counts = BinnedSpikes.from_array([[0, 1, 1, 0]], trial_starts=[10.0])
+        >>> counts.with_signals({"speed": ([10.0, 10.5, 12.5], [2, 4, 6])}).signals
+        {'speed': array([[ 3.,  5.,  6., nan]])}
+        """
+        new = {name: signal_in_bins(name, values, self) for name, values in signals.items()}
+        return replace(self, signals={**(self.signals or {}), **new})
+
     def select(
         self, *, trials: Index | None = None, units: Index | None = None, bins: Index | None = None
     ) -> BinnedSpikes:
@@ -364,12 +406,12 @@ class BinnedSpikes:
         >>> counts.select(bins=slice(1, 2)).times
         array([1.])
         """
-        rows = _positions("trials", trials, self.shape[0])
-        columns = _positions("units", units, self.shape[1])
-        time = _slice_if_neighbours(_positions("bins", bins, self.n_bins))
+        rows = positions("trials", trials, self.shape[0])
+        columns = positions("units", units, self.shape[1])
+        time = as_slice(positions("bins", bins, self.n_bins))
         if not isinstance(time, slice):
             raise ValueError(f"`bins` (={bins!r}) must be neighbours, in the order of time")
-        row_index, column_index = _slice_if_neighbours(rows), _slice_if_neighbours(columns)
+        row_index, column_index = as_slice(rows), as_slice(columns)
         arrays = ("counts", "mask", "n_pooled", *["past"] * (self.past is not None))
         chosen = replace(
             self,
@@ -379,6 +421,7 @@ class BinnedSpikes:
             trial_starts=self.trial_starts[rows],
             truth=None if self.truth is None else self.truth.select(rows, columns),
             onsets=None if self.onsets is None else self.onsets[rows, time],
+            signals=self.signals and {n: x[rows, time] for n, x in self.signals.items()},
         )
         if bins is None:
             return chosen
@@ -392,54 +435,3 @@ class BinnedSpikes:
             truth=chosen.truth and chosen.truth.shift(offset * every, chosen.duration * every),
             windows=self.windows and {**self.windows, "window": window},
         )
-
-
-def blocks(shape: tuple[int, int, int], size: int = 2**20) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of trials and units that cover an array in blocks of about ``size`` numbers."""
-    n_trials, n_units, n_bins = shape
-    windows = max(1, size // n_bins)
-    trials, units = max(1, windows // n_units), min(windows, n_units)
-    for trial in range(0, n_trials, trials):
-        for unit in range(0, n_units, units):
-            yield slice(trial, trial + trials), slice(unit, unit + units)
-
-
-def _as_integers(values: np.ndarray) -> np.ndarray:
-    """Return counts as signed integers of 16 bits or more; a real-valued signal as it is."""
-    if values.dtype.kind == "f":
-        whole = all((part >= 0).all() and (part == np.rint(part)).all() for part in values)
-        return values.astype(np.int64) if whole else values
-    return values if values.dtype.kind == "i" and values.itemsize > 1 else values.astype(np.int64)
-
-
-def _check_counts(counts: np.ndarray) -> None:
-    if counts.ndim != 3 or counts.size == 0:
-        shape = "(trial, unit, bin), or (trial, bin) for one unit"
-        raise ValueError(f"`counts` {counts.shape} must have shape {shape}, and not be empty")
-    for block in blocks(counts.shape):
-        part = counts[block]
-        bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
-        if bad.any():
-            trial, unit, bin_ = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
-            value = str(counts[trial, unit, bin_]).replace("nan", "NaN").replace("inf", "infinity")
-            raise ValueError(
-                f"`counts` (={value} at trial {trial}, unit {unit}, bin {bin_}) must be finite and "
-                "not negative; give a `mask` that is False where nothing was observed"
-            )
-
-
-def _slice_if_neighbours(positions: np.ndarray) -> slice | np.ndarray:
-    """Return positions as a slice, which copies nothing, if each follows the one before."""
-    is_slice = (np.diff(positions) == 1).all()
-    return slice(int(positions[0]), int(positions[-1]) + 1) if is_slice else positions
-
-
-def _positions(name: str, index: Index | None, size: int) -> np.ndarray:
-    key = slice(None) if index is None else index
-    try:
-        chosen = np.atleast_1d(np.arange(size)[key if isinstance(key, slice) else np.asarray(key)])
-    except IndexError:
-        raise ValueError(f"`{name}` (={index!r}) must be positions below {size}") from None
-    if chosen.size == 0:
-        raise ValueError(f"`{name}` (={index!r}) leaves none of {size}")
-    return chosen

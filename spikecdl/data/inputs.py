@@ -138,6 +138,34 @@ def windows_of(counts: BinnedSpikes) -> dict[str, Any]:
     return {**(counts.windows or {}), **pooled}
 
 
+def signal_ranges(counts: BinnedSpikes) -> dict[str, list[float]]:
+    """Return between which values (1 and 99 %) the signals of counts are; those that vary."""
+    ranges = {n: np.nanquantile(x, [0.01, 0.99]) for n, x in (counts.signals or {}).items()}
+    return {name: edges.tolist() for name, edges in ranges.items() if edges[0] < edges[1]}
+
+
+def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:
+    """Return when the first window begins and the last one ends, and whether that is known.
+
+    If it is not known of all windows, they follow each other from 0 on.
+    """
+    known = bool(np.isfinite(counts.trial_starts).all())
+    begin = starts(counts, known)
+    return float(begin.min()), float(begin.max() + counts.duration), known
+
+
+def starts(counts: BinnedSpikes, known: bool) -> np.ndarray:
+    """Return when each window begins in the recording, or in their order."""
+    if not known:
+        return counts.duration * np.arange(len(counts))
+    if not np.isfinite(counts.trial_starts).all():
+        raise ValueError(
+            "`drift` was fitted over the recording's time, which these counts lack; give them "
+            "`trial_starts`, in seconds"
+        )
+    return counts.trial_starts
+
+
 def label(recording: str, name: int | str) -> str:
     """Return the name of a unit or trial of one of several recordings."""
     return f"{recording}/{name}"
@@ -163,7 +191,7 @@ def concatenate(
     -------
     BinnedSpikes
         Of shape (trial, unit, bin).  Shorter windows are not observed after their end;
-        ``sub_bins`` is the largest; there is no truth.
+        ``sub_bins`` is the largest; signals are those that all have; there is no truth.
 
     Raises
     ------
@@ -195,6 +223,8 @@ def concatenate(
     pooled = any(part.n_pooled.max() > 1 for part in every)
     n_pooled = np.zeros(shape, np.int32) if pooled else mask.view(np.int8)
     onsets = np.zeros((n_trials, n_bins), bool)
+    shared = set.intersection(*(set(part.signals or ()) for part in every))
+    signals = {name: np.full((n_trials, n_bins), np.nan) for name in sorted(shared)}
     trial = unit = 0
     for part in every:
         rows, columns = slice(trial, trial + len(part)), slice(unit, unit + part.n_units)
@@ -203,6 +233,8 @@ def concatenate(
         if pooled:
             n_pooled[where] = part.n_pooled
         onsets[rows, : part.n_bins] = True if part.onsets is None else part.onsets
+        for name, values in signals.items():
+            values[rows, : part.n_bins] = part.signals[name]  # type: ignore[index]
         trial, unit = trial + len(part), unit + (0 if joint else part.n_units)
     return BinnedSpikes(
         counts=counts,
@@ -216,6 +248,7 @@ def concatenate(
         trial_starts=np.concatenate([part.trial_starts for part in every]),
         source=", ".join(dict.fromkeys(part.source for part in every)),
         onsets=None if all(part.onsets is None for part in every) else onsets,
+        signals=signals or None,
         windows=every[0].windows if all(p.windows == every[0].windows for p in every) else None,
     )
 

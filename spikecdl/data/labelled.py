@@ -1,13 +1,13 @@
-"""Arrays of other libraries that say what their axes are, as arrays (trial, unit, bin)."""
+"""Arrays as counts (trial, unit, bin), also those of libraries that say what their axes are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from spikecdl.validation import listed, plain
+from spikecdl.validation import listed, plain, shaped
 
 _AXES = ("trial", "unit", "time")
 _NAMES = {  # of the axes, in the singular or plural
@@ -53,6 +53,32 @@ def without_torch(array: Any) -> Any:
     values = array.detach().cpu()
     values = values.dequantize() if values.is_quantized else values.to_dense()
     return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+
+
+def signal_in_bins(name: str, given: Any, counts: Any) -> np.ndarray:
+    """Return the values of a signal in the bins of counts; see `BinnedSpikes.with_signals`."""
+    if is_a(given, "pynapple", "Tsd"):
+        given = (given.t, given.d)
+    if not isinstance(given, tuple):
+        values = np.array(given, dtype=float)
+        shaped(name, values, counts.shape[::2], "counts")
+        return values
+    times, values = (np.asarray(each, dtype=float).ravel() for each in given)
+    shaped(name, values, times.shape, "times")
+    times, values = times[np.isfinite(values)], values[np.isfinite(values)]
+    if not times.size or not (np.diff(times) > 0).all():
+        raise ValueError(f"the times of signal {name!r} must rise, in seconds")
+    if not np.isfinite(counts.trial_starts).all():
+        raise ValueError("`trial_starts` must be known, in seconds, to find signals in trials")
+    edges = counts.trial_starts[:, None] + counts.bin_size * np.arange(counts.n_bins + 1)
+    before = np.searchsorted(times, edges - 1e-6 * counts.bin_size)
+    number, total = np.diff(before), np.diff(np.pad(values, (1, 0)).cumsum()[before])
+    middle = edges[:, :-1] + counts.bin_size / 2
+    between = np.interp(middle, times, values, left=np.nan, right=np.nan)
+    found = np.where(number, total / np.maximum(number, 1), between)
+    if np.isnan(found).all():
+        raise ValueError(f"signal {name!r} has no value in the windows of the counts")
+    return found
 
 
 def _of_xarray(array: Any) -> Values:
@@ -130,3 +156,38 @@ def _spacing(times: np.ndarray, name: str, tolerance: float = 1e-6) -> float | N
     if not size > 0 or np.any(np.abs(steps - size) > max(tolerance * size, 1e-9)):
         raise ValueError(f"{name} must rise in even steps, not {listed(times.tolist())}")
     return float(f"{size:.9g}")
+
+
+def blocks(shape: tuple[int, int, int], size: int = 2**20) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of trials and units that cover an array in blocks of about ``size`` numbers."""
+    n_trials, n_units, n_bins = shape
+    windows = max(1, size // n_bins)
+    trials, units = max(1, windows // n_units), min(windows, n_units)
+    for trial in range(0, n_trials, trials):
+        for unit in range(0, n_units, units):
+            yield slice(trial, trial + trials), slice(unit, unit + units)
+
+
+def as_integers(values: np.ndarray) -> np.ndarray:
+    """Return counts as signed integers of 16 bits or more; a real-valued signal as it is."""
+    if values.dtype.kind == "f":
+        whole = all((part >= 0).all() and (part == np.rint(part)).all() for part in values)
+        return values.astype(np.int64) if whole else values
+    return values if values.dtype.kind == "i" and values.itemsize > 1 else values.astype(np.int64)
+
+
+def check_counts(counts: np.ndarray) -> None:
+    """Raise unless an array holds counts, or a signal, per trial, unit and bin."""
+    if counts.ndim != 3 or counts.size == 0:
+        shape = "(trial, unit, bin), or (trial, bin) for one unit"
+        raise ValueError(f"`counts` {counts.shape} must have shape {shape}, and not be empty")
+    for block in blocks(counts.shape):
+        part = counts[block]
+        bad = part < 0 if counts.dtype.kind != "f" else ~np.isfinite(part)
+        if bad.any():
+            trial, unit, bin_ = np.argwhere(bad)[0] + [block[0].start, block[1].start, 0]
+            value = str(counts[trial, unit, bin_]).replace("nan", "NaN").replace("inf", "infinity")
+            raise ValueError(
+                f"`counts` (={value} at trial {trial}, unit {unit}, bin {bin_}) must be finite and "
+                "not negative; give a `mask` that is False where nothing was observed"
+            )

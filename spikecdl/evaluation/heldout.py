@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from spikecdl import conversion, validation
+from spikecdl import config, conversion, validation
 from spikecdl.data import BinnedSpikes
 from spikecdl.data.results import Fitted
 from spikecdl.data.truth import store
@@ -19,7 +19,7 @@ from spikecdl.model.families import FAMILIES, Family
 from spikecdl.model.history import History
 from spikecdl.training import Observations, Trainer
 
-SHARED = conversion.LAYOUTS["shared"]  # every unit of every trial is a window
+SHARED = config.LAYOUTS["shared"]  # every unit of every trial is a window
 
 
 class Model(Protocol):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikecdl import config, conversion, validation
-from spikecdl.data import BinnedSpikes
+from spikecdl.data import BinnedSpikes, inputs
 from spikecdl.evaluation import deviance
 from spikecdl.evaluation.heldout import SHARED, TemplateModel
 from spikecdl.model.families import FAMILIES, Family
-from spikecdl.model.history import Bursts, Drift, History
+from spikecdl.model.history import History, Terms
 from spikecdl.training import Observations
 from spikecdl.training.covariates import fitted, with_bursts
 
@@ -35,6 +36,7 @@ class NullModel:
         Joint: units are not told apart in the evidence, as they share their events.
     history : float or History, optional
     drift, bursts : float, optional
+    signals : int, optional
         As in `DCEA`; for counts of single trials.
 
     Examples
@@ -49,11 +51,12 @@ class NullModel:
     history: float | History | None = None
     drift: float | None = None
     bursts: float | None = None
+    signals: int | None = None
     unit_ids_: tuple[int | str, ...] = field(init=False, repr=False)
     unit_rate_: list[list[float]] = field(init=False, repr=False)
     shift_: Tensor = field(init=False, repr=False)
     coefficients_: Tensor = field(init=False, repr=False)
-    time_span_: tuple[float, float, bool] = field(init=False, repr=False)
+    ranges_: tuple[Any, Any] = field(init=False, repr=False)  # of time and of signals
 
     @classmethod
     def like(cls, model: TemplateModel, covariates: bool = True) -> NullModel:
@@ -64,13 +67,12 @@ class NullModel:
         if not covariates:
             return cls(model.family, model.layout)
         known = config.settled(model)
-        names = ("history", "drift", "bursts")
-        given = {name: None if known[name] == "auto" else known[name] for name in names}
+        given = {n: None if known[n] == "auto" else known[n] for n in Terms._fields}
         return cls(getattr(model, "family_", model.family), model.layout, **given)
 
     def fit(self, counts: BinnedSpikes) -> NullModel:
         """Estimate the rates; ValueError if the model cannot have the counts."""
-        self.time_span_ = conversion.time_span(counts)
+        self.ranges_ = inputs.time_span(counts), inputs.signal_ranges(counts)
         data = self._observed(counts)
         level = data.family.link_rate(deviance.null_rate(data, prior=0.5)[0])
         self.unit_ids_ = counts.unit_ids
@@ -112,9 +114,7 @@ class NullModel:
 
     def _observed(self, counts: BinnedSpikes) -> Observations:
         family = validation.member("family", self.family, FAMILIES, Family)
-        drift = None if self.drift is None else Drift(self.drift, *self.time_span_)
-        bursts = None if self.bursts is None else Bursts(self.bursts)
-        terms = (config.history(self.history), drift, bursts)
+        terms = config.terms(vars(self), *self.ranges_)
         about = (family, SHARED, "learned", torch.device("cpu"), terms)
         data = conversion.observe(counts, *about)
         return data.to(torch.float64)

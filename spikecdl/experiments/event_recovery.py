@@ -7,9 +7,11 @@ so most rows differ from the model that is fitted, as recordings do.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,106 +186,25 @@ class Case:
         return Truth(unit_norm, events, baseline, self.bin_size, self.family)
 
 
-def _aim(error: float, hits: float, false: float) -> dict[str, float]:
-    return {"error": error, "hit_rate": hits, "false_alarm_rate": false, "account": 0.07}
+SPIKING: Mapping[str, Spiking] = {
+    "poisson": poisson,
+    "refractory": refractory,
+    "regular": regular,
+    "bursting": bursting,
+    "capped": capped(30),
+}
 
 
-_NO_EVENTS = {"expected_events": 5.0}
-_SLOW = Case(
-    "two templates of 400 ms, single trials",
-    (((1.8, 0.4, 0.16),), ((1.9, 0.2, 0.09), (1.7, 0.78, 0.1))),
-    length=0.4,
-    bin_size=0.01,
-    event_rate=0.3,
-    aim=_aim(0.3, 0.5, 0.2),
-)
+def _read(values: Mapping[str, Any]) -> Case:
+    """Return the case that a mapping of its fields says, with the name of its spiking."""
+    return Case(**{**values, "spiking": SPIKING[values.get("spiking", "poisson")]})
+
 
 CASES: Mapping[str, Case] = {
-    "slow": _SLOW,
-    "quick": Case(
-        "two templates of 100 ms, single trials",
-        (((2.7, 0.4, 0.18),), ((2.7, 0.22, 0.12), (2.5, 0.78, 0.12))),
-        event_rate=0.8,
-        aim=_aim(0.35, 0.5, 0.25),
-    ),
-    "suppression": Case(
-        "suppression and a biphasic template, 20 trials pooled",
-        (((-2.5, 0.5, 0.18),), ((0.9, 0.3, 0.12), (-0.9, 0.7, 0.12))),
-        length=0.2,
-        n_windows=100,
-        n_pooled=20,
-        hz=10.0,
-        event_rate=0.6,
-        aim=_aim(0.25, 0.75, 0.1),
-    ),
-    "refractory": Case(
-        "spikes at 40 Hz that keep 8 ms apart, one template of 200 ms, single trials",
-        (((1.9, 0.3, 0.13), (-1.9, 0.72, 0.13)),),
-        length=0.2,
-        bin_size=0.004,
-        hz=59.0,  # between refractory periods: 40 Hz in all
-        event_rate=1.0,
-        spiking=refractory,
-        family="binomial",  # at most one spike fits into a bin
-        model={"history": 0.02},
-        aim=_aim(0.35, 0.65, 0.15),
-    ),
-    "drift": replace(
-        _SLOW,
-        shows="slow drift of the rate, two templates of 400 ms, single trials",
-        drift=0.8,
-        model={"drift": 5.0},
-        aim=_aim(0.35, 0.45, 0.25),
-    ),
-    "capped": Case(
-        "three templates of 50 ms that overlap, 30 trials pooled, at most 0.9 spikes a bin",
-        (
-            ((2.2, 0.4, 0.16),),
-            ((2.2, 0.2, 0.09), (2.0, 0.78, 0.09)),
-            ((2.4, 0.3, 0.1), (-2.4, 0.7, 0.12)),
-        ),
-        length=0.05,
-        bin_size=0.001,
-        n_bins=500,
-        n_windows=100,
-        n_pooled=30,
-        hz=10.0,
-        event_rate=3.0,
-        gap=0.05,
-        spiking=capped(30),
-        family="binomial",
-        aim=_aim(0.2, 0.92, 0.08),
-    ),
-    "dense": Case(
-        "two templates of 50 ms at 5 Hz each that overlap, 20 trials pooled",
-        (((1.8, 0.4, 0.16),), ((1.8, 0.28, 0.1), (-1.8, 0.65, 0.12))),
-        length=0.05,
-        bin_size=0.0025,
-        n_windows=100,
-        n_pooled=20,
-        hz=20.0,
-        event_rate=5.0,
-        gap=0.025,
-        aim=_aim(0.1, 0.92, 0.08),
-    ),
-    "noise": Case("no event, Poisson spikes", aim=_NO_EVENTS),
-    "regular": Case(
-        "no event, regular spikes at 40 Hz",
-        hz=40.0,
-        spiking=regular,
-        model={"history": 0.06},
-        aim=_NO_EVENTS,
-    ),
-    "drift alone": Case(
-        "no event, slow drift of the rate", drift=0.8, model={"drift": 2.5}, aim=_NO_EVENTS
-    ),
-    "bursts": Case(
-        "no event, bursts of 2 to 5 spikes",
-        spiking=bursting,
-        aim=_NO_EVENTS,
-    ),
+    name: _read(values)
+    for name, values in json.loads(Path(__file__).with_name("cases.json").read_text()).items()
 }
-"""Cases by name.
+"""Cases by name, from ``cases.json``; there, rates of refractory spiking are those between.
 
 From the true templates, the exact posterior of a chain of events that do not overlap finds, with
 probability above one half, 66 to 72 % of the events of single trials, 12 to 16 % of them false;

@@ -23,7 +23,13 @@ from spikecdl.files import existing
 from spikecdl.io import sorters
 from spikecdl.io.neo import neo_readers, read_neo, to_neo
 from spikecdl.io.npz import read_npz, write_npz
-from spikecdl.io.nwb_read import nwb_content, read_binned_nwb, read_nwb, read_nwb_times
+from spikecdl.io.nwb_read import (
+    nwb_content,
+    read_binned_nwb,
+    read_nwb,
+    read_nwb_signal,
+    read_nwb_times,
+)
 from spikecdl.io.nwb_write import write_nwb
 from spikecdl.io.sorters import read_phy, read_spikeinterface
 from spikecdl.io.tables import from_table, is_table, read_table, write_mat
@@ -43,6 +49,7 @@ __all__ = [
     "read_neo",
     "read_npz",
     "read_nwb",
+    "read_nwb_signal",
     "read_nwb_times",
     "read_phy",
     "read_spikeinterface",

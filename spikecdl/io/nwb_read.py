@@ -142,6 +142,42 @@ def read_nwb_times(
     return times[~np.isnan(times)]
 
 
+def read_nwb_signal(
+    path: str | os.PathLike[str], name: str, *, follow_links: bool = False
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read a time series of an NWB file, as `BinnedSpikes.with_signals` takes it.
+
+    ``name`` is its path in the file, or as much of the end of it as no other series has: "speed"
+    for "processing/behavior/speed".  Returns times in seconds from the session's reference time and
+    values, by the last part of the path; those of each column of a series of several, as in
+    "position 0" and "position 1".
+
+    Raises ValueError if there is no such series, several, or its values are not numbers; other
+    errors, and ``follow_links``, are those of `spikecdl.read`.
+    """
+    paths = [one["path"] for one in series_of(Path(path), follow_links)]
+    found = [one for one in paths if f"/{one}".endswith("/" + name.strip("/"))]
+    if len(found) != 1:
+        known = ", ".join(found or paths) or "none"
+        raise ValueError(f"`name` (={name!r}) must be that of one time series: {known}")
+    last, parts = found[0].rpartition("/")[2], ("data", "timestamps")
+    with hdf5.opened(path, "NWB", (found[0],), parts, follow_links) as file:
+        series = file[found[0]]
+        values = np.asarray(series["data"])
+        if values.dtype.kind not in "biuf" or values.ndim > 2:
+            raise ValueError(f"`name` (={name!r}) must be a series of numbers, not {values.dtype}")
+        if "timestamps" in series:
+            times = np.asarray(series["timestamps"], dtype=float)
+        else:
+            start = series["starting_time"]
+            rate = float(hdf5.attribute(start, "rate", np.nan))
+            times = float(hdf5.values(start)) + np.arange(len(values)) / rate
+        values = values.astype(float) * float(hdf5.attribute(series["data"], "conversion", 1.0))
+    if values.ndim == 1:
+        return {last: (times, values)}
+    return {f"{last} {k}": (times, column) for k, column in enumerate(values.T)}
+
+
 def nwb_content(path: Path) -> str | None:
     """Return "spikes" or "binned" for an NWB(-style) file, by what is in it; else None.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikecdl.model.history import Drift
+from spikecdl.model.history import Drift, Smooth
 
 PART = 2**22  # numbers in memory at once: 16 MiB as floats
 _BURST_SD = 0.2  # spikes after a spike, in each bin: of their half-normal prior
@@ -25,9 +25,9 @@ class Covariates:
     .. math:: \eta = \mu + \sum_j \beta_{u, j} X_j + \text{events}
 
     Columns of the history are the counts of earlier bins of the window convolved with the functions
-    of `History`; there are no spikes before the first bin.  Columns of drift are the functions of
-    `Drift`.  The constant is not among them.  Columns are kept if they are few numbers, and else
-    computed a few windows at a time whenever they are needed.
+    of `History`; there are no spikes before the first bin.  Columns of drift and of signals are
+    functions of time and of their values.  The constant is not among them.  Columns are kept if
+    they are few numbers, and else computed a few windows at a time whenever they are needed.
 
     After those of columns, a unit has the coefficients of its bursts, see `Bursts`.
 
@@ -49,6 +49,8 @@ class Covariates:
         Whether all units have the same coefficients of the history.
     n_bursts : int
         Lags of bursts.
+    signals : tuple of (Smooth, tensor)
+        Functions of each signal, and its values in the shape of counts.
     """
 
     counts: Tensor
@@ -60,11 +62,13 @@ class Covariates:
     largest: float = math.inf
     common: bool = False
     n_bursts: int = 0
+    signals: tuple[tuple[Smooth, Tensor], ...] = ()
 
     @property
     def n_columns(self) -> int:
-        """Number of columns: those of the history, then those of drift."""
-        return len(self.basis) + (0 if self.drift is None else self.drift.n_columns)
+        """Number of columns: those of the history, then those of drift and of signals."""
+        slow = [f.n_columns for f in (self.drift, *(f for f, _ in self.signals)) if f is not None]
+        return len(self.basis) + sum(slow)
 
     def none(self) -> Tensor:
         """Return coefficients (unit, coefficient) that change nothing."""
@@ -77,7 +81,7 @@ class Covariates:
     def precision(self) -> Tensor:
         """One over the variance of the normal prior of each column's coefficient, in float64.
 
-        The standard deviation is 2 log units for the history, as in `History`, and 1 for drift.
+        The standard deviation is 2 log units for the history, as in `History`, and 1 for others.
         """
         precision = torch.ones(self.n_columns, dtype=torch.float64, device=self.unit.device)
         precision[: len(self.basis)] = 2.0**-2
@@ -86,7 +90,8 @@ class Covariates:
     def map(self, change: Callable[[Tensor], Tensor]) -> Covariates:
         """Return the covariates with ``change`` applied to what has a row per window."""
         counts, unit, start = map(change, (self.counts, self.unit, self.start))
-        return replace(self, counts=counts, unit=unit, start=start)
+        signals = tuple((function, change(values)) for function, values in self.signals)
+        return replace(self, counts=counts, unit=unit, start=start, signals=signals)
 
     def later(self, n_bins: Tensor) -> Covariates:
         """Return the covariates of windows (window,) that begin some bins later."""
@@ -100,6 +105,8 @@ class Covariates:
 
     def offset(self, coefficients: Tensor) -> Tensor:
         """Return the sum of columns times coefficients (unit, column), in the shape of counts."""
+        if not self.n_columns:
+            return self.basis.new_zeros(self.counts.shape)
         known = coefficients[:, : self.n_columns]
         parts = [
             torch.einsum("rkt,rk->rt", columns, known.to(columns)[unit])
@@ -278,14 +285,16 @@ class Covariates:
         n_bins = self.counts.shape[-1]
         rows = (self.counts, self.unit, self.start)
         counts, unit, start = (tensor.reshape(-1, tensor.shape[-1]) for tensor in rows)
-        n_rows = max(1, PART // (n_bins * max(1, self.n_columns)))
+        n_rows = max(1, PART // (n_bins * self.n_columns))
         for first in range(0, len(counts), n_rows):
             part = slice(first, min(first + n_rows, len(counts)))
-            columns = self._past(counts[part])
+            columns = [self._past(counts[part])] if len(self.basis) else []
             if self.drift is not None:
-                slow = self._slow(start[part, 0]).to(columns)
-                columns = torch.cat([columns, slow], dim=1) if len(self.basis) else slow
-            yield part, unit[part, 0], columns
+                columns.append(self._slow(start[part, 0]))
+            for function, values in self.signals:
+                some = values.reshape(-1, n_bins)[part].to(self.basis)
+                columns.append(function(some).movedim(0, 1))
+            yield part, unit[part, 0], columns[0] if len(columns) == 1 else torch.cat(columns, 1)
 
     def _slow(self, start: Tensor) -> Tensor:
         """Return the functions of drift (row, column, bin) in rows of which the start is given."""
@@ -295,7 +304,7 @@ class Covariates:
         if functions is not None:
             return functions[torch.searchsorted(known, start.double())]
         starts, which = start.double().unique(return_inverse=True)
-        return self._of_drift(starts)[which]
+        return self._of_drift(starts)[which].to(self.basis)
 
     @cached_property
     def _drifting(self) -> tuple[Tensor, Tensor | None]:
@@ -315,9 +324,7 @@ class Covariates:
 
     def _past(self, counts: Tensor) -> Tensor:
         """Convolve counts (row, bin) with the functions of the history, strictly in the past."""
-        n_columns, n_lags = self.basis.shape
-        if not n_columns:
-            return self.basis.new_zeros(len(counts), 0, counts.shape[-1])
+        n_lags = self.basis.shape[1]
         before = F.pad(counts.to(self.basis), (n_lags, 0))[:, None, :-1]
         return F.conv1d(before, self.basis.flip(1)[:, None])
 

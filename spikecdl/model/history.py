@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,37 +85,45 @@ class History:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Slow log rate: raised cosines in the recording's time, as far apart as their half width.
+class Smooth:
+    """Smooth function of a variable: raised cosines, as far apart as their half width.
 
-    They are centred over the time of the fit, from ``start`` to ``stop``; before and after it, the
-    log rate stays as it is at that end.  ``in_time`` says whether that is time in the recording, or
-    windows were put one after the other.
+    They are centred from ``start`` to ``stop``, and about ``step`` apart; beyond, the function
+    stays as it is at that end.  The mean of each over that range is zero.
     """
 
-    seconds: float
+    step: float
     start: float
     stop: float
-    in_time: bool = True
-
-    def __post_init__(self) -> None:
-        validation.positive("drift", self.seconds, "seconds")
 
     @property
     def n_columns(self) -> int:
-        """Number of functions: peaks over the time of the fit, and one more at either end."""
-        return 3 + math.ceil((self.stop - self.start) / self.seconds - 1e-9)
+        """Number of functions: peaks from start to stop, and one more at either end."""
+        return 3 + math.ceil((self.stop - self.start) / self.step - 1e-9)
 
-    def __call__(self, times: Tensor) -> Tensor:
-        """Return the functions at some times, shape (column, *times)."""
-        grid = torch.linspace(self.start, self.stop, 8 * self.n_columns, dtype=times.dtype)
-        mean = self._at(grid.to(times.device)).mean(1)
-        return self._at(times) - mean.reshape(-1, *[1] * times.ndim)
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the functions at some values, shape (column, *values); 0 where they are nan."""
+        grid = torch.linspace(self.start, self.stop, 8 * self.n_columns, dtype=values.dtype)
+        mean = self._at(grid.to(values.device)).mean(1)
+        return (self._at(values) - mean.reshape(-1, *[1] * values.ndim)).nan_to_num(0.0)
 
-    def _at(self, times: Tensor) -> Tensor:
+    def _at(self, values: Tensor) -> Tensor:
         apart = max(self.stop - self.start, 1e-9) / max(self.n_columns - 3, 1)
-        elapsed = times.clamp(self.start, self.stop) - self.start
+        elapsed = values.clamp(self.start, self.stop) - self.start
         return raised_cosines(elapsed + apart, apart * (self.n_columns - 1), self.n_columns)
+
+
+@dataclass(frozen=True)
+class Drift(Smooth):
+    """Slow log rate: a smooth function of the recording's time, with a knot every ``step`` seconds.
+
+    ``in_time`` says whether that is time in the recording, or windows were put one after the other.
+    """
+
+    in_time: bool = True
+
+    def __post_init__(self) -> None:
+        validation.positive("drift", self.step, "seconds")
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,18 @@ class Bursts:
     def n_lags(self, bin_size: float) -> int:
         """Return the number of bins after a spike."""
         return _n_lags("bursts", self.seconds, bin_size)
+
+
+class Terms(NamedTuple):
+    """What a rate depends on beside events; ``signals`` are smooth functions of them by name."""
+
+    history: History | None = None
+    drift: Drift | None = None
+    bursts: Bursts | None = None
+    signals: Mapping[str, Smooth] = {}
+
+
+NO_TERMS = Terms()
 
 
 @dataclass(frozen=True, eq=False)

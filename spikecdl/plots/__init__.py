@@ -11,6 +11,7 @@ from spikecdl.plots.diagnostics import (
     history,
     ks,
     selection,
+    signals,
     training_curve,
     triggered,
     unit_order,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,19 +109,54 @@ def history(source: TemplateModel | Decomposition, *, ax: Any = None, axes: Any 
     panel = style.panel(ax, axes, _SIZE)
     step, unit_of_time = style.short_times(bin_size)
     lags = step * np.arange(1, 1 + filters.shape[1])
-    if len(units) <= 4:
-        for number, (unit, values) in enumerate(zip(units, filters, strict=True)):
-            name = style.unit_title(unit)
-            panel.plot(lags, np.exp(values), color=style.colour(number), label=name)
-    else:
-        panel.plot(lags, np.exp(filters.T), color=style.MUTED, linewidth=0.6, alpha=0.6)
-        median = np.exp(np.median(filters, axis=0))
-        panel.plot(lags, median, color=style.PALETTE[0], linewidth=2, label="median of units")
-    panel.axhline(1, color=style.INK, linewidth=0.9, linestyle=style.DASHES, zorder=1.8)
+    _draw_factors(panel, lags, filters, units)
     panel.set(xlabel=f"time since a spike ({unit_of_time})", ylabel="factor on the rate")
     panel.set(xlim=(0, lags[-1]), ylim=(0, None))
     style.legend_above(panel)
     return panel
+
+
+@style.styled
+def signals(model: TemplateModel, *, axes: Any = None) -> np.ndarray:
+    """Draw by which factor the rate of each unit changes with each signal, see `history`.
+
+    The factor is relative to the mean over the range of the signal, on the scale of logarithms.
+
+    Parameters
+    ----------
+    model : DCEA
+        Fitted with ``signals``.
+    axes : array of Axes, shape (signal,), optional
+        Where to draw.
+
+    Examples
+    --------
+    >>> from spikecdl import DCEA, BinnedSpikes
+    >>> speed = np.sin(np.arange(2000) / 100)[None]
+    >>> y = np.random.default_rng(0).poisson(np.exp(speed - 1))
+    >>> y[:, ::50] += 5
+    >>> counts = BinnedSpikes.from_array(y).with_signals({"speed": speed})
+    >>> (ax,) = signals(DCEA(1, 10, signals=6, random_state=0).fit(counts))
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('speed', 'factor on the rate')
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    effects = getattr(model, "signal_effects_", {})
+    if not effects:
+        raise ValueError("`model` does not depend on signals; fit it with `signals`")
+    columns = min(len(effects), 3)
+    size = (max(2.4 * columns, style.COLUMN), _SIZE[1])
+    grid = style.wrapped(style.given_axes(None, axes), len(effects), columns, size)
+    for ax, (name, (values, effect)) in zip(grid, effects.items(), strict=True):
+        _draw_factors(ax, values, effect, model.unit_ids_)
+        ax.set(xlabel=name, xlim=(values[0], values[-1]), yscale="log")
+        ax.yaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
+    for ax in grid[::columns]:
+        ax.set_ylabel("factor on the rate")
+    style.legend_above(grid[0])
+    return grid
 
 
 @style.styled
@@ -298,6 +333,19 @@ def selection(found: Selection, *, ax: Any = None, axes: Any = None) -> Axes:
     panel.margins(x=0.1)
     panel.legend(title="length")
     return panel
+
+
+def _draw_factors(ax: Axes, x: np.ndarray, changes: np.ndarray, units: Sequence[Any]) -> None:
+    """Draw the factors on the rate of which changes (unit, x) are the logarithms."""
+    if len(units) <= 4:
+        for number, (unit, values) in enumerate(zip(units, changes, strict=True)):
+            name = style.unit_title(unit)
+            ax.plot(x, np.exp(values), color=style.colour(number), label=name)
+    else:
+        ax.plot(x, np.exp(changes.T), color=style.MUTED, linewidth=0.6, alpha=0.6)
+        median = np.exp(np.median(changes, axis=0))
+        ax.plot(x, median, color=style.PALETTE[0], linewidth=2, label="median of units")
+    ax.axhline(1, color=style.INK, linewidth=0.9, linestyle=style.DASHES, zorder=1.8)
 
 
 def _panels(

@@ -42,8 +42,8 @@ def draw_figures(
 
     They are ``templates``, ``events`` (spikes around them), ``population`` and ``units`` (in the
     joint layout), ``rates``, ``codes``, ``decomposition`` (of the window with most spikes),
-    ``history`` (if the model has one), ``ks`` (counts only) and ``training``. If the counts hold a
-    truth with the model's bins and layout, it is drawn over the templates.
+    ``history`` and ``signals`` (if the model has them), ``ks`` (counts only) and ``training``. If
+    the counts hold a truth with the model's bins and layout, it is drawn over the templates.
 
     Parameters
     ----------
@@ -90,6 +90,8 @@ def draw_figures(
     }
     if decomposition.history_filter is not None:
         figures["history"] = plots.history(decomposition).figure
+    if model.signal_effects_:
+        figures["signals"] = plots.signals(model)[0].figure
     rescaling = of_decomposition(decomposition, model.family_)
     if rescaling is not None:
         figures["ks"] = plots.ks(rescaling)[0].figure

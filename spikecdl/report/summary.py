@@ -155,6 +155,8 @@ def _ingredients(model: DCEA) -> dict[str, Any]:
         n_lags = round(found["bursts"]["value"] / model.bin_size_)
         effect = model.unit_tensors_["covariates"][:, -n_lags:].sum(1)
         found["bursts"]["spikes_per_spike"] = float(effect.mean())
+    if "signals" in used:
+        found["signals"]["names"] = list(model.signal_effects_)
     if "timing" in used:
         rates = model.event_timing_
         times, highest = model.bin_size_ * rates.argmax(1), rates.max(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikecdl.events.model import EventModel
@@ -58,7 +59,7 @@ class LearnedAttributes:
     @property
     def history_filter_(self) -> np.ndarray:
         """Change of eta by lag after a spike, shape (unit, lag)."""
-        history = self._settings().history
+        history = self._settings().terms.history
         if history is None:
             raise AttributeError("`history_filter_` needs a fit with `history`")
         basis = history.basis(self.bin_size_)
@@ -69,6 +70,20 @@ class LearnedAttributes:
     def history_lags_(self) -> np.ndarray:
         """Lags of the history filter, in seconds."""
         return self.bin_size_ * np.arange(1, 1 + self.history_filter_.shape[1])
+
+    @property
+    def signal_effects_(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Values of each signal, and the change of eta at them (unit, value)."""
+        history, drift, _, signals = self._settings().terms
+        first = 0 if history is None else len(history.basis(self.bin_size_))
+        first, found = first + (0 if drift is None else drift.n_columns), {}
+        for name, function in signals.items():
+            values = torch.linspace(function.start, function.stop, 65)
+            last = first + function.n_columns
+            effect = self.unit_tensors_[COVARIATES][:, first:last].cpu().float() @ function(values)
+            found[name] = values.numpy(), effect.numpy()
+            first = last
+        return found
 
     def at_speeds(self, X: Any, speeds: Sequence[float], learn_templates: bool = False) -> Any:
         """Return a model of other counts, whose events are those of this one at other speeds.

@@ -13,7 +13,8 @@ from torch import Tensor
 from yardstick import Yardstick
 
 from spikecdl import L1, BinnedSpikes, ConvDictionary, sparse_code
-from spikecdl.conversion import LAYOUTS, observe
+from spikecdl.config import LAYOUTS
+from spikecdl.conversion import observe
 from spikecdl.model.families import FAMILIES
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.sparse_coding import SparseCode

@@ -12,7 +12,8 @@ from commands import ENVIRONMENT
 from fits import quick, same_bits, some_counts
 
 from spikecdl import BinnedSpikes, History, Poisson, Unrolled, write_counts
-from spikecdl.conversion import LAYOUTS, baseline_rates, observe
+from spikecdl.config import LAYOUTS
+from spikecdl.conversion import baseline_rates, observe
 from spikecdl.model.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore::spikecdl.NotConvergedWarning")
