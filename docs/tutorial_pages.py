@@ -2,12 +2,16 @@
 
 Notebooks are executed in an empty folder, several at a time.  What was executed is kept in
 ``.cache/tutorials`` until the notebook or the package changes, so that `mkdocs serve` is quick.
+
+``python docs/tutorial_pages.py`` writes the outputs, in small, into the notebooks themselves, where
+GitHub shows them.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 import os
 import re
@@ -20,10 +24,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "tutorials"
 DATA = ROOT.parent / "shared" / "data"
+WIDTH, COLOURS = 720, 48  # of figures in notebooks: pixels at most, and colours
 LOG = logging.getLogger("mkdocs.hooks.tutorials")
 
 COLAB = "https://colab.research.google.com/github/spikecdl/spikecdl/blob/main/tutorials"
@@ -57,7 +63,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
 
 def kept(path: Path) -> Path:
     """Return where a notebook is kept once it is executed, with this state of the package."""
-    sources = [path, *sorted((ROOT / "spikecdl").rglob("*.py"))]
+    sources = [path.with_suffix(".py"), *sorted((ROOT / "spikecdl").rglob("*.py"))]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return CACHE / f"{path.stem}-{key[:16]}.ipynb"
 
@@ -132,3 +138,32 @@ def shown(output: nbformat.NotebookNode, figures: dict[str, bytes], name: str) -
         LOG.warning("%s: a cell says %s", name.rpartition("-")[0], output["text"])
     text = output.get("text") or data.get("text/plain", "")
     return f"``` {{ .text .output }}\n{text.rstrip()}\n```"
+
+
+def write_outputs(path: Path) -> None:
+    """Write the outputs of a notebook into it: figures in few colours, and no messages."""
+    notebook, done = nbformat.read(path, as_version=4), executed(path)
+    for cell, found in zip(notebook.cells, done.cells, strict=True):
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = found.execution_count
+        cell.outputs = [each for each in found.outputs if each.get("name") != "stderr"]
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = small(data["image/png"])
+    nbformat.write(notebook, path)
+
+
+def small(png: str) -> str:
+    """Return a figure in base64 with few pixels and colours."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image.thumbnail((WIDTH, 2 * WIDTH))
+    buffer = io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        write_outputs(path)
