@@ -86,7 +86,7 @@ def learn_population(name):
     data = Observations(y, mask, Poisson(), baseline, True)
     seed = torch.Generator().manual_seed(1)
     given = Problem(data, 2, 50, L1(), UniversalThreshold(), 2, seed)
-    trainer = Marginal(overlap=3) if name == "dense" else Marginal()
+    trainer = Marginal(n_starts=2, overlap=3 if name == "dense" else None)
     return trainer.fit(given, None, lambda state: None).tensors
 
 

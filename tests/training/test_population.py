@@ -57,7 +57,7 @@ def test_most_units_that_take_no_part_have_a_row_of_zeros(fitted):
 
 def test_templates_beyond_those_that_are_there_are_zero_and_have_no_events():
     counts = population(20, 10.0, peak=30.0, n_events=3, n_windows=4)
-    model = DCEA(6, 0.5, layout="joint", trainer="marginal", random_state=0).fit(counts)
+    model = DCEA(6, 0.5, layout="joint", trainer=Marginal(2), random_state=0).fit(counts)
     assert model.templates_.shape == (6, 20, 50)
     assert set(model.decompose(counts).events()["template"]) == {0, 1}
     assert np.isfinite(model.evidence(counts)).all()
@@ -84,7 +84,8 @@ def test_templates_of_a_population_that_may_not_fall_below_zero(fitted):
     assert found.templates.max < 0.55
     assert found.events.hit_rate > 0.9
     for bounds in ((True, False), (False, True)):
-        mixed = clone(kept).set_params(trainer=Marginal(nonnegative=bounds)).fit(part)
+        trainer = Marginal(nonnegative=bounds, n_starts=1)
+        mixed = clone(kept).set_params(trainer=trainer).fit(part)
         assert tuple(mixed.templates_.min((1, 2)) >= 0) == bounds
         assert mixed.templates_.min() < -0.01
 
@@ -191,7 +192,7 @@ def test_a_gap_in_the_recording_says_nothing(fitted):
     counts, whole = fitted
     gap = np.arange(counts.n_bins) // 10_000 == 1
     some = hide(counts, gap)
-    model = DCEA(2, 0.5, layout="joint", trainer="marginal", random_state=0).fit(some)
+    model = DCEA(2, 0.5, layout="joint", trainer=Marginal(2), random_state=0).fit(some)
     assert isinstance(counts_of(problem_of(model, some).data, 50), ListedCounts)
     found = recovery(model.decompose(some), 0.05)
     assert found.templates.max < 0.65
