@@ -299,7 +299,7 @@ def _covariates(
         bin_size=counts.bin_size,
         basis=basis.to(data.baseline.device),
         drift=drift,
-        largest=np.inf if history is None else history.largest,
+        largest=0.0 if history is not None and history.sign == "negative" else np.inf,
         common=history is not None and history.common,
         n_bursts=0 if bursts is None else bursts.n_lags(counts.bin_size),
         signals=tuple((f, in_bins((counts.signals or {})[n])) for n, f in signals.items()),

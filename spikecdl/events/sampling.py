@@ -14,8 +14,8 @@ from spikecdl.events.counts import Counts
 from spikecdl.events.dense import DenseCounts
 from spikecdl.events.em import climb, objective, updated, with_new_level
 from spikecdl.events.model import EventModel
-from spikecdl.events.starts import SPACING
-from spikecdl.events.table import NEAR, list_events, to_events
+from spikecdl.events.starts import CROWDED, SPACING, occupancy
+from spikecdl.events.table import COLUMNS, NEAR, list_events, to_events
 from spikecdl.events.windows import Drawn, Found, Sums
 from spikecdl.solvers.events import Events
 
@@ -219,5 +219,8 @@ def choose_overlap(
     if best.overlap == 1 or not isinstance(counts, DenseCounts):
         return best
     more = replace(best, overlap=EXACT + 1)
+    if learn_templates and occupancy(counts, best) > CROWDED:
+        # templates of two may stand for what three explain
+        more = learn_overlapping(counts, more, to_events(np.empty((0, len(COLUMNS)))), rng)
     gain = anneal(counts, more, rng)[1] - anneal(counts, best, rng)[1]
     return more if gain.sum() > _LEAST_NATS else best

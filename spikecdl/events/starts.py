@@ -27,7 +27,7 @@ _PROBABLE = 0.5  # events, near which no other template is sought
 _FINALISTS = 2  # candidates per template that are learned with the others
 _ALIKE, _ALIKE_ROW = 0.5, 0.9  # cosine of templates that are the same, with many rows or with one
 _ALONE, _TOGETHER, _WITHOUT, _AFTER, _LAST = 3, 6, 2, 4, 60  # steps of EM
-_CROWDED = 0.4  # share of the time taken by events, from which overlaps matter to a search
+CROWDED = 0.4  # share of the time taken by events, from which overlaps matter to a search
 SPACING = 0.25  # least distance of onsets of one template whose events overlap, in lengths
 _LEAST_GAIN = 10.0  # nats, that a template must add
 _SAME_NATS, _SAME_GAIN, _SAME_COSINE = 3.0, 0.01, 0.9  # of starts that have found the same optimum
@@ -91,7 +91,7 @@ def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step)
 
     def start(number: int) -> Callable[[], dict[str, Tensor]]:
         def run() -> dict[str, Tensor]:
-            crowded = bool(found) and _occupancy(part, found[0][0]) > _CROWDED
+            crowded = bool(found) and occupancy(part, found[0][0]) > CROWDED
             packed = crowded and wanted.overlap > 1 and number % 2 == 1
             known = wanted.known if number == 0 else None
             if known is None or not known.has_events.any():
@@ -116,7 +116,7 @@ def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step)
     return Search(best[0], other, gap, len(found), sum(agree))
 
 
-def _occupancy(counts: Counts, model: EventModel) -> float:
+def occupancy(counts: Counts, model: EventModel) -> float:
     """Return the share of the time that events take."""
     number = float(counts.expect(model).number.sum())
     return number * model.length / (counts.shape[0] * counts.shape[2])

@@ -78,11 +78,6 @@ class History:
         lags = torch.arange(1, n_lags + 1, dtype=torch.float64)
         return raised_cosines(lags.log(), math.log(n_lags), self.n_basis).float()
 
-    @property
-    def largest(self) -> float:
-        """Largest coefficient."""
-        return 0.0 if self.sign == "negative" else math.inf
-
 
 @dataclass(frozen=True)
 class Smooth:

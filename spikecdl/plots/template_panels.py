@@ -181,7 +181,7 @@ def _sheet(
     else:
         check_is_fitted(source)
         shapes, bin_size = source.templates_, source.bin_size_
-        scale, unit_ids = np.ones(len(shapes)), tuple(range(shapes.shape[1]))
+        scale, unit_ids = np.ones(len(shapes)), tuple(source.unit_ids_)
         names = [f"template {k}" for k in range(len(shapes))]
     matches = _matches(shapes, truth, bin_size, scale)
     step, unit = style.short_times(bin_size)
