@@ -78,7 +78,7 @@ def test_tutorial_runs_outside_the_checkout(
 ):
     if was_built(script):
         pytest.skip("mkdocs build has executed it, with this state of the package")
-    if "fetch_whisker" in script.read_text("utf-8"):  # which would download it
+    if re.search("fetch_whisker|SPIKECDL_DATA", script.read_text("utf-8")):  # would download it
         monkeypatch.setenv("SPIKECDL_DATA", str(request.getfixturevalue("shared_data")))
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
