@@ -66,8 +66,8 @@ def session():
         if done.returncode:
             raise ConnectionError("the source of pynapple 0.8.4 could not be downloaded")
         with tarfile.open(folder / "pynapple-0.8.4.tar.gz") as archive:
-            members = [each for each in archive if each.name.endswith(f"/{name}")]
-            (folder / name).write_bytes(archive.extractfile(members[0]).read())
+            inside = f"pynapple-0.8.4/tests/nwbfilestest/neurosuite/pynapplenwb/{name}"
+            (folder / name).write_bytes(archive.extractfile(inside).read())
     return folder / name
 
 
