@@ -13,9 +13,9 @@ from spikecdl.config import Arguments, Settings
 from spikecdl.data import BinnedSpikes, SpikeTrains, inputs
 from spikecdl.data.binning import infer_clock_rate, on_clock
 from spikecdl.data.times import intersection, interval_of, union
-from spikecdl.model.families import FAMILIES, Family, NegativeBinomial, Poisson
+from spikecdl.model.families import FAMILIES, Family, Poisson
 from spikecdl.model.history import Terms
-from spikecdl.training import Choices, Observations, Weight, has_exponential_loss
+from spikecdl.training import Choices, Chosen, Observations, Weight, has_exponential_loss
 from spikecdl.validation import counted, listed, member, names_of
 
 _STEP, _SLOW_STEP = 0.001, 0.01  # seconds; resolution of distances
@@ -116,10 +116,9 @@ def choices(
         names = chosen.keys() & {*Terms._fields}
         found = config.terms(chosen, (start, stop, in_time), ranges)
         terms = settings.terms._replace(**{name: getattr(found, name) for name in names})
-        more: dict[str, Any] = {"terms": terms}
-        if "dispersion" in chosen:
-            more["family"] = NegativeBinomial(chosen["dispersion"])
-        return conversion.problem(replace(settings, **more), counts, weight, length, *rest).data
+        family = Chosen(dict(chosen), {}).family(settings.family)
+        asked = replace(settings, terms=terms, family=family)
+        return conversion.problem(asked, counts, weight, length, *rest).data
 
     return Choices(values, data)
 

@@ -110,6 +110,8 @@ class Selection(Links):
                 f"`events` (={self.events!r}) and `within` (={self.within!r}) need each other; "
                 "give both, or none"
             )
+        if self.signals and self.pool_trials:
+            raise ValueError(f"`signals` (={self.signals!r}) needs single trials; do not pool them")
         if not isinstance(data, SpikeTrains):
             self._check_bins(data, bin_size)
             single = data

@@ -303,6 +303,8 @@ class BinnedSpikes:
     def pool(self) -> BinnedSpikes:
         """Sum over trials: one trial, whose ``n_pooled`` says how many were observed in each bin.
 
+        Signals are left out: they differ between trials.
+
         Examples
         --------
         >>> pooled = BinnedSpikes.from_array([[0, 1], [1, 1]], mask=[[1, 1], [0, 1]]).pool()

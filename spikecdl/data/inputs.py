@@ -139,9 +139,13 @@ def windows_of(counts: BinnedSpikes) -> dict[str, Any]:
 
 
 def signal_ranges(counts: BinnedSpikes) -> dict[str, list[float]]:
-    """Return between which values (1 and 99 %) the signals of counts are; those that vary."""
-    ranges = {n: np.nanquantile(x, [0.01, 0.99]) for n, x in (counts.signals or {}).items()}
-    return {name: edges.tolist() for name, edges in ranges.items() if edges[0] < edges[1]}
+    """Return between which values 98 % of each signal lie, or all where these are the same."""
+    found: dict[str, list[float]] = {}
+    for name, values in (counts.signals or {}).items():
+        for rest in (0.0, 0.01):  # the second, if it can be
+            first, last = np.nanquantile(values, [rest, 1 - rest])
+            found |= {name: [float(first), float(last)]} if first < last else {}
+    return found
 
 
 def time_span(counts: BinnedSpikes) -> tuple[float, float, bool]:

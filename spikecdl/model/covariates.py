@@ -299,12 +299,12 @@ class Covariates:
     def _slow(self, start: Tensor) -> Tensor:
         """Return the functions of drift (row, column, bin) in rows of which the start is given."""
         known, functions = self._drifting
-        if functions is not None and len(functions) == 1:
+        if functions is None:
+            known = start.double().unique()
+            functions = self._of_drift(known).to(self.basis)
+        if len(functions) == 1:
             return functions.expand(len(start), -1, -1)
-        if functions is not None:
-            return functions[torch.searchsorted(known, start.double())]
-        starts, which = start.double().unique(return_inverse=True)
-        return self._of_drift(starts)[which].to(self.basis)
+        return functions[torch.searchsorted(known, start.double())]
 
     @cached_property
     def _drifting(self) -> tuple[Tensor, Tensor | None]:

@@ -153,8 +153,7 @@ def signals(model: TemplateModel, *, axes: Any = None) -> np.ndarray:
         ax.set(xlabel=name, xlim=(values[0], values[-1]), yscale="log")
         ax.yaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}")
         ax.yaxis.set_minor_locator(NullLocator())
-    for ax in grid[::columns]:
-        ax.set_ylabel("factor on the rate")
+    grid[0].set_ylabel("factor on the rate")
     style.legend_above(grid[0])
     return grid
 

@@ -81,10 +81,8 @@ class Fraction(Weight):
 
     fraction: float
 
-    def __call__(
-        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
-    ) -> Penalty:
-        return penalty.with_weight(self.fraction * lambda_max(penalty, dictionary, data, baseline))
+    def __call__(self, penalty: Penalty, *about: Any) -> Penalty:
+        return penalty.with_weight(self.fraction * lambda_max(penalty, *about))
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,7 @@ class Fixed(Weight):
 
     weight: float
 
-    def __call__(
-        self, penalty: Penalty, dictionary: ConvDictionary, data: Observations, baseline: Tensor
-    ) -> Penalty:
+    def __call__(self, penalty: Penalty, *about: Any) -> Penalty:
         return penalty.with_weight(self.weight)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from spikecdl import BinnedSpikes, concatenate
 from spikecdl.conversion import hide
+from spikecdl.data.inputs import signal_ranges
 
 
 def counts(trials=3, bins=40, **more):
@@ -94,3 +95,14 @@ def test_needs_times_of_trials():
     with pytest.raises(ValueError, match="`trial_starts` must be known"):
         y.with_signals({"x": ([0.0, 1.0], [0.0, 1.0])})
     assert y.with_signals({"x": np.ones((2, 5))}).signals["x"].shape == (2, 5)
+
+
+def test_ranges_are_of_most_values_or_of_all_where_most_are_the_same():
+    values = np.linspace(0, 100, 120).reshape(3, 40)
+    rare, constant = np.zeros((3, 40)), np.ones((3, 40))
+    rare[1, 7] = 2.0
+    signals = {"walk": values, "rare": rare, "constant": constant}
+    found = signal_ranges(counts().with_signals(signals))
+    assert list(found) == ["walk", "rare"]
+    np.testing.assert_allclose(found["walk"], [1, 99])
+    assert found["rare"] == [0.0, 2.0]

@@ -203,3 +203,5 @@ def test_command_line(session, tmp_path):
     assert again["deviance_explained"] == pytest.approx(found["deviance_explained"])
     text = succeeded(run("evaluate", tmp_path / "fit", path)).out
     assert "--signals speed" in text
+    pooled = run("fit", path, *options, "--signals", "speed", "--pool-trials", "--out", tmp_path)
+    assert "`--signals` (='speed') needs single trials; do not pool them" in pooled.err
