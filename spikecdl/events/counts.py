@@ -63,11 +63,9 @@ class Counts(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Windows, rows and bins."""
-        ...
 
     def expect(self, model: EventModel) -> Expectation:
         """Sum over the events of all windows."""
-        ...
 
     def posterior(
         self, model: EventModel, rng: np.random.Generator | None = None
@@ -75,15 +73,12 @@ class Counts(Protocol):
         """Yield windows, the probabilities (window, template, amplitude, onset) of their events,
         and with a generator the signal (window, row, bin) of events drawn from the posterior.
         """
-        ...
 
     def take(self, windows: np.ndarray) -> Counts:
         """Keep some windows."""
-        ...
 
     def part(self, n_bins: int, length: int) -> Counts:
         """Return about so many bins, in which to search for templates of a ``length``."""
-        ...
 
     def stretches(
         self, null: EventModel, number: int, rng: np.random.Generator, taken: np.ndarray
@@ -93,8 +88,6 @@ class Counts(Protocol):
         ``null`` is the model without templates; none begins where onsets (window, onset) are
         ``taken``.
         """
-        ...
 
     def covariates_of(self, model: EventModel, found: Expectation, step: float) -> EventModel:
         """Return the model after a step of the coefficients of covariates, if there are any."""
-        ...

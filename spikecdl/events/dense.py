@@ -13,16 +13,8 @@ from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from spikecdl.events.counts import Expectation
-from spikecdl.events.model import EventModel
-from spikecdl.events.windows import (
-    CountLoss,
-    Drawn,
-    Found,
-    Sums,
-    Templates,
-    Windows,
-    sum_events,
-)
+from spikecdl.events.model import EventModel, relative
+from spikecdl.events.windows import CountLoss, Drawn, Found, Sums, Templates, Windows, sum_events
 from spikecdl.model.observations import Observations, earlier
 from spikecdl.solvers.amplitudes import LOSSES, QUADRATIC, as_array
 from spikecdl.solvers.parallel import ALONE, Processes
@@ -149,15 +141,17 @@ class DenseCounts:
         )
         of_model = (model.templates, model.amplitudes, model.moves())
         templates = Templates(*map(np.ascontiguousarray, of_model))
-        where, z = self.onsets_of(model.length), self.predictor(model)
-        loss = self.loss_of(model)
+        loss, z, where = self.loss_of(model), self.predictor(model), self.onsets_of(model.length)
+        where = np.ones((len(z), 0), bool) if where is None else where
         per_bin = self.covariates is not None or bool(np.ptp(self.offset, axis=-1).any())
         per_bin = per_bin or loss.excess.size > 0
         pattern = np.empty((0, n_onsets), np.int64)
         if model.overlap == 2 and len(model) and (uniform is None or len(uniform) == 1):
             pattern = self._patterns(z, n_onsets, per_bin)
-        windows = Windows(loss, z, per_bin, where, pattern, self.processes)
-        return sum_events(windows, templates, model.prior(n_onsets), found, uniform), found
+        none = relative(np.zeros((0, model.length, *2 * (model.amplitudes.size,))))
+        of_events = (templates, model.prior(n_onsets), where, pattern, none)
+        windows = Windows(loss, z, *of_events, per_bin)
+        return sum_events(windows, found, uniform, self.processes), found
 
     def _patterns(self, z: np.ndarray, n_onsets: int, per_bin: bool) -> np.ndarray:
         """Return numbers (window, onset) of onsets of a unit from which on counts alone differ.

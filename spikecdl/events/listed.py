@@ -16,7 +16,7 @@ from spikecdl.events.counts import Expectation
 from spikecdl.events.model import EventModel, Factors, relative
 from spikecdl.events.spike_list import N_PARTS, SpikeList, scores, spikes_under
 from spikecdl.model.observations import STRETCH
-from spikecdl.solvers.parallel import Processes, in_parallel
+from spikecdl.solvers.parallel import in_parts
 
 _FEW_PAIRS = 1e-4  # expected pairs of two templates at one lag that say nothing
 _CROWD = 3  # times as many stretches are looked at as drawn
@@ -77,11 +77,6 @@ class ListedCounts:
         self.start = np.log(rate)[None] if start is None else start
 
     @property
-    def processes(self) -> Processes:
-        """That share the sums over spikes."""
-        return self.spikes.processes
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         """Windows, rows and bins."""
         return self.spikes.shape
@@ -119,33 +114,26 @@ class ListedCounts:
         self, model: EventModel, rng: np.random.Generator | None = None
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
         """Yield windows with the probabilities of their events; see `Counts`."""
-        n_windows, n_units, n_bins = self.shape
+        n_windows, _, n_bins = self.shape
         weights, factors = self._weights(model), self._factors(model)
         prior = model.prior(n_bins - model.length + 1)
         for window in range(n_windows):
             bins = slice(window * n_bins, (window + 1) * n_bins)
-            part = Weights(
-                weights.score[bins], weights.fixed, weights.pattern[bins], weights.amplitudes
-            )
+            part = weights._replace(score=weights.score[bins], pattern=weights.pattern[bins])
             drawn = np.full((model.overlap, n_bins if rng is not None else 0), -1, np.int32)
             uniform = np.empty(0) if rng is None else rng.random(n_bins + 1)
             chance = np.zeros((1, *model.amplitudes.shape, n_bins - model.length + 1))
             if self.spikes.shown.bins[window].any():
                 found = np.zeros(factors.log.shape)
                 _sum_window(n_bins, part, factors, prior, found, chance[0], uniform, drawn)
-            yield (
-                slice(window, window + 1),
-                chance,
-                None if rng is None else self._signal(model, drawn),
-            )
+            signal = None if rng is None else self._signal(model, drawn)
+            yield slice(window, window + 1), chance, signal
 
     def _signal(self, model: EventModel, drawn: np.ndarray) -> np.ndarray:
         """Return what drawn events (chain, bin) add to the predictor (1, row, bin)."""
         signal = np.zeros((1, *self.shape[1:]), np.float32)  # as many numbers as counts
-        for kind, s in zip(
-            *(x[drawn >= 0] for x in (drawn, np.indices(drawn.shape)[1])), strict=True
-        ):
-            c, i = divmod(int(kind), model.amplitudes.shape[1])
+        for chain, s in np.argwhere(drawn >= 0):
+            c, i = divmod(int(drawn[chain, s]), model.amplitudes.shape[1])
             signal[0, :, s : s + model.length] += model.amplitudes[c, i] * model.templates[c]
         return signal
 
@@ -158,9 +146,8 @@ class ListedCounts:
         score, mean = scores(self.spikes, model.templates), np.exp(model.baseline[0])
         lost = np.tensordot(np.expm1(model.moves()), mean, (2, 0)) @ seen.T  # (.., pattern)
         fixed = model.log_start[..., None] - lost
-        return Weights(
-            score, np.ascontiguousarray(fixed.reshape(-1, len(seen)).T), pattern, model.amplitudes
-        )
+        fixed = np.ascontiguousarray(fixed.reshape(-1, len(seen)).T)
+        return Weights(score, fixed, pattern, model.amplitudes)
 
     def _factors(self, model: EventModel) -> Factors:
         """Return factors of pairs (pattern, lag, event, event); none if no events overlap."""
@@ -199,13 +186,12 @@ class ListedCounts:
         edges = np.arange(n_parts + 1) * n_windows // n_parts
         observed = spikes.shown.bins.any(1)
 
-        def work(numbers: slice) -> None:
-            for p in range(numbers.start, numbers.stop):
-                found = _Sums(evidence, free, expected, number[p], starts[p], overlaps[p])
-                span = (edges[p], edges[p + 1], n_bins)
-                _sum_windows(*span, observed, weights, factors, prior, found)
+        def work(p: int) -> None:
+            found = _Sums(evidence, free, expected, number[p], starts[p], overlaps[p])
+            span = (edges[p], edges[p + 1], n_bins)
+            _sum_windows(*span, observed, weights, factors, prior, found)
 
-        in_parallel(work, spikes.processes.share(n_parts), weights.score.size * 5)
+        in_parts(work, spikes.processes.share(n_parts), weights.score.size * 5)
         spikes.processes.fill(evidence, free, expected, number, starts, overlaps)
         of_events = (evidence, number.sum(0), starts.sum(0), expected)
         return *of_events, float(free.sum()), overlaps.sum(0)

@@ -299,9 +299,8 @@ class EventModel:
         coefficients: np.ndarray | None = None,
     ) -> EventModel:
         """Return the model that `to_file` has stored, with templates of typical amplitude one."""
-        arrays: dict[str, Any] = {
-            name: tensors[f].double().cpu().numpy() for f, name in _IN_FILES.items() if f in tensors
-        }
+        known = {name: tensors[f] for f, name in _IN_FILES.items() if f in tensors}
+        arrays: dict[str, Any] = {n: x.double().cpu().numpy() for n, x in known.items()}
         count, n_rows, length = arrays["templates"].shape
         original, speed = (tensors.get(name, torch.ones(count)) for name in ("original", "speed"))
         rate = speed.double().abs().cpu().numpy()

@@ -16,23 +16,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from spikecdl.data import results
 from spikecdl.events.model import EventModel
 from spikecdl.model.families import Family, Poisson
 from spikecdl.validation import integer, shaped
 
 
-class Fitted(Protocol):
+class Fitted(results.Fitted, Protocol):
     """What is needed of a fitted `DCEA`."""
 
-    layout: str
     family_: Family
-    tensors_: dict[str, Tensor]
-    unit_tensors_: dict[str, Tensor]
-    unit_ids_: tuple[int | str, ...]
-    unit_rate_: list[list[float]]
-    bin_size_: float
 
 
 class Now(NamedTuple):

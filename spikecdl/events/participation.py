@@ -45,9 +45,8 @@ def participation(
     tails = np.array([0.5 - level / 2, 0.5 + level / 2])
     known = variance.min(1) > 0
     for row in np.flatnonzero(known):
-        covariance = _covariance(
-            variance[row], model.shrinkage[template, row] / size**2, model.smoothness[template]
-        )
+        prior = (model.shrinkage[template, row] / size**2, model.smoothness[template])
+        covariance = _covariance(variance[row], *prior)
         drawn = rng.multivariate_normal(rows[row], covariance, 400, method="eigh")
         edges[row] = np.quantile(largest(drawn), tails, method="nearest")
     change, error = rows[here, peak], np.sqrt(variance[here, peak])

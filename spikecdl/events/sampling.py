@@ -166,7 +166,7 @@ def _listed(sampled: Sampled) -> Events:
 
 def _moved(events: Events, late: Tensor | int, last: int) -> Events:
     """Return events later by some bins, those that begin from bin 0 to the ``last``."""
-    moved = replace(events, onset=events.onset + late)
+    moved = events.shifted(late)
     return moved.take((moved.onset >= 0) & (moved.onset <= last))
 
 

@@ -37,9 +37,8 @@ class Speeds:
         ``ratio``.
         """
         steps = np.abs(values) * ratio
-        edges = (
-            steps[:, None, None] * np.arange(math.ceil(length / steps.min() - 1e-9) + 1)[:, None]
-        )
+        n_bins = math.ceil(length / steps.min() - 1e-9)
+        edges = steps[:, None, None] * np.arange(n_bins + 1)[:, None]
         bins = np.arange(length)
         shared = np.minimum(edges[:, 1:], bins + 1) - np.maximum(edges[:, :-1], bins)
         operators = shared.clip(min=0) / steps[:, None, None]

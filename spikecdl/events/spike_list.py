@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spikecdl import kernels
-from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
+from spikecdl.solvers.parallel import ALONE, Processes, in_parts
 
 N_PARTS = 16  # sums run over as many parts on any machine, so that they round alike
 _PIECE = 2**16  # bins whose spikes are listed at a time; numbers of 16 bits sort fastest
@@ -132,12 +132,10 @@ def scores(spikes: SpikeList, templates: np.ndarray) -> np.ndarray:
     found = np.zeros((n_bins, len(templates)))
     edges = np.arange(N_PARTS + 1) * n_bins // N_PARTS
 
-    def work(numbers: slice) -> None:
-        for p in range(numbers.start, numbers.stop):
-            _add_scores(spikes.first, spikes.unit, rows, edges[p], edges[p + 1], found)
+    def work(p: int) -> None:
+        _add_scores(spikes.first, spikes.unit, rows, edges[p], edges[p + 1], found)
 
-    share = spikes.processes.share(N_PARTS)
-    in_parallel(work, share, len(spikes.unit) * templates[:, 0].size)
+    in_parts(work, spikes.processes.share(N_PARTS), len(spikes.unit) * templates[:, 0].size)
     spikes.processes.fill(found)
     return found
 
@@ -151,10 +149,9 @@ def spikes_under(spikes: SpikeList, weight: np.ndarray, length: int) -> np.ndarr
     shape = (N_PARTS, spikes.shape[1], length, n_templates)
     rows, edges = np.zeros(shape), np.arange(N_PARTS + 1) * n_bins // N_PARTS
 
-    def work(numbers: slice) -> None:
-        for p in range(numbers.start, numbers.stop):
-            _add_weights(spikes.first, spikes.unit, weight, edges[p], edges[p + 1], rows[p])
+    def work(p: int) -> None:
+        _add_weights(spikes.first, spikes.unit, weight, edges[p], edges[p + 1], rows[p])
 
-    in_parallel(work, spikes.processes.share(N_PARTS), len(spikes.unit) * n_templates * length)
+    in_parts(work, spikes.processes.share(N_PARTS), len(spikes.unit) * n_templates * length)
     spikes.processes.fill(rows)
     return np.ascontiguousarray(rows.sum(0)[:, ::-1].transpose(2, 0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -89,22 +90,19 @@ def search(counts: Counts, wanted: Wanted, rng: np.random.Generator, step: Step)
     null = without_events(part, length)
     least = objective(null, part.expect(null))
 
-    def start(number: int) -> Callable[[], dict[str, Tensor]]:
-        def run() -> dict[str, Tensor]:
-            crowded = bool(found) and occupancy(part, found[0][0]) > CROWDED
-            packed = crowded and wanted.overlap > 1 and number % 2 == 1
-            known = wanted.known if number == 0 else None
-            if known is None or not known.has_events.any():
-                known = _built(part, wanted.n_templates, length, rng, packed)
-            model = known.filled(wanted.n_templates)
-            model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)
-            model, value = climb(part, model, _LAST)
-            return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}
-
-        return run
+    def start(number: int) -> dict[str, Tensor]:
+        crowded = bool(found) and occupancy(part, found[0][0]) > CROWDED
+        packed = crowded and wanted.overlap > 1 and number % 2 == 1
+        known = wanted.known if number == 0 else None
+        if known is None or not known.has_events.any():
+            known = _built(part, wanted.n_templates, length, rng, packed)
+        model = known.filled(wanted.n_templates)
+        model = model.bounded(wanted.nonnegative).with_timing(wanted.n_knots)
+        model, value = climb(part, model, _LAST)
+        return model.as_tensors() | {"value": torch.tensor(value, dtype=torch.float64)}
 
     for number in range(wanted.most_starts):
-        tensors = step(f"start {number + 1}", start(number), rng)
+        tensors = step(f"start {number + 1}", partial(start, number), rng)
         found.append((EventModel.from_tensors(tensors), float(tensors["value"])))
         found.sort(key=lambda each: -each[1])
         agree = [_same(found[0], each, least) for each in found]

@@ -8,7 +8,7 @@ import numpy as np
 
 from spikecdl import kernels
 from spikecdl.events.model import ChainPrior, Factors
-from spikecdl.solvers.parallel import ALONE, Processes, in_parallel
+from spikecdl.solvers.parallel import ALONE, Processes, in_parts
 
 _MOST_FACTORS = 2**22  # of pairs of events in memory at once that windows share
 N_PARTS = 8  # sums run over as many parts on any machine, so that they round alike
@@ -96,26 +96,13 @@ class Found(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Windows of counts.
+    """Windows of counts, and the model of their events.
 
     ``z`` (window, row, bin) is the predictor without events.  Where it is constant, the derivatives
     of all bins of a window are in its first, unless ``per_bin``.  Events begin where ``onsets``
-    (window, onset) are True; None: anywhere.  Onsets with the same ``pattern`` (window, onset)
-    differ in the counts from there on alone; there are no windows if no pairs are summed.  The
-    ``processes`` share the windows, and all have the same in the end.
-    """
-
-    loss: CountLoss
-    z: np.ndarray
-    per_bin: bool
-    onsets: np.ndarray | None
-    pattern: np.ndarray
-    processes: Processes = ALONE
-
-
-class _Task(NamedTuple):
-    """What the functions in C are given: windows, the model of their events, and factors of pairs
-    of each pattern, or none if windows have their own.
+    (window, onset) are True, or anywhere if there are no onsets.  Onsets with the same ``pattern``
+    (window, onset) differ in the counts from there on alone; there are no windows if no pairs are
+    summed.  ``factors`` are those of pairs of each pattern, none if windows have their own.
     """
 
     loss: CountLoss
@@ -130,72 +117,62 @@ class _Task(NamedTuple):
 
 def sum_events(
     windows: Windows,
-    model: Templates,
-    prior: ChainPrior,
     found: Found,
     uniform: np.ndarray | None = None,
+    processes: Processes = ALONE,
 ) -> Sums:
     """Sum over the events of all windows; fill in ``found`` and return the sums.
 
-    Windows in which nothing was observed are left out: what is found there is 0.  The sum is exact
+    The ``processes`` share the windows, and all have the same in the end.  Windows in which nothing
+    was observed are left out: what is found there is 0.  The sum is exact
     for one chain or two; ``uniform`` (1, window, bin + 1), random numbers, then let the events of
     ``found``, which has as many chains, be drawn.  With a row for each chain they make a sweep of
     blocked Gibbs sampling: the events of each chain are drawn given those of the others, whose
     signals are in ``found`` (Jensen, Kong and Kjaerulff, Int. J. Human-Computer Studies 42, 1995).
     """
-    z, processes = windows.z, windows.processes
+    z, model, n_kinds = windows.z, windows.model, windows.model.amplitudes.size
     by_template = np.zeros((3, N_PARTS, *model.taps.shape))
     number = np.zeros((N_PARTS, *model.amplitudes.shape))
-    starts = np.zeros((N_PARTS, *prior.log_timing.shape))
+    starts = np.zeros((N_PARTS, *windows.prior.log_timing.shape))
     free = np.zeros((N_PARTS, 1))
     edges = np.arange(N_PARTS + 1) * len(z) // N_PARTS
     draws = np.empty((0, len(z), z.shape[2] + 1)) if uniform is None else uniform
-    shared = _shared_patterns(windows, model)
-    task = _task(windows, model, prior, len(shared))
-    _fill_shared_factors(task, shared)
-    overlaps = np.zeros((N_PARTS, *task.factors.log.shape))
-    same = {"task": task, "found": found, "uniform": draws}
+    shared = _shared_patterns(windows)
+    shape = (len(shared), model.taps.shape[2], n_kinds, n_kinds)
+    factors = Factors(np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape))
+    windows = windows._replace(factors=factors)
+    _fill_shared_factors(windows, shared)
+    overlaps = np.zeros((N_PARTS, *shape))
+    same = {"task": windows, "found": found, "uniform": draws}
     of_all = [kernels.packed("sum_windows", word, value) for word, value in same.items()]
 
-    def work(numbers: slice) -> None:
-        for p in range(numbers.start, numbers.stop):
-            sums = Sums(number[p], starts[p], free[p], *by_template[:, p])
-            first, end = edges[p : p + 2]
-            if first == end:
-                continue
-            if len(draws) < 2:
-                _sum_windows(first, end, *of_all, sums, overlaps[p])
-            else:
-                _sample_windows(first, end, *of_all, sums)
+    def work(p: int) -> None:
+        sums = Sums(number[p], starts[p], free[p], *by_template[:, p])
+        first, end = edges[p : p + 2]
+        if first < end and len(draws) < 2:
+            _sum_windows(first, end, *of_all, sums, overlaps[p])
+        elif first < end:
+            _sample_windows(first, end, *of_all, sums)
 
     mine = processes.share(N_PARTS)
-    in_parallel(work, mine, z.size * model.amplitudes.size * max(1, len(draws)))
+    in_parts(work, mine, z.size * n_kinds * max(1, len(draws)))
     of_windows = (found.evidence, found.residual, found.curvature, found.posterior)
     of_windows = (*of_windows, found.likelihood, *found.drawn.signal, *found.drawn.kind)
     for values in of_windows:
         values[: edges[mine.start]] = values[edges[mine.stop] :] = 0
     processes.fill(*of_windows, number, starts, free, by_template, overlaps)
     sums = Sums(number.sum(0), starts.sum(0), free.sum(0), *by_template.sum(1))
-    _add_shared_pairs(task, shared, overlaps.sum(0), found, sums)
+    _add_shared_pairs(windows, shared, overlaps.sum(0), found, sums)
     return sums
 
 
-def _shared_patterns(windows: Windows, model: Templates) -> np.ndarray:
+def _shared_patterns(windows: Windows) -> np.ndarray:
     """Return the first window and onset (pattern, 2) of each pattern that windows share.
 
     There are none where derivatives are those of bins, and if there were too many.
     """
-    length, n_kinds, pattern = model.taps.shape[2], model.amplitudes.size, windows.pattern
-    first = np.empty(0, np.int64)
+    model, pattern, first = windows.model, windows.pattern, np.empty(0, np.int64)
+    length, n_kinds = model.taps.shape[2], model.amplitudes.size
     if not windows.per_bin and (pattern.max(initial=-1) + 1) * length * n_kinds**2 < _MOST_FACTORS:
         first = np.unique(pattern, return_index=True)[1]
     return np.stack(np.divmod(first, pattern.shape[1]), 1)
-
-
-def _task(windows: Windows, model: Templates, prior: ChainPrior, n_patterns: int) -> _Task:
-    """Return the task, with factors of shared patterns to be filled in."""
-    loss, z, per_bin, onsets, pattern, _ = windows
-    where = np.ones((len(z), 0), bool) if onsets is None else onsets
-    shape = (n_patterns, model.taps.shape[2], *2 * (model.amplitudes.size,))
-    factors = Factors(np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape))
-    return _Task(loss, z, model, prior, where, pattern, factors, per_bin)

@@ -16,7 +16,7 @@ from torch import Tensor
 from spikecdl import kernels
 from spikecdl.model.observations import Observations
 from spikecdl.solvers.events import Events
-from spikecdl.solvers.parallel import ALONE, COSTLY, Processes, in_parallel
+from spikecdl.solvers.parallel import ALONE, COSTLY, Processes, in_parallel, in_parts
 
 #: The scalar losses of `spikecdl.model.families.ScalarLoss`, as functions in C number them.
 LOSSES = {"quadratic": 0, "logistic": 1, "exponential": 2}
@@ -194,13 +194,12 @@ class Amplitudes:
         task = _Task(loss, taps, self._prior, Baselines(*of_part), events, tol)
         same = kernels.packed("fit_amplitudes", "task", task)
 
-        def work(numbers: slice) -> None:
-            for number in range(numbers.start, numbers.stop):
-                first, end = edges[number : number + 2]
-                if first < end:
-                    _fit_amplitudes(first, end, same, sums[number], derivatives[number])
+        def work(number: int) -> None:
+            first, end = edges[number : number + 2]
+            if first < end:
+                _fit_amplitudes(first, end, same, sums[number], derivatives[number])
 
-        in_parallel(work, n_parts, loss.a.size * COSTLY)
+        in_parts(work, n_parts, loss.a.size * COSTLY)
         return sums.sum(0), derivatives.sum(0)
 
     @property

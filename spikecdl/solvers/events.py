@@ -66,7 +66,7 @@ class Events:
         """Return the events with ``n_windows`` added to the number of each window."""
         return replace(self, window=self.window + n_windows)
 
-    def shifted(self, n_bins: int) -> Events:
+    def shifted(self, n_bins: Tensor | int) -> Events:
         """Return the events with ``n_bins`` added to each onset."""
         return replace(self, onset=self.onset + n_bins)
 
@@ -111,16 +111,13 @@ class Events:
         count = int(group.max()) + 1
         amplitude = self.amplitude.new_zeros(count, units)
         amplitude = amplitude.index_put((group, unit), self.amplitude, accumulate=True)
-        trial, template, onset = (
-            value.new_zeros(count).index_put((group,), value)
-            for value in (self.window // units, self.template, self.onset)
-        )
+        one = self.take(_one_of_each(group, count))
         new = torch.ones(count, dtype=torch.bool, device=group.device)
         new[1:] = (
-            (trial.diff() != 0)
-            | (template.diff() != 0)
+            ((one.window // units).diff() != 0)
+            | (one.template.diff() != 0)
             | ((amplitude[1:] * amplitude[:-1]).sum(dim=1) < 0)
-            | (onset.diff().abs() > separation)
+            | (one.onset.diff().abs() > separation)
         )
         cluster = (new.cumsum(0) - 1)[group]
         total, moment = (
@@ -150,11 +147,7 @@ class Events:
         """Add up events of one window, template and onset, and sort them."""
         cells, owner = self._cell(self.window).unique(return_inverse=True)
         total = self.amplitude.new_zeros(len(cells)).index_add(0, owner, self.amplitude)
-        window, template, onset = (
-            value.new_zeros(len(cells)).index_put((owner,), value)
-            for value in (self.window, self.template, self.onset)
-        )
-        return Events(window, template, onset, total)
+        return self.take(_one_of_each(owner, len(cells))).with_amplitude(total)
 
     def _cell(self, window: Tensor) -> Tensor:
         """Return a number that sorts by window, template and onset."""
@@ -181,3 +174,9 @@ class Events:
         start = start + bins * torch.arange(channels, device=start.device)
         index = start[..., None] + torch.arange(length, device=start.device)
         return index.reshape(-1)
+
+
+def _one_of_each(group: Tensor, count: int) -> Tensor:
+    """Return the index of a member of each of the ``count`` groups."""
+    member = torch.arange(len(group), device=group.device)
+    return member.new_empty(count).index_put((group,), member)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import current_thread, main_thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def on_each(function: Callable[[T], R], items: Iterable[T], device: torch.device
         yield from pool.map(call_alone, items)
 
 
-def in_parallel(work: Callable[[slice], None], windows: int | slice, size: int) -> None:
+def in_parallel(work: Callable[[slice], Any], windows: int | slice, size: int) -> None:
     """Call ``work``, compiled code without the interpreter's lock, on slices of the windows.
 
     ``windows`` are a number of them, or those from one to another.  Fewer than 200,000 numbers to
@@ -107,6 +107,11 @@ def in_parallel(work: Callable[[slice], None], windows: int | slice, size: int) 
     parts = min(n_windows, 4 * threads)
     edges = [span.start + n_windows * part // parts for part in range(parts + 1)]
     list(_pool(threads, os.getpid()).map(work, map(slice, edges[:-1], edges[1:])))
+
+
+def in_parts(work: Callable[[int], None], parts: int | slice, size: int) -> None:
+    """Call ``work`` with the number of each part, as `in_parallel` does with slices of them."""
+    in_parallel(lambda some: [*map(work, range(some.start, some.stop))], parts, size)
 
 
 def n_threads() -> int:
