@@ -41,7 +41,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # A limit goes down, never up: when something must grow, something else goes.
 MOST_FILES, MOST_AT_THE_TOP, MOST_FLOORS = 128, 12, 12
-MOST_CODE_LINES = 20_000  # of the package in Python, without docstrings, comments and blank lines
+MOST_CODE_LINES = 19_960  # of the package in Python, without docstrings, comments and blank lines
 MOST_LINES_OF_C = 4_670  # likewise
 MOST_NUMBERS = 144  # names of modules for a single number
 MOST_UNTYPED_MODELS = 0  # arguments `model: Any`

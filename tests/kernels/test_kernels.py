@@ -112,9 +112,11 @@ def test_sources_that_are_not_compiled_say_what_to_do(tmp_path):
 def test_sources_compile_without_warnings(tmp_path, monkeypatch, capfd):
     for source in kernels.FOLDER.glob("*.[ch]"):
         shutil.copy(source, tmp_path)
+    level, flags = list(build.levels().items())[-1]
     monkeypatch.setattr(build, "FOLDER", tmp_path)
+    monkeypatch.setattr(build, "levels", lambda: {level: flags})
     build.build()
-    assert {path.stem for path in tmp_path.glob(f"*{build.SUFFIX}")} == set(build.levels())
+    assert (tmp_path / f"{level}{build.SUFFIX}").exists()
     assert capfd.readouterr().err == ""
 
 
