@@ -22,9 +22,10 @@ from spikecdl.events.table import COLUMNS, NEAR, to_events
 from spikecdl.model.penalties import L1
 from spikecdl.solvers.events import Events
 from spikecdl.solvers.parallel import Processes, current_processes
-from spikecdl.training.alternating import Epoch, alternate
+from spikecdl.training.alternating import Alternating, Epoch, alternate
 from spikecdl.training.base import COVARIATES, Fraction, Learned, OnEpoch, Problem, Trainer
-from spikecdl.training.events import counts_of, encoded
+from spikecdl.training.covariates import with_covariates
+from spikecdl.training.events import counts_of, encoded, of_events
 from spikecdl.training.ingredients import Chosen, Comparison, with_chosen
 from spikecdl.training.steps import Steps
 
@@ -190,15 +191,18 @@ class Marginal(Trainer):
         def compute() -> dict[str, Tensor]:
             part = counts.part(_ENOUGH_BINS, problem.length)
             if self.overlap is None:
-                model = choose_overlap(part, found, rng, distance=distance)
+                apart = partial(_of_decided_events, problem, found)
+                model = choose_overlap(part, found, rng, distance=distance, apart=apart)
             else:
                 model = replace(found, overlap=self.overlap, distance=distance or 0)
                 exact = replace(model, overlap=min(self.overlap, posterior.EXACT))
                 model = replace(em.climb(part, exact, _STEPS)[0], overlap=self.overlap)
-            if model.overlap <= posterior.EXACT:
-                return starts.without_idle(part, model).as_tensors()
+            exact = replace(model, overlap=min(model.overlap, posterior.EXACT))
+            exact = starts.without_idle(part, exact)
+            model = replace(exact, overlap=model.overlap)
+            if self.overlap is None or self.overlap <= posterior.EXACT:
+                return model.as_tensors()
             assert isinstance(counts, DenseCounts)
-            exact = replace(model, overlap=posterior.EXACT)
             table = posterior.event_table(counts, exact, round(NEAR * model.length))
             return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
 
@@ -241,6 +245,18 @@ class AtSpeeds(Marginal):
 #: Tensors of a search, which stay: how many starts there were, and how many agree; templates of the
 #: best other optimum, and how much lower its objective is, in nats.
 _OF_SEARCH = ("n_starts", "n_agree", "other_start", "start_gap")
+
+
+def _of_decided_events(problem: Problem, model: EventModel) -> EventModel:
+    """Return the model with the templates of `Alternating`, whose events may overlap at will."""
+    trainer = Alternating(most_bins=_ENOUGH_BINS)
+    part = problem.data.part(_ENOUGH_BINS, problem.length)
+    problem = with_covariates(replace(problem, data=part, n_epochs=trainer.default_epochs))
+    found = trainer.fit(problem, None, lambda learned: None).tensors
+    events = trainer.encode(problem, found)[0].to("cpu")
+    templates = found["templates"].double().cpu().numpy()
+    other = of_events(templates, events, model.baseline, model.coefficients)
+    return other.bounded(problem.bounded).with_timing(model.timing.shape[1])
 
 
 def _learned(model: EventModel, before: Learned, n_onsets: int) -> Learned:
