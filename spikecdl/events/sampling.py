@@ -222,16 +222,14 @@ def choose_overlap(
     if best.overlap == 1 or not isinstance(counts, DenseCounts):
         return best
     value = sampled_objective(counts, best, rng)
-    more = replace(best, overlap=EXACT + 1)
-    gain = sampled_objective(counts, more, rng) - value
+    offered = [replace(best, overlap=EXACT + 1)]
     if apart is not None and occupancy(counts, best) > CROWDED:
         # templates of two may stand for what three explain, and be the likelier ones of two
         nothing = to_events(np.empty((0, len(COLUMNS))))
         begin = replace(apart(), overlap=EXACT + 1, distance=best.distance)
-        other = learn_overlapping(counts, begin, nothing, rng)
-        other_gain = sampled_objective(counts, other, rng) - value
-        more, gain = max((more, gain), (other, other_gain), key=lambda each: each[1])
-    return more if gain > _LEAST_NATS else best
+        offered.append(learn_overlapping(counts, begin, nothing, rng))
+    gains = [sampled_objective(counts, more, rng) - value for more in offered]
+    return offered[int(np.argmax(gains))] if max(gains) > _LEAST_NATS else best
 
 
 def sampled_objective(counts: DenseCounts, model: EventModel, rng: np.random.Generator) -> float:

@@ -198,11 +198,11 @@ class Marginal(Trainer):
                 exact = replace(model, overlap=min(self.overlap, posterior.EXACT))
                 model = replace(em.climb(part, exact, _STEPS)[0], overlap=self.overlap)
             exact = replace(model, overlap=min(model.overlap, posterior.EXACT))
-            exact = starts.without_idle(part, exact)
-            model = replace(exact, overlap=model.overlap)
+            model = replace(starts.without_idle(part, exact), overlap=model.overlap)
             if self.overlap is None or self.overlap <= posterior.EXACT:
                 return model.as_tensors()
             assert isinstance(counts, DenseCounts)
+            exact = replace(model, overlap=posterior.EXACT)
             table = posterior.event_table(counts, exact, round(NEAR * model.length))
             return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
 
@@ -249,14 +249,16 @@ _OF_SEARCH = ("n_starts", "n_agree", "other_start", "start_gap")
 
 def _of_decided_events(problem: Problem, model: EventModel) -> EventModel:
     """Return the model with the templates of `Alternating`, whose events may overlap at will."""
-    trainer = Alternating(most_bins=_ENOUGH_BINS)
-    part = problem.data.part(_ENOUGH_BINS, problem.length)
+    part, trainer = problem.data.part(_ENOUGH_BINS, problem.length), Alternating()
     problem = with_covariates(replace(problem, data=part, n_epochs=trainer.default_epochs))
     found = trainer.fit(problem, None, lambda learned: None).tensors
     events = trainer.encode(problem, found)[0].to("cpu")
-    templates = found["templates"].double().cpu().numpy()
-    other = of_events(templates, events, model.baseline, model.coefficients)
-    return other.bounded(problem.bounded).with_timing(model.timing.shape[1])
+    begin = (found["templates"].double().cpu().numpy(), events, model.baseline)
+    return (
+        of_events(*begin, model.coefficients)
+        .bounded(problem.bounded)
+        .with_timing(model.timing.shape[1])
+    )
 
 
 def _learned(model: EventModel, before: Learned, n_onsets: int) -> Learned:
