@@ -199,7 +199,7 @@ def choose_overlap(
     """Return the model with as much overlap of events as raises its evidence.
 
     Models of one event and of two at a time are compared by their exact evidence; two and three, by
-    that of annealed importance sampling of both.  A ``distance`` of None is chosen, too; a smaller
+    that of annealed importance sampling.  A ``distance`` of None is chosen, too; a smaller
     one must raise the evidence by 1 % of what events gain.  Where events are crowded, three are
     learned, too, from the model that ``apart`` returns, of events that may overlap at will.
     """
@@ -216,23 +216,20 @@ def choose_overlap(
         if value > highest and learn_templates:  # which takes longer than rates
             two, value = climb(counts, two, _STEPS)
         if value > highest + enough:
-            best = model = two
-            highest = value
+            best, model, highest = two, two, value
             enough = max(_LEAST_NATS, _LEAST_GAIN * (highest - none))
     if best.overlap == 1 or not isinstance(counts, DenseCounts):
         return best
-    value = sampled_objective(counts, best, rng)
-    offered = [replace(best, overlap=EXACT + 1)]
+    models = [best, replace(best, overlap=EXACT + 1)]
     if apart is not None and occupancy(counts, best) > CROWDED:
         # templates of two may stand for what three explain, and be the likelier ones of two
         nothing = to_events(np.empty((0, len(COLUMNS))))
         begin = replace(apart(), overlap=EXACT + 1, distance=best.distance)
-        offered.append(learn_overlapping(counts, begin, nothing, rng))
-    gains = [sampled_objective(counts, more, rng) - value for more in offered]
-    return offered[int(np.argmax(gains))] if max(gains) > _LEAST_NATS else best
+        models.append(learn_overlapping(counts, begin, nothing, rng))
+    return max(models, key=lambda each: _annealed(counts, each, rng) - each.overlap * _LEAST_NATS)
 
 
-def sampled_objective(counts: DenseCounts, model: EventModel, rng: np.random.Generator) -> float:
-    """Return a lower bound of `objective`, the mean of several runs, without exact sums."""
+def _annealed(counts: DenseCounts, model: EventModel, rng: np.random.Generator) -> float:
+    """Return a lower bound of `objective`, the mean of several runs."""
     runs = [anneal(counts, model, rng)[1].sum() for _ in range(_RUNS)]
     return float(np.mean(runs) - model.cost.sum())

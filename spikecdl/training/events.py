@@ -119,8 +119,7 @@ def event_rates(
 ) -> dict[str, Tensor]:
     """Return the tensors of events of given templates, fitted from those of their trainer on."""
     counts = counts_of(problem.data, problem.length)
-    templates = tensors["templates"].double().cpu().numpy()
-    model = of_events(templates, events, counts.start, known_coefficients(problem))
+    model = of_events(tensors["templates"], events, counts.start, known_coefficients(problem))
     model = em.climb(counts, model, _STEPS, learn_templates=False)[0]
     part = counts.part(_ENOUGH_BINS, problem.length)
     model = choose_overlap(part, model, np.random.default_rng(0), learn_templates=False)
@@ -130,7 +129,7 @@ def event_rates(
 
 
 def of_events(
-    templates: np.ndarray,
+    templates: Tensor,
     events: Events,
     baseline: np.ndarray,
     coefficients: np.ndarray | None = None,
@@ -142,7 +141,8 @@ def of_events(
     typical = np.median(size) if len(events) else 1.0
     own = [size[template == c] for c in range(len(templates))]
     sizes = np.array([np.median(sizes) if sizes.size else typical for sizes in own])
-    model = EventModel.of_templates(templates * sizes[:, None, None], baseline)
+    scaled = templates.double().cpu().numpy() * sizes[:, None, None]
+    model = EventModel.of_templates(scaled, baseline)
     model = replace(model, coefficients=coefficients)
     amplitudes = np.concatenate([sign * model.amplitudes for sign in signs], axis=1)
     rates = np.repeat(model.rates, len(signs), axis=1) / len(signs)

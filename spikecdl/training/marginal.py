@@ -194,15 +194,15 @@ class Marginal(Trainer):
                 apart = partial(_of_decided_events, problem, found)
                 model = choose_overlap(part, found, rng, distance=distance, apart=apart)
             else:
-                model = replace(found, overlap=self.overlap, distance=distance or 0)
-                exact = replace(model, overlap=min(self.overlap, posterior.EXACT))
+                most = min(self.overlap, posterior.EXACT)
+                exact = replace(found, overlap=most, distance=distance or 0)
                 model = replace(em.climb(part, exact, _STEPS)[0], overlap=self.overlap)
             exact = replace(model, overlap=min(model.overlap, posterior.EXACT))
-            model = replace(starts.without_idle(part, exact), overlap=model.overlap)
+            exact = starts.without_idle(part, exact)
+            model = replace(exact, overlap=model.overlap)
             if self.overlap is None or self.overlap <= posterior.EXACT:
                 return model.as_tensors()
             assert isinstance(counts, DenseCounts)
-            exact = replace(model, overlap=posterior.EXACT)
             table = posterior.event_table(counts, exact, round(NEAR * model.length))
             return learn_overlapping(counts, model, to_events(table), rng).as_tensors()
 
@@ -253,12 +253,8 @@ def _of_decided_events(problem: Problem, model: EventModel) -> EventModel:
     problem = with_covariates(replace(problem, data=part, n_epochs=trainer.default_epochs))
     found = trainer.fit(problem, None, lambda learned: None).tensors
     events = trainer.encode(problem, found)[0].to("cpu")
-    begin = (found["templates"].double().cpu().numpy(), events, model.baseline)
-    return (
-        of_events(*begin, model.coefficients)
-        .bounded(problem.bounded)
-        .with_timing(model.timing.shape[1])
-    )
+    other = of_events(found["templates"], events, model.baseline, model.coefficients)
+    return replace(other, nonnegative=model.nonnegative, timing=np.zeros_like(model.timing))
 
 
 def _learned(model: EventModel, before: Learned, n_onsets: int) -> Learned:
