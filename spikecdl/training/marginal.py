@@ -200,7 +200,7 @@ class Marginal(Trainer):
             exact = replace(model, overlap=min(model.overlap, posterior.EXACT))
             exact = starts.without_idle(part, exact)
             model = replace(exact, overlap=model.overlap)
-            if self.overlap is None or self.overlap <= posterior.EXACT:
+            if model.overlap <= posterior.EXACT:
                 return model.as_tensors()
             assert isinstance(counts, DenseCounts)
             table = posterior.event_table(counts, exact, round(NEAR * model.length))
