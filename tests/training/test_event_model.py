@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning
+from spikecdl import DCEA, BinnedSpikes, Marginal, NotConvergedWarning, datasets, read
 from spikecdl.evaluation.metrics import recovery
 from spikecdl.events import em, posterior
 from spikecdl.events.model import EventModel
@@ -158,3 +158,26 @@ def test_near_events_of_one_template_are_weighed_with_templates_that_are_learned
     model = fit(case.estimator(0, trainer="marginal"), counts)
     assert model.tensors_["distance"] < 0.5 * model.tensors_["templates"].shape[-1]
     assert recovery(model.decompose(counts), 0.05 / 8).events.hit_rate > 0.83
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [100, 102])
+def test_crowded_events_are_told_apart(seed):
+    """Sums over two events at a time end at errors of 0.23 and 0.28 here, and prefer them."""
+    case = CASES["capped"]
+    counts = case.draw(seed)
+    model = fit(case.estimator(seed, trainer="marginal"), counts)
+    found = recovery(model.decompose(counts), 0.05 / 8)
+    assert model.tensors_["overlap"] == 3
+    assert found.templates.errors.max() < 0.15
+    assert found.events.hit_rate > 0.82
+
+
+@pytest.mark.slow
+def test_three_events_at_a_time_are_learned_from_all_counts():
+    """From the half of the demo's counts in which overlaps are compared, an error is 0.24."""
+    counts = read(datasets.demo()).bin(0.001, align="start_time", window=(0.0, 2.0)).pool()
+    model = fit(DCEA(3, 0.05, "binomial", trainer="marginal", random_state=0), counts)
+    assert counts.counts.size > 30_000
+    assert model.tensors_["overlap"] == 3
+    assert recovery(model.decompose(counts), 0.003).templates.errors.max() < 0.18
